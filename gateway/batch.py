@@ -1,0 +1,218 @@
+"""
+What goes together: chunks of one peer, batches of one commit, and halving a bad batch.
+
+A L{Chunk} is what one read of one peer brought for one route. A L{Batch} is a
+list of slices of chunks that one statement stores. Neither ever holds an object
+for each message; what is kept of a message is its C{bytes} in the list of frames
+and its place in a run of equal outcomes.
+
+Nothing here waits or talks to anybody: L{gateway.writer} decides when, and a
+store decides whether.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from gateway.reply import Outcome, Run
+
+MAX_ROWS: Final = 10_000
+"""
+Most rows of one statement. Larger ones gained nothing (C{docs/performance.md})
+and make every peer of the batch wait longer.
+"""
+
+MAX_BYTES: Final = 8 * 1024 * 1024
+"""
+Most payload bytes of one statement, unless a single chunk is larger. PostgreSQL's
+own limit of one statement is 1 GiB; escaping can double a payload.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """
+    Where messages came from; one for each peer.
+
+    @ivar peer: the remote address as C{host:port}, C{[v6]:port} or C{unix}.
+    @ivar listener: the listener's name in the configuration.
+    @ivar identity: who the peer proved to be.
+    """
+
+    peer: str
+    listener: str
+    identity: str | None = None
+
+
+class Chunk:
+    """
+    Messages of one peer for one route, submitted and answered together.
+
+    @ivar size: payload bytes.
+    """
+
+    __slots__ = ("_answered", "_left", "_runs", "frames", "origin", "received_at", "route", "size")
+
+    def __init__(
+        self,
+        route: str,
+        frames: list[bytes],
+        origin: Origin,
+        received_at: float,
+        answered: Callable[[list[Run]], None],
+    ) -> None:
+        """
+        @param route: the route's name.
+        @param frames: one or more.
+        @param received_at: seconds since the epoch.
+        @param answered: called once, when the fate of the last message is known,
+            with the fates of all in order.
+        """
+        self.route = route
+        self.frames = frames
+        self.origin = origin
+        self.received_at = received_at
+        self.size = sum(map(len, frames))
+        self._answered = answered
+        self._left = len(frames)
+        self._runs: list[tuple[int, int, Outcome]] = []
+
+    def settle(self, start: int, stop: int, outcome: Outcome) -> None:
+        """
+        Say what became of some of the messages; each is settled once.
+        """
+        self._runs.append((start, stop, outcome))
+        self._left -= stop - start
+        if not self._left:
+            runs = self._runs
+            if len(runs) > 1:
+                runs.sort(key=lambda run: run[0])
+            self._answered([(stop - start, outcome) for start, stop, outcome in runs])
+
+    def abandon(self, outcome: Outcome) -> None:
+        """
+        Settle everything that is not settled yet.
+        """
+        position = 0
+        for start, stop, _ in sorted(self._runs, key=lambda run: run[0]):
+            if position < start:
+                self.settle(position, start, outcome)
+            position = stop
+        if position < len(self.frames):
+            self.settle(position, len(self.frames), outcome)
+
+
+class Slice(NamedTuple):
+    """
+    Messages C{start} to C{stop} of a chunk, the latter not included.
+    """
+
+    chunk: Chunk
+    start: int
+    stop: int
+
+    @property
+    def frames(self) -> list[bytes]:
+        """The payloads; the chunk's own list where the slice is the whole of it."""
+        chunk, start, stop = self
+        if stop - start == len(chunk.frames):
+            return chunk.frames
+        return chunk.frames[start:stop]
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """
+    What makes a batch storable only once: its number on its lane.
+
+    @ivar lane: a UUID, one for each lane of each gateway process.
+    @ivar number: the number of the batch, from 1.
+    """
+
+    lane: str
+    number: int
+
+
+class Batch:
+    """
+    Rows of one route that one statement stores, in order.
+
+    @ivar count: number of rows, at least one.
+    """
+
+    __slots__ = ("count", "route", "slices")
+
+    def __init__(self, route: str, slices: list[Slice]) -> None:
+        self.route = route
+        self.slices = slices
+        self.count = sum([stop - start for _, start, stop in slices])
+
+    @classmethod
+    def of(cls, chunks: Sequence[Chunk]) -> Batch:
+        """
+        Whole chunks, all of one route.
+        """
+        return cls(chunks[0].route, [Slice(chunk, 0, len(chunk.frames)) for chunk in chunks])
+
+    def settle(self, outcome: Outcome) -> None:
+        """
+        All rows met the same fate.
+        """
+        for chunk, start, stop in self.slices:
+            chunk.settle(start, stop, outcome)
+
+    def abandon(self, outcome: Outcome) -> None:
+        """
+        Settle whatever is left of its chunks.
+        """
+        for chunk, _, _ in self.slices:
+            chunk.abandon(outcome)
+
+    def halves(self) -> tuple[Batch, Batch]:
+        """
+        Two batches of about the same number of rows, the earlier rows first.
+
+        @precondition: more than one row.
+        """
+        middle = self.count // 2
+        first: list[Slice] = []
+        second: list[Slice] = []
+        for part in self.slices:
+            chunk, start, stop = part
+            rows = stop - start
+            if middle >= rows:
+                first.append(part)
+            elif middle > 0:
+                first.append(Slice(chunk, start, start + middle))
+                second.append(Slice(chunk, start + middle, stop))
+            else:
+                second.append(part)
+            middle -= rows
+        return Batch(self.route, first), Batch(self.route, second)
+
+    def refuse(self, faults: Sequence[tuple[int, Outcome]]) -> Batch | None:
+        """
+        Settle the rows at fault.
+
+        @param faults: (row of the batch, its outcome), ascending.
+        @return: the batch without them; C{None} where nothing is left.
+        """
+        left: list[Slice] = []
+        base = 0
+        at = 0
+        for chunk, start, stop in self.slices:
+            rows = stop - start
+            begin = start
+            while at < len(faults) and faults[at][0] < base + rows:
+                row = start + faults[at][0] - base
+                if row > begin:
+                    left.append(Slice(chunk, begin, row))
+                chunk.settle(row, row + 1, faults[at][1])
+                begin = row + 1
+                at += 1
+            if begin < stop:
+                left.append(Slice(chunk, begin, stop))
+            base += rows
+        return Batch(self.route, left) if left else None

@@ -1,0 +1,229 @@
+"""
+The load generator behind C{gateway bench}.
+
+Strategy: each connection keeps C{window} messages unanswered. It sends slices of
+one prepared block and counts answers, so that generating load costs little beside
+taking it (both usually share a machine). Latency is measured from the write of a
+message to the read of its answer, for every message, at one clock reading a write
+and one a read: messages written together share their start.
+"""
+
+from __future__ import annotations
+
+import random
+import string
+from array import array
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred, DeferredList, gatherResults
+from twisted.internet.endpoints import connectProtocol
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+
+from gateway.framing import FRAMINGS
+
+MAX_ANSWER: Final = 65536
+"""Longest answer taken in, in bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """
+    What to send.
+
+    @ivar window: unanswered messages of a connection.
+    @ivar size: payload bytes of a message.
+    @ivar count: messages in all; C{None}: as many as fit into C{duration} seconds.
+    """
+
+    connections: int = 16
+    window: int = 1000
+    size: int = 100
+    framing: str = "line"
+    count: int | None = None
+    duration: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """
+    What came of it. Latencies are in seconds, from write to answer.
+
+    @ivar sent: messages written.
+    @ivar answers: first words of the answers, with the code, and how often.
+    @ivar unanswered: messages that got no answer.
+    @ivar seconds: from the first write to the last answer.
+    """
+
+    sent: int
+    answers: dict[str, int]
+    unanswered: int
+    seconds: float
+    rate: float
+    p50: float
+    p99: float
+    longest: float
+
+
+class _Latencies:
+    """
+    Every message's latency, as (seconds, how many).
+    """
+
+    def __init__(self) -> None:
+        self._seconds = array("d")
+        self._counts = array("q")
+
+    def add(self, seconds: float, count: int) -> None:
+        self._seconds.append(seconds)
+        self._counts.append(count)
+
+    def quantiles(self, *shares: float) -> list[float]:
+        pairs = sorted(zip(self._seconds, self._counts, strict=True))
+        total = sum(self._counts)
+        found = []
+        for share in shares:
+            left = share * total
+            value = 0.0
+            for value, count in pairs:
+                left -= count
+                if left <= 0:
+                    break
+            found.append(value)
+        return found
+
+
+class _Peer(Protocol):
+    """
+    One connection under load.
+    """
+
+    def __init__(self, run: _Run) -> None:
+        self._run = run
+        self._framing = FRAMINGS[run.load.framing](MAX_ANSWER)
+        # What a read looks like when all is well, for any number of answers.
+        self._ok = self._framing.frame(b"+OK")
+        self._starts: deque[tuple[float, int]] = deque()
+        self.unanswered = 0
+        self.done: Deferred[None] = Deferred()
+
+    def start(self) -> None:
+        self._send(self._run.load.window)
+
+    def dataReceived(self, data: bytes) -> None:
+        count, rest = divmod(len(data), len(self._ok))
+        if rest == 0 and not self._framing.pending and data == self._ok * count:
+            self._run.answers["+OK"] += count
+        else:
+            answers = self._framing.receive(data)
+            count = len(answers)
+            self._run.answers.update(map(_kind, answers))
+        self._answered(count)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if not self.done.called:
+            self.done.callback(None)
+
+    def _answered(self, count: int) -> None:
+        now = self._run.clock.seconds()
+        self.unanswered -= count
+        left = count
+        while left > 0 and self._starts:
+            start, size = self._starts.popleft()
+            if size > left:
+                self._starts.appendleft((start, size - left))
+                size = left
+            left -= size
+            self._run.latencies.add(now - start, size)
+        self._send(count)
+        if not self.unanswered and not self.done.called:
+            self.done.callback(None)
+
+    def _send(self, room: int) -> None:
+        count = self._run.allot(room)
+        if count:
+            self.unanswered += count
+            self._starts.append((self._run.clock.seconds(), count))
+            assert self.transport is not None
+            self.transport.write(self._run.block(count))
+
+
+class _Run:
+    """
+    What the connections of one run share.
+    """
+
+    def __init__(self, load: Load, clock: IReactorTime) -> None:
+        self.load = load
+        self.clock = clock
+        self.answers: Counter[str] = Counter()
+        self.latencies = _Latencies()
+        self.sent = 0
+        self.until = float("inf")
+        frame = FRAMINGS[load.framing](load.size).frame
+        # Distinct enough that no compression on the way flatters us.
+        alphabet = string.ascii_letters + string.digits + " "
+        messages = [
+            frame("".join(random.choices(alphabet, k=load.size)).encode())
+            for _ in range(min(load.window, 1000))
+        ]
+        repeats = -(-load.window // len(messages))
+        self._frame_size = len(messages[0])
+        self._block = memoryview(b"".join(messages) * repeats)
+
+    def allot(self, room: int) -> int:
+        """How many of C{room} messages may still be sent."""
+        if self.load.count is not None:
+            room = min(room, self.load.count - self.sent)
+        elif self.clock.seconds() >= self.until:
+            return 0
+        self.sent += room
+        return room
+
+    def block(self, count: int) -> bytes:
+        return bytes(self._block[: count * self._frame_size])
+
+
+def _kind(answer: bytes) -> str:
+    words = answer.decode("utf-8", "replace").split(" ", 2)
+    return " ".join(words[:1] if words[0].startswith("+") else words[:2])
+
+
+async def bench(endpoint: Callable[[], IStreamClientEndpoint], load: Load, reactor: Any) -> Report:
+    """
+    Put load on a gateway until it is all answered.
+
+    @param endpoint: how to connect, once for each connection.
+    @raise twisted.internet.error.ConnectError: a connection could not be made.
+    """
+    run = _Run(load, reactor)
+    peers = await gatherResults(
+        [connectProtocol(endpoint(), _Peer(run)) for _ in range(load.connections)],
+        consumeErrors=True,
+    )
+    begun = reactor.seconds()
+    if load.count is None:
+        run.until = begun + load.duration
+    for peer in peers:
+        peer.start()
+    await DeferredList([peer.done for peer in peers if peer.unanswered])
+    seconds = reactor.seconds() - begun
+    unanswered = sum(peer.unanswered for peer in peers)
+    for peer in peers:
+        peer.transport.abortConnection()
+    p50, p99, longest = run.latencies.quantiles(0.5, 0.99, 1.0)
+    answered = run.sent - unanswered
+    return Report(
+        sent=run.sent,
+        answers=dict(run.answers),
+        unanswered=unanswered,
+        seconds=seconds,
+        rate=answered / seconds if seconds else 0.0,
+        p50=p50,
+        p99=p99,
+        longest=longest,
+    )

@@ -1,0 +1,95 @@
+"""
+C{gateway check}: the live database against the configuration.
+
+Looks only: it creates nothing, and says of what is missing whether the gateway
+would create it at its start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway.config import Config
+from gateway.errors import StoreError
+from gateway.postgres.catalog import Findings, examine
+from gateway.postgres.connection import Connection, Query, Rows
+from gateway.postgres.schema import up_to_date
+from gateway.route import table_identifier
+
+_SERVER = "SELECT current_setting('server_version'), current_database(), current_user::text"
+_MAY_CREATE = "SELECT has_database_privilege(current_database(), 'CREATE')"
+_MAY_USE = (
+    "SELECT has_schema_privilege('gateway', 'USAGE')"
+    " AND has_table_privilege('gateway.lane', 'SELECT, INSERT, UPDATE')"
+    " AND has_function_privilege('gateway.advance(uuid, bigint)', 'EXECUTE')"
+)
+
+
+@dataclass(slots=True)
+class Report:
+    """
+    @ivar notes: what was found in order, one line each.
+    @ivar problems: C{key: what is wrong and what to do}, one line each.
+    """
+
+    notes: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+async def check_database(config: Config, dsn: str, reactor: Any) -> Report:
+    """
+    Connect and look at everything the gateway would use.
+    """
+    report = Report()
+    connection = Connection(reactor)
+    database = config.database
+
+    async def query(sql: str, values: Sequence[Any] | None) -> Rows:
+        return await connection.query(sql, values, reactor, database.statement_timeout)
+
+    try:
+        await connection.open(dsn, reactor, database.connect_timeout)
+        server, name, user = (await query(_SERVER, None))[0]
+        report.notes.append(f"database: connected to {name} as {user}, PostgreSQL {server}")
+        await _check_schema(query, report)
+        for route in config.routes.values():
+            where = f"routes.{route.name}"
+            findings = await examine(query, route)
+            _report(where, route.create_columns is not None, findings, report)
+            if not findings.problems:
+                table = table_identifier(route.table)
+                report.notes.append(f"{where}: {table} takes {', '.join(route.columns)}")
+    except StoreError as error:
+        report.problems.append(f"database.dsn: {error}")
+    finally:
+        connection.discard()
+    return report
+
+
+def _report(where: str, create: bool, findings: Findings, report: Report) -> None:
+    if not findings.exists and create:
+        report.notes.append(f"{where}: the table is missing; the gateway will create it")
+        findings.problems.clear()
+    for problem in findings.problems:
+        hint = "" if findings.exists else "; create it, or set create = true"
+        key = "table" if not findings.exists else "columns"
+        report.problems.append(f"{where}.{key}: {problem}{hint}")
+
+
+async def _check_schema(query: Query, report: Report) -> None:
+    if await up_to_date(query):
+        if not (await query(_MAY_USE, None))[0][0]:
+            report.problems.append(
+                "database: the schema gateway is there, but not granted: run GRANT USAGE ON SCHEMA"
+                " gateway TO ...; GRANT SELECT, INSERT, UPDATE, DELETE ON gateway.lane TO ...;"
+                " GRANT SELECT ON gateway.migration TO ..."
+            )
+    elif (await query(_MAY_CREATE, None))[0][0]:
+        report.notes.append("database: the gateway will create or update its schema gateway")
+    else:
+        report.problems.append(
+            "database: the schema gateway is missing or old and CREATE is not granted: run GRANT"
+            " CREATE ON DATABASE ... TO ..., or have gateway/postgres/schema/*.sql run"
+        )

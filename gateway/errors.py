@@ -1,0 +1,100 @@
+"""
+Exceptions, sorted by who must act.
+
+The operator (L{ConfigError}, L{EmbeddedError}), the peer (L{PeerError}), or the
+gateway itself, which has to try again or say so (L{StoreError}). Whoever
+catches one of these knows from its class alone what to do next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class GatewayError(Exception):
+    """Base of all; never raised itself."""
+
+
+class ConfigError(GatewayError):
+    """
+    The operator must act; the daemon does not start.
+
+    @ivar problems: one line each, naming the file, the key and what to do.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+class EmbeddedError(GatewayError):
+    """
+    The operator must act: the embedded PostgreSQL or its directory is not usable.
+
+    Its text is one line that says what to do.
+    """
+
+
+class PeerError(GatewayError):
+    """The peer must act; the same bytes fail again."""
+
+
+class FramingError(PeerError):
+    """
+    The stream cannot be split into frames any further.
+
+    @ivar frames: the good frames before the fault, still to be stored and answered.
+    """
+
+    def __init__(self, text: str, frames: list[bytes]) -> None:
+        super().__init__(text)
+        self.frames = frames
+
+
+class StoreError(GatewayError):
+    """The batch is not known to be committed."""
+
+
+class Unavailable(StoreError):
+    """The batch was never sent: it is certainly not stored, and may be sent later."""
+
+
+class OutcomeUnknown(StoreError):
+    """The connection was lost in flight: only the fence can tell what became of the batch."""
+
+
+class TransientError(StoreError):
+    """
+    The database gave up on the statement for a reason that passes: try again, same fence.
+
+    @ivar sqlstate: five characters, see L{gateway.postgres.sqlstate}.
+    """
+
+    def __init__(self, text: str, sqlstate: str) -> None:
+        super().__init__(text)
+        self.sqlstate = sqlstate
+
+
+class RowError(StoreError):
+    """
+    The database refused the data: at least one row of the batch is at fault.
+
+    @ivar sqlstate: five characters, PostgreSQL documentation appendix A.
+    """
+
+    def __init__(self, text: str, sqlstate: str) -> None:
+        super().__init__(text)
+        self.sqlstate = sqlstate
+
+
+class RouteError(StoreError):
+    """
+    Every row of this route would fail until the operator acts: a missing table,
+    a missing grant, a wrong password.
+
+    @ivar sqlstate: five characters, or C{""} where the gateway itself found the fault.
+    """
+
+    def __init__(self, text: str, sqlstate: str = "") -> None:
+        super().__init__(text)
+        self.sqlstate = sqlstate

@@ -1,0 +1,81 @@
+"""
+A Store that keeps messages in memory: the fake beside the real one.
+
+For the tests of everything above the Store port. It passes the same suite as
+L{gateway.postgres.store.PostgresStore}; on top, a test can hold its commits back
+and tell it what to do with the next ones.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from twisted.internet.defer import Deferred
+
+from gateway.batch import Batch, Fence, Origin
+from gateway.errors import OutcomeUnknown, RowError
+from gateway.formats import Faults, FramesRefused, TextFormat
+
+
+class MemoryStore:
+    """
+    Text messages in a list.
+
+    @ivar rows: (origin, message) of everything committed, in order of commit.
+    @ivar writes: number of rows of every write, in order, failed ones too.
+    @ivar poison: messages that hold one of these are refused as by a constraint.
+    @ivar held: whether commits wait for L{commit}.
+    @ivar failures: errors that the next writes raise instead of storing.
+    @ivar lost_replies: how many of the next writes commit, but say L{OutcomeUnknown}.
+    """
+
+    def __init__(self, held: bool = False) -> None:
+        self.rows: list[tuple[Origin, bytes]] = []
+        self.writes: list[int] = []
+        self.poison: set[bytes] = set()
+        self.held = held
+        self.failures: deque[Exception] = deque()
+        self.lost_replies = 0
+        self._fences: dict[str, int] = {}
+        self._waiting: deque[Deferred[None]] = deque()
+        self._format = TextFormat()
+
+    @property
+    def waiting(self) -> int:
+        """How many writes wait for L{commit}."""
+        return len(self._waiting)
+
+    def commit(self) -> None:
+        """
+        Let the write that has waited longest go on.
+        """
+        self._waiting.popleft().callback(None)
+
+    async def write(self, batch: Batch, fence: Fence) -> bool:
+        self.writes.append(batch.count)
+        frames: list[bytes] = []
+        faults: Faults = []
+        for part in batch.slices:
+            try:
+                self._format.encode(part.frames)
+            except FramesRefused as refused:
+                faults += [(len(frames) + i, outcome) for i, outcome in refused.faults]
+            frames += part.frames
+        if faults:
+            raise FramesRefused(faults)
+        if self.held:
+            gate: Deferred[None] = Deferred()
+            self._waiting.append(gate)
+            await gate
+        if self.failures:
+            raise self.failures.popleft()
+        if self._fences.get(fence.lane, 0) >= fence.number:
+            return False
+        if any(word in frame for frame in frames for word in self.poison):
+            raise RowError("violates a check constraint", "23514")
+        self._fences[fence.lane] = fence.number
+        self.rows += [(part.chunk.origin, f) for part in batch.slices for f in part.frames]
+        if self.lost_replies:
+            self.lost_replies -= 1
+            raise OutcomeUnknown("the reply was lost")
+        return True

@@ -1,0 +1,3 @@
+"""
+PostgreSQL: the only package that imports txpostgres and psycopg2.
+"""

@@ -1,0 +1,93 @@
+"""
+The gateway's own schema, brought up to date by numbered files of SQL.
+
+C{gateway.migration} holds the numbers applied. An advisory lock makes gateways
+that start together take turns; the one that comes second finds nothing to do.
+Where a database administrator has run the files, nothing is created here, so
+the gateway's role needs no right to.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import Final
+
+from gateway.postgres.connection import Query
+from gateway.route import Route, create_sql, table_identifier
+
+_LOCK: Final = 0x6761_7465_7761_7901
+"""Key of the advisory lock: the word "gateway" and a version."""
+
+
+def migrations() -> list[tuple[int, str, str]]:
+    """
+    @return: (number, file name, SQL), ascending.
+    """
+    found = []
+    for file in resources.files("gateway.postgres").joinpath("schema").iterdir():
+        if file.name.endswith(".sql"):
+            found.append((int(file.name.split("_")[0]), file.name, file.read_text("utf-8")))
+    return sorted(found)
+
+
+async def migrate(query: Query) -> int:
+    """
+    Apply what is missing, inside the transaction that C{query} runs in.
+
+    @return: how many files were applied.
+    """
+    if await up_to_date(query):
+        return 0
+    await lock(query)
+    applied = await _applied(query)
+    if applied == 0:
+        await query(
+            "CREATE SCHEMA IF NOT EXISTS gateway;"
+            "CREATE TABLE IF NOT EXISTS gateway.migration (number int PRIMARY KEY,"
+            " name text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())",
+            None,
+        )
+    todo = [migration for migration in migrations() if migration[0] > applied]
+    for number, name, sql in todo:
+        await query(sql, None)
+        await query("INSERT INTO gateway.migration (number, name) VALUES (%s, %s)", (number, name))
+    return len(todo)
+
+
+async def up_to_date(query: Query) -> bool:
+    """
+    Whether nothing is missing.
+    """
+    return await _applied(query) >= migrations()[-1][0]
+
+
+async def create_table(query: Query, route: Route) -> bool:
+    """
+    Make a route's table if it is missing, inside the transaction that C{query} runs in.
+
+    @return: whether it was missing.
+    """
+    exists = "SELECT to_regclass(%s) IS NOT NULL"
+    name = (table_identifier(route.table),)
+    if (await query(exists, name))[0][0]:
+        return False
+    # IF NOT EXISTS alone still fails when two sessions create at once.
+    await lock(query)
+    await query(create_sql(route), None)
+    return True
+
+
+async def lock(query: Query) -> None:
+    """
+    Take turns with other gateways until the end of the transaction.
+    """
+    await query("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+
+
+async def _applied(query: Query) -> int:
+    if not (await query("SELECT to_regclass('gateway.migration') IS NOT NULL", None))[0][0]:
+        return 0
+    number: int = (await query("SELECT coalesce(max(number), 0) FROM gateway.migration", None))[0][
+        0
+    ]
+    return number

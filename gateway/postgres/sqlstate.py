@@ -1,0 +1,69 @@
+"""
+What an SQLSTATE means for us: the one table that decides.
+
+Sorted by who must act. PostgreSQL documentation, appendix A "PostgreSQL Error
+Codes"; a class is the first two characters. The longest match wins.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final
+
+ALREADY_STORED: Final = "ZG001"
+"""Raised by C{gateway.advance}: a batch with this fence was committed before."""
+
+NO_SUCH_PREPARED_STATEMENT: Final = "26000"
+DUPLICATE_PREPARED_STATEMENT: Final = "42P05"
+
+
+class Kind(Enum):
+    """Who must act."""
+
+    LOST = "the connection is gone, and with it the answer"
+    TRANSIENT = "it passes by itself"
+    ROW = "the data is at fault"
+    ROUTE = "every row would fail until the operator acts"
+
+
+_TABLE: Final = {
+    # The connection, or the server behind it, goes away.
+    "08": Kind.LOST,  # connection exception
+    "57P01": Kind.LOST,  # admin shutdown; may follow a commit
+    "57P02": Kind.LOST,  # crash shutdown
+    "57P03": Kind.LOST,  # cannot connect now
+    "57P05": Kind.LOST,  # idle session timeout
+    "25P03": Kind.LOST,  # idle in transaction session timeout
+    # A server that became a standby: another host, or later.
+    "25006": Kind.LOST,  # read-only transaction
+    "40": Kind.TRANSIENT,  # serialization failure, deadlock
+    "53": Kind.TRANSIENT,  # disk full, out of memory, too many connections
+    "55": Kind.TRANSIENT,  # lock not available, object in use
+    "57": Kind.TRANSIENT,  # query cancelled
+    "58": Kind.TRANSIENT,  # system error outside PostgreSQL, an I/O error
+    "XX": Kind.TRANSIENT,  # internal error, corrupted data
+    "22": Kind.ROW,  # data exception
+    "23": Kind.ROW,  # integrity constraint violation
+    "44": Kind.ROW,  # WITH CHECK OPTION violation
+    "54": Kind.ROW,  # program limit exceeded: this row is too large for its index
+    "P0": Kind.ROW,  # raised by a trigger
+    "21": Kind.ROW,  # cardinality violation, in a trigger
+    "09": Kind.ROW,  # triggered action exception
+    "27": Kind.ROW,  # triggered data change violation
+}
+
+_OWN: Final = frozenset("6789IJKLMNOPQRSTUVWYZ")
+"""First characters of classes that neither the SQL standard nor PostgreSQL claims."""
+
+
+def kind_of(sqlstate: str) -> Kind:
+    """
+    @param sqlstate: five characters.
+    """
+    found = _TABLE.get(sqlstate) or _TABLE.get(sqlstate[:2])
+    if found is None and sqlstate[:1] in _OWN:
+        # A trigger of the user's with an SQLSTATE of its own.
+        return Kind.ROW
+    # Authorization (28), catalog and schema names (3D, 3F), syntax and access rule
+    # (42), unsupported (0A), and what nobody foresaw: no message is at fault.
+    return found or Kind.ROUTE

@@ -1,0 +1,160 @@
+"""
+The Store that commits to PostgreSQL: one statement and one round trip a batch.
+
+A route is opened when it is first used: the schema is brought up to date, its
+table is made if it may be, the catalog is asked for its types and the statement
+is written. Any error that says the route no longer fits closes it, so that the
+next batch looks again; a table changed under us heals without a restart.
+
+The statement is prepared once in each session (planning it costs more than
+running it for small batches). Where sessions are not ours to keep, as behind
+PgBouncer in transaction mode, a prepared statement is missing sooner or later;
+from then on the plain text is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from typing import Any
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from gateway.batch import Batch, Fence
+from gateway.config import Database
+from gateway.errors import RouteError
+from gateway.postgres.catalog import Findings, examine
+from gateway.postgres.connection import Connection, PreparedStatementLost, Query, StoredBefore
+from gateway.postgres.pool import Pool
+from gateway.postgres.schema import create_table, migrate
+from gateway.route import InsertStatement, Route
+
+DEADLINE_MARGIN = 5.0
+"""
+Seconds that a statement may take beyond C{statement_timeout} before its connection
+is closed: the server should be the one to give up, that costs no connection.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """
+    An open route.
+
+    @ivar name: of its prepared statement.
+    """
+
+    name: str
+    statement: InsertStatement
+    prepare: str
+    execute: str
+
+
+class PostgresStore:
+    """
+    Stores batches through a pool.
+
+    @ivar prepares: whether statements are prepared.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, pool: Pool, routes: Mapping[str, Route], settings: Database, clock: IReactorTime
+    ) -> None:
+        self.prepares = True
+        self._pool = pool
+        self._routes = routes
+        self._clock = clock
+        self._deadline = settings.statement_timeout + DEADLINE_MARGIN
+        self._open: dict[str, _Open] = {}
+        self._numbers = count(1)
+
+    async def write(self, batch: Batch, fence: Fence) -> bool:
+        opened = self._open.get(batch.route)
+        # Values first: what cannot be stored needs no connection to be refused.
+        arrays = opened.statement.values(batch.slices) if opened is not None else None
+        async with self._pool.checkout() as connection:
+            if opened is None or arrays is None:
+                opened = await self._open_route(connection, self._routes[batch.route])
+                arrays = opened.statement.values(batch.slices)
+            values = [fence.lane, fence.number, *arrays]
+            try:
+                await self._execute(connection, opened, values)
+            except StoredBefore:
+                return False
+            except RouteError:
+                self._open.pop(batch.route, None)
+                raise
+        return True
+
+    async def open_all(self) -> None:
+        """
+        Open every route, so that a bad one is known before its first message.
+
+        @raise StoreError: for the first that cannot be.
+        """
+        async with self._pool.checkout() as connection:
+            for route in self._routes.values():
+                if route.name not in self._open:
+                    await self._open_route(connection, route)
+
+    async def close_lanes(self, lanes: Sequence[str]) -> None:
+        """
+        Forget lanes that will never be used again.
+
+        @precondition: nothing is in flight on them.
+        """
+        async with self._pool.checkout() as connection:
+            await self._query(
+                connection, "DELETE FROM gateway.lane WHERE id = ANY(%s::uuid[])", (list(lanes),)
+            )
+
+    async def _execute(self, connection: Connection, opened: _Open, values: list[Any]) -> None:
+        if self.prepares:
+            try:
+                if opened.name not in connection.prepared:
+                    await self._query(connection, opened.prepare, None)
+                    connection.prepared.add(opened.name)
+                await self._query(connection, opened.execute, values)
+                return
+            except PreparedStatementLost as error:
+                # Refused before anything was done.
+                self.prepares = False
+                self._log.info(
+                    "database: sessions are shared by a pooler, statements are not prepared"
+                    " any more ({error})",
+                    error=error,
+                )
+        await self._query(connection, opened.statement.plain, values)
+
+    async def _open_route(self, connection: Connection, route: Route) -> _Open:
+        findings = await connection.transaction(partial(_ready, route), self._clock, self._deadline)
+        if findings.problems:
+            raise RouteError("; ".join(findings.problems))
+        statement = InsertStatement(route, findings.types)
+        name = f"gateway_{next(self._numbers)}"
+        opened = _Open(
+            name,
+            statement,
+            f"PREPARE {name} ({', '.join(statement.types)}) AS {statement.prepared}",
+            f"EXECUTE {name} ({', '.join(['%s'] * len(statement.types))})",
+        )
+        self._open[route.name] = opened
+        return opened
+
+    async def _query(self, connection: Connection, sql: str, values: Sequence[Any] | None) -> None:
+        await connection.query(sql, values, self._clock, self._deadline)
+
+
+async def _ready(route: Route, query: Query) -> Findings:
+    """
+    Make what may be made, then look at what is there.
+    """
+    await migrate(query)
+    if route.create_columns is not None:
+        await create_table(query, route)
+    return await examine(query, route)

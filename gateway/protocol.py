@@ -1,0 +1,360 @@
+"""
+One peer's connection: bytes in, frames to the writer, answers out in order.
+
+Strategy: what one read brought becomes one list of frames, one submission for
+each route in it, and one write of all its answers. Answers wait in slots, in the
+order of the frames; a slot is written when it and all before it are settled.
+
+Reading pauses while the peer has C{window} unanswered frames, while it does not
+take its answers, and while the whole gateway is at its cap. Frames of one read
+that go beyond the window are held here, so the window is a strict one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from twisted.internet.address import UNIXAddress
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IHalfCloseableDescriptor,
+    IHalfCloseableProtocol,
+    IPushProducer,
+    IReactorTime,
+    ITCPTransport,
+)
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from gateway.batch import Origin
+from gateway.dialect import Dialect, Work
+from gateway.errors import FramingError
+from gateway.framing import FRAMINGS
+from gateway.pressure import Pressure
+from gateway.reply import Code, Outcome, Run, Word, Words, goodbye, merge
+from gateway.writer import Source, Writer
+
+LINGER: Final = 2.0
+"""
+Seconds for which the rest of what a peer sent is read and thrown away after
+C{-BYE}: closing at once with unread data makes TCP drop the answers on their way
+(RFC 1122 section 4.2.2.13).
+"""
+
+
+class _Slot:
+    """
+    Answers of one piece of work; C{runs} is C{None} until the store has spoken.
+    """
+
+    __slots__ = ("count", "gaps", "runs", "tags")
+
+    def __init__(self, work: Work) -> None:
+        self.count = work.count
+        self.gaps = work.gaps
+        self.tags = work.tags
+        self.runs: list[Run] | None = None
+
+
+@implementer(IHalfCloseableProtocol, IPushProducer)
+class PeerProtocol(Protocol):
+    """
+    A connected peer.
+    """
+
+    factory: PeerFactory
+    transport: ITCPTransport
+
+    # On the class, so that an idle connection pays for none of it.
+    _unanswered = 0
+    _oversize = False
+    _paused = False
+    _write_blocked = False
+    _pressed = False
+    _ended = False
+    _closing = False
+    _lost = False
+    _advancing = False
+    _bye: Outcome | None = None
+    _lingering: IDelayedCall | None = None
+
+    def __init__(self, factory: PeerFactory, source: Source) -> None:
+        self.factory = factory
+        self._source = source
+        self._framing = FRAMINGS[factory.framing](factory.max_frame)
+        self._slots: deque[_Slot] = deque()
+        self._held: deque[bytes] = deque()
+
+    def connectionMade(self) -> None:
+        factory = self.factory
+        factory.peers.add(self)
+        factory.pressure.add_reader(self)
+        transport = self.transport
+        # A Unix socket claims to be a TCP transport, but has neither option.
+        if ITCPTransport.providedBy(transport) and not isinstance(transport.getPeer(), UNIXAddress):
+            transport.setTcpNoDelay(True)
+            transport.setTcpKeepAlive(True)
+        transport.registerProducer(self, True)
+        if factory.pressure.full:
+            self.hold_reading(True)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._lost = True
+        self._slots.clear()
+        self._held.clear()
+        self.factory.peers.discard(self)
+        self.factory.pressure.remove_reader(self)
+        if self._lingering is not None and self._lingering.active():
+            self._lingering.cancel()
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._closing or self._bye is not None:
+            return
+        bye: Outcome | None = None
+        try:
+            frames = self._framing.receive(data)
+        except FramingError as error:
+            frames = error.frames
+            bye = goodbye(Code.FORMAT, str(error))
+        if frames:
+            self._oversize = self._framing.oversize or (bool(self._held) and self._oversize)
+            if self._held or len(frames) > self.factory.window - self._unanswered:
+                self._held.extend(frames)
+            else:
+                self._begin_all(frames)
+        if bye is not None:
+            self._bye = bye
+        self._advance()
+
+    def readConnectionLost(self) -> None:
+        """
+        The peer has said all it had to say; what it sent is still answered.
+        """
+        self._ended = True
+        self._advance()
+
+    def writeConnectionLost(self) -> None:
+        """
+        Our own end is closed, and nothing more will be said.
+        """
+
+    # Backpressure: several reasons to pause, one place that does it.
+
+    def pauseProducing(self) -> None:
+        """The transport's: the peer does not take its answers."""
+        self._write_blocked = True
+        self._update_reading()
+
+    def resumeProducing(self) -> None:
+        """The transport's: the peer took its answers."""
+        self._write_blocked = False
+        self._update_reading()
+
+    def stopProducing(self) -> None:
+        """The transport's: the connection is gone."""
+
+    def hold_reading(self, held: bool) -> None:
+        """The gateway's: too much is in flight."""
+        self._pressed = held
+        self._advance()
+
+    def _update_reading(self) -> None:
+        if self._ended or self._closing:
+            # After the end of the stream there is nothing to read; a reader put
+            # back would only find the same end again.
+            return
+        pause = (
+            self._write_blocked
+            or self._pressed
+            or self._unanswered >= self.factory.window
+            or bool(self._held)
+            or self._bye is not None
+        )
+        if pause != self._paused:
+            self._paused = pause
+            if pause:
+                self.transport.pauseProducing()
+            else:
+                self.transport.resumeProducing()
+
+    # From frames to slots.
+
+    def _begin_all(self, frames: list[bytes]) -> None:
+        for work in self.factory.dialect.read(frames, self._oversize):
+            self._begin(work)
+
+    def _begin(self, work: Work) -> None:
+        slot = _Slot(work)
+        self._slots.append(slot)
+        self._unanswered += slot.count
+        if work.closes:
+            self._stop_reading()
+        if not work.messages:
+            slot.runs = []
+            return
+        size = sum(map(len, work.messages))
+        self.factory.pressure.take(size)
+
+        def settled(runs: list[Run]) -> None:
+            slot.runs = runs
+            self.factory.pressure.give(size)
+            self._advance()
+
+        self._source.submit(work.route, work.messages, settled)
+
+    def _stop_reading(self) -> None:
+        self._held.clear()
+        self._bye = None
+        if not self._closing:
+            self._closing = True
+            if not self._ended:
+                self.transport.pauseProducing()
+
+    # From slots to answers.
+
+    def _advance(self) -> None:
+        """
+        Write what is due, begin what now has room, and again until neither is left.
+        """
+        if self._advancing or self._lost:
+            return
+        self._advancing = True
+        while True:
+            self._write_due()
+            if self._held:
+                room = self.factory.window - self._unanswered
+                if self._pressed or room <= 0:
+                    break
+                popleft = self._held.popleft
+                self._begin_all([popleft() for _ in range(min(room, len(self._held)))])
+            elif self._bye is not None and not self._pressed:
+                self._begin(Work("", gaps=[(0, self._bye)], closes=True))
+            else:
+                break
+        self._advancing = False
+        if not self._slots and (self._closing or (self._ended and not self._held)):
+            self._close()
+        else:
+            self._update_reading()
+
+    def _write_due(self) -> None:
+        slots = self._slots
+        answers: list[bytes] = []
+        while slots and (runs := slots[0].runs) is not None:
+            slot = slots.popleft()
+            self._unanswered -= slot.count
+            self._answer(slot, runs, answers)
+        if answers:
+            self.transport.write(b"".join(answers))
+
+    def _answer(self, slot: _Slot, runs: list[Run], answers: list[bytes]) -> None:
+        if slot.gaps:
+            runs = merge(runs, slot.gaps)
+        frame = self._framing.frame
+        position = 0
+        for count, outcome in runs:
+            payload = self.factory.words.payload(outcome)
+            if payload is None:
+                continue
+            if slot.tags is None:
+                answers.append(frame(payload) * count)
+            else:
+                for tag in slot.tags[position : position + count]:
+                    answers.append(frame(b"%s %s" % (tag, payload) if tag else payload))
+                position += count
+            if outcome.word is Word.BYE:
+                # The last word, whatever was asked after it.
+                self._slots.clear()
+                self._stop_reading()
+                return
+
+    # The end.
+
+    def drain(self) -> None:
+        """
+        Take nothing more; when everything in flight is answered, say goodbye.
+        """
+        if not self._closing and not self._ended:
+            # What is held was read but never submitted: it gets no answer, as if unread.
+            self._held.clear()
+            self._bye = goodbye(Code.DRAIN, "the gateway stops; what has no answer is not stored")
+            self._pressed = False
+            self._advance()
+
+    def abort(self) -> None:
+        """
+        Close at once.
+        """
+        self.transport.abortConnection()
+
+    def _close(self) -> None:
+        transport = self.transport
+        if self._lingering is not None:
+            return
+        transport.unregisterProducer()
+        if self._ended or not IHalfCloseableDescriptor.providedBy(transport):
+            transport.loseConnection()
+        else:
+            transport.loseWriteConnection()
+            transport.resumeProducing()
+            self._lingering = self.factory.clock.callLater(LINGER, transport.abortConnection)
+
+
+class PeerFactory(Factory):
+    """
+    Makes the protocols of one listener.
+
+    @ivar peers: those connected now.
+    @ivar accepted: how many there have been.
+    """
+
+    noisy = False
+
+    def __init__(
+        self,
+        *,
+        listener: str,
+        framing: str,
+        dialect: Dialect,
+        words: Words,
+        max_frame: int,
+        window: int,
+        writer: Writer,
+        pressure: Pressure,
+        clock: IReactorTime,
+    ) -> None:
+        """
+        @param listener: its name in the configuration.
+        @param framing: a key of L{FRAMINGS}.
+        @param max_frame: largest payload of a frame, in bytes.
+        @param window: unanswered frames of a peer at which reading pauses.
+        """
+        self.listener = listener
+        self.framing = framing
+        self.dialect = dialect
+        self.words = words
+        self.max_frame = max_frame
+        self.window = window
+        self.writer = writer
+        self.pressure = pressure
+        self.clock = clock
+        self.peers: set[PeerProtocol] = set()
+        self.accepted = 0
+
+    def buildProtocol(self, addr: IAddress | None) -> PeerProtocol:
+        self.accepted += 1
+        origin = Origin(peer_name(addr), self.listener)
+        return PeerProtocol(self, self.writer.source(origin))
+
+
+def peer_name(addr: IAddress | None) -> str:
+    """
+    An address for people and for C{@peer}: C{host:port}, C{[v6]:port} or C{unix}.
+    """
+    host, port = getattr(addr, "host", None), getattr(addr, "port", None)
+    if host is None:
+        return "unix"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

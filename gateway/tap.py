@@ -1,0 +1,190 @@
+"""
+The composition root: options and configuration in, the service out.
+
+The only module that knows every other. An option beats the file, the file beats
+the default.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, cast
+
+from msgspec.structs import replace
+from twisted.application.service import IService
+from twisted.internet import reactor as global_reactor
+from twisted.internet.endpoints import serverFromString
+from twisted.python import usage
+
+from gateway.config import (
+    EMBEDDED,
+    Config,
+    Listener,
+    check_endpoints,
+    default_config,
+    load_config,
+)
+from gateway.dialect import CommandDialect, Dialect, PlainDialect
+from gateway.embedded import DataDirectory, EmbeddedServer
+from gateway.errors import ConfigError
+from gateway.postgres.pool import Pool
+from gateway.postgres.store import PostgresStore
+from gateway.pressure import Pressure
+from gateway.protocol import PeerFactory
+from gateway.reply import Words
+from gateway.service import GatewayService, ListenerService, example, stop_on_signals
+from gateway.writer import Writer, backoff
+
+DATA_DIR = "gateway-data"
+
+
+class Options(usage.Options):
+    """
+    Options of C{twistd gateway}.
+
+    @ivar config: what they and the file say together; after C{postOptions}.
+    """
+
+    synopsis = "[options]"
+    longdesc = (
+        "Stores messages from sockets in PostgreSQL and answers each one: +OK means committed. "
+        "Without options: an embedded PostgreSQL in ./gateway-data, lines on 127.0.0.1:8000, "
+        "netstrings on :8001, commands on :8002. With --line, --netstring or --command the "
+        "listeners are those named, and no others."
+    )
+
+    optParameters = [
+        ["config", "c", None, "Configuration file (TOML)."],
+        ["database", None, None, "libpq URI or conninfo, or 'embedded'."],
+        ["data-dir", None, DATA_DIR, "Directory of the embedded server."],
+    ]
+
+    compData = usage.Completions(optActions={"config": usage.CompleteFiles("*.toml")})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._endpoints: list[tuple[str, str, str]] = []
+        self.config = Config()
+
+    def opt_line(self, endpoint: str) -> None:
+        """Listen here for lines, for route 'messages' or the only one. May repeat."""
+        self._endpoints.append(("lines", "line", endpoint))
+
+    def opt_netstring(self, endpoint: str) -> None:
+        """Listen here for netstrings, for the same route. May repeat."""
+        self._endpoints.append(("netstrings", "netstring", endpoint))
+
+    def opt_command(self, endpoint: str) -> None:
+        """Listen here for commands in lines. May repeat."""
+        self._endpoints.append(("commands", "line", endpoint))
+
+    def postOptions(self) -> None:
+        try:
+            config = read_config(self["config"])
+            if self["database"] is not None:
+                config = replace(config, database=replace(config.database, dsn=self["database"]))
+            if self._endpoints:
+                config = replace(config, listeners=self._listeners(config))
+                problems = check_endpoints(config, endpoint_fault)
+                if problems:
+                    raise ConfigError(problems)
+        except ConfigError as error:
+            raise usage.UsageError(str(error)) from None
+        self["data-dir"] = str(Path(self["data-dir"]).absolute())
+        self.config = config
+
+    def _listeners(self, config: Config) -> dict[str, Listener]:
+        route = "messages" if "messages" in config.routes else next(iter(config.routes), None)
+        listeners: dict[str, Listener] = {}
+        for kind, framing, endpoint in self._endpoints:
+            number = sum(name.startswith(kind) for name in listeners)
+            dialect = "command" if kind == "commands" else "plain"
+            listeners[f"{kind}-{number + 1}" if number else kind] = Listener(
+                endpoint=endpoint,
+                framing=cast(Any, framing),
+                dialect=cast(Any, dialect),
+                route=route if dialect == "plain" else None,
+            )
+        return listeners
+
+
+def read_config(path: str | None) -> Config:
+    """
+    The configuration in a file, or the default.
+
+    @raise ConfigError: with every problem.
+    """
+    if path is None:
+        return default_config()
+    file = Path(path).absolute()
+    try:
+        text = file.read_text("utf-8")
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"{path}: not UTF-8 at byte {error.start}"]) from None
+    return load_config(text, file, endpoint_fault)
+
+
+def endpoint_fault(endpoint: str) -> str | None:
+    """
+    What is wrong with an endpoint string, as Twisted sees it.
+    """
+    try:
+        serverFromString(global_reactor, endpoint)
+    except (ValueError, TypeError, KeyError, IndexError, LookupError, OSError) as error:
+        return " ".join(str(error).split()) or type(error).__name__
+    return None
+
+
+def makeService(options: Options) -> IService:
+    """
+    Wire everything; touch no socket.
+    """
+    reactor = cast(Any, global_reactor)
+    config = options.config
+    data_dir = Path(options["data-dir"])
+    is_embedded = config.database.dsn == EMBEDDED
+    pool = Pool(config.database, reactor, backoff)
+    store = PostgresStore(pool, config.routes, config.database, reactor)
+    writer = Writer(store, reactor, config.database.pool_max, time.time)
+    pressure = Pressure(config.limits.bytes_in_flight)
+    listeners = []
+    for name, listener in config.listeners.items():
+        dialect: Dialect = CommandDialect(config.routes)
+        if listener.route is not None:
+            dialect = PlainDialect(listener.route)
+        factory = PeerFactory(
+            listener=name,
+            framing=listener.framing,
+            dialect=dialect,
+            words=Words.configured(listener.ack, listener.nak),
+            max_frame=listener.max_frame,
+            window=listener.window,
+            writer=writer,
+            pressure=pressure,
+            clock=reactor,
+        )
+        route = listener.route or next(iter(config.routes), "route")
+        listeners.append(
+            ListenerService(
+                serverFromString(reactor, listener.endpoint),
+                listener.endpoint,
+                factory,
+                example(listener.framing, listener.dialect, route),
+            )
+        )
+    service = GatewayService(
+        clock=reactor,
+        data_directory=DataDirectory(data_dir) if is_embedded else None,
+        embedded=EmbeddedServer(data_dir) if is_embedded else None,
+        dsn=config.database.dsn,
+        pool=pool,
+        store=store,
+        writer=writer,
+        listeners=listeners,
+        drain_timeout=config.limits.drain_timeout,
+    )
+    stop_on_signals(reactor, service)
+    return service
