@@ -51,9 +51,20 @@ class Chunk:
     Messages of one peer for one route, submitted and answered together.
 
     @ivar size: payload bytes.
+    @ivar token: what the submitter knows the chunk by.
     """
 
-    __slots__ = ("_answered", "_left", "_runs", "frames", "origin", "received_at", "route", "size")
+    __slots__ = (
+        "_answered",
+        "_left",
+        "_runs",
+        "frames",
+        "origin",
+        "received_at",
+        "route",
+        "size",
+        "token",
+    )
 
     def __init__(
         self,
@@ -61,7 +72,8 @@ class Chunk:
         frames: list[bytes],
         origin: Origin,
         received_at: float,
-        answered: Callable[[list[Run]], None],
+        answered: Callable[[Chunk, list[Run]], None],
+        token: object = None,
     ) -> None:
         """
         @param route: the route's name.
@@ -75,6 +87,7 @@ class Chunk:
         self.origin = origin
         self.received_at = received_at
         self.size = sum(map(len, frames))
+        self.token = token
         self._answered = answered
         self._left = len(frames)
         self._runs: list[tuple[int, int, Outcome]] = []
@@ -89,7 +102,7 @@ class Chunk:
             runs = self._runs
             if len(runs) > 1:
                 runs.sort(key=lambda run: run[0])
-            self._answered([(stop - start, outcome) for start, stop, outcome in runs])
+            self._answered(self, [(stop - start, outcome) for start, stop, outcome in runs])
 
     def abandon(self, outcome: Outcome) -> None:
         """

@@ -47,10 +47,10 @@ async def check_database(config: Config, dsn: str, reactor: Any) -> Report:
     database = config.database
 
     async def query(sql: str, values: Sequence[Any] | None) -> Rows:
-        return await connection.query(sql, values, reactor, database.statement_timeout)
+        return await connection.query(sql, values, database.statement_timeout)
 
     try:
-        await connection.open(dsn, reactor, database.connect_timeout)
+        await connection.open(dsn, database.connect_timeout)
         server, name, user = (await query(_SERVER, None))[0]
         report.notes.append(f"database: connected to {name} as {user}, PostgreSQL {server}")
         await _check_schema(query, report)

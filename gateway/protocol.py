@@ -13,6 +13,7 @@ that go beyond the window are held here, so the window is a strict one.
 from __future__ import annotations
 
 from collections import deque
+from socket import socket
 from typing import Final
 
 from twisted.internet.address import UNIXAddress
@@ -23,6 +24,7 @@ from twisted.internet.interfaces import (
     IHalfCloseableProtocol,
     IPushProducer,
     IReactorTime,
+    ISystemHandle,
     ITCPTransport,
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -80,10 +82,13 @@ class PeerProtocol(Protocol):
     _advancing = False
     _bye: Outcome | None = None
     _lingering: IDelayedCall | None = None
+    _socket: socket | None = None
 
-    def __init__(self, factory: PeerFactory, source: Source) -> None:
+    # Given by the factory.
+    source: Source
+
+    def __init__(self, factory: PeerFactory) -> None:
         self.factory = factory
-        self._source = source
         self._framing = FRAMINGS[factory.framing](factory.max_frame)
         self._slots: deque[_Slot] = deque()
         self._held: deque[bytes] = deque()
@@ -97,7 +102,10 @@ class PeerProtocol(Protocol):
         if ITCPTransport.providedBy(transport) and not isinstance(transport.getPeer(), UNIXAddress):
             transport.setTcpNoDelay(True)
             transport.setTcpKeepAlive(True)
-        transport.registerProducer(self, True)
+        if ISystemHandle.providedBy(transport):
+            self._socket = transport.getHandle()
+        # As a pull producer we hear whenever the transport has written all it had.
+        transport.registerProducer(self, self._socket is None)
         if factory.pressure.full:
             self.hold_reading(True)
 
@@ -195,15 +203,15 @@ class PeerProtocol(Protocol):
         if not work.messages:
             slot.runs = []
             return
-        size = sum(map(len, work.messages))
-        self.factory.pressure.take(size)
+        self.source.submit(work.route, work.messages, slot)
 
-        def settled(runs: list[Run]) -> None:
-            slot.runs = runs
-            self.factory.pressure.give(size)
-            self._advance()
-
-        self._source.submit(work.route, work.messages, settled)
+    def settled(self, slot: object, runs: list[Run]) -> None:
+        """
+        The store has spoken.
+        """
+        assert isinstance(slot, _Slot)
+        slot.runs = runs
+        self._advance()
 
     def _stop_reading(self) -> None:
         self._held.clear()
@@ -248,7 +256,24 @@ class PeerProtocol(Protocol):
             self._unanswered -= slot.count
             self._answer(slot, runs, answers)
         if answers:
-            self.transport.write(b"".join(answers))
+            self._write(b"".join(answers))
+
+    def _write(self, data: bytes) -> None:
+        """
+        Write now if nothing waits to be written: through the transport it would be
+        in the reactor's next round, at two more system calls.
+        """
+        if self._socket is not None and not self._write_blocked:
+            try:
+                sent = self._socket.send(data)
+            except OSError:
+                sent = 0  # full, or gone: the transport will find out which
+            if sent == len(data):
+                return
+            data = data[sent:]
+            # The peer takes its answers more slowly than it sends.
+            self._write_blocked = True
+        self.transport.write(data)
 
     def _answer(self, slot: _Slot, runs: list[Run], answers: list[bytes]) -> None:
         if slot.gaps:
@@ -259,6 +284,8 @@ class PeerProtocol(Protocol):
             payload = self.factory.words.payload(outcome)
             if payload is None:
                 continue
+            if outcome.word is Word.BYE:
+                count = 1  # the last word is said once
             if slot.tags is None:
                 answers.append(frame(payload) * count)
             else:
@@ -346,8 +373,9 @@ class PeerFactory(Factory):
 
     def buildProtocol(self, addr: IAddress | None) -> PeerProtocol:
         self.accepted += 1
-        origin = Origin(peer_name(addr), self.listener)
-        return PeerProtocol(self, self.writer.source(origin))
+        peer = PeerProtocol(self)
+        peer.source = self.writer.source(Origin(peer_name(addr), self.listener), peer.settled)
+        return peer
 
 
 def peer_name(addr: IAddress | None) -> str:

@@ -147,9 +147,9 @@ def makeService(options: Options) -> IService:
     data_dir = Path(options["data-dir"])
     is_embedded = config.database.dsn == EMBEDDED
     pool = Pool(config.database, reactor, backoff)
-    store = PostgresStore(pool, config.routes, config.database, reactor)
-    writer = Writer(store, reactor, config.database.pool_max, time.time)
+    store = PostgresStore(pool, config.routes, config.database)
     pressure = Pressure(config.limits.bytes_in_flight)
+    writer = Writer(store, reactor, config.database.pool_max, pressure, time.time)
     listeners = []
     for name, listener in config.listeners.items():
         dialect: Dialect = CommandDialect(config.routes)

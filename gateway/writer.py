@@ -42,6 +42,7 @@ from gateway.errors import (
     Unavailable,
 )
 from gateway.formats import FramesRefused
+from gateway.pressure import Pressure
 from gateway.reply import STORED, Code, Outcome, Run, goodbye, refused, try_later
 from gateway.store import Store
 
@@ -51,6 +52,12 @@ RETRY_FOR: Final = 10.0
 RETRY_AFTER: Final = 1
 """Seconds we ask peers to wait before they send a message again."""
 
+
+FILL: Final = 256
+"""Rows queued on a lane at which other peers prefer the next lane."""
+
+PROMPT: Final = 0.01
+"""Seconds after which a batch in flight counts as slow, and new peers choose another lane."""
 
 _LOAD: Final = attrgetter("load")
 
@@ -69,49 +76,46 @@ def backoff(attempt: int, jitter: Callable[[], float] = random.random) -> float:
     return ceiling * jitter()
 
 
+Answered = Callable[[object, list[Run]], None]
+"""Called with a submission's token and the fates of its messages, in order."""
+
+
 class Source:
     """
     One peer as the writer sees it: it keeps to one lane while anything of it is in flight.
-
-    @ivar origin: what to store about the peer beside its messages.
     """
 
-    __slots__ = ("_in_flight", "_lane", "_writer", "origin")
+    __slots__ = ("_answered", "_in_flight", "_lane", "_origin", "_writer")
 
-    def __init__(self, writer: Writer, origin: Origin) -> None:
-        self.origin = origin
+    def __init__(self, writer: Writer, origin: Origin, answered: Answered) -> None:
         self._writer = writer
+        self._origin = origin
+        self._answered = answered
         self._lane: _Lane | None = None
         self._in_flight = 0
 
-    def submit(
-        self, route: str, frames: list[bytes], answered: Callable[[list[Run]], None]
-    ) -> None:
+    def submit(self, route: str, frames: list[bytes], token: object) -> None:
         """
         Have messages stored.
 
         @param frames: one or more messages, in the order they were sent.
-        @param answered: called once with the fates of all, in order; maybe
-            before this returns.
+        @param token: what the answer is given with, maybe before this returns.
         """
         writer = self._writer
-        chunk = Chunk(route, frames, self.origin, writer.wall_clock(), self._answered_by(answered))
+        chunk = Chunk(route, frames, self._origin, writer.wall_clock(), self._settled, token)
         lane = self._lane
         if lane is None:
-            lane = self._lane = writer.least_busy()
+            lane = self._lane = writer.choose_lane()
         self._in_flight += 1
-        writer.in_flight += 1
+        writer.submitted(chunk)
         lane.put(chunk)
 
-    def _answered_by(self, answered: Callable[[list[Run]], None]) -> Callable[[list[Run]], None]:
-        def settled(runs: list[Run]) -> None:
-            self._in_flight -= 1
-            if not self._in_flight:
-                self._lane = None
-            answered(runs)
-            self._writer.settled()
-
-        return settled
+    def _settled(self, chunk: Chunk, runs: list[Run]) -> None:
+        self._in_flight -= 1
+        if not self._in_flight:
+            self._lane = None
+        self._answered(chunk.token, runs)
+        self._writer.settled(chunk)
 
 
 class _Lane:
@@ -120,6 +124,7 @@ class _Lane:
 
     @ivar id: the UUID of the row.
     @ivar load: rows queued and in flight.
+    @ivar since: when the batch in flight was begun, in seconds of the writer's clock.
     """
 
     id: str
@@ -128,6 +133,7 @@ class _Lane:
     def __init__(self, writer: Writer) -> None:
         self._renew()
         self.load = 0
+        self.since = 0.0
         self._writer = writer
         self._queue: deque[Chunk] = deque()
         self._running = False
@@ -142,6 +148,7 @@ class _Lane:
     async def _run(self) -> None:
         while self._queue:
             batch = self._gather()
+            self.since = self._writer.clock.seconds()
             try:
                 await self._commit(batch)
             except Exception:  # noqa: BLE001 - a bug must not leave peers waiting forever
@@ -268,10 +275,11 @@ class Writer:
         store: Store,
         clock: IReactorTime,
         lanes: int,
+        pressure: Pressure,
         wall_clock: Callable[[], float],
     ) -> None:
         """
-        @param clock: for waiting before a retry; monotonic.
+        @param clock: monotonic; for waiting before a retry.
         @param lanes: how many batches may be in flight at once, at least one.
         @param wall_clock: seconds since the epoch, for C{@received_at}.
         """
@@ -281,15 +289,16 @@ class Writer:
         self.in_flight = 0
         self.unknown = 0
         self.resolved = 0
+        self._pressure = pressure
         self._lanes = [_Lane(self) for _ in range(lanes)]
         self._idle: list[Deferred[None]] = []
         self._troubled: dict[str, str] = {}
 
-    def source(self, origin: Origin) -> Source:
+    def source(self, origin: Origin, answered: Answered) -> Source:
         """
         For a new peer.
         """
-        return Source(self, origin)
+        return Source(self, origin, answered)
 
     def idle(self) -> Deferred[None]:
         """
@@ -308,10 +317,27 @@ class Writer:
 
     # What follows is for Source and _Lane.
 
-    def least_busy(self) -> _Lane:
+    def choose_lane(self) -> _Lane:
+        """
+        The lane for a peer with nothing in flight.
+
+        The first one that has room in its next batch: few large commits cost the
+        database less than many small ones. But none that is taking long: others
+        must not wait behind a lock or a dead connection.
+        """
+        late = self.clock.seconds() - PROMPT
+        for lane in self._lanes:
+            load = lane.load
+            if not load or (load < FILL and lane.since > late):
+                return lane
         return min(self._lanes, key=_LOAD)
 
-    def settled(self) -> None:
+    def submitted(self, chunk: Chunk) -> None:
+        self.in_flight += 1
+        self._pressure.take(chunk.size)
+
+    def settled(self, chunk: Chunk) -> None:
+        self._pressure.give(chunk.size)
         self.in_flight -= 1
         if not self.in_flight and self._idle:
             idle, self._idle = self._idle, []

@@ -10,8 +10,7 @@ again with back-off, and logged when it begins and when it ends.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred, TimeoutError
@@ -26,6 +25,24 @@ from gateway.postgres.connection import MINIMUM_VERSION, Connection, server_sett
 
 _CHECK_EVERY = 30.0
 """Seconds between looks at the age of idle connections."""
+
+
+class Checkout:
+    """
+    A connection for as long as a C{with} statement.
+    """
+
+    __slots__ = ("_connection", "_pool")
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def __aenter__(self) -> Connection:
+        self._connection = await self._pool.acquire()
+        return self._connection
+
+    async def __aexit__(self, *error: object) -> None:
+        self._pool.give_back(self._connection)
 
 
 class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has no types
@@ -107,20 +124,21 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
 
     # Checkout.
 
-    @asynccontextmanager
-    async def checkout(self) -> AsyncIterator[Connection]:
+    def checkout(self) -> Checkout:
         """
-        A connection that is open as far as anybody can know; it is always given back.
+        A connection that is open as far as anybody can know; it is always given back::
 
-        @raise Unavailable: none could be had within C{acquire_timeout} seconds.
+            async with pool.checkout() as connection:
+
+        @raise Unavailable: on entering; none could be had within
+            C{acquire_timeout} seconds.
         """
-        connection = await self._acquire()
-        try:
-            yield connection
-        finally:
-            self._give_back(connection)
+        return Checkout(self)
 
-    async def _acquire(self) -> Connection:
+    async def acquire(self) -> Connection:
+        """
+        For L{Checkout}.
+        """
         if not self.connections:
             await self._wait_for_one()
         else:
@@ -145,7 +163,10 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
         finally:
             self._waiting -= 1
 
-    def _give_back(self, connection: Connection) -> None:
+    def give_back(self, connection: Connection) -> None:
+        """
+        For L{Checkout}.
+        """
         if connection not in self._busy:
             return  # lost meanwhile, its token with it
         self._busy.remove(connection)
@@ -193,7 +214,7 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
 
     async def _open(self, connection: Connection) -> None:
         try:
-            await connection.open(self._dsn, self._clock, self._settings.connect_timeout)
+            await connection.open(self._dsn, self._settings.connect_timeout)
             await self._prepare_session(connection)
         except StoreError as error:
             self._opening.discard(connection)
@@ -215,7 +236,7 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
 
     async def _prepare_session(self, connection: Connection) -> None:
         sql, values = server_settings(self._settings.statement_timeout)
-        rows = await connection.query(sql, values, self._clock, self._settings.connect_timeout)
+        rows = await connection.query(sql, values, self._settings.connect_timeout)
         version, _, read_only, *_ = rows[0]
         if version < MINIMUM_VERSION:
             raise Unavailable(f"PostgreSQL 13 or newer is needed, this one says {version}")

@@ -20,7 +20,6 @@ from functools import partial
 from itertools import count
 from typing import Any
 
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from gateway.batch import Batch, Fence
@@ -62,13 +61,10 @@ class PostgresStore:
 
     _log = Logger()
 
-    def __init__(
-        self, pool: Pool, routes: Mapping[str, Route], settings: Database, clock: IReactorTime
-    ) -> None:
+    def __init__(self, pool: Pool, routes: Mapping[str, Route], settings: Database) -> None:
         self.prepares = True
         self._pool = pool
         self._routes = routes
-        self._clock = clock
         self._deadline = settings.statement_timeout + DEADLINE_MARGIN
         self._open: dict[str, _Open] = {}
         self._numbers = count(1)
@@ -132,7 +128,7 @@ class PostgresStore:
         await self._query(connection, opened.statement.plain, values)
 
     async def _open_route(self, connection: Connection, route: Route) -> _Open:
-        findings = await connection.transaction(partial(_ready, route), self._clock, self._deadline)
+        findings = await connection.transaction(partial(_ready, route), self._deadline)
         if findings.problems:
             raise RouteError("; ".join(findings.problems))
         statement = InsertStatement(route, findings.types)
@@ -147,7 +143,7 @@ class PostgresStore:
         return opened
 
     async def _query(self, connection: Connection, sql: str, values: Sequence[Any] | None) -> None:
-        await connection.query(sql, values, self._clock, self._deadline)
+        await connection.query(sql, values, self._deadline)
 
 
 async def _ready(route: Route, query: Query) -> Findings:
