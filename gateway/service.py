@@ -12,6 +12,7 @@ from __future__ import annotations
 import shlex
 import signal
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import count
 from typing import Any, Final
 
@@ -89,7 +90,7 @@ class ListenerService:
     def line(self) -> str:
         """Where it listens, and one way to use it."""
         assert self._port is not None
-        address = self._port.getHost()
+        address: Any = self._port.getHost()
         name = getattr(address, "name", None)
         if name is not None:
             where = name.decode() if isinstance(name, bytes) else str(name)
@@ -158,7 +159,7 @@ class GatewayService(Service):
         self._listen()
 
     def startService(self) -> None:
-        super().startService()
+        super().startService()  # type: ignore[no-untyped-call]
         self._lock()
         self._listen()
         dsn = self._dsn
@@ -177,7 +178,7 @@ class GatewayService(Service):
         self._forced = True
 
     def stopService(self) -> Deferred[None]:
-        super().stopService()
+        super().stopService()  # type: ignore[no-untyped-call]
         return Deferred.fromCoroutine(self._stop())
 
     def _lock(self) -> None:
@@ -251,10 +252,9 @@ class GatewayService(Service):
         if self._opening is not None:
             self._opening.cancel()
         if drained and self._pool.size:
-            try:
+            # Where that fails, a row of a few bytes stays behind.
+            with suppress(StoreError):
                 await self._store.close_lanes(self._writer.lanes)
-            except StoreError:
-                pass  # a row of a few bytes stays behind
         self._pool.close()
         if self._embedded is not None:
             await self._embedded.stop(self._clock)

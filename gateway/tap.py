@@ -63,7 +63,7 @@ class Options(usage.Options):
     compData = usage.Completions(optActions={"config": usage.CompleteFiles("*.toml")})
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._endpoints: list[tuple[str, str, str]] = []
         self.config = Config()
 

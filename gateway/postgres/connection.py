@@ -101,7 +101,7 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         self._arm(timeout)
         try:
             await self.connect(dsn, client_encoding="UTF8")
-        except Exception as error:  # noqa: BLE001 - closing fails it with whatever Twisted has
+        except Exception as error:
             reason = self._reason(error)
             self.discard()
             # libpq gives no SQLSTATE for this, only its text.

@@ -1,0 +1,3 @@
+"""
+Tests mirror modules; those of whole processes are in test_daemon and test_faults.
+"""

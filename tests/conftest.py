@@ -1,0 +1,45 @@
+"""
+Fixtures: one embedded PostgreSQL for the whole run, and gateways as processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import Database, Gateway, TemporaryServer
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TemporaryServer]:
+    """An embedded PostgreSQL that ends with the run."""
+    server = TemporaryServer(tmp_path_factory.mktemp("server"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def database(server: TemporaryServer) -> Iterator[Database]:
+    """An empty database of its own."""
+    database = server.create_database()
+    yield database
+    database.drop()
+
+
+@pytest.fixture
+def start_gateway(tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
+    """Starts gateways as processes and ends them."""
+    running: list[Gateway] = []
+
+    def start(*arguments: str, cwd: Path | None = None) -> Gateway:
+        gateway = Gateway(arguments, cwd or tmp_path)
+        running.append(gateway)
+        gateway.wait_ready()
+        return gateway
+
+    yield start
+    for gateway in running:
+        gateway.end()

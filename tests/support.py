@@ -1,0 +1,257 @@
+"""
+Real parts for tests: a PostgreSQL, gateways as processes, peers as sockets.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import psycopg2
+
+from gateway.embedded import EmbeddedServer, as_other_user
+
+PATIENCE: Final = 60.0
+"""Seconds after which something that should have happened never will."""
+
+BIN: Final = Path(sys.executable).parent
+
+_numbers = itertools.count(1)
+
+
+def wait_until(condition: Any, what: str, patience: float = PATIENCE) -> Any:
+    """
+    Look again and again until something is so.
+
+    @return: what the condition gave.
+    """
+    until = time.monotonic() + patience
+    while not (result := condition()):
+        if time.monotonic() > until:
+            raise AssertionError(f"{what}: not within {patience} s")
+        time.sleep(0.01)
+    return result
+
+
+class TemporaryServer:
+    """
+    A PostgreSQL that tests may kill and start again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.embedded = EmbeddedServer(folder)
+
+    def start(self) -> None:
+        self.embedded.start()
+
+    def stop(self, how: int = signal.SIGINT) -> None:
+        """End it: SIGINT is PostgreSQL's fast shutdown, SIGQUIT its immediate one."""
+        pid = self.pid
+        if pid is not None:
+            os.kill(pid, how)
+            wait_until(lambda: not self.embedded.running, "PostgreSQL ends")
+
+    def restart(self, how: int = signal.SIGINT) -> None:
+        """Stop it in some way and start it, as soon as it can be."""
+        self.stop(how)
+        subprocess.run(
+            as_other_user(
+                [
+                    *(self.embedded.binaries / "pg_ctl", "start", "-w", "-s"),
+                    *("-D", self.embedded.data, "-l", self.embedded.log_file),
+                    *("-o", " ".join(self._options)),
+                ]
+            ),
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+
+    @property
+    def _options(self) -> list[str]:
+        return ["-c listen_addresses=''", f"-c unix_socket_directories={self.embedded.data}"]
+
+    @property
+    def pid(self) -> int | None:
+        try:
+            text = (self.embedded.data / "postmaster.pid").read_text()
+        except OSError:
+            return None
+        return int(text.splitlines()[0])
+
+    def create_database(self) -> Database:
+        name = f"test_{os.getpid()}_{next(_numbers)}"
+        Database(self.embedded.dsn).execute(f'CREATE DATABASE "{name}"')
+        return Database(re.sub(r"dbname=\S+", f"dbname={name}", self.embedded.dsn))
+
+
+class Database:
+    """
+    A database to look into from a test.
+    """
+
+    def __init__(self, dsn: str) -> None:
+        self.dsn = dsn
+
+    def execute(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Run a statement on a connection of its own."""
+        connection = psycopg2.connect(self.dsn)
+        try:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(sql, values or None)
+                return cursor.fetchall() if cursor.description else []
+        finally:
+            connection.close()
+
+    def column(self, sql: str, *values: Any) -> list[Any]:
+        """The first column of a query."""
+        return [row[0] for row in self.execute(sql, *values)]
+
+    def bodies(self, table: str = "messages") -> list[str]:
+        """All messages, in order of their id."""
+        return self.column(f"SELECT body FROM {table} ORDER BY id")
+
+    def drop(self) -> None:
+        name = psycopg2.extensions.parse_dsn(self.dsn)["dbname"]
+        Database(re.sub(r"dbname=\S+", "dbname=postgres", self.dsn)).execute(
+            f'DROP DATABASE "{name}" WITH (FORCE)'
+        )
+
+
+class Gateway:
+    """
+    A gateway in a process of its own.
+
+    @ivar log: what it has logged so far.
+    """
+
+    def __init__(self, arguments: tuple[str, ...], cwd: Path) -> None:
+        self.cwd = cwd
+        self._log_path = cwd / f"gateway-{next(_numbers)}.log"
+        with self._log_path.open("wb") as log:
+            self.process = subprocess.Popen(
+                [
+                    *(str(BIN / "twistd"), "-n", f"--pidfile={self._log_path}.pid"),
+                    *("gateway", *arguments),
+                ],
+                cwd=cwd,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    @property
+    def log(self) -> str:
+        return self._log_path.read_text()
+
+    def wait_log(self, pattern: str) -> re.Match[str]:
+        """Wait for the log to say something."""
+
+        def look() -> re.Match[str] | None:
+            found = re.search(pattern, self.log)
+            if found is None and self.process.poll() is not None:
+                raise AssertionError(f"ended before it said {pattern!r}:\n{self.log}")
+            return found
+
+        try:
+            found: re.Match[str] = wait_until(look, pattern)
+        except AssertionError:
+            raise AssertionError(f"never said {pattern!r}:\n{self.log}") from None
+        return found
+
+    def wait_ready(self) -> None:
+        self.wait_log("gateway ready")
+
+    def port(self, listener: str) -> int:
+        """Where a listener listens."""
+        return int(self.wait_log(rf"listener {listener}: .* on [\d.]+:(\d+);")[1])
+
+    def connect(self, listener: str = "lines") -> Peer:
+        return Peer(self.port(listener))
+
+    def terminate(self) -> int:
+        """SIGTERM, and wait for the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(PATIENCE)
+
+    def end(self) -> None:
+        """Whatever it takes."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+
+class Peer:
+    """
+    A client on a socket.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+        self._kept = b""
+
+    @property
+    def name(self) -> str:
+        """As the gateway sees it."""
+        host, port = self.socket.getsockname()[:2]
+        return f"{host}:{port}"
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def finish(self) -> None:
+        """Say that nothing more will be sent, as C{nc -N} does."""
+        self.socket.shutdown(socket.SHUT_WR)
+
+    def read_all(self) -> bytes:
+        """Everything until the gateway closes."""
+        data = self._kept
+        self._kept = b""
+        while more := self.socket.recv(65536):
+            data += more
+        return data
+
+    def read_lines(self, count: int) -> list[bytes]:
+        """So many answers."""
+        while self._kept.count(b"\n") < count:
+            more = self.socket.recv(65536)
+            if not more:
+                raise AssertionError(f"closed after {self._kept!r}")
+            self._kept += more
+        *lines, self._kept = self._kept.split(b"\n", count)
+        return lines
+
+    def readable(self, seconds: float) -> bool:
+        """Whether anything comes within some time."""
+        return bool(select.select([self.socket], [], [], seconds)[0])
+
+    def ask(self, data: bytes) -> bytes:
+        """Send everything, end, and read all answers."""
+        self.send(data)
+        self.finish()
+        answer = self.read_all()
+        self.close()
+        return answer
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+LISTEN: Final = (
+    *("--line", "tcp:0:interface=127.0.0.1"),
+    *("--netstring", "tcp:0:interface=127.0.0.1"),
+    *("--command", "tcp:0:interface=127.0.0.1"),
+)
+"""Listeners on ports that the system chooses."""
