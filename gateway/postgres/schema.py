@@ -18,6 +18,13 @@ from gateway.route import Route, create_sql, table_identifier
 _LOCK: Final = 0x6761_7465_7761_7901
 """Key of the advisory lock: the word "gateway" and a version."""
 
+# Not to_regclass(): it answers from a cache that is not brought up to date within a
+# transaction, so that after waiting for the lock it still sees no table.
+_EXISTS: Final = """
+    SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+     WHERE n.nspname = 'gateway' AND c.relname = 'migration'
+"""
+
 
 def migrations() -> list[tuple[int, str, str]]:
     """
@@ -85,7 +92,7 @@ async def lock(query: Query) -> None:
 
 
 async def _applied(query: Query) -> int:
-    if not (await query("SELECT to_regclass('gateway.migration') IS NOT NULL", None))[0][0]:
+    if not await query(_EXISTS, None):
         return 0
     number: int = (await query("SELECT coalesce(max(number), 0) FROM gateway.migration", None))[0][
         0

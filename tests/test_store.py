@@ -1,0 +1,343 @@
+"""
+The Store port: one suite, held by the fake and by the real one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+from uuid import uuid4
+
+import psycopg2
+import pytest
+import pytest_twisted
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+
+from gateway.batch import Batch, Chunk, Fence, Origin
+from gateway.config import Database as Settings
+from gateway.errors import RouteError, RowError, TransientError, Unavailable
+from gateway.formats import FramesRefused
+from gateway.memory import MemoryStore
+from gateway.postgres.pool import Pool
+from gateway.postgres.store import PostgresStore
+from gateway.route import DEFAULT_COLUMNS, Route
+from gateway.store import Store
+from tests.support import Database
+
+MESSAGES = Route("messages", "messages", {"body": "@frame", "peer": "@peer"}, {**DEFAULT_COLUMNS})
+
+# mypy holds that both are what the port says.
+_adapters: tuple[type[Store], ...] = (MemoryStore, PostgresStore)
+
+
+class Adapter(Protocol):
+    """
+    A store, and a way to look into it.
+    """
+
+    store: Store
+
+    def rows(self) -> list[tuple[str, bytes]]:
+        """(peer, message) of everything stored, in order."""
+
+    def poison(self) -> None:
+        """From now on, messages that hold "bad" break a rule of the database."""
+
+
+class MemoryAdapter:
+    def __init__(self) -> None:
+        self.memory = MemoryStore()
+        self.store: Store = self.memory
+
+    def rows(self) -> list[tuple[str, bytes]]:
+        return [(origin.peer, body) for origin, body in self.memory.rows]
+
+    def poison(self) -> None:
+        self.memory.poison = {b"bad"}
+
+
+class PostgresAdapter:
+    def __init__(self, database: Database, *routes: Route, **keywords: Any) -> None:
+        values: dict[str, Any] = {"pool_min": 1, "pool_max": 2, "acquire_timeout": 5.0}
+        configured = Settings(**(values | keywords))
+        self.database = database
+        self.pool = Pool(configured, reactor, lambda attempt: 0.05)
+        self.postgres = PostgresStore(
+            self.pool, {route.name: route for route in routes or (MESSAGES,)}, configured
+        )
+        self.store: Store = self.postgres
+        self.pool.start(database.dsn)
+
+    def rows(self) -> list[tuple[str, bytes]]:
+        found = self.database.execute("SELECT peer, body FROM messages ORDER BY id")
+        return [(peer, body.encode()) for peer, body in found]
+
+    def poison(self) -> None:
+        self.database.execute(
+            "ALTER TABLE messages ADD CONSTRAINT fine CHECK (body NOT LIKE '%bad%')"
+        )
+
+
+@contextmanager
+def postgres(database: Database, *routes: Route, **keywords: Any) -> Iterator[PostgresAdapter]:
+    adapter = PostgresAdapter(database, *routes, **keywords)
+    try:
+        yield adapter
+    finally:
+        adapter.pool.close()
+
+
+@pytest.fixture(params=["memory", "postgres"])
+def adapter(request: pytest.FixtureRequest) -> Iterator[Adapter]:
+    """Each store in turn."""
+    if request.param == "memory":
+        yield MemoryAdapter()
+        return
+    with postgres(request.getfixturevalue("database")) as adapter:
+        yield adapter
+
+
+def batch(*messages: bytes, peer: str = "1.2.3.4:5", route: str = "messages") -> Batch:
+    return chunks([(peer, list(messages))], route)
+
+
+def chunks(parts: list[tuple[str, list[bytes]]], route: str = "messages") -> Batch:
+    return Batch.of(
+        [
+            Chunk(route, frames, Origin(peer, "lines"), 1.5, lambda chunk, runs: None)
+            for peer, frames in parts
+        ]
+    )
+
+
+def new_lane() -> str:
+    return str(uuid4())
+
+
+@pytest_twisted.ensureDeferred
+async def test_rows_in_order(adapter: Adapter) -> None:
+    """What is written is there, in the order of chunks and messages."""
+    lane = new_lane()
+    assert await adapter.store.write(
+        chunks([("a:1", [b"1", b"2"]), ("b:2", [b""]), ("a:1", [b"3", b"", b"4"])]), Fence(lane, 1)
+    )
+    assert await adapter.store.write(batch(b"5"), Fence(lane, 2))
+    assert adapter.rows() == [
+        *(("a:1", b"1"), ("a:1", b"2"), ("b:2", b""), ("a:1", b"3"), ("a:1", b""), ("a:1", b"4")),
+        ("1.2.3.4:5", b"5"),
+    ]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_fence_moves_once(adapter: Adapter) -> None:
+    """The same fence again stores nothing and says so; another lane is not concerned."""
+    lane = new_lane()
+    assert await adapter.store.write(batch(b"once"), Fence(lane, 1)) is True
+    assert await adapter.store.write(batch(b"once"), Fence(lane, 1)) is False
+    assert await adapter.store.write(batch(b"next"), Fence(lane, 2)) is True
+    assert await adapter.store.write(batch(b"once"), Fence(lane, 1)) is False
+    assert await adapter.store.write(batch(b"other"), Fence(new_lane(), 1)) is True
+    assert [body for _, body in adapter.rows()] == [b"once", b"next", b"other"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_refused_by_a_rule(adapter: Adapter) -> None:
+    """A batch with a row that breaks a rule stores nothing and leaves the fence."""
+    lane = new_lane()
+    await adapter.store.write(batch(b"first"), Fence(lane, 1))
+    adapter.poison()
+    with pytest.raises(RowError) as caught:
+        await adapter.store.write(batch(b"a", b"bad", b"b"), Fence(lane, 2))
+    assert caught.value.sqlstate == "23514"
+    assert await adapter.store.write(batch(b"a", b"b"), Fence(lane, 2))
+    assert [body for _, body in adapter.rows()] == [b"first", b"a", b"b"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_refused_before_the_database(adapter: Adapter) -> None:
+    """What no text can hold is named by its row, across chunks; nothing is stored."""
+    with pytest.raises(FramesRefused) as caught:
+        await adapter.store.write(
+            chunks([("a:1", [b"ok", b"\xff"]), ("b:2", [b"ok"]), ("b:2", [b"n\0ul", b"ok"])]),
+            Fence(new_lane(), 1),
+        )
+    assert [row for row, _ in caught.value.faults] == [1, 3]
+    assert await adapter.store.write(batch(b"ok"), Fence(new_lane(), 1))
+    assert [body for _, body in adapter.rows()] == [b"ok"]
+
+
+NASTY = [
+    *("'); DROP TABLE messages; --", "%s %% %(name)s %", "\\ \\\\ \\n \\x41 \\", 'a "quoted" one'),
+    *("$1 $$ $tag$", '{a,b} {"c"}', "NULL", "", " ", "\t\r\v\f", "\x1f\x1e\x1d\x1c", "a\nb\n\nc\n"),
+    *("\u00e9\u4e2d\u6587\u202e", "\U0001f600\U0001f468\u200d\U0001f469", "\ufffe\uffff\U0010ffff"),
+    *("E'\\''", "\x01\x7f\x80", "'" * 99, "\\" * 99, '"' * 99, ",", "\ue000\U000f0000"),
+]
+
+
+@pytest_twisted.ensureDeferred
+async def test_byte_for_byte(adapter: Adapter) -> None:
+    """Nothing that looks like SQL, an array or an escape is anything but data."""
+    planes = [
+        "".join(c for c in map(chr, range(start, start + 0x800)) if c.isprintable())
+        for start in [*range(0x20, 0xD000, 0x800), 0xE000, 0x1F000, 0x20000, 0x30000, 0xE0000]
+    ]
+    sent = [text.encode() for text in [*NASTY, *planes]]
+    await adapter.store.write(batch(*sent, peer="it's"), Fence(new_lane(), 1))
+    assert adapter.rows() == [("it's", body) for body in sent]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(
+        st.lists(
+            st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=20),
+            min_size=1,
+            max_size=5,
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+@pytest_twisted.ensureDeferred
+async def test_whatever_is_sent_reads_back(database: Database, parts: list[list[str]]) -> None:
+    """Any texts, alone or together, read back equal."""
+    with postgres(database, pool_min=1) as adapter:
+        await adapter.postgres.open_all()
+        database.execute("TRUNCATE messages")
+        sent = [(f"p:{i}", [t.encode() for t in part]) for i, part in enumerate(parts)]
+        await adapter.store.write(chunks(sent), Fence(new_lane(), 1))
+        assert adapter.rows() == [(p, f) for p, frames in sent for f in frames]
+
+
+@pytest_twisted.ensureDeferred
+async def test_any_column_of_its_type(database: Database) -> None:
+    """bytea takes any bytes, varchar its length and no more, json what is JSON; metadata fits."""
+    database.execute(
+        "CREATE TABLE t (id serial, raw bytea, short varchar(3), doc jsonb,"
+        ' peer text, "l%s""x" text, at timestamptz, who text)'
+    )
+    meta = {
+        **{"peer": "@peer", 'l%s"x': "@listener"},
+        **{"at": "@received_at", "who": "@identity"},
+    }
+    raw = Route("raw", "t", {"raw": "@frame", **meta})
+    short = Route("short", "public.t", {"short": "@frame"})
+    doc = Route("doc", "t", {"doc": "@frame", "raw": "@frame"})
+    with postgres(database, raw, short, doc) as adapter:
+        lane = new_lane()
+        await adapter.store.write(batch(b"\0\xff\n", b"", route="raw"), Fence(lane, 1))
+        with pytest.raises(RowError) as caught:
+            await adapter.store.write(batch(b"four", route="short"), Fence(lane, 2))
+        assert (caught.value.sqlstate, "too long" in str(caught.value)) == ("22001", True)
+        await adapter.store.write(batch(b"abc", route="short"), Fence(lane, 2))
+        with pytest.raises(RowError):
+            await adapter.store.write(batch(b"{", route="doc"), Fence(lane, 3))
+        await adapter.store.write(batch(b'{"a": 1}', route="doc"), Fence(lane, 3))
+        # Plain text, as behind a pooler, says the same.
+        adapter.postgres.prepares = False
+        await adapter.store.write(batch(b"\x80", route="raw"), Fence(lane, 4))
+    rows = database.execute(
+        'SELECT raw, short, doc, peer, "l%s""x", extract(epoch FROM at)::float, who'
+        " FROM t ORDER BY id"
+    )
+    assert [(None if r[0] is None else bytes(r[0]), *r[1:]) for r in rows] == [
+        (b"\0\xff\n", None, None, "1.2.3.4:5", "lines", 1.5, None),
+        (b"", None, None, "1.2.3.4:5", "lines", 1.5, None),
+        (None, "abc", None, None, None, None, None),
+        (b'{"a": 1}', None, {"a": 1}, None, None, None, None),
+        (b"\x80", None, None, "1.2.3.4:5", "lines", 1.5, None),
+    ]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_session_that_forgets_its_statements(database: Database) -> None:
+    """Prepared statements gone, as behind a pooler in transaction mode: plain text from then on."""
+    with postgres(database, pool_max=1) as adapter:
+        lane = new_lane()
+        await adapter.store.write(batch(b"prepared"), Fence(lane, 1))
+        await adapter.pool.runOperation("DEALLOCATE ALL")
+        await adapter.store.write(batch(b"plain"), Fence(lane, 2))
+        assert not adapter.postgres.prepares
+        assert [body for _, body in adapter.rows()] == [b"prepared", b"plain"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_route_heals(database: Database) -> None:
+    """A missing table or column is the operator's to mend; then it works without a restart."""
+    route = Route("r", "messages", {"body": "@frame", "peer": "@peer"})
+    with postgres(database, route) as adapter:
+        lane = new_lane()
+        with pytest.raises(RouteError, match="does not exist"):
+            await adapter.store.write(batch(b"x", route="r"), Fence(lane, 1))
+        database.execute("CREATE TABLE messages (id serial, body text)")
+        with pytest.raises(RouteError, match="column 'peer' does not exist"):
+            await adapter.store.write(batch(b"x", route="r"), Fence(lane, 1))
+        database.execute("ALTER TABLE messages ADD peer text")
+        await adapter.store.write(batch(b"x", route="r"), Fence(lane, 1))
+        database.execute("ALTER TABLE messages RENAME TO old")
+        with pytest.raises(RouteError):
+            await adapter.store.write(batch(b"y", route="r"), Fence(lane, 2))
+        database.execute("CREATE TABLE messages (id serial, peer text, body bytea)")
+        await adapter.store.write(batch(b"\xff", route="r"), Fence(lane, 2))
+        assert bytes(database.execute("SELECT body FROM messages")[0][0]) == b"\xff"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_lost_lane_goes_on(database: Database) -> None:
+    """A restored database lacks our lanes, or has them behind: neither loses a batch."""
+    with postgres(database) as adapter:
+        lane = new_lane()
+        for number in (1, 2, 3):
+            await adapter.store.write(batch(b"%d" % number), Fence(lane, number))
+        database.execute("UPDATE gateway.lane SET number = 1")
+        assert await adapter.store.write(batch(b"4"), Fence(lane, 4))
+        database.execute("DELETE FROM gateway.lane")
+        assert await adapter.store.write(batch(b"5"), Fence(lane, 5))
+        assert await adapter.store.write(batch(b"5"), Fence(lane, 5)) is False
+        await adapter.postgres.close_lanes([lane])
+        assert database.execute("SELECT * FROM gateway.lane") == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_statement_timeout_costs_no_connection(database: Database) -> None:
+    """A statement that waits for a lock too long is given up by the server, and may be retried."""
+    with postgres(database, statement_timeout=0.2) as adapter:
+        await adapter.store.write(batch(b"first"), Fence(new_lane(), 1))
+        locker = psycopg2.connect(database.dsn)
+        locker.cursor().execute("LOCK TABLE messages")
+        lane = new_lane()
+        with pytest.raises(TransientError) as caught:
+            await adapter.store.write(batch(b"second"), Fence(lane, 1))
+        assert caught.value.sqlstate == "57014"
+        locker.close()
+        assert await adapter.store.write(batch(b"second"), Fence(lane, 1))
+        assert adapter.pool.lost == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_server(database: Database) -> None:
+    """Nobody answers: known not to be stored, within acquire_timeout, and why."""
+    gone = Database("host=/nonexistent")
+    with (
+        postgres(gone, acquire_timeout=0.3) as adapter,
+        pytest.raises(Unavailable, match=r"no connection within 0\.3 s: .*No such file"),
+    ):
+        await adapter.store.write(batch(b"x"), Fence(new_lane(), 1))
+
+
+@pytest_twisted.ensureDeferred
+async def test_schema_is_made_once_by_many(database: Database) -> None:
+    """Gateways that start together take turns; all find the schema and the table."""
+    adapters = [PostgresAdapter(database) for _ in range(4)]
+    try:
+        waiting = [Deferred.fromCoroutine(a.postgres.open_all()) for a in adapters]
+        for each in waiting:
+            await each
+        assert database.column("SELECT number FROM gateway.migration") == [1]
+    finally:
+        for adapter in adapters:
+            adapter.pool.close()

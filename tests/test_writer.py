@@ -1,0 +1,231 @@
+"""
+Lanes: order, exactly once, and one bad message that costs only itself.
+"""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.task import Clock
+
+from gateway.batch import Origin
+from gateway.errors import OutcomeUnknown, RouteError, StoreError, TransientError, Unavailable
+from gateway.memory import MemoryStore
+from gateway.pressure import Pressure
+from gateway.reply import Run
+from gateway.writer import RETRY_FOR, Source, Writer, backoff
+
+CAP = 1_000_000
+
+
+class Bench:
+    """
+    A writer on a fake store, on a clock of the test's.
+    """
+
+    def __init__(self, lanes: int = 1, held: bool = False) -> None:
+        self.clock = Clock()
+        self.store = MemoryStore(held)
+        self.pressure = Pressure(CAP)
+        self.writer = Writer(self.store, self.clock, lanes, self.pressure, lambda: 0.0)
+        self.answers: list[tuple[object, list[str]]] = []
+
+    def source(self, name: str) -> Source:
+        return self.writer.source(Origin(name, "lines"), self._answered)
+
+    def _answered(self, token: object, runs: list[Run]) -> None:
+        words = [bytes(outcome).decode() for n, outcome in runs for _ in range(n)]
+        self.answers.append((token, words))
+
+    @property
+    def bodies(self) -> list[bytes]:
+        return [body for _, body in self.store.rows]
+
+    def pass_time(self, seconds: float) -> None:
+        self.clock.pump([0.1] * int(seconds * 10))
+
+
+def test_batches_gather_while_one_commits() -> None:
+    """The first chunk goes at once, what comes meanwhile goes together."""
+    bench = Bench(held=True)
+    source = bench.source("p")
+    for n in range(5):
+        source.submit("r", [b"%d" % n], n)
+    bench.store.commit()
+    bench.store.commit()
+    assert bench.store.writes == [1, 4]
+    assert bench.bodies == [b"0", b"1", b"2", b"3", b"4"]
+    assert bench.answers == [(n, ["+OK"]) for n in range(5)]
+
+
+def test_a_peer_keeps_to_its_lane() -> None:
+    """While a peer has work in flight, what it sends next waits behind that."""
+    bench = Bench(lanes=4, held=True)
+    source = bench.source("p")
+    source.submit("r", [b"x"] * 1000, "first")
+    bench.source("other").submit("r", [b"y"], "other")
+    source.submit("r", [b"x"], "second")
+    assert bench.store.waiting == 2
+    assert bench.store.writes == [1000, 1]
+
+
+def test_small_peers_share_a_lane() -> None:
+    """Few large commits rather than many small ones, as long as the lane is prompt."""
+    bench = Bench(lanes=4, held=True)
+    for n in range(20):
+        bench.source(f"p{n}").submit("r", [b"x"], n)
+    assert bench.store.writes == [1]
+    bench.clock.advance(1.0)
+    bench.source("late").submit("r", [b"x"], "late")
+    assert bench.store.writes == [1, 1]
+
+
+def test_routes_are_batched_apart_and_order_holds() -> None:
+    """A batch is of one route; a peer's messages are never reordered by that."""
+    bench = Bench(held=True)
+    one, two = bench.source("one"), bench.source("two")
+    one.submit("a", [b"1"], 1)
+    one.submit("b", [b"2"], 2)
+    one.submit("a", [b"3"], 3)
+    two.submit("b", [b"4"], 4)
+    two.submit("a", [b"5"], 5)
+    while bench.store.waiting:
+        bench.store.commit()
+    assert bench.bodies == [b"1", b"2", b"4", b"3", b"5"]
+    assert bench.store.writes == [1, 2, 2]
+
+
+@given(
+    st.lists(st.lists(st.booleans(), min_size=1, max_size=30), min_size=1, max_size=6),
+)
+def test_only_bad_messages_are_refused(chunks: list[list[bool]]) -> None:
+    """Rows that break a constraint are found by halving; the others are stored in order."""
+    bench = Bench(held=True)
+    bench.store.poison = {b"bad"}
+    source = bench.source("p")
+    sent = [
+        [b"bad" if bad else b"%d.%d" % (c, i) for i, bad in enumerate(chunk)]
+        for c, chunk in enumerate(chunks)
+    ]
+    for token, frames in enumerate(sent):
+        source.submit("r", frames, token)
+    while bench.store.waiting:
+        bench.store.commit()
+    assert bench.bodies == [f for frames in sent for f in frames if f != b"bad"]
+    refusal = "-REJ CONSTRAINT sqlstate=23514 :violates a check constraint"
+    assert bench.answers == [
+        (token, [refusal if f == b"bad" else "+OK" for f in frames])
+        for token, frames in enumerate(sent)
+    ]
+
+
+def test_bisecting_is_cheap() -> None:
+    """One bad of 1,024 costs about 2 log2(1024) statements, not a thousand."""
+    bench = Bench()
+    bench.store.poison = {b"bad"}
+    bench.source("p").submit("r", [b"x"] * 700 + [b"bad"] + [b"x"] * 323, 0)
+    assert len(bench.store.writes) <= 1 + 2 * 10
+    assert len(bench.bodies) == 1023
+
+
+def test_unencodable_messages_cost_one_more_write() -> None:
+    """What is known to be bad before the database is asked is cut out at once."""
+    bench = Bench()
+    bench.source("p").submit("r", [b"a", b"\xff", b"b", b"\0", b"c"], 0)
+    assert bench.bodies == [b"a", b"b", b"c"]
+    assert [word.split(" :")[0] for word in bench.answers[0][1]] == [
+        *("+OK", "-REJ DATA", "+OK", "-REJ DATA", "+OK")
+    ]
+    assert bench.store.writes == [5, 3]
+
+
+def test_a_lost_reply_is_resolved_by_the_fence() -> None:
+    """Committed, but the answer was lost: written again, stored once."""
+    bench = Bench()
+    bench.store.lost_replies = 1
+    bench.source("p").submit("r", [b"a", b"b"], 0)
+    assert bench.answers == []
+    bench.pass_time(1)
+    assert bench.bodies == [b"a", b"b"]
+    assert bench.answers == [(0, ["+OK", "+OK"])]
+    assert (bench.writer.unknown, bench.writer.resolved) == (1, 1)
+
+
+def test_a_lost_batch_is_written_again() -> None:
+    """Not committed, and the answer was lost: written again, stored once, order kept."""
+    bench = Bench()
+    source = bench.source("p")
+    bench.store.failures.append(OutcomeUnknown("connection lost"))
+    source.submit("r", [b"a"], 0)
+    source.submit("r", [b"b"], 1)
+    bench.pass_time(1)
+    assert bench.bodies == [b"a", b"b"]
+    assert bench.writer.resolved == 0
+
+
+def test_an_unknown_outcome_is_never_answered() -> None:
+    """However long the database stays away, nothing is said about what may be stored."""
+    bench = Bench()
+    bench.store.failures += [OutcomeUnknown("lost"), *[Unavailable("away")] * 100]
+    bench.source("p").submit("r", [b"a"], 0)
+    bench.pass_time(60)
+    assert bench.answers == []
+    bench.store.failures.clear()
+    bench.pass_time(5)
+    assert bench.answers == [(0, ["+OK"])]
+    assert bench.bodies == [b"a"]
+
+
+def test_what_was_never_sent_may_be_told() -> None:
+    """A database that cannot be reached, a route out of service: try later, at once."""
+    errors: list[tuple[StoreError, str]] = [
+        (Unavailable("away"), "-TRY DOWN retry=1 :the database cannot be reached"),
+        (
+            RouteError("no table", "42P01"),
+            "-TRY ROUTE sqlstate=42P01 retry=1 :out of service until its operator acts",
+        ),
+    ]
+    for error, answer in errors:
+        bench = Bench()
+        bench.store.failures.append(error)
+        bench.source("p").submit("r", [b"a", b"b"], 0)
+        assert bench.answers == [(0, [answer, answer])]
+        assert bench.bodies == []
+
+
+def test_errors_that_pass_are_retried_for_a_while() -> None:
+    """A deadlock is nobody's business; one that lasts is answered with -TRY BUSY."""
+    bench = Bench()
+    bench.store.failures += [TransientError("deadlock detected", "40P01")] * 3
+    bench.source("p").submit("r", [b"a"], 0)
+    bench.pass_time(2)
+    assert bench.answers == [(0, ["+OK"])]
+    bench.store.failures += [TransientError("disk full", "53100")] * 1000
+    bench.source("p").submit("r", [b"b"], 1)
+    bench.pass_time(RETRY_FOR + 5)
+    assert bench.answers[1] == (
+        1,
+        ["-TRY BUSY sqlstate=53100 retry=1 :the database is busy"],
+    )
+
+
+def test_pressure_is_given_back() -> None:
+    """Bytes in flight return to zero, whatever the outcome was."""
+    bench = Bench(held=True)
+    bench.store.poison = {b"bad"}
+    source = bench.source("p")
+    source.submit("r", [b"good", b"bad", b"\xff"], 0)
+    source.submit("r", [b"more"], 1)
+    assert bench.pressure.used == 12
+    idle = bench.writer.idle()
+    while bench.store.waiting:
+        assert not idle.called
+        bench.store.commit()
+    assert bench.pressure.used == 0
+    assert idle.called
+
+
+@given(st.integers(1, 10_000), st.floats(0, 1, exclude_max=True))
+def test_backoff_is_bounded(attempt: int, chance: float) -> None:
+    """Never negative, never over two seconds, and never the same for everybody."""
+    assert 0 <= backoff(attempt, lambda: chance) <= 2.0
