@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from socket import socket
 from typing import Any, Final, cast
 
-from twisted.internet.defer import Deferred, DeferredList, gatherResults
+from twisted.internet.defer import Deferred, DeferredList, FirstError, gatherResults
 from twisted.internet.endpoints import connectProtocol
 from twisted.internet.interfaces import (
     IPullProducer,
@@ -235,10 +235,13 @@ async def bench(endpoint: Callable[[], IStreamClientEndpoint], load: Load, react
     @raise twisted.internet.error.ConnectError: a connection could not be made.
     """
     run = _Run(load, reactor)
-    peers = await gatherResults(
-        [connectProtocol(endpoint(), _Peer(run)) for _ in range(load.connections)],
-        consumeErrors=True,
-    )
+    try:
+        peers = await gatherResults(
+            [connectProtocol(endpoint(), _Peer(run)) for _ in range(load.connections)],
+            consumeErrors=True,
+        )
+    except FirstError as first:
+        raise first.subFailure.value from None
     begun = reactor.seconds()
     if load.count is None:
         run.until = begun + load.duration

@@ -147,6 +147,13 @@ def load_config(text: str, path: PurePath, endpoint_fault: EndpointFault) -> Con
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([f"{path}: not TOML: {error}"]) from None
+    return judge(data, path, endpoint_fault)
+
+
+def judge(data: Mapping[str, Any], path: PurePath, endpoint_fault: EndpointFault) -> Config:
+    """
+    As L{load_config}, from the tables of a file.
+    """
     reader = _Reader(str(path))
     reader.known("", data, ("database", "limits", "listeners", "routes"))
     database = reader.section("database", data.get("database", {}), Database) or Database()

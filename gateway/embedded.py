@@ -15,6 +15,7 @@ from __future__ import annotations
 import fcntl
 import importlib.util
 import os
+import pwd
 import re
 import shlex
 import shutil
@@ -325,10 +326,13 @@ def as_other_user(command: list[str | Path]) -> list[str]:
     The command as it must be run by whoever we are.
     """
     words = [str(word) for word in command]
-    if os.geteuid() == 0:
-        # Any number but 0 will do: it exists inside the namespace only.
-        return ["unshare", "--user", "--map-user=1000", "--map-group=1000", "--", *words]
-    return words
+    if os.geteuid() != 0:
+        return words
+    # Anybody but root will do, as long as initdb finds the name of their number;
+    # on disk they are root all the same.
+    somebody = next((entry for entry in pwd.getpwall() if entry.pw_uid), None)
+    number = somebody.pw_uid if somebody is not None else 65534
+    return ["unshare", "--user", f"--map-user={number}", f"--map-group={number}", "--", *words]
 
 
 def _short_dir(data: Path) -> Path:

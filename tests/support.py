@@ -134,12 +134,15 @@ class Gateway:
     @ivar log: what it has logged so far.
     """
 
-    def __init__(self, arguments: tuple[str, ...], cwd: Path) -> None:
+    def __init__(
+        self, arguments: tuple[str, ...], cwd: Path, wrapper: tuple[str, ...] = ()
+    ) -> None:
         self.cwd = cwd
         self._log_path = cwd / f"gateway-{next(_numbers)}.log"
         with self._log_path.open("wb") as log:
             self.process = subprocess.Popen(
                 [
+                    *wrapper,
                     *(str(BIN / "twistd"), "-n", f"--pidfile={self._log_path}.pid"),
                     *("gateway", *arguments),
                 ],
@@ -198,8 +201,16 @@ class Peer:
     A client on a socket.
     """
 
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+    def __init__(self, where: int | str) -> None:
+        """
+        @param where: a port on 127.0.0.1, or a Unix socket's path.
+        """
+        if isinstance(where, str):
+            self.socket = socket.socket(socket.AF_UNIX)
+            self.socket.settimeout(PATIENCE)
+            self.socket.connect(where)
+        else:
+            self.socket = socket.create_connection(("127.0.0.1", where), timeout=PATIENCE)
         self._kept = b""
 
     @property

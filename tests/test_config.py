@@ -1,0 +1,206 @@
+"""
+Configuration: all problems at once, each with its file, its key and what was meant.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path, PurePath
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.python.usage import UsageError
+
+from gateway.config import (
+    Config,
+    Database,
+    Limits,
+    Listener,
+    RouteSection,
+    default_config,
+    judge,
+    load_config,
+)
+from gateway.errors import ConfigError
+from gateway.tap import Options, endpoint_fault
+
+SAMPLE = Path(__file__).parent.parent / "etc" / "gateway.toml"
+
+
+def load(text: str) -> Config:
+    return load_config(text, PurePath("/etc/g.toml"), endpoint_fault)
+
+
+def problems(text: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(text)
+    return list(caught.value.problems)
+
+
+def test_sample_is_accepted_and_complete() -> None:
+    """Every key of etc/gateway.toml is accepted, and every accepted key is in it."""
+    text = SAMPLE.read_text()
+    config = load(text)
+    assert config.database == Database() and config.limits == Limits()
+    data = tomllib.loads(text)
+    used = {
+        Database: set(data["database"]),
+        Limits: set(data["limits"]),
+        Listener: {key for section in data["listeners"].values() for key in section},
+        RouteSection: {key for section in data["routes"].values() for key in section},
+    }
+    for kind, keys in used.items():
+        assert keys == set(kind.__struct_fields__), kind
+    assert set(data) == set(Config.__struct_fields__)
+
+
+def test_the_default_is_what_the_sample_says() -> None:
+    """Without a file there are the three listeners of the sample, into messages."""
+    default, sample = default_config(), load(SAMPLE.read_text())
+    assert default.routes["messages"] == sample.routes["messages"]
+    for name, listener in default.listeners.items():
+        assert listener == sample.listeners[name]
+    assert load("").routes == default.routes
+
+
+def test_all_problems_at_once() -> None:
+    """Everything that is wrong is named, in one go."""
+    found = problems(
+        """
+        databse = 1
+        [database]
+        pool_min = 9
+        statement_timout = 3
+        connect_timeout = "soon"
+        [limits]
+        bytes_in_flight = 0
+        [listeners.a]
+        endpoint = "tcp:1"
+        framming = "line"
+        [listeners.b]
+        endpoint = "tcp:8000"
+        framing = "netstrng"
+        [listeners.c]
+        endpoint = "tpc:8000"
+        route = "mesages"
+        [listeners.d]
+        dialect = "command"
+        endpoint = "tcp:8000"
+        route = "messages"
+        [listeners.e]
+        endpoint = "tcp:8000"
+        route = "messages"
+        [listeners.f]
+        endpoint = "tcp:9"
+        [routes.messages]
+        table = "messages"
+        create = true
+        [routes.messages.columns]
+        body = "@fram"
+        boddy = "@frame"
+        [routes.x]
+        table = "a."
+        create_columns = { id = "int" }
+        [routes.x.columns]
+        who = "@peer"
+        """
+    )
+    assert all(line.startswith("/etc/g.toml: ") for line in found)
+    told = [line.removeprefix("/etc/g.toml: ") for line in found]
+    for wanted in [
+        "databse: unknown key; did you mean 'database'?",
+        "database.statement_timout: unknown key; did you mean 'statement_timeout'?",
+        "database.connect_timeout: expected a number, got a string",
+        "limits.bytes_in_flight: expected a whole number >= 1",
+        "listeners.a.framming: unknown key; did you mean 'framing'?",
+        "listeners.b.framing: 'netstrng' is not one of line, netstring, octet-counted;"
+        " did you mean 'netstring'?",
+        "listeners.c.route: there is no route 'mesages'; did you mean 'messages'?",
+        'listeners.d.route: is for dialect = "plain"; leave it out',
+        "listeners.e.endpoint: is that of listeners.d too; give it its own",
+        "listeners.f.route: is missing: a plain listener needs one",
+        "routes.messages.columns.boddy: is not in the default table; did you mean 'body'?;"
+        " add it to [routes.messages.create_columns]",
+        "routes.x.table: must be table or schema.table",
+        "routes.x.create_columns: is there, but create = true is not",
+        'routes.x.columns: no column takes "@frame", so messages would be lost',
+    ]:
+        assert wanted in told, "\n".join(told)
+    assert any(line.startswith("listeners.c.endpoint: 'tpc:8000' is no Twisted") for line in told)
+    assert any("'@fram' is no source" in line and "'@frame'" in line for line in told)
+
+
+def test_not_toml() -> None:
+    """A syntax error says where."""
+    assert "line 2" in problems("[database]\npool_min = = 3")[0]
+
+
+@pytest.mark.parametrize("text", ["database = 1", "routes = []", "listeners.a = 'tcp:1'"])
+def test_tables_that_are_none(text: str) -> None:
+    """A value where a table belongs is an error, not a traceback."""
+    assert "must be" in problems(text)[0]
+
+
+def test_paths_are_relative_to_the_file() -> None:
+    """A Unix socket's path, as any path in the file."""
+    config = load('[listeners.u]\nendpoint = "unix:run/g.sock:mode=600"\nroute = "messages"')
+    assert config.listeners["u"].endpoint == "unix:/etc/run/g.sock:mode=600"
+
+
+@given(
+    st.recursive(
+        st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(
+                    ["database", "limits", "listeners", "routes", "dsn", "table", "columns", "x"]
+                ),
+                inner,
+                max_size=4,
+            )
+        ),
+        max_leaves=15,
+    ).filter(lambda value: isinstance(value, dict))
+)
+def test_any_tables_are_judged(data: dict[str, object]) -> None:
+    """Whatever a file says, it is accepted or refused with reasons."""
+    try:
+        judge(data, PurePath("g.toml"), endpoint_fault)
+    except ConfigError as error:
+        assert error.problems
+
+
+def options(*words: str) -> Options:
+    parsed = Options()
+    parsed.parseOptions(list(words))
+    return parsed
+
+
+def test_an_option_beats_the_file() -> None:
+    """Endpoints and the DSN of the command line replace those of the file."""
+    config = options(
+        *("--config", str(SAMPLE), "--database", "service=x"),
+        *("--line", "tcp:1", "--line", "tcp:2", "--netstring", "tcp:3", "--command", "tcp:4"),
+    ).config
+    assert config.database.dsn == "service=x"
+    assert [(n, x.endpoint, x.framing, x.dialect) for n, x in config.listeners.items()] == [
+        ("lines", "tcp:1", "line", "plain"),
+        ("lines-2", "tcp:2", "line", "plain"),
+        ("netstrings", "tcp:3", "netstring", "plain"),
+        ("commands", "tcp:4", "line", "command"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--config", "/nonexistent.toml"), "/nonexistent.toml: cannot be read: No such file"),
+        (("--line", "tpc:1"), "listeners.lines.endpoint: 'tpc:1' is no Twisted server endpoint"),
+    ],
+)
+def test_wrong_options(words: tuple[str, ...], said: str) -> None:
+    """What is wrong with the command line is one clean error."""
+    with pytest.raises(UsageError, match=said):
+        options(*words)
