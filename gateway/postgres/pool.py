@@ -261,7 +261,13 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
             self._busy.remove(connection)
             self._semaphore.limit -= 1
         if self._running:
-            self.lost += 1
+            if connection.fault:
+                self.lost += 1
+                self._log.warn(
+                    "database: a connection was lost ({reason}), {size} left",
+                    reason=connection.fault,
+                    size=self.size,
+                )
             self._maintain()
 
     def _too_old(self, connection: Connection) -> bool:
