@@ -241,7 +241,8 @@ async def bench(endpoint: Callable[[], IStreamClientEndpoint], load: Load, react
             consumeErrors=True,
         )
     except FirstError as first:
-        raise first.subFailure.value from None
+        first.subFailure.raiseException()
+        raise
     begun = reactor.seconds()
     if load.count is None:
         run.until = begun + load.duration

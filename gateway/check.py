@@ -7,14 +7,13 @@ would create it at its start.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.config import Config
 from gateway.errors import StoreError
 from gateway.postgres.catalog import Findings, examine
-from gateway.postgres.connection import Connection, Query, Rows
+from gateway.postgres.connection import Connection, Query, Rows, Values
 from gateway.postgres.schema import up_to_date
 from gateway.route import table_identifier
 
@@ -46,7 +45,7 @@ async def check_database(config: Config, dsn: str, reactor: Any) -> Report:
     connection = Connection(reactor)
     database = config.database
 
-    async def query(sql: str, values: Sequence[Any] | None) -> Rows:
+    async def query(sql: str, values: Values) -> Rows:
         return await connection.query(sql, values, database.statement_timeout)
 
     try:

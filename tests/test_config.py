@@ -174,7 +174,7 @@ def test_any_tables_are_judged(data: dict[str, object]) -> None:
 
 def options(*words: str) -> Options:
     parsed = Options()
-    parsed.parseOptions(list(words))
+    parsed.parseOptions(list(words))  # type: ignore[no-untyped-call]
     return parsed
 
 

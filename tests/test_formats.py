@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.formats import BytesFormat, FramesRefused, TextFormat
-from gateway.route import array_literal
+from gateway.insert import array_literal
 
 texts = st.text(st.characters(exclude_characters="\0", codec="utf-8"))
 

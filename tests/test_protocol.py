@@ -56,7 +56,7 @@ class Bench:
     def connect(self) -> tuple[PeerProtocol, Any]:
         transport: Any = StringTransport()
         peer = self.factory.buildProtocol(IPv4Address("TCP", "127.0.0.1", 4000))
-        peer.makeConnection(transport)
+        peer.makeConnection(transport)  # type: ignore[no-untyped-call]
         return peer, transport
 
     @property

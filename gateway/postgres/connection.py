@@ -11,7 +11,7 @@ come out as ours, sorted by who must act.
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import psycopg2
@@ -34,11 +34,21 @@ from gateway.errors import (
 from gateway.postgres import sqlstate
 from gateway.postgres.sqlstate import Kind
 
+_SENT_AT_ONCE: Final = 2048
+"""
+Bytes of a statement that libpq has certainly handed to the kernel when C{execute}
+returns: nothing else is on its way, and no send buffer is smaller (socket(7) has 4608
+as the least of SO_SNDBUF's effect). Looking again would be one more system call.
+"""
+
 Result = TypeVar("Result")
 
 Rows = list[tuple[Any, ...]]
 
-Query = Callable[[str, Sequence[Any] | None], Awaitable[Rows]]
+Values = Sequence[Any] | Mapping[str, Any] | None
+"""Parameters of a statement: C{%s} in order, C{%(name)s} by name, none."""
+
+Query = Callable[[str, Values], Awaitable[Rows]]
 """Runs one statement in some session and gives its rows."""
 
 MINIMUM_VERSION: Final = 130000
@@ -126,6 +136,7 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         self._answer: Deferred[None] | None = None
         self._deadline: float | None = None
         self._timer: IDelayedCall | None = None
+        self._timeout = 0.0
 
     @property
     def usable(self) -> bool:
@@ -154,7 +165,7 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         self._watch = _Watch(self, self.reactor)
         self.opened_at = self.used_at = self._clock.seconds()
 
-    async def query(self, sql: str, values: Sequence[Any] | None, timeout: float) -> Rows:
+    async def query(self, sql: str, values: Values, timeout: float) -> Rows:
         """
         Run one statement.
 
@@ -171,13 +182,27 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
             cursor = self._connection.cursor()
             cursor.execute(sql, values)
             answer = self._answer = Deferred()
-            self.step()
+            if len(cursor.query) > _SENT_AT_ONCE:
+                self.step()
             await answer
             return cursor.fetchall() if cursor.description is not None else []
         except (psycopg2.Error, ConnectionLost) as error:
             raise self._translated(error) from error
         finally:
             self._deadline = None
+
+    # So that txpostgres's own cursors work as well: they take the watch's place.
+
+    def cursorRunning(self, cursor: txpostgres.Cursor) -> None:
+        if self._watch is not None:
+            self.reactor.removeReader(self._watch)
+        self._cursors.add(cursor)
+
+    def cursorFinished(self, cursor: txpostgres.Cursor) -> None:
+        self._cursors.remove(cursor)
+        if self._watch is not None:
+            self.reactor.addReader(self._watch)
+            self.checkForNotifies()
 
     def doRead(self) -> None:
         # While connecting. The base class would then put itself back into the
@@ -232,22 +257,22 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
     # deadline when it fires; most queries never touch it.
 
     def _arm(self, timeout: float) -> None:
-        now = self._clock.seconds()
-        deadline = self._deadline = now + timeout
+        self._timeout = timeout
+        deadline = self._deadline = self._clock.seconds() + timeout
         timer = self._timer
         if timer is None or not timer.active():
-            self._timer = self._clock.callLater(timeout, self._look, timeout)
+            self._timer = self._clock.callLater(timeout, self._look)
         elif timer.getTime() > deadline:
             timer.reset(timeout)
 
-    def _look(self, timeout: float) -> None:
+    def _look(self) -> None:
         if self._deadline is None:
             return
         left = self._deadline - self._clock.seconds()
         if left > 0:
-            self._timer = self._clock.callLater(left, self._look, timeout)
+            self._timer = self._clock.callLater(left, self._look)
         else:
-            self.fault = f"no answer from the server within {timeout:g} s"
+            self.fault = f"no answer from the server within {self._timeout:g} s"
             self.discard()
 
     def _translated(self, error: Exception) -> Exception:
@@ -289,7 +314,7 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         @raise StoreError: nothing was done, unless it is L{OutcomeUnknown}.
         """
 
-        async def query(sql: str, values: Sequence[Any] | None) -> Rows:
+        async def query(sql: str, values: Values) -> Rows:
             return await self.query(sql, values, timeout)
 
         await query("BEGIN", None)

@@ -15,9 +15,7 @@ from then on the plain text is sent.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from typing import Any
 
 from twisted.logger import Logger
@@ -25,11 +23,18 @@ from twisted.logger import Logger
 from gateway.batch import Batch, Fence
 from gateway.config import Database
 from gateway.errors import RouteError
+from gateway.insert import Insert, Statement
 from gateway.postgres.catalog import Findings, examine
-from gateway.postgres.connection import Connection, PreparedStatementLost, Query, StoredBefore
+from gateway.postgres.connection import (
+    Connection,
+    PreparedStatementLost,
+    Query,
+    StoredBefore,
+    Values,
+)
 from gateway.postgres.pool import Pool
 from gateway.postgres.schema import create_table, migrate
-from gateway.route import InsertStatement, Route
+from gateway.route import Route
 
 DEADLINE_MARGIN = 5.0
 """
@@ -38,18 +43,18 @@ is closed: the server should be the one to give up, that costs no connection.
 """
 
 
-@dataclass(frozen=True, slots=True)
-class _Open:
+class _Prepared:
     """
-    An open route.
-
-    @ivar name: of its prepared statement.
+    A statement with a name in every session.
     """
 
-    name: str
-    statement: InsertStatement
-    prepare: str
-    execute: str
+    __slots__ = ("execute", "name", "prepare", "statement")
+
+    def __init__(self, name: str, statement: Statement) -> None:
+        self.name = name
+        self.statement = statement
+        self.prepare = f"PREPARE {name} ({', '.join(statement.types)}) AS {statement.prepared}"
+        self.execute = f"EXECUTE {name} ({', '.join(['%s'] * len(statement.types))})"
 
 
 class PostgresStore:
@@ -66,20 +71,20 @@ class PostgresStore:
         self._pool = pool
         self._routes = routes
         self._deadline = settings.statement_timeout + DEADLINE_MARGIN
-        self._open: dict[str, _Open] = {}
-        self._numbers = count(1)
+        self._open: dict[str, Insert] = {}
+        self._prepared: dict[Statement, _Prepared] = {}
 
     async def write(self, batch: Batch, fence: Fence) -> bool:
-        opened = self._open.get(batch.route)
+        insert = self._open.get(batch.route)
         # Values first: what cannot be stored needs no connection to be refused.
-        arrays = opened.statement.values(batch.slices) if opened is not None else None
+        bound = None if insert is None else insert.bind(batch.slices)
         async with self._pool.checkout() as connection:
-            if opened is None or arrays is None:
-                opened = await self._open_route(connection, self._routes[batch.route])
-                arrays = opened.statement.values(batch.slices)
-            values = [fence.lane, fence.number, *arrays]
+            if bound is None:
+                insert = await self._open_route(connection, self._routes[batch.route])
+                bound = insert.bind(batch.slices)
+            statement, values = bound
             try:
-                await self._execute(connection, opened, values)
+                await self._execute(connection, statement, [fence.lane, fence.number, *values])
             except StoredBefore:
                 return False
             except RouteError:
@@ -109,13 +114,16 @@ class PostgresStore:
                 connection, "DELETE FROM gateway.lane WHERE id = ANY(%s::uuid[])", (list(lanes),)
             )
 
-    async def _execute(self, connection: Connection, opened: _Open, values: list[Any]) -> None:
+    async def _execute(
+        self, connection: Connection, statement: Statement, values: list[Any]
+    ) -> None:
         if self.prepares:
+            prepared = self._prepared[statement]
             try:
-                if opened.name not in connection.prepared:
-                    await self._query(connection, opened.prepare, None)
-                    connection.prepared.add(opened.name)
-                await self._query(connection, opened.execute, values)
+                if prepared.name not in connection.prepared:
+                    await self._query(connection, prepared.prepare, None)
+                    connection.prepared.add(prepared.name)
+                await self._query(connection, prepared.execute, values)
                 return
             except PreparedStatementLost as error:
                 # Refused before anything was done.
@@ -125,24 +133,23 @@ class PostgresStore:
                     " any more ({error})",
                     error=error,
                 )
-        await self._query(connection, opened.statement.plain, values)
+        named = {f"p{number}": value for number, value in enumerate(values, 1)}
+        await self._query(connection, statement.plain, named)
 
-    async def _open_route(self, connection: Connection, route: Route) -> _Open:
+    async def _open_route(self, connection: Connection, route: Route) -> Insert:
         findings = await connection.transaction(partial(_ready, route), self._deadline)
         if findings.problems:
             raise RouteError("; ".join(findings.problems))
-        statement = InsertStatement(route, findings.types)
-        name = f"gateway_{next(self._numbers)}"
-        opened = _Open(
-            name,
-            statement,
-            f"PREPARE {name} ({', '.join(statement.types)}) AS {statement.prepared}",
-            f"EXECUTE {name} ({', '.join(['%s'] * len(statement.types))})",
-        )
-        self._open[route.name] = opened
-        return opened
+        insert = Insert(route, findings.types)
+        for statement in (insert.many, insert.one):
+            # Equal text is the same statement: a route that is opened again keeps its names.
+            if statement not in self._prepared:
+                name = f"gateway_{len(self._prepared) + 1}"
+                self._prepared[statement] = _Prepared(name, statement)
+        self._open[route.name] = insert
+        return insert
 
-    async def _query(self, connection: Connection, sql: str, values: Sequence[Any] | None) -> None:
+    async def _query(self, connection: Connection, sql: str, values: Values) -> None:
         await connection.query(sql, values, self._deadline)
 
 

@@ -1,0 +1,3 @@
+"""
+Benchmarks: the gateway beside what one would use otherwise, on one server in one run.
+"""
