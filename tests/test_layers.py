@@ -1,0 +1,76 @@
+"""
+Imports point one way.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "gateway"
+
+PURE = ("errors", "framing", "reply", "formats", "dialect", "route", "insert", "batch", "store")
+PURE_TOO = ("pressure", "config", "direct")
+
+ORDER = [
+    *("errors", "framing", "reply", "formats", "dialect", "batch", "route", "insert", "config"),
+    *("direct", "pressure", "store", "memory", "writer", "protocol", "postgres", "embedded"),
+    *("bench", "check", "service", "tap", "cli"),
+]
+
+
+def imports(path: Path) -> set[str]:
+    """The modules that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+def files() -> list[Path]:
+    return [path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"]
+
+
+@pytest.mark.parametrize("module", [*PURE, *PURE_TOO])
+def test_pure_modules_are_pure(module: str) -> None:
+    """Imported alone, a pure module brings in neither Twisted nor psycopg2."""
+    program = (
+        f"import sys, gateway.{module};"
+        "bad = {'twisted', 'psycopg2', 'txpostgres'} & set(sys.modules); assert not bad, bad"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_only_postgres_knows_the_driver() -> None:
+    """txpostgres and psycopg2 are imported in gateway/postgres and nowhere else."""
+    knowing = {
+        path.parent.name
+        for path in files()
+        if any(name.split(".")[0] in ("psycopg2", "txpostgres") for name in imports(path))
+    }
+    assert knowing == {"postgres"}
+
+
+def test_imports_point_one_way() -> None:
+    """A module imports only what stands before it in the order of the data's way."""
+    rank = {name: place for place, name in enumerate(ORDER)}
+    assert {p.relative_to(PACKAGE).parts[0].removesuffix(".py") for p in files()} == set(rank)
+    for path in files():
+        own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        for name in imports(path):
+            if name.startswith("gateway."):
+                other = name.split(".")[1]
+                assert rank[other] < rank[own] or other == own == "postgres", f"{path}: {name}"
+
+
+def test_modules_are_small() -> None:
+    """A module is one idea; over 400 lines it is two."""
+    for path in files():
+        assert len(path.read_text().splitlines()) <= 400, path

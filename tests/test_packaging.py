@@ -1,0 +1,65 @@
+"""
+The wheel: installed alone in a fresh environment, twistd knows the gateway.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_wheel_brings_the_plugin(tmp_path: Path) -> None:
+    """Plugin, SQL files and type marker are in it, nobody else's modules are."""
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "build", "--wheel", "--no-isolation"),
+            *("--outdir", str(tmp_path), str(ROOT)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    for wanted in ("gateway/py.typed", "gateway/postgres/schema/0001_lane.sql"):
+        assert wanted in names
+    assert [n for n in names if n.startswith("twisted/")] == ["twisted/plugins/gateway_plugin.py"]
+    venv.create(tmp_path / "fresh", with_pip=True)
+    python = tmp_path / "fresh" / "bin" / "python"
+    subprocess.run(
+        [
+            *(python, "-m", "pip", "install", "-q", "-c", ROOT / "requirements.lock"),
+            f"{wheel}[binary]",
+        ],
+        check=True,
+    )
+    said = subprocess.run(
+        [python.with_name("twistd"), "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "gateway" in said.stdout
+    said = subprocess.run(
+        [python.with_name("twistd"), "gateway", "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "--netstring=" in said.stdout
+    # Without the extra, the one thing that is missing is said, with what to do.
+    alone = subprocess.run(
+        [python.with_name("twistd"), "-n", "gateway", "--line", "tcp:0:interface=127.0.0.1"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert alone.returncode == 1
+    assert "pip install 'txgateway[embedded]'" in alone.stdout + alone.stderr
