@@ -14,6 +14,7 @@ from gateway.config import Config
 from gateway.errors import StoreError
 from gateway.postgres.catalog import Findings, examine
 from gateway.postgres.connection import Connection, Query, Rows, Values
+from gateway.postgres.dsn import dsn_fault
 from gateway.postgres.schema import up_to_date
 from gateway.route import table_identifier
 
@@ -42,6 +43,10 @@ async def check_database(config: Config, dsn: str, reactor: Any) -> Report:
     Connect and look at everything the gateway would use.
     """
     report = Report()
+    fault = dsn_fault(dsn)
+    if fault is not None:
+        report.problems.append(f"database.dsn: {fault}")
+        return report
     connection = Connection(reactor)
     database = config.database
 

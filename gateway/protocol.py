@@ -86,6 +86,7 @@ class PeerProtocol(Protocol):
     _pressed = False
     _ended = False
     _closing = False
+    _closed = False
     _lost = False
     _advancing = False
     _bye: Outcome | None = None
@@ -322,12 +323,13 @@ class PeerProtocol(Protocol):
 
     def _close(self) -> None:
         transport = self.transport
-        if self._lingering is not None:
-            return
-        transport.unregisterProducer()
+        if not self._closed:
+            # Once: what waits to be written is written before the end all the same.
+            self._closed = True
+            transport.unregisterProducer()
         if self._ended or not IHalfCloseableDescriptor.providedBy(transport):
             transport.loseConnection()
-        else:
+        elif self._lingering is None:
             transport.loseWriteConnection()
             transport.resumeProducing()
             self._lingering = self.factory.clock.callLater(LINGER, transport.abortConnection)

@@ -26,6 +26,7 @@ from twisted.python.failure import Failure
 
 from gateway.embedded import DataDirectory, EmbeddedServer
 from gateway.errors import EmbeddedError, StoreError
+from gateway.postgres.dsn import public_dsn
 from gateway.postgres.pool import Pool
 from gateway.postgres.store import PostgresStore
 from gateway.protocol import PeerFactory, peer_name
@@ -165,6 +166,12 @@ class GatewayService(Service):
         dsn = self._dsn
         if self._embedded is not None:
             dsn = self._start_embedded(self._embedded)
+        else:
+            public = public_dsn(dsn)
+            self._log.info("database: {where}", where=public or "as the PG* variables say")
+            self._log.info(
+                "database: open it with: psql {dsn}", dsn=shlex.quote(public) if public else ""
+            )
         self._pool.start(dsn)
         for listener in self._listeners:
             self._log.info("{line}", line=listener.line)

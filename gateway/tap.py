@@ -28,6 +28,7 @@ from gateway.config import (
 from gateway.dialect import CommandDialect, Dialect, PlainDialect
 from gateway.embedded import DataDirectory, EmbeddedServer
 from gateway.errors import ConfigError
+from gateway.postgres.dsn import dsn_fault
 from gateway.postgres.pool import Pool
 from gateway.postgres.store import PostgresStore
 from gateway.pressure import Pressure
@@ -89,6 +90,10 @@ class Options(usage.Options):
                 problems = check_endpoints(config, endpoint_fault)
                 if problems:
                     raise ConfigError(problems)
+            fault = dsn_fault(config.database.dsn)
+            if config.database.dsn != EMBEDDED and fault is not None:
+                source = "--database" if self["database"] is not None else "database.dsn"
+                raise ConfigError([f"{source}: {fault}"])
         except ConfigError as error:
             raise usage.UsageError(str(error)) from None
         self["data-dir"] = str(Path(self["data-dir"]).absolute())

@@ -197,6 +197,7 @@ def test_an_option_beats_the_file() -> None:
     ("words", "said"),
     [
         (("--config", "/nonexistent.toml"), "/nonexistent.toml: cannot be read: No such file"),
+        (("--database", "postgres secret"), "--database: is neither a libpq URI"),
         (("--line", "tpc:1"), "listeners.lines.endpoint: 'tpc:1' is no Twisted server endpoint"),
     ],
 )

@@ -313,6 +313,26 @@ def test_database_down_at_the_start(database: Database, tmp_path: Path) -> None:
         server.stop()
 
 
+def test_no_password_is_shown(tmp_path: Path) -> None:
+    """The log says where the database is and how to open it, but never the password."""
+    config = tmp_path / "g.toml"
+    config.write_text(
+        '[database]\ndsn = "postgresql://ann:hunter2@127.0.0.1:1/db"\nacquire_timeout = 0.1\n'
+        '[listeners.a]\nendpoint = "tcp:0:interface=127.0.0.1"\nroute = "messages"\n'
+    )
+    gateway = Gateway(("--config", str(config)), tmp_path)
+    try:
+        gateway.wait_log("not ready yet: .*Connection refused")
+        assert "database: user=ann dbname=db host=127.0.0.1 port=1" in gateway.log
+        assert "open it with: psql 'user=ann dbname=db host=127.0.0.1 port=1'" in gateway.log
+        checked = tool("check", str(config))
+        assert checked.returncode == 1
+        for text in (gateway.log, checked.stdout, checked.stderr):
+            assert "hunter2" not in text
+    finally:
+        gateway.end()
+
+
 def test_port_in_use(gateway: Gateway, database: Database, tmp_path: Path) -> None:
     """A port that is taken is one line and status 1."""
     port = gateway.port("lines")

@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IHalfCloseableDescriptor
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from gateway.dialect import CommandDialect, Dialect, PlainDialect
 from gateway.memory import MemoryStore
@@ -21,6 +23,28 @@ from gateway.pressure import Pressure
 from gateway.protocol import PeerFactory, PeerProtocol, peer_name
 from gateway.reply import Words
 from gateway.writer import Writer
+
+
+@implementer(IHalfCloseableDescriptor)
+class HalfClosing(StringTransport):
+    """
+    A transport that can close its own half, as those of sockets can.
+    """
+
+    half_closed = False
+    aborted = False
+
+    def loseWriteConnection(self) -> None:
+        self.half_closed = True
+
+    def readConnectionLost(self, reason: Failure) -> None:
+        """The reactor's, which is not here."""
+
+    def writeConnectionLost(self, reason: Failure) -> None:
+        """The reactor's, which is not here."""
+
+    def abortConnection(self) -> None:
+        self.aborted = True
 
 
 class Bench:
@@ -53,8 +77,8 @@ class Bench:
         )
         self.peer, self.transport = self.connect()
 
-    def connect(self) -> tuple[PeerProtocol, Any]:
-        transport: Any = StringTransport()
+    def connect(self, transport: Any = None) -> tuple[PeerProtocol, Any]:
+        transport = transport or StringTransport()
         peer = self.factory.buildProtocol(IPv4Address("TCP", "127.0.0.1", 4000))
         peer.makeConnection(transport)  # type: ignore[no-untyped-call]
         return peer, transport
@@ -235,6 +259,29 @@ def test_drain_answers_then_says_goodbye() -> None:
     bench.commit_all()
     assert bench.said == (b"+OK\n-BYE DRAIN :the gateway stops; what has no answer is not stored\n")
     assert [body for _, body in bench.store.rows] == [b"a"]
+
+
+def test_the_last_word_reaches_the_peer() -> None:
+    """
+    After -BYE our half is closed and what still comes is thrown away, until the peer ends
+    too or its time is up: closing at once would make TCP drop the answers on their way.
+    """
+    bench = Bench("netstring", held=False)
+    for ends in (True, False):
+        transport: Any = HalfClosing()  # type: ignore[no-untyped-call]
+        bench.peer, bench.transport = bench.connect(transport)
+        bench.peer.dataReceived(b"x")
+        assert bench.said.endswith(b"bad length b'x',")
+        assert transport.half_closed and not transport.disconnecting
+        assert transport.producerState == "producing"
+        bench.peer.dataReceived(b"1:a,")
+        if ends:
+            bench.peer.readConnectionLost()
+            assert transport.disconnecting and not transport.aborted
+            bench.peer.connectionLost(Failure(ConnectionDone()))
+        bench.clock.advance(10)
+        assert transport.aborted is not ends
+    assert bench.store.rows == []
 
 
 def test_a_peer_that_left_leaves_nothing() -> None:
