@@ -47,6 +47,10 @@ class Statement:
     plain: str
 
 
+Bound = tuple[Statement, list[str | None]]
+"""A statement and its parameters after the fence."""
+
+
 class Insert:
     """
     Stores batches of a text route into its table.
@@ -70,10 +74,9 @@ class Insert:
         self.many = text.statement(text.many, "text[]", 2 + len(metadata))
         self.one = text.statement(text.one, "text", 1 + len(metadata))
 
-    def bind(self, slices: Sequence[Slice]) -> tuple[Statement, list[str | None]]:
+    def bind(self, slices: Sequence[Slice]) -> Bound:
         """
         @param slices: the rows of a batch.
-        @return: the statement that stores them, and its parameters after the fence.
         @raise FramesRefused: some messages hold what the columns cannot.
         """
         chunk, start, stop = slices[0]

@@ -45,11 +45,15 @@ class MemoryStore:
         """How many writes wait for L{commit}."""
         return len(self._waiting)
 
-    def commit(self) -> None:
+    def commit(self, which: int = 0) -> None:
         """
-        Let the write that has waited longest go on.
+        Let a write go on that waits.
+
+        @param which: 0 for the one that has waited longest.
         """
-        self._waiting.popleft().callback(None)
+        gate = self._waiting[which]
+        del self._waiting[which]
+        gate.callback(None)
 
     async def write(self, batch: Batch, fence: Fence) -> bool:
         self.writes.append(batch.count)

@@ -54,11 +54,16 @@ def table_identifier(table: str) -> str:
     return ".".join(identifier(part) for part in table.split(".", 1))
 
 
-def create_sql(route: Route) -> str:
+def create_sql(route: Route, schema: str) -> str:
     """
     Makes the route's table if it is missing.
+
+    @param schema: where, if the route does not say.
     """
+    table = table_identifier(route.table)
+    if "." not in route.table:
+        table = f"{identifier(schema)}.{table}"
     columns = ", ".join(
         f"{identifier(name)} {sql_type}" for name, sql_type in (route.create_columns or {}).items()
     )
-    return f"CREATE TABLE IF NOT EXISTS {table_identifier(route.table)} ({columns})"
+    return f"CREATE TABLE IF NOT EXISTS {table} ({columns})"

@@ -65,8 +65,24 @@ def test_a_peer_keeps_to_its_lane() -> None:
     source.submit("r", [b"x"] * 1000, "first")
     bench.source("other").submit("r", [b"y"], "other")
     source.submit("r", [b"x"], "second")
-    assert bench.store.waiting == 2
     assert bench.store.writes == [1000, 1]
+    bench.store.commit(1)
+    assert bench.store.writes == [1000, 1]
+    bench.store.commit()
+    assert bench.store.writes == [1000, 1, 1]
+
+
+def test_an_idle_peer_leaves_its_lane() -> None:
+    """With nothing in flight a peer is free: it does not queue behind a lane that got stuck."""
+    bench = Bench(lanes=2, held=True)
+    source = bench.source("p")
+    source.submit("r", [b"a"], "a")
+    bench.store.commit()
+    bench.source("stuck").submit("r", [b"x"], "stuck")
+    bench.clock.advance(1.0)
+    source.submit("r", [b"b"], "b")
+    bench.store.commit(1)
+    assert [token for token, _ in bench.answers] == ["a", "b"]
 
 
 def test_small_peers_share_a_lane() -> None:

@@ -25,6 +25,13 @@ _EXISTS: Final = """
      WHERE n.nspname = 'gateway' AND c.relname = 'migration'
 """
 
+# A role called gateway has our own schema at the head of its search_path ("$user"),
+# and no table of the user's belongs there.
+_CREATE_IN: Final = """
+    SELECT name FROM unnest(current_schemas(false)) WITH ORDINALITY AS s(name, place)
+     WHERE name <> 'gateway' ORDER BY place LIMIT 1
+"""
+
 
 def migrations() -> list[tuple[int, str, str]]:
     """
@@ -80,7 +87,8 @@ async def create_table(query: Query, route: Route) -> bool:
         return False
     # IF NOT EXISTS alone still fails when two sessions create at once.
     await lock(query)
-    await query(create_sql(route), None)
+    schemas = await query(_CREATE_IN, None)
+    await query(create_sql(route, schemas[0][0] if schemas else "public"), None)
     return True
 
 

@@ -23,7 +23,7 @@ from twisted.logger import Logger
 from gateway.batch import Batch, Fence
 from gateway.config import Database
 from gateway.errors import RouteError
-from gateway.insert import Insert, Statement
+from gateway.insert import Bound, Insert, Statement
 from gateway.postgres.catalog import Findings, examine
 from gateway.postgres.connection import (
     Connection,
@@ -79,18 +79,14 @@ class PostgresStore:
         # Values first: what cannot be stored needs no connection to be refused.
         bound = None if insert is None else insert.bind(batch.slices)
         async with self._pool.checkout() as connection:
-            if bound is None:
-                insert = await self._open_route(connection, self._routes[batch.route])
-                bound = insert.bind(batch.slices)
-            statement, values = bound
-            try:
-                await self._execute(connection, statement, [fence.lane, fence.number, *values])
-            except StoredBefore:
-                return False
-            except RouteError:
-                self._open.pop(batch.route, None)
-                raise
-        return True
+            if bound is not None:
+                try:
+                    return await self._store(connection, bound, fence)
+                except RouteError:
+                    # The table may have changed under us: look again, then say so.
+                    self._open.pop(batch.route, None)
+            insert = await self._open_route(connection, self._routes[batch.route])
+            return await self._store(connection, insert.bind(batch.slices), fence)
 
     async def open_all(self) -> None:
         """
@@ -113,6 +109,14 @@ class PostgresStore:
             await self._query(
                 connection, "DELETE FROM gateway.lane WHERE id = ANY(%s::uuid[])", (list(lanes),)
             )
+
+    async def _store(self, connection: Connection, bound: Bound, fence: Fence) -> bool:
+        statement, values = bound
+        try:
+            await self._execute(connection, statement, [fence.lane, fence.number, *values])
+        except StoredBefore:
+            return False
+        return True
 
     async def _execute(
         self, connection: Connection, statement: Statement, values: list[Any]
