@@ -268,6 +268,25 @@ async def test_a_session_that_forgets_its_statements(database: Database) -> None
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_session_shared_with_another_gateway(database: Database) -> None:
+    """Statements another gateway prepared in the same session are never taken for ours."""
+    database.execute("CREATE TABLE a (id serial, t text); CREATE TABLE b (id serial, t text)")
+    one = Route("r", "a", {"t": "@frame"})
+    two = Route("r", "b", {"t": "@frame"})
+    with postgres(database, one) as first, postgres(database, two) as second:
+        lane = new_lane()
+        await first.store.write(batch(b"1", route="r"), Fence(lane, 1))
+        await second.store.write(batch(b"2", route="r"), Fence(lane, 2))
+        names = [
+            {prepared.name for prepared in adapter.postgres._prepared.values()}
+            for adapter in (first, second)
+        ]
+        assert len(names[0]) == 2 and not names[0] & names[1]
+    assert database.column("SELECT t FROM a") == ["1"]
+    assert database.column("SELECT t FROM b") == ["2"]
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_route_heals(database: Database) -> None:
     """A missing table or column is the operator's to mend; then it works without a restart."""
     route = Route("r", "messages", {"body": "@frame", "peer": "@peer"})

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from hashlib import sha256
 from typing import Any
 
 from twisted.logger import Logger
@@ -46,13 +47,17 @@ is closed: the server should be the one to give up, that costs no connection.
 class _Prepared:
     """
     A statement with a name in every session.
+
+    The name says what the text is. Where a pooler shares sessions, another gateway
+    may have prepared a statement of its own there; by a name that both use it
+    would store our messages into its table.
     """
 
-    __slots__ = ("execute", "name", "prepare", "statement")
+    __slots__ = ("execute", "name", "prepare")
 
-    def __init__(self, name: str, statement: Statement) -> None:
-        self.name = name
-        self.statement = statement
+    def __init__(self, statement: Statement) -> None:
+        text = f"{statement.types} {statement.prepared}"
+        name = self.name = f"gateway_{sha256(text.encode()).hexdigest()[:32]}"
         self.prepare = f"PREPARE {name} ({', '.join(statement.types)}) AS {statement.prepared}"
         self.execute = f"EXECUTE {name} ({', '.join(['%s'] * len(statement.types))})"
 
@@ -131,12 +136,13 @@ class PostgresStore:
                 return
             except PreparedStatementLost as error:
                 # Refused before anything was done.
-                self.prepares = False
-                self._log.info(
-                    "database: sessions are shared by a pooler, statements are not prepared"
-                    " any more ({error})",
-                    error=error,
-                )
+                if self.prepares:
+                    self.prepares = False
+                    self._log.info(
+                        "database: sessions are shared by a pooler, statements are not prepared"
+                        " any more ({error})",
+                        error=error,
+                    )
         named = {f"p{number}": value for number, value in enumerate(values, 1)}
         await self._query(connection, statement.plain, named)
 
@@ -146,10 +152,7 @@ class PostgresStore:
             raise RouteError("; ".join(findings.problems))
         insert = Insert(route, findings.types)
         for statement in (insert.many, insert.one):
-            # Equal text is the same statement: a route that is opened again keeps its names.
-            if statement not in self._prepared:
-                name = f"gateway_{len(self._prepared) + 1}"
-                self._prepared[statement] = _Prepared(name, statement)
+            self._prepared.setdefault(statement, _Prepared(statement))
         self._open[route.name] = insert
         return insert
 
