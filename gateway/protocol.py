@@ -36,7 +36,7 @@ from gateway.batch import Origin
 from gateway.dialect import Dialect, Work
 from gateway.direct import send_now
 from gateway.errors import FramingError
-from gateway.framing import FRAMINGS
+from gateway.framing import FRAMINGS, Framing
 from gateway.pressure import Pressure
 from gateway.reply import Code, Outcome, Run, Word, Words, goodbye, merge
 from gateway.writer import Source, Writer
@@ -98,7 +98,7 @@ class PeerProtocol(Protocol):
 
     def __init__(self, factory: PeerFactory) -> None:
         self.factory = factory
-        self._framing = FRAMINGS[factory.framing](factory.max_frame)
+        self._framing: Framing = FRAMINGS[factory.framing](factory.max_frame)
         self._slots: deque[_Slot] = deque()
         self._held: deque[bytes] = deque()
 
@@ -340,7 +340,6 @@ class PeerFactory(Factory):
     Makes the protocols of one listener.
 
     @ivar peers: those connected now.
-    @ivar accepted: how many there have been.
     """
 
     noisy = False
@@ -374,10 +373,8 @@ class PeerFactory(Factory):
         self.pressure = pressure
         self.clock = clock
         self.peers: set[PeerProtocol] = set()
-        self.accepted = 0
 
     def buildProtocol(self, addr: IAddress | None) -> PeerProtocol:  # type: ignore[override]
-        self.accepted += 1
         peer = PeerProtocol(self)
         peer.source = self.writer.source(Origin(peer_name(addr), self.listener), peer.settled)
         return peer

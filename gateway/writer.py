@@ -26,7 +26,7 @@ from operator import attrgetter
 from typing import Final
 from uuid import uuid4
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -291,7 +291,6 @@ class Writer:
         self.resolved = 0
         self._pressure = pressure
         self._lanes = [_Lane(self) for _ in range(lanes)]
-        self._idle: list[Deferred[None]] = []
         self._troubled: dict[str, str] = {}
 
     def source(self, origin: Origin, answered: Answered) -> Source:
@@ -299,16 +298,6 @@ class Writer:
         For a new peer.
         """
         return Source(self, origin, answered)
-
-    def idle(self) -> Deferred[None]:
-        """
-        Fires when nothing is in flight.
-        """
-        if not self.in_flight:
-            return succeed(None)
-        waiting: Deferred[None] = Deferred()
-        self._idle.append(waiting)
-        return waiting
 
     @property
     def lanes(self) -> Sequence[str]:
@@ -339,10 +328,6 @@ class Writer:
     def settled(self, chunk: Chunk) -> None:
         self._pressure.give(chunk.size)
         self.in_flight -= 1
-        if not self.in_flight and self._idle:
-            idle, self._idle = self._idle, []
-            for waiting in idle:
-                waiting.callback(None)
 
     async def sleep(self, seconds: float) -> None:
         await deferLater(self.clock, seconds)

@@ -50,7 +50,6 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
     Open connections, at least C{min}, at most C{max}.
 
     @ivar lost: how many connections were lost.
-    @ivar opened: how many were opened.
     """
 
     connectionFactory = Connection
@@ -74,7 +73,6 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
         self.min = settings.pool_min
         self.max = settings.pool_max
         self.lost = 0
-        self.opened = 0
         self._dsn = ""
         self._settings = settings
         self._clock: IReactorTime = reactor
@@ -111,11 +109,6 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
                 call.cancel()
         for connection in [*self.connections, *self._busy, *self._opening]:
             connection.discard()
-
-    @property
-    def trouble(self) -> str:
-        """Why the last attempt to connect failed; C{""} after one that did not."""
-        return self._trouble
 
     @property
     def size(self) -> int:
@@ -226,7 +219,6 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
             connection.discard()
             return
         connection.lost = self._on_lost
-        self.opened += 1
         self._failures = 0
         if self._trouble:
             self._trouble = ""
