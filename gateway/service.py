@@ -14,6 +14,7 @@ import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import count
+from socket import socket
 from typing import Any, Final
 
 from twisted.application.service import Service
@@ -36,6 +37,9 @@ _GOODBYE: Final = 1.0
 """Seconds that peers have to take their last answers before they are cut off."""
 
 _POLL: Final = 0.02
+
+BACKLOG: Final = 4096
+"""Peers that may wait to be accepted; the kernel's net.core.somaxconn caps it."""
 
 _EXAMPLES: Final = {
     ("line", "plain"): r"hello\n",
@@ -86,6 +90,11 @@ class ListenerService:
             )
         assert IListeningPort.providedBy(result)
         self._port = result
+        # Twisted asks for 50 where the endpoint does not say; the rest of a storm of
+        # reconnecting peers would wait for a second or more each.
+        listening = getattr(result, "socket", None)
+        if isinstance(listening, socket) and "backlog=" not in self._text:
+            listening.listen(BACKLOG)
 
     @property
     def line(self) -> str:

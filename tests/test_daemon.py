@@ -333,6 +333,21 @@ def test_no_password_is_shown(tmp_path: Path) -> None:
         gateway.end()
 
 
+def test_a_storm_of_peers_is_queued(gateway: Gateway) -> None:
+    """Peers that come all at once are kept by the kernel until the gateway has time for them."""
+    port = gateway.port("lines")
+    gateway.process.send_signal(signal.SIGSTOP)
+    try:
+        peers = [Peer(port) for _ in range(400)]
+    finally:
+        gateway.process.send_signal(signal.SIGCONT)
+    for peer in peers:
+        peer.send(b"here\n")
+    for peer in peers:
+        assert peer.read_lines(1) == [b"+OK"]
+        peer.close()
+
+
 def test_port_in_use(gateway: Gateway, database: Database, tmp_path: Path) -> None:
     """A port that is taken is one line and status 1."""
     port = gateway.port("lines")
