@@ -204,6 +204,9 @@ class _Lane:
                 if not await writer.store.write(batch, fence):
                     writer.resolved += 1
             except FramesRefused as error:
+                if unknown:
+                    # The columns' types changed while the fate of these rows was open.
+                    raise
                 left = batch.refuse(error.faults)
                 if left is None:
                     return

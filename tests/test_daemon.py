@@ -182,6 +182,29 @@ def test_window_of_a_stalled_database(gateway: Gateway, database: Database) -> N
     peer.close()
 
 
+def test_a_slow_reader_gets_every_answer(gateway: Gateway, database: Database) -> None:
+    """
+    A peer that reads nothing until it can send no more is paused, not dropped and not
+    buffered for; then it gets every answer, whole and in order.
+    """
+    peer = gateway.connect("commands")
+    sent = 0
+    peer.socket.settimeout(1.0)
+    chunk = b"".join(b"@%03d PING %s\n" % (n, b"x" * 80) for n in range(1000))
+    left = b""
+    with pytest.raises(TimeoutError):
+        while True:
+            left = left or chunk
+            sent += (size := peer.socket.send(left))
+            left = left[size:]
+    assert psutil.Process(gateway.process.pid).memory_info().rss < 150e6
+    peer.socket.settimeout(PATIENCE)
+    whole = sent // len(chunk) * 1000 + (sent % len(chunk)) // (len(chunk) // 1000)
+    answers = peer.read_lines(whole)
+    assert answers == [b"@%03d +OK %s" % (n % 1000, b"x" * 80) for n in range(whole)]
+    peer.close()
+
+
 def test_stop_answers_what_is_in_flight(gateway: Gateway, database: Database) -> None:
     """SIGTERM: no new peers, everything in flight answered, goodbye said, exit status 0."""
     port = gateway.port("lines")

@@ -10,9 +10,10 @@ from twisted.internet.task import Clock
 
 from gateway.batch import Origin
 from gateway.errors import OutcomeUnknown, RouteError, StoreError, TransientError, Unavailable
+from gateway.formats import FramesRefused
 from gateway.memory import MemoryStore
 from gateway.pressure import Pressure
-from gateway.reply import Run
+from gateway.reply import STORED, Run
 from gateway.writer import RETRY_FOR, Source, Writer, backoff
 
 CAP = 1_000_000
@@ -223,6 +224,30 @@ def test_errors_that_pass_are_retried_for_a_while() -> None:
         1,
         ["-TRY BUSY sqlstate=53100 retry=1 :the database is busy"],
     )
+
+
+def test_a_bug_leaves_nobody_waiting() -> None:
+    """
+    What nobody foresaw ends the peers it concerns, with no claim about their messages; the
+    lane goes on under another identity, since its number may have been used.
+    """
+    errors: list[list[Exception]] = [
+        [ValueError("a bug")],
+        [OutcomeUnknown("lost"), FramesRefused([(0, STORED)])],
+    ]
+    for failures in errors:
+        bench = Bench()
+        (lane,) = bench.writer.lanes
+        bench.store.failures += failures
+        bench.source("p").submit("r", [b"a"], 0)
+        bench.pass_time(1)
+        assert bench.answers == [
+            (0, ["-BYE INTERNAL :the gateway failed; whether this was stored is not known"])
+        ]
+        bench.source("q").submit("r", [b"b"], 1)
+        assert bench.answers[1] == (1, ["+OK"])
+        assert bench.writer.lanes != [lane]
+        assert bench.pressure.used == 0
 
 
 def test_pressure_is_given_back() -> None:
