@@ -37,29 +37,21 @@ def test_the_wheel_brings_the_plugin(tmp_path: Path) -> None:
         ],
         check=True,
     )
-    said = subprocess.run(
-        [python.with_name("twistd"), "--help"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "gateway" in said.stdout
-    said = subprocess.run(
-        [python.with_name("twistd"), "gateway", "--help"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "--netstring=" in said.stdout
+
+    def twistd(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [python.with_name("twistd"), *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    said = twistd("--help")
+    assert said.returncode == 0 and "gateway" in said.stdout
+    said = twistd("gateway", "--help")
+    assert said.returncode == 0 and "--netstring=" in said.stdout
     # Without the extra, the one thing that is missing is said, with what to do.
-    alone = subprocess.run(
-        [python.with_name("twistd"), "-n", "gateway", "--line", "tcp:0:interface=127.0.0.1"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    alone = twistd("-n", "gateway", "--line", "tcp:0:interface=127.0.0.1")
     assert alone.returncode == 1
     assert "pip install 'txgateway[embedded]'" in alone.stdout + alone.stderr

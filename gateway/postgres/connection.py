@@ -350,7 +350,7 @@ def server_settings(statement_timeout: float) -> tuple[str, tuple[str, ...]]:
     The first statement of every session: our settings, and what we must know of the server.
     """
     sql = (
-        "SELECT current_setting('server_version_num')::int, pg_is_in_recovery(),"
+        "SELECT current_setting('server_version_num')::int,"
         " current_setting('transaction_read_only')::bool,"
         " set_config('statement_timeout', %s, false),"
         " set_config('standard_conforming_strings', 'on', false),"

@@ -229,7 +229,7 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
     async def _prepare_session(self, connection: Connection) -> None:
         sql, values = server_settings(self._settings.statement_timeout)
         rows = await connection.query(sql, values, self._settings.connect_timeout)
-        version, _, read_only, *_ = rows[0]
+        version, read_only, *_ = rows[0]
         if version < MINIMUM_VERSION:
             raise Unavailable(f"PostgreSQL 13 or newer is needed, this one says {version}")
         if read_only:
