@@ -142,10 +142,17 @@ class Fence:
 
     @ivar lane: a UUID, one for each lane of each gateway process.
     @ivar number: the number of the batch, from 1.
+    @ivar first: where several batches are stored as one, the number of the first of
+        them; C{number} is that of the last.
     """
 
     lane: str
     number: int
+    first: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.first:
+            object.__setattr__(self, "first", self.number)
 
 
 class Batch:
@@ -204,6 +211,24 @@ class Batch:
                 second.append(part)
             middle -= rows
         return Batch(self.route, first), Batch(self.route, second)
+
+    def only(self, rows: Sequence[int]) -> Batch:
+        """
+        A batch of some of the rows.
+
+        @param rows: ascending, one or more.
+        """
+        found: list[Slice] = []
+        base = 0
+        wanted = iter(rows)
+        row = next(wanted, None)
+        for chunk, start, stop in self.slices:
+            while row is not None and row < base + stop - start:
+                place = start + row - base
+                found.append(Slice(chunk, place, place + 1))
+                row = next(wanted, None)
+            base += stop - start
+        return Batch(self.route, found)
 
     def refuse(self, faults: Sequence[tuple[int, Outcome]]) -> Batch | None:
         """

@@ -23,7 +23,7 @@ _MAY_CREATE = "SELECT has_database_privilege(current_database(), 'CREATE')"
 _MAY_USE = (
     "SELECT has_schema_privilege('gateway', 'USAGE')"
     " AND has_table_privilege('gateway.lane', 'SELECT, INSERT, UPDATE')"
-    " AND has_function_privilege('gateway.advance(uuid, bigint)', 'EXECUTE')"
+    " AND has_function_privilege('gateway.advance(uuid, bigint, bigint)', 'EXECUTE')"
 )
 
 

@@ -1,9 +1,8 @@
 """
 Configuration: TOML -> one frozen L{Config}, or all problems at once.
 
-The sections are msgspec structs, so that a key exists in one place: here, with its
-type and its default. Each key is converted on its own; a wrong one is noted with
-the file, the key and what was meant, and the rest is still looked at.
+The sections are msgspec structs: a key exists in one place, here, with its type and
+its default. How tables become structs is L{gateway.sections}'.
 
 Pure: the text of the file comes in, nothing is opened. What only the outside can
 judge, such as an endpoint's syntax, is asked of a function that is passed in.
@@ -11,17 +10,17 @@ judge, such as an endpoint's syntax, is asked of a function that is passed in.
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import PurePath
-from typing import Annotated, Any, Final, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta, Struct, field
 
 from gateway.errors import ConfigError
 from gateway.route import DEFAULT_COLUMNS, FRAME, SOURCES, Route
+from gateway.sections import Reader, is_table, meant
 
 EMBEDDED: Final = "embedded"
 
@@ -59,6 +58,20 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     drain_timeout: Seconds = 10.0
 
 
+class SpoolSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """
+    Where messages wait while the database is away.
+
+    @ivar path: of the spool's file; C{None}: C{spool.db} in the data directory.
+    @ivar max_bytes: that it may take on disk, its log included.
+    @ivar on_outage: whether messages are spooled (C{+QUE}) or refused (C{-TRY DOWN}).
+    """
+
+    path: str | None = None
+    max_bytes: Annotated[int, Meta(ge=1024 * 1024)] = 1024 * 1024 * 1024
+    on_outage: Literal["spool", "refuse"] = "spool"
+
+
 class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
     Where peers connect, and how they speak.
@@ -89,6 +102,7 @@ class RouteSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     @ivar columns: column -> where its value comes from.
     @ivar create: whether to create the table if it is missing.
     @ivar create_columns: column -> SQL type, for C{create}.
+    @ivar dead_letter: whether refused messages are kept in C{gateway.dead_letter}.
     """
 
     table: str
@@ -96,6 +110,7 @@ class RouteSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     create: bool = False
     columns: dict[str, str] = field(default_factory=lambda: {"body": FRAME, "peer": "@peer"})
     create_columns: dict[str, str] | None = None
+    dead_letter: bool = False
 
 
 class Config(Struct, frozen=True, kw_only=True):
@@ -105,6 +120,7 @@ class Config(Struct, frozen=True, kw_only=True):
 
     database: Database = field(default_factory=Database)
     limits: Limits = field(default_factory=Limits)
+    spool: SpoolSection = field(default_factory=SpoolSection)
     listeners: dict[str, Listener] = field(default_factory=dict)
     routes: dict[str, Route] = field(default_factory=dict)
 
@@ -121,8 +137,6 @@ DEFAULT_ROUTES: Final = {"messages": RouteSection(table="messages", create=True)
 
 EndpointFault = Callable[[str], str | None]
 """An endpoint string -> what is wrong with it."""
-
-Section = TypeVar("Section", bound=Struct)
 
 
 def default_config() -> Config:
@@ -154,14 +168,17 @@ def judge(data: Mapping[str, Any], path: PurePath, endpoint_fault: EndpointFault
     """
     As L{load_config}, from the tables of a file.
     """
-    reader = _Reader(str(path))
-    reader.known("", data, ("database", "limits", "listeners", "routes"))
+    reader = Reader(str(path))
+    reader.known("", data, ("database", "limits", "spool", "listeners", "routes"))
     database = reader.section("database", data.get("database", {}), Database) or Database()
     limits = reader.section("limits", data.get("limits", {}), Limits) or Limits()
+    spool = reader.section("spool", data.get("spool", {}), SpoolSection) or SpoolSection()
+    if spool.path is not None:
+        spool = msgspec.structs.replace(spool, path=str(path.parent / spool.path))
     sections = reader.sections("routes", data.get("routes", {}), RouteSection)
     listeners = reader.sections("listeners", data.get("listeners", {}), Listener)
     # Names that are there but faulty are not "missing" as well.
-    route_names = list(data["routes"]) if _is_table(data.get("routes")) else []
+    route_names = list(data["routes"]) if is_table(data.get("routes")) else []
     if "routes" not in data:
         sections = dict(DEFAULT_ROUTES)
         route_names = list(DEFAULT_ROUTES)
@@ -190,6 +207,7 @@ def judge(data: Mapping[str, Any], path: PurePath, endpoint_fault: EndpointFault
     return Config(
         database=database,
         limits=limits,
+        spool=spool,
         listeners=listeners,
         routes={name: _route(name, section) for name, section in sections.items()},
     )
@@ -199,7 +217,7 @@ def check_endpoints(config: Config, endpoint_fault: EndpointFault) -> list[str]:
     """
     Problems of listeners that came from the command line.
     """
-    reader = _Reader("command line")
+    reader = Reader("command line")
     for name, listener in config.listeners.items():
         _check_listener(reader, name, listener, list(config.routes), endpoint_fault)
     return reader.problems
@@ -217,10 +235,16 @@ def _resolved(listener: Listener, path: PurePath) -> Listener:
 
 def _route(name: str, section: RouteSection) -> Route:
     create = section.create_columns or DEFAULT_COLUMNS
-    return Route(name, section.table, section.columns, create if section.create else None)
+    return Route(
+        name,
+        section.table,
+        section.columns,
+        create if section.create else None,
+        section.dead_letter,
+    )
 
 
-def _check_route(reader: _Reader, name: str, section: RouteSection) -> None:
+def _check_route(reader: Reader, name: str, section: RouteSection) -> None:
     where = f"routes.{name}"
     if not section.table or "" in section.table.split(".", 1):
         reader.note(f"{where}.table", "must be table or schema.table")
@@ -230,7 +254,7 @@ def _check_route(reader: _Reader, name: str, section: RouteSection) -> None:
         if source not in SOURCES:
             reader.note(
                 f"{where}.columns.{column}",
-                f"{source!r} is no source of a text route{_meant(source, SOURCES)};"
+                f"{source!r} is no source of a text route{meant(source, SOURCES)};"
                 f" there are {', '.join(SOURCES)}",
             )
     if section.columns and FRAME not in section.columns.values():
@@ -244,13 +268,13 @@ def _check_route(reader: _Reader, name: str, section: RouteSection) -> None:
                 what = "create_columns" if section.create_columns else "the default table"
                 reader.note(
                     f"{where}.columns.{column}",
-                    f"is not in {what}{_meant(column, create)};"
+                    f"is not in {what}{meant(column, create)};"
                     f" add it to [routes.{name}.create_columns]",
                 )
 
 
 def _check_listener(
-    reader: _Reader,
+    reader: Reader,
     name: str,
     listener: Listener,
     routes: list[str],
@@ -268,98 +292,9 @@ def _check_listener(
         if listener.route is None:
             reader.note(f"{where}.route", "is missing: a plain listener needs one")
         elif listener.route not in routes:
-            hint = _meant(listener.route, routes) or f"; there are {', '.join(routes) or 'none'}"
+            hint = meant(listener.route, routes) or f"; there are {', '.join(routes) or 'none'}"
             reader.note(f"{where}.route", f"there is no route {listener.route!r}{hint}")
         return
     for key in ("route", "ack", "nak"):
         if getattr(listener, key) is not None:
             reader.note(f"{where}.{key}", 'is for dialect = "plain"; leave it out')
-
-
-def _is_table(value: object) -> bool:
-    return isinstance(value, Mapping)
-
-
-def _meant(word: str, known: Any) -> str:
-    near = difflib.get_close_matches(word, list(known), 1)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
-class _Reader:
-    """
-    Collects problems while it converts.
-    """
-
-    def __init__(self, path: str) -> None:
-        self.problems: list[str] = []
-        self._path = path
-
-    def note(self, key: str, text: str) -> None:
-        self.problems.append(f"{self._path}: {key}: {text}")
-
-    def known(self, where: str, table: Mapping[str, Any], keys: Any) -> None:
-        """
-        Note every key that is not one of C{keys}.
-        """
-        for key in table:
-            if key not in keys:
-                self.note(f"{where}.{key}" if where else key, f"unknown key{_meant(key, keys)}")
-
-    def section(self, where: str, table: Any, kind: type[Section]) -> Section | None:
-        """
-        @return: the section, C{None} where a problem was noted.
-        """
-        if not _is_table(table):
-            self.note(where, f"must be a table: [{where}]")
-            return None
-        before = len(self.problems)
-        fields = {f.name: f for f in msgspec.structs.fields(kind)}
-        self.known(where, table, fields)
-        for key, value in table.items():
-            if key in fields:
-                try:
-                    msgspec.convert(value, fields[key].type)
-                except msgspec.ValidationError as error:
-                    self.note(f"{where}.{key}", _plain(str(error), value, fields[key].type))
-        for key, info in fields.items():
-            if info.required and key not in table:
-                self.note(f"{where}.{key}", "is missing")
-        if len(self.problems) > before:
-            return None
-        return msgspec.convert(table, kind)
-
-    def sections(self, where: str, tables: Any, kind: type[Section]) -> dict[str, Section]:
-        """
-        Named sections, those that have no problem.
-        """
-        if not _is_table(tables):
-            self.note(where, f"must be tables: [{where}.NAME]")
-            return {}
-        found = {}
-        for name, table in tables.items():
-            section = self.section(f"{where}.{name}", table, kind)
-            if section is not None:
-                found[name] = section
-        return found
-
-
-_TYPES: Final = {
-    "`str`": "a string",
-    "`int`": "a whole number",
-    "`float`": "a number",
-    "`bool`": "true or false",
-    "`object`": "a table",
-    "`array`": "a list",
-}
-
-
-def _plain(text: str, value: object, wanted: Any) -> str:
-    """
-    msgspec's words in those of TOML.
-    """
-    if get_origin(wanted) is Literal and isinstance(value, str):
-        choices = get_args(wanted)
-        return f"{value!r} is not one of {', '.join(choices)}{_meant(value, choices)}"
-    for name, words in _TYPES.items():
-        text = text.replace(name, words)
-    return text[:1].lower() + text[1:]

@@ -12,7 +12,6 @@ namespace in which it is somebody else; on disk everything stays root's.
 
 from __future__ import annotations
 
-import fcntl
 import importlib.util
 import os
 import pwd
@@ -24,7 +23,7 @@ import stat
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -34,6 +33,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from gateway.errors import EmbeddedError
+from gateway.lock import Held, LockFile
 
 USER: Final = "gateway"
 """The superuser of the embedded server, and its database."""
@@ -52,7 +52,7 @@ class DataDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock: IO[str] | None = None
+        self._lock = LockFile(path / "gateway.lock")
 
     def lock(self) -> None:
         """
@@ -60,36 +60,22 @@ class DataDirectory:
 
         @raise EmbeddedError: another gateway holds it, or it cannot be made.
         """
-        if self._lock is not None:
-            return
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = (self.path / "gateway.lock").open("a+")
+            self._lock.hold()
         except OSError as error:
             raise EmbeddedError(
                 f"the data directory {self.path} cannot be used: {error.strerror}; "
                 "choose another with --data-dir"
             ) from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            owner = lock.read().strip() or "unknown"
-            lock.close()
+        except Held as held:
             raise EmbeddedError(
-                f"{self.path} is in use by another gateway (process {owner}); "
+                f"{self.path} is in use by another gateway (process {held.owner}); "
                 "stop it, or choose another directory with --data-dir"
             ) from None
-        lock.seek(0)
-        lock.truncate()
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
-        self._lock = lock
 
     def unlock(self) -> None:
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._lock.release()
 
 
 class EmbeddedServer:

@@ -55,12 +55,33 @@ class StoreError(GatewayError):
     """The batch is not known to be committed."""
 
 
+class SpoolError(GatewayError):
+    """
+    The spool cannot take a batch now: it is full, or its disk is. Nothing was kept.
+
+    Its text is for the peer.
+    """
+
+
 class Unavailable(StoreError):
     """The batch was never sent: it is certainly not stored, and may be sent later."""
 
 
 class OutcomeUnknown(StoreError):
     """The connection was lost in flight: only the fence can tell what became of the batch."""
+
+
+class StoredPartly(StoreError):
+    """
+    Of several batches stored as one, an earlier try stored the first ones. It is for
+    whoever put them together to leave those out and write the rest.
+
+    @ivar number: that of the last batch stored.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stored up to batch {number}")
+        self.number = number
 
 
 class TransientError(StoreError):

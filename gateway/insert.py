@@ -31,12 +31,16 @@ _OF_CHUNK: Final[Mapping[str, Callable[[Chunk], str | None]]] = {
 }
 
 
+FENCE_TYPES: Final = ("uuid", "bigint", "bigint")
+"""Parameters of C{gateway.advance}: a lane, and the first and the last of its batches."""
+
+
 @dataclass(frozen=True, slots=True)
 class Statement:
     """
     One SQL text.
 
-    @ivar types: SQL types of the parameters; the first two are the fence.
+    @ivar types: SQL types of the parameters; the first are those of the fence.
     @ivar prepared: the text with C{$1}, C{$2}, ... for PREPARE.
     @ivar plain: the text with C{%(p1)s}, C{%(p2)s}, ... for sessions that cannot
         keep a prepared statement.
@@ -129,6 +133,11 @@ def _nullable_array(texts: list[str | None]) -> str:
     return "{" + ",".join("NULL" if t is None else array_literal([t])[1:-1] for t in texts) + "}"
 
 
+def _fence(places: list[str]) -> str:
+    casts = [f"{place}::{kind}" for place, kind in zip(places, FENCE_TYPES, strict=False)]
+    return f"gateway.advance({', '.join(casts)})"
+
+
 class _Text:
     """
     Writes the SQL of one route.
@@ -152,7 +161,7 @@ class _Text:
         """
         @param kind: SQL type of the C{count} parameters after the fence.
         """
-        types = ("uuid", "bigint", *[kind] * count)
+        types = (*FENCE_TYPES, *[kind] * count)
         numbers = range(1, len(types) + 1)
         return Statement(
             types,
@@ -161,23 +170,20 @@ class _Text:
         )
 
     def many(self, places: list[str], plain: bool) -> str:
-        arrays = ", ".join(f"{place}::text[]" for place in places[2:])
+        arrays = ", ".join(f"{place}::text[]" for place in places[len(FENCE_TYPES) :])
         columns = [f"m{i}" for i in range(len(self._metadata))]
         # string_to_array() makes nothing of '', which is one empty message.
         return (
             f"{self._insert('u.frame', [f'c.{name}' for name in columns], plain)}"
-            f" FROM gateway.advance({places[0]}::uuid, {places[1]}::bigint) AS fence,"
+            f" FROM {_fence(places)} AS fence,"
             f" unnest({arrays}) AS c({', '.join(['frames', 'separator', *columns])}),"
             " unnest(CASE c.frames WHEN '' THEN ARRAY['']"
             " ELSE string_to_array(c.frames, c.separator) END) AS u(frame)"
         )
 
     def one(self, places: list[str], plain: bool) -> str:
-        frame, *metadata = [f"{place}::text" for place in places[2:]]
-        return (
-            f"{self._insert(frame, metadata, plain)}"
-            f" FROM gateway.advance({places[0]}::uuid, {places[1]}::bigint) AS fence"
-        )
+        frame, *metadata = [f"{place}::text" for place in places[len(FENCE_TYPES) :]]
+        return f"{self._insert(frame, metadata, plain)} FROM {_fence(places)} AS fence"
 
     def _insert(self, frame: str, metadata: list[str], plain: bool) -> str:
         """

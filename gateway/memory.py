@@ -9,12 +9,14 @@ and tell it what to do with the next ones.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 from twisted.internet.defer import Deferred
 
 from gateway.batch import Batch, Fence, Origin
-from gateway.errors import OutcomeUnknown, RowError
+from gateway.errors import OutcomeUnknown, RouteError, RowError, StoredPartly
 from gateway.formats import Faults, FramesRefused, TextFormat
+from gateway.reply import Outcome
 
 
 class MemoryStore:
@@ -26,6 +28,8 @@ class MemoryStore:
     @ivar poison: messages that hold one of these are refused as by a constraint.
     @ivar held: whether commits wait for L{commit}.
     @ivar failures: errors that the next writes raise instead of storing.
+    @ivar closed: routes that are out of service.
+    @ivar dead_letters: (message, why it was refused), in order.
     @ivar lost_replies: how many of the next writes commit, but say L{OutcomeUnknown}.
     """
 
@@ -35,6 +39,8 @@ class MemoryStore:
         self.poison: set[bytes] = set()
         self.held = held
         self.failures: deque[Exception] = deque()
+        self.closed: set[str] = set()
+        self.dead_letters: list[tuple[bytes, Outcome]] = []
         self.lost_replies = 0
         self._fences: dict[str, int] = {}
         self._waiting: deque[Deferred[None]] = deque()
@@ -73,13 +79,45 @@ class MemoryStore:
             await gate
         if self.failures:
             raise self.failures.popleft()
-        if self._fences.get(fence.lane, 0) >= fence.number:
+        if batch.route in self.closed:
+            raise RouteError("table does not exist", "42P01")
+        if self._stored(fence):
             return False
         if any(word in frame for frame in frames for word in self.poison):
             raise RowError("violates a check constraint", "23514")
         self._fences[fence.lane] = fence.number
         self.rows += [(part.chunk.origin, f) for part in batch.slices for f in part.frames]
+        self._reply()
+        return True
+
+    async def bury(self, batch: Batch, outcomes: Sequence[Outcome], fence: Fence) -> bool:
+        if self.failures:
+            raise self.failures.popleft()
+        if self._stored(fence):
+            return False
+        self._fences[fence.lane] = fence.number
+        frames = [frame for part in batch.slices for frame in part.frames]
+        self.dead_letters += zip(frames, outcomes, strict=True)
+        self._reply()
+        return True
+
+    async def probe(self, route: str) -> None:
+        if route in self.closed:
+            raise RouteError("table does not exist", "42P01")
+
+    async def close_lanes(self, lanes: Sequence[str]) -> None:
+        if self.failures:
+            raise self.failures.popleft()
+        for lane in lanes:
+            self._fences.pop(lane, None)
+
+    def _stored(self, fence: Fence) -> bool:
+        number = self._fences.get(fence.lane, 0)
+        if fence.first <= number < fence.number:
+            raise StoredPartly(number)
+        return number >= fence.number
+
+    def _reply(self) -> None:
         if self.lost_replies:
             self.lost_replies -= 1
             raise OutcomeUnknown("the reply was lost")
-        return True

@@ -25,6 +25,7 @@ class Word(StrEnum):
     """First word of an answer."""
 
     OK = "+OK"
+    QUE = "+QUE"
     REJ = "-REJ"
     TRY = "-TRY"
     BYE = "-BYE"
@@ -53,7 +54,7 @@ class Outcome:
     The fate of a message.
 
     @ivar word: what the peer must do: nothing, give up, try again, leave.
-    @ivar code: which kind of refusal; C{None} for L{Word.OK}.
+    @ivar code: which kind of refusal; C{None} for L{Word.OK} and L{Word.QUE}.
     @ivar text: one line for people; never SQL, never a secret.
     @ivar sqlstate: PostgreSQL's error code, where PostgreSQL refused.
     @ivar retry: seconds the peer should wait before it tries again.
@@ -85,6 +86,11 @@ class Outcome:
 
 STORED: Final = Outcome(Word.OK)
 
+QUEUED: Final = Outcome(Word.QUE)
+
+RETRY_AFTER: Final = 1
+"""Seconds we ask peers to wait before they send a message again."""
+
 
 def refused(code: Code, text: str, sqlstate: str = "") -> Outcome:
     """Refused for good: the same message fails again."""
@@ -101,12 +107,25 @@ def goodbye(code: Code, text: str) -> Outcome:
     return Outcome(Word.BYE, code, text)
 
 
+def row_refused(text: str, sqlstate: str) -> Outcome:
+    """
+    The database refused this message's data.
+
+    @param sqlstate: of class 22 ("data exception") where the value itself is at fault;
+        all else is a rule that it broke.
+    """
+    return refused(Code.DATA if sqlstate.startswith("22") else Code.CONSTRAINT, text, sqlstate)
+
+
+_KEPT: Final = (Word.OK, Word.QUE)
+
+
 @dataclass(frozen=True, slots=True)
 class Words:
     """
     What a listener says for an outcome: the protocol's words, or a device's own.
 
-    @ivar ack: said instead of C{+OK}; C{b""} says nothing at all.
+    @ivar ack: said instead of C{+OK} and C{+QUE}; C{b""} says nothing at all.
     @ivar nak: said instead of every other answer; C{b""} says nothing at all.
     """
 
@@ -131,7 +150,7 @@ class Words:
         """
         if outcome is STORED and self.ack is None:
             return b"+OK"  # nearly every answer there is
-        own = self.ack if outcome.word is Word.OK else self.nak
+        own = self.ack if outcome.word in _KEPT else self.nak
         return bytes(outcome) if own is None else own or None
 
 

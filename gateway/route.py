@@ -32,12 +32,14 @@ class Route:
     @ivar table: C{table} or C{schema.table}, each name taken as it is written.
     @ivar columns: column -> source, see L{SOURCES}.
     @ivar create_columns: column -> SQL type, or C{None}: the table is not created.
+    @ivar dead_letter: whether refused messages are kept.
     """
 
     name: str
     table: str
     columns: Mapping[str, str]
     create_columns: Mapping[str, str] | None = None
+    dead_letter: bool = False
 
 
 def identifier(name: str) -> str:

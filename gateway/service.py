@@ -14,114 +14,30 @@ import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import count
-from socket import socket
 from typing import Any, Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IReactorTime, IStreamServerEndpoint
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from gateway.embedded import DataDirectory, EmbeddedServer
-from gateway.errors import EmbeddedError, StoreError
+from gateway.errors import EmbeddedError, SpoolError, StoreError
+from gateway.lane import backoff
+from gateway.listener import ListenerService
 from gateway.postgres.dsn import public_dsn
 from gateway.postgres.pool import Pool
 from gateway.postgres.store import PostgresStore
-from gateway.protocol import PeerFactory, peer_name
-from gateway.writer import Writer, backoff
+from gateway.spool.detour import SpoolDetour
+from gateway.spool.queue import Spool
+from gateway.writer import Writer
 
 _GOODBYE: Final = 1.0
 """Seconds that peers have to take their last answers before they are cut off."""
 
 _POLL: Final = 0.02
-
-BACKLOG: Final = 4096
-"""Peers that may wait to be accepted; the kernel's net.core.somaxconn caps it."""
-
-_EXAMPLES: Final = {
-    ("line", "plain"): r"hello\n",
-    ("netstring", "plain"): "5:hello,",
-    ("octet-counted", "plain"): "5 hello",
-    ("line", "command"): r"PUT {route} hello\n",
-    ("netstring", "command"): "8:PING you,",
-    ("octet-counted", "command"): "8 PING you",
-}
-
-
-class ListenerService:
-    """
-    One listener: an endpoint, and a factory for those who connect to it.
-    """
-
-    def __init__(
-        self, endpoint: IStreamServerEndpoint, text: str, factory: PeerFactory, example: str
-    ) -> None:
-        """
-        @param text: the endpoint as configured, for messages.
-        @param example: what a peer may send, as a format of printf(1).
-        """
-        self.factory = factory
-        self._endpoint = endpoint
-        self._text = text
-        self._example = example
-        self._port: IListeningPort | None = None
-
-    def listen(self) -> None:
-        """
-        Open the port; again is harmless.
-
-        @raise SystemExit: with one line, where it cannot be opened.
-        """
-        if self._port is not None:
-            return
-        results: list[object] = []
-        self._endpoint.listen(self.factory).addBoth(results.append)
-        result = results[0] if results else None
-        if isinstance(result, Failure):
-            reason = result.value
-            if isinstance(reason, CannotListenError):
-                reason = reason.socketError
-            raise SystemExit(
-                f"gateway: listener {self.factory.listener!r} cannot listen on"
-                f" {self._text!r}: {getattr(reason, 'strerror', None) or reason}"
-            )
-        assert IListeningPort.providedBy(result)
-        self._port = result
-        # Twisted asks for 50 where the endpoint does not say; the rest of a storm of
-        # reconnecting peers would wait for a second or more each.
-        listening = getattr(result, "socket", None)
-        if isinstance(listening, socket) and "backlog=" not in self._text:
-            listening.listen(BACKLOG)
-
-    @property
-    def line(self) -> str:
-        """Where it listens, and one way to use it."""
-        assert self._port is not None
-        address: Any = self._port.getHost()
-        name = getattr(address, "name", None)
-        if name is not None:
-            where = name.decode() if isinstance(name, bytes) else str(name)
-            call = f"nc -N -U {shlex.quote(where)}"
-        else:
-            where = peer_name(address)
-            host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
-            call = f"nc -N {host} {address.port}"
-        return (
-            f"listener {self.factory.listener}: {self.factory.framing} frames on {where};"
-            f" try: printf '{self._example}' | {call}"
-        )
-
-    async def stop_listening(self) -> None:
-        if self._port is not None:
-            await _maybe(self._port.stopListening())
-
-
-async def _maybe(result: object) -> None:
-    if isinstance(result, Deferred):
-        await result
 
 
 class GatewayService(Service):
@@ -143,11 +59,15 @@ class GatewayService(Service):
         writer: Writer,
         listeners: Sequence[ListenerService],
         drain_timeout: float,
+        spool: Spool | None = None,
+        detour: SpoolDetour | None = None,
     ) -> None:
         """
         @param data_directory: held while we run; C{None} where nothing is kept in one.
         @param embedded: C{None} where C{dsn} names a server.
         @param drain_timeout: seconds that a stop waits for answers in flight.
+        @param spool: C{None} where messages are refused while the database is away.
+        @param detour: what puts messages into the spool and stores them.
         """
         self._clock = clock
         self._data_directory = data_directory
@@ -158,6 +78,8 @@ class GatewayService(Service):
         self._writer = writer
         self._listeners = listeners
         self._drain_timeout = drain_timeout
+        self._spool = spool
+        self._detour = detour
         self._opening: Deferred[None] | None = None
         self._forced = False
 
@@ -172,6 +94,11 @@ class GatewayService(Service):
         super().startService()  # type: ignore[no-untyped-call]
         self._lock()
         self._listen()
+        if self._spool is not None:
+            try:
+                self._spool.open()
+            except EmbeddedError as error:
+                raise SystemExit(f"gateway: {error}") from None
         dsn = self._dsn
         if self._embedded is not None:
             dsn = self._start_embedded(self._embedded)
@@ -182,6 +109,12 @@ class GatewayService(Service):
                 "database: open it with: psql {dsn}", dsn=shlex.quote(public) if public else ""
             )
         self._pool.start(dsn)
+        if self._spool is not None:
+            self._spool.start()
+            for lane in self._writer.lanes:
+                self._spool.keep_lane(lane)
+        if self._detour is not None:
+            self._detour.start()
         for listener in self._listeners:
             self._log.info("{line}", line=listener.line)
         self._opening = Deferred.fromCoroutine(self._open())
@@ -238,8 +171,12 @@ class GatewayService(Service):
                     self._log.warn("not ready yet: {reason}", reason=said)
                 await deferLater(self._clock, backoff(attempt))
             else:
-                self._log.info("gateway ready")
-                return
+                break
+        self._log.info("gateway ready")
+        with suppress(StoreError):
+            for weakness in await self._store.durability():
+                self._log.warn("database: {weakness}", weakness=weakness)
+            await self._store.close_abandoned_lanes()
 
     def _not_opened(self, failure: Failure) -> None:
         if not failure.check(CancelledError):
@@ -269,9 +206,15 @@ class GatewayService(Service):
             self._opening.cancel()
         if drained and self._pool.size:
             # Where that fails, a row of a few bytes stays behind.
-            with suppress(StoreError):
+            with suppress(StoreError, SpoolError):
                 await self._store.close_lanes(self._writer.lanes)
+                if self._spool is not None:
+                    await self._spool.drop_lanes(self._writer.lanes)
         self._pool.close()
+        if self._detour is not None:
+            await self._detour.stop()
+        if self._spool is not None:
+            await self._spool.close()
         if self._embedded is not None:
             await self._embedded.stop(self._clock)
         if self._data_directory is not None:
@@ -308,10 +251,3 @@ def stop_on_signals(reactor: Any, service: GatewayService) -> None:
 
     # The reactor installs its own when it starts.
     reactor.callWhenRunning(install)
-
-
-def example(framing: str, dialect: str, route: str) -> str:
-    """
-    What a peer may send to a listener, as a format of printf(1).
-    """
-    return _EXAMPLES[framing, dialect].format(route=route)

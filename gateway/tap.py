@@ -28,14 +28,20 @@ from gateway.config import (
 from gateway.dialect import CommandDialect, Dialect, PlainDialect
 from gateway.embedded import DataDirectory, EmbeddedServer
 from gateway.errors import ConfigError
+from gateway.gate import Gates
+from gateway.lane import backoff
+from gateway.listener import ListenerService, example
 from gateway.postgres.dsn import dsn_fault
 from gateway.postgres.pool import Pool
 from gateway.postgres.store import PostgresStore
 from gateway.pressure import Pressure
 from gateway.protocol import PeerFactory
 from gateway.reply import Words
-from gateway.service import GatewayService, ListenerService, example, stop_on_signals
-from gateway.writer import Writer, backoff
+from gateway.service import GatewayService, stop_on_signals
+from gateway.spool.detour import SpoolDetour
+from gateway.spool.file import SpoolFile
+from gateway.spool.queue import Spool
+from gateway.writer import Writer
 
 DATA_DIR = "gateway-data"
 
@@ -58,7 +64,7 @@ class Options(usage.Options):
     optParameters = [
         ["config", "c", None, "Configuration file (TOML)."],
         ["database", None, None, "libpq URI or conninfo, or 'embedded'."],
-        ["data-dir", None, DATA_DIR, "Directory of the embedded server."],
+        ["data-dir", None, DATA_DIR, "Directory of the embedded server and the spool."],
     ]
 
     compData = usage.Completions(optActions={"config": usage.CompleteFiles("*.toml")})
@@ -154,7 +160,30 @@ def makeService(options: Options) -> IService:
     pool = Pool(config.database, reactor, backoff)
     store = PostgresStore(pool, config.routes, config.database)
     pressure = Pressure(config.limits.bytes_in_flight)
-    writer = Writer(store, reactor, config.database.pool_max, pressure, time.time)
+    gates = Gates(store, reactor, backoff)
+    spool = _spool(config, data_dir)
+    detour = None
+    if spool is not None:
+        detour = SpoolDetour(
+            spool,
+            store,
+            gates,
+            reactor,
+            backoff,
+            live_lanes=lambda: writer.lanes,
+            takes=config.spool.on_outage == "spool",
+        )
+    writer = Writer(
+        store,
+        reactor,
+        config.database.pool_max,
+        pressure,
+        time.time,
+        gates,
+        detour,
+        frozenset(route.name for route in config.routes.values() if route.dead_letter),
+        opened=lambda lane: None if spool is None else spool.keep_lane(lane),
+    )
     listeners = []
     for name, listener in config.listeners.items():
         dialect: Dialect = CommandDialect(config.routes)
@@ -190,6 +219,19 @@ def makeService(options: Options) -> IService:
         writer=writer,
         listeners=listeners,
         drain_timeout=config.limits.drain_timeout,
+        spool=spool,
+        detour=detour,
     )
     stop_on_signals(reactor, service)
     return service
+
+
+def _spool(config: Config, data_dir: Path) -> Spool | None:
+    """
+    @return: C{None} where messages are refused, and none wait from a time when they were not.
+    """
+    path = Path(config.spool.path) if config.spool.path is not None else data_dir / "spool.db"
+    path = path.absolute()
+    if config.spool.on_outage == "refuse" and not path.exists():
+        return None
+    return Spool(SpoolFile(path, config.spool.max_bytes), global_reactor)

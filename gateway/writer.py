@@ -1,57 +1,27 @@
 """
-Lanes: gather chunks, commit them, answer.
+The writer: which lane a peer's chunks go to.
 
-A lane is a logical writer: it has at most one batch in flight, and while that
-commits the next one gathers. There is no timer: when little comes in, each chunk
-is committed at once; under load batches grow by themselves until the database
-sets the pace. A peer stays on its lane while it has work in flight, so its
-messages commit in the order it sent them.
-
-What a store cannot take is dealt with here, and only here:
-
- - rows at fault are refused alone. The store names them where it can; where the
-   database only says that some row is bad, the batch is halved until the bad
-   ones stand alone, O(k log n) statements for k bad of n.
- - an unknown outcome is resolved by writing the same batch with the same fence
-   again; no answer is given before that.
- - errors that pass are tried again for a while, then the peer is told to.
+A peer stays on its lane while it has work in flight, so its messages commit in
+the order it sent them. How a lane brings them to their end is L{gateway.lane}'s.
 """
 
 from __future__ import annotations
 
-import random
-from collections import deque
 from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Final
-from uuid import uuid4
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from gateway.batch import MAX_BYTES, MAX_ROWS, Batch, Chunk, Fence, Origin
-from gateway.errors import (
-    OutcomeUnknown,
-    RouteError,
-    RowError,
-    StoreError,
-    TransientError,
-    Unavailable,
-)
-from gateway.formats import FramesRefused
+from gateway.batch import Chunk, Origin
+from gateway.errors import StoreError
+from gateway.gate import Gates
+from gateway.lane import Lane
 from gateway.pressure import Pressure
-from gateway.reply import STORED, Code, Outcome, Run, goodbye, refused, try_later
-from gateway.store import Store
-
-RETRY_FOR: Final = 10.0
-"""Seconds for which a batch is tried again after errors that pass, before its peers are told."""
-
-RETRY_AFTER: Final = 1
-"""Seconds we ask peers to wait before they send a message again."""
-
+from gateway.reply import Run
+from gateway.store import Detour, Store
 
 FILL: Final = 256
 """Rows queued on a lane at which other peers prefer the next lane."""
@@ -60,21 +30,6 @@ PROMPT: Final = 0.01
 """Seconds after which a batch in flight counts as slow, and new peers choose another lane."""
 
 _LOAD: Final = attrgetter("load")
-
-_BUG: Final = goodbye(Code.INTERNAL, "the gateway failed; whether this was stored is not known")
-
-
-def backoff(attempt: int, jitter: Callable[[], float] = random.random) -> float:
-    """
-    Seconds to wait before the next attempt: full jitter, 50 ms doubling up to 2 s.
-
-    @param attempt: how many attempts have failed, from 1.
-    @param jitter: gives numbers in [0, 1).
-    @see: M. Brooker, "Exponential Backoff and Jitter", AWS Architecture Blog, 2015.
-    """
-    ceiling: float = min(2.0, 0.05 * 2.0 ** min(attempt - 1, 10))
-    return ceiling * jitter()
-
 
 Answered = Callable[[object, list[Run]], None]
 """Called with a submission's token and the fates of its messages, in order."""
@@ -91,7 +46,7 @@ class Source:
         self._writer = writer
         self._origin = origin
         self._answered = answered
-        self._lane: _Lane | None = None
+        self._lane: Lane | None = None
         self._in_flight = 0
 
     def submit(self, route: str, frames: list[bytes], token: object) -> None:
@@ -118,150 +73,6 @@ class Source:
         self._writer.settled(chunk)
 
 
-class _Lane:
-    """
-    One row of C{gateway.lane}: a queue of chunks and the batch in flight.
-
-    @ivar id: the UUID of the row.
-    @ivar load: rows queued and in flight.
-    @ivar since: when the batch in flight was begun, in seconds of the writer's clock.
-    """
-
-    id: str
-    _number: int
-
-    def __init__(self, writer: Writer) -> None:
-        self._renew()
-        self.load = 0
-        self.since = 0.0
-        self._writer = writer
-        self._queue: deque[Chunk] = deque()
-        self._running = False
-
-    def put(self, chunk: Chunk) -> None:
-        self._queue.append(chunk)
-        self.load += len(chunk.frames)
-        if not self._running:
-            self._running = True
-            Deferred.fromCoroutine(self._run()).addErrback(self._writer.bug)
-
-    async def _run(self) -> None:
-        while self._queue:
-            batch = self._gather()
-            self.since = self._writer.clock.seconds()
-            try:
-                await self._commit(batch)
-            except Exception:  # noqa: BLE001 - a bug must not leave peers waiting forever
-                self._writer.bug(Failure())
-                # Whether the batch committed is not known, so its number is spoilt.
-                self._renew()
-                batch.abandon(_BUG)
-            self.load -= batch.count
-        self._running = False
-
-    def _renew(self) -> None:
-        self.id = str(uuid4())
-        self._number = 0
-
-    def _gather(self) -> Batch:
-        """
-        The next batch: chunks of the first one's route, no peer's order disturbed.
-        """
-        queue = self._queue
-        first = queue.popleft()
-        route = first.route
-        chunks = [first]
-        rows, size = len(first.frames), first.size
-        kept: list[Chunk] = []
-        # A peer's chunk for another route stays behind, and so does all it sent after that.
-        behind: set[int] = set()
-        while queue:
-            chunk = queue[0]
-            if rows + len(chunk.frames) > MAX_ROWS or size + chunk.size > MAX_BYTES:
-                break
-            queue.popleft()
-            if chunk.route != route or (behind and id(chunk.origin) in behind):
-                behind.add(id(chunk.origin))
-                kept.append(chunk)
-                continue
-            chunks.append(chunk)
-            rows += len(chunk.frames)
-            size += chunk.size
-        queue.extendleft(reversed(kept))
-        return Batch.of(chunks)
-
-    async def _commit(self, batch: Batch) -> None:
-        """
-        Bring every row of the batch to its end.
-        """
-        writer = self._writer
-        fence = Fence(self.id, self._number + 1)
-        unknown = False
-        attempt = 0
-        started = writer.clock.seconds()
-        while True:
-            try:
-                if not await writer.store.write(batch, fence):
-                    writer.resolved += 1
-            except FramesRefused as error:
-                if unknown:
-                    # The columns' types changed while the fate of these rows was open.
-                    raise
-                left = batch.refuse(error.faults)
-                if left is None:
-                    return
-                batch = left
-                continue
-            except RowError as error:
-                # The statement got past the fence, so an earlier try did not commit.
-                if batch.count == 1:
-                    batch.settle(refused(_row_code(error), str(error), error.sqlstate))
-                    return
-                for half in batch.halves():
-                    await self._commit(half)
-                return
-            except StoreError as error:
-                attempt += 1
-                late = writer.clock.seconds() - started > RETRY_FOR
-                if isinstance(error, OutcomeUnknown):
-                    unknown = True
-                    writer.unknown += 1
-                outcome = None if unknown else _not_stored(error, late)
-                if outcome is not None or late:
-                    writer.troubled(batch.route, error)
-                if outcome is not None:
-                    batch.settle(outcome)
-                    return
-                await writer.sleep(backoff(attempt))
-                continue
-            self._number += 1
-            writer.well(batch.route)
-            batch.settle(STORED)
-            return
-
-
-def _row_code(error: RowError) -> Code:
-    # 22 is "data exception": the value itself; all else is a rule that it broke.
-    return Code.DATA if error.sqlstate.startswith("22") else Code.CONSTRAINT
-
-
-def _not_stored(error: StoreError, late: bool) -> Outcome | None:
-    """
-    @param late: whether the batch was tried for long enough.
-    @return: what to tell the peers of a batch that is certainly not stored;
-        C{None} to try again first.
-    """
-    if isinstance(error, RouteError):
-        return try_later(
-            Code.ROUTE, "out of service until its operator acts", RETRY_AFTER, error.sqlstate
-        )
-    if isinstance(error, Unavailable):
-        return try_later(Code.DOWN, "the database cannot be reached", RETRY_AFTER)
-    if late and isinstance(error, TransientError):
-        return try_later(Code.BUSY, "the database is busy", RETRY_AFTER, error.sqlstate)
-    return None
-
-
 class Writer:
     """
     All lanes of the gateway.
@@ -280,21 +91,33 @@ class Writer:
         lanes: int,
         pressure: Pressure,
         wall_clock: Callable[[], float],
+        gates: Gates,
+        detour: Detour | None = None,
+        dead_letters: frozenset[str] = frozenset(),
+        opened: Callable[[str], None] = lambda lane: None,
     ) -> None:
         """
         @param clock: monotonic; for waiting before a retry.
         @param lanes: how many batches may be in flight at once, at least one.
         @param wall_clock: seconds since the epoch, for C{@received_at}.
+        @param detour: where batches go while the store is away; C{None}: their peers
+            are told to try later.
+        @param dead_letters: routes whose refused messages are kept.
+        @param opened: told the UUID of each lane before it is used.
         """
         self.store = store
         self.clock = clock
         self.wall_clock = wall_clock
+        self.gates = gates
+        self.detour = detour
+        self.dead_letters = dead_letters
+        self.opened = opened
         self.in_flight = 0
         self.unknown = 0
         self.resolved = 0
         self._pressure = pressure
-        self._lanes = [_Lane(self) for _ in range(lanes)]
         self._troubled: dict[str, str] = {}
+        self._lanes = [Lane(self) for _ in range(lanes)]
 
     def source(self, origin: Origin, answered: Answered) -> Source:
         """
@@ -307,9 +130,9 @@ class Writer:
         """The lanes' UUIDs."""
         return [lane.id for lane in self._lanes]
 
-    # What follows is for Source and _Lane.
+    # What follows is for Source and Lane.
 
-    def choose_lane(self) -> _Lane:
+    def choose_lane(self) -> Lane:
         """
         The lane for a peer with nothing in flight.
 
@@ -332,12 +155,9 @@ class Writer:
         self._pressure.give(chunk.size)
         self.in_flight -= 1
 
-    async def sleep(self, seconds: float) -> None:
-        await deferLater(self.clock, seconds)
-
     def troubled(self, route: str, error: StoreError) -> None:
         """
-        Log one line when a route begins to fail or fails for another reason.
+        Log one line when a route's batches fail, or fail for another reason.
         """
         text = str(error)
         if self._troubled.get(route) != text:
@@ -347,6 +167,7 @@ class Writer:
             )
 
     def well(self, route: str) -> None:
+        self.gates.stored(route)
         if self._troubled and self._troubled.pop(route, None) is not None:
             self._log.info("route {route}: storing again", route=route)
 

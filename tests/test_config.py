@@ -18,6 +18,7 @@ from gateway.config import (
     Limits,
     Listener,
     RouteSection,
+    SpoolSection,
     default_config,
     judge,
     load_config,
@@ -47,6 +48,7 @@ def test_sample_is_accepted_and_complete() -> None:
     used = {
         Database: set(data["database"]),
         Limits: set(data["limits"]),
+        SpoolSection: set(data["spool"]),
         Listener: {key for section in data["listeners"].values() for key in section},
         RouteSection: {key for section in data["routes"].values() for key in section},
     }

@@ -307,15 +307,19 @@ def test_a_long_path_has_its_socket_elsewhere(tmp_path: Path, start_gateway: Sta
     assert gateway.terminate() == 0
 
 
-def test_database_down_at_the_start(database: Database, tmp_path: Path) -> None:
-    """It stays up, tells peers to try later, and needs no restart when the database comes."""
+@pytest.mark.parametrize(
+    ("on_outage", "early"),
+    [("spool", b"+QUE"), ("refuse", b"-TRY DOWN retry=1 :the database cannot be reached")],
+)
+def test_database_down_at_the_start(on_outage: str, early: bytes, tmp_path: Path) -> None:
+    """It stays up, does as its policy says, and needs no restart when the database comes."""
     server = TemporaryServer(tmp_path)
     server.start()
     server.stop()
     config = tmp_path / "g.toml"
     dsn = server.embedded.dsn.replace("'", "")
     config.write_text(
-        f'[database]\ndsn = "{dsn}"\nacquire_timeout = 0.2\n'
+        f'[database]\ndsn = "{dsn}"\nacquire_timeout = 0.2\n[spool]\non_outage = "{on_outage}"\n'
         '[listeners.lines]\nendpoint = "tcp:0:interface=127.0.0.1"\nroute = "messages"\n'
     )
     gateway = Gateway(("--config", str(config)), tmp_path)
@@ -323,11 +327,15 @@ def test_database_down_at_the_start(database: Database, tmp_path: Path) -> None:
         gateway.wait_log("database: cannot connect, trying again: .*No such file")
         peer = gateway.connect()
         peer.send(b"too early\n")
-        assert peer.read_lines(1) == [b"-TRY DOWN retry=1 :the database cannot be reached"]
+        assert peer.read_lines(1) == [early]
         server.restart()
         gateway.wait_ready()
+        if on_outage == "spool":
+            gateway.wait_log("spool: empty, its 1 messages are stored")
         peer.send(b"now\n")
         assert peer.read_lines(1) == [b"+OK"]
+        stored = Database(server.embedded.dsn).bodies()
+        assert stored == (["too early", "now"] if on_outage == "spool" else ["now"])
         peer.close()
         assert gateway.log.count("cannot connect") <= 3
         assert "Traceback" not in gateway.log

@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from gateway.dialect import CommandDialect, Dialect, PlainDialect
+from gateway.gate import Gates
 from gateway.memory import MemoryStore
 from gateway.pressure import Pressure
 from gateway.protocol import PeerFactory, PeerProtocol, peer_name
@@ -71,7 +72,14 @@ class Bench:
             words=words or Words(),
             max_frame=100,
             window=window,
-            writer=Writer(self.store, self.clock, 1, self.pressure, lambda: 0.0),
+            writer=Writer(
+                self.store,
+                self.clock,
+                1,
+                self.pressure,
+                lambda: 0.0,
+                Gates(self.store, self.clock, lambda attempt: 0.5),
+            ),
             pressure=self.pressure,
             clock=self.clock,
         )

@@ -19,11 +19,14 @@ from twisted.internet.defer import Deferred
 
 from gateway.batch import Batch, Chunk, Fence, Origin
 from gateway.config import Database as Settings
-from gateway.errors import RouteError, RowError, TransientError, Unavailable
+from gateway.errors import RouteError, RowError, StoredPartly, TransientError, Unavailable
 from gateway.formats import FramesRefused
 from gateway.memory import MemoryStore
+from gateway.postgres.durability import judge
 from gateway.postgres.pool import Pool
+from gateway.postgres.schema import migrations
 from gateway.postgres.store import PostgresStore
+from gateway.reply import Code, refused
 from gateway.route import DEFAULT_COLUMNS, Route
 from gateway.store import Store
 from tests.support import Database
@@ -44,6 +47,9 @@ class Adapter(Protocol):
     def rows(self) -> list[tuple[str, bytes]]:
         """(peer, message) of everything stored, in order."""
 
+    def dead_letters(self) -> list[tuple[bytes, str, str]]:
+        """(message, error, sqlstate) of everything buried, in order."""
+
     def poison(self) -> None:
         """From now on, messages that hold "bad" break a rule of the database."""
 
@@ -55,6 +61,9 @@ class MemoryAdapter:
 
     def rows(self) -> list[tuple[str, bytes]]:
         return [(origin.peer, body) for origin, body in self.memory.rows]
+
+    def dead_letters(self) -> list[tuple[bytes, str, str]]:
+        return [(frame, o.text, o.sqlstate) for frame, o in self.memory.dead_letters]
 
     def poison(self) -> None:
         self.memory.poison = {b"bad"}
@@ -75,6 +84,12 @@ class PostgresAdapter:
     def rows(self) -> list[tuple[str, bytes]]:
         found = self.database.execute("SELECT peer, body FROM messages ORDER BY id")
         return [(peer, body.encode()) for peer, body in found]
+
+    def dead_letters(self) -> list[tuple[bytes, str, str]]:
+        found = self.database.execute(
+            "SELECT frame, error, coalesce(sqlstate, '') FROM gateway.dead_letter ORDER BY id"
+        )
+        return [(bytes(frame), error, sqlstate) for frame, error, sqlstate in found]
 
     def poison(self) -> None:
         self.database.execute(
@@ -254,6 +269,104 @@ async def test_any_column_of_its_type(database: Database) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_range_of_batches_is_stored_once(adapter: Adapter) -> None:
+    """Put together differently after a crash, batches are stored once; the store says how far."""
+    lane = new_lane()
+    assert await adapter.store.write(batch(b"1", b"2", b"3"), Fence(lane, 3, 1)) is True
+    assert await adapter.store.write(batch(b"1", b"2", b"3"), Fence(lane, 3, 1)) is False
+    assert await adapter.store.write(batch(b"1", b"2"), Fence(lane, 2, 1)) is False
+    with pytest.raises(StoredPartly) as caught:
+        await adapter.store.write(batch(b"2", b"3", b"4", b"5"), Fence(lane, 5, 2))
+    assert caught.value.number == 3
+    assert await adapter.store.write(batch(b"4", b"5"), Fence(lane, 5, 4)) is True
+    assert [body for _, body in adapter.rows()] == [b"1", b"2", b"3", b"4", b"5"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_dead_letters(adapter: Adapter) -> None:
+    """Refused messages are kept byte for byte with the reason, once behind their fence."""
+    await adapter.store.probe("messages")
+    lane = new_lane()
+    outcomes = [refused(Code.DATA, "not UTF-8"), refused(Code.CONSTRAINT, "a rule", "23514")]
+    dead = batch(b"\xff\0", b"%s ' \\ bad")
+    for stored in (True, False):
+        assert await adapter.store.bury(dead, outcomes, Fence(lane, 1)) is stored
+    assert adapter.dead_letters() == [
+        (b"\xff\0", "not UTF-8", ""),
+        (b"%s ' \\ bad", "a rule", "23514"),
+    ]
+    assert await adapter.store.write(batch(b"1"), Fence(lane, 2))
+    await adapter.store.close_lanes([lane])
+
+
+@pytest_twisted.ensureDeferred
+async def test_lanes_of_gateways_long_gone(database: Database) -> None:
+    """Rows that have not moved for a week are removed, others are not."""
+    with postgres(database) as adapter:
+        old, new = new_lane(), new_lane()
+        await adapter.store.write(batch(b"1"), Fence(old, 1))
+        await adapter.store.write(batch(b"2"), Fence(new, 1))
+        database.execute(
+            "UPDATE gateway.lane SET moved_at = now() - interval '8 days' WHERE id = %s", old
+        )
+        await adapter.postgres.close_abandoned_lanes()
+        assert database.column("SELECT id::text FROM gateway.lane") == [new]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_a_commit_is_worth(database: Database) -> None:
+    """Settings that make +OK mean less are named; the defaults of a single server are fine."""
+    with postgres(database) as adapter:
+        assert await adapter.postgres.durability() == []
+    name = database.column("SELECT current_database()")[0]
+    database.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = off')
+    with postgres(database) as adapter:
+        (line,) = await adapter.postgres.durability()
+        assert line.startswith("synchronous_commit = off: a crash of the server loses")
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (("on", True, True, False, 0), []),
+        (("on", True, True, True, 1), []),
+        (("remote_apply", True, True, True, 0), []),
+        (("on", False, True, False, 0), ["fsync"]),
+        (("on", True, False, False, 0), ["full_page_writes"]),
+        (("off", True, True, True, 1), ["synchronous_commit = off"]),
+        (("local", True, True, True, 0), ["synchronous_commit = local"]),
+        (("local", True, True, False, 0), []),
+        (("on", True, True, False, 2), ["the standby is asynchronous"]),
+        (("off", False, True, False, 0), ["fsync", "synchronous_commit = off"]),
+    ],
+)
+def test_weaknesses(settings: tuple[str, bool, bool, bool, int], says: list[str]) -> None:
+    """One line for each way to lose what was answered +OK, none where there is none."""
+    found = judge(*settings)
+    assert [line.startswith(start) for line, start in zip(found, says, strict=True)] == [
+        True for _ in says
+    ]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_warning_is_not_taken_for_a_commit_on_the_standby(database: Database) -> None:
+    """Anything the server says beside its answer makes us confirm the commit by another one."""
+    with postgres(database) as adapter:
+        await adapter.store.write(batch(b"1"), Fence(new_lane(), 1))
+        database.execute(
+            "CREATE FUNCTION warn() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$BEGIN RAISE WARNING 'hm'; RETURN NEW; END$$;"
+            "CREATE TRIGGER warn BEFORE INSERT ON messages FOR EACH ROW EXECUTE FUNCTION warn()"
+        )
+        lane = new_lane()
+        xmin = "SELECT xmin::text FROM %s"
+        assert await adapter.store.write(batch(b"2"), Fence(lane, 1))
+        moved = database.column(xmin % "gateway.lane" + " WHERE id = %s", lane)
+        stored = database.column(xmin % "messages" + " WHERE body = '2'")
+        assert moved != stored, "the lane was moved by the batch, then touched by another"
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_session_that_forgets_its_statements(database: Database) -> None:
     """Prepared statements gone, as behind a pooler in transaction mode: plain text from then on."""
     with postgres(database, pool_max=1) as adapter:
@@ -366,7 +479,8 @@ async def test_schema_is_made_once_by_many(database: Database) -> None:
         waiting = [Deferred.fromCoroutine(a.postgres.open_all()) for a in adapters]
         for each in waiting:
             await each
-        assert database.column("SELECT number FROM gateway.migration") == [1]
+        numbers = "SELECT number FROM gateway.migration ORDER BY number"
+        assert database.column(numbers) == [number for number, *_ in migrations()]
     finally:
         for adapter in adapters:
             adapter.pool.close()

@@ -11,10 +11,12 @@ from twisted.internet.task import Clock
 from gateway.batch import Origin
 from gateway.errors import OutcomeUnknown, RouteError, StoreError, TransientError, Unavailable
 from gateway.formats import FramesRefused
+from gateway.gate import Gates
+from gateway.lane import OPEN_FOR, RETRY_FOR, backoff
 from gateway.memory import MemoryStore
 from gateway.pressure import Pressure
 from gateway.reply import STORED, Run
-from gateway.writer import RETRY_FOR, Source, Writer, backoff
+from gateway.writer import Source, Writer
 
 CAP = 1_000_000
 
@@ -24,11 +26,22 @@ class Bench:
     A writer on a fake store, on a clock of the test's.
     """
 
-    def __init__(self, lanes: int = 1, held: bool = False) -> None:
+    def __init__(
+        self, lanes: int = 1, held: bool = False, dead_letters: frozenset[str] = frozenset()
+    ) -> None:
         self.clock = Clock()
         self.store = MemoryStore(held)
         self.pressure = Pressure(CAP)
-        self.writer = Writer(self.store, self.clock, lanes, self.pressure, lambda: 0.0)
+        self.gates = Gates(self.store, self.clock, lambda attempt: 0.5)
+        self.writer = Writer(
+            self.store,
+            self.clock,
+            lanes,
+            self.pressure,
+            lambda: 0.0,
+            self.gates,
+            dead_letters=dead_letters,
+        )
         self.answers: list[tuple[object, list[str]]] = []
 
     def source(self, name: str) -> Source:
@@ -208,6 +221,82 @@ def test_what_was_never_sent_may_be_told() -> None:
         bench.source("p").submit("r", [b"a", b"b"], 0)
         assert bench.answers == [(0, [answer, answer])]
         assert bench.bodies == []
+
+
+def test_a_route_out_of_service_is_probed() -> None:
+    """Its peers are told at once, the database is not asked for each; and it heals by itself."""
+    bench = Bench()
+    bench.store.closed.add("r")
+    for n in range(50):
+        bench.source(f"p{n}").submit("r", [b"a"], n)
+    assert len(bench.store.writes) == 1
+    assert {words[0].split(" :")[0] for _, words in bench.answers} == {
+        "-TRY ROUTE sqlstate=42P01 retry=1"
+    }
+    assert list(bench.gates.closed) == ["r"]
+    bench.source("q").submit("other", [b"b"], "other")
+    assert bench.answers[-1] == ("other", ["+OK"])
+    bench.pass_time(5)
+    bench.store.closed.clear()
+    bench.pass_time(2)
+    assert not bench.gates.closed
+    bench.source("p").submit("r", [b"c"], "c")
+    assert bench.answers[-1] == ("c", ["+OK"])
+
+
+def test_a_probe_that_sees_nothing_wrong_is_no_storm() -> None:
+    """A route that probes well and fails all the same is tried once a probe, not once a batch."""
+    bench = Bench()
+    bench.store.failures += [RouteError("a trigger's table is gone", "42P01")] * 1000
+    for n in range(200):
+        bench.source("p").submit("r", [b"a"], n)
+        bench.pass_time(0.1)
+    assert len(bench.store.writes) <= 20 / 0.5 + 1
+    bench.store.failures.clear()
+    bench.pass_time(1)
+    bench.source("p").submit("r", [b"a"], "last")
+    assert bench.answers[-1] == ("last", ["+OK"])
+
+
+def test_refused_messages_are_kept_where_the_route_says_so() -> None:
+    """A dead letter for each refused message, with the reason, and -REJ all the same."""
+    bench = Bench(dead_letters=frozenset({"r"}))
+    bench.store.poison = {b"bad"}
+    frames = [b"1", b"bad 2", b"\xff", b"3"]
+    bench.source("p").submit("r", frames, 0)
+    bench.source("p").submit("other", [b"bad 4"], 1)
+    assert [word.split(" :")[0] for word in bench.answers[0][1]] == [
+        *("+OK", "-REJ CONSTRAINT sqlstate=23514", "-REJ DATA", "+OK")
+    ]
+    assert bench.bodies == [b"1", b"3"]
+    assert [(frame, o.sqlstate) for frame, o in bench.store.dead_letters] == [
+        (b"\xff", ""),
+        (b"bad 2", "23514"),
+    ]
+
+
+def test_what_cannot_be_kept_is_not_refused_for_good() -> None:
+    """No dead letter, no -REJ: the peer is told to try later, its neighbours are stored."""
+    bench = Bench(dead_letters=frozenset({"r"}))
+    bench.store.failures += [FramesRefused([(1, STORED)]), Unavailable("away")]
+    bench.source("p").submit("r", [b"1", b"x"], 0)
+    assert bench.answers == [(0, ["+OK", "-TRY DOWN retry=1 :the database cannot be reached"])]
+    bench.store.lost_replies = 1
+    bench.store.failures.append(FramesRefused([(0, STORED)]))
+    bench.source("p").submit("r", [b"y"], 1)
+    bench.pass_time(1)
+    assert [frame for frame, _ in bench.store.dead_letters] == [b"y"], "once"
+
+
+def test_an_outcome_open_for_too_long_is_given_up() -> None:
+    """The fence's row is not kept for ever: after a day without a spool the peers are let go."""
+    bench = Bench()
+    bench.store.failures += [OutcomeUnknown("lost")] * 100_000
+    bench.source("p").submit("r", [b"a"], 0)
+    bench.clock.pump([60.0] * int(OPEN_FOR / 60 - 10))
+    assert bench.answers == []
+    bench.clock.pump([60.0] * 20)
+    assert bench.answers[0][1][0].startswith("-BYE INTERNAL")
 
 
 def test_errors_that_pass_are_retried_for_a_while() -> None:

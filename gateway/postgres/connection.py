@@ -57,8 +57,14 @@ MINIMUM_VERSION: Final = 130000
 
 class StoredBefore(Exception):
     """
-    The fence says that this batch was committed by an earlier try.
+    The fence says that an earlier try committed this batch, or some of the batches in it.
+
+    @ivar number: that of the last batch committed.
     """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stored up to batch {number}")
+        self.number = number
 
 
 class PreparedStatementLost(Exception):
@@ -139,6 +145,11 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         self._timeout = 0.0
 
     @property
+    def warned(self) -> bool:
+        """Whether the server said anything beside the answer to the last L{query}."""
+        return bool(self._connection.notices)
+
+    @property
     def usable(self) -> bool:
         """Whether it is open as far as anybody can know without asking."""
         return self._connection is not None and not self._connection.closed
@@ -179,7 +190,10 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         assert self._answer is None, "one statement at a time"
         self._arm(timeout)
         try:
-            cursor = self._connection.cursor()
+            connection = self._connection
+            if connection.notices:
+                del connection.notices[:]
+            cursor = connection.cursor()
             cursor.execute(sql, values)
             answer = self._answer = Deferred()
             if len(cursor.query) > _SENT_AT_ONCE:
@@ -289,7 +303,7 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
             # psycopg2 would not even send it.
             return RouteError(text)
         if code == sqlstate.ALREADY_STORED:
-            return StoredBefore()
+            return StoredBefore(int(error.diag.message_detail))  # type: ignore[attr-defined]
         if code in (sqlstate.NO_SUCH_PREPARED_STATEMENT, sqlstate.DUPLICATE_PREPARED_STATEMENT):
             return PreparedStatementLost(text)
         kind = sqlstate.kind_of(code)
@@ -354,6 +368,9 @@ def server_settings(statement_timeout: float) -> tuple[str, tuple[str, ...]]:
         " current_setting('transaction_read_only')::bool,"
         " set_config('statement_timeout', %s, false),"
         " set_config('standard_conforming_strings', 'on', false),"
+        # Below it nothing concerns us; above it we would not hear that a commit was
+        # not replicated.
+        " set_config('client_min_messages', 'warning', false),"
         " set_config('default_transaction_isolation', 'read committed', false)"
     )
     return sql, (f"{int(statement_timeout * 1000)}ms",)

@@ -14,27 +14,31 @@ from then on the plain text is sent.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
-from typing import Any
+from typing import Any, Final
 
 from twisted.logger import Logger
 
 from gateway.batch import Batch, Fence
 from gateway.config import Database
-from gateway.errors import RouteError
+from gateway.errors import OutcomeUnknown, RouteError, StoredPartly
 from gateway.insert import Bound, Insert, Statement
 from gateway.postgres.catalog import Findings, examine
 from gateway.postgres.connection import (
     Connection,
     PreparedStatementLost,
     Query,
+    Rows,
     StoredBefore,
     Values,
 )
+from gateway.postgres.dead_letter import BURY, bury_values
+from gateway.postgres.durability import weaknesses
 from gateway.postgres.pool import Pool
 from gateway.postgres.schema import create_table, migrate
+from gateway.reply import Outcome
 from gateway.route import Route
 
 DEADLINE_MARGIN = 5.0
@@ -42,6 +46,19 @@ DEADLINE_MARGIN = 5.0
 Seconds that a statement may take beyond C{statement_timeout} before its connection
 is closed: the server should be the one to give up, that costs no connection.
 """
+
+
+ABANDONED: Final = 7 * 86400.0
+"""
+Seconds since it last moved after which a lane is nobody's any more. No batch whose
+fate is open is held for so long, see L{gateway.lane.OPEN_FOR}.
+"""
+
+_FORGET: Final = "DELETE FROM gateway.lane WHERE id = ANY(%s::uuid[])"
+_FORGET_ABANDONED: Final = (
+    "DELETE FROM gateway.lane WHERE moved_at < now() - make_interval(secs => %s)"
+)
+_TOUCH: Final = "UPDATE gateway.lane SET moved_at = now() WHERE id = %s::uuid RETURNING 1"
 
 
 class _Prepared:
@@ -104,6 +121,24 @@ class PostgresStore:
                 if route.name not in self._open:
                     await self._open_route(connection, route)
 
+    async def probe(self, route: str) -> None:
+        async with self._pool.checkout() as connection:
+            await self._open_route(connection, self._routes[route])
+
+    async def bury(self, batch: Batch, outcomes: Sequence[Outcome], fence: Fence) -> bool:
+        async with self._pool.checkout() as connection:
+            work = self._query(connection, BURY, bury_values(batch, outcomes, fence))
+            return await self._behind(fence, connection, work)
+
+    async def durability(self) -> list[str]:
+        """
+        What makes C{+OK} mean less here than it says, one line each.
+
+        @raise StoreError: it could not be asked.
+        """
+        async with self._pool.checkout() as connection:
+            return await weaknesses(partial(connection.query, timeout=self._deadline))
+
     async def close_lanes(self, lanes: Sequence[str]) -> None:
         """
         Forget lanes that will never be used again.
@@ -111,17 +146,54 @@ class PostgresStore:
         @precondition: nothing is in flight on them.
         """
         async with self._pool.checkout() as connection:
-            await self._query(
-                connection, "DELETE FROM gateway.lane WHERE id = ANY(%s::uuid[])", (list(lanes),)
-            )
+            await self._query(connection, _FORGET, (list(lanes),))
+
+    async def close_abandoned_lanes(self) -> None:
+        """
+        Forget the lanes of gateways that are gone without a word, L{ABANDONED} seconds ago.
+        """
+        async with self._pool.checkout() as connection:
+            await self._query(connection, _FORGET_ABANDONED, (ABANDONED,))
 
     async def _store(self, connection: Connection, bound: Bound, fence: Fence) -> bool:
         statement, values = bound
+        fenced = [fence.lane, fence.first, fence.number, *values]
+        return await self._behind(fence, connection, self._execute(connection, statement, fenced))
+
+    async def _behind(self, fence: Fence, connection: Connection, work: Awaitable[object]) -> bool:
+        """
+        Run a statement that moves a fence, and be sure of what it says.
+
+        @raise StoredPartly: some of the batches are stored, and surely so.
+        """
         try:
-            await self._execute(connection, statement, [fence.lane, fence.number, *values])
-        except StoredBefore:
+            await work
+        except StoredBefore as before:
+            # An earlier try committed. Whether its commit was replicated, as ours would
+            # have to be, nobody has told us: its connection was lost.
+            await self._confirm(connection, fence)
+            if before.number < fence.number:
+                raise StoredPartly(before.number) from None
             return False
+        if connection.warned:
+            await self._confirm(connection, fence)
         return True
+
+    async def _confirm(self, connection: Connection, fence: Fence) -> None:
+        """
+        Be sure that what is committed is as durable as a commit promises.
+
+        A wait for a synchronous standby that is cancelled ends with success and a
+        warning; what is then found committed was never replicated (PostgreSQL
+        documentation, section 27.2.8.3). A standby takes the log in order, so a
+        later commit that was waited for covers all before it.
+
+        @raise OutcomeUnknown: it is not sure yet; write again.
+        """
+        if not await self._query(connection, _TOUCH, (fence.lane,)):
+            raise OutcomeUnknown("the lane vanished while its commit was confirmed")
+        if connection.warned:
+            raise OutcomeUnknown("committed, but not known to be on the synchronous standby")
 
     async def _execute(
         self, connection: Connection, statement: Statement, values: list[Any]
@@ -156,8 +228,8 @@ class PostgresStore:
         self._open[route.name] = insert
         return insert
 
-    async def _query(self, connection: Connection, sql: str, values: Values) -> None:
-        await connection.query(sql, values, self._deadline)
+    async def _query(self, connection: Connection, sql: str, values: Values) -> Rows:
+        return await connection.query(sql, values, self._deadline)
 
 
 async def _ready(route: Route, query: Query) -> Findings:

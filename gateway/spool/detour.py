@@ -1,0 +1,302 @@
+"""
+The way round a database that is away: into the spool at once, out of it in order.
+
+While the spool holds anything, new batches go behind it, so that a peer's messages
+are stored in the order it sent them. When the database is back two things happen
+at once: the spool is stored, and what peers send meanwhile is put behind it, half
+as fast as it is stored, so that the spool surely ends. When little is left, new
+batches wait for that rest, and then go the straight way again.
+
+A route that cannot be stored while others can (its table is gone, or locked) is
+parked: its records stay, those behind them pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Final
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from gateway.batch import MAX_ROWS, Batch, Fence
+from gateway.errors import RouteError, SpoolError, StoreError, TransientError
+from gateway.gate import Gates
+from gateway.lane import RETRY_FOR
+from gateway.spool.drain import Drain
+from gateway.spool.queue import Spool
+from gateway.spool.record import Parcel
+from gateway.store import Store
+
+SHARE: Final = 2
+"""So many messages are stored from the spool for each that is put behind them."""
+
+REST: Final = 2 * MAX_ROWS
+"""Messages left in the spool at which new ones wait for its end."""
+
+_LOOK: Final = 0.5
+"""Seconds between looks at parked routes."""
+
+
+class SpoolDetour:
+    """
+    Puts batches into the spool and stores them when that is possible.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        spool: Spool,
+        store: Store,
+        gates: Gates,
+        clock: IReactorTime,
+        backoff: Callable[[int], float],
+        live_lanes: Callable[[], Collection[str]],
+        takes: bool = True,
+    ) -> None:
+        """
+        @param backoff: failed attempts -> seconds to wait.
+        @param live_lanes: the UUIDs of the lanes in use.
+        @param takes: whether new batches may be put; else what is there is stored, no more.
+        """
+        self._spool = spool
+        self._store = store
+        self._gates = gates
+        self._clock = clock
+        self._backoff = backoff
+        self._live_lanes = live_lanes
+        self._takes = takes
+        self._drain = Drain(spool, store)
+        self._parked: dict[str, float] = {}
+        self._taking = 0
+        self._stored = 0
+        self._flowing = False
+        self._said = ""
+        self._full = False
+        self._credit = 0
+        self._failures = 0
+        self._trouble_since: float | None = None
+        self._waiting: list[Deferred[None]] = []
+        self._sleeping: Deferred[None] | None = None
+        self._running: Deferred[None] | None = None
+        self._stopping = False
+
+    # Life.
+
+    def start(self) -> None:
+        """
+        Begin to store what is there.
+        """
+        if self._spool.messages:
+            self._log.info(
+                "spool: {count} messages in {path} are stored first",
+                count=self._spool.messages,
+                path=self._spool.path,
+            )
+        self._running = Deferred.fromCoroutine(self._run())
+        self._running.addErrback(self._bug)
+
+    async def stop(self) -> None:
+        """
+        Leave the rest for the next start.
+        """
+        self._stopping = True
+        self._release()
+        if self._running is not None:
+            self._running.cancel()
+            await self._running
+        if self._spool.messages:
+            self._log.info(
+                "spool: {count} messages stay in {path} for the next start",
+                count=self._spool.messages,
+                path=self._spool.path,
+            )
+
+    # For the lanes.
+
+    def leads(self, route: str) -> bool:
+        rows = self._spool.rows
+        if not rows and not self._taking:
+            return False
+        return route in rows or self._backlog > 0
+
+    async def take(self, batch: Batch, fence: Fence | None, reason: str) -> bool:
+        route = batch.route
+        if fence is None and route not in self._parked and self.leads(route):
+            await self._turn(batch.count)
+            if not self.leads(route):
+                return False
+        if not self._takes:
+            raise SpoolError("the database cannot be reached")
+        self._taking += batch.count
+        try:
+            await self._spool.put(batch, fence)
+        except SpoolError as error:
+            self._say_full(error)
+            raise
+        finally:
+            self._taking -= batch.count
+        self._full = False
+        self._say_away(reason)
+        self._wake()
+        return True
+
+    @property
+    def _backlog(self) -> int:
+        """Messages that can be stored when the database is there."""
+        rows = self._spool.rows
+        return sum(n for route, n in rows.items() if route not in self._parked) + self._taking
+
+    async def _turn(self, rows: int) -> None:
+        """
+        While the spool is being stored, wait until so much may be put behind it.
+        """
+        while self._flowing and (not self._takes or self._credit <= 0 or 0 < self._backlog <= REST):
+            turn: Deferred[None] = Deferred()
+            self._waiting.append(turn)
+            await turn
+        self._credit -= rows
+
+    def _release(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for turn in waiting:
+            turn.callback(None)
+
+    # From the spool to the store.
+
+    async def _run(self) -> None:
+        while not self._stopping:
+            parcel = await self._spool.next(0, self._closed())
+            if parcel is None:
+                await self._rest()
+                continue
+            while parcel is not None and not self._stopping:
+                # The next one is read while this one is stored.
+                coming = Deferred.fromCoroutine(self._spool.next(parcel.places[-1], self._closed()))
+                stored = await self._attempt(parcel)
+                following = await coming
+                parcel = following if stored else None
+
+    def _closed(self) -> set[str]:
+        now = self._clock.seconds()
+        return {
+            route
+            for route, until in self._parked.items()
+            if until > now or self._gates.answer(route) is not None
+        }
+
+    async def _attempt(self, parcel: Parcel) -> bool:
+        route = parcel.batch.route
+        try:
+            await self._drain.store(parcel)
+        except RouteError as error:
+            self._gates.close(route, error)
+            self._park(route)
+        except SpoolError as error:
+            self._say_full(error)
+            await self._pause()
+        except StoreError as error:
+            now = self._clock.seconds()
+            if self._trouble_since is None:
+                self._trouble_since = now
+            self._say_away(str(error))
+            if isinstance(error, TransientError) and now - self._trouble_since > RETRY_FOR:
+                self._park(route)
+            else:
+                await self._pause()
+        else:
+            self._failures = 0
+            self._trouble_since = None
+            self._parked.pop(route, None)
+            self._gates.stored(route)
+            self._stored += parcel.batch.count
+            self._flowing = True
+            self._credit = min(self._credit + parcel.batch.count // SHARE, MAX_ROWS)
+            self._release()
+            return True
+        return False
+
+    def _park(self, route: str) -> None:
+        self._trouble_since = None
+        self._failures += 1
+        self._parked[route] = self._clock.seconds() + self._backoff(self._failures)
+        self._release()
+
+    async def _pause(self) -> None:
+        self._flowing = False
+        self._release()
+        self._failures += 1
+        await deferLater(self._clock, self._backoff(self._failures))
+
+    async def _rest(self) -> None:
+        """
+        Nothing can be stored now.
+        """
+        self._flowing = False
+        self._release()
+        if not self._spool.messages:
+            self._parked.clear()
+            await self._clear()
+            if self._spool.messages or self._stopping:
+                return
+        elif not self._parked.keys() <= self._spool.rows.keys():
+            for route in self._parked.keys() - self._spool.rows.keys():
+                del self._parked[route]
+        self._sleeping = Deferred()
+        if self._parked:
+            self._clock.callLater(_LOOK, self._wake)
+        await self._sleeping
+
+    async def _clear(self) -> None:
+        """
+        The spool is empty: tidy up behind it.
+        """
+        if self._said:
+            self._said = ""
+            self._log.info(
+                "spool: empty, its {count} messages are stored; answers are +OK again",
+                count=self._stored,
+            )
+        self._stored = 0
+        try:
+            lanes = await self._spool.dead_lanes(self._live_lanes())
+            if lanes:
+                await self._store.close_lanes(lanes)
+                await self._spool.drop_lanes(lanes)
+            await self._spool.shrink()
+        except (StoreError, SpoolError):
+            pass  # another time
+
+    def _wake(self) -> None:
+        sleeping, self._sleeping = self._sleeping, None
+        if sleeping is not None:
+            sleeping.callback(None)
+
+    # What the operator hears.
+
+    def _say_away(self, reason: str) -> None:
+        if reason and not self._said:
+            self._said = reason
+            self._log.warn(
+                "spool: messages are kept in {path} and answered +QUE: {reason}",
+                path=self._spool.path,
+                reason=reason,
+            )
+
+    def _say_full(self, error: SpoolError) -> None:
+        if not self._full:
+            self._full = True
+            self._log.error(
+                "spool: peers are told to try later: {error} ({count} messages, {size} bytes)",
+                error=str(error),
+                count=self._spool.messages,
+                size=self._spool.size,
+            )
+
+    def _bug(self, failure: Failure) -> None:
+        if not failure.check(CancelledError):
+            self._log.failure("spool: it is no longer stored", failure=failure)

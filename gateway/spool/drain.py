@@ -1,0 +1,107 @@
+"""
+From the spool to the store: one parcel, and what to do with the bad rows in it.
+
+Every step is one that can be repeated: a parcel is stored behind its records'
+fence and removed after that, so that dying in between stores nothing twice. A
+record with bad rows is split in the spool itself, for good, before its pieces are
+stored behind fences of their own. A message that is refused now was promised to be
+kept, and nobody waits for an answer any more: it becomes a dead letter, whatever
+its route says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import uuid4
+
+from twisted.logger import Logger
+
+from gateway.batch import Batch
+from gateway.errors import RowError, StoredPartly
+from gateway.formats import FramesRefused
+from gateway.reply import Outcome, row_refused
+from gateway.spool.queue import Spool
+from gateway.spool.record import Parcel, Record, pack, unpack
+from gateway.store import Store
+
+
+class Drain:
+    """
+    Stores what is in the spool.
+
+    @ivar buried: messages that became dead letters.
+    """
+
+    _log = Logger()
+
+    def __init__(self, spool: Spool, store: Store) -> None:
+        self.buried = 0
+        self._spool = spool
+        self._store = store
+
+    async def store(self, parcel: Parcel) -> None:
+        """
+        Bring every message of a parcel to its end; those that are there leave the spool.
+
+        @raise StoreError: not now; what is left is still in the spool.
+        @raise SpoolError: stored, but it could not be removed; store it again.
+        """
+        try:
+            await self._store.write(parcel.batch, parcel.fence)
+        except StoredPartly as partly:
+            stored = [r for r in parcel.records if r.number <= partly.number]
+            await self._spool.remove(stored)
+            await self.store(unpack(parcel.records[len(stored) :]))
+        except (RowError, FramesRefused) as error:
+            if len(parcel.records) > 1:
+                for record in parcel.records:
+                    await self.store(unpack([record]))
+            else:
+                await self._isolate(parcel, error)
+        else:
+            await self._spool.remove(parcel.records)
+
+    async def _isolate(self, parcel: Parcel, error: RowError | FramesRefused) -> None:
+        (record,) = parcel.records
+        batch = parcel.batch
+        if isinstance(error, FramesRefused):
+            bad = {row for row, _ in error.faults}
+            if len(bad) == batch.count:
+                await self._bury(parcel, [outcome for _, outcome in error.faults])
+                return
+            good = [row for row in range(batch.count) if row not in bad]
+            parts = [batch.only(good), batch.only(sorted(bad))]
+        elif batch.count == 1:
+            await self._bury(parcel, [row_refused(str(error), error.sqlstate)])
+            return
+        else:
+            parts = list(batch.halves())
+        pieces = _pieces(record, parts)
+        await self._spool.replace(record, pieces)
+        for piece in pieces:
+            await self.store(unpack([piece]))
+
+    async def _bury(self, parcel: Parcel, outcomes: Sequence[Outcome]) -> None:
+        await self._store.bury(parcel.batch, outcomes, parcel.fence)
+        await self._spool.remove(parcel.records)
+        self.buried += len(outcomes)
+        self._log.warn(
+            "spool: {count} messages of route {route} were refused after +QUE and are kept as"
+            " dead letters: {text}",
+            count=len(outcomes),
+            route=parcel.batch.route,
+            text=outcomes[0].text,
+        )
+
+
+def _pieces(record: Record, parts: Sequence[Batch]) -> list[Record]:
+    """
+    @return: a record for each part, on a lane of their own, in the place of the old one.
+    """
+    lane = str(uuid4())
+    place = record.place
+    pieces = []
+    for number, part in enumerate(parts, 1):
+        pieces.append(Record(place, record.route, lane, number, part.count, pack(part)))
+        place += part.count
+    return pieces

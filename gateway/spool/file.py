@@ -1,0 +1,391 @@
+"""
+The spool's file: SQLite with a write-ahead log, flushed at each commit.
+
+Everything here blocks and belongs to one thread, L{gateway.spool.queue}'s. A
+commit is durable when it returns (C{synchronous=FULL} flushes the log, SQLite
+documentation, "PRAGMA synchronous"). What SQLite does not look after is here: a
+checksum for each record, a limit to the size on disk, and saying so when
+something that was acknowledged is gone, see L{gateway.spool.mark}.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Collection, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+from gateway.batch import MAX_BYTES, MAX_ROWS
+from gateway.errors import EmbeddedError, SpoolError
+from gateway.lock import Held, LockFile
+from gateway.spool.mark import Mark, MarkFile
+from gateway.spool.record import PARTS, Parcel, Record, unpack
+from gateway.spool.salvage import READ, copy_aside, intact, move_aside, readable
+
+PAGE: Final = 16384
+"""
+Bytes of a page: a record is mostly much larger, and each page of it costs a step;
+but the least commit writes a page or two.
+"""
+
+CHECKPOINT: Final = 512
+"""Pages in the log after which SQLite copies them to the file: 8 MiB, less in a small spool."""
+
+_SPARE: Final = 4 * 1024 * 1024
+"""Bytes of free pages that are kept when the spool is empty."""
+
+_OVERHEAD: Final = 5 * PAGE
+"""
+Bytes that a commit may take beside its payload: pages begun, the counter, the tree,
+the list of free pages.
+"""
+
+_SCHEMA: Final = """
+    CREATE TABLE IF NOT EXISTS record (
+        place INTEGER PRIMARY KEY,  -- order of arrival
+        route TEXT NOT NULL,
+        lane TEXT NOT NULL,         -- UUID of the fence
+        number INTEGER NOT NULL,    -- on that lane
+        rows INTEGER NOT NULL,      -- messages
+        checksum INTEGER NOT NULL,  -- CRC-32 of all else
+        payload BLOB NOT NULL       -- MessagePack
+    );
+    CREATE TABLE IF NOT EXISTS damaged AS SELECT * FROM record WHERE false;
+    CREATE TABLE IF NOT EXISTS lane (id TEXT PRIMARY KEY) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS counter (next INTEGER NOT NULL);
+"""
+
+
+class SpoolFile:
+    """
+    Records on disk.
+
+    @ivar remarks: what the operator must know; whoever reads them takes them out.
+    @ivar rows: route -> messages, as of the last commit.
+    @ivar damaged: messages that were damaged and are set aside.
+    """
+
+    def __init__(self, path: Path, max_bytes: int) -> None:
+        """
+        @param max_bytes: that the file and its log may take together.
+        """
+        self.path = path
+        self.remarks: list[str] = []
+        self.rows: dict[str, int] = {}
+        self.damaged = 0
+        self._max_bytes = max_bytes
+        self._log_path = Path(f"{path}-wal")
+        self._lock = LockFile(Path(f"{path}.lock"))
+        self._mark = MarkFile(Path(f"{path}.mark"))
+        self._next = 1
+        self._changes: list[tuple[str, int]] = []
+        self._database: sqlite3.Connection
+
+    # Opening and closing.
+
+    def open(self) -> None:
+        """
+        Open it, whatever state it was left in; what cannot be read is set aside and told.
+
+        @raise EmbeddedError: another process has it, or it cannot be made.
+        """
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock.hold()
+            mark = self._mark.read()
+            self._mark.open()
+            if mark.rows and not self.path.exists():
+                self.remarks.append(
+                    f"{self.path} is missing; up to {mark.rows} messages answered +QUE were in it"
+                )
+            try:
+                self._connect()
+            except sqlite3.DatabaseError as error:
+                if isinstance(error, sqlite3.OperationalError):
+                    raise
+                self._salvage(str(error))
+            self._compare(mark)
+        except Held as held:
+            raise EmbeddedError(
+                f"the spool {self.path} is in use by another gateway (process {held.owner});"
+                " give each its own with spool.path or --data-dir"
+            ) from None
+        except (OSError, sqlite3.Error) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise EmbeddedError(
+                f"the spool {self.path} cannot be used: {reason}; name another place with"
+                " spool.path"
+            ) from None
+
+    def close(self) -> None:
+        self._database.close()
+        self._mark.close()
+        self._lock.release()
+
+    def _connect(self) -> None:
+        """
+        @raise sqlite3.DatabaseError: it is no database, or a damaged one.
+        """
+        fresh = not self.path.exists()
+        database = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+        try:
+            # Nobody else may keep the log from being copied.
+            database.execute("PRAGMA locking_mode = EXCLUSIVE")
+            database.execute(f"PRAGMA page_size = {PAGE}")
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA synchronous = FULL")
+            # Debian's SQLite would fill what is removed with zeros.
+            database.execute("PRAGMA secure_delete = OFF")
+            pages = min(CHECKPOINT, self._max_bytes // 16 // PAGE)
+            database.execute(f"PRAGMA wal_autocheckpoint = {pages}")
+            database.execute(f"PRAGMA journal_size_limit = {pages * PAGE}")
+            found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if found != "ok":
+                raise sqlite3.DatabaseError(found)
+            database.executescript(_SCHEMA)
+            self._next = (database.execute("SELECT max(next) FROM counter").fetchone()[0]) or 1
+            if self._next == 1:
+                database.execute("INSERT INTO counter VALUES (1)")
+            counted = "SELECT route, sum(rows) FROM record GROUP BY route"
+            self.rows = dict(database.execute(counted))
+            self.damaged = database.execute("SELECT sum(rows) FROM damaged").fetchone()[0] or 0
+        except BaseException:
+            database.close()
+            raise
+        if fresh:
+            self.path.chmod(0o600)
+            directory = os.open(self.path.parent, os.O_RDONLY)
+            os.fsync(directory)
+            os.close(directory)
+        self._database = database
+
+    def _compare(self, mark: Mark) -> None:
+        if self._next < mark.next:
+            lost = max(mark.rows - sum(self.rows.values()), 0)
+            aside = copy_aside(self.path)
+            self.remarks.append(
+                f"the end of {self.path} is damaged: records {self._next} to {mark.next - 1} are"
+                f" missing, {lost} messages answered +QUE or more; a copy is kept as {aside}"
+            )
+            self._next = mark.next
+            self._database.execute("UPDATE counter SET next = ?", (self._next,))
+        self._mark.write(Mark(self._next, sum(self.rows.values())))
+
+    # Damage.
+
+    def _salvage(self, reason: str) -> None:
+        """
+        Begin a new file with whatever can be read of the old one.
+        """
+        aside = move_aside(self.path)
+        self._connect()
+        database = self._database
+        database.execute("BEGIN IMMEDIATE")
+        for record in readable(aside):
+            self._insert(record)
+        self._next = 1 + (
+            (database.execute("SELECT max(place) FROM record").fetchone()[0] or 0) >> PARTS
+        )
+        self.commit()
+        self.remarks.append(
+            f"{self.path} is damaged ({reason}); {sum(self.rows.values())} messages could be read"
+            f" and will be stored; the old file is kept as {aside}"
+        )
+
+    def recover(self, reason: str) -> None:
+        """
+        As at opening, for damage found later.
+
+        @raise EmbeddedError: not even a new file can be made.
+        """
+        mark = Mark(self._next, sum(self.rows.values()))
+        self._database.close()
+        try:
+            self._salvage(reason)
+            self._compare(mark)
+        except (OSError, sqlite3.Error) as error:
+            raise EmbeddedError(f"the spool {self.path} cannot be made anew: {error}") from None
+
+    # Changing: between begin and commit.
+
+    def begin(self) -> None:
+        self._changes.clear()
+        self._database.execute("BEGIN IMMEDIATE")
+
+    def commit(self) -> None:
+        """
+        Everything since L{begin} is on disk when this returns.
+        """
+        self._database.execute("UPDATE counter SET next = ?", (self._next,))
+        self._database.execute("COMMIT")
+        for route, rows in self._changes:
+            left = self.rows.get(route, 0) + rows
+            if left:
+                self.rows[route] = left
+            else:
+                self.rows.pop(route, None)
+        self._changes.clear()
+        self._mark.write(Mark(self._next, sum(self.rows.values())))
+
+    def rollback(self) -> None:
+        self._changes.clear()
+        if self._database.in_transaction:
+            self._database.execute("ROLLBACK")
+
+    def make_room(self, size: int) -> None:
+        """
+        See that so many bytes of payload fit; before L{begin}.
+
+        @raise SpoolError: they do not.
+        """
+        if self._fits(size):
+            return
+        self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        if not self._fits(size):
+            raise SpoolError("the database cannot be reached, and the spool is full")
+
+    def _fits(self, size: int) -> bool:
+        pages, free = self._pragma("page_count"), self._pragma("freelist_count")
+        log = self._log_path.stat().st_size if self._log_path.exists() else 0
+        # It is written to the log first, then to free pages of the file or to its end.
+        size += size // 256 + _OVERHEAD  # headers of pages
+        grown = max(0, size - free * PAGE)
+        return log + size + pages * PAGE + grown <= self._max_bytes
+
+    def append(self, route: str, fence: tuple[str, int | None], rows: int, payload: bytes) -> None:
+        """
+        Add a record at the end.
+
+        @param fence: its lane and its number there; C{None}: that of its place.
+        """
+        lane, number = fence
+        place = self._next
+        self._next += 1
+        self._insert(Record(place << PARTS, route, lane, number or place, rows, payload))
+
+    def replace(self, record: Record, pieces: Sequence[Record]) -> None:
+        """
+        Split a record into others that take its place.
+        """
+        self.remove([record])
+        for piece in pieces:
+            self._insert(piece)
+
+    def remove(self, records: Sequence[Record]) -> None:
+        places = [(record.place,) for record in records]
+        self._database.executemany("DELETE FROM record WHERE place = ?", places)
+        self._changes += [(record.route, -record.rows) for record in records]
+
+    def keep_lane(self, lane: str) -> None:
+        """
+        Remember that there may be a row for this lane in the database.
+        """
+        self._database.execute("INSERT OR IGNORE INTO lane VALUES (?)", (lane,))
+
+    def drop_lanes(self, lanes: Sequence[str]) -> None:
+        """
+        Those rows are gone.
+        """
+        self._database.executemany("DELETE FROM lane WHERE id = ?", [(lane,) for lane in lanes])
+
+    def _insert(self, record: Record) -> None:
+        self.keep_lane(record.lane)
+        place, route, lane, number, rows, payload = record
+        self._database.execute(
+            "INSERT INTO record VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (place, route, lane, number, rows, record.checksum, payload),
+        )
+        self._changes.append((route, rows))
+
+    # Looking.
+
+    def next(self, after: int, without: Collection[str]) -> Parcel | None:
+        """
+        The records that come next and can be stored as one.
+
+        @param after: the place before them.
+        @param without: routes to leave out.
+        """
+        while True:
+            found, bad = self._read(after, without)
+            if bad is None:
+                try:
+                    return unpack(found) if found else None
+                except ValueError:
+                    bad = found[0]
+            self._set_aside(bad)
+
+    def dead_lanes(self, alive: Collection[str]) -> list[str]:
+        """
+        @param alive: lanes in use.
+        @return: lanes that nothing in the spool needs any more.
+        """
+        unused = "SELECT id FROM lane WHERE id NOT IN (SELECT lane FROM record)"
+        return [lane for (lane,) in self._database.execute(unused) if lane not in alive]
+
+    def shrink(self) -> None:
+        """
+        Give space back, where nothing is left and it is worth it.
+        """
+        if not self.rows and self._pragma("freelist_count") * PAGE > _SPARE:
+            self._database.execute("VACUUM")
+            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk, of the file and its log."""
+        return sum(p.stat().st_size for p in (self.path, self._log_path) if p.exists())
+
+    def _read(self, after: int, without: Collection[str]) -> tuple[list[Record], Record | None]:
+        """
+        @return: records of one route and one lane, and one that is damaged.
+        """
+        marks = ", ".join("?" * len(without))
+        cursor = self._database.execute(
+            f"{READ} WHERE place > ? AND route NOT IN ({marks}) ORDER BY place",
+            (after, *without),
+        )
+        found: list[Record] = []
+        rows = size = 0
+        # An open cursor would keep the log from being begun anew.
+        with closing(cursor):
+            for *fields, checksum in cursor:
+                record = Record(*fields)
+                if not intact(record, checksum):
+                    return found, None if found else record
+                rows += record.rows
+                size += len(record.payload)
+                if found and (
+                    (record.route, record.lane) != (found[0].route, found[0].lane)
+                    or rows > MAX_ROWS
+                    or size > MAX_BYTES
+                ):
+                    break
+                found.append(record)
+        return found, None
+
+    def _set_aside(self, record: Record) -> None:
+        self.begin()
+        self._database.execute(
+            "INSERT INTO damaged SELECT * FROM record WHERE place = ?", (record.place,)
+        )
+        self.remove([record])
+        # Counted for the route it was counted for, whatever it says now.
+        self._changes.clear()
+        self.commit()
+        before = sum(self.rows.values())
+        self.rows = dict(
+            self._database.execute("SELECT route, sum(rows) FROM record GROUP BY route")
+        )
+        lost = before - sum(self.rows.values())
+        self.damaged += lost
+        self.remarks.append(
+            f"a record of {lost} messages in {self.path} is damaged; it is set aside in its"
+            " table damaged and will not be stored"
+        )
+
+    def _pragma(self, name: str) -> int:
+        value: int = self._database.execute(f"PRAGMA {name}").fetchone()[0]
+        return value

@@ -1,0 +1,64 @@
+"""
+The mark: a second opinion on what the spool must hold.
+
+SQLite drops the end of its log where a checksum does not fit, without a word: it
+cannot tell a torn tail (never acknowledged) from a flipped byte in the middle
+(acknowledged, and lost). After each commit the mark beside the spool says how far
+it is; a spool that is behind its mark, or gone, has lost something.
+
+The mark is not flushed to disk: after a power failure it may be old, which is
+harmless, never ahead of what was committed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Mark(NamedTuple):
+    """
+    @ivar next: the number that the next record will get.
+    @ivar rows: messages in the spool.
+    """
+
+    next: int
+    rows: int
+
+
+class MarkFile:
+    """
+    A file of one line.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._number = -1
+
+    def read(self) -> Mark:
+        """
+        @return: zeros where there is none.
+        """
+        try:
+            found = re.fullmatch(r"next (\d+) messages (\d+) *\n", self._path.read_text("ascii"))
+        except (OSError, UnicodeDecodeError):
+            found = None
+        return Mark(int(found[1]), int(found[2])) if found else Mark(0, 0)
+
+    def open(self) -> None:
+        self._number = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o600)
+
+    def write(self, mark: Mark) -> None:
+        # Always as long as before, so that it is whole whenever it is read.
+        line = f"next {mark.next} messages {mark.rows}"
+        # A mark that cannot be written is an old one, and what it marks is committed.
+        with suppress(OSError):
+            os.pwrite(self._number, f"{line:<63}\n".encode("ascii"), 0)
+
+    def close(self) -> None:
+        if self._number >= 0:
+            os.close(self._number)
+            self._number = -1

@@ -1,0 +1,282 @@
+"""
+The spool as the reactor sees it: one thread for its file, one commit for all that waits.
+
+While the thread flushes a commit, what is asked of it gathers; then all of that is
+one transaction, with one flush. A transaction that fails is done again piece by
+piece, so that only what cannot be done fails.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+from uuid import uuid4, uuid5
+
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
+
+from gateway.batch import Batch, Fence
+from gateway.errors import SpoolError
+from gateway.spool.file import SpoolFile
+from gateway.spool.record import Parcel, Record, pack
+
+Result = TypeVar("Result")
+
+_FULL: Final = "the database cannot be reached, and there is no room for the spool"
+_BROKEN: Final = "the database cannot be reached, and the spool cannot be written"
+
+
+@dataclass(slots=True)
+class _Job(Generic[Result]):
+    """
+    Something for the thread to do.
+
+    @ivar size: bytes that must be free.
+    @ivar writes: whether it is part of a transaction.
+    """
+
+    work: Callable[[SpoolFile], Result]
+    done: Deferred[Result]
+    size: int = 0
+    writes: bool = True
+
+
+class Spool:
+    """
+    Keeps batches until they can be stored.
+
+    @ivar rows: route -> messages that are kept.
+    @ivar damaged: messages that are set aside because they are damaged.
+    @ivar size: bytes on disk.
+    """
+
+    _log = Logger()
+
+    def __init__(self, file: SpoolFile, reactor: Any) -> None:
+        self.rows: dict[str, int] = {}
+        self.damaged = 0
+        self.size = 0
+        self._file = file
+        self._reactor = reactor
+        self._pool = ThreadPool(1, 1, "spool")
+        self._session = uuid4()
+        self._jobs: list[_Job[Any]] = []
+        self._busy = False
+        self._broken = False
+        self._closing: Deferred[None] | None = None
+
+    @property
+    def path(self) -> str:
+        """Where it is."""
+        return str(self._file.path)
+
+    @property
+    def messages(self) -> int:
+        """How many are kept."""
+        return sum(self.rows.values())
+
+    def open(self) -> None:
+        """
+        Open the file; blocks.
+
+        @raise EmbeddedError: it cannot be used.
+        """
+        self._file.open()
+        self._look()
+
+    def start(self) -> None:
+        """
+        Begin to do what is asked. From now on the process ends only after L{close}.
+        """
+        self._pool.start()
+
+    async def close(self) -> None:
+        """
+        When what was asked for is done.
+        """
+        if self._busy:
+            self._closing = Deferred()
+            await self._closing
+        self._pool.stop()
+        self._file.close()
+
+    async def put(self, batch: Batch, fence: Fence | None) -> None:
+        """
+        Keep a batch; on disk when this returns.
+
+        @param fence: what it may have been stored with.
+        @raise SpoolError: nothing was kept.
+        """
+        # A lane for what was never sent: numbers of this process, in order for each route.
+        lane = str(uuid5(self._session, batch.route)) if fence is None else fence.lane
+        behind = (lane, None if fence is None else fence.number)
+        size = sum(len(frame) for part in batch.slices for frame in part.frames)
+
+        def append(file: SpoolFile) -> None:
+            file.append(batch.route, behind, batch.count, pack(batch))
+
+        await self._ask(append, size)
+
+    async def next(self, after: int, without: Collection[str]) -> Parcel | None:
+        """
+        What comes next and can be stored by one statement; it stays until it is removed.
+
+        @param after: the place before it; 0 for the first of all.
+        @param without: routes to leave out.
+        """
+        routes = frozenset(without)
+        return await self._ask(lambda file: file.next(after, routes), writes=False)
+
+    async def remove(self, records: Sequence[Record]) -> None:
+        """
+        They are stored.
+        """
+        await self._ask(lambda file: file.remove(records))
+
+    async def replace(self, record: Record, pieces: Sequence[Record]) -> None:
+        """
+        Split a record for good.
+        """
+        await self._ask(lambda file: file.replace(record, pieces))
+
+    def keep_lane(self, lane: str) -> None:
+        """
+        Remember a lane, to remove its row one day; before L{start} this does nothing.
+        """
+        if not self._pool.started:
+            return
+        kept = Deferred.fromCoroutine(self._ask(lambda file: file.keep_lane(lane)))
+        kept.addErrback(lambda failure: failure.trap(SpoolError))  # then a row stays for a week
+
+    async def dead_lanes(self, alive: Collection[str]) -> list[str]:
+        """
+        Lanes remembered that nobody needs any more.
+        """
+        return await self._ask(lambda file: file.dead_lanes(alive), writes=False)
+
+    async def drop_lanes(self, lanes: Sequence[str]) -> None:
+        """
+        Their rows are removed.
+        """
+        await self._ask(lambda file: file.drop_lanes(lanes))
+
+    async def shrink(self) -> None:
+        """
+        Give disk space back, if nothing is kept.
+        """
+        await self._ask(lambda file: file.shrink(), writes=False)
+
+    # The thread.
+
+    async def _ask(
+        self, work: Callable[[SpoolFile], Result], size: int = 0, writes: bool = True
+    ) -> Result:
+        if size and self._broken:
+            raise SpoolError(_BROKEN)
+        job = _Job(work, Deferred(), size, writes)
+        self._jobs.append(job)
+        if not self._busy:
+            self._busy = True
+            Deferred.fromCoroutine(self._work()).addErrback(self._bug)
+        return await job.done
+
+    async def _work(self) -> None:
+        try:
+            while self._jobs:
+                jobs, self._jobs = self._jobs, []
+                try:
+                    results = await deferToThreadPool(
+                        self._reactor, self._pool, _do_all, self._file, jobs
+                    )
+                except Exception:  # noqa: BLE001 - a bug must not leave anybody waiting forever
+                    results = [Failure()] * len(jobs)
+                self._look()
+                for job, result in zip(jobs, results, strict=True):
+                    job.done.callback(self._judged(result))
+        finally:
+            self._busy = False
+        if self._closing is not None:
+            self._closing.callback(None)
+
+    def _look(self) -> None:
+        # The thread is idle.
+        file = self._file
+        self.rows = dict(file.rows)
+        self.damaged = file.damaged
+        self.size = file.size
+        for remark in file.remarks:
+            self._log.error("spool: {remark}", remark=remark)
+        file.remarks.clear()
+
+    def _judged(self, result: Any) -> Any:
+        """
+        What the file says, in the words of those who asked.
+        """
+        if not isinstance(result, Failure) or not result.check(sqlite3.Error):
+            return result
+        error = result.value
+        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
+            return Failure(SpoolError(_FULL))
+        if not self._broken:
+            # What the disk did not take once it may only seem to take the next time.
+            self._broken = True
+            self._log.error(
+                "spool: {path} cannot be written ({error}); nothing more is put into it until"
+                " the gateway is started again",
+                path=self.path,
+                error=str(error),
+            )
+        return Failure(SpoolError(_BROKEN))
+
+    def _bug(self, failure: Failure) -> None:
+        self._log.failure("spool: its thread failed", failure=failure)
+
+
+def _do_all(file: SpoolFile, jobs: list[_Job[Any]]) -> list[Any]:
+    """
+    In the thread: all that writes as one transaction, then all that reads.
+
+    @return: for each job its result, or a L{Failure}.
+    """
+    writing = [job for job in jobs if job.writes]
+    written = _transaction(file, writing)
+    if isinstance(written, Failure):
+        if len(writing) > 1:
+            alone = [_transaction(file, [job]) for job in writing]
+            written = [r if isinstance(r, Failure) else r[0] for r in alone]
+        else:
+            written = [written]
+    results = iter(written)
+    return [next(results) if job.writes else _read(file, job) for job in jobs]
+
+
+def _transaction(file: SpoolFile, jobs: Sequence[_Job[Any]]) -> list[Any] | Failure:
+    if not jobs:
+        return []
+    try:
+        size = sum(job.size for job in jobs)
+        if size:
+            file.make_room(size)
+        file.begin()
+        results = [job.work(file) for job in jobs]
+        file.commit()
+    except (SpoolError, sqlite3.Error):
+        failure = Failure()
+        file.rollback()
+        return failure
+    return results
+
+
+def _read(file: SpoolFile, job: _Job[Any]) -> Any:
+    try:
+        return job.work(file)
+    except sqlite3.OperationalError:
+        return Failure()
+    except sqlite3.DatabaseError as error:
+        file.recover(str(error))
+        return job.work(file)

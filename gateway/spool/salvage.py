@@ -1,0 +1,85 @@
+"""
+What can be saved of a damaged spool, and where the rest is kept.
+
+Nothing is ever thrown away: a damaged file is put aside under a name of its own,
+for whoever wants to look into it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+from gateway.spool.record import Record
+
+READ: Final = "SELECT place, route, lane, number, rows, payload, checksum FROM record"
+
+_SUFFIXES: Final = ("-wal", "-shm", "")
+
+
+def _aside(path: Path) -> Path:
+    number = 1
+    while (aside := Path(f"{path}.damaged-{number}")).exists():
+        number += 1
+    return aside
+
+
+def copy_aside(path: Path) -> Path:
+    """
+    Keep a copy of a file and its log.
+
+    @return: the copy.
+    """
+    aside = _aside(path)
+    for suffix in _SUFFIXES:
+        if Path(f"{path}{suffix}").exists():
+            shutil.copy2(f"{path}{suffix}", f"{aside}{suffix}")
+    return aside
+
+
+def move_aside(path: Path) -> Path:
+    """
+    Make place for a new file.
+
+    @return: where the old one is now, with its log.
+    """
+    aside = _aside(path)
+    for suffix in _SUFFIXES:
+        if Path(f"{path}{suffix}").exists():
+            Path(f"{path}{suffix}").rename(f"{aside}{suffix}")
+    return aside
+
+
+def intact(record: Record, checksum: int) -> bool:
+    """
+    Whether a record is what was written.
+    """
+    try:
+        return record.checksum == checksum
+    except TypeError:
+        return False  # not even of the type it was written as
+
+
+def readable(path: Path) -> Iterator[Record]:
+    """
+    What can be read of a damaged file: from both ends, up to the damage.
+    """
+    reached = -1
+    for order in ("ASC", "DESC"):
+        try:
+            with closing(sqlite3.connect(path, isolation_level=None)) as database:
+                for *fields, checksum in database.execute(f"{READ} ORDER BY place {order}"):
+                    record = Record(*fields)
+                    if not intact(record, checksum):
+                        continue
+                    if order == "DESC" and record.place <= reached:
+                        return
+                    if order == "ASC":
+                        reached = record.place
+                    yield record
+        except sqlite3.Error:
+            continue

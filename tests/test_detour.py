@@ -1,0 +1,346 @@
+"""
+Round an outage: kept at once, stored in order, exactly once, and then straight again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest_twisted
+from twisted.internet import reactor as global_reactor
+from twisted.internet.task import deferLater
+
+from gateway.batch import MAX_ROWS, Batch, Fence, Origin
+from gateway.errors import OutcomeUnknown, TransientError, Unavailable
+from gateway.gate import Gates
+from gateway.memory import MemoryStore
+from gateway.pressure import Pressure
+from gateway.reply import Run
+from gateway.spool.detour import SpoolDetour
+from gateway.spool.file import SpoolFile
+from gateway.spool.queue import Spool
+from gateway.spool.record import unpack
+from gateway.writer import Source, Writer
+
+reactor = global_reactor
+
+AWAY = Unavailable("away")
+
+
+class Bench:
+    """
+    A writer with a spool, on a store whose outages the test makes.
+    """
+
+    def __init__(self, path: Path, store: MemoryStore, takes: bool, max_bytes: int) -> None:
+        self.store = store
+        self.gates = Gates(store, reactor, lambda attempt: 0.01)
+        self.spool = Spool(SpoolFile(path, max_bytes), reactor)
+        self.detour = SpoolDetour(
+            self.spool,
+            store,
+            self.gates,
+            reactor,
+            lambda attempt: 0.01,
+            lambda: self.writer.lanes,
+            takes,
+        )
+        self.writer = Writer(
+            store,
+            reactor,
+            2,
+            Pressure(100_000_000),
+            lambda: 0.0,
+            self.gates,
+            self.detour,
+            opened=self.spool.keep_lane,
+        )
+        self.answers: list[str] = []
+
+    def source(self, name: str = "p") -> Source:
+        return self.writer.source(Origin(name, "lines"), self._answered)
+
+    def _answered(self, token: object, runs: list[Run]) -> None:
+        self.answers += [bytes(outcome).decode() for n, outcome in runs for _ in range(n)]
+
+    @property
+    def bodies(self) -> list[bytes]:
+        return [body for _, body in self.store.rows]
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        while not condition():
+            await deferLater(reactor, 0.005)
+
+    async def answered(self, count: int) -> list[str]:
+        """The next answers."""
+        await self.until(lambda: len(self.answers) >= count)
+        found, self.answers = self.answers[:count], self.answers[count:]
+        return found
+
+    async def emptied(self) -> None:
+        await self.until(lambda: not self.spool.messages)
+
+
+@asynccontextmanager
+async def opened(
+    path: Path, store: MemoryStore, takes: bool = True, max_bytes: int = 1 << 26
+) -> AsyncIterator[Bench]:
+    bench = Bench(path / "spool.db", store, takes, max_bytes)
+    bench.spool.open()
+    bench.spool.start()
+    bench.detour.start()
+    try:
+        yield bench
+    finally:
+        await bench.detour.stop()
+        await bench.spool.close()
+
+
+class Outage(MemoryStore):
+    """
+    A store that is away for as long as the test likes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.away = False
+        self.before: Callable[[], Awaitable[None]] | None = None
+
+    async def write(self, batch: Batch, fence: Fence) -> bool:
+        if self.away:
+            raise AWAY
+        if self.before is not None:
+            await self.before()
+        return await super().write(batch, fence)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_outage(tmp_path: Path) -> None:
+    """+QUE while it lasts, then everything is stored in order, and +OK again."""
+    store = Outage()
+    async with opened(tmp_path, store) as bench:
+        source = bench.source()
+        source.submit("r", [b"1"], None)
+        assert await bench.answered(1) == ["+OK"]
+        store.away = True
+        for n in range(2, 50):
+            source.submit("r", [b"%d" % n], None)
+        assert await bench.answered(48) == ["+QUE"] * 48
+        assert bench.bodies == [b"1"]
+        store.away = False
+        await bench.emptied()
+        source.submit("r", [b"50"], None)
+        assert await bench.answered(1) == ["+OK"]
+        assert bench.bodies == [b"%d" % n for n in range(1, 51)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_comes_while_it_is_stored_goes_behind(tmp_path: Path) -> None:
+    """A peer that never stops: answered all the time, in order, and the spool still ends."""
+    store = Outage()
+    async with opened(tmp_path, store) as bench:
+        source = bench.source()
+        store.away = True
+        frames = [b"%d" % n for n in range(MAX_ROWS)]
+        sent = 16
+        for _ in range(sent):
+            source.submit("r", frames, None)
+            await bench.answered(MAX_ROWS)
+        store.away = False
+        # A slow store, so that peers could put more than it takes.
+        store.before = lambda: deferLater(reactor, 0.05)
+        words: list[str] = []
+        while words[-1:] != ["+OK"]:
+            source.submit("r", frames, None)
+            sent += 1
+            words += set(await bench.answered(MAX_ROWS))
+        assert words.count("+QUE") >= 2, "answered while the spool was stored"
+        assert sent < 60, "and it ended"
+        assert bench.bodies == frames * sent
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_restart_during_an_outage(tmp_path: Path) -> None:
+    """What was answered +QUE is stored by the next process, before anything newer."""
+    store = Outage()
+    store.away = True
+    async with opened(tmp_path, store) as bench:
+        bench.source().submit("r", [b"1", b"2"], None)
+        assert await bench.answered(2) == ["+QUE"] * 2
+    async with opened(tmp_path, store) as bench:
+        bench.source().submit("r", [b"3"], None)
+        assert await bench.answered(1) == ["+QUE"]
+        store.away = False
+        await bench.emptied()
+        assert bench.bodies == [b"1", b"2", b"3"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_open_outcome_goes_into_the_spool_with_its_fence(tmp_path: Path) -> None:
+    """Stored or not, nobody knows, and then the database is away: still stored once."""
+    for stored in (True, False):
+        store = Outage()
+        async with opened(tmp_path, store) as bench:
+            lanes = set(bench.writer.lanes)
+            if stored:
+                store.lost_replies = 1
+            else:
+                store.failures.append(OutcomeUnknown("lost"))
+            bench.source().submit("r", [b"1"], None)
+            store.away = True
+            assert await bench.answered(1) == ["+QUE"]
+            assert set(bench.writer.lanes) != lanes, "the lane's number is the spool's now"
+            store.away = False
+            await bench.emptied()
+            bench.source().submit("r", [b"2"], None)
+            assert await bench.answered(1) == ["+OK"]
+            assert bench.bodies == [b"1", b"2"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_lost_reply_while_the_spool_is_stored(tmp_path: Path) -> None:
+    """Parcels put together differently after a lost reply: every message once."""
+    store = Outage()
+    store.away = True
+    async with opened(tmp_path, store) as bench:
+        source = bench.source()
+        for n in range(6):
+            source.submit("r", [b"%d" % n], None)
+            await bench.answered(1)
+        # One parcel of four records is stored, its reply lost; then the process ends.
+        parcel = await bench.spool.next(0, ())
+        assert parcel is not None
+        store.away = False
+        first_four = parcel.records[:4]
+    again = unpack(first_four)
+    await MemoryStore.write(store, again.batch, again.fence)
+    async with opened(tmp_path, store) as bench:
+        await bench.emptied()
+        assert bench.bodies == [b"%d" % n for n in range(6)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_bad_messages_in_the_spool_become_dead_letters(tmp_path: Path) -> None:
+    """Nobody waits for an answer any more, so they are kept; the others are stored in order."""
+    store = Outage()
+    store.poison = {b"bad"}
+    store.away = True
+    async with opened(tmp_path, store) as bench:
+        source = bench.source()
+        frames = [b"%d" % n if n % 7 else b"bad %d" % n for n in range(60)]
+        frames[20] = b"not text \xff"
+        for start in (0, 20, 40):
+            source.submit("r", frames[start : start + 20], None)
+            await bench.answered(20)
+        store.away = False
+        await bench.emptied()
+        good = [frame for frame in frames if frame.isdigit()]
+        assert bench.bodies == good
+        assert sorted(frame for frame, _ in store.dead_letters) == sorted(
+            frame for frame in frames if not frame.isdigit()
+        )
+        reasons = dict(store.dead_letters)
+        assert reasons[b"bad 0"].sqlstate == "23514"
+        assert "UTF-8" in reasons[b"not text \xff"].text
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_route_out_of_service_lets_others_pass(tmp_path: Path) -> None:
+    """A route whose table is gone keeps its messages in the spool; other routes go on."""
+    store = Outage()
+    store.away = True
+    async with opened(tmp_path, store) as bench:
+        source = bench.source()
+        source.submit("gone", [b"1"], None)
+        source.submit("fine", [b"2"], None)
+        await bench.answered(2)
+        store.closed.add("gone")
+        store.away = False
+        await bench.until(lambda: b"2" in bench.bodies)
+        await bench.until(lambda: bench.gates.answer("gone") is not None)
+        source.submit("gone", [b"3"], None)
+        source.submit("fine", [b"4"], None)
+        assert await bench.answered(2) == [
+            "-TRY ROUTE sqlstate=42P01 retry=1 :out of service until its operator acts",
+            "+OK",
+        ]
+        store.closed.clear()
+        await bench.emptied()
+        assert bench.bodies == [b"2", b"4", b"1"]
+        source.submit("gone", [b"5"], None)
+        assert await bench.answered(1) == ["+OK"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_errors_that_pass_do_not_stop_the_spool(tmp_path: Path) -> None:
+    """A deadlock or a lost connection while the spool is stored is tried again."""
+    store = Outage()
+    store.away = True
+    async with opened(tmp_path, store) as bench:
+        bench.source().submit("r", [b"1"], None)
+        await bench.answered(1)
+        store.failures += [TransientError("deadlock", "40P01"), OutcomeUnknown("lost"), AWAY]
+        store.lost_replies = 1
+        store.away = False
+        await bench.emptied()
+        assert bench.bodies == [b"1"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_full_spool_refuses(tmp_path: Path) -> None:
+    """-TRY before the limit is passed, for that message alone; then there is room again."""
+    store = Outage()
+    store.away = True
+    async with opened(tmp_path, store, max_bytes=1 << 20) as bench:
+        source = bench.source()
+        words: list[str] = []
+        while not words or words[-1] == "+QUE":
+            source.submit("r", [b"x" * 60_000], None)
+            words += await bench.answered(1)
+        assert words[-1].startswith("-TRY DOWN retry=1 :the database cannot be reached, and the")
+        kept = len(words) - 1
+        source.submit("r", [b"small"], None)
+        small = await bench.answered(1)
+        store.away = False
+        await bench.emptied()
+        assert len(bench.bodies) == kept + (small == ["+QUE"])
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_spool_that_only_ends(tmp_path: Path) -> None:
+    """on_outage = "refuse" after a time of spooling: the rest is stored, nothing is added."""
+    store = Outage()
+    store.away = True
+    async with opened(tmp_path, store) as bench:
+        bench.source().submit("r", [b"1"], None)
+        await bench.answered(1)
+    async with opened(tmp_path, store, takes=False) as bench:
+        bench.source().submit("r", [b"2"], None)
+        assert await bench.answered(1) == ["-TRY DOWN retry=1 :the database cannot be reached"]
+        store.away = False
+        await bench.emptied()
+        bench.source().submit("r", [b"3"], None)
+        assert await bench.answered(1) == ["+OK"]
+        assert bench.bodies == [b"1", b"3"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_lanes_are_cleared_away(tmp_path: Path) -> None:
+    """Rows of lanes that nothing needs any more are removed, those of a dead process too."""
+    store = Outage()
+    async with opened(tmp_path, store) as bench:
+        bench.source().submit("r", [b"1"], None)
+        await bench.answered(1)
+        for lane in bench.writer.lanes:
+            bench.spool.keep_lane(lane)
+        store.away = True
+        bench.source().submit("r", [b"2"], None)
+        await bench.answered(1)
+    before = set(store._fences)
+    store.away = False
+    async with opened(tmp_path, store) as bench:
+        await bench.emptied()
+        await bench.until(lambda: not store._fences)
+        assert before and bench.bodies == [b"1", b"2"]
