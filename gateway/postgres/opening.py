@@ -213,4 +213,8 @@ def outside_of_process() -> Outside:
         except OSError:
             return None
 
-    return Outside(os.environ, str(Path("~").expanduser()), read)
+    try:
+        home = str(Path.home())
+    except RuntimeError:
+        home = ""  # a user that the system does not know, as in some containers
+    return Outside(os.environ, home, read)

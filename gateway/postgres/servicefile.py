@@ -66,15 +66,13 @@ def _section(service: str, text: str, path: str) -> dict[str, str] | None:
                 found = {}
         elif found is not None:
             key, equals, value = line.partition("=")
+            fault = ""
             if line.startswith("ldap"):
-                raise ConfigError(
-                    [f"names the service {service!r}, but {path}:{number} looks it up in LDAP,"
-                     " which blocks; write host=... there"]
-                )  # fmt: skip
-            if not equals:
-                raise ConfigError(
-                    [f"names the service {service!r}, but {path}:{number} is not keyword=value"]
-                )
+                fault = "looks it up in LDAP, which blocks; write host=... there"
+            elif not equals:
+                fault = "is not keyword=value"
+            if fault:
+                raise ConfigError([f"names the service {service!r}, but {path}:{number} {fault}"])
             # The first one counts.
             found.setdefault(key, value)
     return found

@@ -239,6 +239,25 @@ async def test_closing_in_the_middle_of_a_walk() -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_failure_nobody_foresaw(database: Database) -> None:
+    """A bug met while connecting is logged, and connecting is tried again."""
+    calls = []
+
+    def lookup(name: str) -> list[str]:
+        calls.append(name)
+        if len(calls) == 1:
+            raise ZeroDivisionError
+        return ["127.0.0.1"]
+
+    with (
+        tcp_port(database) as good,
+        pool(f"host=db1 port={good} {rest(database)}", lookup, pool_max=1) as one,
+    ):
+        async with one.checkout() as connection:
+            assert connection.server == "" and len(calls) == 2
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_connection_has_our_defaults(database: Database) -> None:
     """Keepalives and user timeout are set on the socket; pg_stat_activity shows our name."""
     with (
