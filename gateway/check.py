@@ -15,6 +15,7 @@ from gateway.errors import StoreError
 from gateway.postgres.catalog import Findings, examine
 from gateway.postgres.connection import Connection, Query, Rows, Values
 from gateway.postgres.dsn import dsn_fault
+from gateway.postgres.opening import Opener
 from gateway.postgres.schema import up_to_date
 from gateway.route import table_identifier
 
@@ -40,23 +41,26 @@ class Report:
 
 async def check_database(config: Config, dsn: str, reactor: Any) -> Report:
     """
-    Connect and look at everything the gateway would use.
+    Connect as the gateway would and look at everything it would use.
     """
     report = Report()
-    fault = dsn_fault(dsn)
+    database = config.database
+    opener = Opener.of_process(database, reactor)
+    fault = dsn_fault(dsn, opener.outside)
     if fault is not None:
         report.problems.append(f"database.dsn: {fault}")
         return report
-    connection = Connection(reactor)
-    database = config.database
+    connection: Connection | None = None
 
     async def query(sql: str, values: Values) -> Rows:
+        assert connection is not None
         return await connection.query(sql, values, database.statement_timeout)
 
     try:
-        await connection.open(dsn, database.connect_timeout)
-        server, name, user = (await query(_SERVER, None))[0]
-        report.notes.append(f"database: connected to {name} as {user}, PostgreSQL {server}")
+        connection = await opener.begin(dsn).run()
+        version, name, user = (await query(_SERVER, None))[0]
+        where = f" on {connection.server}" if connection.server else ""
+        report.notes.append(f"database: connected to {name} as {user}{where}, PostgreSQL {version}")
         await _check_schema(query, report)
         for route in config.routes.values():
             where = f"routes.{route.name}"
@@ -68,7 +72,8 @@ async def check_database(config: Config, dsn: str, reactor: Any) -> Report:
     except StoreError as error:
         report.problems.append(f"database.dsn: {error}")
     finally:
-        connection.discard()
+        if connection is not None:
+            connection.discard()
     return report
 
 

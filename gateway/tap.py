@@ -32,6 +32,7 @@ from gateway.gate import Gates
 from gateway.lane import backoff
 from gateway.listener import ListenerService, example
 from gateway.postgres.dsn import dsn_fault
+from gateway.postgres.opening import Opener, outside_of_process
 from gateway.postgres.pool import Pool
 from gateway.postgres.store import PostgresStore
 from gateway.pressure import Pressure
@@ -96,8 +97,9 @@ class Options(usage.Options):
                 problems = check_endpoints(config, endpoint_fault)
                 if problems:
                     raise ConfigError(problems)
-            fault = dsn_fault(config.database.dsn)
-            if config.database.dsn != EMBEDDED and fault is not None:
+            dsn = config.database.dsn
+            fault = None if dsn == EMBEDDED else dsn_fault(dsn, outside_of_process())
+            if fault is not None:
                 source = "--database" if self["database"] is not None else "database.dsn"
                 raise ConfigError([f"{source}: {fault}"])
         except ConfigError as error:
@@ -157,7 +159,8 @@ def makeService(options: Options) -> IService:
     config = options.config
     data_dir = Path(options["data-dir"])
     is_embedded = config.database.dsn == EMBEDDED
-    pool = Pool(config.database, reactor, backoff)
+    opener = Opener.of_process(config.database, reactor)
+    pool = Pool(config.database, reactor, backoff, opener)
     store = PostgresStore(pool, config.routes, config.database)
     pressure = Pressure(config.limits.bytes_in_flight)
     gates = Gates(store, reactor, backoff)

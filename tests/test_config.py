@@ -183,10 +183,10 @@ def options(*words: str) -> Options:
 def test_an_option_beats_the_file() -> None:
     """Endpoints and the DSN of the command line replace those of the file."""
     config = options(
-        *("--config", str(SAMPLE), "--database", "service=x"),
+        *("--config", str(SAMPLE), "--database", "dbname=x"),
         *("--line", "tcp:1", "--line", "tcp:2", "--netstring", "tcp:3", "--command", "tcp:4"),
     ).config
-    assert config.database.dsn == "service=x"
+    assert config.database.dsn == "dbname=x"
     assert [(n, x.endpoint, x.framing, x.dialect) for n, x in config.listeners.items()] == [
         ("lines", "tcp:1", "line", "plain"),
         ("lines-2", "tcp:2", "line", "plain"),

@@ -127,11 +127,15 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
     @ivar prepared: names of the statements prepared in its session.
     @ivar lost: called once when the connection is no longer usable.
     @ivar fault: why it is not; C{""} where we closed it for no fault of its own.
+    @ivar server: where it leads, for people; C{""} where there is no other place.
+    @ivar generation: the pool's when it was opened.
     """
 
     opened_at = 0.0
     used_at = 0.0
     fault = ""
+    server = ""
+    generation = 0
     lost: Callable[[Connection], None] | None = None
 
     def __init__(self, reactor: Any, cooperator: Any = None) -> None:

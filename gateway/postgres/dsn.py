@@ -9,17 +9,23 @@ from typing import Final
 import psycopg2
 from psycopg2 import extensions
 
+from gateway.errors import ConfigError
+from gateway.postgres.hosts import Outside, read_hosts
+
 _SECRET: Final = {"password", "sslpassword", "sslkey", "passfile", "oauth_client_secret"}
 
 
-def dsn_fault(dsn: str) -> str | None:
+def dsn_fault(dsn: str, outside: Outside) -> str | None:
     """
-    What is wrong with a libpq URI or conninfo; C{None} where it can be tried.
+    What is wrong with a libpq URI or conninfo, or with what it leaves to a service or
+    to PG* variables; C{None} where it can be tried.
 
     The text does not repeat the string, which may hold a password.
     """
     try:
-        extensions.parse_dsn(dsn)
+        read_hosts(dsn, outside)
+    except ConfigError as error:
+        return str(error)
     except psycopg2.ProgrammingError:
         return (
             "is neither a libpq URI (postgresql://user@host/db) nor a conninfo"

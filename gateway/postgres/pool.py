@@ -6,11 +6,17 @@ a checkout never meets a dead one. Keeping C{min} of them open, growing to C{max
 while somebody waits, and replacing old ones is one step, L{Pool._maintain}, that
 runs whenever something changed. Failing to connect is never fatal: it is tried
 again with back-off, and logged when it begins and when it ends.
+
+A connection that is lost in the middle of a statement puts the others in doubt: their
+server may be going away, may have become a standby or may have gone silent, and each of
+them would cost a batch of its own to find out. So it ends a generation: what is idle is
+replaced at once, what is busy when it is given back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from twisted.internet.defer import Deferred, TimeoutError
@@ -21,10 +27,36 @@ from txpostgres import txpostgres
 
 from gateway.config import Database
 from gateway.errors import StoreError, Unavailable
-from gateway.postgres.connection import MINIMUM_VERSION, Connection, server_settings
+from gateway.postgres.connection import Connection
+from gateway.postgres.opening import Opener, Opening
 
 _CHECK_EVERY = 30.0
 """Seconds between looks at the age of idle connections."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolFigures:
+    """
+    The pool as it is now, and what became of it since its start.
+
+    @ivar size: connections open, C{in_use} and C{idle} together.
+    @ivar waiting: those who wait for one.
+    @ivar opening: attempts to connect under way.
+    @ivar opened: connections there ever were.
+    @ivar lost: those of them that were lost, not those we closed.
+    @ivar reconnects: how often a loss had left none and there was one again.
+    @ivar generation: how often all connections were put in doubt.
+    """
+
+    size: int
+    in_use: int
+    idle: int
+    waiting: int
+    opening: int
+    opened: int
+    lost: int
+    reconnects: int
+    generation: int
 
 
 class Checkout:
@@ -62,9 +94,12 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
         settings: Database,
         reactor: Any,
         backoff: Callable[[int], float],
+        opener: Opener | None = None,
     ) -> None:
         """
         @param backoff: failed attempts -> seconds to wait.
+        @param opener: makes the connections; where left out, one that sees what
+            libpq sees in this process.
         """
         self.reactor = reactor
         # The base class wants to make its connections now; we do that one by one.
@@ -78,7 +113,13 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
         self._clock: IReactorTime = reactor
         self._backoff = backoff
         self._busy: set[Connection] = set()
-        self._opening: set[Connection] = set()
+        self._opener = opener or Opener.of_process(settings, reactor)
+        self._opening: set[Opening] = set()
+        self._opened = 0
+        self._reconnects = 0
+        self._none_left = False
+        self._generation = 0
+        self._server = ""
         self._waiting = 0
         self._running = False
         self._failures = 0
@@ -107,13 +148,30 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
         for call in (self._retry, self._check):
             if call is not None and call.active():
                 call.cancel()
-        for connection in [*self.connections, *self._busy, *self._opening]:
+        for opening in list(self._opening):
+            opening.stop()
+        for connection in [*self.connections, *self._busy]:
             connection.discard()
 
     @property
     def size(self) -> int:
         """Connections open now."""
         return len(self.connections) + len(self._busy)
+
+    @property
+    def figures(self) -> PoolFigures:
+        """For people and their monitoring."""
+        return PoolFigures(
+            size=self.size,
+            in_use=len(self._busy),
+            idle=len(self.connections),
+            waiting=self._waiting,
+            opening=len(self._opening),
+            opened=self._opened,
+            lost=self.lost,
+            reconnects=self._reconnects,
+            generation=self._generation,
+        )
 
     # Checkout.
 
@@ -149,7 +207,8 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
             self._maintain()
             await waiting
         except TimeoutError:
-            reason = self._trouble or "every connection of the pool is in use"
+            busy = "every connection of the pool is in use"
+            reason = self._trouble or (busy if self.size else "still connecting")
             raise Unavailable(
                 f"no connection within {self._settings.acquire_timeout:g} s: {reason}"
             ) from None
@@ -164,7 +223,7 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
             return  # lost meanwhile, its token with it
         self._busy.remove(connection)
         connection.used_at = self._clock.seconds()
-        if self._too_old(connection):
+        if self._too_old(connection) or connection.generation != self._generation:
             self._busy.add(connection)
             connection.discard()
             return
@@ -199,41 +258,49 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
             total = self.size + coming
             if not (total < self.min or (coming < self._waiting and total < self.max)):
                 return
-            connection = Connection(self.reactor)
-            self._opening.add(connection)
-            Deferred.fromCoroutine(self._open(connection)).addErrback(self._bug)
+            opening = self._opener.begin(self._dsn)
+            self._opening.add(opening)
+            Deferred.fromCoroutine(self._open(opening)).addErrback(self._bug)
             if self._failures:
                 return  # one at a time until the server is back
 
-    async def _open(self, connection: Connection) -> None:
+    async def _open(self, opening: Opening) -> None:
+        generation = self._generation
         try:
-            await connection.open(self._dsn, self._settings.connect_timeout)
-            await self._prepare_session(connection)
+            connection = await opening.run()
         except StoreError as error:
-            self._opening.discard(connection)
-            connection.discard()
             self._not_opened(str(error))
             return
-        self._opening.discard(connection)
+        finally:
+            self._opening.discard(opening)
         if not self._running:
             connection.discard()
             return
+        if generation != self._generation:
+            # Its server was put in doubt after it had been asked.
+            connection.discard()
+            self._maintain()
+            return
+        connection.generation = generation
         connection.lost = self._on_lost
         self._failures = 0
-        if self._trouble:
-            self._trouble = ""
-            self._log.info("database: connected again")
+        self._opened += 1
+        self._reconnects += self._none_left
+        self._none_left = False
+        self._say_connected(connection)
         self.add(connection)
         self._maintain()
 
-    async def _prepare_session(self, connection: Connection) -> None:
-        sql, values = server_settings(self._settings.statement_timeout)
-        rows = await connection.query(sql, values, self._settings.connect_timeout)
-        version, read_only, *_ = rows[0]
-        if version < MINIMUM_VERSION:
-            raise Unavailable(f"PostgreSQL 13 or newer is needed, this one says {version}")
-        if read_only:
-            raise Unavailable("the server is read-only (a standby?)")
+    def _say_connected(self, connection: Connection) -> None:
+        where = connection.server
+        if self._trouble or where != self._server:
+            self._log.info(
+                "database: {what}{where}",
+                what="connected again" if self._trouble else "connected",
+                where=f" to {where}" if where else "",
+            )
+        self._trouble = ""
+        self._server = where
 
     def _not_opened(self, reason: str) -> None:
         if not self._running:
@@ -246,21 +313,34 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
             self._retry = self._clock.callLater(self._backoff(self._failures), self._maintain)
 
     def _on_lost(self, connection: Connection) -> None:
-        if connection in self.connections:
-            self.remove(connection)
-        elif connection in self._busy:
+        busy = connection in self._busy
+        if busy:
             # Its token is checked out with it and must not come back.
             self._busy.remove(connection)
             self._semaphore.limit -= 1
-        if self._running:
-            if connection.fault:
-                self.lost += 1
-                self._log.warn(
-                    "database: a connection was lost ({reason}), {size} left",
-                    reason=connection.fault,
-                    size=self.size,
-                )
-            self._maintain()
+        elif connection in self.connections:
+            self.remove(connection)
+        if not self._running:
+            return
+        if connection.fault:
+            self.lost += 1
+            self._log.warn(
+                "database: a connection was lost ({reason}), {size} left",
+                reason=connection.fault,
+                size=self.size,
+            )
+            if busy and connection.generation == self._generation:
+                self._doubt()
+            self._none_left = self._none_left or not self.size
+        self._maintain()
+
+    def _doubt(self) -> None:
+        """
+        Trust no connection that is open now.
+        """
+        self._generation += 1
+        for connection in list(self.connections):
+            connection.discard()
 
     def _too_old(self, connection: Connection) -> bool:
         return self._clock.seconds() - connection.opened_at > self._settings.recycle_after
@@ -275,3 +355,4 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
 
     def _bug(self, failure: Failure) -> None:
         self._log.failure("database: opening a connection failed", failure=failure)
+        self._not_opened("for a reason nobody foresaw, see the log")
