@@ -24,6 +24,7 @@ _MAY_CREATE = "SELECT has_database_privilege(current_database(), 'CREATE')"
 _MAY_USE = (
     "SELECT has_schema_privilege('gateway', 'USAGE')"
     " AND has_table_privilege('gateway.lane', 'SELECT, INSERT, UPDATE')"
+    " AND has_table_privilege('gateway.dead_letter', 'INSERT')"
     " AND has_function_privilege('gateway.advance(uuid, bigint, bigint)', 'EXECUTE')"
 )
 
@@ -93,6 +94,7 @@ async def _check_schema(query: Query, report: Report) -> None:
             report.problems.append(
                 "database: the schema gateway is there, but not granted: run GRANT USAGE ON SCHEMA"
                 " gateway TO ...; GRANT SELECT, INSERT, UPDATE, DELETE ON gateway.lane TO ...;"
+                " GRANT SELECT, INSERT, UPDATE, DELETE ON gateway.dead_letter TO ...;"
                 " GRANT SELECT ON gateway.migration TO ..."
             )
     elif (await query(_MAY_CREATE, None))[0][0]:

@@ -6,17 +6,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import click
-from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import clientFromString
 from twisted.internet.error import ConnectError
-from twisted.internet.task import react
 
 from gateway.bench import Load, Report, bench
 from gateway.check import check_database
@@ -24,29 +21,18 @@ from gateway.config import EMBEDDED
 from gateway.embedded import EmbeddedServer
 from gateway.errors import ConfigError
 from gateway.framing import FRAMINGS
+from gateway.letters import dead_letters
+from gateway.running import run
 from gateway.tap import DATA_DIR, read_config
-
-
-def run(work: Callable[[Any], Awaitable[int]]) -> None:
-    """
-    Run a coroutine on the reactor and exit with its result.
-    """
-
-    def main(reactor: Any) -> Deferred[None]:
-        async def coroutine() -> None:
-            status = await work(reactor)
-            if status:
-                raise SystemExit(status)
-
-        return Deferred.fromCoroutine(coroutine())
-
-    react(main)
 
 
 @click.group()
 @click.version_option(version("txgateway"), prog_name="gateway")
 def main() -> None:
     """Sockets in, committed rows and answers out. The daemon is: twistd -n gateway"""
+
+
+main.add_command(dead_letters)
 
 
 @main.command()

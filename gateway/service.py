@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import shlex
 import signal
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import count
@@ -251,3 +252,18 @@ def stop_on_signals(reactor: Any, service: GatewayService) -> None:
 
     # The reactor installs its own when it starts.
     reactor.callWhenRunning(install)
+
+
+def use_monotonic_clock(reactor: Any) -> None:
+    """
+    Make the reactor's timers independent of the time of day.
+
+    Twisted's follow C{time.time()}: a clock that is set back by an hour would make every
+    timer an hour late, one set forward would end every deadline at once.
+    """
+    if reactor.seconds is time.monotonic:
+        return
+    ahead = time.monotonic() - reactor.seconds()
+    for call in reactor.getDelayedCalls():
+        call.delay(ahead)
+    reactor.seconds = time.monotonic

@@ -38,7 +38,7 @@ from gateway.postgres.store import PostgresStore
 from gateway.pressure import Pressure
 from gateway.protocol import PeerFactory
 from gateway.reply import Words
-from gateway.service import GatewayService, stop_on_signals
+from gateway.service import GatewayService, stop_on_signals, use_monotonic_clock
 from gateway.spool.detour import SpoolDetour
 from gateway.spool.file import SpoolFile
 from gateway.spool.queue import Spool
@@ -226,6 +226,7 @@ def makeService(options: Options) -> IService:
         detour=detour,
     )
     stop_on_signals(reactor, service)
+    use_monotonic_clock(reactor)
     return service
 
 

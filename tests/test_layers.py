@@ -20,7 +20,7 @@ ORDER = [
     *("errors", "framing", "reply", "formats", "dialect", "batch", "route", "insert", "sections"),
     *("config", "direct", "pressure", "lock", "store", "memory", "gate", "lane", "writer"),
     *("protocol", "listener", "spool", "postgres", "embedded"),
-    *("bench", "check", "service", "tap", "cli"),
+    *("bench", "check", "service", "tap", "running", "letters", "cli"),
 ]
 
 

@@ -2,15 +2,25 @@
 Dead letters: messages that were refused and are kept in C{gateway.dead_letter}.
 
 They are written behind a fence like any batch, so that a lost reply doubles none.
+Whoever is asked to replay one stores it and removes the letter in one transaction.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
+from uuid import uuid4
 
-from gateway.batch import Batch, Fence
+from gateway.batch import Batch, Chunk, Fence, Origin
+from gateway.errors import RouteError, RowError
+from gateway.formats import FramesRefused
+from gateway.insert import Insert
+from gateway.postgres.catalog import examine
+from gateway.postgres.connection import Connection, Query
 from gateway.reply import Outcome
+from gateway.route import Route
 
 BURY: Final = """
     INSERT INTO gateway.dead_letter
@@ -45,3 +55,156 @@ def bury_values(batch: Batch, outcomes: Sequence[Outcome], fence: Fence) -> Mapp
         "error": [outcome.text for outcome in outcomes],
         "frame": [frame for _, frame in chunks],
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """
+    A row of C{gateway.dead_letter}.
+
+    @ivar attempts: how often it was refused.
+    """
+
+    id: int
+    refused_at: datetime
+    route: str
+    peer: str | None
+    listener: str | None
+    identity: str | None
+    received_at: datetime | None
+    sqlstate: str | None
+    error: str
+    attempts: int
+    frame: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """
+    Which letters are meant; what is left out does not narrow it.
+
+    @ivar days: refused longer ago than that.
+    """
+
+    ids: Sequence[int] = ()
+    route: str | None = None
+    days: float | None = None
+
+    def where(self) -> tuple[str, Mapping[str, Any]]:
+        """
+        @return: a condition and its parameters.
+        """
+        terms = ["true"]
+        if self.ids:
+            terms.append("id = ANY(%(ids)s)")
+        if self.route is not None:
+            terms.append("route = %(route)s")
+        if self.days is not None:
+            terms.append("refused_at < now() - make_interval(secs => %(days)s * 86400)")
+        values = {"ids": list(self.ids), "route": self.route, "days": self.days}
+        return " AND ".join(terms), values
+
+
+_COLUMNS: Final = (
+    "id, refused_at, route, peer, listener, identity, received_at, sqlstate, error, attempts, frame"
+)
+
+
+class DeadLetters:
+    """
+    The letters of a database, over one connection.
+    """
+
+    def __init__(self, connection: Connection, timeout: float) -> None:
+        """
+        @param timeout: seconds for each statement.
+        """
+        self._connection = connection
+        self._timeout = timeout
+
+    async def count(self, choice: Choice) -> int:
+        """
+        How many there are.
+        """
+        condition, values = choice.where()
+        rows = await self._query(
+            f"SELECT count(*) FROM gateway.dead_letter WHERE {condition}", values
+        )
+        number: int = rows[0][0]
+        return number
+
+    async def find(self, choice: Choice, limit: int, after: int = 0) -> list[Letter]:
+        """
+        The oldest of them.
+
+        @param after: only those with a higher id.
+        """
+        condition, values = choice.where()
+        rows = await self._query(
+            f"SELECT {_COLUMNS} FROM gateway.dead_letter WHERE {condition}"
+            " AND id > %(after)s ORDER BY id LIMIT %(limit)s",
+            {**values, "limit": limit, "after": after},
+        )
+        return [Letter(*(*row[:-1], bytes(row[-1]))) for row in rows]
+
+    async def purge(self, choice: Choice) -> int:
+        """
+        Remove them for good.
+
+        @return: how many.
+        """
+        condition, values = choice.where()
+        return len(
+            await self._query(
+                f"DELETE FROM gateway.dead_letter WHERE {condition} RETURNING id", values
+            )
+        )
+
+    async def replay(self, letter: Letter, route: Route) -> str | None:
+        """
+        Store a message after all, and remove its letter with it.
+
+        @return: C{None} where it is stored, else why it was refused again.
+        @raise StoreError: not now; nothing changed, unless it is L{OutcomeUnknown}.
+        """
+
+        async def work(query: Query) -> None:
+            found = await examine(query, route)
+            if found.problems:
+                raise RouteError("; ".join(found.problems))
+            statement, bound = Insert(route, found.types).bind(_batch(letter).slices)
+            # Whoever else replays it waits here, and then finds it gone.
+            if not await query(_TAKE, (letter.id,)):
+                return
+            lane = str(uuid4())
+            values = [lane, 1, 1, *bound]
+            await query(statement.plain, {f"p{n}": value for n, value in enumerate(values, 1)})
+            await query("DELETE FROM gateway.lane WHERE id = %s::uuid", (lane,))
+
+        try:
+            await self._connection.transaction(work, self._timeout)
+        except RowError as error:
+            reason, sqlstate = str(error), error.sqlstate
+        except FramesRefused as refused:
+            reason, sqlstate = refused.faults[0][1].text, ""
+            await self._query("ROLLBACK", None)
+        else:
+            return None
+        await self._query(
+            "UPDATE gateway.dead_letter SET attempts = attempts + 1, error = %s,"
+            " sqlstate = nullif(%s, ''), refused_at = now() WHERE id = %s",
+            (reason, sqlstate, letter.id),
+        )
+        return reason
+
+    async def _query(self, sql: str, values: Any) -> list[tuple[Any, ...]]:
+        return await self._connection.query(sql, values, self._timeout)
+
+
+_TAKE: Final = "DELETE FROM gateway.dead_letter WHERE id = %s RETURNING id"
+
+
+def _batch(letter: Letter) -> Batch:
+    origin = Origin(letter.peer or "", letter.listener or "", letter.identity)
+    at = letter.received_at.timestamp() if letter.received_at is not None else 0.0
+    return Batch.of([Chunk(letter.route, [letter.frame], origin, at, lambda chunk, runs: None)])
