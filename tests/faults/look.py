@@ -4,10 +4,12 @@ What tests see of a gateway and a database from outside.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Final
 
-from tests.support import Database, Gateway, wait_until
+from tests.support import Database, Gateway, Peer, wait_until
 
 Start = Callable[..., Gateway]
 
@@ -32,3 +34,29 @@ def assert_quiet(gateway: Gateway) -> None:
     """Nothing in the log but what an operator can use."""
     log = gateway.log
     assert "Traceback" not in log and "Unhandled" not in log, log
+
+
+def sample(value: Callable[[], int], seconds: float) -> Iterator[int]:
+    """What something is, again and again for some time, for what must never happen in it."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        yield value()
+        time.sleep(0.01)
+
+
+def unread(peer: Peer) -> int:
+    """
+    Bytes that a peer has sent and the gateway has not read: they wait in the kernel.
+    """
+    ours, theirs = (
+        f":{name[1]:04X}" for name in (peer.socket.getsockname(), peer.socket.getpeername())
+    )
+    waiting = 0
+    for line in Path("/proc/net/tcp").read_text().splitlines():
+        _, local, remote, _, queues, *_ = line.split()
+        to_send, to_read = queues.split(":") if ":" in queues else ("0", "0")
+        if local.endswith(ours) and remote.endswith(theirs):
+            waiting += int(to_send, 16)
+        elif local.endswith(theirs) and remote.endswith(ours):
+            waiting += int(to_read, 16)
+    return waiting
