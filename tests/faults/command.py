@@ -32,9 +32,12 @@ class Program:
     @ivar port: where it listens on 127.0.0.1; the system chose it.
     """
 
-    def __init__(self, module: str, *arguments: str) -> None:
+    def __init__(self, module: str, *arguments: str, wrapper: tuple[str, ...] = ()) -> None:
+        """
+        @param wrapper: a command to run it with.
+        """
         self._process = subprocess.Popen(
-            [sys.executable, "-m", f"tests.faults.{module}", *arguments],
+            [*wrapper, sys.executable, "-m", f"tests.faults.{module}", *arguments],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

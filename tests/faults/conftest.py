@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.look import Start
 from tests.faults.proxy import FaultProxy
 from tests.support import Gateway, TemporaryServer
 
@@ -35,6 +36,7 @@ route = "messages"
 [listeners.commands]
 endpoint = "tcp:0:interface=127.0.0.1"
 dialect = "command"
+{more}
 """
 
 
@@ -48,22 +50,25 @@ def own_server(tmp_path: Path) -> Iterator[TemporaryServer]:
 
 
 @pytest.fixture
-def start_configured(tmp_path: Path, start_gateway: Callable[..., Gateway]) -> StartConfigured:
+def start_configured(tmp_path: Path, start_gateway: Start) -> Start:
     """Starts gateways with listeners of every kind and some keys of the configuration set."""
 
-    def start(dsn: str, database: str = "", limits: str = "", listener: str = "") -> Gateway:
+    def start(
+        dsn: str, database: str = "", limits: str = "", listener: str = "", more: str = ""
+    ) -> Gateway:
         config = tmp_path / "gateway.toml"
         config.write_text(
             _CONFIG.format(
-                dsn=dsn.replace("'", ""), database=database, limits=limits, listener=listener
+                dsn=dsn.replace("'", ""),
+                database=database,
+                limits=limits,
+                listener=listener,
+                more=more,
             )
         )
         return start_gateway("--config", str(config))
 
     return start
-
-
-StartConfigured = Callable[..., Gateway]
 
 
 @pytest.fixture

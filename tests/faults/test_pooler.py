@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.load import Load, judge_soon
-from tests.faults.look import BACKENDS, assert_quiet
+from tests.faults.look import BACKENDS, Start, assert_quiet
 from tests.faults.pooler import POOLERS, Pooler, start_pooler
 from tests.faults.proxy import FaultProxy
 from tests.support import Database, Gateway, TemporaryServer
@@ -37,9 +37,7 @@ def pooler(kind: str, database: Database, tmp_path: Path) -> Iterator[Pooler]:
 
 
 @pytest.fixture
-def gateway(
-    database: Database, pooler: Pooler, start_configured: Callable[..., Gateway]
-) -> Gateway:
+def gateway(database: Database, pooler: Pooler, start_configured: Start) -> Gateway:
     """A gateway that has noticed that its sessions are shared."""
     gateway = start_configured(pooler.dsn(database.dsn), "pool_min = 4")
     notice_sharing(gateway)
@@ -86,7 +84,7 @@ def test_reply_dropped(
     pooler: Pooler,
     database: Database,
     start_proxy: Callable[[str], FaultProxy],
-    start_configured: Callable[..., Gateway],
+    start_configured: Start,
 ) -> None:
     """Numbers 23 and 32: stored, but the answer was lost: stored once, and answered."""
     proxy = start_proxy(pooler.dsn(database.dsn))
