@@ -55,14 +55,21 @@ class Loader(threading.Thread):
     def _converse(self) -> None:
         peer = Peer(self._port)
         self.connections.append(self._sent)
+        # Several sends are in flight at a time, so that order is not for free.
+        piece = max(1, self._window // 4)
+        due = self._sent
         try:
-            while not self._stop_asked.is_set():
-                first = self._sent
-                self._sent += self._window
-                peer.send(b"".join(b"%d %d\n" % (self.number, n) for n in range(first, self._sent)))
+            while not self._stop_asked.is_set() or due < self._sent:
+                while self._sent - due < self._window and not self._stop_asked.is_set():
+                    first = self._sent
+                    self._sent += piece
+                    peer.send(
+                        b"".join(b"%d %d\n" % (self.number, n) for n in range(first, self._sent))
+                    )
                 refusals = len(self.refused)
-                for n in range(first, self._sent):
-                    self._note(n, peer.read_lines(1)[0])
+                for _ in range(min(piece, self._sent - due)):
+                    self._note(due, peer.read_lines(1)[0])
+                    due += 1
                 if len(self.refused) > refusals:
                     # "Send it again later": we are less patient than we are asked to be.
                     self._stop_asked.wait(0.05)

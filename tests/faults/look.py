@@ -7,11 +7,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from tests.support import Database, Gateway, Peer, wait_until
 
 Start = Callable[..., Gateway]
+
+Value = TypeVar("Value")
 
 BACKENDS: Final = (
     "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend'"
@@ -36,7 +38,7 @@ def assert_quiet(gateway: Gateway) -> None:
     assert "Traceback" not in log and "Unhandled" not in log, log
 
 
-def sample(value: Callable[[], int], seconds: float) -> Iterator[int]:
+def sample(value: Callable[[], Value], seconds: float) -> Iterator[Value]:
     """What something is, again and again for some time, for what must never happen in it."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
