@@ -1,5 +1,5 @@
 """
-The cluster itself: it replicates, waits where it should, and fails over.
+The cluster itself, and a gateway that follows it when it fails over.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import psycopg2
 import pytest
 
 from tests.faults.cluster import Cluster
-from tests.support import Database, wait_until
+from tests.faults.load import Load, judge_soon
+from tests.faults.look import Start, assert_quiet
+from tests.support import LISTEN, Database, wait_until
 
 
 @pytest.fixture
@@ -58,3 +60,25 @@ def test_cluster(cluster: Cluster) -> None:
     cluster.primary.make_read_only()
     with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction):
         cluster.primary.database.execute("INSERT INTO t VALUES (4)")
+
+
+@pytest.mark.parametrize("old_primary", ["dead", "read-only"])
+def test_failover(cluster: Cluster, start_gateway: Start, old_primary: str) -> None:
+    """
+    Number 29: the standby of a synchronous pair takes over under load: the gateway moves by
+    itself, and everything acknowledged is there.
+    """
+    cluster.make_synchronous()
+    gateway = start_gateway("--database", cluster.dsn, *LISTEN)
+    load = Load(gateway)
+    load.wait_progress()
+    if old_primary == "dead":
+        cluster.primary.kill()
+        cluster.promote()
+    else:
+        cluster.primary.make_read_only()
+        cluster.promote()
+    load.wait_progress()
+    load.finish()
+    judge_soon(cluster.primary.database, load)
+    assert_quiet(gateway)
