@@ -1,3 +1,3 @@
 """
-Tests mirror modules; those of whole processes are in test_daemon and test_faults.
+Tests mirror modules; those of whole processes are in test_daemon and faults.
 """
