@@ -34,8 +34,8 @@ def start_gateway(tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
     """Starts gateways as processes and ends them."""
     running: list[Gateway] = []
 
-    def start(*arguments: str, cwd: Path | None = None) -> Gateway:
-        gateway = Gateway(arguments, cwd or tmp_path)
+    def start(*arguments: str, cwd: Path | None = None, wrapper: tuple[str, ...] = ()) -> Gateway:
+        gateway = Gateway(arguments, cwd or tmp_path, wrapper)
         running.append(gateway)
         gateway.wait_ready()
         return gateway

@@ -54,7 +54,12 @@ def start_configured(tmp_path: Path, start_gateway: Start) -> Start:
     """Starts gateways with listeners of every kind and some keys of the configuration set."""
 
     def start(
-        dsn: str, database: str = "", limits: str = "", listener: str = "", more: str = ""
+        dsn: str,
+        database: str = "",
+        limits: str = "",
+        listener: str = "",
+        more: str = "",
+        wrapper: tuple[str, ...] = (),
     ) -> Gateway:
         config = tmp_path / "gateway.toml"
         config.write_text(
@@ -66,7 +71,7 @@ def start_configured(tmp_path: Path, start_gateway: Start) -> Start:
                 more=more,
             )
         )
-        return start_gateway("--config", str(config))
+        return start_gateway("--config", str(config), wrapper=wrapper)
 
     return start
 

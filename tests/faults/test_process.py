@@ -137,10 +137,6 @@ def start_with_clock(
 
 HOUR = 3600.0
 
-wall_clock = pytest.mark.xfail(
-    strict=True, reason="the reactor's timers go by time.time(), so they jump with the wall clock"
-)
-
 
 def test_clock_jumps_under_load(
     clock: Clock, start_with_clock: Callable[[str], Gateway], database: Database
@@ -158,7 +154,6 @@ def test_clock_jumps_under_load(
     assert_quiet(gateway)
 
 
-@wall_clock
 def test_clock_jumps_forth_in_a_stall(
     clock: Clock, start_with_clock: Callable[[str], Gateway], database: Database
 ) -> None:
@@ -179,7 +174,6 @@ def test_clock_jumps_forth_in_a_stall(
     assert "no answer from the server" not in gateway.log
 
 
-@wall_clock
 def test_clock_jumps_back_in_a_stall(
     clock: Clock, start_with_clock: Callable[[str], Gateway], database: Database
 ) -> None:
