@@ -2,8 +2,8 @@
 One peer's connection: bytes in, frames to the writer, answers out in order.
 
 Strategy: what one read brought becomes one list of frames, one submission for
-each route in it, and one write of all its answers. Answers wait in slots, in the
-order of the frames; a slot is written when it and all before it are settled.
+each route in it, and one write of all its answers, in the order of the frames
+(L{gateway.answers}).
 
 Reading pauses while the peer has C{window} unanswered frames, while it does not
 take its answers, and while the whole gateway is at its cap. Frames of one read
@@ -32,13 +32,14 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from gateway.answers import Answers, Slot
 from gateway.batch import Origin
 from gateway.dialect import Dialect, Work
 from gateway.direct import send_now
 from gateway.errors import FramingError
 from gateway.framing import FRAMINGS, Framing
 from gateway.pressure import Pressure
-from gateway.reply import Code, Outcome, Run, Word, Words, goodbye, merge
+from gateway.reply import Code, Outcome, Run, Words, goodbye
 from gateway.writer import Source, Writer
 
 LINGER: Final = 2.0
@@ -55,20 +56,6 @@ class _Transport(ITCPTransport, IConsumer, IPushProducer, ISystemHandle):
     """
 
 
-class _Slot:
-    """
-    Answers of one piece of work; C{runs} is C{None} until the store has spoken.
-    """
-
-    __slots__ = ("count", "gaps", "runs", "tags")
-
-    def __init__(self, work: Work) -> None:
-        self.count = work.count
-        self.gaps = work.gaps
-        self.tags = work.tags
-        self.runs: list[Run] | None = None
-
-
 @implementer(IHalfCloseableProtocol, IPushProducer)
 class PeerProtocol(Protocol):
     """
@@ -79,7 +66,6 @@ class PeerProtocol(Protocol):
     transport: _Transport
 
     # On the class, so that an idle connection pays for none of it.
-    _unanswered = 0
     _oversize = False
     _paused = False
     _write_blocked = False
@@ -99,7 +85,7 @@ class PeerProtocol(Protocol):
     def __init__(self, factory: PeerFactory) -> None:
         self.factory = factory
         self._framing: Framing = FRAMINGS[factory.framing](factory.max_frame)
-        self._slots: deque[_Slot] = deque()
+        self._answers = Answers(self._framing, factory.words)
         self._held: deque[bytes] = deque()
 
     def connectionMade(self) -> None:
@@ -120,7 +106,7 @@ class PeerProtocol(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._lost = True
-        self._slots.clear()
+        self._answers.forget()
         self._held.clear()
         self.factory.peers.discard(self)
         self.factory.pressure.remove_reader(self)
@@ -138,7 +124,7 @@ class PeerProtocol(Protocol):
             bye = goodbye(Code.FORMAT, str(error))
         if frames:
             self._oversize = self._framing.oversize or (bool(self._held) and self._oversize)
-            if self._held or len(frames) > self.factory.window - self._unanswered:
+            if self._held or len(frames) > self.factory.window - self._answers.unanswered:
                 self._held.extend(frames)
             else:
                 self._begin_all(frames)
@@ -186,7 +172,7 @@ class PeerProtocol(Protocol):
         pause = (
             self._write_blocked
             or self._pressed
-            or self._unanswered >= self.factory.window
+            or self._answers.unanswered >= self.factory.window
             or bool(self._held)
             or self._bye is not None
         )
@@ -204,21 +190,17 @@ class PeerProtocol(Protocol):
             self._begin(work)
 
     def _begin(self, work: Work) -> None:
-        slot = _Slot(work)
-        self._slots.append(slot)
-        self._unanswered += slot.count
+        slot = self._answers.ask(work)
         if work.closes:
             self._stop_reading()
-        if not work.messages:
-            slot.runs = []
-            return
-        self.source.submit(work.route, work.messages, slot)
+        if work.messages:
+            self.source.submit(work.route, work.messages, slot)
 
     def settled(self, slot: object, runs: list[Run]) -> None:
         """
         The store has spoken.
         """
-        assert isinstance(slot, _Slot)
+        assert isinstance(slot, Slot)
         slot.runs = runs
         self._advance()
 
@@ -239,10 +221,15 @@ class PeerProtocol(Protocol):
         if self._advancing or self._lost:
             return
         self._advancing = True
+        answers = self._answers
         while True:
-            self._write_due()
+            due = answers.due()
+            if answers.ended and not self._closing:
+                self._stop_reading()
+            if due:
+                self._write(due)
             if self._held:
-                room = self.factory.window - self._unanswered
+                room = self.factory.window - answers.unanswered
                 if self._pressed or room <= 0:
                     break
                 popleft = self._held.popleft
@@ -252,20 +239,10 @@ class PeerProtocol(Protocol):
             else:
                 break
         self._advancing = False
-        if not self._slots and (self._closing or (self._ended and not self._held)):
+        if not answers.waiting and (self._closing or (self._ended and not self._held)):
             self._close()
         else:
             self._update_reading()
-
-    def _write_due(self) -> None:
-        slots = self._slots
-        answers: list[bytes] = []
-        while slots and (runs := slots[0].runs) is not None:
-            slot = slots.popleft()
-            self._unanswered -= slot.count
-            self._answer(slot, runs, answers)
-        if answers:
-            self._write(b"".join(answers))
 
     def _write(self, data: bytes) -> None:
         """
@@ -278,29 +255,6 @@ class PeerProtocol(Protocol):
             # The peer takes its answers more slowly than it sends.
             self._write_blocked = True
         self.transport.write(data)
-
-    def _answer(self, slot: _Slot, runs: list[Run], answers: list[bytes]) -> None:
-        if slot.gaps:
-            runs = merge(runs, slot.gaps)
-        frame = self._framing.frame
-        position = 0
-        for count, outcome in runs:
-            payload = self.factory.words.payload(outcome)
-            if payload is None:
-                continue
-            if outcome.word is Word.BYE:
-                count = 1  # the last word is said once
-            if slot.tags is None:
-                answers.append(frame(payload) * count)
-            else:
-                for tag in slot.tags[position : position + count]:
-                    answers.append(frame(b"%s %s" % (tag, payload) if tag else payload))
-                position += count
-            if outcome.word is Word.BYE:
-                # The last word, whatever was asked after it.
-                self._slots.clear()
-                self._stop_reading()
-                return
 
     # The end.
 

@@ -14,11 +14,21 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "gateway"
 
 PURE = ("errors", "framing", "reply", "formats", "dialect", "route", "insert", "batch", "store")
-PURE_TOO = ("pressure", "config", "direct")
+PURE_TOO = ("pressure", "config", "direct", "answers")
 
 ORDER = [
     *("errors", "framing", "reply", "formats", "dialect", "batch", "route", "insert", "config"),
-    *("direct", "pressure", "store", "memory", "writer", "protocol", "postgres", "embedded"),
+    *(
+        "direct",
+        "answers",
+        "pressure",
+        "store",
+        "memory",
+        "writer",
+        "protocol",
+        "postgres",
+        "embedded",
+    ),
     *("bench", "check", "service", "tap", "cli"),
 ]
 
