@@ -8,17 +8,21 @@ each route in it, and one write of all its answers, in the order of the frames
 Reading pauses while the peer has C{window} unanswered frames, while it does not
 take its answers, and while the whole gateway is at its cap. Frames of one read
 that go beyond the window are held here, so the window is a strict one.
+
+What takes too long is found by a sweep (L{gateway.sweep}), not by timers: the hot
+path only leaves a mark that something came.
 """
 
 from __future__ import annotations
 
+import typing
 from collections import deque
+from math import inf
 from socket import socket
-from typing import Final, cast
+from typing import Final
 
 from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import (
-    IAddress,
     IConsumer,
     IDelayedCall,
     IHalfCloseableDescriptor,
@@ -28,19 +32,20 @@ from twisted.internet.interfaces import (
     ISystemHandle,
     ITCPTransport,
 )
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from gateway.answers import Answers, Slot
-from gateway.batch import Origin
+from gateway.deadlines import Limit, Timeouts, Watch
 from gateway.dialect import Dialect, Work
 from gateway.direct import send_now
 from gateway.errors import FramingError
 from gateway.framing import FRAMINGS, Framing
 from gateway.pressure import Pressure
 from gateway.reply import Code, Outcome, Run, Words, goodbye
-from gateway.writer import Source, Writer
+from gateway.sockets import carrier_of, keep_alive, unread
+from gateway.writer import Source
 
 LINGER: Final = 2.0
 """
@@ -56,18 +61,45 @@ class _Transport(ITCPTransport, IConsumer, IPushProducer, ISystemHandle):
     """
 
 
+class Terms(typing.Protocol):
+    """
+    What holds for all peers of a listener, and who is told of them.
+
+    @ivar framing: a key of L{FRAMINGS}.
+    @ivar max_frame: largest payload of a frame, in bytes.
+    @ivar window: unanswered frames of a peer at which reading pauses.
+    """
+
+    framing: str
+    dialect: Dialect
+    words: Words
+    max_frame: int
+    window: int
+    pressure: Pressure
+    clock: IReactorTime
+    timeouts: Timeouts
+
+    def joined(self, peer: PeerProtocol) -> None:
+        """A peer connected."""
+
+    def left(self, peer: PeerProtocol) -> None:
+        """A peer is gone."""
+
+
 @implementer(IHalfCloseableProtocol, IPushProducer)
 class PeerProtocol(Protocol):
     """
     A connected peer.
     """
 
-    factory: PeerFactory
     transport: _Transport
 
     # On the class, so that an idle connection pays for none of it.
     _oversize = False
     _paused = False
+    _was_paused = False
+    _heard = False
+    _finished = False
     _write_blocked = False
     _pressed = False
     _ended = False
@@ -78,38 +110,41 @@ class PeerProtocol(Protocol):
     _bye: Outcome | None = None
     _lingering: IDelayedCall | None = None
     _socket: socket | None = None
+    _watch: Watch | None = None
 
-    # Given by the factory.
+    # Given by whoever makes it.
     source: Source
 
-    def __init__(self, factory: PeerFactory) -> None:
-        self.factory = factory
-        self._framing: Framing = FRAMINGS[factory.framing](factory.max_frame)
-        self._answers = Answers(self._framing, factory.words)
+    def __init__(self, terms: Terms) -> None:
+        self._terms = terms
+        self._framing: Framing = FRAMINGS[terms.framing](terms.max_frame)
+        self._answers = Answers(self._framing, terms.words)
         self._held: deque[bytes] = deque()
 
     def connectionMade(self) -> None:
-        factory = self.factory
-        factory.peers.add(self)
-        factory.pressure.add_reader(self)
+        terms = self._terms
+        terms.joined(self)
+        terms.pressure.add_reader(self)
         transport = self.transport
-        # A Unix socket claims to be a TCP transport, but has neither option.
+        # A Unix socket claims to be a TCP transport, but has no such option.
         if ITCPTransport.providedBy(transport) and not isinstance(transport.getPeer(), UNIXAddress):
             transport.setTcpNoDelay(True)
-            transport.setTcpKeepAlive(True)
-        if ISystemHandle.providedBy(transport):
-            self._socket = cast(socket, transport.getHandle())
+        carrier = carrier_of(transport)
+        if carrier is not None:
+            keep_alive(carrier, terms.timeouts.keepalive)
+        if ISystemHandle.providedBy(transport) and transport.getHandle() is carrier:
+            self._socket = carrier
         # As a pull producer we hear whenever the transport has written all it had.
         transport.registerProducer(self, self._socket is None)
-        if factory.pressure.full:
+        if terms.pressure.full:
             self.hold_reading(True)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._lost = True
         self._answers.forget()
         self._held.clear()
-        self.factory.peers.discard(self)
-        self.factory.pressure.remove_reader(self)
+        self._terms.left(self)
+        self._terms.pressure.remove_reader(self)
         if self._lingering is not None and self._lingering.active():
             self._lingering.cancel()
 
@@ -123,11 +158,14 @@ class PeerProtocol(Protocol):
             frames = error.frames
             bye = goodbye(Code.FORMAT, str(error))
         if frames:
+            self._finished = True
             self._oversize = self._framing.oversize or (bool(self._held) and self._oversize)
-            if self._held or len(frames) > self.factory.window - self._answers.unanswered:
+            if self._held or len(frames) > self._terms.window - self._answers.unanswered:
                 self._held.extend(frames)
             else:
                 self._begin_all(frames)
+        else:
+            self._heard = True
         if bye is not None:
             self._bye = bye
         self._advance()
@@ -172,13 +210,14 @@ class PeerProtocol(Protocol):
         pause = (
             self._write_blocked
             or self._pressed
-            or self._answers.unanswered >= self.factory.window
+            or self._answers.unanswered >= self._terms.window
             or bool(self._held)
             or self._bye is not None
         )
         if pause != self._paused:
             self._paused = pause
             if pause:
+                self._was_paused = True
                 self.transport.pauseProducing()
             else:
                 self.transport.resumeProducing()
@@ -186,7 +225,7 @@ class PeerProtocol(Protocol):
     # From frames to slots.
 
     def _begin_all(self, frames: list[bytes]) -> None:
-        for work in self.factory.dialect.read(frames, self._oversize):
+        for work in self._terms.dialect.read(frames, self._oversize):
             self._begin(work)
 
     def _begin(self, work: Work) -> None:
@@ -229,7 +268,7 @@ class PeerProtocol(Protocol):
             if due:
                 self._write(due)
             if self._held:
-                room = self.factory.window - answers.unanswered
+                room = self._terms.window - answers.unanswered
                 if self._pressed or room <= 0:
                     break
                 popleft = self._held.popleft
@@ -255,6 +294,56 @@ class PeerProtocol(Protocol):
             # The peer takes its answers more slowly than it sends.
             self._write_blocked = True
         self.transport.write(data)
+
+    # Limits in time.
+
+    def look(self, seconds: float) -> Limit | None:
+        """
+        The sweep's.
+        """
+        heard, finished = self._heard, self._finished
+        was_read = not (self._paused or self._was_paused)
+        # Only what is set is set back: a peer that was always silent stays as small as it is.
+        if heard:
+            self._heard = False
+        if finished:
+            self._finished = False
+        if self._was_paused:
+            self._was_paused = False
+        timeouts = self._terms.timeouts
+        queue = None
+        if self._write_blocked or (self._closed and self._lingering is None):
+            carrier = carrier_of(self.transport)
+            queue = 0 if carrier is None else unread(carrier)
+        open_ = not (self._closing or self._ended or self._bye is not None)
+        unfinished = open_ and self._framing.unfinished
+        idle = open_ and timeouts.idle < inf and not self._answers.waiting and not self._held
+        if queue is None and not unfinished and not idle:
+            if self._watch is not None:
+                self._watch = None
+            return None
+        if self._watch is None:
+            self._watch = Watch()
+        return self._watch.look(
+            timeouts,
+            seconds,
+            heard=heard,
+            finished=finished,
+            unfinished=unfinished,
+            idle=idle,
+            was_read=was_read,
+            queue=queue,
+        )
+
+    def expire(self, limit: Limit) -> None:
+        """
+        The sweep's: a peer that still listens is told, after all its answers.
+        """
+        if limit is Limit.WRITE:
+            self.abort()
+        else:
+            self._bye = goodbye(Code.RATE, limit.text(self._terms.timeouts))
+            self._advance()
 
     # The end.
 
@@ -286,59 +375,4 @@ class PeerProtocol(Protocol):
         elif self._lingering is None:
             transport.loseWriteConnection()
             transport.resumeProducing()
-            self._lingering = self.factory.clock.callLater(LINGER, transport.abortConnection)
-
-
-class PeerFactory(Factory):
-    """
-    Makes the protocols of one listener.
-
-    @ivar peers: those connected now.
-    """
-
-    noisy = False
-
-    def __init__(
-        self,
-        *,
-        listener: str,
-        framing: str,
-        dialect: Dialect,
-        words: Words,
-        max_frame: int,
-        window: int,
-        writer: Writer,
-        pressure: Pressure,
-        clock: IReactorTime,
-    ) -> None:
-        """
-        @param listener: its name in the configuration.
-        @param framing: a key of L{FRAMINGS}.
-        @param max_frame: largest payload of a frame, in bytes.
-        @param window: unanswered frames of a peer at which reading pauses.
-        """
-        self.listener = listener
-        self.framing = framing
-        self.dialect = dialect
-        self.words = words
-        self.max_frame = max_frame
-        self.window = window
-        self.writer = writer
-        self.pressure = pressure
-        self.clock = clock
-        self.peers: set[PeerProtocol] = set()
-
-    def buildProtocol(self, addr: IAddress | None) -> PeerProtocol:  # type: ignore[override]
-        peer = PeerProtocol(self)
-        peer.source = self.writer.source(Origin(peer_name(addr), self.listener), peer.settled)
-        return peer
-
-
-def peer_name(addr: IAddress | None) -> str:
-    """
-    An address for people and for C{@peer}: C{host:port}, C{[v6]:port} or C{unix}.
-    """
-    host, port = getattr(addr, "host", None), getattr(addr, "port", None)
-    if host is None:
-        return "unix"
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            self._lingering = self._terms.clock.callLater(LINGER, transport.abortConnection)

@@ -27,10 +27,10 @@ from twisted.python.failure import Failure
 
 from gateway.embedded import DataDirectory, EmbeddedServer
 from gateway.errors import EmbeddedError, StoreError
+from gateway.factory import PeerFactory, peer_name
 from gateway.postgres.dsn import public_dsn
 from gateway.postgres.pool import Pool
 from gateway.postgres.store import PostgresStore
-from gateway.protocol import PeerFactory, peer_name
 from gateway.writer import Writer, backoff
 
 _GOODBYE: Final = 1.0

@@ -14,21 +14,12 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "gateway"
 
 PURE = ("errors", "framing", "reply", "formats", "dialect", "route", "insert", "batch", "store")
-PURE_TOO = ("pressure", "config", "direct", "answers")
+PURE_TOO = ("pressure", "config", "direct", "answers", "deadlines", "sockets")
 
 ORDER = [
     *("errors", "framing", "reply", "formats", "dialect", "batch", "route", "insert", "config"),
-    *(
-        "direct",
-        "answers",
-        "pressure",
-        "store",
-        "memory",
-        "writer",
-        "protocol",
-        "postgres",
-        "embedded",
-    ),
+    *("direct", "sockets", "deadlines", "sweep", "answers", "pressure", "store", "memory"),
+    *("writer", "protocol", "factory", "postgres", "embedded"),
     *("bench", "check", "service", "tap", "cli"),
 ]
 
