@@ -223,6 +223,8 @@ def test_an_idle_peer(start: Callable[..., Gateway], peers: ExitStack, database:
         assert idle.read_all() == QUIET
         assert not waiting.readable(1.5)
     lock.close()
+    assert waiting.read_lines(1) == [b"+OK"]
+    waiting.send(b"still here\n")
     assert waiting.read_all() == b"+OK\n" + QUIET
 
 
