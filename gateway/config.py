@@ -26,6 +26,8 @@ EMBEDDED: Final = "embedded"
 
 Seconds = Annotated[float, Meta(gt=0)]
 Size = Annotated[int, Meta(ge=1)]
+# TCP_KEEPIDLE is whole seconds, at most 32767.
+Keepalive = Annotated[float, Meta(ge=1, le=32767)]
 
 
 class Database(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -74,7 +76,7 @@ class SpoolSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
-    Where peers connect, and how they speak.
+    Where peers connect, and how they speak. Durations are in seconds.
 
     @ivar endpoint: a Twisted server endpoint string.
     @ivar route: for the plain dialect, where every frame goes.
@@ -82,6 +84,10 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @ivar window: unanswered frames of a peer at which reading pauses.
     @ivar ack: said instead of C{+OK}; C{none} says nothing.
     @ivar nak: said instead of every other answer.
+    @ivar frame_timeout: for a frame that was begun to be finished.
+    @ivar write_timeout: for a peer that does not take its answers to take any.
+    @ivar idle_timeout: for a peer with nothing in flight to send; C{None}: for ever.
+    @ivar keepalive: silence after which TCP asks whether the peer is there.
     """
 
     endpoint: str
@@ -92,6 +98,10 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     window: Annotated[int, Meta(ge=1, le=1_000_000)] = 1024
     ack: str | None = None
     nak: str | None = None
+    frame_timeout: Seconds = 60.0
+    write_timeout: Seconds = 60.0
+    idle_timeout: Seconds | None = None
+    keepalive: Keepalive = 60.0
 
 
 class RouteSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -48,6 +48,10 @@ class Framing(Protocol):
     def pending(self) -> int:
         """How many bytes of an incomplete frame are kept, at most about C{max_frame}."""
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether a frame is begun and not finished, one that is skipped included."""
+
     def receive(self, data: bytes) -> list[bytes]:
         """
         Take in what the transport brought.
@@ -86,6 +90,10 @@ class LineFraming:
     @property
     def pending(self) -> int:
         return len(self._kept)
+
+    @property
+    def unfinished(self) -> bool:
+        return self._skipping or bool(self._kept)
 
     def receive(self, data: bytes) -> list[bytes]:
         self.oversize = False
@@ -163,6 +171,10 @@ class _CountedFraming:
     @property
     def pending(self) -> int:
         return len(self._kept)
+
+    @property
+    def unfinished(self) -> bool:
+        return bool(self._kept)
 
     def receive(self, data: bytes) -> list[bytes]:
         if self._kept:

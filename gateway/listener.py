@@ -13,7 +13,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.python.failure import Failure
 
-from gateway.protocol import PeerFactory, peer_name
+from gateway.factory import PeerFactory, peer_name
 
 BACKLOG: Final = 4096
 """Peers that may wait to be accepted; the kernel's net.core.somaxconn caps it."""

@@ -2,23 +2,27 @@
 One peer's connection: bytes in, frames to the writer, answers out in order.
 
 Strategy: what one read brought becomes one list of frames, one submission for
-each route in it, and one write of all its answers. Answers wait in slots, in the
-order of the frames; a slot is written when it and all before it are settled.
+each route in it, and one write of all its answers, in the order of the frames
+(L{gateway.answers}).
 
 Reading pauses while the peer has C{window} unanswered frames, while it does not
 take its answers, and while the whole gateway is at its cap. Frames of one read
 that go beyond the window are held here, so the window is a strict one.
+
+What takes too long is found by a sweep (L{gateway.sweep}), not by timers: the hot
+path only leaves a mark that something came.
 """
 
 from __future__ import annotations
 
+import typing
 from collections import deque
+from math import inf
 from socket import socket
-from typing import Final, cast
+from typing import Final
 
 from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import (
-    IAddress,
     IConsumer,
     IDelayedCall,
     IHalfCloseableDescriptor,
@@ -28,18 +32,20 @@ from twisted.internet.interfaces import (
     ISystemHandle,
     ITCPTransport,
 )
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from gateway.batch import Origin
+from gateway.answers import Answers, Slot
+from gateway.deadlines import Limit, Timeouts, Watch
 from gateway.dialect import Dialect, Work
 from gateway.direct import send_now
 from gateway.errors import FramingError
 from gateway.framing import FRAMINGS, Framing
 from gateway.pressure import Pressure
-from gateway.reply import Code, Outcome, Run, Word, Words, goodbye, merge
-from gateway.writer import Source, Writer
+from gateway.reply import Code, Outcome, Run, Words, goodbye
+from gateway.sockets import carrier_of, keep_alive, unread
+from gateway.writer import Source
 
 LINGER: Final = 2.0
 """
@@ -55,18 +61,29 @@ class _Transport(ITCPTransport, IConsumer, IPushProducer, ISystemHandle):
     """
 
 
-class _Slot:
+class Terms(typing.Protocol):
     """
-    Answers of one piece of work; C{runs} is C{None} until the store has spoken.
+    What holds for all peers of a listener, and who is told of them.
+
+    @ivar framing: a key of L{FRAMINGS}.
+    @ivar max_frame: largest payload of a frame, in bytes.
+    @ivar window: unanswered frames of a peer at which reading pauses.
     """
 
-    __slots__ = ("count", "gaps", "runs", "tags")
+    framing: str
+    dialect: Dialect
+    words: Words
+    max_frame: int
+    window: int
+    pressure: Pressure
+    clock: IReactorTime
+    timeouts: Timeouts
 
-    def __init__(self, work: Work) -> None:
-        self.count = work.count
-        self.gaps = work.gaps
-        self.tags = work.tags
-        self.runs: list[Run] | None = None
+    def joined(self, peer: PeerProtocol) -> None:
+        """A peer connected."""
+
+    def left(self, peer: PeerProtocol) -> None:
+        """A peer is gone."""
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
@@ -75,13 +92,14 @@ class PeerProtocol(Protocol):
     A connected peer.
     """
 
-    factory: PeerFactory
     transport: _Transport
 
     # On the class, so that an idle connection pays for none of it.
-    _unanswered = 0
     _oversize = False
     _paused = False
+    _was_paused = False
+    _heard = False
+    _finished = False
     _write_blocked = False
     _pressed = False
     _ended = False
@@ -92,38 +110,41 @@ class PeerProtocol(Protocol):
     _bye: Outcome | None = None
     _lingering: IDelayedCall | None = None
     _socket: socket | None = None
+    _watch: Watch | None = None
 
-    # Given by the factory.
+    # Given by whoever makes it.
     source: Source
 
-    def __init__(self, factory: PeerFactory) -> None:
-        self.factory = factory
-        self._framing: Framing = FRAMINGS[factory.framing](factory.max_frame)
-        self._slots: deque[_Slot] = deque()
+    def __init__(self, terms: Terms) -> None:
+        self._terms = terms
+        self._framing: Framing = FRAMINGS[terms.framing](terms.max_frame)
+        self._answers = Answers(self._framing, terms.words)
         self._held: deque[bytes] = deque()
 
     def connectionMade(self) -> None:
-        factory = self.factory
-        factory.peers.add(self)
-        factory.pressure.add_reader(self)
+        terms = self._terms
+        terms.joined(self)
+        terms.pressure.add_reader(self)
         transport = self.transport
-        # A Unix socket claims to be a TCP transport, but has neither option.
+        # A Unix socket claims to be a TCP transport, but has no such option.
         if ITCPTransport.providedBy(transport) and not isinstance(transport.getPeer(), UNIXAddress):
             transport.setTcpNoDelay(True)
-            transport.setTcpKeepAlive(True)
-        if ISystemHandle.providedBy(transport):
-            self._socket = cast(socket, transport.getHandle())
+        carrier = carrier_of(transport)
+        if carrier is not None:
+            keep_alive(carrier, terms.timeouts.keepalive)
+        if ISystemHandle.providedBy(transport) and transport.getHandle() is carrier:
+            self._socket = carrier
         # As a pull producer we hear whenever the transport has written all it had.
         transport.registerProducer(self, self._socket is None)
-        if factory.pressure.full:
+        if terms.pressure.full:
             self.hold_reading(True)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._lost = True
-        self._slots.clear()
+        self._answers.forget()
         self._held.clear()
-        self.factory.peers.discard(self)
-        self.factory.pressure.remove_reader(self)
+        self._terms.left(self)
+        self._terms.pressure.remove_reader(self)
         if self._lingering is not None and self._lingering.active():
             self._lingering.cancel()
 
@@ -137,11 +158,14 @@ class PeerProtocol(Protocol):
             frames = error.frames
             bye = goodbye(Code.FORMAT, str(error))
         if frames:
+            self._finished = True
             self._oversize = self._framing.oversize or (bool(self._held) and self._oversize)
-            if self._held or len(frames) > self.factory.window - self._unanswered:
+            if self._held or len(frames) > self._terms.window - self._answers.unanswered:
                 self._held.extend(frames)
             else:
                 self._begin_all(frames)
+        else:
+            self._heard = True
         if bye is not None:
             self._bye = bye
         self._advance()
@@ -186,13 +210,14 @@ class PeerProtocol(Protocol):
         pause = (
             self._write_blocked
             or self._pressed
-            or self._unanswered >= self.factory.window
+            or self._answers.unanswered >= self._terms.window
             or bool(self._held)
             or self._bye is not None
         )
         if pause != self._paused:
             self._paused = pause
             if pause:
+                self._was_paused = True
                 self.transport.pauseProducing()
             else:
                 self.transport.resumeProducing()
@@ -200,25 +225,21 @@ class PeerProtocol(Protocol):
     # From frames to slots.
 
     def _begin_all(self, frames: list[bytes]) -> None:
-        for work in self.factory.dialect.read(frames, self._oversize):
+        for work in self._terms.dialect.read(frames, self._oversize):
             self._begin(work)
 
     def _begin(self, work: Work) -> None:
-        slot = _Slot(work)
-        self._slots.append(slot)
-        self._unanswered += slot.count
+        slot = self._answers.ask(work)
         if work.closes:
             self._stop_reading()
-        if not work.messages:
-            slot.runs = []
-            return
-        self.source.submit(work.route, work.messages, slot)
+        if work.messages:
+            self.source.submit(work.route, work.messages, slot)
 
     def settled(self, slot: object, runs: list[Run]) -> None:
         """
         The store has spoken.
         """
-        assert isinstance(slot, _Slot)
+        assert isinstance(slot, Slot)
         slot.runs = runs
         self._advance()
 
@@ -239,10 +260,15 @@ class PeerProtocol(Protocol):
         if self._advancing or self._lost:
             return
         self._advancing = True
+        answers = self._answers
         while True:
-            self._write_due()
+            due = answers.due()
+            if answers.ended and not self._closing:
+                self._stop_reading()
+            if due:
+                self._write(due)
             if self._held:
-                room = self.factory.window - self._unanswered
+                room = self._terms.window - answers.unanswered
                 if self._pressed or room <= 0:
                     break
                 popleft = self._held.popleft
@@ -252,20 +278,10 @@ class PeerProtocol(Protocol):
             else:
                 break
         self._advancing = False
-        if not self._slots and (self._closing or (self._ended and not self._held)):
+        if not answers.waiting and (self._closing or (self._ended and not self._held)):
             self._close()
         else:
             self._update_reading()
-
-    def _write_due(self) -> None:
-        slots = self._slots
-        answers: list[bytes] = []
-        while slots and (runs := slots[0].runs) is not None:
-            slot = slots.popleft()
-            self._unanswered -= slot.count
-            self._answer(slot, runs, answers)
-        if answers:
-            self._write(b"".join(answers))
 
     def _write(self, data: bytes) -> None:
         """
@@ -279,28 +295,55 @@ class PeerProtocol(Protocol):
             self._write_blocked = True
         self.transport.write(data)
 
-    def _answer(self, slot: _Slot, runs: list[Run], answers: list[bytes]) -> None:
-        if slot.gaps:
-            runs = merge(runs, slot.gaps)
-        frame = self._framing.frame
-        position = 0
-        for count, outcome in runs:
-            payload = self.factory.words.payload(outcome)
-            if payload is None:
-                continue
-            if outcome.word is Word.BYE:
-                count = 1  # the last word is said once
-            if slot.tags is None:
-                answers.append(frame(payload) * count)
-            else:
-                for tag in slot.tags[position : position + count]:
-                    answers.append(frame(b"%s %s" % (tag, payload) if tag else payload))
-                position += count
-            if outcome.word is Word.BYE:
-                # The last word, whatever was asked after it.
-                self._slots.clear()
-                self._stop_reading()
-                return
+    # Limits in time.
+
+    def look(self, seconds: float) -> Limit | None:
+        """
+        The sweep's.
+        """
+        heard, finished = self._heard, self._finished
+        was_read = not (self._paused or self._was_paused)
+        # Only what is set is set back: a peer that was always silent stays as small as it is.
+        if heard:
+            self._heard = False
+        if finished:
+            self._finished = False
+        if self._was_paused:
+            self._was_paused = False
+        timeouts = self._terms.timeouts
+        queue = None
+        if self._write_blocked or (self._closed and self._lingering is None):
+            carrier = carrier_of(self.transport)
+            queue = 0 if carrier is None else unread(carrier)
+        open_ = not (self._closing or self._ended or self._bye is not None)
+        unfinished = open_ and self._framing.unfinished
+        idle = open_ and timeouts.idle < inf and not self._answers.waiting and not self._held
+        if queue is None and not unfinished and not idle:
+            if self._watch is not None:
+                self._watch = None
+            return None
+        if self._watch is None:
+            self._watch = Watch()
+        return self._watch.look(
+            timeouts,
+            seconds,
+            heard=heard,
+            finished=finished,
+            unfinished=unfinished,
+            idle=idle,
+            was_read=was_read,
+            queue=queue,
+        )
+
+    def expire(self, limit: Limit) -> None:
+        """
+        The sweep's: a peer that still listens is told, after all its answers.
+        """
+        if limit is Limit.WRITE:
+            self.abort()
+        else:
+            self._bye = goodbye(Code.RATE, limit.text(self._terms.timeouts))
+            self._advance()
 
     # The end.
 
@@ -332,59 +375,4 @@ class PeerProtocol(Protocol):
         elif self._lingering is None:
             transport.loseWriteConnection()
             transport.resumeProducing()
-            self._lingering = self.factory.clock.callLater(LINGER, transport.abortConnection)
-
-
-class PeerFactory(Factory):
-    """
-    Makes the protocols of one listener.
-
-    @ivar peers: those connected now.
-    """
-
-    noisy = False
-
-    def __init__(
-        self,
-        *,
-        listener: str,
-        framing: str,
-        dialect: Dialect,
-        words: Words,
-        max_frame: int,
-        window: int,
-        writer: Writer,
-        pressure: Pressure,
-        clock: IReactorTime,
-    ) -> None:
-        """
-        @param listener: its name in the configuration.
-        @param framing: a key of L{FRAMINGS}.
-        @param max_frame: largest payload of a frame, in bytes.
-        @param window: unanswered frames of a peer at which reading pauses.
-        """
-        self.listener = listener
-        self.framing = framing
-        self.dialect = dialect
-        self.words = words
-        self.max_frame = max_frame
-        self.window = window
-        self.writer = writer
-        self.pressure = pressure
-        self.clock = clock
-        self.peers: set[PeerProtocol] = set()
-
-    def buildProtocol(self, addr: IAddress | None) -> PeerProtocol:  # type: ignore[override]
-        peer = PeerProtocol(self)
-        peer.source = self.writer.source(Origin(peer_name(addr), self.listener), peer.settled)
-        return peer
-
-
-def peer_name(addr: IAddress | None) -> str:
-    """
-    An address for people and for C{@peer}: C{host:port}, C{[v6]:port} or C{unix}.
-    """
-    host, port = getattr(addr, "host", None), getattr(addr, "port", None)
-    if host is None:
-        return "unix"
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            self._lingering = self._terms.clock.callLater(LINGER, transport.abortConnection)

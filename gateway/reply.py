@@ -44,6 +44,7 @@ class Code(StrEnum):
     QUERY = "QUERY"
     BUSY = "BUSY"
     DOWN = "DOWN"
+    RATE = "RATE"
     DRAIN = "DRAIN"
     INTERNAL = "INTERNAL"
 

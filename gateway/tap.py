@@ -7,6 +7,7 @@ the default.
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any, cast
@@ -25,9 +26,11 @@ from gateway.config import (
     default_config,
     load_config,
 )
+from gateway.deadlines import Timeouts
 from gateway.dialect import CommandDialect, Dialect, PlainDialect
 from gateway.embedded import DataDirectory, EmbeddedServer
 from gateway.errors import ConfigError
+from gateway.factory import PeerFactory
 from gateway.gate import Gates
 from gateway.lane import backoff
 from gateway.listener import ListenerService, example
@@ -36,7 +39,6 @@ from gateway.postgres.opening import Opener, outside_of_process
 from gateway.postgres.pool import Pool
 from gateway.postgres.store import PostgresStore
 from gateway.pressure import Pressure
-from gateway.protocol import PeerFactory
 from gateway.reply import Words
 from gateway.service import GatewayService, stop_on_signals, use_monotonic_clock
 from gateway.spool.detour import SpoolDetour
@@ -202,6 +204,12 @@ def makeService(options: Options) -> IService:
             writer=writer,
             pressure=pressure,
             clock=reactor,
+            timeouts=Timeouts(
+                frame=listener.frame_timeout,
+                write=listener.write_timeout,
+                idle=math.inf if listener.idle_timeout is None else listener.idle_timeout,
+                keepalive=listener.keepalive,
+            ),
         )
         route = listener.route or next(iter(config.routes), "route")
         listeners.append(

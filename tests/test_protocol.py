@@ -11,98 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IHalfCloseableDescriptor
-from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
-from gateway.dialect import CommandDialect, Dialect, PlainDialect
-from gateway.gate import Gates
-from gateway.memory import MemoryStore
-from gateway.pressure import Pressure
-from gateway.protocol import PeerFactory, PeerProtocol, peer_name
+from gateway.dialect import CommandDialect
+from gateway.factory import peer_name
 from gateway.reply import Words
-from gateway.writer import Writer
-
-
-@implementer(IHalfCloseableDescriptor)
-class HalfClosing(StringTransport):
-    """
-    A transport that can close its own half, as those of sockets can.
-    """
-
-    half_closed = False
-    aborted = False
-
-    def loseWriteConnection(self) -> None:
-        self.half_closed = True
-
-    def readConnectionLost(self, reason: Failure) -> None:
-        """The reactor's, which is not here."""
-
-    def writeConnectionLost(self, reason: Failure) -> None:
-        """The reactor's, which is not here."""
-
-    def abortConnection(self) -> None:
-        self.aborted = True
-
-
-class Bench:
-    """
-    One peer of a gateway in memory.
-    """
-
-    def __init__(
-        self,
-        framing: str = "line",
-        held: bool = True,
-        window: int = 100,
-        cap: int = 1_000_000,
-        dialect: Dialect | None = None,
-        words: Words | None = None,
-    ) -> None:
-        self.clock = Clock()
-        self.store = MemoryStore(held)
-        self.pressure = Pressure(cap)
-        self.factory = PeerFactory(
-            listener="lines",
-            framing=framing,
-            dialect=dialect or PlainDialect("messages"),
-            words=words or Words(),
-            max_frame=100,
-            window=window,
-            writer=Writer(
-                self.store,
-                self.clock,
-                1,
-                self.pressure,
-                lambda: 0.0,
-                Gates(self.store, self.clock, lambda attempt: 0.5),
-            ),
-            pressure=self.pressure,
-            clock=self.clock,
-        )
-        self.peer, self.transport = self.connect()
-
-    def connect(self, transport: Any = None) -> tuple[PeerProtocol, Any]:
-        transport = transport or StringTransport()
-        peer = self.factory.buildProtocol(IPv4Address("TCP", "127.0.0.1", 4000))
-        peer.makeConnection(transport)  # type: ignore[no-untyped-call]
-        return peer, transport
-
-    @property
-    def said(self) -> bytes:
-        said: bytes = self.transport.value()
-        return said
-
-    @property
-    def paused(self) -> bool:
-        return bool(self.transport.producerState == "paused")
-
-    def commit_all(self) -> None:
-        while self.store.waiting:
-            self.store.commit()
+from tests.in_memory import Bench, HalfClosing
 
 
 def test_answer_follows_commit() -> None:

@@ -1,0 +1,121 @@
+"""
+Limits in time: how long a peer may be in a state that must not last.
+
+Strategy: nothing is timed when bytes come and go. A peer is looked at from time to
+time, and its L{Watch} adds up for how long what it sees has been so. What began
+between two looks counts from the second, so that a limit is never over too early,
+and is noticed at most two looks too late.
+
+Pure: whoever looks says how much time has passed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """
+    Limits of one listener's peers, in seconds.
+
+    @ivar frame: for a frame that was begun to be finished.
+    @ivar write: for a peer that has answers waiting to take any of them.
+    @ivar idle: for a peer with nothing in flight to send something; infinite: for ever.
+    @ivar keepalive: of silence before the kernel asks whether a TCP peer is still there;
+        one that is not is gone after about twice as long.
+    """
+
+    frame: float = 60.0
+    write: float = 60.0
+    idle: float = math.inf
+    keepalive: float = 60.0
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two looks."""
+        return min(5.0, max(0.05, min(self.frame, self.write, self.idle) / 10))
+
+
+class Limit(Enum):
+    """
+    What a peer failed to do in time.
+    """
+
+    FRAME = "frame not finished"
+    WRITE = "no answer taken"
+    IDLE = "nothing sent"
+
+    def text(self, timeouts: Timeouts) -> str:
+        """For people, with the seconds that were granted."""
+        seconds = {
+            Limit.FRAME: timeouts.frame,
+            Limit.WRITE: timeouts.write,
+            Limit.IDLE: timeouts.idle,
+        }[self]
+        return f"{self.value} {'within' if self is Limit.FRAME else 'for'} {seconds:g} s"
+
+
+class Watch:
+    """
+    The stopwatches of one peer; C{None} is one that does not run.
+    """
+
+    __slots__ = ("_frame", "_idle", "_queue", "_write")
+
+    def __init__(self) -> None:
+        self._frame: float | None = None
+        self._write: float | None = None
+        self._idle: float | None = None
+        self._queue: int | None = None
+
+    def look(
+        self,
+        timeouts: Timeouts,
+        seconds: float,
+        *,
+        heard: bool,
+        finished: bool,
+        unfinished: bool,
+        idle: bool,
+        was_read: bool,
+        queue: int | None,
+    ) -> Limit | None:
+        """
+        Look at the peer.
+
+        @param seconds: since the last look.
+        @param heard: whether bytes came since then.
+        @param finished: whether frames came to their end since then.
+        @param unfinished: whether a frame is begun now.
+        @param idle: whether nothing of the peer is in flight now.
+        @param was_read: whether we read all that came since the last look; time in
+            which we did not is no fault of the peer's.
+        @param queue: what waits for the peer to take it, in bytes, C{None} where
+            nothing does; that it changed is taken for progress.
+        @return: which limit is over.
+        """
+        read = seconds if was_read else 0.0
+        progress = queue != self._queue
+        self._queue = queue
+        self._write = _aged(self._write, queue is not None, progress, seconds)
+        self._frame = _aged(self._frame, unfinished, finished, read)
+        self._idle = _aged(self._idle, idle, heard or finished, read)
+        if self._write is not None and self._write >= timeouts.write:
+            return Limit.WRITE
+        if self._frame is not None and self._frame >= timeouts.frame:
+            return Limit.FRAME
+        if self._idle is not None and self._idle >= timeouts.idle:
+            return Limit.IDLE
+        return None
+
+
+def _aged(age: float | None, lasts: bool, anew: bool, seconds: float) -> float | None:
+    """
+    @param anew: whether it may have ended and begun again since the last look.
+    """
+    if not lasts:
+        return None
+    return 0.0 if age is None or anew else age + seconds

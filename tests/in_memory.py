@@ -1,0 +1,126 @@
+"""
+A gateway in memory: one peer, its transport, a store whose commits the test releases.
+"""
+
+from __future__ import annotations
+
+from socket import socket
+from typing import Any
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.interfaces import IHalfCloseableDescriptor, ISystemHandle
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from gateway.deadlines import Timeouts
+from gateway.dialect import Dialect, PlainDialect
+from gateway.factory import DEFAULT_TIMEOUTS, PeerFactory
+from gateway.gate import Gates
+from gateway.memory import MemoryStore
+from gateway.pressure import Pressure
+from gateway.protocol import PeerProtocol
+from gateway.reply import Words
+from gateway.writer import Writer
+
+
+@implementer(IHalfCloseableDescriptor)
+class HalfClosing(StringTransport):
+    """
+    A transport that can close its own half, as those of sockets can.
+    """
+
+    half_closed = False
+    aborted = False
+
+    def loseWriteConnection(self) -> None:
+        self.half_closed = True
+
+    def readConnectionLost(self, reason: Failure) -> None:
+        """The reactor's, which is not here."""
+
+    def writeConnectionLost(self, reason: Failure) -> None:
+        """The reactor's, which is not here."""
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+
+
+@implementer(ISystemHandle)
+class OnSocket(HalfClosing):
+    """
+    A transport with a socket of the kernel's below it.
+    """
+
+    def __init__(self, connection: socket) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._connection = connection
+
+    def getHandle(self) -> socket:
+        return self._connection
+
+
+class Bench:
+    """
+    One peer of a gateway in memory.
+    """
+
+    def __init__(
+        self,
+        framing: str = "line",
+        held: bool = True,
+        window: int = 100,
+        cap: int = 1_000_000,
+        dialect: Dialect | None = None,
+        words: Words | None = None,
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
+        transport: Any = None,
+    ) -> None:
+        self.clock = Clock()
+        self.store = MemoryStore(held)
+        self.pressure = Pressure(cap)
+        self.factory = PeerFactory(
+            listener="lines",
+            framing=framing,
+            dialect=dialect or PlainDialect("messages"),
+            words=words or Words(),
+            max_frame=100,
+            window=window,
+            writer=Writer(
+                self.store,
+                self.clock,
+                1,
+                self.pressure,
+                lambda: 0.0,
+                Gates(self.store, self.clock, lambda attempt: 0.5),
+            ),
+            pressure=self.pressure,
+            clock=self.clock,
+            timeouts=timeouts,
+        )
+        self.peer, self.transport = self.connect(transport)
+
+    def connect(self, transport: Any = None) -> tuple[PeerProtocol, Any]:
+        transport = transport or StringTransport()
+        peer = self.factory.buildProtocol(IPv4Address("TCP", "127.0.0.1", 4000))
+        peer.makeConnection(transport)  # type: ignore[no-untyped-call]
+        return peer, transport
+
+    @property
+    def said(self) -> bytes:
+        said: bytes = self.transport.value()
+        return said
+
+    @property
+    def paused(self) -> bool:
+        return bool(self.transport.producerState == "paused")
+
+    def wait(self, seconds: float) -> None:
+        """Time passes, and nothing comes."""
+        for _ in range(round(seconds * 20)):
+            self.clock.advance(0.05)
+
+    def commit_all(self) -> None:
+        while self.store.waiting:
+            self.store.commit()
