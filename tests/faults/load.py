@@ -23,6 +23,7 @@ class Loader(threading.Thread):
     A peer that keeps a window of numbered messages in flight until told to stop.
 
     @ivar acknowledged: numbers answered C{+OK} or C{+QUE}.
+    @ivar queued: how many of them were answered C{+QUE}.
     @ivar refused: every other answer.
     @ivar connections: the first number sent over each connection.
     """
@@ -34,6 +35,7 @@ class Loader(threading.Thread):
         super().__init__(daemon=True)
         self.number = number
         self.acknowledged: list[int] = []
+        self.queued = 0
         self.refused: list[bytes] = []
         self.connections: list[int] = []
         self._port = port
@@ -79,10 +81,21 @@ class Loader(threading.Thread):
     def _note(self, number: int, answer: bytes) -> None:
         if answer in ACKNOWLEDGED:
             self.acknowledged.append(number)
+            self.queued += answer == b"+QUE"
         elif answer.startswith((b"-TRY", b"-REJ")):
             self.refused.append(answer)
         else:
             raise AssertionError(answer)
+
+    def by_connection(self, numbers: list[int]) -> list[list[int]]:
+        """
+        @param numbers: of this peer, in the order of the table.
+        @return: for each connection those that were sent over it.
+        """
+        found: list[list[int]] = [[] for _ in self.connections]
+        for number in numbers:
+            found[bisect_right(self.connections, number) - 1].append(number)
+        return found
 
     def finish(self) -> None:
         self._stop_asked.set()
@@ -154,18 +167,11 @@ def judge(database: Database, *loads: Load) -> None:
         for loader in load.loaders:
             there = stored.get(loader.number, [])
             assert len(there) == len(set(there)), "a message is there twice"
-            for one in _by_connection(there, loader.connections):
+            for one in loader.by_connection(there):
                 assert one == sorted(one), "messages of a connection are out of order"
             missing = set(loader.acknowledged) - set(there)
             assert not missing, f"{len(missing)} acknowledged messages are missing"
             assert loader.acknowledged, "nothing was acknowledged"
-
-
-def _by_connection(numbers: list[int], starts: list[int]) -> list[list[int]]:
-    found: list[list[int]] = [[] for _ in starts]
-    for number in numbers:
-        found[bisect_right(starts, number) - 1].append(number)
-    return found
 
 
 def judge_soon(database: Database, *loads: Load) -> None:
