@@ -153,10 +153,12 @@ async def test_what_comes_while_it_is_stored_goes_behind(tmp_path: Path) -> None
         store.before = lambda: deferLater(reactor, 0.05)
         words: list[str] = []
         while words[-1:] != ["+OK"]:
+            flowing = bool(bench.bodies)
             source.submit("r", frames, None)
             sent += 1
-            words += set(await bench.answered(MAX_ROWS))
-        assert words.count("+QUE") >= 2, "answered while the spool was stored"
+            answers = set(await bench.answered(MAX_ROWS))
+            words += answers if flowing else ()
+        assert words.count("+QUE") >= 5, "answered while the spool was stored"
         assert sent < 60, "and it ended"
         assert bench.bodies == frames * sent
 

@@ -159,7 +159,8 @@ class SpoolDetour:
             turn: Deferred[None] = Deferred()
             self._waiting.append(turn)
             await turn
-        self._credit -= rows
+        if self._flowing:
+            self._credit -= rows
 
     def _release(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -214,7 +215,9 @@ class SpoolDetour:
             self._parked.pop(route, None)
             self._gates.stored(route)
             self._stored += parcel.batch.count
-            self._flowing = True
+            if not self._flowing:
+                self._flowing = True
+                self._credit = 0
             self._credit = min(self._credit + parcel.batch.count // SHARE, MAX_ROWS)
             self._release()
             return True
