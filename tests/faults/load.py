@@ -11,6 +11,8 @@ from __future__ import annotations
 import threading
 import time
 from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from tests.support import PATIENCE, Database, Gateway, Peer, wait_until
@@ -236,3 +238,14 @@ class LagProbe(threading.Thread):
                 self.oversleep = max(self.oversleep, time.monotonic() - answered - self.EVERY)
         finally:
             self._peer.close()
+
+
+@contextmanager
+def responsive(gateway: Gateway) -> Iterator[LagProbe]:
+    """
+    Whatever happens meanwhile, the reactor is never held up for a tenth of a second.
+    """
+    with LagProbe(gateway) as probe:
+        yield probe
+    assert probe.answers
+    assert probe.reactor_lag < 0.1, f"{probe.longest:.3f} s, oversleep {probe.oversleep:.3f} s"

@@ -12,7 +12,7 @@ import psycopg2
 import pytest
 
 from tests.faults.cluster import Cluster
-from tests.faults.load import Load, judge_soon
+from tests.faults.load import Load, judge_soon, responsive
 from tests.faults.look import Start, assert_quiet
 from tests.support import LISTEN, Database, wait_until
 
@@ -71,14 +71,15 @@ def test_failover(cluster: Cluster, start_gateway: Start, old_primary: str) -> N
     cluster.make_synchronous()
     gateway = start_gateway("--database", cluster.dsn, *LISTEN)
     load = Load(gateway)
-    load.wait_progress()
-    if old_primary == "dead":
-        cluster.primary.kill()
-        cluster.promote()
-    else:
-        cluster.primary.make_read_only()
-        cluster.promote()
-    load.wait_progress()
+    with responsive(gateway):
+        load.wait_progress()
+        if old_primary == "dead":
+            cluster.primary.kill()
+            cluster.promote()
+        else:
+            cluster.primary.make_read_only()
+            cluster.promote()
+        load.wait_progress()
     load.finish()
     judge_soon(cluster.primary.database, load)
     assert_quiet(gateway)
