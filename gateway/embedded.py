@@ -94,6 +94,7 @@ class EmbeddedServer:
         self._binaries: Path | None = None
         self._watch: LoopingCall | None = None
         self._stopping = False
+        self._gone = False
 
     @property
     def binaries(self) -> Path:
@@ -223,10 +224,14 @@ class EmbeddedServer:
     async def _look(self) -> None:
         if self.running or self._stopping:
             return
-        self._log.warn("embedded PostgreSQL is gone; starting it again")
+        if not self._gone:
+            # It may take several tries, until the last of its processes has ended.
+            self._gone = True
+            self._log.warn("embedded PostgreSQL is gone; starting it again")
         program, *arguments = as_other_user(self._start_command())
         await getProcessOutputAndValue(program, arguments, os.environ)
         if self.running:
+            self._gone = False
             self._log.info("embedded PostgreSQL is running again")
 
     def _run(
