@@ -247,6 +247,24 @@ async def test_bad_messages_in_the_spool_become_dead_letters(tmp_path: Path) -> 
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_split_record_is_stored_once_and_counted_once(tmp_path: Path) -> None:
+    """Pieces of a record that is split while the next one is read are not taken for that one."""
+    store = Outage()
+    store.away = True
+    async with opened(tmp_path, store) as bench:
+        source = bench.source()
+        source.submit("r", [b"1", b"not text \xff", b"2"], None)
+        await bench.answered(3)
+        store.away = False
+        await bench.until(lambda: len(bench.bodies) == 2 and store.dead_letters)
+        await deferLater(reactor, 0.05)
+        assert bench.spool.rows == {}
+        source.submit("r", [b"3"], None)
+        assert await bench.answered(1) == ["+OK"]
+        assert bench.bodies == [b"1", b"2", b"3"]
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_route_out_of_service_lets_others_pass(tmp_path: Path) -> None:
     """A route whose table is gone keeps its messages in the spool; other routes go on."""
     store = Outage()

@@ -176,7 +176,7 @@ class SpoolDetour:
                 continue
             while parcel is not None and not self._stopping:
                 # The next one is read while this one is stored.
-                coming = Deferred.fromCoroutine(self._spool.next(parcel.places[-1], self._closed()))
+                coming = Deferred.fromCoroutine(self._spool.next(parcel.end, self._closed()))
                 stored = await self._attempt(parcel)
                 following = await coming
                 parcel = following if stored else None

@@ -74,6 +74,12 @@ class Parcel(NamedTuple):
         """Those of its records."""
         return [record.place for record in self.records]
 
+    @property
+    def end(self) -> int:
+        """The last place that its records, or pieces of them, can have."""
+        last = self.records[-1]
+        return last.place + last.rows - 1
+
 
 def pack(batch: Batch) -> bytes:
     """
