@@ -429,6 +429,17 @@ async def test_a_route_heals(database: Database) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_route_that_is_no_longer_configured(database: Database) -> None:
+    """Messages in the spool may be older than the configuration: their route is out of service."""
+    with postgres(database) as adapter:
+        gone = Chunk("gone", [b"1"], Origin("p", "l"), 0.0, lambda chunk, runs: None)
+        with pytest.raises(RouteError, match="not in the configuration"):
+            await adapter.store.write(Batch.of([gone]), Fence(new_lane(), 1))
+        with pytest.raises(RouteError, match="not in the configuration"):
+            await adapter.store.probe("gone")
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_lost_lane_goes_on(database: Database) -> None:
     """A restored database lacks our lanes, or has them behind: neither loses a batch."""
     with postgres(database) as adapter:

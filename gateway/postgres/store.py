@@ -107,7 +107,7 @@ class PostgresStore:
                 except RouteError:
                     # The table may have changed under us: look again, then say so.
                     self._open.pop(batch.route, None)
-            insert = await self._open_route(connection, self._routes[batch.route])
+            insert = await self._open_route(connection, self._route(batch.route))
             return await self._store(connection, insert.bind(batch.slices), fence)
 
     async def open_all(self) -> None:
@@ -123,7 +123,7 @@ class PostgresStore:
 
     async def probe(self, route: str) -> None:
         async with self._pool.checkout() as connection:
-            await self._open_route(connection, self._routes[route])
+            await self._open_route(connection, self._route(route))
 
     async def bury(self, batch: Batch, outcomes: Sequence[Outcome], fence: Fence) -> bool:
         async with self._pool.checkout() as connection:
@@ -217,6 +217,16 @@ class PostgresStore:
                     )
         named = {f"p{number}": value for number, value in enumerate(values, 1)}
         await self._query(connection, statement.plain, named)
+
+    def _route(self, name: str) -> Route:
+        """
+        @raise RouteError: there is none: the spool may hold messages for a route that
+            has been taken out of the configuration since.
+        """
+        route = self._routes.get(name)
+        if route is None:
+            raise RouteError("it is not in the configuration; its messages wait in the spool")
+        return route
 
     async def _open_route(self, connection: Connection, route: Route) -> Insert:
         findings = await connection.transaction(partial(_ready, route), self._deadline)
