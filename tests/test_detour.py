@@ -4,16 +4,17 @@ Round an outage: kept at once, stored in order, exactly once, and then straight 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 import pytest_twisted
 from twisted.internet import reactor as global_reactor
 from twisted.internet.task import deferLater
 
 from gateway.batch import MAX_ROWS, Batch, Fence, Origin
-from gateway.errors import OutcomeUnknown, TransientError, Unavailable
+from gateway.errors import OutcomeUnknown, SpoolError, TransientError, Unavailable
 from gateway.gate import Gates
 from gateway.memory import MemoryStore
 from gateway.pressure import Pressure
@@ -21,7 +22,7 @@ from gateway.reply import Run
 from gateway.spool.detour import SpoolDetour
 from gateway.spool.file import SpoolFile
 from gateway.spool.queue import Spool
-from gateway.spool.record import unpack
+from gateway.spool.record import Parcel, unpack
 from gateway.writer import Source, Writer
 
 reactor = global_reactor
@@ -304,6 +305,72 @@ async def test_errors_that_pass_do_not_stop_the_spool(tmp_path: Path) -> None:
         store.away = False
         await bench.emptied()
         assert bench.bodies == [b"1"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_nobody_foresaw_does_not_stop_the_spool(tmp_path: Path) -> None:
+    """A bug while a route is stored, or a spool that cannot be read: tried again, others go on."""
+    store = Outage()
+    store.away = True
+    async with opened(tmp_path, store) as bench:
+        source = bench.source()
+        source.submit("r", [b"1"], None)
+        source.submit("s", [b"2"], None)
+        await bench.answered(2)
+        store.failures.append(KeyError("nobody foresaw"))
+        read, failures = bench.spool.next, [SpoolError("unreadable"), ValueError("odd")]
+
+        async def unreadable(after: int, without: Collection[str]) -> Parcel | None:
+            if failures:
+                raise failures.pop()
+            return await read(after, without)
+
+        bench.spool.next = unreadable  # type: ignore[method-assign]
+        store.away = False
+        await bench.until(lambda: len(bench.bodies) == 2)
+        assert not failures and not store.failures
+        await bench.emptied()
+
+
+@pytest_twisted.ensureDeferred
+async def test_small_parcels_let_new_messages_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Routes that alternate are stored message by message, and new ones need not wait for all."""
+    monkeypatch.setattr("gateway.spool.detour.REST", 20)
+    store = Outage()
+    store.away = True
+    async with opened(tmp_path, store) as bench:
+        source = bench.source()
+        for n in range(100):
+            for route in "rs":
+                source.submit(route, [b"%d" % n], None)
+                await bench.answered(1)
+        store.before = lambda: deferLater(reactor, 0.002)
+        store.away = False
+        await bench.until(lambda: len(bench.bodies) > 10)
+        bench.source().submit("r", [b"new"], None)
+        assert await bench.answered(1) == ["+QUE"]
+        assert bench.spool.messages > 100
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_bad_message_among_many_small_records(tmp_path: Path) -> None:
+    """One of many that travelled together is found by halving, not by storing each alone."""
+    store = Outage()
+    store.poison = {b"bad"}
+    store.away = True
+    async with opened(tmp_path, store) as bench:
+        source = bench.source()
+        frames = [b"bad" if n == 77 else b"%d" % n for n in range(128)]
+        for frame in frames:
+            source.submit("r", [frame], None)
+            await bench.answered(1)
+        store.writes.clear()
+        store.away = False
+        await bench.emptied()
+        assert bench.bodies == [frame for frame in frames if frame != b"bad"]
+        assert len(store.writes) < 20
 
 
 @pytest_twisted.ensureDeferred
