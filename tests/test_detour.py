@@ -4,6 +4,7 @@ Round an outage: kept at once, stored in order, exactly once, and then straight 
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -391,6 +392,35 @@ async def test_a_full_spool_refuses(tmp_path: Path) -> None:
         store.away = False
         await bench.emptied()
         assert len(bench.bodies) == kept + (small == ["+QUE"])
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_flush_that_fails_is_not_an_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite may find after a crash what its flush failed for, so nobody may hear -TRY."""
+    store = Outage()
+    store.away = True
+    async with opened(tmp_path, store) as bench:
+        commits = 0
+
+        def commit() -> None:
+            nonlocal commits
+            commits += 1
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+            raise error
+
+        with monkeypatch.context() as failing:
+            failing.setattr(bench.spool._file, "commit", commit)
+            for _ in range(2):
+                bench.source().submit("r", [b"1"], None)
+            words = await bench.answered(2)
+        # Both at once are one commit, which is not tried again.
+        assert words[0].startswith("-BYE INTERNAL")
+        assert commits <= 2
+        bench.source().submit("r", [b"2"], None)
+        assert (await bench.answered(1))[0].startswith("-TRY DOWN")
 
 
 @pytest_twisted.ensureDeferred
