@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
+from unittest.mock import patch
 from uuid import uuid4
 
 import psycopg2
@@ -19,9 +20,18 @@ from twisted.internet.defer import Deferred
 
 from gateway.batch import Batch, Chunk, Fence, Origin
 from gateway.config import Database as Settings
-from gateway.errors import RouteError, RowError, StoredPartly, TransientError, Unavailable
+from gateway.errors import (
+    OutcomeUnknown,
+    RouteError,
+    RowError,
+    StoredPartly,
+    StoreError,
+    TransientError,
+    Unavailable,
+)
 from gateway.formats import FramesRefused
 from gateway.memory import MemoryStore
+from gateway.postgres.connection import Connection
 from gateway.postgres.durability import judge
 from gateway.postgres.pool import Pool
 from gateway.postgres.schema import migrations
@@ -469,6 +479,27 @@ async def test_statement_timeout_costs_no_connection(database: Database) -> None
         locker.close()
         assert await adapter.store.write(batch(b"second"), Fence(lane, 1))
         assert adapter.pool.lost == 0
+
+
+@pytest.mark.parametrize(
+    ("severity", "error"), [("ERROR", TransientError), ("PANIC", OutcomeUnknown)]
+)
+def test_an_error_that_ends_the_server_may_follow_a_commit(
+    severity: str, error: type[StoreError]
+) -> None:
+    """A disk that fails while a commit is flushed is a PANIC, and the commit may survive it."""
+
+    class Diagnostics:
+        severity_nonlocalized = severity
+        message_primary = "could not fsync file"
+
+    class Failed(psycopg2.OperationalError):
+        pgcode = "58030"
+        diag: Any = Diagnostics()
+
+    connection = Connection(reactor)
+    with patch.object(Connection, "usable", True):
+        assert isinstance(connection._translated(Failed()), error)
 
 
 @pytest_twisted.ensureDeferred
