@@ -4,6 +4,8 @@ The Store port: one suite, held by the fake and by the real one.
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -17,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 
 from gateway.batch import Batch, Chunk, Fence, Origin
 from gateway.config import Database as Settings
@@ -321,6 +324,28 @@ async def test_lanes_of_gateways_long_gone(database: Database) -> None:
         )
         await adapter.postgres.close_abandoned_lanes()
         assert database.column("SELECT id::text FROM gateway.lane") == [new]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_statement_that_comes_late_finds_its_lane(database: Database) -> None:
+    """A server that stood still goes on with a batch that was stored by another try since."""
+    with postgres(database, pool_max=1, statement_timeout=0.5) as adapter:
+        lane = new_lane()
+        assert await adapter.store.write(batch(b"1"), Fence(lane, 1))
+        async with adapter.pool.checkout() as connection:
+            (pid,) = (await connection.query("SELECT pg_backend_pid()", None, 5.0))[0]
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(OutcomeUnknown):
+                await adapter.store.write(batch(b"2"), Fence(lane, 2))
+            assert await adapter.store.write(batch(b"2"), Fence(lane, 2))
+            await adapter.store.close_lanes([lane])
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        gone = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s"
+        while database.column(gone, pid) != [0]:
+            await deferLater(reactor, 0.02)
+        assert [body for _, body in adapter.rows()] == [b"1", b"2"]
 
 
 @pytest_twisted.ensureDeferred

@@ -95,6 +95,9 @@ class PostgresStore:
         self._deadline = settings.statement_timeout + DEADLINE_MARGIN
         self._open: dict[str, Insert] = {}
         self._prepared: dict[Statement, _Prepared] = {}
+        # Lanes on which a statement was lost. A server that stood still may come to it
+        # when the batch is long stored by another try, and then must find the lane's row.
+        self._doubtful: set[str] = set()
 
     async def write(self, batch: Batch, fence: Fence) -> bool:
         insert = self._open.get(batch.route)
@@ -141,12 +144,15 @@ class PostgresStore:
 
     async def close_lanes(self, lanes: Sequence[str]) -> None:
         """
-        Forget lanes that will never be used again.
+        Forget lanes that will never be used again. The rows of those on which a statement
+        was lost stay, until they are abandoned.
 
         @precondition: nothing is in flight on them.
         """
-        async with self._pool.checkout() as connection:
-            await self._query(connection, _FORGET, (list(lanes),))
+        sure = [lane for lane in lanes if lane not in self._doubtful]
+        if sure:
+            async with self._pool.checkout() as connection:
+                await self._query(connection, _FORGET, (sure,))
 
     async def close_abandoned_lanes(self) -> None:
         """
@@ -175,6 +181,9 @@ class PostgresStore:
             if before.number < fence.number:
                 raise StoredPartly(before.number) from None
             return False
+        except OutcomeUnknown:
+            self._doubtful.add(fence.lane)
+            raise
         if connection.warned:
             await self._confirm(connection, fence)
         return True

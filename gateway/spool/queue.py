@@ -163,8 +163,10 @@ class Spool:
 
     async def dead_lanes(self, alive: Collection[str]) -> list[str]:
         """
-        Lanes remembered that nobody needs any more.
+        Lanes remembered that nobody needs any more, nor ever will.
         """
+        # What is put from now on has other lanes, since these may be removed at any time.
+        self._session = uuid4()
         return await self._ask(lambda file: file.dead_lanes(alive), writes=False)
 
     async def drop_lanes(self, lanes: Sequence[str]) -> None:
