@@ -267,9 +267,11 @@ def test_damaged_records_are_set_aside(tmp_path: Path) -> None:
         for number in range(3):
             put(file, b"%d" % number)
         file._database.execute("UPDATE record SET payload = x'00' WHERE number = 2")
+        put(file, b"3")
+        file._database.execute("UPDATE record SET lane = CAST(x'80' AS TEXT) WHERE number = 4")
         assert messages(file) == [b"0", b"2"]
-        assert file.damaged == 1
+        assert file.damaged == 2
         assert "a record of 1 messages" in file.remarks[0]
         assert file.rows == {}
     with opened(tmp_path / "s.db") as file:
-        assert file.damaged == 1
+        assert file.damaged == 2

@@ -22,7 +22,7 @@ from gateway.errors import EmbeddedError, SpoolError
 from gateway.lock import Held, LockFile
 from gateway.spool.mark import Mark, MarkFile
 from gateway.spool.record import PARTS, Parcel, Record, unpack
-from gateway.spool.salvage import READ, copy_aside, intact, move_aside, readable
+from gateway.spool.salvage import READ, copy_aside, intact, move_aside, readable, text
 
 PAGE: Final = 16384
 """
@@ -130,6 +130,7 @@ class SpoolFile:
         """
         fresh = not self.path.exists()
         database = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+        database.text_factory = text
         try:
             # Nobody else may keep the log from being copied.
             database.execute("PRAGMA locking_mode = EXCLUSIVE")

@@ -54,6 +54,13 @@ def move_aside(path: Path) -> Path:
     return aside
 
 
+def text(damaged: bytes) -> str:
+    """
+    A text as it is on disk; one that is no UTF-8 any more fails its record's checksum.
+    """
+    return damaged.decode("utf-8", "replace")
+
+
 def intact(record: Record, checksum: int) -> bool:
     """
     Whether a record is what was written.
@@ -72,6 +79,7 @@ def readable(path: Path) -> Iterator[Record]:
     for order in ("ASC", "DESC"):
         try:
             with closing(sqlite3.connect(path, isolation_level=None)) as database:
+                database.text_factory = text
                 for *fields, checksum in database.execute(f"{READ} ORDER BY place {order}"):
                     record = Record(*fields)
                     if not intact(record, checksum):
