@@ -18,7 +18,8 @@ from gateway.spool.record import Record
 
 READ: Final = "SELECT place, route, lane, number, rows, payload, checksum FROM record"
 
-_SUFFIXES: Final = ("-wal", "-shm", "")
+SUFFIXES: Final = ("-wal", "-shm", "")
+"""Of the files of a database, itself last."""
 
 
 def _aside(path: Path) -> Path:
@@ -35,7 +36,7 @@ def copy_aside(path: Path) -> Path:
     @return: the copy.
     """
     aside = _aside(path)
-    for suffix in _SUFFIXES:
+    for suffix in SUFFIXES:
         if Path(f"{path}{suffix}").exists():
             shutil.copy2(f"{path}{suffix}", f"{aside}{suffix}")
     return aside
@@ -48,7 +49,7 @@ def move_aside(path: Path) -> Path:
     @return: where the old one is now, with its log.
     """
     aside = _aside(path)
-    for suffix in _SUFFIXES:
+    for suffix in SUFFIXES:
         if Path(f"{path}{suffix}").exists():
             Path(f"{path}{suffix}").rename(f"{aside}{suffix}")
     return aside
