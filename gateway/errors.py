@@ -63,6 +63,12 @@ class SpoolError(GatewayError):
     """
 
 
+class SpoolUnknown(SpoolError):
+    """
+    The spool's disk failed while it flushed: the batch may be there after a restart.
+    """
+
+
 class Unavailable(StoreError):
     """The batch was never sent: it is certainly not stored, and may be sent later."""
 

@@ -38,6 +38,7 @@ from gateway.errors import (
     RouteError,
     RowError,
     SpoolError,
+    SpoolUnknown,
     StoreError,
     TransientError,
     Unavailable,
@@ -243,6 +244,10 @@ class Lane:
                             # The number is the spool's now, and so is the lane.
                             self._renew()
                         return QUEUED
+                except SpoolUnknown:
+                    # If it is there, its number is the spool's.
+                    self._renew()
+                    return _BUG
                 except SpoolError as error:
                     full = True
                     if not unknown:

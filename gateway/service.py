@@ -177,7 +177,9 @@ class GatewayService(Service):
         with suppress(StoreError):
             for weakness in await self._store.durability():
                 self._log.warn("database: {weakness}", weakness=weakness)
-            await self._store.close_abandoned_lanes()
+            if self._spool is None or not self._spool.messages:
+                # What waits in the spool may be stored behind one of those lanes.
+                await self._store.close_abandoned_lanes()
 
     def _not_opened(self, failure: Failure) -> None:
         if not failure.check(CancelledError):

@@ -81,5 +81,6 @@ class Detour(Protocol):
         @param fence: what it may have been stored with; C{None}: certainly not stored.
         @param reason: why the store cannot have it, for the log.
         @return: C{False} where the straight way is free again; nothing was kept.
+        @raise gateway.errors.SpoolUnknown: it may have been kept, its disk failed.
         @raise gateway.errors.SpoolError: no room; nothing was kept.
         """

@@ -4,16 +4,18 @@ Round an outage: kept at once, stored in order, exactly once, and then straight 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 import pytest_twisted
 from twisted.internet import reactor as global_reactor
 from twisted.internet.task import deferLater
 
 from gateway.batch import MAX_ROWS, Batch, Fence, Origin
-from gateway.errors import OutcomeUnknown, TransientError, Unavailable
+from gateway.errors import OutcomeUnknown, SpoolError, TransientError, Unavailable
 from gateway.gate import Gates
 from gateway.memory import MemoryStore
 from gateway.pressure import Pressure
@@ -21,7 +23,7 @@ from gateway.reply import Run
 from gateway.spool.detour import SpoolDetour
 from gateway.spool.file import SpoolFile
 from gateway.spool.queue import Spool
-from gateway.spool.record import unpack
+from gateway.spool.record import Parcel, unpack
 from gateway.writer import Source, Writer
 
 reactor = global_reactor
@@ -249,6 +251,24 @@ async def test_bad_messages_in_the_spool_become_dead_letters(tmp_path: Path) -> 
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_split_record_is_stored_once_and_counted_once(tmp_path: Path) -> None:
+    """Pieces of a record that is split while the next one is read are not taken for that one."""
+    store = Outage()
+    store.away = True
+    async with opened(tmp_path, store) as bench:
+        source = bench.source()
+        source.submit("r", [b"1", b"not text \xff", b"2"], None)
+        await bench.answered(3)
+        store.away = False
+        await bench.until(lambda: len(bench.bodies) == 2 and store.dead_letters)
+        await deferLater(reactor, 0.05)
+        assert bench.spool.rows == {}
+        source.submit("r", [b"3"], None)
+        assert await bench.answered(1) == ["+OK"]
+        assert bench.bodies == [b"1", b"2", b"3"]
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_route_out_of_service_lets_others_pass(tmp_path: Path) -> None:
     """A route whose table is gone keeps its messages in the spool; other routes go on."""
     store = Outage()
@@ -291,6 +311,72 @@ async def test_errors_that_pass_do_not_stop_the_spool(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_what_nobody_foresaw_does_not_stop_the_spool(tmp_path: Path) -> None:
+    """A bug while a route is stored, or a spool that cannot be read: tried again, others go on."""
+    store = Outage()
+    store.away = True
+    async with opened(tmp_path, store) as bench:
+        source = bench.source()
+        source.submit("r", [b"1"], None)
+        source.submit("s", [b"2"], None)
+        await bench.answered(2)
+        store.failures.append(KeyError("nobody foresaw"))
+        read, failures = bench.spool.next, [SpoolError("unreadable"), ValueError("odd")]
+
+        async def unreadable(after: int, without: Collection[str]) -> Parcel | None:
+            if failures:
+                raise failures.pop()
+            return await read(after, without)
+
+        bench.spool.next = unreadable  # type: ignore[method-assign]
+        store.away = False
+        await bench.until(lambda: len(bench.bodies) == 2)
+        assert not failures and not store.failures
+        await bench.emptied()
+
+
+@pytest_twisted.ensureDeferred
+async def test_small_parcels_let_new_messages_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Routes that alternate are stored message by message, and new ones need not wait for all."""
+    monkeypatch.setattr("gateway.spool.detour.REST", 20)
+    store = Outage()
+    store.away = True
+    async with opened(tmp_path, store) as bench:
+        source = bench.source()
+        for n in range(100):
+            for route in "rs":
+                source.submit(route, [b"%d" % n], None)
+                await bench.answered(1)
+        store.before = lambda: deferLater(reactor, 0.002)
+        store.away = False
+        await bench.until(lambda: len(bench.bodies) > 10)
+        bench.source().submit("r", [b"new"], None)
+        assert await bench.answered(1) == ["+QUE"]
+        assert bench.spool.messages > 100
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_bad_message_among_many_small_records(tmp_path: Path) -> None:
+    """One of many that travelled together is found by halving, not by storing each alone."""
+    store = Outage()
+    store.poison = {b"bad"}
+    store.away = True
+    async with opened(tmp_path, store) as bench:
+        source = bench.source()
+        frames = [b"bad" if n == 77 else b"%d" % n for n in range(128)]
+        for frame in frames:
+            source.submit("r", [frame], None)
+            await bench.answered(1)
+        store.writes.clear()
+        store.away = False
+        await bench.emptied()
+        assert bench.bodies == [frame for frame in frames if frame != b"bad"]
+        assert len(store.writes) < 20
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_full_spool_refuses(tmp_path: Path) -> None:
     """-TRY before the limit is passed, for that message alone; then there is room again."""
     store = Outage()
@@ -308,6 +394,35 @@ async def test_a_full_spool_refuses(tmp_path: Path) -> None:
         store.away = False
         await bench.emptied()
         assert len(bench.bodies) == kept + (small == ["+QUE"])
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_flush_that_fails_is_not_an_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite may find after a crash what its flush failed for, so nobody may hear -TRY."""
+    store = Outage()
+    store.away = True
+    async with opened(tmp_path, store) as bench:
+        commits = 0
+
+        def commit() -> None:
+            nonlocal commits
+            commits += 1
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+            raise error
+
+        with monkeypatch.context() as failing:
+            failing.setattr(bench.spool._file, "commit", commit)
+            for _ in range(2):
+                bench.source().submit("r", [b"1"], None)
+            words = await bench.answered(2)
+        # Both at once are one commit, which is not tried again.
+        assert words[0].startswith("-BYE INTERNAL")
+        assert commits <= 2
+        bench.source().submit("r", [b"2"], None)
+        assert (await bench.answered(1))[0].startswith("-TRY DOWN")
 
 
 @pytest_twisted.ensureDeferred

@@ -5,6 +5,7 @@ The spool's file: what was put is there in order, and damage is never silent.
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -261,15 +262,47 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     assert Path(f"{path}.damaged-1").read_bytes().startswith(b"something else")
 
 
+def test_saving_what_is_readable_may_be_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk while a damaged file is made anew: the next start begins with it again."""
+    path = tmp_path / "s.db"
+    with opened(path) as file:
+        for number in range(100):
+            put(file, b"%d" % number * 3000)
+    data = bytearray(path.read_bytes())
+    data[20 * PAGE : 20 * PAGE + 100] = b"\xff" * 100
+    path.write_bytes(data)
+    insert = SpoolFile._insert
+
+    def full(file: SpoolFile, record: Record) -> None:
+        if record.number > 3:
+            raise sqlite3.OperationalError("database or disk is full")
+        insert(file, record)
+
+    with monkeypatch.context() as filling:
+        filling.setattr(SpoolFile, "_insert", full)
+        file = SpoolFile(path, 64 * MEBIBYTE)
+        with pytest.raises(EmbeddedError, match="disk is full"):
+            file.open()
+        file._lock.release()
+    with opened(path) as file:
+        assert len(messages(file)) > 50
+        assert f"the old file is kept as {path}.damaged-1" in file.remarks[0]
+    assert not Path(f"{path}.damaged-2").exists()
+
+
 def test_damaged_records_are_set_aside(tmp_path: Path) -> None:
     """A record that is not what was written is counted and kept; the others are stored."""
     with opened(tmp_path / "s.db") as file:
         for number in range(3):
             put(file, b"%d" % number)
         file._database.execute("UPDATE record SET payload = x'00' WHERE number = 2")
+        put(file, b"3")
+        file._database.execute("UPDATE record SET lane = CAST(x'80' AS TEXT) WHERE number = 4")
         assert messages(file) == [b"0", b"2"]
-        assert file.damaged == 1
+        assert file.damaged == 2
         assert "a record of 1 messages" in file.remarks[0]
         assert file.rows == {}
     with opened(tmp_path / "s.db") as file:
-        assert file.damaged == 1
+        assert file.damaged == 2

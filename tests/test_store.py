@@ -4,9 +4,12 @@ The Store port: one suite, held by the fake and by the real one.
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
+from unittest.mock import patch
 from uuid import uuid4
 
 import psycopg2
@@ -16,12 +19,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 
 from gateway.batch import Batch, Chunk, Fence, Origin
 from gateway.config import Database as Settings
-from gateway.errors import RouteError, RowError, StoredPartly, TransientError, Unavailable
+from gateway.errors import (
+    OutcomeUnknown,
+    RouteError,
+    RowError,
+    StoredPartly,
+    StoreError,
+    TransientError,
+    Unavailable,
+)
 from gateway.formats import FramesRefused
 from gateway.memory import MemoryStore
+from gateway.postgres.connection import Connection
 from gateway.postgres.durability import judge
 from gateway.postgres.pool import Pool
 from gateway.postgres.schema import migrations
@@ -314,6 +327,28 @@ async def test_lanes_of_gateways_long_gone(database: Database) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_statement_that_comes_late_finds_its_lane(database: Database) -> None:
+    """A server that stood still goes on with a batch that was stored by another try since."""
+    with postgres(database, pool_max=1, statement_timeout=0.5) as adapter:
+        lane = new_lane()
+        assert await adapter.store.write(batch(b"1"), Fence(lane, 1))
+        async with adapter.pool.checkout() as connection:
+            (pid,) = (await connection.query("SELECT pg_backend_pid()", None, 5.0))[0]
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(OutcomeUnknown):
+                await adapter.store.write(batch(b"2"), Fence(lane, 2))
+            assert await adapter.store.write(batch(b"2"), Fence(lane, 2))
+            await adapter.store.close_lanes([lane])
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        gone = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s"
+        while database.column(gone, pid) != [0]:
+            await deferLater(reactor, 0.02)
+        assert [body for _, body in adapter.rows()] == [b"1", b"2"]
+
+
+@pytest_twisted.ensureDeferred
 async def test_what_a_commit_is_worth(database: Database) -> None:
     """Settings that make +OK mean less are named; the defaults of a single server are fine."""
     with postgres(database) as adapter:
@@ -429,6 +464,17 @@ async def test_a_route_heals(database: Database) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_route_that_is_no_longer_configured(database: Database) -> None:
+    """Messages in the spool may be older than the configuration: their route is out of service."""
+    with postgres(database) as adapter:
+        gone = Chunk("gone", [b"1"], Origin("p", "l"), 0.0, lambda chunk, runs: None)
+        with pytest.raises(RouteError, match="not in the configuration"):
+            await adapter.store.write(Batch.of([gone]), Fence(new_lane(), 1))
+        with pytest.raises(RouteError, match="not in the configuration"):
+            await adapter.store.probe("gone")
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_lost_lane_goes_on(database: Database) -> None:
     """A restored database lacks our lanes, or has them behind: neither loses a batch."""
     with postgres(database) as adapter:
@@ -458,6 +504,27 @@ async def test_statement_timeout_costs_no_connection(database: Database) -> None
         locker.close()
         assert await adapter.store.write(batch(b"second"), Fence(lane, 1))
         assert adapter.pool.lost == 0
+
+
+@pytest.mark.parametrize(
+    ("severity", "error"), [("ERROR", TransientError), ("PANIC", OutcomeUnknown)]
+)
+def test_an_error_that_ends_the_server_may_follow_a_commit(
+    severity: str, error: type[StoreError]
+) -> None:
+    """A disk that fails while a commit is flushed is a PANIC, and the commit may survive it."""
+
+    class Diagnostics:
+        severity_nonlocalized = severity
+        message_primary = "could not fsync file"
+
+    class Failed(psycopg2.OperationalError):
+        pgcode = "58030"
+        diag: Any = Diagnostics()
+
+    connection = Connection(reactor)
+    with patch.object(Connection, "usable", True):
+        assert isinstance(connection._translated(Failed()), error)
 
 
 @pytest_twisted.ensureDeferred

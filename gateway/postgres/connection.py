@@ -41,6 +41,9 @@ returns: nothing else is on its way, and no send buffer is smaller (socket(7) ha
 as the least of SO_SNDBUF's effect). Looking again would be one more system call.
 """
 
+_ENDING: Final = {"FATAL", "PANIC"}
+"""Severities of errors after which the server closes the connection."""
+
 Result = TypeVar("Result")
 
 Rows = list[tuple[Any, ...]]
@@ -311,6 +314,9 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         if code in (sqlstate.NO_SUCH_PREPARED_STATEMENT, sqlstate.DUPLICATE_PREPARED_STATEMENT):
             return PreparedStatementLost(text)
         kind = sqlstate.kind_of(code)
+        if getattr(getattr(error, "diag", None), "severity_nonlocalized", None) in _ENDING:
+            # The server ends the session, maybe after it committed.
+            kind = Kind.LOST
         if kind is Kind.LOST or not self.usable:
             self.fault = text
             self.discard()

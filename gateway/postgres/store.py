@@ -95,6 +95,9 @@ class PostgresStore:
         self._deadline = settings.statement_timeout + DEADLINE_MARGIN
         self._open: dict[str, Insert] = {}
         self._prepared: dict[Statement, _Prepared] = {}
+        # Lanes on which a statement was lost. A server that stood still may come to it
+        # when the batch is long stored by another try, and then must find the lane's row.
+        self._doubtful: set[str] = set()
 
     async def write(self, batch: Batch, fence: Fence) -> bool:
         insert = self._open.get(batch.route)
@@ -107,7 +110,7 @@ class PostgresStore:
                 except RouteError:
                     # The table may have changed under us: look again, then say so.
                     self._open.pop(batch.route, None)
-            insert = await self._open_route(connection, self._routes[batch.route])
+            insert = await self._open_route(connection, self._route(batch.route))
             return await self._store(connection, insert.bind(batch.slices), fence)
 
     async def open_all(self) -> None:
@@ -123,7 +126,7 @@ class PostgresStore:
 
     async def probe(self, route: str) -> None:
         async with self._pool.checkout() as connection:
-            await self._open_route(connection, self._routes[route])
+            await self._open_route(connection, self._route(route))
 
     async def bury(self, batch: Batch, outcomes: Sequence[Outcome], fence: Fence) -> bool:
         async with self._pool.checkout() as connection:
@@ -141,12 +144,15 @@ class PostgresStore:
 
     async def close_lanes(self, lanes: Sequence[str]) -> None:
         """
-        Forget lanes that will never be used again.
+        Forget lanes that will never be used again. The rows of those on which a statement
+        was lost stay, until they are abandoned.
 
         @precondition: nothing is in flight on them.
         """
-        async with self._pool.checkout() as connection:
-            await self._query(connection, _FORGET, (list(lanes),))
+        sure = [lane for lane in lanes if lane not in self._doubtful]
+        if sure:
+            async with self._pool.checkout() as connection:
+                await self._query(connection, _FORGET, (sure,))
 
     async def close_abandoned_lanes(self) -> None:
         """
@@ -175,6 +181,9 @@ class PostgresStore:
             if before.number < fence.number:
                 raise StoredPartly(before.number) from None
             return False
+        except OutcomeUnknown:
+            self._doubtful.add(fence.lane)
+            raise
         if connection.warned:
             await self._confirm(connection, fence)
         return True
@@ -217,6 +226,16 @@ class PostgresStore:
                     )
         named = {f"p{number}": value for number, value in enumerate(values, 1)}
         await self._query(connection, statement.plain, named)
+
+    def _route(self, name: str) -> Route:
+        """
+        @raise RouteError: there is none: the spool may hold messages for a route that
+            has been taken out of the configuration since.
+        """
+        route = self._routes.get(name)
+        if route is None:
+            raise RouteError("it is not in the configuration; its messages wait in the spool")
+        return route
 
     async def _open_route(self, connection: Connection, route: Route) -> Insert:
         findings = await connection.transaction(partial(_ready, route), self._deadline)

@@ -76,6 +76,7 @@ class SpoolDetour:
         self._stored = 0
         self._flowing = False
         self._said = ""
+        self._bug_said = ""
         self._full = False
         self._credit = 0
         self._failures = 0
@@ -160,7 +161,7 @@ class SpoolDetour:
             self._waiting.append(turn)
             await turn
         if self._flowing:
-            self._credit -= rows
+            self._credit -= SHARE * rows
 
     def _release(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -171,16 +172,34 @@ class SpoolDetour:
 
     async def _run(self) -> None:
         while not self._stopping:
-            parcel = await self._spool.next(0, self._closed())
-            if parcel is None:
-                await self._rest()
-                continue
-            while parcel is not None and not self._stopping:
-                # The next one is read while this one is stored.
-                coming = Deferred.fromCoroutine(self._spool.next(parcel.places[-1], self._closed()))
+            try:
+                await self._pass()
+            except CancelledError:
+                raise
+            except SpoolError as error:
+                self._say_full(error)  # it could not even be read
+                await self._pause()
+            except Exception:  # noqa: BLE001 - a bug must not leave the spool as it is for ever
+                self._bug(Failure())
+                await self._pause()
+
+    async def _pass(self) -> None:
+        """
+        Store what can be stored, from the first to the last.
+        """
+        parcel = await self._spool.next(0, self._closed())
+        if parcel is None:
+            await self._rest()
+        while parcel is not None and not self._stopping:
+            # The next one is read while this one is stored.
+            coming = Deferred.fromCoroutine(self._spool.next(parcel.end, self._closed()))
+            try:
                 stored = await self._attempt(parcel)
-                following = await coming
-                parcel = following if stored else None
+            except BaseException:
+                coming.addErrback(lambda failure: None)
+                raise
+            following = await coming
+            parcel = following if stored else None
 
     def _closed(self) -> set[str]:
         now = self._clock.seconds()
@@ -209,8 +228,14 @@ class SpoolDetour:
                 self._park(route)
             else:
                 await self._pause()
+        except CancelledError:
+            raise
+        except Exception:  # noqa: BLE001 - a bug in one route must not keep the others
+            self._bug(Failure())
+            self._park(route)
         else:
             self._failures = 0
+            self._bug_said = ""
             self._trouble_since = None
             self._parked.pop(route, None)
             self._gates.stored(route)
@@ -218,7 +243,7 @@ class SpoolDetour:
             if not self._flowing:
                 self._flowing = True
                 self._credit = 0
-            self._credit = min(self._credit + parcel.batch.count // SHARE, MAX_ROWS)
+            self._credit = min(self._credit + parcel.batch.count, SHARE * MAX_ROWS)
             self._release()
             return True
         return False
@@ -301,5 +326,8 @@ class SpoolDetour:
             )
 
     def _bug(self, failure: Failure) -> None:
-        if not failure.check(CancelledError):
-            self._log.failure("spool: it is no longer stored", failure=failure)
+        # The same one comes again with each attempt.
+        text = repr(failure.value)
+        if not failure.check(CancelledError) and text != self._bug_said:
+            self._bug_said = text
+            self._log.failure("spool: storing it failed, trying again", failure=failure)

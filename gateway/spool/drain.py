@@ -53,9 +53,11 @@ class Drain:
             await self._spool.remove(stored)
             await self.store(unpack(parcel.records[len(stored) :]))
         except (RowError, FramesRefused) as error:
-            if len(parcel.records) > 1:
-                for record in parcel.records:
-                    await self.store(unpack([record]))
+            records = parcel.records
+            if len(records) > 1:
+                middle = len(records) // 2
+                await self.store(unpack(records[:middle]))
+                await self.store(unpack(records[middle:]))
             else:
                 await self._isolate(parcel, error)
         else:

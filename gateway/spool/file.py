@@ -21,8 +21,17 @@ from gateway.batch import MAX_BYTES, MAX_ROWS
 from gateway.errors import EmbeddedError, SpoolError
 from gateway.lock import Held, LockFile
 from gateway.spool.mark import Mark, MarkFile
-from gateway.spool.record import PARTS, Parcel, Record, unpack
-from gateway.spool.salvage import READ, copy_aside, intact, move_aside, readable
+from gateway.spool.record import PARTS, SCHEMA, Parcel, Record, unpack
+from gateway.spool.salvage import (
+    READ,
+    SUFFIXES,
+    copy_aside,
+    flush_folder,
+    intact,
+    move_aside,
+    readable,
+    text,
+)
 
 PAGE: Final = 16384
 """
@@ -40,21 +49,6 @@ _OVERHEAD: Final = 5 * PAGE
 """
 Bytes that a commit may take beside its payload: pages begun, the counter, the tree,
 the list of free pages.
-"""
-
-_SCHEMA: Final = """
-    CREATE TABLE IF NOT EXISTS record (
-        place INTEGER PRIMARY KEY,  -- order of arrival
-        route TEXT NOT NULL,
-        lane TEXT NOT NULL,         -- UUID of the fence
-        number INTEGER NOT NULL,    -- on that lane
-        rows INTEGER NOT NULL,      -- messages
-        checksum INTEGER NOT NULL,  -- CRC-32 of all else
-        payload BLOB NOT NULL       -- MessagePack
-    );
-    CREATE TABLE IF NOT EXISTS damaged AS SELECT * FROM record WHERE false;
-    CREATE TABLE IF NOT EXISTS lane (id TEXT PRIMARY KEY) WITHOUT ROWID;
-    CREATE TABLE IF NOT EXISTS counter (next INTEGER NOT NULL);
 """
 
 
@@ -77,6 +71,7 @@ class SpoolFile:
         self.damaged = 0
         self._max_bytes = max_bytes
         self._log_path = Path(f"{path}-wal")
+        self._fresh_path = Path(f"{path}.new")
         self._lock = LockFile(Path(f"{path}.lock"))
         self._mark = MarkFile(Path(f"{path}.mark"))
         self._next = 1
@@ -96,6 +91,8 @@ class SpoolFile:
             self._lock.hold()
             mark = self._mark.read()
             self._mark.open()
+            if self._fresh_path.exists() and not self.path.exists():
+                self._fresh_path.rename(self.path)  # ended while it took the old one's place
             if mark.rows and not self.path.exists():
                 self.remarks.append(
                     f"{self.path} is missing; up to {mark.rows} messages answered +QUE were in it"
@@ -125,11 +122,15 @@ class SpoolFile:
         self._lock.release()
 
     def _connect(self) -> None:
+        self._database = self._opened(self.path)
+
+    def _opened(self, path: Path) -> sqlite3.Connection:
         """
         @raise sqlite3.DatabaseError: it is no database, or a damaged one.
         """
-        fresh = not self.path.exists()
-        database = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+        fresh = not path.exists()
+        database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        database.text_factory = text
         try:
             # Nobody else may keep the log from being copied.
             database.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -144,7 +145,7 @@ class SpoolFile:
             found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
             if found != "ok":
                 raise sqlite3.DatabaseError(found)
-            database.executescript(_SCHEMA)
+            database.executescript(SCHEMA)
             self._next = (database.execute("SELECT max(next) FROM counter").fetchone()[0]) or 1
             if self._next == 1:
                 database.execute("INSERT INTO counter VALUES (1)")
@@ -155,11 +156,9 @@ class SpoolFile:
             database.close()
             raise
         if fresh:
-            self.path.chmod(0o600)
-            directory = os.open(self.path.parent, os.O_RDONLY)
-            os.fsync(directory)
-            os.close(directory)
-        self._database = database
+            path.chmod(0o600)
+            flush_folder(path)
+        return database
 
     def _compare(self, mark: Mark) -> None:
         if self._next < mark.next:
@@ -177,18 +176,22 @@ class SpoolFile:
 
     def _salvage(self, reason: str) -> None:
         """
-        Begin a new file with whatever can be read of the old one.
+        Begin a new file with whatever can be read of the old one. It is made beside the
+        old one, which stays where it is until the new one is whole.
         """
+        for suffix in SUFFIXES:
+            Path(f"{self._fresh_path}{suffix}").unlink(missing_ok=True)
+        with closing(self._opened(self._fresh_path)) as self._database:
+            self.begin()
+            for record in readable(self.path):
+                self._insert(record)
+            last = self._database.execute("SELECT max(place) FROM record").fetchone()[0] or 0
+            self._database.execute("UPDATE counter SET next = ?", (1 + (last >> PARTS),))
+            self._database.execute("COMMIT")
         aside = move_aside(self.path)
+        self._fresh_path.rename(self.path)
+        flush_folder(self.path)
         self._connect()
-        database = self._database
-        database.execute("BEGIN IMMEDIATE")
-        for record in readable(aside):
-            self._insert(record)
-        self._next = 1 + (
-            (database.execute("SELECT max(place) FROM record").fetchone()[0] or 0) >> PARTS
-        )
-        self.commit()
         self.remarks.append(
             f"{self.path} is damaged ({reason}); {sum(self.rows.values())} messages could be read"
             f" and will be stored; the old file is kept as {aside}"
@@ -200,12 +203,15 @@ class SpoolFile:
 
         @raise EmbeddedError: not even a new file can be made.
         """
-        mark = Mark(self._next, sum(self.rows.values()))
+        rows = self.rows
+        mark = Mark(self._next, sum(rows.values()))
         self._database.close()
         try:
             self._salvage(reason)
             self._compare(mark)
         except (OSError, sqlite3.Error) as error:
+            # It is still there, and so is the rest of what is known of it.
+            self.rows, self._next = rows, mark.next
             raise EmbeddedError(f"the spool {self.path} cannot be made anew: {error}") from None
 
     # Changing: between begin and commit.

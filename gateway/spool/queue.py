@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from gateway.batch import Batch, Fence
-from gateway.errors import SpoolError
+from gateway.errors import SpoolError, SpoolUnknown
 from gateway.spool.file import SpoolFile
 from gateway.spool.record import Parcel, Record, pack
 
@@ -29,6 +29,13 @@ Result = TypeVar("Result")
 
 _FULL: Final = "the database cannot be reached, and there is no room for the spool"
 _BROKEN: Final = "the database cannot be reached, and the spool cannot be written"
+
+
+class _Unflushed(Exception):
+    """
+    A commit failed, for the reason that is its cause: after a crash it may be there all
+    the same, since SQLite finds what it had written to its log before the flush failed.
+    """
 
 
 @dataclass(slots=True)
@@ -110,6 +117,7 @@ class Spool:
         Keep a batch; on disk when this returns.
 
         @param fence: what it may have been stored with.
+        @raise SpoolUnknown: it may have been kept.
         @raise SpoolError: nothing was kept.
         """
         # A lane for what was never sent: numbers of this process, in order for each route.
@@ -155,8 +163,10 @@ class Spool:
 
     async def dead_lanes(self, alive: Collection[str]) -> list[str]:
         """
-        Lanes remembered that nobody needs any more.
+        Lanes remembered that nobody needs any more, nor ever will.
         """
+        # What is put from now on has other lanes, since these may be removed at any time.
+        self._session = uuid4()
         return await self._ask(lambda file: file.dead_lanes(alive), writes=False)
 
     async def drop_lanes(self, lanes: Sequence[str]) -> None:
@@ -217,9 +227,12 @@ class Spool:
         """
         What the file says, in the words of those who asked.
         """
-        if not isinstance(result, Failure) or not result.check(sqlite3.Error):
+        if not isinstance(result, Failure) or not result.check(sqlite3.Error, _Unflushed):
             return result
-        error = result.value
+        error: BaseException | None = result.value
+        unflushed = isinstance(error, _Unflushed)
+        if error is not None and unflushed:
+            error = error.__cause__
         if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
             return Failure(SpoolError(_FULL))
         if not self._broken:
@@ -231,7 +244,7 @@ class Spool:
                 path=self.path,
                 error=str(error),
             )
-        return Failure(SpoolError(_BROKEN))
+        return Failure(SpoolUnknown(_BROKEN) if unflushed else SpoolError(_BROKEN))
 
     def _bug(self, failure: Failure) -> None:
         self._log.failure("spool: its thread failed", failure=failure)
@@ -246,11 +259,12 @@ def _do_all(file: SpoolFile, jobs: list[_Job[Any]]) -> list[Any]:
     writing = [job for job in jobs if job.writes]
     written = _transaction(file, writing)
     if isinstance(written, Failure):
-        if len(writing) > 1:
+        # What was not flushed is not written again: the disk may only seem to take it.
+        if len(writing) > 1 and not written.check(_Unflushed):
             alone = [_transaction(file, [job]) for job in writing]
             written = [r if isinstance(r, Failure) else r[0] for r in alone]
         else:
-            written = [written]
+            written = [written] * len(writing)
     results = iter(written)
     return [next(results) if job.writes else _read(file, job) for job in jobs]
 
@@ -264,19 +278,33 @@ def _transaction(file: SpoolFile, jobs: Sequence[_Job[Any]]) -> list[Any] | Fail
             file.make_room(size)
         file.begin()
         results = [job.work(file) for job in jobs]
-        file.commit()
-    except (SpoolError, sqlite3.Error):
+        _commit(file)
+    except Exception:  # noqa: BLE001 - whatever it was, it is for those who asked
         failure = Failure()
         file.rollback()
         return failure
     return results
 
 
+def _commit(file: SpoolFile) -> None:
+    try:
+        file.commit()
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
+            raise  # not all of it was written
+        raise _Unflushed from error
+
+
 def _read(file: SpoolFile, job: _Job[Any]) -> Any:
     try:
-        return job.work(file)
-    except sqlite3.OperationalError:
-        return Failure()
-    except sqlite3.DatabaseError as error:
-        file.recover(str(error))
-        return job.work(file)
+        try:
+            return job.work(file)
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError as error:
+            file.recover(str(error))
+            return job.work(file)
+    except Exception:  # noqa: BLE001 - what was written before it is written all the same
+        failure = Failure()
+        file.rollback()
+        return failure

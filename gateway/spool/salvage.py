@@ -7,6 +7,7 @@ for whoever wants to look into it.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ from gateway.spool.record import Record
 
 READ: Final = "SELECT place, route, lane, number, rows, payload, checksum FROM record"
 
-_SUFFIXES: Final = ("-wal", "-shm", "")
+SUFFIXES: Final = ("-wal", "-shm", "")
+"""Of the files of a database, itself last."""
 
 
 def _aside(path: Path) -> Path:
@@ -35,7 +37,7 @@ def copy_aside(path: Path) -> Path:
     @return: the copy.
     """
     aside = _aside(path)
-    for suffix in _SUFFIXES:
+    for suffix in SUFFIXES:
         if Path(f"{path}{suffix}").exists():
             shutil.copy2(f"{path}{suffix}", f"{aside}{suffix}")
     return aside
@@ -48,10 +50,26 @@ def move_aside(path: Path) -> Path:
     @return: where the old one is now, with its log.
     """
     aside = _aside(path)
-    for suffix in _SUFFIXES:
+    for suffix in SUFFIXES:
         if Path(f"{path}{suffix}").exists():
             Path(f"{path}{suffix}").rename(f"{aside}{suffix}")
     return aside
+
+
+def flush_folder(path: Path) -> None:
+    """
+    See that a file is found under its name after a power failure.
+    """
+    directory = os.open(path.parent, os.O_RDONLY)
+    os.fsync(directory)
+    os.close(directory)
+
+
+def text(damaged: bytes) -> str:
+    """
+    A text as it is on disk; one that is no UTF-8 any more fails its record's checksum.
+    """
+    return damaged.decode("utf-8", "replace")
 
 
 def intact(record: Record, checksum: int) -> bool:
@@ -72,6 +90,7 @@ def readable(path: Path) -> Iterator[Record]:
     for order in ("ASC", "DESC"):
         try:
             with closing(sqlite3.connect(path, isolation_level=None)) as database:
+                database.text_factory = text
                 for *fields, checksum in database.execute(f"{READ} ORDER BY place {order}"):
                     record = Record(*fields)
                     if not intact(record, checksum):
