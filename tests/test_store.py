@@ -314,13 +314,13 @@ async def test_dead_letters(adapter: Adapter) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_lanes_of_gateways_long_gone(database: Database) -> None:
-    """Rows that have not moved for a week are removed, others are not."""
+    """Rows that have not moved for 90 days are removed, others are not."""
     with postgres(database) as adapter:
         old, new = new_lane(), new_lane()
         await adapter.store.write(batch(b"1"), Fence(old, 1))
         await adapter.store.write(batch(b"2"), Fence(new, 1))
         database.execute(
-            "UPDATE gateway.lane SET moved_at = now() - interval '8 days' WHERE id = %s", old
+            "UPDATE gateway.lane SET moved_at = now() - interval '91 days' WHERE id = %s", old
         )
         await adapter.postgres.close_abandoned_lanes()
         assert database.column("SELECT id::text FROM gateway.lane") == [new]

@@ -48,10 +48,11 @@ is closed: the server should be the one to give up, that costs no connection.
 """
 
 
-ABANDONED: Final = 7 * 86400.0
+ABANDONED: Final = 90 * 86400.0
 """
 Seconds since it last moved after which a lane is nobody's any more. No batch whose
-fate is open is held for so long, see L{gateway.lane.OPEN_FOR}.
+fate is open is held for so long by a gateway that runs, see L{gateway.lane.OPEN_FOR}; a spool is
+to be emptied before it is that old.
 """
 
 _FORGET: Final = "DELETE FROM gateway.lane WHERE id = ANY(%s::uuid[])"

@@ -292,8 +292,10 @@ class SpoolDetour:
         self._stored = 0
         try:
             lanes = await self._spool.dead_lanes(self._live_lanes())
+            sure = [lane for lane in lanes if lane not in self._spool.inherited]
+            if sure:
+                await self._store.close_lanes(sure)
             if lanes:
-                await self._store.close_lanes(lanes)
                 await self._spool.drop_lanes(lanes)
             await self._spool.shrink()
         except (StoreError, SpoolError):

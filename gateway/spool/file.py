@@ -10,7 +10,6 @@ something that was acknowledged is gone, see L{gateway.spool.mark}.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Collection, Sequence
 from contextlib import closing
@@ -322,6 +321,14 @@ class SpoolFile:
                 except ValueError:
                     bad = found[0]
             self._set_aside(bad)
+
+    def lanes(self) -> frozenset[str]:
+        """
+        Those of all records.
+        """
+        return frozenset(
+            lane for (lane,) in self._database.execute("SELECT DISTINCT lane FROM record")
+        )
 
     def dead_lanes(self, alive: Collection[str]) -> list[str]:
         """

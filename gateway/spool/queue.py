@@ -60,6 +60,8 @@ class Spool:
     @ivar rows: route -> messages that are kept.
     @ivar damaged: messages that are set aside because they are damaged.
     @ivar size: bytes on disk.
+    @ivar inherited: lanes of the records that were there at the start. Whoever put them may
+        have tried to store them, and a server that stands still may yet come to that.
     """
 
     _log = Logger()
@@ -68,6 +70,7 @@ class Spool:
         self.rows: dict[str, int] = {}
         self.damaged = 0
         self.size = 0
+        self.inherited: frozenset[str] = frozenset()
         self._file = file
         self._reactor = reactor
         self._pool = ThreadPool(1, 1, "spool")
@@ -94,6 +97,7 @@ class Spool:
         @raise EmbeddedError: it cannot be used.
         """
         self._file.open()
+        self.inherited = self._file.lanes()
         self._look()
 
     def start(self) -> None:
@@ -159,7 +163,9 @@ class Spool:
         if not self._pool.started:
             return
         kept = Deferred.fromCoroutine(self._ask(lambda file: file.keep_lane(lane)))
-        kept.addErrback(lambda failure: failure.trap(SpoolError))  # then a row stays for a week
+        kept.addErrback(
+            lambda failure: failure.trap(SpoolError)
+        )  # then a row stays until it is abandoned
 
     async def dead_lanes(self, alive: Collection[str]) -> list[str]:
         """
