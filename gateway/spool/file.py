@@ -10,7 +10,6 @@ something that was acknowledged is gone, see L{gateway.spool.mark}.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Collection, Sequence
 from contextlib import closing
@@ -21,11 +20,12 @@ from gateway.batch import MAX_BYTES, MAX_ROWS
 from gateway.errors import EmbeddedError, SpoolError
 from gateway.lock import Held, LockFile
 from gateway.spool.mark import Mark, MarkFile
-from gateway.spool.record import PARTS, Parcel, Record, unpack
+from gateway.spool.record import PARTS, SCHEMA, Parcel, Record, unpack
 from gateway.spool.salvage import (
     READ,
     SUFFIXES,
     copy_aside,
+    flush_folder,
     intact,
     move_aside,
     readable,
@@ -48,21 +48,6 @@ _OVERHEAD: Final = 5 * PAGE
 """
 Bytes that a commit may take beside its payload: pages begun, the counter, the tree,
 the list of free pages.
-"""
-
-_SCHEMA: Final = """
-    CREATE TABLE IF NOT EXISTS record (
-        place INTEGER PRIMARY KEY,  -- order of arrival
-        route TEXT NOT NULL,
-        lane TEXT NOT NULL,         -- UUID of the fence
-        number INTEGER NOT NULL,    -- on that lane
-        rows INTEGER NOT NULL,      -- messages
-        checksum INTEGER NOT NULL,  -- CRC-32 of all else
-        payload BLOB NOT NULL       -- MessagePack
-    );
-    CREATE TABLE IF NOT EXISTS damaged AS SELECT * FROM record WHERE false;
-    CREATE TABLE IF NOT EXISTS lane (id TEXT PRIMARY KEY) WITHOUT ROWID;
-    CREATE TABLE IF NOT EXISTS counter (next INTEGER NOT NULL);
 """
 
 
@@ -159,7 +144,7 @@ class SpoolFile:
             found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
             if found != "ok":
                 raise sqlite3.DatabaseError(found)
-            database.executescript(_SCHEMA)
+            database.executescript(SCHEMA)
             self._next = (database.execute("SELECT max(next) FROM counter").fetchone()[0]) or 1
             if self._next == 1:
                 database.execute("INSERT INTO counter VALUES (1)")
@@ -171,7 +156,7 @@ class SpoolFile:
             raise
         if fresh:
             path.chmod(0o600)
-            _flush_folder(path)
+            flush_folder(path)
         return database
 
     def _compare(self, mark: Mark) -> None:
@@ -204,7 +189,7 @@ class SpoolFile:
             self._database.execute("COMMIT")
         aside = move_aside(self.path)
         self._fresh_path.rename(self.path)
-        _flush_folder(self.path)
+        flush_folder(self.path)
         self._connect()
         self.remarks.append(
             f"{self.path} is damaged ({reason}); {sum(self.rows.values())} messages could be read"
@@ -409,9 +394,3 @@ class SpoolFile:
     def _pragma(self, name: str) -> int:
         value: int = self._database.execute(f"PRAGMA {name}").fetchone()[0]
         return value
-
-
-def _flush_folder(path: Path) -> None:
-    directory = os.open(path.parent, os.O_RDONLY)
-    os.fsync(directory)
-    os.close(directory)

@@ -7,6 +7,7 @@ for whoever wants to look into it.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -53,6 +54,15 @@ def move_aside(path: Path) -> Path:
         if Path(f"{path}{suffix}").exists():
             Path(f"{path}{suffix}").rename(f"{aside}{suffix}")
     return aside
+
+
+def flush_folder(path: Path) -> None:
+    """
+    See that a file is found under its name after a power failure.
+    """
+    directory = os.open(path.parent, os.O_RDONLY)
+    os.fsync(directory)
+    os.close(directory)
 
 
 def text(damaged: bytes) -> str:
