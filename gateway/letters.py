@@ -134,7 +134,7 @@ def show(with_letters: Callable[[Work], None], id: int, raw: bool) -> None:
             return 0
         for name in letter.__slots__[:-1]:
             value = getattr(letter, name)
-            click.echo(f"{name:<12}{'' if value is None else value}")
+            click.echo(f"{name:<12}{'' if value is None else _clean(str(value))}")
         click.echo(f"{'message':<12}{len(letter.frame)} bytes")
         click.echo(_text(letter.frame))
         return 0
@@ -170,7 +170,7 @@ def replay(
                     stored += 1
                 else:
                     refused += 1
-                    click.echo(f"{letter.id}: {reason}", err=True)
+                    click.echo(f"{letter.id}: {_clean(reason)}", err=True)
         click.echo(f"{stored} stored, {refused} refused again")
         return 1 if refused else 0
 
@@ -217,12 +217,17 @@ def _line(letter: Letter) -> str:
     when = letter.refused_at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
     code = letter.sqlstate or "-"
     text = _text(letter.frame[:_SHOWN]) + ("..." if len(letter.frame) > _SHOWN else "")
-    return f"{letter.id:>6}  {when}  {letter.route}  {letter.peer}  {code}  {letter.error}  {text}"
+    # A trigger may repeat the message in its error.
+    rest = _clean(f"{letter.route}  {letter.peer}  {code}  {letter.error}")
+    return f"{letter.id:>6}  {when}  {rest}  {text}"
 
 
 def _text(frame: bytes) -> str:
+    return _clean(frame.decode("utf-8", "backslashreplace"))
+
+
+def _clean(text: str) -> str:
     """
-    A message for a terminal, which must not be told what to do by it.
+    For a terminal, which must not be told what to do by a message.
     """
-    text = frame.decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

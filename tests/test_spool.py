@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from gateway.batch import MAX_ROWS, Batch, Chunk, Origin
 from gateway.errors import EmbeddedError, SpoolError
-from gateway.spool.file import PAGE, SpoolFile
+from gateway.spool.file import SpoolFile
 from gateway.spool.record import Record, pack, unpack
+from gateway.spool.room import PAGE
 
 MEBIBYTE = 1024 * 1024
 LANE = "6c0a3a3e-3b5c-4f6e-9d5f-0d3b8f6f5f10"
@@ -184,8 +185,8 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
         put(file, b"1", b"2")
     path.unlink()
     with opened(path) as file:
-        assert len(file.remarks) == 2
-        assert "is missing; up to 2 messages" in file.remarks[0]
+        (told,) = file.remarks
+        assert "is missing: 0 messages are left and will be stored, 2 messages answered" in told
         put(file, b"3")
         assert messages(file) == [b"3"]
 

@@ -170,16 +170,26 @@ class SpoolDetour:
 
     async def _run(self) -> None:
         while not self._stopping:
-            parcel = await self._spool.next(0, self._closed())
-            if parcel is None:
-                await self._rest()
-                continue
-            while parcel is not None and not self._stopping:
-                # The next one is read while this one is stored.
-                coming = Deferred.fromCoroutine(self._spool.next(parcel.places[-1], self._closed()))
-                stored = await self._attempt(parcel)
-                following = await coming
-                parcel = following if stored else None
+            try:
+                await self._store_all()
+            except SpoolError as error:
+                # It cannot be read, or what is damaged in it cannot be set aside.
+                self._say_full(error)
+                await self._pause()
+
+    async def _store_all(self) -> None:
+        """
+        What can be stored now, up to a fault.
+        """
+        parcel = await self._spool.next(0, self._closed())
+        if parcel is None:
+            await self._rest()
+        while parcel is not None and not self._stopping:
+            # The next one is read while this one is stored.
+            coming = Deferred.fromCoroutine(self._spool.next(parcel.places[-1], self._closed()))
+            stored = await self._attempt(parcel)
+            following = await coming
+            parcel = following if stored else None
 
     def _closed(self) -> set[str]:
         now = self._clock.seconds()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Generic, TypeVar
 from uuid import uuid4, uuid5
 
@@ -135,8 +136,15 @@ class Spool:
     async def remove(self, records: Sequence[Record]) -> None:
         """
         They are stored.
+
+        @raise SpoolError: some of them are still there.
         """
-        await self._ask(lambda file: file.remove(records))
+        try:
+            await self._ask(lambda file: file.remove(records))
+        except SpoolError:
+            # On a full disk there is room to remove one at a time.
+            for record in records:
+                await self._ask(partial(SpoolFile.remove, records=[record]))
 
     async def replace(self, record: Record, pieces: Sequence[Record]) -> None:
         """
@@ -220,7 +228,7 @@ class Spool:
         if not isinstance(result, Failure) or not result.check(sqlite3.Error):
             return result
         error = result.value
-        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
+        if _is_full(error):
             return Failure(SpoolError(_FULL))
         if not self._broken:
             # What the disk did not take once it may only seem to take the next time.
@@ -262,14 +270,30 @@ def _transaction(file: SpoolFile, jobs: Sequence[_Job[Any]]) -> list[Any] | Fail
         size = sum(job.size for job in jobs)
         if size:
             file.make_room(size)
-        file.begin()
-        results = [job.work(file) for job in jobs]
-        file.commit()
+        try:
+            return _commit(file, jobs)
+        except sqlite3.OperationalError as error:
+            if size or not _is_full(error):
+                raise
+            # What takes something out has room left for it, once the log gives back its own.
+            file.rollback()
+            file.relieve()
+            return _commit(file, jobs)
     except (SpoolError, sqlite3.Error):
         failure = Failure()
         file.rollback()
         return failure
+
+
+def _commit(file: SpoolFile, jobs: Sequence[_Job[Any]]) -> list[Any]:
+    file.begin()
+    results = [job.work(file) for job in jobs]
+    file.commit()
     return results
+
+
+def _is_full(error: object) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
 
 
 def _read(file: SpoolFile, job: _Job[Any]) -> Any:

@@ -23,9 +23,9 @@ _SUFFIXES: Final = ("-wal", "-shm", "")
 
 def _aside(path: Path) -> Path:
     number = 1
-    while (aside := Path(f"{path}.damaged-{number}")).exists():
+    while any(Path(f"{path}.damaged-{number}{suffix}").exists() for suffix in _SUFFIXES):
         number += 1
-    return aside
+    return Path(f"{path}.damaged-{number}")
 
 
 def copy_aside(path: Path) -> Path:
