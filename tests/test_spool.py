@@ -4,6 +4,7 @@ The spool's file: what was put is there in order, and damage is never silent.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -17,7 +18,7 @@ from gateway.batch import MAX_ROWS, Batch, Chunk, Origin
 from gateway.errors import EmbeddedError, SpoolError
 from gateway.spool.file import SpoolFile
 from gateway.spool.record import Record, pack, unpack
-from gateway.spool.room import PAGE
+from gateway.spool.room import PAGE, Room
 
 MEBIBYTE = 1024 * 1024
 LANE = "6c0a3a3e-3b5c-4f6e-9d5f-0d3b8f6f5f10"
@@ -139,6 +140,18 @@ def test_a_split_record_keeps_its_place(tmp_path: Path) -> None:
         assert messages(file) == [b"a", b"b", b"c", b"d"]
 
 
+def test_messages_are_private(tmp_path: Path) -> None:
+    """Nobody else may read what is in it, nor its log, from the first moment on."""
+    before = os.umask(0o022)
+    try:
+        with opened(tmp_path / "s.db") as file:
+            put(file, b"1")
+            for name in ("s.db", "s.db-wal"):
+                assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
+    finally:
+        os.umask(before)
+
+
 def test_a_second_process_is_refused(tmp_path: Path) -> None:
     """One gateway at a time: the other is told who has it and what to do."""
     with opened(tmp_path / "s.db"):
@@ -165,6 +178,16 @@ def test_the_limit_holds(tmp_path: Path) -> None:
             assert len(messages(file)) == taken
         file.shrink()
         assert file.size < limit
+
+
+def test_room_on_the_disk(tmp_path: Path) -> None:
+    """What the disk has no room for is refused, and so is what leaves none to split a record."""
+    more_than_any_disk = 10**18
+    room = Room(tmp_path / "s.db", tmp_path / "s.db-wal", 10 * more_than_any_disk)
+    assert room.lacking(1, 0, 0) == ""
+    assert room.lacking(more_than_any_disk, 0, 0) == "there is no room for the spool"
+    room.largest = more_than_any_disk
+    assert room.lacking(1, 0, 0) == "there is no room for the spool"
 
 
 def test_space_is_given_back(tmp_path: Path) -> None:
@@ -262,15 +285,16 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     assert Path(f"{path}.damaged-1").read_bytes().startswith(b"something else")
 
 
-def test_damaged_records_are_set_aside(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["payload = x'00'", "route = CAST(x'ff' AS TEXT)", "rows = 'x'"])
+def test_damaged_records_are_set_aside(damage: str, tmp_path: Path) -> None:
     """A record that is not what was written is counted and kept; the others are stored."""
     with opened(tmp_path / "s.db") as file:
         for number in range(3):
             put(file, b"%d" % number)
-        file._database.execute("UPDATE record SET payload = x'00' WHERE number = 2")
+        file._database.execute(f"UPDATE record SET {damage} WHERE number = 2")
         assert messages(file) == [b"0", b"2"]
         assert file.damaged == 1
         assert "a record of 1 messages" in file.remarks[0]
         assert file.rows == {}
     with opened(tmp_path / "s.db") as file:
-        assert file.damaged == 1
+        assert file._database.execute("SELECT count(*) FROM damaged").fetchone() == (1,)

@@ -23,7 +23,7 @@ from gateway.lock import Held, LockFile
 from gateway.spool.mark import Mark, MarkFile
 from gateway.spool.record import PARTS, Parcel, Record, unpack
 from gateway.spool.room import PAGE, Room, size_of
-from gateway.spool.salvage import READ, copy_aside, intact, move_aside, readable
+from gateway.spool.salvage import READ, connect, copy_aside, intact, move_aside, readable
 
 _SPARE: Final = 4 * 1024 * 1024
 """Bytes of free pages that are kept when the spool is empty."""
@@ -51,6 +51,7 @@ class SpoolFile:
     @ivar remarks: what the operator must know; whoever reads them takes them out.
     @ivar rows: route -> messages, as of the last commit.
     @ivar damaged: messages that were damaged and are set aside.
+    @ivar room: what it may still take.
     """
 
     def __init__(self, path: Path, max_bytes: int) -> None:
@@ -62,7 +63,7 @@ class SpoolFile:
         self.rows: dict[str, int] = {}
         self.damaged = 0
         self._log_path = Path(f"{path}-wal")
-        self._room = Room(path, self._log_path, max_bytes)
+        self.room = Room(path, self._log_path, max_bytes)
         self._lock = LockFile(Path(f"{path}.lock"))
         self._mark = MarkFile(Path(f"{path}.mark"))
         self._next = 1
@@ -121,7 +122,7 @@ class SpoolFile:
         fresh = not self.path.exists()
         # SQLite makes the log with the rights of the file.
         self.path.touch(0o600)
-        database = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+        database = connect(self.path)
         try:
             # Nobody else may keep the log from being copied.
             database.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -130,9 +131,8 @@ class SpoolFile:
             database.execute("PRAGMA synchronous = FULL")
             # Debian's SQLite would fill what is removed with zeros.
             database.execute("PRAGMA secure_delete = OFF")
-            pages = self._room.log_pages
-            database.execute(f"PRAGMA wal_autocheckpoint = {pages}")
-            database.execute(f"PRAGMA journal_size_limit = {pages * PAGE}")
+            database.execute(f"PRAGMA wal_autocheckpoint = {self.room.log_pages}")
+            database.execute(f"PRAGMA journal_size_limit = {self.room.log_bytes}")
             found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
             if found != "ok":
                 raise sqlite3.DatabaseError(found)
@@ -143,7 +143,7 @@ class SpoolFile:
             counted = "SELECT route, sum(rows) FROM record GROUP BY route"
             self.rows = dict(database.execute(counted))
             largest = database.execute("SELECT max(length(payload)) FROM record").fetchone()[0]
-            self._room.largest = largest or 0
+            self.room.largest = largest or 0
             self.damaged = database.execute("SELECT sum(rows) FROM damaged").fetchone()[0] or 0
         except BaseException:
             database.close()
@@ -254,9 +254,7 @@ class SpoolFile:
         self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _lacking(self, size: int) -> str:
-        return self._room.lacking(
-            size, self._pragma("page_count"), self._pragma("freelist_count")
-        )
+        return self.room.lacking(size, self._pragma("page_count"), self._pragma("freelist_count"))
 
     def append(self, route: str, fence: tuple[str, int | None], rows: int, payload: bytes) -> None:
         """
@@ -297,7 +295,7 @@ class SpoolFile:
     def _insert(self, record: Record) -> None:
         self.keep_lane(record.lane)
         place, route, lane, number, rows, payload = record
-        self._room.largest = max(self._room.largest, len(payload))
+        self.room.largest = max(self.room.largest, len(payload))
         self._database.execute(
             "INSERT INTO record VALUES (?, ?, ?, ?, ?, ?, ?)",
             (place, route, lane, number, rows, record.checksum, payload),
@@ -377,9 +375,8 @@ class SpoolFile:
         self._database.execute(
             "INSERT INTO damaged SELECT * FROM record WHERE place = ?", (record.place,)
         )
-        self.remove([record])
-        # Counted for the route it was counted for, whatever it says now.
-        self._changes.clear()
+        # Counted below: what it says of itself may be wrong.
+        self._database.execute("DELETE FROM record WHERE place = ?", (record.place,))
         self.commit()
         before = sum(self.rows.values())
         self.rows = dict(

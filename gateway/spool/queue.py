@@ -25,6 +25,7 @@ from gateway.batch import Batch, Fence
 from gateway.errors import SpoolError
 from gateway.spool.file import SpoolFile
 from gateway.spool.record import Parcel, Record, pack
+from gateway.spool.room import portions
 
 Result = TypeVar("Result")
 
@@ -139,12 +140,13 @@ class Spool:
 
         @raise SpoolError: some of them are still there.
         """
-        try:
-            await self._ask(lambda file: file.remove(records))
-        except SpoolError:
-            # On a full disk there is room to remove one at a time.
-            for record in records:
-                await self._ask(partial(SpoolFile.remove, records=[record]))
+        for some in portions(records, self._file.room.log_bytes):
+            try:
+                await self._ask(partial(SpoolFile.remove, records=some))
+            except SpoolError:
+                # On a full disk there is room to remove one at a time.
+                for record in some:
+                    await self._ask(partial(SpoolFile.remove, records=[record]))
 
     async def replace(self, record: Record, pieces: Sequence[Record]) -> None:
         """

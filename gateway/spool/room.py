@@ -10,8 +10,11 @@ for the log's way to the file and for a record to be split.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
+
+from gateway.spool.record import Record
 
 PAGE: Final = 16384
 """
@@ -27,6 +30,9 @@ _OVERHEAD: Final = 5 * PAGE
 Bytes that a commit may take beside its payload: pages begun, the counter, the tree,
 the list of free pages.
 """
+
+_HEAD: Final = 128
+"""Bytes of a record beside its payload and a long route's name."""
 
 
 def size_of(path: Path) -> int:
@@ -56,6 +62,11 @@ class Room:
         self._log = log
         self._max_bytes = max_bytes
 
+    @property
+    def log_bytes(self) -> int:
+        """Of the log when it is copied, and of what may be removed at once."""
+        return self.log_pages * PAGE
+
     def lacking(self, size: int, pages: int, free: int) -> str:
         """
         @param size: bytes of payload to be added.
@@ -66,14 +77,34 @@ class Room:
         # It is written to the log first, then to free pages of the file or to its end.
         spare = _written(max(self.largest, size))
         size = _written(size)
+        # The log, and a removal's way into it.
+        log = max(size_of(self._log) + size, 2 * self.log_bytes + _OVERHEAD)
         grown = pages * PAGE + max(0, size - free * PAGE)
-        if max(size_of(self._log) + size, self.log_pages * PAGE) + grown > self._max_bytes:
+        if log + grown > self._max_bytes:
             return "the spool is full"
         disk = os.statvfs(self._path.parent)
         due = grown - size_of(self._path)
         if size + due + spare > disk.f_bavail * disk.f_frsize:
             return "there is no room for the spool"
         return ""
+
+
+def portions(records: Sequence[Record], size: int) -> Iterator[list[Record]]:
+    """
+    Records, so many at a time that taking them out writes no more than some bytes.
+
+    SQLite writes each page that it empties.
+    """
+    portion: list[Record] = []
+    taken = 0
+    for record in records:
+        written = len(record.payload) + _HEAD
+        if portion and taken + written > size:
+            yield portion
+            portion, taken = [], 0
+        portion.append(record)
+        taken += written
+    yield portion
 
 
 def _written(size: int) -> int:

@@ -21,6 +21,15 @@ READ: Final = "SELECT place, route, lane, number, rows, payload, checksum FROM r
 _SUFFIXES: Final = ("-wal", "-shm", "")
 
 
+def connect(path: Path) -> sqlite3.Connection:
+    """
+    Open a file that may be damaged: what is no text any more is read all the same.
+    """
+    database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    database.text_factory = lambda text: text.decode("utf-8", "replace")
+    return database
+
+
 def _aside(path: Path) -> Path:
     number = 1
     while any(Path(f"{path}.damaged-{number}{suffix}").exists() for suffix in _SUFFIXES):
@@ -71,7 +80,7 @@ def readable(path: Path) -> Iterator[Record]:
     reached = -1
     for order in ("ASC", "DESC"):
         try:
-            with closing(sqlite3.connect(path, isolation_level=None)) as database:
+            with closing(connect(path)) as database:
                 for *fields, checksum in database.execute(f"{READ} ORDER BY place {order}"):
                     record = Record(*fields)
                     if not intact(record, checksum):
