@@ -21,11 +21,24 @@ from gateway.route import table_identifier
 
 _SERVER = "SELECT current_setting('server_version'), current_database(), current_user::text"
 _MAY_CREATE = "SELECT has_database_privilege(current_database(), 'CREATE')"
-_MAY_USE = (
-    "SELECT has_schema_privilege('gateway', 'USAGE')"
-    " AND has_table_privilege('gateway.lane', 'SELECT, INSERT, UPDATE')"
-    " AND has_table_privilege('gateway.dead_letter', 'INSERT')"
-    " AND has_function_privilege('gateway.advance(uuid, bigint, bigint)', 'EXECUTE')"
+# By number: to look a name up in a schema that is not granted is an error. One by one:
+# of several privileges at once PostgreSQL says whether any is held.
+_MAY_USE = """
+    SELECT coalesce(bool_and(has_schema_privilege(n.oid, 'USAGE')
+                             AND has_table_privilege(c.oid, needed.privilege)), true)
+      FROM (VALUES ('migration', 'SELECT'), ('lane', 'SELECT'), ('lane', 'INSERT'),
+                   ('lane', 'UPDATE'), ('lane', 'DELETE'), ('dead_letter', 'INSERT'))
+           AS needed(name, privilege)
+      JOIN pg_catalog.pg_class c ON c.relname = needed.name
+      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'gateway'
+"""
+_MAY_CALL = "SELECT has_function_privilege('gateway.advance(uuid, bigint, bigint)', 'EXECUTE')"
+_GRANT = (
+    "database: the schema gateway is there, but not granted: run GRANT USAGE ON SCHEMA"
+    " gateway TO ...; GRANT SELECT, INSERT, UPDATE, DELETE ON gateway.lane TO ...;"
+    " GRANT SELECT, INSERT, UPDATE, DELETE ON gateway.dead_letter TO ...;"
+    " GRANT SELECT ON gateway.migration TO ...;"
+    " GRANT EXECUTE ON FUNCTION gateway.advance TO ..."
 )
 
 
@@ -89,14 +102,11 @@ def _report(where: str, create: bool, findings: Findings, report: Report) -> Non
 
 
 async def _check_schema(query: Query, report: Report) -> None:
-    if await up_to_date(query):
-        if not (await query(_MAY_USE, None))[0][0]:
-            report.problems.append(
-                "database: the schema gateway is there, but not granted: run GRANT USAGE ON SCHEMA"
-                " gateway TO ...; GRANT SELECT, INSERT, UPDATE, DELETE ON gateway.lane TO ...;"
-                " GRANT SELECT, INSERT, UPDATE, DELETE ON gateway.dead_letter TO ...;"
-                " GRANT SELECT ON gateway.migration TO ..."
-            )
+    if not (await query(_MAY_USE, None))[0][0]:
+        report.problems.append(_GRANT)
+    elif await up_to_date(query):
+        if not (await query(_MAY_CALL, None))[0][0]:
+            report.problems.append(_GRANT)
     elif (await query(_MAY_CREATE, None))[0][0]:
         report.notes.append("database: the gateway will create or update its schema gateway")
     else:

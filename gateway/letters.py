@@ -14,8 +14,8 @@ from msgspec.structs import replace
 
 from gateway.config import EMBEDDED, Config
 from gateway.embedded import EmbeddedServer
-from gateway.errors import ConfigError, StoreError
-from gateway.postgres.dead_letter import Choice, DeadLetters, Letter
+from gateway.errors import ConfigError, RouteError, StoreError
+from gateway.postgres.dead_letter import Choice, DeadLetters, Gone, Letter
 from gateway.postgres.dsn import dsn_fault
 from gateway.postgres.opening import Opener
 from gateway.running import run
@@ -107,6 +107,9 @@ def list_letters(with_letters: Callable[[Work], None], route: str | None, limit:
 
     async def work(letters: DeadLetters, config: Config) -> int:
         choice = Choice(route=route)
+        if missing := await _missing(letters, choice, config):
+            click.echo(missing, err=True)
+            return 1
         for letter in await letters.find(choice, limit):
             click.echo(_line(letter))
         number = await letters.count(choice)
@@ -134,7 +137,7 @@ def show(with_letters: Callable[[Work], None], id: int, raw: bool) -> None:
             return 0
         for name in letter.__slots__[:-1]:
             value = getattr(letter, name)
-            click.echo(f"{name:<12}{'' if value is None else value}")
+            click.echo(f"{name:<12}{'' if value is None else _clean(str(value))}")
         click.echo(f"{'message':<12}{len(letter.frame)} bytes")
         click.echo(_text(letter.frame))
         return 0
@@ -158,19 +161,23 @@ def replay(
     choice = _choice(ids, route, everything, None)
 
     async def work(letters: DeadLetters, config: Config) -> int:
+        if missing := await _missing(letters, choice, config):
+            click.echo(missing, err=True)
+            return 1
         stored = refused = after = 0
         while found := await letters.find(choice, _AT_ONCE, after):
             for letter in found:
                 after = letter.id
-                known = config.routes.get(letter.route)
-                reason: str | None = f"there is no route {letter.route!r} in the configuration"
-                if known is not None:
-                    reason = await letters.replay(letter, known)
+                try:
+                    reason = await _replayed(letters, letter, config)
+                except Gone:
+                    click.echo(f"{letter.id}: another replay has taken it", err=True)
+                    continue
                 if reason is None:
                     stored += 1
                 else:
                     refused += 1
-                    click.echo(f"{letter.id}: {reason}", err=True)
+                    click.echo(f"{letter.id}: {_clean(reason)}", err=True)
         click.echo(f"{stored} stored, {refused} refused again")
         return 1 if refused else 0
 
@@ -196,6 +203,9 @@ def purge(
     choice = _choice(ids, route, everything, days)
 
     async def work(letters: DeadLetters, config: Config) -> int:
+        if missing := await _missing(letters, choice, config):
+            click.echo(missing, err=True)
+            return 1
         number = await letters.count(choice)
         if not yes and not click.confirm(f"Remove {number} dead letters for good?"):
             return 1
@@ -203,6 +213,32 @@ def purge(
         return 0
 
     with_letters(work)
+
+
+async def _replayed(letters: DeadLetters, letter: Letter, config: Config) -> str | None:
+    """
+    @return: why not.
+    """
+    route = config.routes.get(letter.route)
+    if route is None:
+        return f"there is no route {letter.route!r} in the configuration"
+    try:
+        return await letters.replay(letter, route)
+    except RouteError as error:
+        return str(error)
+
+
+async def _missing(letters: DeadLetters, choice: Choice, config: Config) -> str | None:
+    """
+    @return: which of those that were named there are none of, where that is surely a mistake.
+    """
+    route = choice.route
+    if route not in (None, *config.routes) and not await letters.count(Choice(route=route)):
+        return f"there is no route {route!r} in the configuration, and no dead letter of one"
+    for number in choice.ids:
+        if not await letters.count(Choice(ids=[number])):
+            return f"there is no dead letter {number}"
+    return None
 
 
 def _choice(
@@ -217,12 +253,17 @@ def _line(letter: Letter) -> str:
     when = letter.refused_at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
     code = letter.sqlstate or "-"
     text = _text(letter.frame[:_SHOWN]) + ("..." if len(letter.frame) > _SHOWN else "")
-    return f"{letter.id:>6}  {when}  {letter.route}  {letter.peer}  {code}  {letter.error}  {text}"
+    # A trigger may repeat the message in its error.
+    rest = _clean(f"{letter.route}  {letter.peer}  {code}  {letter.error}")
+    return f"{letter.id:>6}  {when}  {rest}  {text}"
 
 
 def _text(frame: bytes) -> str:
+    return _clean(frame.decode("utf-8", "backslashreplace"))
+
+
+def _clean(text: str) -> str:
     """
-    A message for a terminal, which must not be told what to do by it.
+    For a terminal, which must not be told what to do by a message.
     """
-    text = frame.decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -473,7 +474,7 @@ def test_check(database: Database, tmp_path: Path) -> None:
     assert status == 1 and len(err.splitlines()) == 3, err
 
 
-def test_check_grants(database: Database, tmp_path: Path) -> None:
+def test_check_grants(database: Database, tmp_path: Path, start_gateway: Start) -> None:
     """A role that may not insert, or may not create our schema, is told what to grant."""
     database.execute("CREATE TABLE t (body text)")
     database.execute("CREATE ROLE nobody_much LOGIN")
@@ -488,8 +489,26 @@ def test_check_grants(database: Database, tmp_path: Path) -> None:
         assert done.returncode == 1
         assert 'INSERT on "t" is not granted; run GRANT INSERT ON "t" TO' in done.stderr
         assert "GRANT CREATE ON DATABASE" in done.stderr
+        # A schema that another role has made, and what its hint says to grant.
+        start_gateway("--database", database.dsn, *LISTEN).terminate()
+        done = tool("check", str(config))
+        grants = re.findall(r"GRANT ([^;]*) TO \.\.\.", done.stderr)
+        assert {grant.rsplit(" ", 1)[1] for grant in grants} >= {
+            "gateway.lane",
+            "gateway.dead_letter",
+            "gateway.migration",
+        }
+        for grant in grants:
+            assert done.returncode == 1
+            database.execute(f"GRANT {grant} TO nobody_much")
+        database.execute("GRANT INSERT, SELECT ON t TO nobody_much")
+        done = tool("check", str(config))
+        assert (done.returncode, done.stderr) == (0, "")
+        database.execute("REVOKE INSERT ON gateway.dead_letter FROM nobody_much")
+        done = tool("check", str(config))
+        assert done.returncode == 1 and "gateway.dead_letter" in done.stderr
     finally:
-        database.execute("DROP ROLE nobody_much")
+        database.execute("DROP OWNED BY nobody_much; DROP ROLE nobody_much")
 
 
 def test_check_no_server(tmp_path: Path) -> None:

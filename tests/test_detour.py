@@ -36,10 +36,10 @@ class Bench:
     A writer with a spool, on a store whose outages the test makes.
     """
 
-    def __init__(self, path: Path, store: MemoryStore, takes: bool, max_bytes: int) -> None:
+    def __init__(self, file: SpoolFile, store: MemoryStore, takes: bool) -> None:
         self.store = store
         self.gates = Gates(store, reactor, lambda attempt: 0.01)
-        self.spool = Spool(SpoolFile(path, max_bytes), reactor)
+        self.spool = Spool(file, reactor)
         self.detour = SpoolDetour(
             self.spool,
             store,
@@ -87,9 +87,13 @@ class Bench:
 
 @asynccontextmanager
 async def opened(
-    path: Path, store: MemoryStore, takes: bool = True, max_bytes: int = 1 << 26
+    path: Path,
+    store: MemoryStore,
+    takes: bool = True,
+    max_bytes: int = 1 << 26,
+    kind: type[SpoolFile] = SpoolFile,
 ) -> AsyncIterator[Bench]:
-    bench = Bench(path / "spool.db", store, takes, max_bytes)
+    bench = Bench(kind(path / "spool.db", max_bytes), store, takes)
     bench.spool.open()
     bench.spool.start()
     bench.detour.start()
@@ -308,6 +312,33 @@ async def test_errors_that_pass_do_not_stop_the_spool(tmp_path: Path) -> None:
         store.away = False
         await bench.emptied()
         assert bench.bodies == [b"1"]
+
+
+class Unreadable(SpoolFile):
+    """
+    A spool that cannot be read at times.
+    """
+
+    errors = 3
+
+    def next(self, after: int, without: Collection[str]) -> Parcel | None:
+        if self.rows and self.errors:
+            self.errors -= 1
+            raise sqlite3.OperationalError("disk I/O error")
+        return super().next(after, without)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_spool_that_cannot_be_read(tmp_path: Path) -> None:
+    """It is tried again, however often that takes; what is in it is stored in the end."""
+    store = Outage()
+    store.away = True
+    async with opened(tmp_path, store, kind=Unreadable) as bench:
+        bench.source().submit("r", [b"1", b"2"], None)
+        assert await bench.answered(2) == ["+QUE"] * 2
+        store.away = False
+        await bench.emptied()
+        assert bench.bodies == [b"1", b"2"]
 
 
 @pytest_twisted.ensureDeferred

@@ -4,6 +4,7 @@ The spool's file: what was put is there in order, and damage is never silent.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -16,8 +17,9 @@ from hypothesis import strategies as st
 
 from gateway.batch import MAX_ROWS, Batch, Chunk, Origin
 from gateway.errors import EmbeddedError, SpoolError
-from gateway.spool.file import PAGE, SpoolFile
+from gateway.spool.file import SpoolFile
 from gateway.spool.record import Record, pack, unpack
+from gateway.spool.room import PAGE, Room
 
 MEBIBYTE = 1024 * 1024
 LANE = "6c0a3a3e-3b5c-4f6e-9d5f-0d3b8f6f5f10"
@@ -139,6 +141,18 @@ def test_a_split_record_keeps_its_place(tmp_path: Path) -> None:
         assert messages(file) == [b"a", b"b", b"c", b"d"]
 
 
+def test_messages_are_private(tmp_path: Path) -> None:
+    """Nobody else may read what is in it, nor its log, from the first moment on."""
+    before = os.umask(0o022)
+    try:
+        with opened(tmp_path / "s.db") as file:
+            put(file, b"1")
+            for name in ("s.db", "s.db-wal"):
+                assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
+    finally:
+        os.umask(before)
+
+
 def test_a_second_process_is_refused(tmp_path: Path) -> None:
     """One gateway at a time: the other is told who has it and what to do."""
     with opened(tmp_path / "s.db"):
@@ -167,6 +181,16 @@ def test_the_limit_holds(tmp_path: Path) -> None:
         assert file.size < limit
 
 
+def test_room_on_the_disk(tmp_path: Path) -> None:
+    """What the disk has no room for is refused, and so is what leaves none to split a record."""
+    more_than_any_disk = 10**18
+    room = Room(tmp_path / "s.db", tmp_path / "s.db-wal", 10 * more_than_any_disk)
+    assert room.lacking(1, 0, 0) == ""
+    assert room.lacking(more_than_any_disk, 0, 0) == "there is no room for the spool"
+    room.largest = more_than_any_disk
+    assert room.lacking(1, 0, 0) == "there is no room for the spool"
+
+
 def test_space_is_given_back(tmp_path: Path) -> None:
     """An empty spool does not keep the disk of its worst day."""
     with opened(tmp_path / "s.db") as file:
@@ -185,8 +209,8 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
         put(file, b"1", b"2")
     path.unlink()
     with opened(path) as file:
-        assert len(file.remarks) == 2
-        assert "is missing; up to 2 messages" in file.remarks[0]
+        (told,) = file.remarks
+        assert "is missing: 0 messages are left and will be stored, 2 messages answered" in told
         put(file, b"3")
         assert messages(file) == [b"3"]
 
@@ -262,9 +286,18 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     assert Path(f"{path}.damaged-1").read_bytes().startswith(b"something else")
 
 
-def test_saving_what_is_readable_may_be_interrupted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class FullDisk(SpoolFile):
+    """
+    A file on a disk with room for three records.
+    """
+
+    def _insert(self, record: Record) -> None:
+        if record.number > 3:
+            raise sqlite3.OperationalError("database or disk is full")
+        super()._insert(record)
+
+
+def test_saving_what_is_readable_may_be_interrupted(tmp_path: Path) -> None:
     """A full disk while a damaged file is made anew: the next start begins with it again."""
     path = tmp_path / "s.db"
     with opened(path) as file:
@@ -273,36 +306,34 @@ def test_saving_what_is_readable_may_be_interrupted(
     data = bytearray(path.read_bytes())
     data[20 * PAGE : 20 * PAGE + 100] = b"\xff" * 100
     path.write_bytes(data)
-    insert = SpoolFile._insert
-
-    def full(file: SpoolFile, record: Record) -> None:
-        if record.number > 3:
-            raise sqlite3.OperationalError("database or disk is full")
-        insert(file, record)
-
-    with monkeypatch.context() as filling:
-        filling.setattr(SpoolFile, "_insert", full)
-        file = SpoolFile(path, 64 * MEBIBYTE)
-        with pytest.raises(EmbeddedError, match="disk is full"):
-            file.open()
-        file._lock.release()
+    full = FullDisk(path, 64 * MEBIBYTE)
+    with pytest.raises(EmbeddedError, match="disk is full"):
+        full.open()
+    full._lock.release()
     with opened(path) as file:
         assert len(messages(file)) > 50
-        assert f"the old file is kept as {path}.damaged-1" in file.remarks[0]
+        assert f"a copy is kept as {path}.damaged-1" in file.remarks[0]
     assert not Path(f"{path}.damaged-2").exists()
 
 
-def test_damaged_records_are_set_aside(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "payload = x'00'",
+        "route = CAST(x'ff' AS TEXT)",
+        "lane = CAST(x'80' AS TEXT)",
+        "rows = 'x'",
+    ],
+)
+def test_damaged_records_are_set_aside(damage: str, tmp_path: Path) -> None:
     """A record that is not what was written is counted and kept; the others are stored."""
     with opened(tmp_path / "s.db") as file:
         for number in range(3):
             put(file, b"%d" % number)
-        file._database.execute("UPDATE record SET payload = x'00' WHERE number = 2")
-        put(file, b"3")
-        file._database.execute("UPDATE record SET lane = CAST(x'80' AS TEXT) WHERE number = 4")
+        file._database.execute(f"UPDATE record SET {damage} WHERE number = 2")
         assert messages(file) == [b"0", b"2"]
-        assert file.damaged == 2
+        assert file.damaged == 1
         assert "a record of 1 messages" in file.remarks[0]
         assert file.rows == {}
     with opened(tmp_path / "s.db") as file:
-        assert file.damaged == 2
+        assert file._database.execute("SELECT count(*) FROM damaged").fetchone() == (1,)

@@ -14,7 +14,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 from gateway.batch import Batch, Chunk, Fence, Origin
-from gateway.errors import RouteError, RowError
+from gateway.errors import GatewayError, RouteError, RowError
 from gateway.formats import FramesRefused
 from gateway.insert import Insert
 from gateway.postgres.catalog import examine
@@ -110,6 +110,10 @@ _COLUMNS: Final = (
 )
 
 
+class Gone(GatewayError):
+    """Somebody else has replayed or removed a letter."""
+
+
 class DeadLetters:
     """
     The letters of a database, over one connection.
@@ -165,6 +169,7 @@ class DeadLetters:
         Store a message after all, and remove its letter with it.
 
         @return: C{None} where it is stored, else why it was refused again.
+        @raise Gone: it is no longer there.
         @raise StoreError: not now; nothing changed, unless it is L{OutcomeUnknown}.
         """
 
@@ -175,7 +180,7 @@ class DeadLetters:
             statement, bound = Insert(route, found.types).bind(_batch(letter).slices)
             # Whoever else replays it waits here, and then finds it gone.
             if not await query(_TAKE, (letter.id,)):
-                return
+                raise Gone
             lane = str(uuid4())
             values = [lane, 1, 1, *bound]
             await query(statement.plain, {f"p{n}": value for n, value in enumerate(values, 1)})
@@ -185,6 +190,9 @@ class DeadLetters:
             await self._connection.transaction(work, self._timeout)
         except RowError as error:
             reason, sqlstate = str(error), error.sqlstate
+        except Gone:
+            await self._query("ROLLBACK", None)
+            raise
         except FramesRefused as refused:
             reason, sqlstate = refused.faults[0][1].text, ""
             await self._query("ROLLBACK", None)

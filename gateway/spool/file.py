@@ -19,36 +19,21 @@ from typing import Final
 from gateway.batch import MAX_BYTES, MAX_ROWS
 from gateway.errors import EmbeddedError, SpoolError
 from gateway.lock import Held, LockFile
+from gateway.spool.database import flush_folder, open_database
 from gateway.spool.mark import Mark, MarkFile
-from gateway.spool.record import PARTS, SCHEMA, Parcel, Record, unpack
+from gateway.spool.record import PARTS, Parcel, Record, unpack
+from gateway.spool.room import PAGE, Room, size_of
 from gateway.spool.salvage import (
     READ,
     SUFFIXES,
     copy_aside,
-    flush_folder,
     intact,
     move_aside,
     readable,
-    text,
 )
-
-PAGE: Final = 16384
-"""
-Bytes of a page: a record is mostly much larger, and each page of it costs a step;
-but the least commit writes a page or two.
-"""
-
-CHECKPOINT: Final = 512
-"""Pages in the log after which SQLite copies them to the file: 8 MiB, less in a small spool."""
 
 _SPARE: Final = 4 * 1024 * 1024
 """Bytes of free pages that are kept when the spool is empty."""
-
-_OVERHEAD: Final = 5 * PAGE
-"""
-Bytes that a commit may take beside its payload: pages begun, the counter, the tree,
-the list of free pages.
-"""
 
 
 class SpoolFile:
@@ -58,6 +43,7 @@ class SpoolFile:
     @ivar remarks: what the operator must know; whoever reads them takes them out.
     @ivar rows: route -> messages, as of the last commit.
     @ivar damaged: messages that were damaged and are set aside.
+    @ivar room: what it may still take.
     """
 
     def __init__(self, path: Path, max_bytes: int) -> None:
@@ -68,9 +54,9 @@ class SpoolFile:
         self.remarks: list[str] = []
         self.rows: dict[str, int] = {}
         self.damaged = 0
-        self._max_bytes = max_bytes
         self._log_path = Path(f"{path}-wal")
         self._fresh_path = Path(f"{path}.new")
+        self.room = Room(path, self._log_path, max_bytes)
         self._lock = LockFile(Path(f"{path}.lock"))
         self._mark = MarkFile(Path(f"{path}.mark"))
         self._next = 1
@@ -92,17 +78,22 @@ class SpoolFile:
             self._mark.open()
             if self._fresh_path.exists() and not self.path.exists():
                 self._fresh_path.rename(self.path)  # ended while it took the old one's place
-            if mark.rows and not self.path.exists():
-                self.remarks.append(
-                    f"{self.path} is missing; up to {mark.rows} messages answered +QUE were in it"
-                )
+            fault = aside = ""
+            missing = not self.path.exists()
+            if missing:
+                if mark.rows:
+                    fault = f"{self.path} is missing"
+                if self._log_path.exists():
+                    # SQLite would remove it, as it belongs to no file.
+                    aside = str(move_aside(self.path)) + "-wal"
             try:
                 self._connect()
             except sqlite3.DatabaseError as error:
                 if isinstance(error, sqlite3.OperationalError):
                     raise
-                self._salvage(str(error))
-            self._compare(mark)
+                fault = f"{self.path} is damaged ({error})"
+                aside = self._salvage()
+            self._compare(mark, fault, aside, missing)
         except Held as held:
             raise EmbeddedError(
                 f"the spool {self.path} is in use by another gateway (process {held.owner});"
@@ -121,62 +112,58 @@ class SpoolFile:
         self._lock.release()
 
     def _connect(self) -> None:
-        self._database = self._opened(self.path)
-
-    def _opened(self, path: Path) -> sqlite3.Connection:
         """
         @raise sqlite3.DatabaseError: it is no database, or a damaged one.
         """
-        fresh = not path.exists()
-        database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        database.text_factory = text
+        self._database = self._opened(self.path)
+
+    def _opened(self, path: Path) -> sqlite3.Connection:
+        database = open_database(path, self.room)
         try:
-            # Nobody else may keep the log from being copied.
-            database.execute("PRAGMA locking_mode = EXCLUSIVE")
-            database.execute(f"PRAGMA page_size = {PAGE}")
-            database.execute("PRAGMA journal_mode = WAL")
-            database.execute("PRAGMA synchronous = FULL")
-            # Debian's SQLite would fill what is removed with zeros.
-            database.execute("PRAGMA secure_delete = OFF")
-            pages = min(CHECKPOINT, self._max_bytes // 16 // PAGE)
-            database.execute(f"PRAGMA wal_autocheckpoint = {pages}")
-            database.execute(f"PRAGMA journal_size_limit = {pages * PAGE}")
-            found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if found != "ok":
-                raise sqlite3.DatabaseError(found)
-            database.executescript(SCHEMA)
             self._next = (database.execute("SELECT max(next) FROM counter").fetchone()[0]) or 1
             if self._next == 1:
                 database.execute("INSERT INTO counter VALUES (1)")
             counted = "SELECT route, sum(rows) FROM record GROUP BY route"
             self.rows = dict(database.execute(counted))
+            largest = database.execute("SELECT max(length(payload)) FROM record").fetchone()[0]
+            self.room.largest = largest or 0
             self.damaged = database.execute("SELECT sum(rows) FROM damaged").fetchone()[0] or 0
         except BaseException:
             database.close()
             raise
-        if fresh:
-            path.chmod(0o600)
-            flush_folder(path)
         return database
 
-    def _compare(self, mark: Mark) -> None:
-        if self._next < mark.next:
-            lost = max(mark.rows - sum(self.rows.values()), 0)
-            aside = copy_aside(self.path)
+    def _compare(self, mark: Mark, fault: str, aside: str, missing: bool = False) -> None:
+        """
+        See what is gone, and say so.
+
+        @param fault: what is known to be wrong.
+        @param aside: where the old file is kept.
+        @param missing: whether there was no file; an empty one may be removed.
+        """
+        kept = sum(self.rows.values())
+        if self._next < mark.next and not fault and not missing:
+            fault = f"the end of {self.path} is damaged"
+            aside = str(copy_aside(self.path))
+        if fault:
+            copy = f"; a copy is kept as {aside}" if aside else ""
             self.remarks.append(
-                f"the end of {self.path} is damaged: records {self._next} to {mark.next - 1} are"
-                f" missing, {lost} messages answered +QUE or more; a copy is kept as {aside}"
+                f"{fault}: {kept} messages are left and will be stored,"
+                f" {max(mark.rows - kept, 0)} messages answered +QUE are lost, or more{copy}"
             )
+        if self._next < mark.next:
             self._next = mark.next
             self._database.execute("UPDATE counter SET next = ?", (self._next,))
-        self._mark.write(Mark(self._next, sum(self.rows.values())))
+        self._mark.write(Mark(self._next, kept))
 
     # Damage.
 
-    def _salvage(self, reason: str) -> None:
+    def _salvage(self) -> str:
         """
         Begin a new file with whatever can be read of the old one. It is made beside the
         old one, which stays where it is until the new one is whole.
+
+        @return: where the old one is kept.
         """
         for suffix in SUFFIXES:
             Path(f"{self._fresh_path}{suffix}").unlink(missing_ok=True)
@@ -191,10 +178,7 @@ class SpoolFile:
         self._fresh_path.rename(self.path)
         flush_folder(self.path)
         self._connect()
-        self.remarks.append(
-            f"{self.path} is damaged ({reason}); {sum(self.rows.values())} messages could be read"
-            f" and will be stored; the old file is kept as {aside}"
-        )
+        return str(aside)
 
     def recover(self, reason: str) -> None:
         """
@@ -206,8 +190,8 @@ class SpoolFile:
         mark = Mark(self._next, sum(rows.values()))
         self._database.close()
         try:
-            self._salvage(reason)
-            self._compare(mark)
+            aside = self._salvage()
+            self._compare(mark, f"{self.path} is damaged ({reason})", aside)
         except (OSError, sqlite3.Error) as error:
             # It is still there, and so is the rest of what is known of it.
             self.rows, self._next = rows, mark.next
@@ -245,19 +229,19 @@ class SpoolFile:
 
         @raise SpoolError: they do not.
         """
-        if self._fits(size):
-            return
-        self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        if not self._fits(size):
-            raise SpoolError("the database cannot be reached, and the spool is full")
+        if self._lacking(size):
+            self.relieve()
+            if lacking := self._lacking(size):
+                raise SpoolError(f"the database cannot be reached, and {lacking}")
 
-    def _fits(self, size: int) -> bool:
-        pages, free = self._pragma("page_count"), self._pragma("freelist_count")
-        log = self._log_path.stat().st_size if self._log_path.exists() else 0
-        # It is written to the log first, then to free pages of the file or to its end.
-        size += size // 256 + _OVERHEAD  # headers of pages
-        grown = max(0, size - free * PAGE)
-        return log + size + pages * PAGE + grown <= self._max_bytes
+    def relieve(self) -> None:
+        """
+        Give the room of the log back, by copying it to the file.
+        """
+        self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _lacking(self, size: int) -> str:
+        return self.room.lacking(size, self._pragma("page_count"), self._pragma("freelist_count"))
 
     def append(self, route: str, fence: tuple[str, int | None], rows: int, payload: bytes) -> None:
         """
@@ -298,6 +282,7 @@ class SpoolFile:
     def _insert(self, record: Record) -> None:
         self.keep_lane(record.lane)
         place, route, lane, number, rows, payload = record
+        self.room.largest = max(self.room.largest, len(payload))
         self._database.execute(
             "INSERT INTO record VALUES (?, ?, ?, ?, ?, ?, ?)",
             (place, route, lane, number, rows, record.checksum, payload),
@@ -326,9 +311,8 @@ class SpoolFile:
         """
         Those of all records.
         """
-        return frozenset(
-            lane for (lane,) in self._database.execute("SELECT DISTINCT lane FROM record")
-        )
+        lanes = self._database.execute("SELECT DISTINCT lane FROM record")
+        return frozenset(lane for (lane,) in lanes)
 
     def dead_lanes(self, alive: Collection[str]) -> list[str]:
         """
@@ -343,13 +327,14 @@ class SpoolFile:
         Give space back, where nothing is left and it is worth it.
         """
         if not self.rows and self._pragma("freelist_count") * PAGE > _SPARE:
+            self.relieve()  # the new file goes through the log
             self._database.execute("VACUUM")
-            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self.relieve()
 
     @property
     def size(self) -> int:
         """Bytes on disk, of the file and its log."""
-        return sum(p.stat().st_size for p in (self.path, self._log_path) if p.exists())
+        return size_of(self.path) + size_of(self._log_path)
 
     def _read(self, after: int, without: Collection[str]) -> tuple[list[Record], Record | None]:
         """
@@ -384,9 +369,8 @@ class SpoolFile:
         self._database.execute(
             "INSERT INTO damaged SELECT * FROM record WHERE place = ?", (record.place,)
         )
-        self.remove([record])
-        # Counted for the route it was counted for, whatever it says now.
-        self._changes.clear()
+        # Counted below: what it says of itself may be wrong.
+        self._database.execute("DELETE FROM record WHERE place = ?", (record.place,))
         self.commit()
         before = sum(self.rows.values())
         self.rows = dict(

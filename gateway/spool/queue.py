@@ -11,6 +11,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Generic, TypeVar
 from uuid import uuid4, uuid5
 
@@ -24,6 +25,7 @@ from gateway.batch import Batch, Fence
 from gateway.errors import SpoolError, SpoolUnknown
 from gateway.spool.file import SpoolFile
 from gateway.spool.record import Parcel, Record, pack
+from gateway.spool.room import portions
 
 Result = TypeVar("Result")
 
@@ -147,8 +149,16 @@ class Spool:
     async def remove(self, records: Sequence[Record]) -> None:
         """
         They are stored.
+
+        @raise SpoolError: some of them are still there.
         """
-        await self._ask(lambda file: file.remove(records))
+        for some in portions(records, self._file.room.log_bytes):
+            try:
+                await self._ask(partial(SpoolFile.remove, records=some))
+            except SpoolError:
+                # On a full disk there is room to remove one at a time.
+                for record in some:
+                    await self._ask(partial(SpoolFile.remove, records=[record]))
 
     async def replace(self, record: Record, pieces: Sequence[Record]) -> None:
         """
@@ -239,7 +249,7 @@ class Spool:
         unflushed = isinstance(error, _Unflushed)
         if error is not None and unflushed:
             error = error.__cause__
-        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
+        if _is_full(error):
             return Failure(SpoolError(_FULL))
         if not self._broken:
             # What the disk did not take once it may only seem to take the next time.
@@ -282,23 +292,35 @@ def _transaction(file: SpoolFile, jobs: Sequence[_Job[Any]]) -> list[Any] | Fail
         size = sum(job.size for job in jobs)
         if size:
             file.make_room(size)
-        file.begin()
-        results = [job.work(file) for job in jobs]
-        _commit(file)
+        try:
+            return _commit(file, jobs)
+        except sqlite3.OperationalError as error:
+            if size or not _is_full(error):
+                raise
+            # What takes something out has room left for it, once the log gives back its own.
+            file.rollback()
+            file.relieve()
+            return _commit(file, jobs)
     except Exception:  # noqa: BLE001 - whatever it was, it is for those who asked
         failure = Failure()
         file.rollback()
         return failure
-    return results
 
 
-def _commit(file: SpoolFile) -> None:
+def _commit(file: SpoolFile, jobs: Sequence[_Job[Any]]) -> list[Any]:
+    file.begin()
+    results = [job.work(file) for job in jobs]
     try:
         file.commit()
     except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
+        if _is_full(error):
             raise  # not all of it was written
         raise _Unflushed from error
+    return results
+
+
+def _is_full(error: object) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
 
 
 def _read(file: SpoolFile, job: _Job[Any]) -> Any:

@@ -30,22 +30,6 @@ record that has to be split stays where it was. A batch has at most as many rows
 one peer's window, which is less than 2**24.
 """
 
-SCHEMA: Final = """
-    CREATE TABLE IF NOT EXISTS record (
-        place INTEGER PRIMARY KEY,  -- order of arrival
-        route TEXT NOT NULL,
-        lane TEXT NOT NULL,         -- UUID of the fence
-        number INTEGER NOT NULL,    -- on that lane
-        rows INTEGER NOT NULL,      -- messages
-        checksum INTEGER NOT NULL,  -- CRC-32 of all else
-        payload BLOB NOT NULL       -- MessagePack
-    );
-    CREATE TABLE IF NOT EXISTS damaged AS SELECT * FROM record WHERE false;
-    CREATE TABLE IF NOT EXISTS lane (id TEXT PRIMARY KEY) WITHOUT ROWID;
-    CREATE TABLE IF NOT EXISTS counter (next INTEGER NOT NULL);
-"""
-"""The tables of a spool."""
-
 
 class Record(NamedTuple):
     """

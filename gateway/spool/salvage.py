@@ -7,7 +7,6 @@ for whoever wants to look into it.
 
 from __future__ import annotations
 
-import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
+from gateway.spool.database import connect
 from gateway.spool.record import Record
 
 READ: Final = "SELECT place, route, lane, number, rows, payload, checksum FROM record"
@@ -25,9 +25,9 @@ SUFFIXES: Final = ("-wal", "-shm", "")
 
 def _aside(path: Path) -> Path:
     number = 1
-    while (aside := Path(f"{path}.damaged-{number}")).exists():
+    while any(Path(f"{path}.damaged-{number}{suffix}").exists() for suffix in SUFFIXES):
         number += 1
-    return aside
+    return Path(f"{path}.damaged-{number}")
 
 
 def copy_aside(path: Path) -> Path:
@@ -56,22 +56,6 @@ def move_aside(path: Path) -> Path:
     return aside
 
 
-def flush_folder(path: Path) -> None:
-    """
-    See that a file is found under its name after a power failure.
-    """
-    directory = os.open(path.parent, os.O_RDONLY)
-    os.fsync(directory)
-    os.close(directory)
-
-
-def text(damaged: bytes) -> str:
-    """
-    A text as it is on disk; one that is no UTF-8 any more fails its record's checksum.
-    """
-    return damaged.decode("utf-8", "replace")
-
-
 def intact(record: Record, checksum: int) -> bool:
     """
     Whether a record is what was written.
@@ -89,8 +73,7 @@ def readable(path: Path) -> Iterator[Record]:
     reached = -1
     for order in ("ASC", "DESC"):
         try:
-            with closing(sqlite3.connect(path, isolation_level=None)) as database:
-                database.text_factory = text
+            with closing(connect(path)) as database:
                 for *fields, checksum in database.execute(f"{READ} ORDER BY place {order}"):
                     record = Record(*fields)
                     if not intact(record, checksum):

@@ -1,0 +1,80 @@
+"""
+SQLite as the spool needs it: durable at each commit, checked when it is opened.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+from gateway.spool.room import PAGE, Room
+
+SCHEMA: Final = """
+    CREATE TABLE IF NOT EXISTS record (
+        place INTEGER PRIMARY KEY,  -- order of arrival
+        route TEXT NOT NULL,
+        lane TEXT NOT NULL,         -- UUID of the fence
+        number INTEGER NOT NULL,    -- on that lane
+        rows INTEGER NOT NULL,      -- messages
+        checksum INTEGER NOT NULL,  -- CRC-32 of all else
+        payload BLOB NOT NULL       -- MessagePack
+    );
+    CREATE TABLE IF NOT EXISTS damaged AS SELECT * FROM record WHERE false;
+    CREATE TABLE IF NOT EXISTS lane (id TEXT PRIMARY KEY) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS counter (next INTEGER NOT NULL);
+"""
+"""The tables of a spool."""
+
+
+def open_database(path: Path, room: Room) -> sqlite3.Connection:
+    """
+    Open the spool's database, or make it.
+
+    @param room: how large its log may grow.
+    @raise sqlite3.OperationalError: it cannot be opened.
+    @raise sqlite3.DatabaseError: it is no database, or a damaged one.
+    """
+    fresh = not path.exists()
+    # SQLite makes the log with the rights of the file.
+    path.touch(0o600)
+    database = connect(path)
+    try:
+        # Nobody else may keep the log from being copied.
+        database.execute("PRAGMA locking_mode = EXCLUSIVE")
+        database.execute(f"PRAGMA page_size = {PAGE}")
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = FULL")
+        # Debian's SQLite would fill what is removed with zeros.
+        database.execute("PRAGMA secure_delete = OFF")
+        database.execute(f"PRAGMA wal_autocheckpoint = {room.log_pages}")
+        database.execute(f"PRAGMA journal_size_limit = {room.log_bytes}")
+        found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise sqlite3.DatabaseError(found)
+        database.executescript(SCHEMA)
+    except BaseException:
+        database.close()
+        raise
+    if fresh:
+        flush_folder(path)
+    return database
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """
+    Open a file that may be damaged: what is no text any more is read all the same.
+    """
+    database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    database.text_factory = lambda text: text.decode("utf-8", "replace")
+    return database
+
+
+def flush_folder(path: Path) -> None:
+    """
+    See that a file is found under its name after a power failure.
+    """
+    directory = os.open(path.parent, os.O_RDONLY)
+    os.fsync(directory)
+    os.close(directory)
