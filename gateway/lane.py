@@ -259,18 +259,24 @@ class Lane:
                 self._number += 1
                 company.well(route)
                 return STORED
-            except FramesRefused:
-                if unknown:
-                    # The columns' types changed while the fate of these rows was open.
-                    raise AssertionError("rows of an open batch were refused") from None
-                raise
-            except RowError:
-                # The statement got past the fence, so an earlier try did not commit.
-                raise
+            except (FramesRefused, RowError):
+                if not unknown:
+                    raise
+                # What judged the rows may stand before the fence, and they be stored.
+                try:
+                    stored = await company.store.is_stored(fence)
+                except StoreError as error:
+                    trouble: StoreError = error
+                else:
+                    if not stored:
+                        raise
+                    company.resolved += 1
+                    self._number += 1
+                    return STORED
             except OutcomeUnknown as error:
                 unknown = True
                 company.unknown += 1
-                trouble: StoreError = error
+                trouble = error
             except RouteError as error:
                 if not unknown:
                     company.gates.close(route, error)

@@ -101,6 +101,9 @@ class MemoryStore:
         self._reply()
         return True
 
+    async def is_stored(self, fence: Fence) -> bool:
+        return self._stored(fence)
+
     async def probe(self, route: str) -> None:
         if route in self.closed:
             raise RouteError("table does not exist", "42P01")

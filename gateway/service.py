@@ -207,12 +207,13 @@ class GatewayService(Service):
                 peer.abort()
         if self._opening is not None:
             self._opening.cancel()
+        if self._detour is not None:
+            self._detour.end()
         if drained and self._pool.size:
-            # Where that fails, a row of a few bytes stays behind.
-            with suppress(StoreError, SpoolError):
-                await self._store.close_lanes(self._writer.lanes)
-                if self._spool is not None:
-                    await self._spool.drop_lanes(self._writer.lanes)
+            closing = Deferred.fromCoroutine(self._close_lanes())
+            closing.addErrback(lambda failure: failure.trap(StoreError, SpoolError))
+            # Where it fails or takes too long, some rows of a few bytes stay behind.
+            await self._within(_GOODBYE, lambda: closing.called)
         self._pool.close()
         if self._detour is not None:
             await self._detour.stop()
@@ -222,6 +223,11 @@ class GatewayService(Service):
             await self._embedded.stop(self._clock)
         if self._data_directory is not None:
             self._data_directory.unlock()
+
+    async def _close_lanes(self) -> None:
+        await self._store.close_lanes(self._writer.lanes)
+        if self._spool is not None:
+            await self._spool.drop_lanes(self._writer.lanes)
 
     def _nobody(self) -> bool:
         return not any(listener.factory.peers for listener in self._listeners)

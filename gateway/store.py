@@ -48,6 +48,17 @@ class Store(Protocol):
         @raise gateway.errors.StoreError: as for L{write}, but never a C{RowError}.
         """
 
+    async def is_stored(self, fence: Fence) -> bool:
+        """
+        Whether an earlier L{write} or L{bury} with this fence was committed, or will be.
+
+        For refused rows whose first try was lost: what judged them now may stand before
+        the fence, as a trigger for the whole statement does.
+
+        @raise gateway.errors.StoredPartly: as for L{write}.
+        @raise gateway.errors.StoreError: that cannot be said now.
+        """
+
     async def probe(self, route: str) -> None:
         """
         Look whether a route is fit to take messages again.

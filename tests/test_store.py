@@ -296,6 +296,39 @@ async def test_a_range_of_batches_is_stored_once(adapter: Adapter) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_whether_it_is_stored(adapter: Adapter) -> None:
+    """Asking moves nothing; part of a range is said to be part of it."""
+    lane = new_lane()
+    await adapter.store.probe("messages")
+    assert await adapter.store.is_stored(Fence(lane, 1)) is False
+    assert await adapter.store.write(batch(b"1", b"2"), Fence(lane, 2, 1)) is True
+    assert await adapter.store.is_stored(Fence(lane, 2, 1)) is True
+    assert await adapter.store.is_stored(Fence(lane, 1)) is True
+    assert await adapter.store.is_stored(Fence(lane, 3)) is False
+    with pytest.raises(StoredPartly) as caught:
+        await adapter.store.is_stored(Fence(lane, 4, 2))
+    assert caught.value.number == 2
+    assert await adapter.store.write(batch(b"3"), Fence(lane, 3)) is True
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_trigger_that_stands_before_the_fence(database: Database) -> None:
+    """A trigger for the whole statement fires before the fence moves; asking tells what is so."""
+    with postgres(database) as adapter:
+        lane = new_lane()
+        assert await adapter.store.write(batch(b"1"), Fence(lane, 1))
+        database.execute(
+            "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$BEGIN RAISE EXCEPTION 'no more'; END$$;"
+            "CREATE TRIGGER no BEFORE INSERT ON messages FOR EACH STATEMENT EXECUTE FUNCTION no()"
+        )
+        with pytest.raises(RowError):
+            await adapter.store.write(batch(b"1"), Fence(lane, 1))
+        assert await adapter.store.is_stored(Fence(lane, 1)) is True
+        assert await adapter.store.is_stored(Fence(lane, 2)) is False
+
+
+@pytest_twisted.ensureDeferred
 async def test_dead_letters(adapter: Adapter) -> None:
     """Refused messages are kept byte for byte with the reason, once behind their fence."""
     await adapter.store.probe("messages")

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
 from gateway.batch import Origin
-from gateway.errors import OutcomeUnknown, RouteError, StoreError, TransientError, Unavailable
+from gateway.errors import (
+    OutcomeUnknown,
+    RouteError,
+    RowError,
+    StoreError,
+    TransientError,
+    Unavailable,
+)
 from gateway.formats import FramesRefused
 from gateway.gate import Gates
 from gateway.lane import OPEN_FOR, RETRY_FOR, backoff
@@ -193,6 +200,21 @@ def test_a_lost_batch_is_written_again() -> None:
     assert bench.writer.resolved == 0
 
 
+def test_refused_at_the_second_try_but_stored_by_the_first() -> None:
+    """What refuses a batch may stand before its fence: it is asked before anybody hears -REJ."""
+    refusals: list[Exception] = [RowError("no more today", "P0001"), FramesRefused([(0, STORED)])]
+    for refusal in refusals:
+        bench = Bench()
+        bench.store.lost_replies = 1
+        source = bench.source("p")
+        source.submit("r", [b"a"], 0)
+        bench.store.failures.append(refusal)
+        bench.pass_time(1)
+        assert bench.answers == [(0, ["+OK"])]
+        source.submit("r", [b"b"], 1)
+        assert bench.bodies == [b"a", b"b"]
+
+
 def test_an_unknown_outcome_is_never_answered() -> None:
     """However long the database stays away, nothing is said about what may be stored."""
     bench = Bench()
@@ -322,7 +344,7 @@ def test_a_bug_leaves_nobody_waiting() -> None:
     """
     errors: list[list[Exception]] = [
         [ValueError("a bug")],
-        [OutcomeUnknown("lost"), FramesRefused([(0, STORED)])],
+        [OutcomeUnknown("lost"), ValueError("another")],
     ]
     for failures in errors:
         bench = Bench()

@@ -59,6 +59,7 @@ _FORGET: Final = "DELETE FROM gateway.lane WHERE id = ANY(%s::uuid[])"
 _FORGET_ABANDONED: Final = (
     "DELETE FROM gateway.lane WHERE moved_at < now() - make_interval(secs => %s)"
 )
+_ASK: Final = "SELECT gateway.advance(%s::uuid, %s::bigint, %s::bigint)"
 _TOUCH: Final = "UPDATE gateway.lane SET moved_at = now() WHERE id = %s::uuid RETURNING 1"
 
 
@@ -133,6 +134,24 @@ class PostgresStore:
         async with self._pool.checkout() as connection:
             work = self._query(connection, BURY, bury_values(batch, outcomes, fence))
             return await self._behind(fence, connection, work)
+
+    async def is_stored(self, fence: Fence) -> bool:
+        async with self._pool.checkout() as connection:
+            await self._query(connection, "BEGIN", None)
+            reached = 0
+            try:
+                values = (fence.lane, fence.first, fence.number)
+                await self._query(connection, _ASK, values)
+            except StoredBefore as before:
+                reached = before.number
+            finally:
+                if connection.usable:
+                    await self._query(connection, "ROLLBACK", None)
+            if reached:
+                await self._confirm(connection, fence)
+            if 0 < reached < fence.number:
+                raise StoredPartly(reached)
+            return reached > 0
 
     async def durability(self) -> list[str]:
         """

@@ -34,8 +34,8 @@ from gateway.store import Store
 SHARE: Final = 2
 """So many messages are stored from the spool for each that is put behind them."""
 
-REST: Final = 2 * MAX_ROWS
-"""Messages left in the spool at which new ones wait for its end."""
+REST: Final = 0.5
+"""Seconds that the rest of the spool may take at which new messages wait for its end."""
 
 _LOOK: Final = 0.5
 """Seconds between looks at parked routes."""
@@ -79,6 +79,9 @@ class SpoolDetour:
         self._bug_said = ""
         self._full = False
         self._credit = 0
+        self._rate = 0.0
+        self._rest_rows = 1
+        self._measured = 0.0
         self._failures = 0
         self._trouble_since: float | None = None
         self._waiting: list[Deferred[None]] = []
@@ -93,6 +96,7 @@ class SpoolDetour:
         Begin to store what is there.
         """
         if self._spool.messages:
+            self._said = "left from before"
             self._log.info(
                 "spool: {count} messages in {path} are stored first",
                 count=self._spool.messages,
@@ -101,12 +105,18 @@ class SpoolDetour:
         self._running = Deferred.fromCoroutine(self._run())
         self._running.addErrback(self._bug)
 
+    def end(self) -> None:
+        """
+        Begin nothing more; what fails from now on fails because we stop.
+        """
+        self._stopping = True
+        self._release()
+
     async def stop(self) -> None:
         """
         Leave the rest for the next start.
         """
-        self._stopping = True
-        self._release()
+        self.end()
         if self._running is not None:
             self._running.cancel()
             await self._running
@@ -156,7 +166,9 @@ class SpoolDetour:
         """
         While the spool is being stored, wait until so much may be put behind it.
         """
-        while self._flowing and (not self._takes or self._credit <= 0 or 0 < self._backlog <= REST):
+        while self._flowing and (
+            not self._takes or self._credit <= 0 or 0 < self._backlog <= self._rest_rows
+        ):
             turn: Deferred[None] = Deferred()
             self._waiting.append(turn)
             await turn
@@ -240,13 +252,27 @@ class SpoolDetour:
             self._parked.pop(route, None)
             self._gates.stored(route)
             self._stored += parcel.batch.count
+            self._measure(parcel.batch.count)
             if not self._flowing:
                 self._flowing = True
                 self._credit = 0
+                self._say_back()
             self._credit = min(self._credit + parcel.batch.count, SHARE * MAX_ROWS)
             self._release()
             return True
         return False
+
+    def _measure(self, rows: int) -> None:
+        """
+        See how fast the spool is stored.
+        """
+        now = self._clock.seconds()
+        took = now - self._measured
+        self._measured = now
+        if self._flowing and took > 0:
+            # Of the last ten parcels or so; they are of very different sizes.
+            self._rate += 0.1 * (rows / took - self._rate)
+            self._rest_rows = max(1, min(2 * MAX_ROWS, int(self._rate * REST)))
 
     def _park(self, route: str) -> None:
         self._trouble_since = None
@@ -283,11 +309,13 @@ class SpoolDetour:
         """
         The spool is empty: tidy up behind it.
         """
+        buried = self._drain.forget()
         if self._said:
             self._said = ""
             self._log.info(
-                "spool: empty, its {count} messages are stored; answers are +OK again",
-                count=self._stored,
+                "spool: empty, its {count} messages are stored{buried}; answers are +OK again",
+                count=self._stored - buried,
+                buried=f", {buried} refused and kept as dead letters" if buried else "",
             )
         self._stored = 0
         try:
@@ -308,8 +336,16 @@ class SpoolDetour:
 
     # What the operator hears.
 
+    def _say_back(self) -> None:
+        if self._said and self._spool.messages:
+            self._log.info(
+                "spool: the database takes messages again; {count} are stored from {path}",
+                count=self._spool.messages,
+                path=self._spool.path,
+            )
+
     def _say_away(self, reason: str) -> None:
-        if reason and not self._said:
+        if reason and not self._said and not self._stopping:
             self._said = reason
             self._log.warn(
                 "spool: messages are kept in {path} and answered +QUE: {reason}",

@@ -29,13 +29,14 @@ class Drain:
     """
     Stores what is in the spool.
 
-    @ivar buried: messages that became dead letters.
+    @ivar buried: messages that became dead letters since L{forget}.
     """
 
     _log = Logger()
 
     def __init__(self, spool: Spool, store: Store) -> None:
         self.buried = 0
+        self._said: set[tuple[str, str]] = set()
         self._spool = spool
         self._store = store
 
@@ -47,21 +48,28 @@ class Drain:
         @raise SpoolError: stored, but it could not be removed; store it again.
         """
         try:
-            await self._store.write(parcel.batch, parcel.fence)
+            try:
+                await self._store.write(parcel.batch, parcel.fence)
+            except (RowError, FramesRefused) as error:
+                # What judged the rows may stand before the fence, and they be stored.
+                if not await self._store.is_stored(parcel.fence):
+                    await self._divide(parcel, error)
+                    return
         except StoredPartly as partly:
             stored = [r for r in parcel.records if r.number <= partly.number]
             await self._spool.remove(stored)
             await self.store(unpack(parcel.records[len(stored) :]))
-        except (RowError, FramesRefused) as error:
-            records = parcel.records
-            if len(records) > 1:
-                middle = len(records) // 2
-                await self.store(unpack(records[:middle]))
-                await self.store(unpack(records[middle:]))
-            else:
-                await self._isolate(parcel, error)
         else:
             await self._spool.remove(parcel.records)
+
+    async def _divide(self, parcel: Parcel, error: RowError | FramesRefused) -> None:
+        records = parcel.records
+        if len(records) == 1:
+            await self._isolate(parcel, error)
+            return
+        middle = len(records) // 2
+        await self.store(unpack(records[:middle]))
+        await self.store(unpack(records[middle:]))
 
     async def _isolate(self, parcel: Parcel, error: RowError | FramesRefused) -> None:
         (record,) = parcel.records
@@ -87,13 +95,26 @@ class Drain:
         await self._store.bury(parcel.batch, outcomes, parcel.fence)
         await self._spool.remove(parcel.records)
         self.buried += len(outcomes)
-        self._log.warn(
-            "spool: {count} messages of route {route} were refused after +QUE and are kept as"
-            " dead letters: {text}",
-            count=len(outcomes),
-            route=parcel.batch.route,
-            text=outcomes[0].text,
-        )
+        said = (parcel.batch.route, outcomes[0].text)
+        if said not in self._said:
+            # A new constraint may refuse thousands for the same reason.
+            self._said.add(said)
+            self._log.warn(
+                "spool: route {route}: refused after +QUE, kept as a dead letter, and so are"
+                " those that follow for this reason: {text}",
+                route=parcel.batch.route,
+                text=outcomes[0].text,
+            )
+
+    def forget(self) -> int:
+        """
+        The spool is empty; the next time every reason is told again.
+
+        @return: how many messages became dead letters since the last time.
+        """
+        buried, self.buried = self.buried, 0
+        self._said.clear()
+        return buried
 
 
 def _pieces(record: Record, parts: Sequence[Batch]) -> list[Record]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Generic, TypeVar
@@ -234,7 +235,8 @@ class Spool:
         file = self._file
         self.rows = dict(file.rows)
         self.damaged = file.damaged
-        self.size = file.size
+        with suppress(OSError):
+            self.size = file.size
         for remark in file.remarks:
             self._log.error("spool: {remark}", remark=remark)
         file.remarks.clear()
