@@ -339,16 +339,28 @@ async def test_a_server_becomes_read_only(database: Database, other: Database) -
 @pytest_twisted.ensureDeferred
 async def test_an_opening_that_was_overtaken(database: Database) -> None:
     """A connection whose server was put in doubt while it was being opened is not used."""
-    with pool(database.dsn, pool_min=1, pool_max=2) as one:
+    held = threading.Event()
+    held.set()
+
+    def lookup(name: str) -> list[str]:
+        assert held.wait(PATIENCE)
+        return ["127.0.0.1"]
+
+    with ExitStack() as stack:
+        stack.callback(held.set)
+        dsn = f"host=db port={stack.enter_context(tcp_port(database))} {rest(database)}"
+        one = stack.enter_context(pool(dsn, lookup, pool_max=2, connect_timeout=PATIENCE))
         first = await one.acquire()
+        held.clear()
         waiting: Deferred[Connection] = Deferred.fromCoroutine(one.acquire())
         assert one.figures.opening == 1
         database.execute("SELECT pg_terminate_backend(%s)", first.info.backend_pid)
         with pytest.raises(OutcomeUnknown):
             await first.query("SELECT 1", None, PATIENCE)
+        one.give_back(first)
         # The first attempt is still under way, or it proves nothing.
         assert (one.figures.opened, one.figures.opening) == (1, 1)
-        one.give_back(first)
+        held.set()
         second = await waiting
         assert second.generation == one.figures.generation == 1
         one.give_back(second)
