@@ -107,12 +107,14 @@ class Load(threading.Thread):
                 if self._read(conversation):
                     now = time.monotonic()
                     self.longest, last = max(self.longest, now - last), now
+            for key in list(self._selector.get_map().values()):
+                conversation = key.data
                 if self._finishing.is_set() and conversation.answered == conversation.sent:
                     self._selector.unregister(conversation.socket)
                     conversation.socket.close()
                     open_ones -= 1
-            for key in list(self._selector.get_map().values()):
-                self._fill(key.data)
+                else:
+                    self._fill(conversation)
 
     def _read(self, conversation: Conversation) -> int:
         try:

@@ -51,7 +51,7 @@ class Statement:
     plain: str
 
 
-Bound = tuple[Statement, list[str | None]]
+Bound = tuple[Statement, Sequence[str | None]]
 """A statement and its parameters after the fence."""
 
 
