@@ -210,7 +210,7 @@ def judge(data: Mapping[str, Any], path: PurePath, endpoint_fault: EndpointFault
             reader.note(
                 f"listeners.{name}.endpoint", f"is that of listeners.{other} too; give it its own"
             )
-    if not listeners:
+    if not listeners and not data.get("listeners"):
         reader.note("listeners", "there is none; nobody could connect")
     if reader.problems:
         raise ConfigError(reader.problems)

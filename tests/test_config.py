@@ -133,6 +133,21 @@ def test_all_problems_at_once() -> None:
     assert any("'@fram' is no source" in line and "'@frame'" in line for line in told)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("listeners = {}", ["listeners: there is none; nobody could connect"]),
+        (
+            '[listeners.a]\nendpoint = "tcp:1"\nroute = "messages"\nwindow = 0',
+            ["listeners.a.window: expected a whole number >= 1"],
+        ),
+    ],
+)
+def test_no_listener(text: str, said: list[str]) -> None:
+    """That there is none is said, but not where there is one that is faulty."""
+    assert [line.removeprefix("/etc/g.toml: ") for line in problems(text)] == said
+
+
 def test_not_toml() -> None:
     """A syntax error says where."""
     assert "line 2" in problems("[database]\npool_min = = 3")[0]
