@@ -19,7 +19,8 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from gateway.errors import ConfigError
-from gateway.route import DEFAULT_COLUMNS, FRAME, SOURCES, Route
+from gateway.route import Route
+from gateway.route_sections import DEFAULT_ROUTES, RouteSection, routes_of
 from gateway.sections import Reader, is_table, meant
 
 EMBEDDED: Final = "embedded"
@@ -104,25 +105,6 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     keepalive: Keepalive = 60.0
 
 
-class RouteSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """
-    Where messages go.
-
-    @ivar table: C{table} or C{schema.table}.
-    @ivar columns: column -> where its value comes from.
-    @ivar create: whether to create the table if it is missing.
-    @ivar create_columns: column -> SQL type, for C{create}.
-    @ivar dead_letter: whether refused messages are kept in C{gateway.dead_letter}.
-    """
-
-    table: str
-    format: Literal["text"] = "text"
-    create: bool = False
-    columns: dict[str, str] = field(default_factory=lambda: {"body": FRAME, "peer": "@peer"})
-    create_columns: dict[str, str] | None = None
-    dead_letter: bool = False
-
-
 class Config(Struct, frozen=True, kw_only=True):
     """
     Everything that can be configured.
@@ -143,8 +125,6 @@ DEFAULT_LISTENERS: Final = {
     "commands": Listener(endpoint="tcp:8002:interface=127.0.0.1", dialect="command"),
 }
 
-DEFAULT_ROUTES: Final = {"messages": RouteSection(table="messages", create=True)}
-
 EndpointFault = Callable[[str], str | None]
 """An endpoint string -> what is wrong with it."""
 
@@ -155,7 +135,7 @@ def default_config() -> Config:
     """
     return Config(
         listeners=DEFAULT_LISTENERS,
-        routes={name: _route(name, section) for name, section in DEFAULT_ROUTES.items()},
+        routes=routes_of(DEFAULT_ROUTES, Reader("")),
     )
 
 
@@ -198,8 +178,7 @@ def judge(data: Mapping[str, Any], path: PurePath, endpoint_fault: EndpointFault
         reader.note(
             "database.pool_min", f"{database.pool_min} is over pool_max = {database.pool_max}"
         )
-    for name, section in sections.items():
-        _check_route(reader, name, section)
+    routes = routes_of(sections, reader)
     used: dict[str, str] = {}
     for name, listener in listeners.items():
         listener = _resolved(listener, path)
@@ -219,7 +198,7 @@ def judge(data: Mapping[str, Any], path: PurePath, endpoint_fault: EndpointFault
         limits=limits,
         spool=spool,
         listeners=listeners,
-        routes={name: _route(name, section) for name, section in sections.items()},
+        routes=routes,
     )
 
 
@@ -241,46 +220,6 @@ def _resolved(listener: Listener, path: PurePath) -> Listener:
     prefix = "address=" if rest.startswith("address=") else ""
     resolved = path.parent / rest.removeprefix("address=")
     return msgspec.structs.replace(listener, endpoint=f"unix:{prefix}{resolved}")
-
-
-def _route(name: str, section: RouteSection) -> Route:
-    create = section.create_columns or DEFAULT_COLUMNS
-    return Route(
-        name,
-        section.table,
-        section.columns,
-        create if section.create else None,
-        section.dead_letter,
-    )
-
-
-def _check_route(reader: Reader, name: str, section: RouteSection) -> None:
-    where = f"routes.{name}"
-    if not section.table or "" in section.table.split(".", 1):
-        reader.note(f"{where}.table", "must be table or schema.table")
-    if not section.columns:
-        reader.note(f"{where}.columns", 'names no column; try body = "@frame"')
-    for column, source in section.columns.items():
-        if source not in SOURCES:
-            reader.note(
-                f"{where}.columns.{column}",
-                f"{source!r} is no source of a text route{meant(source, SOURCES)};"
-                f" there are {', '.join(SOURCES)}",
-            )
-    if section.columns and FRAME not in section.columns.values():
-        reader.note(f"{where}.columns", 'no column takes "@frame", so messages would be lost')
-    if section.create_columns is not None and not section.create:
-        reader.note(f"{where}.create_columns", "is there, but create = true is not")
-    if section.create:
-        create = section.create_columns or DEFAULT_COLUMNS
-        for column in section.columns:
-            if column not in create:
-                what = "create_columns" if section.create_columns else "the default table"
-                reader.note(
-                    f"{where}.columns.{column}",
-                    f"is not in {what}{meant(column, create)};"
-                    f" add it to [routes.{name}.create_columns]",
-                )
 
 
 def _check_listener(

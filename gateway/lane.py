@@ -43,7 +43,7 @@ from gateway.errors import (
     TransientError,
     Unavailable,
 )
-from gateway.formats import Faults, FramesRefused
+from gateway.faults import Faults, FramesRefused
 from gateway.gate import Gates
 from gateway.reply import (
     QUEUED,

@@ -15,7 +15,8 @@ from twisted.internet.defer import Deferred
 
 from gateway.batch import Batch, Fence, Origin
 from gateway.errors import OutcomeUnknown, RouteError, RowError, StoredPartly
-from gateway.formats import Faults, FramesRefused, TextFormat
+from gateway.faults import Faults, FramesRefused
+from gateway.formats.text import TextFormat
 from gateway.reply import Outcome
 
 

@@ -8,12 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 FRAME: Final = "@frame"
 
-SOURCES: Final = (FRAME, "@peer", "@listener", "@received_at", "@identity")
+FormatName = Literal["text", "json"]
+
+METADATA: Final = ("@peer", "@listener", "@received_at", "@identity")
+"""What the gateway knows of a message."""
+
+SOURCES: Final = (FRAME, *METADATA)
 """Where a column's value may come from, beside the message's own fields."""
+
+CONSTANT: Final = ""
+"""The source of a value that the configuration gives: that of no field."""
 
 DEFAULT_COLUMNS: Final = {
     "id": "bigint generated always as identity primary key",
@@ -25,21 +33,44 @@ DEFAULT_COLUMNS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
+class Value:
+    """
+    Where a column's value comes from.
+
+    @ivar source: one of L{SOURCES}, a field of the message, or L{CONSTANT}.
+    @ivar default: what is stored where the message has no such field, as text.
+    @ivar required: whether a message without the field is refused.
+    """
+
+    source: str
+    default: str | None = None
+    required: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """
     A route as configured.
 
     @ivar table: C{table} or C{schema.table}, each name taken as it is written.
-    @ivar columns: column -> source, see L{SOURCES}.
+    @ivar columns: column -> where its value comes from.
     @ivar create_columns: column -> SQL type, or C{None}: the table is not created.
     @ivar dead_letter: whether refused messages are kept.
+    @ivar format: how messages are read, see L{gateway.formats}.
     """
 
     name: str
     table: str
-    columns: Mapping[str, str]
+    columns: Mapping[str, Value]
     create_columns: Mapping[str, str] | None = None
     dead_letter: bool = False
+    format: FormatName = "text"
+
+    @property
+    def fields(self) -> list[str]:
+        """The fields of a message that columns take their values from."""
+        sources = dict.fromkeys(value.source for value in self.columns.values())
+        return [source for source in sources if source not in SOURCES and source != CONSTANT]
 
 
 def identifier(name: str) -> str:

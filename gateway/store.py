@@ -29,7 +29,7 @@ class Store(Protocol):
 
         @return: C{True} where this call stored the batch, C{False} where a
             batch with this fence was stored before. Either way it is stored.
-        @raise gateway.formats.FramesRefused: some rows can never be stored.
+        @raise gateway.faults.FramesRefused: some rows can never be stored.
         @raise gateway.errors.Unavailable: never sent, so not stored.
         @raise gateway.errors.OutcomeUnknown: lost in flight; write again.
         @raise gateway.errors.StoredPartly: the first batches of the fence's range

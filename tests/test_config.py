@@ -17,13 +17,13 @@ from gateway.config import (
     Database,
     Limits,
     Listener,
-    RouteSection,
     SpoolSection,
     default_config,
     judge,
     load_config,
 )
 from gateway.errors import ConfigError
+from gateway.route_sections import RouteSection
 from gateway.tap import Options, endpoint_fault
 
 SAMPLE = Path(__file__).parent.parent / "etc" / "gateway.toml"

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.formats import BytesFormat, FramesRefused, TextFormat
-from gateway.insert import array_literal
+from gateway.columns.literal import all_quoted
+from gateway.faults import FramesRefused
+from gateway.formats.text import BytesFormat, TextFormat
 
 texts = st.text(st.characters(exclude_characters="\0", codec="utf-8"))
 
@@ -60,4 +61,4 @@ def test_bytes_travel_as_hexadecimal(messages: list[bytes]) -> None:
 
 def test_array_literal() -> None:
     """Quotes and backslashes are escaped, whatever else is data."""
-    assert array_literal(['a"b', "c\\d", "", "{e,f}"]) == r'{"a\"b","c\\d","","{e,f}"}'
+    assert all_quoted(['a"b', "c\\d", "", "{e,f}"]) == r'"a\"b","c\\d","","{e,f}"'

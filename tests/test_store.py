@@ -32,7 +32,7 @@ from gateway.errors import (
     TransientError,
     Unavailable,
 )
-from gateway.formats import FramesRefused
+from gateway.faults import FramesRefused
 from gateway.memory import MemoryStore
 from gateway.postgres.connection import Connection
 from gateway.postgres.durability import judge
@@ -40,11 +40,17 @@ from gateway.postgres.pool import Pool
 from gateway.postgres.schema import migrations
 from gateway.postgres.store import PostgresStore
 from gateway.reply import Code, refused
-from gateway.route import DEFAULT_COLUMNS, Route
+from gateway.route import DEFAULT_COLUMNS, Route, Value
 from gateway.store import Store
 from tests.support import Database
 
-MESSAGES = Route("messages", "messages", {"body": "@frame", "peer": "@peer"}, {**DEFAULT_COLUMNS})
+
+def sources(**columns: str) -> dict[str, Value]:
+    """Columns that are filled from these, and nothing else is said of them."""
+    return {column: Value(source) for column, source in columns.items()}
+
+
+MESSAGES = Route("messages", "messages", sources(body="@frame", peer="@peer"), {**DEFAULT_COLUMNS})
 
 # mypy holds that both are what the port says.
 _adapters: tuple[type[Store], ...] = (MemoryStore, PostgresStore)
@@ -252,9 +258,9 @@ async def test_any_column_of_its_type(database: Database) -> None:
         **{"peer": "@peer", 'l%s"x': "@listener"},
         **{"at": "@received_at", "who": "@identity"},
     }
-    raw = Route("raw", "t", {"raw": "@frame", **meta})
-    short = Route("short", "public.t", {"short": "@frame"})
-    doc = Route("doc", "t", {"doc": "@frame", "raw": "@frame"})
+    raw = Route("raw", "t", sources(raw="@frame", **meta))
+    short = Route("short", "public.t", sources(short="@frame"))
+    doc = Route("doc", "t", sources(doc="@frame", raw="@frame"))
     with postgres(database, raw, short, doc) as adapter:
         lane = new_lane()
         await adapter.store.write(batch(b"\0\xff\n", b"", route="raw"), Fence(lane, 1))
@@ -452,8 +458,8 @@ async def test_a_session_that_forgets_its_statements(database: Database) -> None
 async def test_a_session_shared_with_another_gateway(database: Database) -> None:
     """Statements another gateway prepared in the same session are never taken for ours."""
     database.execute("CREATE TABLE a (id serial, t text); CREATE TABLE b (id serial, t text)")
-    one = Route("r", "a", {"t": "@frame"})
-    two = Route("r", "b", {"t": "@frame"})
+    one = Route("r", "a", sources(t="@frame"))
+    two = Route("r", "b", sources(t="@frame"))
     with postgres(database, one) as first, postgres(database, two) as second:
         lane = new_lane()
         await first.store.write(batch(b"1", route="r"), Fence(lane, 1))
@@ -470,7 +476,7 @@ async def test_a_session_shared_with_another_gateway(database: Database) -> None
 @pytest_twisted.ensureDeferred
 async def test_a_route_heals(database: Database) -> None:
     """A missing table or column is the operator's to mend; then it works without a restart."""
-    route = Route("r", "messages", {"body": "@frame", "peer": "@peer"})
+    route = Route("r", "messages", sources(body="@frame", peer="@peer"))
     with postgres(database, route) as adapter:
         lane = new_lane()
         with pytest.raises(RouteError, match="does not exist"):

@@ -17,7 +17,7 @@ from gateway.errors import (
     TransientError,
     Unavailable,
 )
-from gateway.formats import FramesRefused
+from gateway.faults import FramesRefused
 from gateway.gate import Gates
 from gateway.lane import OPEN_FOR, RETRY_FOR, backoff
 from gateway.memory import MemoryStore

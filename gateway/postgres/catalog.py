@@ -7,12 +7,13 @@ Used before a route is opened and by C{gateway check}, so that both say the same
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
+from gateway.columns.kind import SqlType
 from gateway.postgres.connection import Query
-from gateway.route import FRAME, Route, table_identifier
+from gateway.route import FRAME, METADATA, FormatName, Route, table_identifier
 
 _TABLE: Final = """
     SELECT c.oid, c.relkind::text,
@@ -20,14 +21,23 @@ _TABLE: Final = """
       FROM pg_class c WHERE c.oid = to_regclass(%s)
 """
 
+# Only the base types of PostgreSQL itself go by their name; whose else has one of these
+# names is not the type we know.
 _COLUMNS: Final = """
-    SELECT a.attname, format_type(a.atttypid, NULL), t.typcategory::text, b.typname::text,
+    SELECT a.attname, format_type(a.atttypid, NULL), t.typcategory::text,
+           CASE WHEN b.typnamespace = 'pg_catalog'::regnamespace THEN b.typname ELSE '' END::text,
            a.attgenerated <> '' OR a.attidentity = 'a',
-           a.attnotnull AND NOT a.atthasdef AND a.attidentity = '',
-           has_column_privilege(a.attrelid, a.attnum, 'INSERT')
+           a.attnotnull OR t.typnotnull, a.atthasdef OR a.attidentity <> '',
+           has_column_privilege(a.attrelid, a.attnum, 'INSERT'),
+           CASE WHEN b.typname IN ('varchar', 'bpchar')
+                THEN greatest(0, CASE t.typtype WHEN 'd' THEN t.typtypmod ELSE a.atttypmod END - 4)
+                ELSE 0 END,
+           format_type(e.oid, NULL),
+           CASE WHEN e.typnamespace = 'pg_catalog'::regnamespace THEN e.typname ELSE '' END::text
       FROM pg_attribute a
       JOIN pg_type t ON t.oid = a.atttypid
       JOIN pg_type b ON b.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END
+      LEFT JOIN pg_type e ON e.oid = b.typelem AND b.typcategory = 'A'
      WHERE a.attrelid = %s::oid AND a.attnum > 0 AND NOT a.attisdropped
      ORDER BY a.attnum
 """
@@ -43,29 +53,41 @@ class Column:
     """
     A column of the live table.
 
-    @ivar sql_type: without length or precision, quoted where it must be.
-    @ivar base: the type's own name, that of the base type for a domain.
+    @ivar category: of its type (PostgreSQL documentation, table 52.65).
     @ivar computed: never inserted into.
     @ivar required: NOT NULL and without a default.
     """
 
     name: str
-    sql_type: str
+    type: SqlType
     category: str
-    base: str
     computed: bool
     required: bool
     insertable: bool
 
-    def holds(self, source: str) -> bool:
+    @classmethod
+    def of_row(cls, row: Sequence[Any]) -> Column:
         """
-        Whether every value of a source fits the type, as far as types go.
+        @param row: of the catalog query.
         """
-        if source == "@received_at" and self.base in _TIME_TYPES:
+        (name, type_name, category, base, computed, not_null, has_default) = row[:7]
+        insertable, length, element_name, element_base = row[7:]
+        element = None if element_name is None else SqlType(element_name, element_base)
+        sql_type = SqlType(type_name, base, length, element, not_null)
+        required = not_null and not has_default
+        return cls(name, sql_type, category, computed, required, insertable)
+
+    def holds(self, source: str, format_: FormatName) -> bool:
+        """
+        Whether values of a source fit the type, as far as types go.
+        """
+        if format_ != "text" and source not in METADATA:
+            return True  # each value is judged
+        if source == "@received_at" and self.type.base in _TIME_TYPES:
             return True
         if self.category == "S":
             return True
-        return source == FRAME and self.base in _TEXT_TYPES
+        return source == FRAME and self.type.base in _TEXT_TYPES
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +96,12 @@ class Findings:
     A route against its table.
 
     @ivar exists: whether the table is there.
-    @ivar types: column -> SQL type, for the route's columns that are there.
+    @ivar types: column -> its type, for the route's columns that are there.
     @ivar problems: one line each; with none the route can be opened.
     """
 
     exists: bool
-    types: Mapping[str, str]
+    types: Mapping[str, SqlType]
     problems: list[str]
 
 
@@ -94,11 +116,12 @@ async def examine(query: Query, route: Route) -> Findings:
     oid, kind, may_insert = rows[0]
     if kind not in _INSERTABLE:
         return Findings(True, {}, [f"{name} is not a table (pg_class.relkind {kind!r})"])
-    columns = {row[0]: Column(*row) for row in await query(_COLUMNS, (oid,))}
+    columns = {row[0]: Column.of_row(row) for row in await query(_COLUMNS, (oid,))}
     problems = []
     if not may_insert:
         problems.append(f"INSERT on {name} is not granted; run GRANT INSERT ON {name} TO ...")
-    for column, source in route.columns.items():
+    for column, value in route.columns.items():
+        source = value.source
         found = columns.get(column)
         if found is None:
             near = difflib.get_close_matches(column, columns, 1)
@@ -106,9 +129,9 @@ async def examine(query: Query, route: Route) -> Findings:
             problems.append(f"column {column!r} does not exist in {name}{hint}")
         elif found.computed:
             problems.append(f"column {column!r} of {name} is generated; it takes no values")
-        elif not found.holds(source):
+        elif not found.holds(source, route.format):
             problems.append(
-                f"column {column!r} of {name} is of type {found.sql_type},"
+                f"column {column!r} of {name} is of type {found.type.name},"
                 f" which cannot hold {'text' if source != '@received_at' else 'a time'} ({source})"
             )
         elif may_insert and not found.insertable:
@@ -118,5 +141,5 @@ async def examine(query: Query, route: Route) -> Findings:
         for c in columns.values()
         if c.required and not c.computed and c.name not in route.columns
     ]
-    types = {c: columns[c].sql_type for c in route.columns if c in columns}
+    types = {c: columns[c].type for c in route.columns if c in columns}
     return Findings(True, types, problems)

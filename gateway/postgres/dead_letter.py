@@ -15,12 +15,12 @@ from uuid import uuid4
 
 from gateway.batch import Batch, Chunk, Fence, Origin
 from gateway.errors import GatewayError, RouteError, RowError
-from gateway.formats import FramesRefused
-from gateway.insert import Insert
+from gateway.faults import FramesRefused
 from gateway.postgres.catalog import examine
 from gateway.postgres.connection import Connection, Query
 from gateway.reply import Outcome
 from gateway.route import Route
+from gateway.sql.route import insert_for
 
 BURY: Final = """
     INSERT INTO gateway.dead_letter
@@ -177,7 +177,7 @@ class DeadLetters:
             found = await examine(query, route)
             if found.problems:
                 raise RouteError("; ".join(found.problems))
-            statement, bound = Insert(route, found.types).bind(_batch(letter).slices)
+            statement, bound = insert_for(route, found.types).bind(_batch(letter).slices)
             # Whoever else replays it waits here, and then finds it gone.
             if not await query(_TAKE, (letter.id,)):
                 raise Gone

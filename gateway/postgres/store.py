@@ -24,7 +24,6 @@ from twisted.logger import Logger
 from gateway.batch import Batch, Fence
 from gateway.config import Database
 from gateway.errors import OutcomeUnknown, RouteError, StoredPartly
-from gateway.insert import Bound, Insert, Statement
 from gateway.postgres.catalog import Findings, examine
 from gateway.postgres.connection import (
     Connection,
@@ -40,6 +39,8 @@ from gateway.postgres.pool import Pool
 from gateway.postgres.schema import create_table, migrate
 from gateway.reply import Outcome
 from gateway.route import Route
+from gateway.sql.route import insert_for
+from gateway.sql.statement import Bound, Insert, Statement
 
 DEADLINE_MARGIN = 5.0
 """
@@ -260,8 +261,8 @@ class PostgresStore:
         findings = await connection.transaction(partial(_ready, route), self._deadline)
         if findings.problems:
             raise RouteError("; ".join(findings.problems))
-        insert = Insert(route, findings.types)
-        for statement in (insert.many, insert.one):
+        insert = insert_for(route, findings.types)
+        for statement in insert.statements:
             self._prepared.setdefault(statement, _Prepared(statement))
         self._open[route.name] = insert
         return insert

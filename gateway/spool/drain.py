@@ -18,7 +18,7 @@ from twisted.logger import Logger
 
 from gateway.batch import Batch
 from gateway.errors import RowError, StoredPartly
-from gateway.formats import FramesRefused
+from gateway.faults import FramesRefused
 from gateway.reply import Outcome, row_refused
 from gateway.spool.queue import Spool
 from gateway.spool.record import Parcel, Record, pack, unpack

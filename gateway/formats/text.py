@@ -1,5 +1,5 @@
 """
-Formats: the frames of a chunk -> one string of values, at one decode per chunk.
+Text: a message is one value, as it came.
 
 Strategy: the frames are joined with a character that none of them holds and
 decoded as a whole, which is valid if and only if each frame is; PostgreSQL takes
@@ -18,28 +18,13 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Final, Protocol
 
-from gateway.errors import PeerError
+from gateway.faults import FramesRefused
 from gateway.reply import Code, Outcome, refused
 
-Faults = list[tuple[int, Outcome]]
-"""Messages that cannot be stored: (position, why), ascending."""
 
-
-class FramesRefused(PeerError):
+class Joined(Protocol):
     """
-    Some frames can never be stored; the others can.
-
-    @ivar faults: which ones and why.
-    """
-
-    def __init__(self, faults: Faults) -> None:
-        super().__init__(f"{len(faults)} frames refused")
-        self.faults = faults
-
-
-class Format(Protocol):
-    """
-    How the frames of a route become values.
+    How the frames of a chunk become one string.
     """
 
     def encode(self, frames: Sequence[bytes]) -> tuple[str, str]:

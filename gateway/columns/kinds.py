@@ -1,0 +1,35 @@
+"""
+Which kind a type is of.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from gateway.columns.kind import Kind, SqlType
+from gateway.columns.scalars import Address, Boolean, Bytes, Float, Integer, Numeric, Text, Uuid
+from gateway.columns.structured import Array, Document
+from gateway.columns.times import Date, Timestamp
+
+_KINDS: Final[dict[str, type[Kind]]] = {
+    **dict.fromkeys(("int2", "int4", "int8"), Integer),
+    **dict.fromkeys(("float4", "float8"), Float),
+    "numeric": Numeric,
+    "bool": Boolean,
+    **dict.fromkeys(("text", "varchar", "bpchar"), Text),
+    "uuid": Uuid,
+    **dict.fromkeys(("inet", "cidr"), Address),
+    "bytea": Bytes,
+    **dict.fromkeys(("json", "jsonb"), Document),
+    **dict.fromkeys(("timestamptz", "timestamp"), Timestamp),
+    "date": Date,
+}
+
+
+def kind_of(sql_type: SqlType) -> Kind:
+    """
+    @return: for a type that is not listed, such as an enum, one that PostgreSQL judges.
+    """
+    if sql_type.element is not None:
+        return Array(sql_type, kind_of(sql_type.element))
+    return _KINDS.get(sql_type.base, Kind)(sql_type)

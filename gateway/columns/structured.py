@@ -1,0 +1,114 @@
+"""
+Documents and arrays: C{json}, C{jsonb}, and arrays of any type.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import msgspec
+
+from gateway.columns.kind import Kind, Misfit, SqlType, misfit
+from gateway.columns.literal import NULL, quoted
+
+_decode_list: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_decode_text: Final = msgspec.json.Decoder(str).decode
+_decode_any: Final = msgspec.json.Decoder(msgspec.Raw).decode
+
+NUL_ESCAPE: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+"""The character NUL in JSON, which C{jsonb} cannot hold."""
+
+MAX_DIMENSIONS: Final = 6
+"""Of an array in PostgreSQL (MAXDIM)."""
+
+
+def scalar(token: str) -> str:
+    """
+    What a JSON token says that is no object or array: a string's characters, or itself.
+    """
+    return _decode_text(token) if token.startswith('"') else token
+
+
+class Document(Kind):
+    """
+    C{json} and C{jsonb}.
+    """
+
+    cast = False
+
+    def __init__(self, sql_type: SqlType) -> None:
+        super().__init__(sql_type)
+        self.parameter = f"{sql_type.base}[]"
+
+    def element(self, value: str) -> str:
+        try:
+            _decode_any(value)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise misfit(value, f"is not JSON: {plain(error)}") from None
+        return self.composite(value)
+
+    def composite(self, token: str) -> str:
+        if "\0" in token or (self.sql_type.base == "jsonb" and NUL_ESCAPE.search(token)):
+            raise misfit(token, "holds the character NUL, which jsonb cannot")
+        return quoted(token)
+
+
+class Array(Kind):
+    """
+    An array, from JSON's or from PostgreSQL's own notation.
+    """
+
+    def __init__(self, sql_type: SqlType, kind: Kind) -> None:
+        super().__init__(sql_type)
+        self._kind = kind
+
+    def element(self, value: str) -> str:
+        value = value.strip()
+        if value.startswith("["):
+            return self.composite(value)
+        if not value.startswith("{"):
+            raise misfit(value, "is not an array; write [1, 2] or {1,2}")
+        return super().element(value)
+
+    def composite(self, token: str) -> str:
+        return quoted(self._literal(token, 1))
+
+    def _literal(self, token: str, depth: int) -> str:
+        if not token.startswith("["):
+            raise misfit(token, "is an object, not an array")
+        if depth > MAX_DIMENSIONS:
+            raise misfit(token, f"has more than {MAX_DIMENSIONS} dimensions")
+        try:
+            tokens = [bytes(raw).decode() for raw in _decode_list(token)]
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            raise misfit(token, f"is not JSON: {plain(error)}") from None
+        return "{" + ",".join([self._item(item, depth) for item in tokens]) + "}"
+
+    def _item(self, token: str, depth: int) -> str:
+        if token == "null":
+            return NULL
+        try:
+            if token.startswith("[") and not isinstance(self._kind, Document):
+                return self._literal(token, depth + 1)
+            if token.startswith(("{", "[")):
+                return self._kind.composite(token)
+            if isinstance(self._kind, Document):
+                return self._kind.composite(token)
+            return self._kind.element(scalar(token))
+        except Misfit as error:
+            raise Misfit(f"element {error}") from None
+
+
+def plain(error: Exception) -> str:
+    """
+    msgspec's words without its own "JSON is malformed".
+    """
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8: {error.reason}"
+    text = str(error)
+    if text == "Input data was truncated":
+        return "it ends too early"
+    return text.removeprefix("JSON is malformed: ")

@@ -1,0 +1,140 @@
+"""
+Times: C{timestamptz}, C{timestamp} and C{date}.
+
+Text is ISO 8601 in its extended form, a blank for the T allowed as in RFC 3339; a time
+that names no zone is UTC, since the zone of whoever runs the server means nothing to a
+peer. A number counts from 1970 in UTC: its size says whether it counts seconds,
+milliseconds, microseconds or nanoseconds, as no two of them overlap between 1973 and
+5138.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime, timedelta
+from decimal import ROUND_HALF_EVEN, Decimal
+from typing import Final
+
+from gateway.columns.kind import Kind, SqlType, column_pattern, misfit
+
+_LONG: Final = "(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])"
+_SHORT: Final = "(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
+_FEBRUARY: Final = "02-(?:0[1-9]|1[0-9]|2[0-8])"
+# Leap days are judged one by one.
+_DAY: Final = f"[1-9][0-9]{{3}}-(?:{_LONG}|{_SHORT}|{_FEBRUARY})"
+_TIME: Final = r"(?:[01][0-9]|2[0-3]):[0-5][0-9](?::[0-5][0-9](?:\.[0-9]{1,9}+)?+)?+"
+_ZONE: Final = "(?:Z|[+-](?:0[0-9]|1[0-4]):?[0-5][0-9])"
+
+_ISO: Final = re.compile(
+    r"(?P<day>[0-9]{4}-[0-9]{2}-[0-9]{2})"
+    r"(?:[Tt ](?P<hour>[0-9]{2}):(?P<minute>[0-9]{2})"
+    r"(?::(?P<second>[0-9]{2})(?:[.,](?P<fraction>[0-9]{1,12}))?)?)?"
+    r"\s?(?P<zone>[Zz]|(?P<sign>[+-])(?P<hours>[0-9]{2})(?::?(?P<minutes>[0-9]{2}))?)?"
+)
+_EPOCH: Final = re.compile(r"[+-]?[0-9]{1,20}(?:\.[0-9]{1,12})?(?:[eE][+]?[0-9]{1,2})?")
+_INFINITE: Final = {"infinity", "-infinity"}
+_START: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+_UNITS: Final = ((11, 6), (14, 3), (17, 0))
+"""Up to so many digits, so many powers of ten make microseconds of it."""
+
+
+def from_epoch(value: str) -> datetime:
+    """
+    @param value: seconds, milliseconds, microseconds or nanoseconds since 1970.
+    @raise ValueError: it is not between the years 1 and 9999.
+    """
+    number = Decimal(value)
+    size = abs(number)
+    power = next((power for digits, power in _UNITS if size < 10**digits), -3)
+    microseconds = number.scaleb(power).to_integral_value(ROUND_HALF_EVEN)
+    try:
+        return _START + timedelta(microseconds=int(microseconds))
+    except OverflowError:
+        raise ValueError from None
+
+
+def from_iso(value: str) -> datetime:
+    """
+    @return: in UTC.
+    @raise ValueError: it is none.
+    """
+    found = _ISO.fullmatch(value)
+    if not found:
+        raise ValueError
+    fraction = Decimal(f"0.{found['fraction'] or 0}")
+    seconds = int(found["second"] or 0)
+    if seconds > 60:  # 60 is a leap second, which PostgreSQL counts as the next minute
+        raise ValueError
+    zone = timedelta(hours=int(found["hours"] or 0), minutes=int(found["minutes"] or 0))
+    if zone >= timedelta(hours=16) or int(found["minutes"] or 0) > 59:
+        raise ValueError
+    try:
+        return (
+            datetime.combine(date.fromisoformat(found["day"]), datetime.min.time(), UTC)
+            + _clock(int(found["hour"] or 0), int(found["minute"] or 0))
+            + timedelta(seconds=seconds, microseconds=int(_micro(fraction)))
+            + (zone if found["sign"] == "-" else -zone)
+        )
+    except OverflowError:
+        raise ValueError from None
+
+
+def _micro(fraction: Decimal) -> Decimal:
+    return fraction.scaleb(6).to_integral_value(ROUND_HALF_EVEN)
+
+
+def _clock(hour: int, minute: int) -> timedelta:
+    if hour > 24 or minute > 59 or (hour == 24 and minute):
+        raise ValueError
+    return timedelta(hours=hour, minutes=minute)
+
+
+class Timestamp(Kind):
+    """
+    C{timestamptz}, and C{timestamp}, which is taken for UTC.
+    """
+
+    cast = False
+
+    def __init__(self, sql_type: SqlType) -> None:
+        super().__init__(sql_type)
+        self._zoned = sql_type.base == "timestamptz"
+        self.parameter = f"{sql_type.base}[]"
+        # PostgreSQL takes these as they are and means the same.
+        plain = f"{_DAY}[T ]{_TIME}" + (_ZONE if self._zoned else "")
+        self.json = column_pattern(f'"{plain}"')
+        self.text = column_pattern(plain)
+
+    def element(self, value: str) -> str:
+        value = value.strip()
+        if value.lower() in _INFINITE:
+            return value.lower()
+        try:
+            moment = from_epoch(value) if _EPOCH.fullmatch(value) else from_iso(value)
+        except (ValueError, ArithmeticError):
+            raise misfit(value, "is no time: neither ISO 8601 nor a number since 1970") from None
+        text = moment.replace(tzinfo=None).isoformat(" ")
+        return f'"{text}+00"' if self._zoned else f'"{text}"'
+
+
+class Date(Kind):
+    """
+    C{date}.
+    """
+
+    parameter = "date[]"
+    cast = False
+    json = column_pattern(f'"{_DAY}"')
+    text = column_pattern(_DAY)
+
+    def element(self, value: str) -> str:
+        value = value.strip()
+        if value.lower() in _INFINITE:
+            return value.lower()
+        try:
+            if len(value) != len("2000-01-01"):
+                raise ValueError
+            return date.fromisoformat(value).isoformat()
+        except ValueError:
+            raise misfit(value, "is no date: write it as 2000-12-31") from None

@@ -1,0 +1,23 @@
+"""
+Faults: messages that can never be stored, while their neighbours can.
+"""
+
+from __future__ import annotations
+
+from gateway.errors import PeerError
+from gateway.reply import Outcome
+
+Faults = list[tuple[int, Outcome]]
+"""Messages that cannot be stored: (position, why), ascending."""
+
+
+class FramesRefused(PeerError):
+    """
+    Some frames can never be stored; the others can.
+
+    @ivar faults: which ones and why.
+    """
+
+    def __init__(self, faults: Faults) -> None:
+        super().__init__(f"{len(faults)} frames refused")
+        self.faults = faults

@@ -1,0 +1,1 @@
+"""What a message's bytes mean: frames in, values out."""

@@ -1,0 +1,118 @@
+"""
+JSON: every message is an object (RFC 8259); a field is a name in it, or a path a.b.c.
+
+Strategy: msgspec checks the whole message and finds the fields that are wanted, but
+decodes none of them: a value stays the text that the peer sent, so that no digit of
+a number is lost and nothing is written twice. Of a name that is there twice the last
+one counts, as in C{jsonb}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw
+
+from gateway.faults import Faults
+from gateway.formats.fields import Fields, Tokens
+from gateway.reply import Code, refused
+
+_NULL: Final = Raw(b"null")
+
+
+class JsonFormat:
+    """
+    Reads the fields of JSON objects.
+    """
+
+    def __init__(self, fields: Sequence[str]) -> None:
+        """
+        @param fields: names or dotted paths.
+        """
+        self._root = _Level("", [field.split(".") for field in fields])
+
+    def read(self, frames: Sequence[bytes]) -> Fields:
+        cells: dict[str, Tokens] = {}
+        faults: dict[int, str] = {}
+        self._root.read(frames, cells, faults)
+        found: Faults = [(row, refused(Code.FORMAT, faults[row])) for row in sorted(faults)]
+        return Fields(cells, found)
+
+
+class _Level:
+    """
+    The fields of one object, and the objects in it that hold others.
+    """
+
+    def __init__(self, path: str, fields: list[list[str]]) -> None:
+        """
+        @param path: of this object, with a dot behind it; C{""} for the message.
+        @param fields: paths from here.
+        """
+        self._path = path
+        names = list(dict.fromkeys(field[0] for field in fields))
+        attributes = {name: f"f{number}" for number, name in enumerate(names)}
+        struct: Any = msgspec.defstruct(
+            "Object",
+            [(attribute, Raw, _NULL) for attribute in attributes.values()],
+            rename={attribute: name for name, attribute in attributes.items()},
+            gc=False,
+            eq=False,
+        )
+        self._empty = struct()
+        # Only the message itself must be there.
+        self._decode = msgspec.json.Decoder(struct if not path else struct | None).decode
+        self._leaves = [
+            (path + name, attrgetter(attributes[name])) for name in names if [name] in fields
+        ]
+        self._levels = []
+        for name in names:
+            below = [field[1:] for field in fields if field[0] == name and len(field) > 1]
+            if below:
+                level = _Level(f"{path}{name}.", below)
+                self._levels.append((level, attrgetter(attributes[name])))
+
+    def read(
+        self, objects: Sequence[bytes | Raw], cells: dict[str, Tokens], faults: dict[int, str]
+    ) -> None:
+        try:
+            rows = list(map(self._decode, objects))
+        except (msgspec.DecodeError, RecursionError):
+            rows = self._one_by_one(objects, faults)
+        if self._path and None in rows:
+            rows = [self._empty if row is None else row for row in rows]
+        for name, leaf in self._leaves:
+            cells[name] = Tokens(list(map(leaf, rows)))
+        for level, get in self._levels:
+            level.read(list(map(get, rows)), cells, faults)
+
+    def _one_by_one(self, objects: Sequence[bytes | Raw], faults: dict[int, str]) -> list[Any]:
+        rows = []
+        for number, text in enumerate(objects):
+            try:
+                rows.append(self._decode(text))
+            except (msgspec.DecodeError, RecursionError) as error:
+                rows.append(self._empty)
+                faults.setdefault(number, self._reason(error, text))
+        return rows
+
+    def _reason(self, error: Exception, text: bytes | Raw) -> str:
+        if isinstance(error, msgspec.ValidationError):
+            what = "the message" if not self._path else f"field {self._path[:-1]!r}"
+            return f"{what} is not a JSON object but {_named(bytes(text))}"
+        if isinstance(error, RecursionError):
+            return "not JSON: nested too deeply"
+        if not bytes(text).strip():
+            return "not JSON: it is empty"
+        words = str(error).removeprefix("JSON is malformed: ")
+        return f"not JSON: {'it ends too early' if 'truncated' in words else words}"
+
+
+_KINDS: Final = {b'"': "a string", b"[": "an array", b"t": "true", b"f": "false", b"n": "null"}
+
+
+def _named(text: bytes) -> str:
+    return _KINDS.get(text.lstrip()[:1], "a number")

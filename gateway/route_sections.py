@@ -1,0 +1,178 @@
+"""
+The routes of a configuration file: C{[routes.NAME]} -> L{Route}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date, datetime, time
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct, field
+
+from gateway.route import (
+    CONSTANT,
+    DEFAULT_COLUMNS,
+    FRAME,
+    METADATA,
+    SOURCES,
+    FormatName,
+    Route,
+    Value,
+)
+from gateway.sections import Reader, is_table, meant
+
+Constant = str | int | float | bool | datetime | date | time | list[Any] | dict[str, Any]
+
+
+class ColumnSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """
+    Where the value of one column comes from, at length.
+
+    @ivar field: of the message, or a source that begins with C{@}.
+    @ivar value: the same for every message, instead of a field.
+    @ivar required: whether a message without the field is refused.
+    @ivar default: what is stored where a message has no such field.
+    """
+
+    field: str | None = None
+    value: Constant | None = None
+    required: bool = False
+    default: Constant | None = None
+
+
+class RouteSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """
+    Where messages go.
+
+    @ivar table: C{table} or C{schema.table}.
+    @ivar format: how messages are read.
+    @ivar columns: column -> where its value comes from: a field, one of the sources
+        that begin with C{@}, or a table as L{ColumnSection}.
+    @ivar create: whether to create the table if it is missing.
+    @ivar create_columns: column -> SQL type, for C{create}.
+    @ivar dead_letter: whether refused messages are kept in C{gateway.dead_letter}.
+    """
+
+    table: str
+    format: FormatName = "text"
+    create: bool = False
+    columns: dict[str, Any] = field(default_factory=lambda: {"body": FRAME, "peer": "@peer"})
+    create_columns: dict[str, str] | None = None
+    dead_letter: bool = False
+
+
+DEFAULT_ROUTES: Final = {"messages": RouteSection(table="messages", create=True)}
+
+
+def routes_of(sections: Mapping[str, RouteSection], reader: Reader) -> dict[str, Route]:
+    """
+    @param reader: is told of every problem.
+    @return: name -> route; of no use where there is a problem.
+    """
+    found = {}
+    for name, section in sections.items():
+        _check_table(reader, name, section)
+        found[name] = _route(name, section, _columns(reader, name, section))
+    return found
+
+
+def _route(name: str, section: RouteSection, columns: Mapping[str, Value]) -> Route:
+    create = section.create_columns or DEFAULT_COLUMNS
+    return Route(
+        name,
+        section.table,
+        columns,
+        create if section.create else None,
+        section.dead_letter,
+        section.format,
+    )
+
+
+def _columns(reader: Reader, name: str, section: RouteSection) -> dict[str, Value]:
+    """
+    The columns of a route, those without a problem.
+    """
+    where = f"routes.{name}.columns"
+    found = {}
+    if not section.columns:
+        reader.note(where, 'names no column; try body = "@frame"')
+    for column, given in section.columns.items():
+        value = _value(reader, f"{where}.{column}", given)
+        if value is None:
+            continue
+        source = value.source
+        known = source in SOURCES or source == CONSTANT
+        if not known and (section.format == "text" or source.startswith("@")):
+            reader.note(
+                f"{where}.{column}",
+                f"{source!r} is no source of a {section.format} route{meant(source, SOURCES)};"
+                f" there are {', '.join(SOURCES)}",
+            )
+        found[column] = value
+    if section.columns and len(found) == len(section.columns):
+        sources = [value.source for value in found.values()]
+        if section.format == "text" and FRAME not in sources:
+            reader.note(where, 'no column takes "@frame", so messages would be lost')
+        elif all(source in METADATA or source == CONSTANT for source in sources):
+            reader.note(where, "no column takes a field, so messages would be lost")
+    return found
+
+
+def _value(reader: Reader, where: str, given: object) -> Value | None:
+    if isinstance(given, str):
+        if given:
+            return Value(given)
+        reader.note(where, "is empty; name a field")
+        return None
+    if not is_table(given):
+        reader.note(where, 'must be a field, or a table as { field = "a", default = 0 }')
+        return None
+    section = reader.section(where, given, ColumnSection)
+    if section is None:
+        return None
+    if (section.field is None) == (section.value is None):
+        reader.note(where, "needs either field or value")
+        return None
+    if section.value is not None:
+        for key in ("required", "default"):
+            if getattr(section, key):
+                reader.note(f"{where}.{key}", "is for a field; value is always there")
+        return Value(CONSTANT, _text(section.value))
+    assert section.field is not None
+    default = None if section.default is None else _text(section.default)
+    if section.required and default is not None:
+        reader.note(where, "required and default exclude each other")
+    if section.field in SOURCES and (section.required or default is not None):
+        reader.note(where, f"required and default are for fields; {section.field} is none")
+    return Value(section.field, default, section.required)
+
+
+def _text(value: object) -> str:
+    """
+    A value of TOML as a message would write it.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (datetime, date, time)):
+        return value.isoformat()
+    return msgspec.json.encode(value).decode()
+
+
+def _check_table(reader: Reader, name: str, section: RouteSection) -> None:
+    where = f"routes.{name}"
+    if not section.table or "" in section.table.split(".", 1):
+        reader.note(f"{where}.table", "must be table or schema.table")
+    if section.create_columns is not None and not section.create:
+        reader.note(f"{where}.create_columns", "is there, but create = true is not")
+    if section.create:
+        create = section.create_columns or DEFAULT_COLUMNS
+        for column in section.columns:
+            if column not in create:
+                what = "create_columns" if section.create_columns else "the default table"
+                reader.note(
+                    f"{where}.columns.{column}",
+                    f"is not in {what}{meant(column, create)};"
+                    f" add it to [routes.{name}.create_columns]",
+                )

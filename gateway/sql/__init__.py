@@ -1,0 +1,1 @@
+"""The statements that store batches, and their parameters."""

@@ -1,0 +1,138 @@
+"""
+The statement of a structured route: an array for each column, an element for each row.
+
+One statement stores a whole batch and costs one round trip. PostgreSQL reads each
+element with its type's own input function, as COPY does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from gateway.batch import Slice
+from gateway.columns.column import Column, Misfits
+from gateway.columns.kind import Kind, Misfit, SqlType
+from gateway.columns.kinds import kind_of
+from gateway.columns.literal import NULL, quoted
+from gateway.columns.scalars import Bytes, octets
+from gateway.columns.structured import plain
+from gateway.errors import RouteError
+from gateway.faults import Faults, FramesRefused
+from gateway.formats.fields import Fields, Format, Texts
+from gateway.reply import Code, refused
+from gateway.route import CONSTANT, FRAME, SOURCES, Route, Value, identifier, table_identifier
+from gateway.sql.metadata import of_chunk
+from gateway.sql.statement import FENCE_TYPES, Bound, Names, fence, statement
+
+_Piece = Callable[[Slice, Fields, Misfits], str]
+"""Gives the elements of one column for the rows of a slice."""
+
+
+class ArrayInsert:
+    """
+    Stores batches of a structured route into its table.
+    """
+
+    def __init__(self, route: Route, types: Mapping[str, SqlType], form: Format) -> None:
+        """
+        @param types: column -> its type.
+        @param form: reads the fields that the route's columns name.
+        @raise RouteError: a value of the configuration does not fit its column.
+        """
+        self._route = route
+        self._format = form
+        self._kinds: list[Kind] = []
+        self._pieces: list[_Piece] = []
+        for name, value in route.columns.items():
+            try:
+                kind, piece = _column(name, value, types[name])
+            except Misfit as error:
+                raise RouteError(f"column {name!r}: configured value {error}") from None
+            self._kinds.append(kind)
+            self._pieces.append(piece)
+        self.many = statement(self._text, [kind.parameter for kind in self._kinds])
+        self.statements = (self.many,)
+
+    def bind(self, slices: Sequence[Slice]) -> Bound:
+        """
+        @param slices: the rows of a batch.
+        @raise FramesRefused: some messages hold what the columns cannot.
+        """
+        columns: list[list[str]] = []
+        faults: Faults = []
+        row = 0
+        for part in slices:
+            fields = self._format.read(part.frames)
+            misfits: Misfits = {}
+            columns.append([piece(part, fields, misfits) for piece in self._pieces])
+            if misfits or fields.faults:
+                found = {i: refused(Code.DATA, text) for i, text in misfits.items()}
+                # A message that could not be read has no fields to judge.
+                found.update(fields.faults)
+                faults += [(row + i, found[i]) for i in sorted(found)]
+            row += part.stop - part.start
+        if faults:
+            raise FramesRefused(faults)
+        return self.many, ["{" + ",".join(pieces) + "}" for pieces in zip(*columns, strict=True)]
+
+    def _text(self, places: list[str], names: Names) -> str:
+        values = [
+            f"u.c{number}::{names(kind.sql_type.name)}" if kind.cast else f"u.c{number}"
+            for number, kind in enumerate(self._kinds)
+        ]
+        arrays = [
+            f"{place}::{kind.parameter}"
+            for place, kind in zip(places[len(FENCE_TYPES) :], self._kinds, strict=True)
+        ]
+        columns = ", ".join(names(identifier(column)) for column in self._route.columns)
+        aliases = ", ".join(f"c{number}" for number in range(len(self._kinds)))
+        return (
+            f"INSERT INTO {names(table_identifier(self._route.table))} ({columns})"
+            f" SELECT {', '.join(values)} FROM {fence(places)} AS fence,"
+            f" unnest({', '.join(arrays)}) AS u({aliases})"
+        )
+
+
+def _column(name: str, value: Value, sql_type: SqlType) -> tuple[Kind, _Piece]:
+    """
+    @raise Misfit: the configured value does not fit.
+    """
+    kind = kind_of(sql_type)
+    if value.source == FRAME:
+        if isinstance(kind, Bytes):
+            return kind, _octets
+        return kind, partial(_frames, Column(name, FRAME, kind))
+    if value.source == CONSTANT:
+        constant = NULL if value.default is None else kind.element(value.default)
+        return kind, _repeated(lambda part: constant)
+    if value.source in SOURCES:
+        # Whatever its type makes of them, the server decides.
+        tell = of_chunk(value)
+        return Kind(sql_type), _repeated(lambda part: _nullable(tell(part.chunk)))
+    required = value.required or sql_type.not_null
+    column = Column(name, value.source, kind, value.default, required)
+    return kind, lambda part, fields, misfits: column.encode(fields.cells[value.source], misfits)
+
+
+def _nullable(text: str | None) -> str:
+    return NULL if text is None else quoted(text)
+
+
+def _repeated(element: Callable[[Slice], str]) -> _Piece:
+    return lambda part, fields, misfits: ",".join([element(part)] * (part.stop - part.start))
+
+
+def _octets(part: Slice, fields: Fields, misfits: Misfits) -> str:
+    return ",".join(map(octets, part.frames))
+
+
+def _frames(column: Column, part: Slice, fields: Fields, misfits: Misfits) -> str:
+    texts: list[str | None] = []
+    for row, frame in enumerate(part.frames):
+        try:
+            texts.append(frame.decode())
+        except UnicodeDecodeError as error:
+            texts.append(None)
+            misfits.setdefault(row, f"column {column.name!r}: {plain(error)}")
+    return column.encode(Texts(texts), misfits)

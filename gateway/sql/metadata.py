@@ -1,0 +1,33 @@
+"""
+Metadata: values that are the same for all messages of a chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Final
+
+from gateway.batch import Chunk
+from gateway.route import CONSTANT, Value
+
+_OF_CHUNK: Final[Mapping[str, Callable[[Chunk], str | None]]] = {
+    "@peer": lambda chunk: chunk.origin.peer,
+    "@listener": lambda chunk: chunk.origin.listener,
+    "@identity": lambda chunk: chunk.origin.identity,
+    "@received_at": lambda chunk: _iso(chunk.received_at),
+}
+
+
+def of_chunk(value: Value) -> Callable[[Chunk], str | None]:
+    """
+    @param value: a constant, or of metadata.
+    @return: what tells it, as text.
+    """
+    if value.source == CONSTANT:
+        return lambda chunk: value.default
+    return _OF_CHUNK[value.source]
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(" ")

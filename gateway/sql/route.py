@@ -1,0 +1,24 @@
+"""
+From a route and its table's types to the statement that stores into it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gateway.columns.kind import SqlType
+from gateway.formats.json import JsonFormat
+from gateway.route import Route
+from gateway.sql.arrays import ArrayInsert
+from gateway.sql.joined import JoinedInsert
+from gateway.sql.statement import Insert
+
+
+def insert_for(route: Route, types: Mapping[str, SqlType]) -> Insert:
+    """
+    @param types: column -> its type, for every column of the route.
+    @raise RouteError: a value of the configuration does not fit its column.
+    """
+    if route.format == "text":
+        return JoinedInsert(route, types)
+    return ArrayInsert(route, types, JsonFormat(route.fields))

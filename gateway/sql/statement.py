@@ -1,0 +1,95 @@
+"""
+A statement that stores a batch behind its fence, and what is bound to it.
+
+The text is written once, when a route is opened; values are always parameters. The
+fence is moved by C{gateway.advance} in the same statement. It is in the FROM clause
+because every row has to come through it: no row is stored unless it moved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from gateway.batch import Slice
+
+FENCE_TYPES: Final = ("uuid", "bigint", "bigint")
+"""Parameters of C{gateway.advance}: a lane, and the first and the last of its batches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """
+    One SQL text.
+
+    @ivar types: SQL types of the parameters; the first are those of the fence.
+    @ivar prepared: the text with C{$1}, C{$2}, ... for PREPARE.
+    @ivar plain: the text with C{%(p1)s}, C{%(p2)s}, ... for sessions that cannot
+        keep a prepared statement.
+    """
+
+    types: tuple[str, ...]
+    prepared: str
+    plain: str
+
+
+Bound = tuple[Statement, Sequence[str | None]]
+"""A statement and its parameters after the fence."""
+
+
+class Insert(Protocol):
+    """
+    Stores the batches of one route into its table as it is now.
+
+    @ivar statements: all that L{bind} may choose from.
+    """
+
+    @property
+    def statements(self) -> Sequence[Statement]: ...
+
+    def bind(self, slices: Sequence[Slice]) -> Bound:
+        """
+        @param slices: the rows of a batch.
+        @raise FramesRefused: some messages hold what the columns cannot.
+        """
+
+
+class Names:
+    """
+    Writes names of the user's into SQL.
+    """
+
+    def __init__(self, plain: bool) -> None:
+        """
+        @param plain: whether a % in a name would look like a parameter.
+        """
+        self._plain = plain
+
+    def __call__(self, name: str) -> str:
+        """
+        @param name: an identifier or a type, quoted where it must be.
+        """
+        return name.replace("%", "%%") if self._plain else name
+
+
+def statement(write: Callable[[list[str], Names], str], types: Sequence[str]) -> Statement:
+    """
+    @param write: the places of the parameters, those of the fence first -> the text.
+    @param types: of the parameters after the fence.
+    """
+    types = (*FENCE_TYPES, *types)
+    numbers = range(1, len(types) + 1)
+    return Statement(
+        types,
+        write([f"${n}" for n in numbers], Names(False)),
+        write([f"%(p{n})s" for n in numbers], Names(True)),
+    )
+
+
+def fence(places: Sequence[str]) -> str:
+    """
+    The call that moves the fence or fails.
+    """
+    casts = [f"{place}::{kind}" for place, kind in zip(places, FENCE_TYPES, strict=False)]
+    return f"gateway.advance({', '.join(casts)})"
