@@ -9,6 +9,8 @@ import binascii
 import ipaddress
 import math
 import re
+import struct
+from contextlib import suppress
 from typing import Final
 
 from gateway.columns.kind import Kind, SqlType, column_pattern, misfit
@@ -23,6 +25,8 @@ _SPECIAL: Final = {
     **dict.fromkeys(("inf", "+inf", "infinity", "+infinity"), "Infinity"),
     **dict.fromkeys(("-inf", "-infinity"), "-Infinity"),
 }
+
+_MOST_SINGLE: Final = 3.4028234663852886e38
 
 _BITS: Final = {"int2": 16, "int4": 32, "int8": 64}
 _NAMES: Final = {
@@ -70,9 +74,7 @@ class Float(Kind):
         # Few enough digits and small enough exponents for the range of either.
         plain = r"-?[0-9]{1,18}+(?:\.[0-9]{1,16}+)?+(?:[eE][+-]?[01]?[0-9])?+"
         self.json = self.text = column_pattern(plain)
-        single = sql_type.base == "float4"
-        self._most = 3.4028235e38 if single else math.inf
-        self._least = 1.1754944e-38 if single else 2.2250738585072014e-308
+        self._single = sql_type.base == "float4"
 
     def element(self, value: str) -> str:
         value = value.strip()
@@ -81,10 +83,13 @@ class Float(Kind):
             return special
         if not _NUMBER.fullmatch(value):
             raise misfit(value, "is not a number")
-        number = abs(float(value))
-        # What is too close to zero for its exponent PostgreSQL refuses as well.
-        lost = number < self._least and re.search("[1-9]", re.split("[eE]", value)[0])
-        if math.isinf(number) or number > self._most or lost:
+        number = float(value)
+        if self._single:
+            with suppress(OverflowError):
+                number = struct.unpack("f", struct.pack("f", number))[0]
+        # PostgreSQL refuses as well what is so small that nothing would be left of it.
+        lost = not number and re.search("[1-9]", re.split("[eE]", value)[0])
+        if lost or math.isinf(number) or (self._single and abs(number) > _MOST_SINGLE):
             raise misfit(value, f"is out of range for {_NAMES[self.sql_type.base]}")
         return value
 

@@ -9,6 +9,7 @@ one counts, as in C{jsonb}.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any, Final
@@ -22,6 +23,23 @@ from gateway.reply import Code, refused
 
 _NULL: Final = Raw(b"null")
 
+_EARLY: Final = "not JSON: it ends too early"
+
+_HALF: Final = re.compile(
+    rb"(?<!\\)(?:\\\\)*\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|[c-fC-F])"
+)
+
+
+def fault_of(field: str) -> str | None:
+    """
+    What makes a field impossible, for the configuration.
+    """
+    if "" in field.split("."):
+        return "has an empty name in its path"
+    if re.search(r'[\\"\x00-\x1f]', field):
+        return "holds a backslash, a quote or a control character, which no name here may"
+    return None
+
 
 class JsonFormat:
     """
@@ -30,7 +48,7 @@ class JsonFormat:
 
     def __init__(self, fields: Sequence[str]) -> None:
         """
-        @param fields: names or dotted paths.
+        @param fields: names or dotted paths, those that L{fault_of} has nothing against.
         """
         self._root = _Level("", [field.split(".") for field in fields])
 
@@ -108,7 +126,11 @@ class _Level:
         if not bytes(text).strip():
             return "not JSON: it is empty"
         words = str(error).removeprefix("JSON is malformed: ")
-        return f"not JSON: {'it ends too early' if 'truncated' in words else words}"
+        if "truncated" not in words:
+            return f"not JSON: {words}"
+        # It says the same of half a character.
+        half = _HALF.search(bytes(text))
+        return f"not JSON: half of a surrogate pair (byte {half.start()})" if half else _EARLY
 
 
 _KINDS: Final = {b'"': "a string", b"[": "an array", b"t": "true", b"f": "false", b"n": "null"}
