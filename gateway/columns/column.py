@@ -4,7 +4,10 @@ A column of a route: its values of many messages -> a piece of an array literal.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Sequence, Sized
+from itertools import accumulate
 
 from msgspec import Raw
 
@@ -57,30 +60,29 @@ class Column:
         return self._texts(cells.values, misfits)
 
     def _tokens(self, tokens: Sequence[Raw], misfits: Misfits) -> str:
+        def one(row: int) -> str:
+            return self._token(row, bytes(tokens[row]), misfits)
+
         pattern = self.kind.json
-        if pattern is not None:
-            try:
+        try:
+            if pattern is not None:
                 joined = b",".join([*tokens, b""]).decode()
-            except UnicodeDecodeError:
-                pass
-            else:
                 if pattern.fullmatch(joined):
                     return joined[:-1]
-        elif isinstance(self.kind, Document) and (piece := self._documents(tokens)) is not None:
-            return piece
-        return ",".join(
-            [self._token(row, token, misfits) for row, token in enumerate(map(bytes, tokens))]
-        )
+                texts = tokens if joined.isascii() else [bytes(t).decode() for t in tokens]
+                return _around(pattern, joined, texts, one)
+            if isinstance(self.kind, Document) and (piece := self._documents(tokens)) is not None:
+                return piece
+        except UnicodeDecodeError:
+            pass  # of one of them; each is looked at
+        return ",".join(map(one, range(len(tokens))))
 
     def _documents(self, tokens: Sequence[Raw]) -> str | None:
         """
-        All at once, where nothing has to be looked at.
+        @raise UnicodeDecodeError: some are not text.
         """
-        try:
-            # No control character is in JSON, save between its tokens.
-            joined = b"\x1f".join(tokens).decode()
-        except UnicodeDecodeError:
-            return None
+        # No control character is in JSON, save between its tokens.
+        joined = b"\x1f".join(tokens).decode()
         if "\\u0000" in joined:
             return None
         piece = '"' + joined.replace("\\", "\\\\").replace('"', '\\"').replace("\x1f", '","') + '"'
@@ -106,39 +108,67 @@ class Column:
         return NULL
 
     def _texts(self, values: Sequence[str | None], misfits: Misfits) -> str:
-        if None not in values:
-            piece = self._all_texts(values)  # type: ignore[arg-type]  # none is None
-            if piece is not None:
-                return piece
-        pieces = []
-        for row, value in enumerate(values):
-            if value is None:
-                pieces.append(self._missing(row, misfits))
-                continue
-            try:
-                pieces.append(self.kind.element(value))
-            except Misfit as error:
-                pieces.append(NULL)
-                misfits.setdefault(row, f"column {self.name!r}: {error}")
-        return ",".join(pieces)
+        def one(row: int) -> str:
+            return self._text(row, values[row], misfits)
 
-    def _all_texts(self, values: Sequence[str]) -> str | None:
         kind = self.kind
         if kind.text is not None:
-            joined = ",".join([*values, ""])
+            # A character that no pattern has.
+            texts = ["\0" if value is None else value for value in values]
+            joined = ",".join([*texts, ""])
             # A value with a comma of its own would be two that fit.
-            if joined.count(",") == len(values) and kind.text.fullmatch(joined):
-                return joined[:-1]
-        elif isinstance(kind, Text):
-            length = kind.sql_type.length
-            if length and max(map(len, values)) > length:
-                return None
-            piece = all_quoted(values)
-            if "\0" not in "".join(values):
-                return piece
-        return None
+            if joined.count(",") == len(values):
+                if kind.text.fullmatch(joined):
+                    return joined[:-1]
+                return _around(kind.text, joined, texts, one)
+        elif isinstance(kind, Text) and (piece := self._all_quoted(values)) is not None:
+            return piece
+        return ",".join(map(one, range(len(values))))
+
+    def _all_quoted(self, values: Sequence[str | None]) -> str | None:
+        known = [value for value in values if value is not None]
+        length = self.kind.sql_type.length
+        if len(known) < len(values) or (length and max(map(len, known)) > length):
+            return None
+        return None if "\0" in "".join(known) else all_quoted(known)
+
+    def _text(self, row: int, value: str | None, misfits: Misfits) -> str:
+        if value is None:
+            return self._missing(row, misfits)
+        try:
+            return self.kind.element(value)
+        except Misfit as error:
+            misfits.setdefault(row, f"column {self.name!r}: {error}")
+            return NULL
 
     def _missing(self, row: int, misfits: Misfits) -> str:
         if self._required:
             misfits.setdefault(row, f"column {self.name!r}: the message has no {self.source!r}")
         return self._default
+
+
+def _around(
+    pattern: re.Pattern[str], joined: str, values: Sequence[Sized], one: Callable[[int], str]
+) -> str:
+    """
+    Take over what fits, and have the others looked at one by one.
+
+    @param pattern: a L{column_pattern}: what it matches ends where a value does.
+    @param joined: the values, each with a comma behind it.
+    @param values: only their lengths are looked at.
+    @param one: the row of a value that the pattern does not take -> its element.
+    """
+    ends = list(accumulate([len(value) + 1 for value in values]))
+    pieces = []
+    row = position = 0
+    while row < len(values):
+        found = pattern.match(joined, position)
+        if found and (stop := found.end()) > position:
+            pieces.append(joined[position : stop - 1])
+            row = bisect_left(ends, stop, row) + 1
+            position = stop
+        if row < len(values):
+            pieces.append(one(row))
+            position = ends[row]
+            row += 1
+    return ",".join(pieces)

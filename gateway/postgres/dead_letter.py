@@ -21,6 +21,7 @@ from gateway.postgres.connection import Connection, Query
 from gateway.reply import Outcome
 from gateway.route import Route
 from gateway.sql.route import insert_for
+from gateway.sql.statement import bind_at_once
 
 BURY: Final = """
     INSERT INTO gateway.dead_letter
@@ -177,7 +178,7 @@ class DeadLetters:
             found = await examine(query, route)
             if found.problems:
                 raise RouteError("; ".join(found.problems))
-            statement, bound = insert_for(route, found.types).bind(_batch(letter).slices)
+            statement, bound = bind_at_once(insert_for(route, found.types), _batch(letter).slices)
             # Whoever else replays it waits here, and then finds it gone.
             if not await query(_TAKE, (letter.id,)):
                 raise Gone

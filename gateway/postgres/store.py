@@ -19,6 +19,7 @@ from functools import partial
 from hashlib import sha256
 from typing import Final
 
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from gateway.batch import Batch, Fence
@@ -48,6 +49,9 @@ Seconds that a statement may take beyond C{statement_timeout} before its connect
 is closed: the server should be the one to give up, that costs no connection.
 """
 
+
+AT_A_TIME: Final = 0.01
+"""Seconds of reading messages after which others have their turn."""
 
 ABANDONED: Final = 90 * 86400.0
 """
@@ -105,7 +109,7 @@ class PostgresStore:
     async def write(self, batch: Batch, fence: Fence) -> bool:
         insert = self._open.get(batch.route)
         # Values first: what cannot be stored needs no connection to be refused.
-        bound = None if insert is None else insert.bind(batch.slices)
+        bound = None if insert is None else await self._bind(insert, batch)
         async with self._pool.checkout() as connection:
             if bound is not None:
                 try:
@@ -114,7 +118,7 @@ class PostgresStore:
                     # The table may have changed under us: look again, then say so.
                     self._open.pop(batch.route, None)
             insert = await self._open_route(connection, self._route(batch.route))
-            return await self._store(connection, insert.bind(batch.slices), fence)
+            return await self._store(connection, await self._bind(insert, batch), fence)
 
     async def open_all(self) -> None:
         """
@@ -181,6 +185,23 @@ class PostgresStore:
         """
         async with self._pool.checkout() as connection:
             await self._query(connection, _FORGET_ABANDONED, (ABANDONED,))
+
+    async def _bind(self, insert: Insert, batch: Batch) -> Bound:
+        """
+        A batch of any size and kind, and never long at a time.
+        """
+        clock = self._pool.reactor
+        since = clock.seconds()
+        binding = insert.bind(batch.slices)
+        while True:
+            try:
+                next(binding)
+            except StopIteration as done:
+                bound: Bound = done.value
+                return bound
+            if clock.seconds() - since > AT_A_TIME:
+                await deferLater(clock, 0)
+                since = clock.seconds()
 
     def _store(self, connection: Connection, bound: Bound, fence: Fence) -> Awaitable[bool]:
         # A coroutine for each of these layers is what a small batch's latency is made of.

@@ -23,7 +23,7 @@ from gateway.formats.fields import Fields, Format, Texts
 from gateway.reply import Code, refused
 from gateway.route import CONSTANT, FRAME, SOURCES, Route, Value, identifier, table_identifier
 from gateway.sql.metadata import of_chunk
-from gateway.sql.statement import FENCE_TYPES, Bound, Names, fence, statement
+from gateway.sql.statement import FENCE_TYPES, Binding, Names, fence, statement
 
 _Piece = Callable[[Slice, Fields, Misfits], str]
 """Gives the elements of one column for the rows of a slice."""
@@ -54,7 +54,7 @@ class ArrayInsert:
         self.many = statement(self._text, [kind.parameter for kind in self._kinds])
         self.statements = (self.many,)
 
-    def bind(self, slices: Sequence[Slice]) -> Bound:
+    def bind(self, slices: Sequence[Slice]) -> Binding:
         """
         @param slices: the rows of a batch.
         @raise FramesRefused: some messages hold what the columns cannot.
@@ -72,6 +72,7 @@ class ArrayInsert:
                 found.update(fields.faults)
                 faults += [(row + i, found[i]) for i in sorted(found)]
             row += part.stop - part.start
+            yield
         if faults:
             raise FramesRefused(faults)
         return self.many, ["{" + ",".join(pieces) + "}" for pieces in zip(*columns, strict=True)]

@@ -20,7 +20,7 @@ from gateway.faults import Faults, FramesRefused
 from gateway.formats.text import BytesFormat, Joined, TextFormat
 from gateway.route import FRAME, Route, Value, identifier, table_identifier
 from gateway.sql.metadata import of_chunk
-from gateway.sql.statement import FENCE_TYPES, Bound, Names, fence, statement
+from gateway.sql.statement import FENCE_TYPES, Binding, Names, fence, statement
 
 
 class JoinedInsert:
@@ -45,11 +45,14 @@ class JoinedInsert:
         self.one = statement(text.one, ["text"] * (1 + len(metadata)))
         self.statements = (self.many, self.one)
 
-    def bind(self, slices: Sequence[Slice]) -> Bound:
+    def bind(self, slices: Sequence[Slice]) -> Binding:
         """
+        In one go: it is little work for any batch.
+
         @param slices: the rows of a batch.
         @raise FramesRefused: some messages hold what the columns cannot.
         """
+        yield from ()
         chunk, start, stop = slices[0]
         if len(slices) == 1 and stop - start == 1:
             text, _ = self._format.encode(chunk.frames[start:stop])

@@ -8,7 +8,7 @@ because every row has to come through it: no row is stored unless it moved.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -38,6 +38,13 @@ Bound = tuple[Statement, Sequence[str | None]]
 """A statement and its parameters after the fence."""
 
 
+Binding = Generator[None, None, Bound]
+"""
+Makes a L{Bound}, and stops now and then on the way, so that a batch of much work need
+not hold up everything else.
+"""
+
+
 class Insert(Protocol):
     """
     Stores the batches of one route into its table as it is now.
@@ -48,11 +55,24 @@ class Insert(Protocol):
     @property
     def statements(self) -> Sequence[Statement]: ...
 
-    def bind(self, slices: Sequence[Slice]) -> Bound:
+    def bind(self, slices: Sequence[Slice]) -> Binding:
         """
         @param slices: the rows of a batch.
         @raise FramesRefused: some messages hold what the columns cannot.
         """
+
+
+def bind_at_once(insert: Insert, slices: Sequence[Slice]) -> Bound:
+    """
+    For those who have time.
+    """
+    binding = insert.bind(slices)
+    while True:
+        try:
+            next(binding)
+        except StopIteration as done:
+            bound: Bound = done.value
+            return bound
 
 
 class Names:
