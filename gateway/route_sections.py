@@ -5,7 +5,7 @@ The routes of a configuration file: C{[routes.NAME]} -> L{Route}.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import date, datetime, time
+from datetime import date, time
 from typing import Any, Final
 
 import msgspec
@@ -23,8 +23,6 @@ from gateway.route import (
 )
 from gateway.sections import Reader, is_table, meant
 
-Constant = str | int | float | bool | datetime | date | time | list[Any] | dict[str, Any]
-
 
 class ColumnSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
@@ -37,9 +35,9 @@ class ColumnSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """
 
     field: str | None = None
-    value: Constant | None = None
+    value: Any = None
     required: bool = False
-    default: Constant | None = None
+    default: Any = None
 
 
 class RouteSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -155,8 +153,10 @@ def _text(value: object) -> str:
     """
     if isinstance(value, str):
         return value
-    if isinstance(value, (datetime, date, time)):
+    if isinstance(value, (date, time)):  # a datetime is a date
         return value.isoformat()
+    if isinstance(value, float):
+        return repr(value)  # infinite ones too
     return msgspec.json.encode(value).decode()
 
 

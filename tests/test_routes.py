@@ -1,0 +1,214 @@
+"""
+Routes, from a socket to typed columns of a table of the user's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from tests.faults.load import responsive
+from tests.support import Database, Gateway
+
+TABLE = """
+    CREATE TABLE readings (
+        id bigint GENERATED ALWAYS AS IDENTITY,
+        at timestamptz NOT NULL, device varchar(20) NOT NULL, temp double precision,
+        count integer, data jsonb, note text DEFAULT 'none', peer text, raw text
+    )
+"""
+
+CONFIG = """
+[database]
+dsn = "{dsn}"
+[listeners.lines]
+endpoint = "tcp:0:interface=127.0.0.1"
+route = "readings"
+window = 100_000
+max_frame = 1_000_000
+[listeners.netstrings]
+endpoint = "tcp:0:interface=127.0.0.1"
+framing = "netstring"
+max_frame = 1_000_000
+route = "readings"
+[listeners.commands]
+endpoint = "tcp:0:interface=127.0.0.1"
+dialect = "command"
+[routes.readings]
+table = "readings"
+format = "json"
+{keys}
+[routes.readings.columns]
+at = "at"
+device = {{ field = "device", required = true }}
+temp = "data.temp"
+count = {{ field = "count", default = 1 }}
+data = "data"
+peer = "@peer"
+raw = "@frame"
+"""
+
+Start = Callable[..., Gateway]
+
+
+@pytest.fixture
+def start(database: Database, start_gateway: Callable[..., Gateway], tmp_path: Path) -> Start:
+    """Starts a gateway with a JSON route into a table of the user's."""
+    database.execute(TABLE)
+
+    def start(keys: str = "") -> Gateway:
+        config = tmp_path / "routes.toml"
+        config.write_text(CONFIG.format(dsn=database.dsn.replace('"', '\\"'), keys=keys))
+        return start_gateway("--config", str(config))
+
+    return start
+
+
+def message(number: int) -> str:
+    return json.dumps(
+        {"at": 1700000000 + number, "device": f"d{number}", "data": {"temp": number / 4}}
+    )
+
+
+def test_json_into_typed_columns(start: Start, database: Database) -> None:
+    """Fields, paths, defaults and metadata are stored as what their columns are."""
+    peer = start().connect()
+    full = '{"at":"2026-11-21T10:00:00Z","device":"a","data":{"temp":21.5},"count":7}'
+    short = '{"device":"b","at":0}'
+    peer.send(f"{full}\n{short}\n".encode())
+    assert peer.read_lines(2) == [b"+OK"] * 2
+    assert database.execute(
+        "SELECT at, device, temp, count, data, note, peer, raw FROM readings ORDER BY id"
+    ) == [
+        (
+            datetime(2026, 11, 21, 10, tzinfo=UTC),
+            *("a", 21.5, 7, {"temp": 21.5}, "none", peer.name, full),
+        ),
+        (datetime(1970, 1, 1, tzinfo=UTC), "b", None, 1, None, "none", peer.name, short),
+    ]
+    peer.close()
+
+
+@pytest.mark.parametrize(
+    ("sent", "answer"),
+    [
+        ("{", "-REJ FORMAT :not JSON: it ends too early"),
+        ("[]", "-REJ FORMAT :the message is not a JSON object but an array"),
+        ('{"at":0}', "-REJ DATA :column 'device': the message has no 'device'"),
+        ('{"device":"a"}', "-REJ DATA :column 'at': the message has no 'at'"),
+        (
+            '{"at":0,"device":"a","count":"x"}',
+            "-REJ DATA :column 'count': 'x' is not an integer",
+        ),
+        (
+            '{"at":0,"device":"a","data":{"temp":1e400}}',
+            "-REJ DATA :column 'temp': '1e400' is out of range for double precision",
+        ),
+        (
+            '{"at":0,"device":"%s"}' % ("a" * 21),
+            f"-REJ DATA :column 'device': '{'a' * 21}' is longer than 20 characters",
+        ),
+        # What only the server can judge is refused by the server.
+        (
+            '{"at":0,"device":"a","data":{"x":1e999999}}',
+            "-REJ DATA sqlstate=22003 :value overflows numeric format",
+        ),
+    ],
+)
+def test_what_is_refused(start: Start, database: Database, sent: str, answer: str) -> None:
+    """The bad message alone, by name; what came with it is stored."""
+    peer = start().connect()
+    peer.send(f"{message(1)}\n{sent}\n{message(2)}\n".encode())
+    assert peer.read_lines(3) == [b"+OK", answer.encode(), b"+OK"]
+    assert database.column("SELECT device FROM readings ORDER BY id") == ["d1", "d2"]
+    peer.close()
+
+
+@pytest.mark.parametrize("bad", [1, 10, 500])
+def test_bad_ones_among_ten_thousand(start: Start, database: Database, bad: int) -> None:
+    """Exactly the bad messages are refused, each with its own reason; the rest is in order."""
+    database.execute("ALTER TABLE readings ADD CONSTRAINT odd CHECK (count <> 13)")
+    kinds = [
+        ('{{"n":{0}', "FORMAT", "not JSON"),
+        ('{{"at":0,"device":"d{0}","count":"n{0}"}}', "DATA", "column 'count': 'n{0}'"),
+        ('{{"at":"{0}-","device":"d{0}"}}', "DATA", "column 'at': '{0}-'"),
+        ('{{"at":0,"device":"d{0}","count":13}}', "CONSTRAINT", 'check constraint "odd"'),
+    ]
+    step = 10_000 // bad
+    wrong = {step // 2 + number * step: kinds[number % 4] for number in range(bad)}
+    sent = [
+        wrong[number][0].format(number) if number in wrong else message(number)
+        for number in range(10_000)
+    ]
+    peer = start().connect()
+    peer.send("".join(f"{text}\n" for text in sent).encode())
+    answers = [line.decode() for line in peer.read_lines(10_000)]
+    for number, answer in enumerate(answers):
+        if number in wrong:
+            _, code, why = wrong[number]
+            assert answer.startswith(f"-REJ {code} ") and why.format(number) in answer, answer
+        else:
+            assert answer == "+OK"
+    assert database.column("SELECT device FROM readings ORDER BY id") == [
+        f"d{number}" for number in range(10_000) if number not in wrong
+    ]
+    peer.close()
+
+
+HOSTILE = [
+    *(b"[" * 60_000, b'{"at":' * 9_000, b'{"device":"' + b"\\" * 50_000),
+    b"{" + b",".join(b'"f%d":%d' % (n, n) for n in range(10_000)) + b"}",
+    b'{"at":0,"device":"a","data":' + b'{"x":' * 500 + b"1" + b"}" * 500 + b"}",
+    b'{"at":' + b"9" * 60_000 + b',"device":"a"}',
+    b'{"at":0,"device":"a","count":' + b"1" * 60_000 + b"}",
+    b'{"at":0,"device":"a","data":' + b"[1," * 20_000 + b"}",
+    b'{"at":NaN,"device":"a"}',
+    b'{"at":0,"device":"\\ud800"}',
+    b'{"at":0,"device":"\\udc00\\ud800"}',
+    b'{"at":0,"at":1,"device":"a","device":"b"}',
+    b'{"at":0,"device":"a","data":{"temp":1e400}}',
+    b'{"at":-1e99,"device":"a"}',
+    b'{"at":0,"device":"a\\u0000b"}',
+    b'{"at":0,"device":"a","data":"\\u0000"}',
+    b'{"at":0,"device":"\xff"}',
+    b"\x00",
+]
+
+
+def test_hostile_messages(start: Start, database: Database) -> None:
+    """Every one gets its answer, none a goodbye, and the reactor is never held up by them."""
+    gateway = start()
+    with responsive(gateway):
+        peer = gateway.connect()
+        for _ in range(3):
+            peer.send(b"".join(b"%s\n" % sent for sent in HOSTILE))
+            assert all(map(is_answer, peer.read_lines(len(HOSTILE))))
+        # Many at once: each column of every one is looked at by itself.
+        many = [b'{"at":"x%d","device":5.%d,"count":"%d "}' % (n, n, n) for n in range(9_000)]
+        peer.send(b"".join(b"%s\n" % one for one in many))
+        assert all(b"column 'at': 'x" in answer for answer in peer.read_lines(9_000))
+        peer.close()
+        for sent in HOSTILE:
+            answer = gateway.connect("netstrings").ask(b"%d:%s," % (len(sent), sent))
+            assert is_answer(answer.partition(b":")[2]), answer
+    assert "Traceback" not in gateway.log
+
+
+def is_answer(answer: bytes) -> bool:
+    return answer.startswith((b"-REJ FORMAT :", b"-REJ DATA", b"+OK"))
+
+
+def test_dead_letters_are_raw(start: Start, database: Database) -> None:
+    """What a format refuses is kept as it came, with the reason."""
+    peer = start("dead_letter = true").connect()
+    peer.send(b'{"at":\n')
+    assert peer.read_lines(1)[0].startswith(b"-REJ FORMAT")
+    assert [
+        (bytes(frame), error)
+        for frame, error in database.execute("SELECT frame, error FROM gateway.dead_letter")
+    ] == [(b'{"at":', "not JSON: it ends too early")]
+    peer.close()
