@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.task import deferLater
+from twisted.internet.task import Clock, deferLater
 
 from gateway.batch import Batch, Chunk, Fence, Origin
 from gateway.config import Database as Settings
@@ -38,9 +38,10 @@ from gateway.postgres.connection import Connection
 from gateway.postgres.durability import judge
 from gateway.postgres.pool import Pool
 from gateway.postgres.schema import migrations
-from gateway.postgres.store import PostgresStore
+from gateway.postgres.store import AT_A_TIME, PostgresStore, in_turns
 from gateway.reply import Code, refused
 from gateway.route import DEFAULT_COLUMNS, Route, Value
+from gateway.sql.statement import Binding, Bound, Statement
 from gateway.store import Store
 from tests.support import Database
 
@@ -600,3 +601,31 @@ async def test_tables_are_not_made_in_our_schema(database: Database) -> None:
     assert database.column("SELECT current_user::text") == ["gateway"]
     place = "SELECT relnamespace::regnamespace::text FROM pg_class WHERE relname = 'messages'"
     assert database.column(place) == ["public"]
+
+
+def test_much_work_is_done_in_turns() -> None:
+    """Binding a batch stops for the reactor once it has taken its time, and goes on later."""
+    clock = Clock()
+    bound: Bound = (Statement((), "", ""), [])
+
+    def binding() -> Binding:
+        for _ in range(10):
+            clock.rightNow += AT_A_TIME * 0.6
+            yield
+        return bound
+
+    done = Deferred.fromCoroutine(in_turns(binding(), clock))
+    turns = 0
+    while not done.called:
+        assert len(clock.getDelayedCalls()) == 1
+        clock.advance(0)
+        turns += 1
+    assert turns == 5
+    # What is quick has no need of a turn.
+    done = Deferred.fromCoroutine(in_turns(iter_once(bound), clock))
+    assert done.called
+
+
+def iter_once(bound: Bound) -> Binding:
+    yield
+    return bound

@@ -19,6 +19,7 @@ from functools import partial
 from hashlib import sha256
 from typing import Final
 
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
@@ -41,7 +42,7 @@ from gateway.postgres.schema import create_table, migrate
 from gateway.reply import Outcome
 from gateway.route import Route
 from gateway.sql.route import insert_for
-from gateway.sql.statement import Bound, Insert, Statement
+from gateway.sql.statement import Binding, Bound, Insert, Statement
 
 DEADLINE_MARGIN = 5.0
 """
@@ -186,22 +187,8 @@ class PostgresStore:
         async with self._pool.checkout() as connection:
             await self._query(connection, _FORGET_ABANDONED, (ABANDONED,))
 
-    async def _bind(self, insert: Insert, batch: Batch) -> Bound:
-        """
-        A batch of any size and kind, and never long at a time.
-        """
-        clock = self._pool.reactor
-        since = clock.seconds()
-        binding = insert.bind(batch.slices)
-        while True:
-            try:
-                next(binding)
-            except StopIteration as done:
-                bound: Bound = done.value
-                return bound
-            if clock.seconds() - since > AT_A_TIME:
-                await deferLater(clock, 0)
-                since = clock.seconds()
+    def _bind(self, insert: Insert, batch: Batch) -> Awaitable[Bound]:
+        return in_turns(insert.bind(batch.slices), self._pool.reactor)
 
     def _store(self, connection: Connection, bound: Bound, fence: Fence) -> Awaitable[bool]:
         # A coroutine for each of these layers is what a small batch's latency is made of.
@@ -300,3 +287,19 @@ async def _ready(route: Route, query: Query) -> Findings:
     if route.create_columns is not None:
         await create_table(query, route)
     return await examine(query, route)
+
+
+async def in_turns(binding: Binding, clock: IReactorTime) -> Bound:
+    """
+    Bind a batch, however much work it is, without holding up the reactor for long.
+    """
+    since = clock.seconds()
+    while True:
+        try:
+            next(binding)
+        except StopIteration as done:
+            bound: Bound = done.value
+            return bound
+        if clock.seconds() - since > AT_A_TIME:
+            await deferLater(clock, 0)
+            since = clock.seconds()
