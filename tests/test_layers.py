@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).parent.parent / "gateway"
 PURE = ("errors", "framing", "reply", "faults", "dialect", "route", "batch", "store")
 PURE_TOO = ("pressure", "config", "direct", "answers", "deadlines", "sockets", "sections", "lock")
 PURE_INSIDE = ("spool.record", "spool.mark", "sql.route", "columns.kinds", "formats.json")
+PURE_FORMATS = ("formats.csv", "formats.logfmt")
 
 PACKAGES = ("postgres", "spool", "sql", "columns", "formats")
 
@@ -43,7 +44,7 @@ def files() -> list[Path]:
     return [path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"]
 
 
-@pytest.mark.parametrize("module", [*PURE, *PURE_TOO, *PURE_INSIDE])
+@pytest.mark.parametrize("module", [*PURE, *PURE_TOO, *PURE_INSIDE, *PURE_FORMATS])
 def test_pure_modules_are_pure(module: str) -> None:
     """Imported alone, a pure module brings in neither Twisted nor psycopg2."""
     program = (
