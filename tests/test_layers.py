@@ -15,7 +15,10 @@ PACKAGE = Path(__file__).parent.parent / "gateway"
 
 PURE = ("errors", "framing", "reply", "faults", "dialect", "route", "batch", "store")
 PURE_TOO = ("pressure", "config", "direct", "answers", "deadlines", "sockets", "sections", "lock")
-PURE_INSIDE = ("spool.record", "spool.mark", "sql.route", "columns.kinds", "formats.json")
+PURE_INSIDE = (
+    *("spool.record", "spool.mark", "sql.route", "columns.kinds"),
+    *("formats.json", "formats.influx", "formats.influx_line"),
+)
 
 PACKAGES = ("postgres", "spool", "sql", "columns", "formats")
 
