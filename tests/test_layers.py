@@ -17,7 +17,7 @@ PURE = ("errors", "framing", "reply", "faults", "dialect", "route", "batch", "st
 PURE_TOO = ("pressure", "config", "direct", "answers", "deadlines", "sockets", "sections", "lock")
 PURE_INSIDE = (
     *("spool.record", "spool.mark", "sql.route", "columns.kinds"),
-    *("formats.json", "formats.influx", "formats.influx_line"),
+    *("formats.json", "formats.influx", "formats.influx_line", "formats.regex"),
 )
 
 PACKAGES = ("postgres", "spool", "sql", "columns", "formats")
