@@ -15,8 +15,10 @@ PACKAGE = Path(__file__).parent.parent / "gateway"
 
 PURE = ("errors", "framing", "reply", "faults", "dialect", "route", "batch", "store")
 PURE_TOO = ("pressure", "config", "direct", "answers", "deadlines", "sockets", "sections", "lock")
-PURE_INSIDE = ("spool.record", "spool.mark", "sql.route", "columns.kinds")
-PURE_FORMATS = ("formats.json", "formats.csv", "formats.logfmt", "formats.syslog")
+PURE_INSIDE = ("spool.record", "spool.mark", "sql.route", "columns.kinds", "formats.choice")
+PURE_FORMATS = tuple(
+    f"formats.{name}" for name in ("json", "csv", "logfmt", "regex", "syslog", "influx")
+)
 
 PACKAGES = ("postgres", "spool", "sql", "columns", "formats")
 

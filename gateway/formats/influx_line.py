@@ -1,0 +1,262 @@
+"""
+One line of InfluxDB's line protocol -> its parts, or what is wrong with it and where.
+
+Strategy: one pattern, possessive and so linear, says that a whole line is of the grammar;
+the parts it found are then split into dictionaries at C speed. The pattern that is tried
+first knows no backslash and no number that could be out of range. What it does not match
+is looked at more closely, and only what is no line at all step by step, to name the
+place. Places are characters and count from 0.
+
+A tag that is there twice is a fault, as InfluxDB has it; of a field the last one counts.
+
+@see: C{line-protocol.ebnf} in U{https://github.com/influxdata/line-protocol}, and
+    U{https://docs.influxdata.com/influxdb/v2/reference/syntax/line-protocol/}
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from itertools import islice
+from typing import Final
+
+Pairs = Mapping[str, str]
+
+Point = tuple[str | None, Pairs, Pairs, str | None]
+"""Measurement, tags, fields with their values as they were sent, timestamp."""
+
+MAX_SHOWN: Final = 40
+"""Characters of a line that an error shows of one part."""
+
+_CONTROL: Final = r"\x00-\x1f\x7f"
+# Any number of backslashes; the last one escapes what follows or else is one itself.
+_ESCAPE: Final = rf"\\++[^{_CONTROL}\\]"
+_NAME: Final = rf"(?!#)(?:[^{_CONTROL} ,\\]++|{_ESCAPE})++"
+_KEY: Final = rf"(?:[^{_CONTROL} ,=\\]++|{_ESCAPE})++"
+_STRING: Final = r'"[^"\\]*+(?:\\[\s\S][^"\\]*+)*+"'
+_TRUTH: Final = "TRUE|FALSE|[tT](?:rue)?+|[fF](?:alse)?+"
+_EXPONENT: Final = "[eE][+-]?+[0-9]"
+_NUMBER: Final = (
+    r"[0-9]++u|-?+[0-9]++i|"
+    rf"-?+(?:[0-9]++(?:\.[0-9]*+)?+|\.[0-9]++)(?:{_EXPONENT}++)?+"
+)
+_VALUE: Final = rf"(?:(?:{_STRING}|{_NUMBER}|{_TRUTH})(?=[, \r\n]|\Z))"
+
+_PLAIN_NAME: Final = rf"[^{_CONTROL} ,\\#][^{_CONTROL} ,\\]*+"
+_PLAIN_KEY: Final = rf"[^{_CONTROL} ,=\\]++"
+# Neither 64 bits nor a double are too small for any of these.
+_SMALL: Final = (
+    rf"-?+[0-9]{{1,18}}+(?:i|(?:\.[0-9]{{0,40}}+)?+(?:{_EXPONENT}{{1,2}}+)?+)(?=[, ]|\Z)"
+    r"|[0-9]{1,18}u"
+)
+_PLAIN_VALUE: Final = rf'(?:{_SMALL}|"[^"\\\n]*+"|{_TRUTH})'
+_PLAIN_TIME: Final = "-?+[0-8]?[0-9]{1,18}+"
+
+
+def _line(name: str, key: str, value: str, time: str) -> re.Pattern[str]:
+    return re.compile(
+        rf" *+({name})((?:,{key}={key})*+) ++"
+        rf"({key}={value}(?:,{key}={value})*+)(?: ++({time}))?+ *+\r?+\n?+"
+    )
+
+
+_plain_line: Final = _line(_PLAIN_NAME, _PLAIN_KEY, _PLAIN_VALUE, _PLAIN_TIME).fullmatch
+_any_line: Final = _line(_NAME, _KEY, _VALUE, "-?+[0-9]++").fullmatch
+
+# In what is known to be good.
+_PAIRS: Final = re.compile(rf"({_KEY})=({_KEY})")
+_FIELDS: Final = re.compile(rf"({_KEY})=({_STRING}|[^,]++)")
+_small: Final = re.compile(_PLAIN_VALUE).fullmatch
+
+
+def point(line: str) -> Point | str:
+    """
+    @return: the line's parts, or what is wrong with it.
+    """
+    found = _plain_line(line)
+    if found:
+        measurement, tags, fields, time = found.groups()
+        known = dict([tag.split("=") for tag in tags[1:].split(",")]) if tags else {}
+        if len(known) == tags.count(","):
+            if '"' in fields:
+                return measurement, known, dict(_FIELDS.findall(fields)), time
+            return measurement, known, dict([pair.split("=") for pair in fields.split(",")]), time
+    read = _any_point(line)
+    return f"not line protocol: {read}" if isinstance(read, str) else read
+
+
+def _any_point(line: str) -> Point | str:
+    found = _any_line(line)
+    if not found:
+        return _reason(line)
+    measurement, tags, fields, time = found.groups()
+    pairs, values = _PAIRS.findall(tags), _FIELDS.findall(fields)
+    if "\\" in line:
+        measurement = measurement.replace("\\,", ",").replace("\\ ", " ")
+        pairs = [(_unescaped(key), _unescaped(value)) for key, value in pairs]
+        values = [(_unescaped(key) if "\\" in key else key, value) for key, value in values]
+    known = dict(pairs)
+    if len(known) != len(pairs):
+        place = _repeated([key for key, _ in pairs])
+        at = found.start(2) + _nth(_PAIRS, tags, place).start()
+        return f"tag {_shown(pairs[place][0])} is there twice, again at character {at}"
+    for place, (key, value) in enumerate(values):
+        if value[0] != '"' and not _small(value) and (range_ := _out_of_range(value)):
+            at = found.start(3) + _nth(_FIELDS, fields, place).start(2)
+            return f"field {_shown(key)}: {_shown(value)} at character {at} is beyond {range_}"
+    if time is not None and _out_of_range(time + "i"):
+        return f"the timestamp {_shown(time)} at character {found.start(4)} is beyond int64"
+    return measurement, known, dict(values), time
+
+
+def _unescaped(token: str) -> str:
+    """
+    A part of a tag, or the key of a field.
+    """
+    # No two of these share a backslash, so their order does not matter.
+    return token.replace("\\,", ",").replace("\\=", "=").replace("\\ ", " ")
+
+
+def _repeated(keys: list[str]) -> int:
+    """
+    @precondition: one of them is there twice.
+    """
+    first: dict[str, int] = {}
+    return next(n for n, key in enumerate(keys) if first.setdefault(key, n) != n)
+
+
+def _nth(pattern: re.Pattern[str], text: str, place: int) -> re.Match[str]:
+    return next(islice(pattern.finditer(text), place, None))
+
+
+def _out_of_range(value: str) -> str | None:
+    """
+    @param value: a number of the grammar.
+    @return: the type that is too small for it.
+    """
+    if value[-1] not in "iu":
+        return "a float of 64 bits" if math.isinf(float(value)) else None
+    digits = value[:-1].lstrip("-").lstrip("0")
+    limit = (1 << 64) - 1 if value[-1] == "u" else (1 << 63) - (value[0] != "-")
+    # Making a number of any count of digits would take more than linear time.
+    if len(digits) > 20 or int(digits or "0") > limit:
+        return "uint64" if value[-1] == "u" else "int64"
+    return None
+
+
+# What follows names the place where a line stops being one.
+
+_BLANKS: Final = re.compile(" *+")
+_MEASUREMENT: Final = re.compile(_NAME)
+_TOKEN: Final = re.compile(_KEY)
+_GOOD_TAGS: Final = re.compile(rf"(?:,{_KEY}={_KEY}(?=[, \r\n]|\Z))*+")
+_GOOD_FIELDS: Final = re.compile(rf"(?:{_KEY}={_VALUE}(?:,{_KEY}={_VALUE})*+)?+")
+_CLOSED: Final = re.compile(_STRING)
+_GOOD: Final = re.compile(_VALUE)
+_WORD: Final = re.compile(rf"[^{_CONTROL} ,]*+")
+_TIME: Final = re.compile(r"-?+[0-9]++(?=[ \r\n]|\Z)")
+_END: Final = re.compile(r" *+\r?+\n?+\Z")
+
+
+def _past(pattern: re.Pattern[str], line: str, at: int) -> int:
+    """
+    @return: the place after what the pattern matches, which may be nothing.
+    """
+    found = pattern.match(line, at)
+    return found.end() if found else at
+
+
+def _reason(line: str) -> str:
+    """
+    @precondition: the line is not of the grammar.
+    """
+    start = _past(_BLANKS, line, 0)
+    if _END.match(line, start):
+        return "it is empty"
+    if line[start] == "#":
+        return "it is a comment, which holds nothing to store"
+    name = _past(_MEASUREMENT, line, start)
+    if name == start:
+        return f"{_there(line, start)} where the measurement should be"
+    tags = _past(_GOOD_TAGS, line, name)
+    if line[tags : tags + 1] == ",":
+        return _bad_tag(line, tags + 1)
+    if _END.match(line, tags):
+        return f"it ends at character {tags} without a field"
+    fields = _past(_BLANKS, line, tags)
+    if fields == tags:
+        return f"{_there(line, tags)} after the {'measurement' if tags == name else 'tags'}"
+    end = _past(_GOOD_FIELDS, line, fields)
+    if end == fields or line[end] == ",":
+        return _bad_field(line, end + (end > fields))
+    time = _past(_BLANKS, line, end)
+    if time == end:
+        return f"{_there(line, end)} after the fields"
+    end = _past(_TIME, line, time)
+    if end == time:
+        word = line[time : _past(_WORD, line, time)]
+        if word:
+            return f"{_shown(word)} at character {time} where the timestamp should be"
+        return f"{_there(line, time)} where the timestamp should be"
+    return f"{_there(line, _past(_BLANKS, line, end))} after the timestamp"
+
+
+def _bad_tag(line: str, start: int) -> str:
+    name, at, fault = _key(line, start, "tag")
+    if fault:
+        return fault
+    end = _past(_TOKEN, line, at)
+    if end == at:
+        return f"{_there(line, at)} where the value of tag {name} should be"
+    return f"{_there(line, end)} in the value of tag {name}"
+
+
+def _bad_field(line: str, start: int) -> str:
+    name, at, fault = _key(line, start, "field")
+    if fault:
+        return fault
+    if line[at : at + 1] == '"':
+        end = _past(_CLOSED, line, at)
+        if end == at:
+            return f"the string of field {name} from character {at} on has no closing quote"
+        return f"{_there(line, end)} after the string of field {name}"
+    end = _past(_WORD, line, at)
+    word = line[at:end]
+    if not word:
+        return f"{_there(line, at)} where the value of field {name} should be"
+    if _GOOD.fullmatch(word):
+        return f"{_there(line, end)} after the value of field {name}"
+    if word.lstrip("+-").lower() in ("nan", "inf", "infinity"):
+        return f"field {name}: {_shown(word)} at character {at} is no value: a number is finite"
+    return (
+        f"field {name}: {_shown(word)} at character {at} is neither a number nor a boolean, "
+        "nor in double quotes"
+    )
+
+
+def _key(line: str, start: int, kind: str) -> tuple[str, int, str | None]:
+    """
+    @return: the key for people, where its value begins, and what is wrong with it.
+    """
+    end = _past(_TOKEN, line, start)
+    if end == start:
+        return "", end, f"{_there(line, start)} where the key of a {kind} should be"
+    name = _shown(_unescaped(line[start:end]))
+    if line[end : end + 1] != "=":
+        return name, end, f"{_there(line, end)} where {kind} {name} should have its '='"
+    return name, end + 1, None
+
+
+def _there(line: str, at: int) -> str:
+    if at >= len(line):
+        return f"it ends at character {at}"
+    if line[at] == "\n":
+        return f"a second line begins (a message is one) at character {at}"
+    if line[at] < " " or line[at] == "\x7f":
+        return f"there is a control character (0x{ord(line[at]):02x}) at character {at}"
+    return f"there is {line[at]!r} at character {at}"
+
+
+def _shown(text: str) -> str:
+    return f"'{text[:MAX_SHOWN]}...'" if len(text) > MAX_SHOWN else f"'{text}'"
