@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
+
+from gateway.formats.choice import TEXT, Reading
 
 FRAME: Final = "@frame"
-
-FormatName = Literal["text", "json"]
 
 METADATA: Final = ("@peer", "@listener", "@received_at", "@identity")
 """What the gateway knows of a message."""
@@ -56,7 +56,7 @@ class Route:
     @ivar columns: column -> where its value comes from.
     @ivar create_columns: column -> SQL type, or C{None}: the table is not created.
     @ivar dead_letter: whether refused messages are kept.
-    @ivar format: how messages are read, see L{gateway.formats}.
+    @ivar reading: how messages become fields.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Route:
     columns: Mapping[str, Value]
     create_columns: Mapping[str, str] | None = None
     dead_letter: bool = False
-    format: FormatName = "text"
+    reading: Reading = TEXT
 
     @property
     def fields(self) -> list[str]:

@@ -11,13 +11,13 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct, field
 
+from gateway.formats.choice import FormatName, Reading, field_fault, format_of
 from gateway.route import (
     CONSTANT,
     DEFAULT_COLUMNS,
     FRAME,
     METADATA,
     SOURCES,
-    FormatName,
     Route,
     Value,
 )
@@ -46,6 +46,9 @@ class RouteSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     @ivar table: C{table} or C{schema.table}.
     @ivar format: how messages are read.
+    @ivar fields: of csv: what the values of a record are called, in order.
+    @ivar delimiter: of csv: what stands between values, one character or C{whitespace}.
+    @ivar pattern: of regex: a regular expression with named groups (RE2 syntax).
     @ivar columns: column -> where its value comes from: a field, one of the sources
         that begin with C{@}, or a table as L{ColumnSection}.
     @ivar create: whether to create the table if it is missing.
@@ -55,6 +58,9 @@ class RouteSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     table: str
     format: FormatName = "text"
+    fields: list[str] | None = None
+    delimiter: str | None = None
+    pattern: str | None = None
     create: bool = False
     columns: dict[str, Any] = field(default_factory=lambda: {"body": FRAME, "peer": "@peer"})
     create_columns: dict[str, str] | None = None
@@ -72,11 +78,26 @@ def routes_of(sections: Mapping[str, RouteSection], reader: Reader) -> dict[str,
     found = {}
     for name, section in sections.items():
         _check_table(reader, name, section)
-        found[name] = _route(name, section, _columns(reader, name, section))
+        found[name] = _one_route(reader, name, section)
     return found
 
 
-def _route(name: str, section: RouteSection, columns: Mapping[str, Value]) -> Route:
+def _one_route(reader: Reader, name: str, section: RouteSection) -> Route:
+    before = len(reader.problems)
+    reading = _reading(reader, f"routes.{name}", section)
+    columns = _columns(reader, name, section, reading)
+    route = _route(name, section, columns, reading)
+    if len(reader.problems) == before and reading.format != "text":
+        try:
+            format_of(reading, route.fields)
+        except ValueError as error:
+            reader.note(f"routes.{name}.pattern", str(error))
+    return route
+
+
+def _route(
+    name: str, section: RouteSection, columns: Mapping[str, Value], reading: Reading
+) -> Route:
     create = section.create_columns or DEFAULT_COLUMNS
     return Route(
         name,
@@ -84,11 +105,30 @@ def _route(name: str, section: RouteSection, columns: Mapping[str, Value]) -> Ro
         columns,
         create if section.create else None,
         section.dead_letter,
-        section.format,
+        reading,
     )
 
 
-def _columns(reader: Reader, name: str, section: RouteSection) -> dict[str, Value]:
+def _reading(reader: Reader, where: str, section: RouteSection) -> Reading:
+    for key, format_ in (("fields", "csv"), ("delimiter", "csv"), ("pattern", "regex")):
+        if getattr(section, key) is not None and section.format != format_:
+            reader.note(f"{where}.{key}", f'is for format = "{format_}"; leave it out')
+    names = section.fields or []
+    if section.format == "csv" and not names:
+        reader.note(f"{where}.fields", 'is missing; name the values in order, ["a", "b"]')
+    for name in dict.fromkeys(name for name in names if names.count(name) > 1):
+        reader.note(f"{where}.fields", f"names {name!r} twice")
+    delimiter = "," if section.delimiter is None else section.delimiter
+    if delimiter != "whitespace" and (len(delimiter) != 1 or delimiter in '"\r\n\0'):
+        reader.note(f"{where}.delimiter", 'must be one character, or "whitespace"')
+    if section.format == "regex" and section.pattern is None:
+        reader.note(f"{where}.pattern", "is missing; name groups as in (?P<name>.*)")
+    return Reading(section.format, tuple(names), delimiter, section.pattern or "")
+
+
+def _columns(
+    reader: Reader, name: str, section: RouteSection, reading: Reading
+) -> dict[str, Value]:
     """
     The columns of a route, those without a problem.
     """
@@ -102,12 +142,16 @@ def _columns(reader: Reader, name: str, section: RouteSection) -> dict[str, Valu
             continue
         source = value.source
         known = source in SOURCES or source == CONSTANT
-        if not known and (section.format == "text" or source.startswith("@")):
+        if known:
+            pass
+        elif section.format == "text" or source.startswith("@"):
             reader.note(
                 f"{where}.{column}",
                 f"{source!r} is no source of a {section.format} route{meant(source, SOURCES)};"
                 f" there are {', '.join(SOURCES)}",
             )
+        elif (fault := field_fault(reading, source)) is not None:
+            reader.note(f"{where}.{column}", f"{source!r} {fault}")
         found[column] = value
     if section.columns and len(found) == len(section.columns):
         sources = [value.source for value in found.values()]

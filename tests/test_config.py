@@ -4,6 +4,7 @@ Configuration: all problems at once, each with its file, its key and what was me
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path, PurePath
 
@@ -23,6 +24,7 @@ from gateway.config import (
     load_config,
 )
 from gateway.errors import ConfigError
+from gateway.route import CONSTANT, Value
 from gateway.route_sections import RouteSection
 from gateway.tap import Options, endpoint_fault
 
@@ -41,7 +43,8 @@ def problems(text: str) -> list[str]:
 
 def test_sample_is_accepted_and_complete() -> None:
     """Every key of etc/gateway.toml is accepted, and every accepted key is in it."""
-    text = SAMPLE.read_text()
+    # What is commented out must be right as well, for whoever takes the # away.
+    text = re.sub(r"(?m)^#(?=[^ ])", "", SAMPLE.read_text())
     config = load(text)
     assert config.database == Database() and config.limits == Limits()
     data = tomllib.loads(text)
@@ -222,3 +225,79 @@ def test_wrong_options(words: tuple[str, ...], said: str) -> None:
     """What is wrong with the command line is one clean error."""
     with pytest.raises(UsageError, match=said):
         options(*words)
+
+
+READING = """
+[listeners.a]
+endpoint = "tcp:1"
+route = "r"
+[routes.r]
+table = "t"
+format = "{format}"
+{keys}
+[routes.r.columns]
+{columns}
+"""
+
+
+@pytest.mark.parametrize(
+    ("form", "keys", "columns", "said"),
+    [
+        ("josn", "", 'a = "a"', ".format: 'josn' is not one of text, json, csv, logfmt, regex,"),
+        ("json", 'pattern = "x"', 'a = "a"', '.pattern: is for format = "regex"; leave it out'),
+        ("csv", "", 'a = "a"', ".fields: is missing; name the values in order"),
+        ("csv", 'fields = ["a", "a"]', 'a = "a"', ".fields: names 'a' twice"),
+        ("csv", 'fields = ["ab"]', 'a = "ba"', ".columns.a: 'ba' is not in fields"),
+        ("csv", 'fields = ["a"]\ndelimiter = "::"', 'a = "a"', ".delimiter: must be one character"),
+        ("regex", "", 'a = "a"', ".pattern: is missing; name groups as in (?P<name>.*)"),
+        ("regex", "pattern = '(?P<a>'", 'a = "a"', ".pattern: is not a valid pattern"),
+        ("regex", "pattern = '(?P<host>.)'", 'a = "hots"', "; did you mean 'host'?"),
+        ("syslog", "", 'a = "hostnam"', "'hostnam' "),
+        ("influx", "", 'a = "tag."', "'tag.' names no tag"),
+        ("json", "", 'a = "a..b"', "'a..b' has an empty name in its path"),
+        ("json", "", 'a = "@fram"', "'@fram' is no source of a json route; did you mean '@frame'?"),
+        ("json", "", 'a = "@peer"', ".columns: no column takes a field, so messages would be lost"),
+        ("json", "", "a = 5", ".columns.a: must be a field, or a table as"),
+        ("json", "", 'a = ""', ".columns.a: is empty; name a field"),
+        ("json", "", 'a = { feild = "a" }', ".columns.a.feild: unknown key; did you mean 'field'?"),
+        ("json", "", "a = {}", ".columns.a: needs either field or value"),
+        ("json", "", "a = { value = 1, required = true }", ".columns.a.required: is for a field"),
+        (
+            *("json", "", 'a = { field = "a", required = true, default = 1 }'),
+            ".columns.a: required and default exclude each other",
+        ),
+        (
+            *("json", "", 'a = { field = "@frame", default = 1 }'),
+            ".columns.a: required and default are for fields; @frame is none",
+        ),
+    ],
+)
+def test_wrong_readings(form: str, keys: str, columns: str, said: str) -> None:
+    """What is wrong with a format or a column is said with its key, and nothing else is."""
+    found = problems(READING.format(format=form, keys=keys, columns=columns))
+    assert len([line for line in found if said in line]) == 1, found
+    assert all(line.startswith("/etc/g.toml: routes.r.") for line in found)
+
+
+def test_values_of_columns() -> None:
+    """Constants and defaults are what a message would write."""
+    columns = """
+        a = "x.y"
+        b = { field = "x", default = 1.5 }
+        c = { value = true }
+        d = { value = 2026-11-21T10:00:00Z }
+        e = { value = { k = [1, "x"] } }
+        f = { value = inf }
+        g = { field = "g", required = true }
+    """
+    config = load(READING.format(format="json", keys="", columns=columns))
+    assert config.routes["r"].columns == {
+        "a": Value("x.y"),
+        "b": Value("x", "1.5"),
+        "c": Value(CONSTANT, "true"),
+        "d": Value(CONSTANT, "2026-11-21T10:00:00+00:00"),
+        "e": Value(CONSTANT, '{"k":[1,"x"]}'),
+        "f": Value(CONSTANT, "inf"),
+        "g": Value("g", None, True),
+    }
+    assert config.routes["r"].fields == ["x.y", "x", "g"]

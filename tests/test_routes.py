@@ -54,6 +54,8 @@ raw = "@frame"
 
 Start = Callable[..., Gateway]
 
+AT = datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)
+
 
 @pytest.fixture
 def start(database: Database, start_gateway: Callable[..., Gateway], tmp_path: Path) -> Start:
@@ -211,4 +213,76 @@ def test_dead_letters_are_raw(start: Start, database: Database) -> None:
         (bytes(frame), error)
         for frame, error in database.execute("SELECT frame, error FROM gateway.dead_letter")
     ] == [(b'{"at":', "not JSON: it ends too early")]
+    peer.close()
+
+
+EVERY = """
+[database]
+dsn = '''{dsn}'''
+[listeners.lines]
+endpoint = "tcp:0:interface=127.0.0.1"
+route = "r"
+[routes.r]
+table = "t"
+format = "{format}"
+{keys}
+[routes.r.columns]
+{columns}
+"""
+
+
+@pytest.mark.parametrize(
+    ("form", "keys", "columns", "sent", "stored", "bad", "why"),
+    [
+        (
+            *("csv", 'fields = ["n", "x", "s"]', 's = "s"\nn = "n"\nx = "x"'),
+            *('1,2.5,"a ""b"", c"', (1, 2.5, 'a "b", c'), "1,2", "2 values where 3 are expected"),
+        ),
+        (
+            *("csv", 'fields = ["s", "x", "at"]\ndelimiter = "whitespace"'),
+            *('s = "s"\nx = "x"\nat = "at"', "cpu.load 0.5 1700000000"),
+            *((None, 0.5, "cpu.load", AT), "cpu.load 0.5 never", "column 'at': 'never' is no time"),
+        ),
+        (
+            *("logfmt", "", 'n = "n"\ns = "msg"', 'level=info msg="all is well" n=7'),
+            *((7, None, "all is well"), "n=x", "column 'n': 'x' is not an integer"),
+        ),
+        (
+            *("regex", r"pattern = '(?P<who>\w+) sent (?P<n>\d+)'", 'n = "n"\ns = "who"'),
+            *("anna sent 5", (5, None, "anna"), "anna", "does not match the route's pattern"),
+        ),
+        (
+            *("syslog", "", 'n = "severity"\ns = "message"\nat = "timestamp"'),
+            "<165>1 2023-11-14T22:13:20Z host app 1 ID47 - it works",
+            *((5, None, "it works", AT), "<165>1 x", "TIMESTAMP"),
+        ),
+        (
+            *("influx", "", 'n = "field.n"\nx = "x"\ns = "tag.host"\nat = "timestamp"'),
+            "cpu,host=a n=3i,x=0.25 1700000000000000000",
+            *((3, 0.25, "a", AT), "cpu,host=a", "field"),
+        ),
+    ],
+)
+def test_every_format(
+    database: Database,
+    start_gateway: Callable[..., Gateway],
+    tmp_path: Path,
+    form: str,
+    keys: str,
+    columns: str,
+    sent: str,
+    stored: tuple[object, ...],
+    bad: str,
+    why: str,
+) -> None:
+    """From a socket into typed columns; what is not of the format is refused alone."""
+    database.execute("CREATE TABLE t (n integer, x double precision, s text, at timestamptz)")
+    config = tmp_path / "every.toml"
+    config.write_text(EVERY.format(dsn=database.dsn, format=form, keys=keys, columns=columns))
+    peer = start_gateway("--config", str(config)).connect()
+    peer.send(f"{sent}\n{bad}\n{sent}\n".encode())
+    first, refused, last = peer.read_lines(3)
+    assert (first, last) == (b"+OK", b"+OK")
+    assert refused.startswith(b"-REJ ") and why in refused.decode()
+    assert database.execute("SELECT n, x, s, at FROM t") == [(*stored, None)[:4]] * 2
     peer.close()

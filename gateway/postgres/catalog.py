@@ -7,13 +7,17 @@ Used before a route is opened and by C{gateway check}, so that both say the same
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from gateway.columns.kind import SqlType
+from gateway.errors import RouteError
+from gateway.formats.choice import FormatName
 from gateway.postgres.connection import Query
-from gateway.route import FRAME, METADATA, FormatName, Route, table_identifier
+from gateway.route import FRAME, METADATA, Route, table_identifier
+from gateway.sql.route import insert_for
+from gateway.sql.statement import Insert
 
 _TABLE: Final = """
     SELECT c.oid, c.relkind::text,
@@ -96,12 +100,12 @@ class Findings:
     A route against its table.
 
     @ivar exists: whether the table is there.
-    @ivar types: column -> its type, for the route's columns that are there.
+    @ivar insert: what stores into it; only where there is no problem.
     @ivar problems: one line each; with none the route can be opened.
     """
 
     exists: bool
-    types: Mapping[str, SqlType]
+    insert: Insert | None
     problems: list[str]
 
 
@@ -112,10 +116,10 @@ async def examine(query: Query, route: Route) -> Findings:
     name = table_identifier(route.table)
     rows = await query(_TABLE, (name,))
     if not rows:
-        return Findings(False, {}, [f"table {name} does not exist"])
+        return Findings(False, None, [f"table {name} does not exist"])
     oid, kind, may_insert = rows[0]
     if kind not in _INSERTABLE:
-        return Findings(True, {}, [f"{name} is not a table (pg_class.relkind {kind!r})"])
+        return Findings(True, None, [f"{name} is not a table (pg_class.relkind {kind!r})"])
     columns = {row[0]: Column.of_row(row) for row in await query(_COLUMNS, (oid,))}
     problems = []
     if not may_insert:
@@ -129,7 +133,7 @@ async def examine(query: Query, route: Route) -> Findings:
             problems.append(f"column {column!r} does not exist in {name}{hint}")
         elif found.computed:
             problems.append(f"column {column!r} of {name} is generated; it takes no values")
-        elif not found.holds(source, route.format):
+        elif not found.holds(source, route.reading.format):
             problems.append(
                 f"column {column!r} of {name} is of type {found.type.name},"
                 f" which cannot hold {'text' if source != '@received_at' else 'a time'} ({source})"
@@ -141,5 +145,10 @@ async def examine(query: Query, route: Route) -> Findings:
         for c in columns.values()
         if c.required and not c.computed and c.name not in route.columns
     ]
-    types = {c: columns[c].type for c in route.columns if c in columns}
-    return Findings(True, types, problems)
+    if problems:
+        return Findings(True, None, problems)
+    try:
+        insert = insert_for(route, {column: columns[column].type for column in route.columns})
+    except RouteError as error:
+        return Findings(True, None, [str(error)])
+    return Findings(True, insert, problems)

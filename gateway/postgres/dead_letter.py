@@ -20,7 +20,6 @@ from gateway.postgres.catalog import examine
 from gateway.postgres.connection import Connection, Query
 from gateway.reply import Outcome
 from gateway.route import Route
-from gateway.sql.route import insert_for
 from gateway.sql.statement import bind_at_once
 
 BURY: Final = """
@@ -176,9 +175,9 @@ class DeadLetters:
 
         async def work(query: Query) -> None:
             found = await examine(query, route)
-            if found.problems:
+            if found.insert is None:
                 raise RouteError("; ".join(found.problems))
-            statement, bound = bind_at_once(insert_for(route, found.types), _batch(letter).slices)
+            statement, bound = bind_at_once(found.insert, _batch(letter).slices)
             # Whoever else replays it waits here, and then finds it gone.
             if not await query(_TAKE, (letter.id,)):
                 raise Gone

@@ -41,7 +41,6 @@ from gateway.postgres.pool import Pool
 from gateway.postgres.schema import create_table, migrate
 from gateway.reply import Outcome
 from gateway.route import Route
-from gateway.sql.route import insert_for
 from gateway.sql.statement import Binding, Bound, Insert, Statement
 
 DEADLINE_MARGIN = 5.0
@@ -267,9 +266,9 @@ class PostgresStore:
 
     async def _open_route(self, connection: Connection, route: Route) -> Insert:
         findings = await connection.transaction(partial(_ready, route), self._deadline)
-        if findings.problems:
+        insert = findings.insert
+        if insert is None:
             raise RouteError("; ".join(findings.problems))
-        insert = insert_for(route, findings.types)
         for statement in insert.statements:
             self._prepared.setdefault(statement, _Prepared(statement))
         self._open[route.name] = insert

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gateway.columns.kind import SqlType
-from gateway.formats.json import JsonFormat
+from gateway.formats.choice import format_of
 from gateway.route import Route
 from gateway.sql.arrays import ArrayInsert
 from gateway.sql.joined import JoinedInsert
@@ -19,6 +19,6 @@ def insert_for(route: Route, types: Mapping[str, SqlType]) -> Insert:
     @param types: column -> its type, for every column of the route.
     @raise RouteError: a value of the configuration does not fit its column.
     """
-    if route.format == "text":
+    if route.reading.format == "text":
         return JoinedInsert(route, types)
-    return ArrayInsert(route, types, JsonFormat(route.fields))
+    return ArrayInsert(route, types, format_of(route.reading, route.fields))

@@ -1,0 +1,254 @@
+"""
+Structured messages into typed columns, beside COPY of the same rows::
+
+    python -m benchmarks.routes            # about two minutes; --quick for half of one
+
+A million messages of five typed fields (timestamptz, text, double precision, integer,
+jsonb) by sixteen connections, each acknowledged after its commit; the median of the
+rounds counts. Then the same with bad messages among them: such as the gateway finds,
+and such as only the database can. Writes the table that docs/performance.md shows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.support import Database, Gateway, TemporaryServer
+
+ROOT = Path(__file__).parent.parent
+CONNECTIONS = 16
+WINDOW = 1000
+
+TABLE = """
+    CREATE TABLE readings (
+        at timestamptz NOT NULL, device text NOT NULL, temp double precision,
+        count integer CHECK (count >= 0), data jsonb
+    )
+"""
+
+FORMATS = {"json": "", "csv": 'fields = ["at", "device", "temp", "count", "data"]'}
+
+CONFIG = """
+[database]
+dsn = '''{dsn}'''
+{sections}
+"""
+
+SECTION = """
+[listeners.{name}]
+endpoint = "tcp:0:interface=127.0.0.1"
+route = "{name}"
+window = {window}
+[routes.{name}]
+table = "readings"
+format = "{name}"
+{keys}
+[routes.{name}.columns]
+at = "at"
+device = "device"
+temp = "temp"
+count = "count"
+data = "data"
+"""
+
+Row = tuple[str, str, str, str, str]
+
+BOUNDS = {"json": 0.35, "csv": 0.35}
+BAD_BOUND = 0.5
+
+
+def row(number: int) -> Row:
+    at = f"2026-11-21T10:{number // 60 % 60:02}:{number % 60:02}.{number % 1_000_000:06}Z"
+    data = f'{{"battery":{number % 100},"tags":["a","b"]}}'
+    return at, f"sensor-{number % 1000}", f"{number / 7:.2f}", str(number), data
+
+
+def as_json(values: Row) -> str:
+    at, device, temp, count, data = values
+    return f'{{"at":"{at}","device":"{device}","temp":{temp},"count":{count},"data":{data}}}\n'
+
+
+def as_csv(values: Row) -> str:
+    quoted = values[4].replace('"', '""')
+    return f'{",".join(values[:4])},"{quoted}"\n'
+
+
+WRITERS: dict[str, Callable[[Row], str]] = {"json": as_json, "csv": as_csv}
+
+
+def spoilt(values: Row) -> Row:
+    """What the gateway finds: no number."""
+    return (*values[:2], "none" if values[2] == "0.00" else f'"{values[2]}x"', *values[3:])
+
+
+def forbidden(values: Row) -> Row:
+    """What only the database finds: its CHECK."""
+    return (*values[:3], "-1", values[4])
+
+
+class Bench:
+    """
+    One server, one gateway with a listener for each format.
+    """
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.count = count
+        self.server = TemporaryServer(folder)
+        self.server.start()
+        self.database = Database(self.server.embedded.dsn)
+        self.database.execute(TABLE)
+        self.rows = folder / "rows.tsv"
+        with self.rows.open("w") as file:
+            file.writelines("\t".join(row(number)) + "\n" for number in range(count))
+        config = folder / "gateway.toml"
+        sections = "".join(
+            SECTION.format(name=name, keys=keys, window=WINDOW) for name, keys in FORMATS.items()
+        )
+        config.write_text(CONFIG.format(dsn=self.database.dsn, sections=sections))
+        self.gateway = Gateway(("--config", str(config)), folder)
+        self.gateway.wait_ready()
+
+    def close(self) -> None:
+        self.gateway.end()
+        self.server.stop()
+
+    def empty(self) -> None:
+        self.database.execute("TRUNCATE readings")
+        self.database.execute("CHECKPOINT")
+
+    def copy(self) -> float:
+        """@return: rows per second."""
+        self.empty()
+        begun = time.monotonic()
+        command = f"\\copy readings FROM '{self.rows}'"
+        subprocess.run([*self.server.embedded.psql.split(), "-qc", command], check=True)
+        return self.count / (time.monotonic() - begun)
+
+    def send(self, name: str, every: int = 0, bad: Callable[[Row], Row] = spoilt) -> float:
+        """
+        @param every: each so many messages one is bad; 0 for none.
+        @return: messages answered per second.
+        """
+        self.empty()
+        write = WRITERS[name]
+
+        def text(number: int) -> str:
+            values = row(number)
+            return write(bad(values) if every and number % every == every // 2 else values)
+
+        share = self.count // CONNECTIONS
+        loads = [
+            "".join(map(text, range(first, first + share))).encode()
+            for first in range(0, share * CONNECTIONS, share)
+        ]
+        port = self.gateway.port(name)
+        peers = [Talk(port, load, share) for load in loads]
+        begun = time.monotonic()
+        for peer in peers:
+            peer.start()
+        for peer in peers:
+            peer.join()
+        seconds = time.monotonic() - begun
+        stored = self.database.column("SELECT count(*) FROM readings")[0]
+        ok = sum(peer.ok for peer in peers)
+        refused = sum(peer.refused for peer in peers)
+        wrong = share * CONNECTIONS // every if every else 0
+        if (ok, refused) != (stored, wrong) or ok + refused != share * CONNECTIONS:
+            raise RuntimeError(f"{ok} acknowledged, {stored} stored, {refused} of {wrong} refused")
+        return (ok + refused) / seconds
+
+
+class Talk(threading.Thread):
+    """
+    One connection: sends all it has, counts the answers.
+    """
+
+    def __init__(self, port: int, load: bytes, count: int) -> None:
+        super().__init__()
+        self.ok = self.refused = 0
+        self._load = load
+        self._count = count
+        self._socket = socket.create_connection(("127.0.0.1", port))
+
+    def run(self) -> None:
+        sender = threading.Thread(target=self._socket.sendall, args=(self._load,))
+        sender.start()
+        rest = b""
+        while self.ok + self.refused < self._count:
+            data = self._socket.recv(1 << 18)
+            if not data:
+                break
+            whole, end, rest = (rest + data).rpartition(b"\n")
+            lines = b"\n" + whole + end
+            self.ok += lines.count(b"\n+OK")
+            self.refused += lines.count(b"\n-REJ")
+        sender.join()
+        self._socket.close()
+
+
+def measure(bench: Bench, rounds: int) -> str:
+    """
+    @return: the table, in Markdown.
+    """
+    steps: dict[str, Callable[[], float]] = {
+        "COPY (psql)": bench.copy,
+        "json": lambda: bench.send("json"),
+        "csv": lambda: bench.send("csv"),
+        "json, 1 % bad, found by the gateway": lambda: bench.send("json", 100),
+        "json, 1 % bad, found by the database": lambda: bench.send("json", 100, forbidden),
+    }
+    found: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(rounds):
+        for name, step in steps.items():
+            found[name].append(step())
+            print(f"round {turn + 1}: {name:38} {found[name][-1]:12,.0f} messages/s", flush=True)
+    rates = {name: statistics.median(figures) for name, figures in found.items()}
+    copy, clean = rates["COPY (psql)"], rates["json"]
+    lines = [
+        "| format | messages/s | of COPY | of all good | bound |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, rate in rates.items():
+        of_clean = f"{rate / clean:.2f}" if "bad" in name else ""
+        bound = f"{BOUNDS[name]} of COPY" if name in BOUNDS else ""
+        if "gateway" in name:
+            bound = f"{BAD_BOUND} of all good"
+        lines.append(f"| {name} | {rate:,.0f} | {rate / copy:.2f} | {of_clean} | {bound} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description="JSON and CSV into typed columns beside COPY.")
+    parser.add_argument("--quick", action="store_true", help="one round of a fifth of the rows")
+    quick = parser.parse_args(arguments).quick
+    with tempfile.TemporaryDirectory(prefix="gateway-routes-") as folder:
+        bench = Bench(Path(folder), 200_000 if quick else 1_000_000)
+        try:
+            table = measure(bench, 1 if quick else 3)
+        finally:
+            bench.close()
+    print(f"\n{table}")
+    if not quick:
+        page = ROOT / "docs" / "performance.md"
+        text = re.sub(
+            r"(<!-- routes -->\n).*(<!-- end of routes -->)",
+            lambda m: f"{m[1]}{table}{m[2]}",
+            page.read_text(),
+            flags=re.DOTALL,
+        )
+        page.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

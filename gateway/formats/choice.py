@@ -1,0 +1,75 @@
+"""
+Which format reads the messages of a route.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Final, Literal
+
+from gateway.formats import influx, json, syslog
+from gateway.formats.csv import CsvFormat
+from gateway.formats.fields import Format
+from gateway.formats.influx import InfluxFormat
+from gateway.formats.json import JsonFormat
+from gateway.formats.logfmt import LogfmtFormat
+from gateway.formats.regex import RegexFormat
+from gateway.formats.syslog import SyslogFormat
+
+FormatName = Literal["text", "json", "csv", "logfmt", "regex", "syslog", "influx"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """
+    How messages are read.
+
+    @ivar names: of csv: what the values of a record are called, in order.
+    @ivar delimiter: of csv: one character, or C{whitespace}.
+    @ivar pattern: of regex.
+    """
+
+    format: FormatName = "text"
+    names: tuple[str, ...] = ()
+    delimiter: str = ","
+    pattern: str = ""
+
+
+TEXT: Final = Reading()
+"""A message is one value."""
+
+_FORMATS: Final[Mapping[FormatName, Callable[[Reading, Sequence[str]], Format]]] = {
+    "json": lambda reading, fields: JsonFormat(fields),
+    "csv": lambda reading, fields: CsvFormat(fields, reading.names, reading.delimiter),
+    "logfmt": lambda reading, fields: LogfmtFormat(fields),
+    "regex": lambda reading, fields: RegexFormat(fields, reading.pattern),
+    "syslog": lambda reading, fields: SyslogFormat(fields),
+    "influx": lambda reading, fields: InfluxFormat(fields),
+}
+
+_FAULTS: Final[Mapping[FormatName, Callable[[str], str | None]]] = {
+    "json": json.fault_of,
+    "syslog": syslog.fault_of,
+    "influx": influx.fault_of,
+}
+
+
+def format_of(reading: Reading, fields: Sequence[str]) -> Format:
+    """
+    @param fields: those that columns want, which L{field_fault} has nothing against.
+    @raise ValueError: the pattern is of no use.
+    """
+    return _FORMATS[reading.format](reading, fields)
+
+
+def field_fault(reading: Reading, field: str) -> str | None:
+    """
+    Why messages read like this never have such a field, for the configuration.
+    """
+    if reading.format == "csv" and field not in reading.names:
+        near = get_close_matches(field, reading.names, 1)
+        return f"is not in fields{f'; did you mean {near[0]!r}?' if near else ''}"
+    fault = _FAULTS.get(reading.format)
+    return None if fault is None else fault(field)
