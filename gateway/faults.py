@@ -16,8 +16,10 @@ class FramesRefused(PeerError):
     Some frames can never be stored; the others can.
 
     @ivar faults: which ones and why.
+    @ivar by_type: whether the types of the table's columns had a part in it.
     """
 
-    def __init__(self, faults: Faults) -> None:
+    def __init__(self, faults: Faults, by_type: bool = False) -> None:
         super().__init__(f"{len(faults)} frames refused")
         self.faults = faults
+        self.by_type = by_type

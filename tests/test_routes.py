@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.load import responsive
-from tests.support import Database, Gateway
+from tests.support import Database, Gateway, wait_until
 
 TABLE = """
     CREATE TABLE readings (
@@ -285,4 +285,99 @@ def test_every_format(
     assert (first, last) == (b"+OK", b"+OK")
     assert refused.startswith(b"-REJ ") and why in refused.decode()
     assert database.execute("SELECT n, x, s, at FROM t") == [(*stored, None)[:4]] * 2
+    peer.close()
+
+
+KINDS_OF_TABLES = {
+    "partitioned": """
+        CREATE TABLE t (n integer, s text) PARTITION BY RANGE (n);
+        CREATE TABLE low PARTITION OF t FOR VALUES FROM (0) TO (10);
+        CREATE TABLE high PARTITION OF t FOR VALUES FROM (10) TO (20)
+    """,
+    "trigger": """
+        CREATE TABLE t (n integer, s text);
+        CREATE FUNCTION judge() RETURNS trigger LANGUAGE plpgsql AS
+            $$BEGIN
+                IF NEW.n > 19 THEN RAISE EXCEPTION 'too much: %', NEW.n; END IF;
+                NEW.s := upper(NEW.s);
+                RETURN NEW;
+            END$$;
+        CREATE TRIGGER judge BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION judge()
+    """,
+    "foreign key": """
+        CREATE TABLE known (n integer PRIMARY KEY);
+        INSERT INTO known SELECT generate_series(0, 19);
+        CREATE TABLE t (n integer REFERENCES known, s text)
+    """,
+    "deferred foreign key": """
+        CREATE TABLE known (n integer PRIMARY KEY);
+        INSERT INTO known SELECT generate_series(0, 19);
+        CREATE TABLE t (n integer REFERENCES known DEFERRABLE INITIALLY DEFERRED, s text)
+    """,
+    "generated": """
+        CREATE TABLE t (
+            n integer CHECK (n < 20), s text, twice integer GENERATED ALWAYS AS (n * 2) STORED
+        )
+    """,
+    "view with INSTEAD OF": """
+        CREATE TABLE real (n integer CHECK (n < 20), s text);
+        CREATE VIEW t AS SELECT n, s FROM real;
+        CREATE FUNCTION instead() RETURNS trigger LANGUAGE plpgsql AS
+            $$BEGIN INSERT INTO real VALUES (NEW.n, NEW.s || '!'); RETURN NEW; END$$;
+        CREATE TRIGGER instead INSTEAD OF INSERT ON t FOR EACH ROW EXECUTE FUNCTION instead()
+    """,
+    "domain and enum": """
+        CREATE TYPE mood AS ENUM ('s', 'glad');
+        CREATE DOMAIN small AS integer CHECK (VALUE < 20);
+        CREATE TABLE t (n small, s mood)
+    """,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_TABLES)
+def test_kinds_of_tables(
+    database: Database, start_gateway: Callable[..., Gateway], tmp_path: Path, kind: str
+) -> None:
+    """Whatever the table is, what it refuses is refused alone, and all else is in it."""
+    database.execute(KINDS_OF_TABLES[kind])
+    config = tmp_path / "kinds.toml"
+    columns = 'n = "n"\ns = "s"'
+    config.write_text(EVERY.format(dsn=database.dsn, format="json", keys="", columns=columns))
+    peer = start_gateway("--config", str(config)).connect()
+    peer.send(b"".join(b'{"n":%d,"s":"s"}\n' % n for n in (1, 50, 12, 99, 3)))
+    answers = peer.read_lines(5)
+    assert [answer[:4] for answer in answers] == [b"+OK", b"-REJ", b"+OK", b"-REJ", b"+OK"]
+    assert database.column("SELECT n FROM t ORDER BY n") == [1, 3, 12]
+    stored = {"trigger": "S", "view with INSTEAD OF": "s!"}.get(kind, "s")
+    assert set(database.column("SELECT s::text FROM t")) == {stored}
+    peer.close()
+
+
+def test_a_table_changed_under_us(
+    database: Database, start_gateway: Callable[..., Gateway], tmp_path: Path
+) -> None:
+    """A column of another type, dropped or added again is noticed without a restart."""
+    database.execute("CREATE TABLE t (n integer, s text)")
+    config = tmp_path / "changed.toml"
+    columns = 'n = "n"\ns = "s"'
+    config.write_text(EVERY.format(dsn=database.dsn, format="json", keys="", columns=columns))
+    gateway = start_gateway("--config", str(config))
+    peer = gateway.connect()
+
+    def ask(number: str) -> bytes:
+        peer.send(b'{"n":%s,"s":"x"}\n' % number.encode())
+        return peer.read_lines(1)[0]
+
+    assert ask("1") == b"+OK"
+    database.execute("ALTER TABLE t ALTER n TYPE text")
+    assert ask("2") == b"+OK"
+    database.execute("ALTER TABLE t ADD more integer DEFAULT 7")
+    # The table is not looked at for each bad message, but soon.
+    wait_until(lambda: ask('"three"') == b"+OK", "the type is noticed")
+    database.execute("ALTER TABLE t DROP n")
+    assert ask("4").startswith(b"-TRY ROUTE ")
+    assert "column 'n' does not exist" in gateway.log
+    database.execute("ALTER TABLE t ADD n bigint")
+    wait_until(lambda: ask("5") == b"+OK", "the route heals")
+    assert database.execute("SELECT n, more FROM t ORDER BY n DESC LIMIT 1")[0][0] is None
     peer.close()

@@ -14,7 +14,7 @@ from msgspec import Raw
 from gateway.columns.kind import Kind, Misfit
 from gateway.columns.literal import NULL, all_quoted
 from gateway.columns.scalars import Text
-from gateway.columns.structured import Document, plain, scalar
+from gateway.columns.structured import Document, are_json, plain, scalar
 from gateway.formats.fields import Cells, Tokens
 
 Misfits = dict[int, str]
@@ -121,16 +121,24 @@ class Column:
                 if kind.text.fullmatch(joined):
                     return joined[:-1]
                 return _around(kind.text, joined, texts, one)
-        elif isinstance(kind, Text) and (piece := self._all_quoted(values)) is not None:
+        elif isinstance(kind, (Text, Document)) and (piece := self._quoted(values)) is not None:
             return piece
         return ",".join(map(one, range(len(values))))
 
-    def _all_quoted(self, values: Sequence[str | None]) -> str | None:
+    def _quoted(self, values: Sequence[str | None]) -> str | None:
+        """
+        All at once, where nothing has to be looked at.
+        """
         known = [value for value in values if value is not None]
         length = self.kind.sql_type.length
         if len(known) < len(values) or (length and max(map(len, known)) > length):
             return None
-        return None if "\0" in "".join(known) else all_quoted(known)
+        joined = "".join(known)
+        if "\0" in joined:
+            return None
+        if isinstance(self.kind, Document) and ("\\u0000" in joined or not are_json(known)):
+            return None
+        return all_quoted(known)
 
     def _text(self, row: int, value: str | None, misfits: Misfits) -> str:
         if value is None:

@@ -5,6 +5,8 @@ Documents and arrays: C{json}, C{jsonb}, and arrays of any type.
 from __future__ import annotations
 
 import re
+from collections import deque
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -21,6 +23,18 @@ NUL_ESCAPE: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 MAX_DIMENSIONS: Final = 6
 """Of an array in PostgreSQL (MAXDIM)."""
+
+
+def are_json(values: Iterable[str]) -> bool:
+    """
+    Whether every one of them is a JSON text.
+    """
+    try:
+        # Exhausts the iterator at C speed and keeps nothing.
+        deque(map(_decode_any, values), maxlen=0)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
 
 
 def scalar(token: str) -> str:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
-from typing import Final
+from typing import Final, NamedTuple
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -25,7 +25,8 @@ from twisted.logger import Logger
 
 from gateway.batch import Batch, Fence
 from gateway.config import Database
-from gateway.errors import OutcomeUnknown, RouteError, StoredPartly
+from gateway.errors import OutcomeUnknown, RouteError, StoredPartly, StoreError
+from gateway.faults import FramesRefused
 from gateway.postgres.catalog import Findings, examine
 from gateway.postgres.connection import (
     Connection,
@@ -49,6 +50,12 @@ Seconds that a statement may take beyond C{statement_timeout} before its connect
 is closed: the server should be the one to give up, that costs no connection.
 """
 
+
+LOOKED_AT_FOR: Final = 60.0
+"""Seconds after which a route's table is looked at again, though no error says it changed."""
+
+LOOKED_AT_AGAIN: Final = 1.0
+"""Seconds after which it is, before messages are refused for the types it had."""
 
 AT_A_TIME: Final = 0.01
 """Seconds of reading messages after which others have their turn."""
@@ -86,6 +93,17 @@ class _Prepared:
         self.execute = f"EXECUTE {name} ({', '.join(['%s'] * len(statement.types))})"
 
 
+class _Open(NamedTuple):
+    """
+    A route that takes messages.
+
+    @ivar since: when its table was looked at, in seconds of the reactor's clock.
+    """
+
+    insert: Insert
+    since: float
+
+
 class PostgresStore:
     """
     Stores batches through a pool.
@@ -100,16 +118,21 @@ class PostgresStore:
         self._pool = pool
         self._routes = routes
         self._deadline = settings.statement_timeout + DEADLINE_MARGIN
-        self._open: dict[str, Insert] = {}
+        self._open: dict[str, _Open] = {}
         self._prepared: dict[Statement, _Prepared] = {}
         # Lanes on which a statement was lost. A server that stood still may come to it
         # when the batch is long stored by another try, and then must find the lane's row.
         self._doubtful: set[str] = set()
 
     async def write(self, batch: Batch, fence: Fence) -> bool:
-        insert = self._open.get(batch.route)
-        # Values first: what cannot be stored needs no connection to be refused.
-        bound = None if insert is None else await self._bind(insert, batch)
+        opened = self._open.get(batch.route)
+        bound = None
+        if opened is not None and self._pool.reactor.seconds() - opened.since < LOOKED_AT_FOR:
+            # Values first: what cannot be stored needs no connection to be refused.
+            try:
+                bound = await self._bind(opened.insert, batch)
+            except FramesRefused as refused:
+                bound = await self._bind_anew(opened, batch, refused)
         async with self._pool.checkout() as connection:
             if bound is not None:
                 try:
@@ -119,6 +142,20 @@ class PostgresStore:
                     self._open.pop(batch.route, None)
             insert = await self._open_route(connection, self._route(batch.route))
             return await self._store(connection, await self._bind(insert, batch), fence)
+
+    async def _bind_anew(self, opened: _Open, batch: Batch, refused: FramesRefused) -> Bound:
+        """
+        Look whether the columns are still what messages were refused for.
+
+        @raise FramesRefused: they are, or nobody can tell.
+        """
+        if not refused.by_type or self._pool.reactor.seconds() - opened.since < LOOKED_AT_AGAIN:
+            raise refused
+        try:
+            await self.probe(batch.route)
+        except StoreError:
+            raise refused from None
+        return await self._bind(self._open[batch.route].insert, batch)
 
     async def open_all(self) -> None:
         """
@@ -271,7 +308,7 @@ class PostgresStore:
             raise RouteError("; ".join(findings.problems))
         for statement in insert.statements:
             self._prepared.setdefault(statement, _Prepared(statement))
-        self._open[route.name] = insert
+        self._open[route.name] = _Open(insert, self._pool.reactor.seconds())
         return insert
 
     async def _query(self, connection: Connection, sql: str, values: Values) -> Rows:

@@ -61,11 +61,13 @@ class ArrayInsert:
         """
         columns: list[list[str]] = []
         faults: Faults = []
+        by_type = False
         row = 0
         for part in slices:
             fields = self._format.read(part.frames)
             misfits: Misfits = {}
             columns.append([piece(part, fields, misfits) for piece in self._pieces])
+            by_type = by_type or bool(misfits)
             if misfits or fields.faults:
                 found = {i: refused(Code.DATA, text) for i, text in misfits.items()}
                 # A message that could not be read has no fields to judge.
@@ -74,7 +76,7 @@ class ArrayInsert:
             row += part.stop - part.start
             yield
         if faults:
-            raise FramesRefused(faults)
+            raise FramesRefused(faults, by_type)
         return self.many, ["{" + ",".join(pieces) + "}" for pieces in zip(*columns, strict=True)]
 
     def _text(self, places: list[str], names: Names) -> str:
