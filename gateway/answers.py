@@ -10,6 +10,7 @@ multiplication, and everything due at once is one string of bytes.
 from __future__ import annotations
 
 from collections import deque
+from itertools import repeat, zip_longest
 
 from gateway.dialect import Work
 from gateway.framing import Framing
@@ -93,20 +94,22 @@ class Answers:
             if slot.gaps:
                 runs = merge(runs, slot.gaps)
             position = 0
-            for count, outcome in runs:
-                if outcome.word is Word.BYE:
+            for count, fate in runs:
+                if fate.word is Word.BYE:
                     # The last word is said once, whatever was asked after it.
                     count = 1
                     self.ended = True
-                payload = self._words.payload(outcome)
+                payload = self._words.payload(fate)
                 if payload is None:
                     pass  # this listener has no word for it
-                elif slot.tags is None:
+                elif slot.tags is None and isinstance(payload, bytes):
                     due.append(self._framing.frame(payload) * count)
                 else:
-                    for tag in slot.tags[position : position + count]:
-                        answer = b"%s %s" % (tag, payload) if tag else payload
-                        due.append(self._framing.frame(answer))
+                    payloads = repeat(payload, count) if isinstance(payload, bytes) else payload
+                    tags = slot.tags or ()
+                    for tag, answer in zip_longest(tags[position : position + count], payloads):
+                        tagged = b"%s %s" % (tag, answer) if tag else answer
+                        due.append(self._framing.frame(tagged))
                 if self.ended:
                     slots.clear()
                     break

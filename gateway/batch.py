@@ -1,5 +1,5 @@
 """
-What goes together: chunks of one peer, batches of one commit, and halving a bad batch.
+What goes together: chunks of one peer, and batches of one commit.
 
 A L{Chunk} is what one read of one peer brought for one route. A L{Batch} is a
 list of slices of chunks that one statement stores. Neither ever holds an object
@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from gateway.reply import Outcome, Run
+from gateway.reply import Fate, Outcome, Run, part
 
 MAX_ROWS: Final = 10_000
 """
@@ -90,19 +90,19 @@ class Chunk:
         self.token = token
         self._answered = answered
         self._left = len(frames)
-        self._runs: list[tuple[int, int, Outcome]] = []
+        self._runs: list[tuple[int, int, Fate]] = []
 
-    def settle(self, start: int, stop: int, outcome: Outcome) -> None:
+    def settle(self, start: int, stop: int, fate: Fate) -> None:
         """
         Say what became of some of the messages; each is settled once.
         """
-        self._runs.append((start, stop, outcome))
+        self._runs.append((start, stop, fate))
         self._left -= stop - start
         if not self._left:
             runs = self._runs
             if len(runs) > 1:
                 runs.sort(key=lambda run: run[0])
-            self._answered(self, [(stop - start, outcome) for start, stop, outcome in runs])
+            self._answered(self, [(stop - start, fate) for start, stop, fate in runs])
 
     def abandon(self, outcome: Outcome) -> None:
         """
@@ -176,12 +176,24 @@ class Batch:
         """
         return cls(chunks[0].route, [Slice(chunk, 0, len(chunk.frames)) for chunk in chunks])
 
-    def settle(self, outcome: Outcome) -> None:
+    def settle(self, runs: Sequence[Run]) -> None:
         """
-        All rows met the same fate.
+        Say what became of the rows.
+
+        @param runs: of all of them, in order.
         """
+        waiting = iter(runs)
+        count, fate = next(waiting)
+        done = 0
         for chunk, start, stop in self.slices:
-            chunk.settle(start, stop, outcome)
+            while start < stop:
+                if done == count:
+                    count, fate = next(waiting)
+                    done = 0
+                take = min(count - done, stop - start)
+                chunk.settle(start, start + take, part(fate, done, done + take))
+                start += take
+                done += take
 
     def abandon(self, outcome: Outcome) -> None:
         """
@@ -189,28 +201,6 @@ class Batch:
         """
         for chunk, _, _ in self.slices:
             chunk.abandon(outcome)
-
-    def halves(self) -> tuple[Batch, Batch]:
-        """
-        Two batches of about the same number of rows, the earlier rows first.
-
-        @precondition: more than one row.
-        """
-        middle = self.count // 2
-        first: list[Slice] = []
-        second: list[Slice] = []
-        for part in self.slices:
-            chunk, start, stop = part
-            rows = stop - start
-            if middle >= rows:
-                first.append(part)
-            elif middle > 0:
-                first.append(Slice(chunk, start, start + middle))
-                second.append(Slice(chunk, start + middle, stop))
-            else:
-                second.append(part)
-            middle -= rows
-        return Batch(self.route, first), Batch(self.route, second)
 
     def only(self, rows: Sequence[int]) -> Batch:
         """

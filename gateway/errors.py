@@ -94,7 +94,7 @@ class TransientError(StoreError):
     """
     The database gave up on the statement for a reason that passes: try again, same fence.
 
-    @ivar sqlstate: five characters, see L{gateway.postgres.sqlstate}.
+    @ivar sqlstate: five characters, see L{gateway.sql.sqlstate}.
     """
 
     def __init__(self, text: str, sqlstate: str) -> None:

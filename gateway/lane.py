@@ -8,9 +8,7 @@ the pace.
 
 What a store cannot take is dealt with here:
 
- - rows at fault are refused alone. The store names them where it can; where the
-   database only says that some row is bad, the batch is halved until the bad
-   ones stand alone, O(k log n) statements for k bad of n.
+ - rows at fault are refused alone, and kept as dead letters where the route says so.
  - an unknown outcome is resolved by writing the same batch with the same fence
    again; no answer is given before that, unless a spool takes over the batch
    together with its fence.
@@ -22,7 +20,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final, Protocol
 from uuid import uuid4
@@ -36,7 +34,6 @@ from gateway.batch import MAX_BYTES, MAX_ROWS, Batch, Chunk, Fence
 from gateway.errors import (
     OutcomeUnknown,
     RouteError,
-    RowError,
     SpoolError,
     SpoolUnknown,
     StoreError,
@@ -51,11 +48,13 @@ from gateway.reply import (
     STORED,
     Code,
     Outcome,
+    Run,
     goodbye,
-    row_refused,
+    refused_rows,
+    replaced,
     try_later,
 )
-from gateway.store import Detour, Store
+from gateway.store import Detour, Store, Written
 
 RETRY_FOR: Final = 10.0
 """Seconds for which a batch is tried again after errors that pass."""
@@ -189,43 +188,42 @@ class Lane:
         Bring every row of the batch to its end.
         """
         try:
-            outcome = await self._carry(batch, partial(self._company.store.write, batch))
+            runs = await self._carry(batch, partial(self._company.store.write, batch))
         except FramesRefused as error:
-            left = await self._refuse(batch, error.faults)
+            left = batch.refuse(await self._bury(batch, error.faults))
             if left is not None:
                 await self._commit(left)
-        except RowError as error:
-            if batch.count == 1:
-                await self._refuse(batch, [(0, row_refused(str(error), error.sqlstate))])
-                return
-            for half in batch.halves():
-                await self._commit(half)
-        else:
-            batch.settle(outcome)
+            return
+        faults = refused_rows(runs)
+        if faults and (kept := await self._bury(batch, faults)) is not faults:
+            runs = replaced(runs, kept)
+        batch.settle(runs)
 
-    async def _refuse(self, batch: Batch, faults: Faults) -> Batch | None:
+    async def _bury(self, batch: Batch, faults: Faults) -> Faults:
         """
-        Settle the rows at fault, as dead letters if the route says so.
+        Keep the rows at fault as dead letters, if the route says so.
 
-        @return: the batch without them.
+        @return: what to tell their peers.
         """
         company = self._company
-        if batch.route in company.dead_letters:
-            bad = batch.only([row for row, _ in faults])
-            outcomes = [outcome for _, outcome in faults]
-            kept = await self._carry(bad, partial(company.store.bury, bad, outcomes))
-            if kept is not STORED:
-                faults = [(row, kept) for row, _ in faults]
-        return batch.refuse(faults)
+        if batch.route not in company.dead_letters:
+            return faults
+        bad = batch.only([row for row, _ in faults])
+        outcomes = [outcome for _, outcome in faults]
+        ((_, kept),) = await self._carry(bad, partial(company.store.bury, bad, outcomes))
+        if kept is STORED:
+            return faults
+        assert isinstance(kept, Outcome)
+        return [(row, kept) for row, _ in faults]
 
-    async def _carry(self, batch: Batch, write: Callable[[Fence], Awaitable[bool]]) -> Outcome:
+    async def _carry(
+        self, batch: Batch, write: Callable[[Fence], Awaitable[Written]]
+    ) -> Sequence[Run]:
         """
         Write with the lane's next number, as often as it takes.
 
-        @return: L{STORED}, L{QUEUED}, or what to tell the peers of a batch that is
-            certainly not stored.
+        @return: what became of the rows; for all of them alike where none is stored.
         @raise FramesRefused: rows are at fault; nothing is stored.
-        @raise RowError: some row is at fault; nothing is stored.
         """
         company = self._company
         route = batch.route
@@ -236,43 +234,36 @@ class Lane:
         reason = ""
         while True:
             if not unknown and (closed := company.gates.answer(route)) is not None:
-                return closed
+                return [(batch.count, closed)]
             if company.detour is not None and (late or company.detour.leads(route)):
                 try:
                     if await company.detour.take(batch, fence if unknown else None, reason):
                         if unknown:
                             # The number is the spool's now, and so is the lane.
                             self._renew()
-                        return QUEUED
+                        return [(batch.count, QUEUED)]
                 except SpoolUnknown:
                     # If it is there, its number is the spool's.
                     self._renew()
-                    return _BUG
+                    return [(batch.count, _BUG)]
                 except SpoolError as error:
                     full = True
                     if not unknown:
-                        return try_later(Code.DOWN, str(error), RETRY_AFTER)
+                        return [(batch.count, try_later(Code.DOWN, str(error), RETRY_AFTER))]
                 late = False
             try:
-                if not await write(fence):
-                    company.resolved += 1
-                self._number += 1
-                company.well(route)
-                return STORED
-            except (FramesRefused, RowError):
+                return self._written(route, await write(fence))
+            except FramesRefused:
                 if not unknown:
                     raise
-                # What judged the rows may stand before the fence, and they be stored.
                 try:
-                    stored = await company.store.is_stored(fence)
+                    written = await company.store.recall(batch, fence)
                 except StoreError as error:
                     trouble: StoreError = error
                 else:
-                    if not stored:
+                    if written is None:
                         raise
-                    company.resolved += 1
-                    self._number += 1
-                    return STORED
+                    return self._written(route, written)
             except OutcomeUnknown as error:
                 unknown = True
                 company.unknown += 1
@@ -290,13 +281,21 @@ class Lane:
             if late and company.detour is None:
                 company.troubled(route, trouble)
                 if not unknown:
-                    return _not_stored(trouble)
+                    return [(batch.count, _not_stored(trouble))]
                 if waited > OPEN_FOR:
                     raise AssertionError("the fate of a batch was open for too long")
             elif late and not full:
                 reason = str(trouble)
                 continue
             await deferLater(company.clock, backoff(attempt))
+
+    def _written(self, route: str, written: Written) -> Sequence[Run]:
+        company = self._company
+        if written.before:
+            company.resolved += 1
+        self._number += 1
+        company.well(route)
+        return written.runs
 
 
 def _not_stored(error: StoreError) -> Outcome:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from itertools import groupby
 
 from twisted.internet.defer import Deferred
 
@@ -17,7 +18,8 @@ from gateway.batch import Batch, Fence, Origin
 from gateway.errors import OutcomeUnknown, RouteError, RowError, StoredPartly
 from gateway.faults import Faults, FramesRefused
 from gateway.formats.text import TextFormat
-from gateway.reply import Outcome
+from gateway.reply import STORED, Fate, Outcome, Run, row_refused
+from gateway.store import Written
 
 
 class MemoryStore:
@@ -44,6 +46,7 @@ class MemoryStore:
         self.dead_letters: list[tuple[bytes, Outcome]] = []
         self.lost_replies = 0
         self._fences: dict[str, int] = {}
+        self._last: dict[str, list[Run]] = {}
         self._waiting: deque[Deferred[None]] = deque()
         self._format = TextFormat()
 
@@ -62,7 +65,7 @@ class MemoryStore:
         del self._waiting[which]
         gate.callback(None)
 
-    async def write(self, batch: Batch, fence: Fence) -> bool:
+    async def write(self, batch: Batch, fence: Fence) -> Written:
         self.writes.append(batch.count)
         frames: list[bytes] = []
         faults: Faults = []
@@ -82,28 +85,32 @@ class MemoryStore:
             raise self.failures.popleft()
         if batch.route in self.closed:
             raise RouteError("table does not exist", "42P01")
-        if self._stored(fence):
-            return False
-        if any(word in frame for frame in frames for word in self.poison):
+        if (written := self._before(batch, fence)) is not None:
+            return written
+        if fence.first < fence.number and any(word in f for f in frames for word in self.poison):
             raise RowError("violates a check constraint", "23514")
-        self._fences[fence.lane] = fence.number
-        self.rows += [(part.chunk.origin, f) for part in batch.slices for f in part.frames]
-        self._reply()
-        return True
+        fates: list[Fate] = []
+        for part in batch.slices:
+            for frame in part.frames:
+                if any(word in frame for word in self.poison):
+                    fates.append(row_refused("violates a check constraint", "23514"))
+                else:
+                    fates.append(STORED)
+                    self.rows.append((part.chunk.origin, frame))
+        runs = [(len([*alike]), fate) for fate, alike in groupby(fates)]
+        return self._moved(fence, runs)
 
-    async def bury(self, batch: Batch, outcomes: Sequence[Outcome], fence: Fence) -> bool:
+    async def bury(self, batch: Batch, outcomes: Sequence[Outcome], fence: Fence) -> Written:
         if self.failures:
             raise self.failures.popleft()
-        if self._stored(fence):
-            return False
-        self._fences[fence.lane] = fence.number
+        if (written := self._before(batch, fence)) is not None:
+            return written
         frames = [frame for part in batch.slices for frame in part.frames]
         self.dead_letters += zip(frames, outcomes, strict=True)
-        self._reply()
-        return True
+        return self._moved(fence, [(batch.count, STORED)])
 
-    async def is_stored(self, fence: Fence) -> bool:
-        return self._stored(fence)
+    async def recall(self, batch: Batch, fence: Fence) -> Written | None:
+        return self._before(batch, fence)
 
     async def probe(self, route: str) -> None:
         if route in self.closed:
@@ -115,13 +122,19 @@ class MemoryStore:
         for lane in lanes:
             self._fences.pop(lane, None)
 
-    def _stored(self, fence: Fence) -> bool:
+    def _before(self, batch: Batch, fence: Fence) -> Written | None:
         number = self._fences.get(fence.lane, 0)
         if fence.first <= number < fence.number:
             raise StoredPartly(number)
-        return number >= fence.number
+        if number < fence.number:
+            return None
+        runs = self._last[fence.lane] if number == fence.number else [(batch.count, STORED)]
+        return Written(runs, True)
 
-    def _reply(self) -> None:
+    def _moved(self, fence: Fence, runs: list[Run]) -> Written:
+        self._fences[fence.lane] = fence.number
+        self._last[fence.lane] = runs
         if self.lost_replies:
             self.lost_replies -= 1
             raise OutcomeUnknown("the reply was lost")
+        return Written(runs, False)

@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import ClassVar, Final
 
 MAX_TEXT: Final = 200
 """Longest explanation in an answer, in characters; more would drown a telnet user."""
@@ -25,6 +25,7 @@ class Word(StrEnum):
     """First word of an answer."""
 
     OK = "+OK"
+    DUP = "+DUP"
     QUE = "+QUE"
     REJ = "-REJ"
     TRY = "-TRY"
@@ -55,7 +56,7 @@ class Outcome:
     The fate of a message.
 
     @ivar word: what the peer must do: nothing, give up, try again, leave.
-    @ivar code: which kind of refusal; C{None} for L{Word.OK} and L{Word.QUE}.
+    @ivar code: which kind of refusal; C{None} for what is kept.
     @ivar text: one line for people; never SQL, never a secret.
     @ivar sqlstate: PostgreSQL's error code, where PostgreSQL refused.
     @ivar retry: seconds the peer should wait before it tries again.
@@ -85,7 +86,25 @@ class Outcome:
         return " ".join(parts).encode("utf-8", "backslashreplace")
 
 
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """
+    Messages in a row that are stored, each with values of its own to tell.
+
+    @ivar answers: C{+OK name=value ...} for each of them.
+    """
+
+    answers: Sequence[bytes]
+
+    word: ClassVar[Word] = Word.OK
+
+
+Fate = Outcome | Returned
+"""What became of messages in a row."""
+
 STORED: Final = Outcome(Word.OK)
+
+DUPLICATE: Final = Outcome(Word.DUP)
 
 QUEUED: Final = Outcome(Word.QUE)
 
@@ -118,7 +137,7 @@ def row_refused(text: str, sqlstate: str) -> Outcome:
     return refused(Code.DATA if sqlstate.startswith("22") else Code.CONSTRAINT, text, sqlstate)
 
 
-_KEPT: Final = (Word.OK, Word.QUE)
+_KEPT: Final = (Word.OK, Word.DUP, Word.QUE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +145,7 @@ class Words:
     """
     What a listener says for an outcome: the protocol's words, or a device's own.
 
-    @ivar ack: said instead of C{+OK} and C{+QUE}; C{b""} says nothing at all.
+    @ivar ack: said instead of C{+OK}, C{+DUP} and C{+QUE}; C{b""} says nothing at all.
     @ivar nak: said instead of every other answer; C{b""} says nothing at all.
     """
 
@@ -145,18 +164,59 @@ class Words:
             None if nak is None else nak.encode(),
         )
 
-    def payload(self, outcome: Outcome) -> bytes | None:
+    def payload(self, fate: Fate) -> bytes | Sequence[bytes] | None:
         """
-        @return: the answer before framing, C{None} where nothing is to be said.
+        @return: the answer before framing, or one for each message, or C{None} where
+            nothing is to be said.
         """
-        if outcome is STORED and self.ack is None:
+        if fate is STORED and self.ack is None:
             return b"+OK"  # nearly every answer there is
-        own = self.ack if outcome.word in _KEPT else self.nak
-        return bytes(outcome) if own is None else own or None
+        own = self.ack if fate.word in _KEPT else self.nak
+        if own is not None:
+            return own or None
+        return fate.answers if isinstance(fate, Returned) else bytes(fate)
 
 
-Run = tuple[int, Outcome]
-"""So many messages in a row that met the same fate."""
+Run = tuple[int, Fate]
+"""So many messages in a row, and what became of them."""
+
+
+def part(fate: Fate, start: int, stop: int) -> Fate:
+    """
+    The fate of some of the messages of a run.
+    """
+    return Returned(fate.answers[start:stop]) if isinstance(fate, Returned) else fate
+
+
+def refused_rows(runs: Sequence[Run]) -> list[tuple[int, Outcome]]:
+    """
+    @return: (row, outcome) of those that are refused for good, ascending.
+    """
+    found = []
+    row = 0
+    for count, fate in runs:
+        if isinstance(fate, Outcome) and fate.word is Word.REJ:
+            found += [(number, fate) for number in range(row, row + count)]
+        row += count
+    return found
+
+
+def replaced(runs: Sequence[Run], others: Sequence[tuple[int, Outcome]]) -> list[Run]:
+    """
+    Runs in which some rows met another fate.
+
+    @param others: (row, outcome), ascending.
+    """
+    instead = dict(others)
+    found: list[Run] = []
+    row = 0
+    for count, fate in runs:
+        if row in instead:
+            found += [(1, instead[number]) for number in range(row, row + count)]
+        else:
+            found.append((count, fate))
+        row += count
+    return found
 
 
 def merge(runs: Sequence[Run], gaps: Sequence[tuple[int, Outcome]]) -> list[Run]:
@@ -171,17 +231,17 @@ def merge(runs: Sequence[Run], gaps: Sequence[tuple[int, Outcome]]) -> list[Run]
     position = 0
     waiting = iter(gaps)
     gap = next(waiting, None)
-    for count, outcome in runs:
-        left = count
-        while left:
+    for count, fate in runs:
+        done = 0
+        while done < count:
             while gap is not None and gap[0] == position:
                 merged.append((1, gap[1]))
                 position += 1
                 gap = next(waiting, None)
-            take = left if gap is None else min(left, gap[0] - position)
-            merged.append((take, outcome))
+            take = count - done if gap is None else min(count - done, gap[0] - position)
+            merged.append((take, part(fate, done, done + take)))
             position += take
-            left -= take
+            done += take
     while gap is not None:
         merged.append((1, gap[1]))
         gap = next(waiting, None)

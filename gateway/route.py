@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from gateway.formats.choice import TEXT, Reading
 
@@ -22,6 +22,8 @@ SOURCES: Final = (FRAME, *METADATA)
 
 CONSTANT: Final = ""
 """The source of a value that the configuration gives: that of no field."""
+
+Conflict = Literal["error", "ignore", "update"]
 
 DEFAULT_COLUMNS: Final = {
     "id": "bigint generated always as identity primary key",
@@ -57,6 +59,11 @@ class Route:
     @ivar create_columns: column -> SQL type, or C{None}: the table is not created.
     @ivar dead_letter: whether refused messages are kept.
     @ivar reading: how messages become fields.
+    @ivar conflict: what is done with a row whose key is there already.
+    @ivar key: the columns of that key, for which there is a unique index.
+    @ivar returning: columns whose values are told with C{+OK}.
+    @ivar sql: the user's own statement, instead of a table; the columns are then the names
+        of its parameters.
     """
 
     name: str
@@ -65,6 +72,10 @@ class Route:
     create_columns: Mapping[str, str] | None = None
     dead_letter: bool = False
     reading: Reading = TEXT
+    conflict: Conflict = "error"
+    key: tuple[str, ...] = ()
+    returning: tuple[str, ...] = ()
+    sql: str = ""
 
     @property
     def fields(self) -> list[str]:

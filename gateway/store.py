@@ -9,10 +9,23 @@ L{Detour} is L{gateway.spool.detour.SpoolDetour}.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from gateway.batch import Batch, Fence
-from gateway.reply import Outcome
+from gateway.reply import Outcome, Run
+
+
+class Written(NamedTuple):
+    """
+    What became of a batch whose fence is moved.
+
+    @ivar runs: what became of its rows, in order. Refused ones are among them where the
+        others could be stored without them.
+    @ivar before: whether it was an earlier call that moved the fence.
+    """
+
+    runs: Sequence[Run]
+    before: bool
 
 
 class Store(Protocol):
@@ -20,41 +33,41 @@ class Store(Protocol):
     Keeps batches, each at most once.
     """
 
-    async def write(self, batch: Batch, fence: Fence) -> bool:
+    async def write(self, batch: Batch, fence: Fence) -> Written:
         """
-        Store all rows of the batch durably and move the fence, or do neither.
+        Bring all rows of the batch to their end and move the fence, or do neither.
 
-        A fence is moved by its first committed batch. Writing again with the
-        same fence stores nothing: that is how an unknown outcome is resolved.
+        Rows that the database refuses cost their neighbours nothing; but several batches
+        stored as one are stored whole. A fence is moved by its first committed batch.
+        Writing again with the same fence stores nothing and tells what the first write
+        did: that is how an unknown outcome is resolved.
 
-        @return: C{True} where this call stored the batch, C{False} where a
-            batch with this fence was stored before. Either way it is stored.
-        @raise gateway.faults.FramesRefused: some rows can never be stored.
+        @raise gateway.faults.FramesRefused: some rows can never be stored; nothing is.
         @raise gateway.errors.Unavailable: never sent, so not stored.
         @raise gateway.errors.OutcomeUnknown: lost in flight; write again.
         @raise gateway.errors.StoredPartly: the first batches of the fence's range
             are stored, the others are not.
         @raise gateway.errors.TransientError: not stored by this call; write again.
-        @raise gateway.errors.RowError: not stored, some row is at fault.
+        @raise gateway.errors.RowError: some row of several batches is at fault; none is stored.
         @raise gateway.errors.RouteError: not stored, the operator must act.
         """
 
-    async def bury(self, batch: Batch, outcomes: Sequence[Outcome], fence: Fence) -> bool:
+    async def bury(self, batch: Batch, outcomes: Sequence[Outcome], fence: Fence) -> Written:
         """
         Keep refused messages as dead letters and move the fence, or do neither.
 
         @param outcomes: why each row was refused.
-        @return: as for L{write}.
-        @raise gateway.errors.StoreError: as for L{write}, but never a C{RowError}.
+        @raise gateway.errors.StoreError: as for L{write}.
         """
 
-    async def is_stored(self, fence: Fence) -> bool:
+    async def recall(self, batch: Batch, fence: Fence) -> Written | None:
         """
-        Whether an earlier L{write} or L{bury} with this fence was committed, or will be.
+        What an earlier L{write} or L{bury} of this batch with this fence did.
 
-        For refused rows whose first try was lost: what judged them now may stand before
-        the fence, as a trigger for the whole statement does.
+        For messages that cannot be read as they could when the first try was lost: the
+        table's types may have changed since.
 
+        @return: C{None} where the fence is not moved, nor ever will be by that try.
         @raise gateway.errors.StoredPartly: as for L{write}.
         @raise gateway.errors.StoreError: that cannot be said now.
         """

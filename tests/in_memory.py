@@ -21,8 +21,18 @@ from gateway.gate import Gates
 from gateway.memory import MemoryStore
 from gateway.pressure import Pressure
 from gateway.protocol import PeerProtocol
-from gateway.reply import Words
+from gateway.reply import Run, Words
 from gateway.writer import Writer
+
+
+def said(runs: list[Run]) -> list[str]:
+    """Answers, one for each message."""
+    found: list[bytes] = []
+    for count, fate in runs:
+        payload = Words().payload(fate)
+        assert payload is not None
+        found += [payload] * count if isinstance(payload, bytes) else payload
+    return [payload.decode() for payload in found]
 
 
 @implementer(IHalfCloseableDescriptor)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.batch import Batch, Chunk, Origin
-from gateway.reply import STORED, Code, Outcome, Run, merge, refused
+from gateway.reply import STORED, Code, Outcome, Returned, Run, merge, refused
 
 ORIGIN = Origin("peer:1", "lines")
 BAD = refused(Code.DATA, "bad")
@@ -36,26 +36,35 @@ def rows_of(batch: Batch) -> list[bytes]:
 sizes = st.lists(st.integers(1, 20), min_size=1, max_size=8)
 
 
-@given(sizes)
-def test_halves_are_the_whole(sizes: list[int]) -> None:
-    """Halving again and again loses, repeats and reorders nothing."""
+@given(sizes, st.data())
+def test_each_row_gets_its_own_fate(sizes: list[int], data: st.DataObject) -> None:
+    """Runs of a whole batch reach the chunks they belong to, values of their own cut with them."""
     chunks, answers = chunks_of(sizes)
-    whole = Batch.of(chunks)
-    order: list[bytes] = []
+    left = sum(sizes)
+    runs: list[Run] = []
+    expected: list[object] = []
+    while left:
+        count = data.draw(st.integers(1, left))
+        if data.draw(st.booleans()):
+            runs.append((count, BAD))
+            expected += [BAD] * count
+        else:
+            values = [b"+OK id=%d" % (left - n) for n in range(count)]
+            runs.append((count, Returned(values)))
+            expected += values
+        left -= count
+    Batch.of(chunks).settle(runs)
+    assert [len(flat(found)) for found in answers] == sizes
+    assert [fate for found in answers for fate in flat(found)] == expected
 
-    def descend(batch: Batch) -> None:
-        if batch.count == 1:
-            order.extend(rows_of(batch))
-            batch.settle(STORED)
-            return
-        first, second = batch.halves()
-        assert abs(first.count - second.count) <= 1
-        descend(first)
-        descend(second)
 
-    descend(whole)
-    assert order == rows_of(whole)
-    assert sorted(sum(n for n, _ in runs) for runs in answers) == sorted(sizes)
+def flat(runs: list[Run]) -> list[object]:
+    """One fate for each message."""
+    return [
+        fate
+        for count, run in runs
+        for fate in (run.answers if isinstance(run, Returned) else [run] * count)
+    ]
 
 
 @given(sizes, st.data())
@@ -68,11 +77,10 @@ def test_refused_rows_are_cut_out(sizes: list[int], data: st.DataObject) -> None
     left = batch.refuse([(row, BAD) for row in bad])
     if left is not None:
         assert rows_of(left) == [row for i, row in enumerate(rows) if i not in bad]
-        left.settle(STORED)
+        left.settle([(left.count, STORED)])
     else:
         assert len(bad) == len(rows)
-    flat = sorted(len(runs) for runs in answers)
-    assert len(flat) == len(sizes)
+    assert len(answers) == len(sizes)
     assert sum(n for runs in answers for n, outcome in runs if outcome is BAD) == len(bad)
 
 

@@ -117,7 +117,7 @@ def test_json_into_typed_columns(start: Start, database: Database) -> None:
         # What only the server can judge is refused by the server.
         (
             '{"at":0,"device":"a","data":{"x":1e999999}}',
-            "-REJ DATA sqlstate=22003 :value overflows numeric format",
+            "-REJ DATA sqlstate=22003 :column 'data': value overflows numeric format",
         ),
     ],
 )

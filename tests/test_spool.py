@@ -131,7 +131,7 @@ def test_a_split_record_keeps_its_place(tmp_path: Path) -> None:
         whole = file.next(0, ())
         assert whole is not None
         record = whole.records[0]
-        rows = unpack([record]).batch.halves()
+        rows = [unpack([record]).batch.only(rows) for rows in ([0], [1, 2])]
         first = Record(record.place, record.route, "l", 1, rows[0].count, pack(rows[0]))
         second = Record(record.place + 1, record.route, "l", 2, rows[1].count, pack(rows[1]))
         file.begin()

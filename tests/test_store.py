@@ -26,7 +26,6 @@ from gateway.config import Database as Settings
 from gateway.errors import (
     OutcomeUnknown,
     RouteError,
-    RowError,
     StoredPartly,
     StoreError,
     TransientError,
@@ -39,10 +38,11 @@ from gateway.postgres.durability import judge
 from gateway.postgres.pool import Pool
 from gateway.postgres.schema import migrations
 from gateway.postgres.store import AT_A_TIME, PostgresStore, in_turns
-from gateway.reply import Code, refused
+from gateway.reply import STORED, Code, Outcome, refused
 from gateway.route import DEFAULT_COLUMNS, Route, Value
 from gateway.sql.statement import Binding, Bound, Statement
 from gateway.store import Store
+from tests.in_memory import said
 from tests.support import Database
 
 
@@ -149,6 +149,13 @@ def chunks(parts: list[tuple[str, list[bytes]]], route: str = "messages") -> Bat
     )
 
 
+async def stored(store: Store, batch: Batch, fence: Fence) -> bool:
+    """Whether this write moved the fence, and every row is stored."""
+    written = await store.write(batch, fence)
+    assert list(written.runs) == [(batch.count, STORED)]
+    return not written.before
+
+
 def new_lane() -> str:
     return str(uuid4())
 
@@ -157,10 +164,12 @@ def new_lane() -> str:
 async def test_rows_in_order(adapter: Adapter) -> None:
     """What is written is there, in the order of chunks and messages."""
     lane = new_lane()
-    assert await adapter.store.write(
-        chunks([("a:1", [b"1", b"2"]), ("b:2", [b""]), ("a:1", [b"3", b"", b"4"])]), Fence(lane, 1)
+    assert await stored(
+        adapter.store,
+        chunks([("a:1", [b"1", b"2"]), ("b:2", [b""]), ("a:1", [b"3", b"", b"4"])]),
+        Fence(lane, 1),
     )
-    assert await adapter.store.write(batch(b"5"), Fence(lane, 2))
+    assert await stored(adapter.store, batch(b"5"), Fence(lane, 2))
     assert adapter.rows() == [
         *(("a:1", b"1"), ("a:1", b"2"), ("b:2", b""), ("a:1", b"3"), ("a:1", b""), ("a:1", b"4")),
         ("1.2.3.4:5", b"5"),
@@ -171,25 +180,35 @@ async def test_rows_in_order(adapter: Adapter) -> None:
 async def test_a_fence_moves_once(adapter: Adapter) -> None:
     """The same fence again stores nothing and says so; another lane is not concerned."""
     lane = new_lane()
-    assert await adapter.store.write(batch(b"once"), Fence(lane, 1)) is True
-    assert await adapter.store.write(batch(b"once"), Fence(lane, 1)) is False
-    assert await adapter.store.write(batch(b"next"), Fence(lane, 2)) is True
-    assert await adapter.store.write(batch(b"once"), Fence(lane, 1)) is False
-    assert await adapter.store.write(batch(b"other"), Fence(new_lane(), 1)) is True
+    assert await stored(adapter.store, batch(b"once"), Fence(lane, 1)) is True
+    assert await stored(adapter.store, batch(b"once"), Fence(lane, 1)) is False
+    assert await stored(adapter.store, batch(b"next"), Fence(lane, 2)) is True
+    assert await stored(adapter.store, batch(b"once"), Fence(lane, 1)) is False
+    assert await stored(adapter.store, batch(b"other"), Fence(new_lane(), 1)) is True
     assert [body for _, body in adapter.rows()] == [b"once", b"next", b"other"]
 
 
 @pytest_twisted.ensureDeferred
 async def test_refused_by_a_rule(adapter: Adapter) -> None:
-    """A batch with a row that breaks a rule stores nothing and leaves the fence."""
+    """Rows that break a rule are refused alone; whoever asks again is told the same."""
     lane = new_lane()
     await adapter.store.write(batch(b"first"), Fence(lane, 1))
     adapter.poison()
-    with pytest.raises(RowError) as caught:
-        await adapter.store.write(batch(b"a", b"bad", b"b"), Fence(lane, 2))
-    assert caught.value.sqlstate == "23514"
-    assert await adapter.store.write(batch(b"a", b"b"), Fence(lane, 2))
-    assert [body for _, body in adapter.rows()] == [b"first", b"a", b"b"]
+    mixed = batch(b"a", b"bad", b"b", b"bad too")
+    for before in (False, True):
+        written = await adapter.store.write(mixed, Fence(lane, 2))
+        assert written.before is before
+        fates = [fate for count, fate in written.runs for _ in range(count)]
+        assert [fate is STORED for fate in fates] == [True, False, True, False]
+        refusal = fates[1]
+        assert isinstance(refusal, Outcome)
+        assert (refusal.code, refusal.sqlstate) == (Code.CONSTRAINT, "23514")
+    recalled = await adapter.store.recall(mixed, Fence(lane, 2))
+    assert recalled is not None and recalled.runs == written.runs
+    alone = await adapter.store.write(batch(b"bad"), Fence(lane, 3))
+    assert alone.runs == [(1, refusal)]
+    assert await stored(adapter.store, batch(b"c"), Fence(lane, 4))
+    assert [body for _, body in adapter.rows()] == [b"first", b"a", b"b", b"c"]
 
 
 @pytest_twisted.ensureDeferred
@@ -201,7 +220,7 @@ async def test_refused_before_the_database(adapter: Adapter) -> None:
             Fence(new_lane(), 1),
         )
     assert [row for row, _ in caught.value.faults] == [1, 3]
-    assert await adapter.store.write(batch(b"ok"), Fence(new_lane(), 1))
+    assert await stored(adapter.store, batch(b"ok"), Fence(new_lane(), 1))
     assert [body for _, body in adapter.rows()] == [b"ok"]
 
 
@@ -265,16 +284,15 @@ async def test_any_column_of_its_type(database: Database) -> None:
     with postgres(database, raw, short, doc) as adapter:
         lane = new_lane()
         await adapter.store.write(batch(b"\0\xff\n", b"", route="raw"), Fence(lane, 1))
-        with pytest.raises(RowError) as caught:
-            await adapter.store.write(batch(b"four", route="short"), Fence(lane, 2))
-        assert (caught.value.sqlstate, "too long" in str(caught.value)) == ("22001", True)
-        await adapter.store.write(batch(b"abc", route="short"), Fence(lane, 2))
-        with pytest.raises(RowError):
-            await adapter.store.write(batch(b"{", route="doc"), Fence(lane, 3))
-        await adapter.store.write(batch(b'{"a": 1}', route="doc"), Fence(lane, 3))
+        written = await adapter.store.write(batch(b"four", route="short"), Fence(lane, 2))
+        assert "-REJ DATA sqlstate=22001 :value too long" in said([*written.runs])[0]
+        await adapter.store.write(batch(b"abc", route="short"), Fence(lane, 3))
+        written = await adapter.store.write(batch(b"{", route="doc"), Fence(lane, 4))
+        assert "-REJ DATA sqlstate=22P02 :invalid input syntax" in said([*written.runs])[0]
+        await adapter.store.write(batch(b'{"a": 1}', route="doc"), Fence(lane, 5))
         # Plain text, as behind a pooler, says the same.
         adapter.postgres.prepares = False
-        await adapter.store.write(batch(b"\x80", route="raw"), Fence(lane, 4))
+        await adapter.store.write(batch(b"\x80", route="raw"), Fence(lane, 6))
     rows = database.execute(
         'SELECT raw, short, doc, peer, "l%s""x", extract(epoch FROM at)::float, who'
         " FROM t ORDER BY id"
@@ -292,13 +310,13 @@ async def test_any_column_of_its_type(database: Database) -> None:
 async def test_a_range_of_batches_is_stored_once(adapter: Adapter) -> None:
     """Put together differently after a crash, batches are stored once; the store says how far."""
     lane = new_lane()
-    assert await adapter.store.write(batch(b"1", b"2", b"3"), Fence(lane, 3, 1)) is True
-    assert await adapter.store.write(batch(b"1", b"2", b"3"), Fence(lane, 3, 1)) is False
-    assert await adapter.store.write(batch(b"1", b"2"), Fence(lane, 2, 1)) is False
+    assert await stored(adapter.store, batch(b"1", b"2", b"3"), Fence(lane, 3, 1)) is True
+    assert await stored(adapter.store, batch(b"1", b"2", b"3"), Fence(lane, 3, 1)) is False
+    assert await stored(adapter.store, batch(b"1", b"2"), Fence(lane, 2, 1)) is False
     with pytest.raises(StoredPartly) as caught:
         await adapter.store.write(batch(b"2", b"3", b"4", b"5"), Fence(lane, 5, 2))
     assert caught.value.number == 3
-    assert await adapter.store.write(batch(b"4", b"5"), Fence(lane, 5, 4)) is True
+    assert await stored(adapter.store, batch(b"4", b"5"), Fence(lane, 5, 4)) is True
     assert [body for _, body in adapter.rows()] == [b"1", b"2", b"3", b"4", b"5"]
 
 
@@ -307,32 +325,32 @@ async def test_whether_it_is_stored(adapter: Adapter) -> None:
     """Asking moves nothing; part of a range is said to be part of it."""
     lane = new_lane()
     await adapter.store.probe("messages")
-    assert await adapter.store.is_stored(Fence(lane, 1)) is False
-    assert await adapter.store.write(batch(b"1", b"2"), Fence(lane, 2, 1)) is True
-    assert await adapter.store.is_stored(Fence(lane, 2, 1)) is True
-    assert await adapter.store.is_stored(Fence(lane, 1)) is True
-    assert await adapter.store.is_stored(Fence(lane, 3)) is False
+    two, one = batch(b"1", b"2"), batch(b"3")
+    assert await adapter.store.recall(two, Fence(lane, 1)) is None
+    assert await stored(adapter.store, two, Fence(lane, 2, 1)) is True
+    for fence in (Fence(lane, 2, 1), Fence(lane, 1)):
+        assert await adapter.store.recall(two, fence) == ([(2, STORED)], True)
+    assert await adapter.store.recall(one, Fence(lane, 3)) is None
     with pytest.raises(StoredPartly) as caught:
-        await adapter.store.is_stored(Fence(lane, 4, 2))
+        await adapter.store.recall(one, Fence(lane, 4, 2))
     assert caught.value.number == 2
-    assert await adapter.store.write(batch(b"3"), Fence(lane, 3)) is True
+    assert await stored(adapter.store, one, Fence(lane, 3)) is True
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_trigger_that_stands_before_the_fence(database: Database) -> None:
-    """A trigger for the whole statement fires before the fence moves; asking tells what is so."""
+    """A trigger for the whole statement fires before the fence moves; it refuses nothing stored."""
     with postgres(database) as adapter:
         lane = new_lane()
-        assert await adapter.store.write(batch(b"1"), Fence(lane, 1))
+        assert await stored(adapter.store, batch(b"1"), Fence(lane, 1))
         database.execute(
             "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS"
             " $$BEGIN RAISE EXCEPTION 'no more'; END$$;"
             "CREATE TRIGGER no BEFORE INSERT ON messages FOR EACH STATEMENT EXECUTE FUNCTION no()"
         )
-        with pytest.raises(RowError):
-            await adapter.store.write(batch(b"1"), Fence(lane, 1))
-        assert await adapter.store.is_stored(Fence(lane, 1)) is True
-        assert await adapter.store.is_stored(Fence(lane, 2)) is False
+        assert await stored(adapter.store, batch(b"1"), Fence(lane, 1)) is False
+        written = await adapter.store.write(batch(b"2"), Fence(lane, 2))
+        assert said([*written.runs]) == ["-REJ CONSTRAINT sqlstate=P0001 :no more"]
 
 
 @pytest_twisted.ensureDeferred
@@ -342,13 +360,14 @@ async def test_dead_letters(adapter: Adapter) -> None:
     lane = new_lane()
     outcomes = [refused(Code.DATA, "not UTF-8"), refused(Code.CONSTRAINT, "a rule", "23514")]
     dead = batch(b"\xff\0", b"%s ' \\ bad")
-    for stored in (True, False):
-        assert await adapter.store.bury(dead, outcomes, Fence(lane, 1)) is stored
+    for before in (False, True):
+        written = await adapter.store.bury(dead, outcomes, Fence(lane, 1))
+        assert written == ([(2, STORED)], before)
     assert adapter.dead_letters() == [
         (b"\xff\0", "not UTF-8", ""),
         (b"%s ' \\ bad", "a rule", "23514"),
     ]
-    assert await adapter.store.write(batch(b"1"), Fence(lane, 2))
+    assert await stored(adapter.store, batch(b"1"), Fence(lane, 2))
     await adapter.store.close_lanes([lane])
 
 
@@ -371,14 +390,14 @@ async def test_a_statement_that_comes_late_finds_its_lane(database: Database) ->
     """A server that stood still goes on with a batch that was stored by another try since."""
     with postgres(database, pool_max=1, statement_timeout=0.5) as adapter:
         lane = new_lane()
-        assert await adapter.store.write(batch(b"1"), Fence(lane, 1))
+        assert await stored(adapter.store, batch(b"1"), Fence(lane, 1))
         async with adapter.pool.checkout() as connection:
             (pid,) = (await connection.query("SELECT pg_backend_pid()", None, 5.0))[0]
         os.kill(pid, signal.SIGSTOP)
         try:
             with pytest.raises(OutcomeUnknown):
                 await adapter.store.write(batch(b"2"), Fence(lane, 2))
-            assert await adapter.store.write(batch(b"2"), Fence(lane, 2))
+            assert await stored(adapter.store, batch(b"2"), Fence(lane, 2))
             await adapter.store.close_lanes([lane])
         finally:
             os.kill(pid, signal.SIGCONT)
@@ -435,10 +454,10 @@ async def test_a_warning_is_not_taken_for_a_commit_on_the_standby(database: Data
         )
         lane = new_lane()
         xmin = "SELECT xmin::text FROM %s"
-        assert await adapter.store.write(batch(b"2"), Fence(lane, 1))
+        assert await stored(adapter.store, batch(b"2"), Fence(lane, 1))
         moved = database.column(xmin % "gateway.lane" + " WHERE id = %s", lane)
-        stored = database.column(xmin % "messages" + " WHERE body = '2'")
-        assert moved != stored, "the lane was moved by the batch, then touched by another"
+        inserted = database.column(xmin % "messages" + " WHERE body = '2'")
+        assert moved != inserted, "the lane was moved by the batch, then touched by another"
 
 
 @pytest_twisted.ensureDeferred
@@ -522,10 +541,10 @@ async def test_a_lost_lane_goes_on(database: Database) -> None:
         for number in (1, 2, 3):
             await adapter.store.write(batch(b"%d" % number), Fence(lane, number))
         database.execute("UPDATE gateway.lane SET number = 1")
-        assert await adapter.store.write(batch(b"4"), Fence(lane, 4))
+        assert await stored(adapter.store, batch(b"4"), Fence(lane, 4))
         database.execute("DELETE FROM gateway.lane")
-        assert await adapter.store.write(batch(b"5"), Fence(lane, 5))
-        assert await adapter.store.write(batch(b"5"), Fence(lane, 5)) is False
+        assert await stored(adapter.store, batch(b"5"), Fence(lane, 5))
+        assert await stored(adapter.store, batch(b"5"), Fence(lane, 5)) is False
         await adapter.postgres.close_lanes([lane])
         assert database.execute("SELECT * FROM gateway.lane") == []
 
@@ -542,7 +561,7 @@ async def test_statement_timeout_costs_no_connection(database: Database) -> None
             await adapter.store.write(batch(b"second"), Fence(lane, 1))
         assert caught.value.sqlstate == "57014"
         locker.close()
-        assert await adapter.store.write(batch(b"second"), Fence(lane, 1))
+        assert await stored(adapter.store, batch(b"second"), Fence(lane, 1))
         assert adapter.pool.lost == 0
 
 
@@ -606,7 +625,7 @@ async def test_tables_are_not_made_in_our_schema(database: Database) -> None:
 def test_much_work_is_done_in_turns() -> None:
     """Binding a batch stops for the reactor once it has taken its time, and goes on later."""
     clock = CountingClock()
-    bound: Bound = (Statement((), "", ""), [])
+    bound: Bound = (Statement((), "", "", ""), [])
 
     def binding() -> Binding:
         for _ in range(10):

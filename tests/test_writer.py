@@ -12,7 +12,6 @@ from gateway.batch import Origin
 from gateway.errors import (
     OutcomeUnknown,
     RouteError,
-    RowError,
     StoreError,
     TransientError,
     Unavailable,
@@ -22,8 +21,9 @@ from gateway.gate import Gates
 from gateway.lane import OPEN_FOR, RETRY_FOR, backoff
 from gateway.memory import MemoryStore
 from gateway.pressure import Pressure
-from gateway.reply import STORED, Run
+from gateway.reply import STORED, Code, Run, refused
 from gateway.writer import Source, Writer
+from tests.in_memory import said
 
 CAP = 1_000_000
 
@@ -55,8 +55,7 @@ class Bench:
         return self.writer.source(Origin(name, "lines"), self._answered)
 
     def _answered(self, token: object, runs: list[Run]) -> None:
-        words = [bytes(outcome).decode() for n, outcome in runs for _ in range(n)]
-        self.answers.append((token, words))
+        self.answers.append((token, said(runs)))
 
     @property
     def bodies(self) -> list[bytes]:
@@ -136,7 +135,7 @@ def test_routes_are_batched_apart_and_order_holds() -> None:
     st.lists(st.lists(st.booleans(), min_size=1, max_size=30), min_size=1, max_size=6),
 )
 def test_only_bad_messages_are_refused(chunks: list[list[bool]]) -> None:
-    """Rows that break a constraint are found by halving; the others are stored in order."""
+    """Rows that break a constraint are refused alone; the others are stored in order."""
     bench = Bench(held=True)
     bench.store.poison = {b"bad"}
     source = bench.source("p")
@@ -156,12 +155,12 @@ def test_only_bad_messages_are_refused(chunks: list[list[bool]]) -> None:
     ]
 
 
-def test_bisecting_is_cheap() -> None:
-    """One bad of 1,024 costs about 2 log2(1024) statements, not a thousand."""
+def test_bad_messages_cost_no_more_writes() -> None:
+    """However many of a batch break a rule, the store is asked once."""
     bench = Bench()
     bench.store.poison = {b"bad"}
-    bench.source("p").submit("r", [b"x"] * 700 + [b"bad"] + [b"x"] * 323, 0)
-    assert len(bench.store.writes) <= 1 + 2 * 10
+    bench.source("p").submit("r", [b"x"] * 700 + [b"bad"] * 5 + [b"x"] * 323, 0)
+    assert bench.store.writes == [1028]
     assert len(bench.bodies) == 1023
 
 
@@ -201,18 +200,28 @@ def test_a_lost_batch_is_written_again() -> None:
 
 
 def test_refused_at_the_second_try_but_stored_by_the_first() -> None:
-    """What refuses a batch may stand before its fence: it is asked before anybody hears -REJ."""
-    refusals: list[Exception] = [RowError("no more today", "P0001"), FramesRefused([(0, STORED)])]
-    for refusal in refusals:
-        bench = Bench()
-        bench.store.lost_replies = 1
-        source = bench.source("p")
-        source.submit("r", [b"a"], 0)
-        bench.store.failures.append(refusal)
-        bench.pass_time(1)
-        assert bench.answers == [(0, ["+OK"])]
-        source.submit("r", [b"b"], 1)
-        assert bench.bodies == [b"a", b"b"]
+    """What no longer fits its table may be in it: that is asked before anybody hears -REJ."""
+    bench = Bench()
+    bench.store.lost_replies = 1
+    source = bench.source("p")
+    source.submit("r", [b"a"], 0)
+    bench.store.failures.append(FramesRefused([(0, refused(Code.DATA, "no longer"))]))
+    bench.pass_time(1)
+    assert bench.answers == [(0, ["+OK"])]
+    source.submit("r", [b"b"], 1)
+    assert bench.bodies == [b"a", b"b"]
+
+
+def test_a_lost_reply_that_refused_some() -> None:
+    """What became of each row is told after a lost reply as it would have been at once."""
+    bench = Bench(dead_letters=frozenset({"r"}))
+    bench.store.poison = {b"bad"}
+    bench.store.lost_replies = 1
+    bench.source("p").submit("r", [b"a", b"bad", b"b"], 0)
+    bench.pass_time(1)
+    assert bench.bodies == [b"a", b"b"]
+    assert [word.split()[0] for word in bench.answers[0][1]] == ["+OK", "-REJ", "+OK"]
+    assert [frame for frame, _ in bench.store.dead_letters] == [b"bad"]
 
 
 def test_an_unknown_outcome_is_never_answered() -> None:

@@ -52,6 +52,7 @@ class SqlType:
     @ivar length: characters that a C{varchar(n)} or C{char(n)} holds, 0 for any number.
     @ivar element: for an array, the type of its elements.
     @ivar not_null: whether the column refuses NULL.
+    @ivar declared: with length and precision, where it was told.
     """
 
     name: str
@@ -59,6 +60,11 @@ class SqlType:
     length: int = 0
     element: SqlType | None = None
     not_null: bool = False
+    declared: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.declared:
+            object.__setattr__(self, "declared", self.name)
 
 
 class Kind:

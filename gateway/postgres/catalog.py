@@ -37,7 +37,8 @@ _COLUMNS: Final = """
                 THEN greatest(0, CASE t.typtype WHEN 'd' THEN t.typtypmod ELSE a.atttypmod END - 4)
                 ELSE 0 END,
            format_type(e.oid, NULL),
-           CASE WHEN e.typnamespace = 'pg_catalog'::regnamespace THEN e.typname ELSE '' END::text
+           CASE WHEN e.typnamespace = 'pg_catalog'::regnamespace THEN e.typname ELSE '' END::text,
+           format_type(a.atttypid, a.atttypmod)
       FROM pg_attribute a
       JOIN pg_type t ON t.oid = a.atttypid
       JOIN pg_type b ON b.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END
@@ -75,9 +76,9 @@ class Column:
         @param row: of the catalog query.
         """
         (name, type_name, category, base, computed, not_null, has_default) = row[:7]
-        insertable, length, element_name, element_base = row[7:]
+        insertable, length, element_name, element_base, declared = row[7:]
         element = None if element_name is None else SqlType(element_name, element_base)
-        sql_type = SqlType(type_name, base, length, element, not_null)
+        sql_type = SqlType(type_name, base, length, element, not_null, declared)
         required = not_null and not has_default
         return cls(name, sql_type, category, computed, required, insertable)
 

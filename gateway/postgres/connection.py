@@ -23,16 +23,8 @@ from twisted.python.failure import Failure
 from txpostgres import txpostgres
 from zope.interface import implementer
 
-from gateway.errors import (
-    OutcomeUnknown,
-    RouteError,
-    RowError,
-    StoreError,
-    TransientError,
-    Unavailable,
-)
-from gateway.postgres import sqlstate
-from gateway.postgres.sqlstate import Kind
+from gateway.errors import OutcomeUnknown, StoreError, Unavailable
+from gateway.postgres.driver_errors import one_line, translated
 
 _SENT_AT_ONCE: Final = 2048
 """
@@ -40,9 +32,6 @@ Bytes of a statement that libpq has certainly handed to the kernel when C{execut
 returns: nothing else is on its way, and no send buffer is smaller (socket(7) has 4608
 as the least of SO_SNDBUF's effect). Looking again would be one more system call.
 """
-
-_ENDING: Final = {"FATAL", "PANIC"}
-"""Severities of errors after which the server closes the connection."""
 
 Result = TypeVar("Result")
 
@@ -56,24 +45,6 @@ Query = Callable[[str, Values], Awaitable[Rows]]
 
 MINIMUM_VERSION: Final = 130000
 """PostgreSQL 13, as C{server_version_num} says it."""
-
-
-class StoredBefore(Exception):
-    """
-    The fence says that an earlier try committed this batch, or some of the batches in it.
-
-    @ivar number: that of the last batch committed.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"stored up to batch {number}")
-        self.number = number
-
-
-class PreparedStatementLost(Exception):
-    """
-    The session has no such prepared statement, so it is not the one we prepared it in.
-    """
 
 
 @implementer(IReadWriteDescriptor)
@@ -192,6 +163,7 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         @return: its rows, none where it has no result.
         @raise StoreError: of the kind that says who must act.
         @raise StoredBefore: the fence did not move.
+        @raise Indistinct: rows cannot be told apart.
         @raise PreparedStatementLost: the statement was never run.
         """
         assert self._answer is None, "one statement at a time"
@@ -211,6 +183,23 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
             raise self._translated(error) from error
         finally:
             self._deadline = None
+
+    async def block(
+        self, body: str, values: Mapping[str, Any], sql: str, after: Values, timeout: float
+    ) -> Rows:
+        """
+        Run an anonymous code block and one statement, as one transaction.
+
+        @param body: in PL/pgSQL, with C{%(name)s} for the values. They become literals
+            within a literal, by psycopg2's own quoting: C{DO} takes no parameters.
+        @param sql: the statement, and C{after} its parameters.
+        @return: the statement's rows.
+        @raise StoreError: as for L{query}.
+        """
+        cursor = self._connection.cursor()
+        filled = cursor.mogrify(body, values).decode()
+        both = cursor.mogrify(f"DO %s; {sql}", (filled, *(after or ()))).decode()
+        return await self.query(both, None, timeout)
 
     # So that txpostgres's own cursors work as well: they take the watch's place.
 
@@ -300,33 +289,13 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         """
         psycopg2's error as one of ours.
         """
-        code: str | None = getattr(error, "pgcode", None)
-        text = _message(error)
-        if code is None and not isinstance(error, psycopg2.ProgrammingError):
-            self.fault = self.fault or text
+        found = translated(error)
+        if isinstance(found, OutcomeUnknown) or not self.usable:
+            self.fault = self.fault or str(found)
             self.discard()
+        if isinstance(found, OutcomeUnknown) and getattr(error, "pgcode", None) is None:
             return OutcomeUnknown(f"connection lost: {self.fault}")
-        if code is None:
-            # psycopg2 would not even send it.
-            return RouteError(text)
-        if code == sqlstate.ALREADY_STORED:
-            return StoredBefore(int(error.diag.message_detail))  # type: ignore[attr-defined]
-        if code in (sqlstate.NO_SUCH_PREPARED_STATEMENT, sqlstate.DUPLICATE_PREPARED_STATEMENT):
-            return PreparedStatementLost(text)
-        kind = sqlstate.kind_of(code)
-        if getattr(getattr(error, "diag", None), "severity_nonlocalized", None) in _ENDING:
-            # The server ends the session, maybe after it committed.
-            kind = Kind.LOST
-        if kind is Kind.LOST or not self.usable:
-            self.fault = text
-            self.discard()
-        if kind is Kind.LOST:
-            return OutcomeUnknown(text)
-        if kind is Kind.TRANSIENT:
-            return TransientError(text, code)
-        if kind is Kind.ROW:
-            return RowError(text, code)
-        return RouteError(text, code)
+        return found
 
     async def transaction(
         self, work: Callable[[Query], Awaitable[Result]], timeout: float
@@ -350,23 +319,6 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
                 await query("ROLLBACK", None)
             raise
         return result
-
-
-def one_line(error: BaseException) -> str:
-    """
-    The first line of an error; what libpq puts after it are hints for people at a psql.
-    """
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
-def _message(error: Exception) -> str:
-    """
-    PostgreSQL's primary message: no detail, no statement, no values but its own.
-    """
-    diag = getattr(error, "diag", None)
-    primary: str | None = getattr(diag, "message_primary", None)
-    return primary or one_line(error)
 
 
 def server_settings(statement_timeout: float) -> tuple[str, tuple[str, ...]]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -25,24 +25,21 @@ from twisted.logger import Logger
 
 from gateway.batch import Batch, Fence
 from gateway.config import Database
-from gateway.errors import OutcomeUnknown, RouteError, StoredPartly, StoreError
+from gateway.errors import OutcomeUnknown, RouteError, RowError, StoredPartly, StoreError
 from gateway.faults import FramesRefused
 from gateway.postgres.catalog import Findings, examine
-from gateway.postgres.connection import (
-    Connection,
-    PreparedStatementLost,
-    Query,
-    Rows,
-    StoredBefore,
-    Values,
-)
+from gateway.postgres.connection import Connection, Query, Rows, Values
 from gateway.postgres.dead_letter import BURY, bury_values
+from gateway.postgres.driver_errors import Indistinct, PreparedStatementLost, StoredBefore
 from gateway.postgres.durability import weaknesses
 from gateway.postgres.pool import Pool
 from gateway.postgres.schema import create_table, migrate
-from gateway.reply import Outcome
+from gateway.reply import STORED, Outcome, Run
 from gateway.route import Route
-from gateway.sql.statement import Binding, Bound, Insert, Statement
+from gateway.sql.fates import runs_of
+from gateway.sql.sqlstate import INDISTINCT
+from gateway.sql.statement import Binding, Bound, Insert, Statement, named
+from gateway.store import Written
 
 DEADLINE_MARGIN = 5.0
 """
@@ -72,7 +69,10 @@ _FORGET_ABANDONED: Final = (
     "DELETE FROM gateway.lane WHERE moved_at < now() - make_interval(secs => %s)"
 )
 _ASK: Final = "SELECT gateway.advance(%s::uuid, %s::bigint, %s::bigint)"
-_TOUCH: Final = "UPDATE gateway.lane SET moved_at = now() WHERE id = %s::uuid RETURNING 1"
+_TOUCH: Final = (
+    "UPDATE gateway.lane SET moved_at = now() WHERE id = %s::uuid RETURNING number, fates"
+)
+_FATES: Final = "SELECT fates FROM gateway.lane WHERE id = %s::uuid"
 
 
 class _Prepared:
@@ -124,7 +124,7 @@ class PostgresStore:
         # when the batch is long stored by another try, and then must find the lane's row.
         self._doubtful: set[str] = set()
 
-    async def write(self, batch: Batch, fence: Fence) -> bool:
+    async def write(self, batch: Batch, fence: Fence) -> Written:
         opened = self._open.get(batch.route)
         bound = None
         if opened is not None and self._pool.reactor.seconds() - opened.since < LOOKED_AT_FOR:
@@ -136,12 +136,12 @@ class PostgresStore:
         async with self._pool.checkout() as connection:
             if bound is not None:
                 try:
-                    return await self._store(connection, bound, fence)
+                    return await self._store(connection, batch, bound, fence)
                 except RouteError:
                     # The table may have changed under us: look again, then say so.
                     self._open.pop(batch.route, None)
             insert = await self._open_route(connection, self._route(batch.route))
-            return await self._store(connection, await self._bind(insert, batch), fence)
+            return await self._store(connection, batch, await self._bind(insert, batch), fence)
 
     async def _bind_anew(self, opened: _Open, batch: Batch, refused: FramesRefused) -> Bound:
         """
@@ -172,12 +172,12 @@ class PostgresStore:
         async with self._pool.checkout() as connection:
             await self._open_route(connection, self._route(route))
 
-    async def bury(self, batch: Batch, outcomes: Sequence[Outcome], fence: Fence) -> bool:
+    async def bury(self, batch: Batch, outcomes: Sequence[Outcome], fence: Fence) -> Written:
         async with self._pool.checkout() as connection:
             work = self._query(connection, BURY, bury_values(batch, outcomes, fence))
-            return await self._behind(fence, connection, work)
+            return await self._behind(fence, connection, batch, work)
 
-    async def is_stored(self, fence: Fence) -> bool:
+    async def recall(self, batch: Batch, fence: Fence) -> Written | None:
         async with self._pool.checkout() as connection:
             await self._query(connection, "BEGIN", None)
             reached = 0
@@ -189,11 +189,7 @@ class PostgresStore:
             finally:
                 if connection.usable:
                     await self._query(connection, "ROLLBACK", None)
-            if reached:
-                await self._confirm(connection, fence)
-            if 0 < reached < fence.number:
-                raise StoredPartly(reached)
-            return reached > 0
+            return await self._recalled(connection, batch, fence, reached) if reached else None
 
     async def durability(self) -> list[str]:
         """
@@ -226,33 +222,51 @@ class PostgresStore:
     def _bind(self, insert: Insert, batch: Batch) -> Awaitable[Bound]:
         return in_turns(insert.bind(batch.slices), self._pool.reactor)
 
-    def _store(self, connection: Connection, bound: Bound, fence: Fence) -> Awaitable[bool]:
+    def _store(
+        self, connection: Connection, batch: Batch, bound: Bound, fence: Fence
+    ) -> Awaitable[Written]:
         # A coroutine for each of these layers is what a small batch's latency is made of.
-        return self._behind(fence, connection, self._execute(connection, bound, fence))
+        return self._behind(fence, connection, batch, self._execute(connection, bound, fence))
 
-    async def _behind(self, fence: Fence, connection: Connection, work: Awaitable[object]) -> bool:
+    async def _behind(
+        self, fence: Fence, connection: Connection, batch: Batch, work: Awaitable[Rows]
+    ) -> Written:
         """
         Run a statement that moves a fence, and be sure of what it says.
 
+        @param work: gives one row with the fates where there is something to tell of rows.
         @raise StoredPartly: some of the batches are stored, and surely so.
         """
         try:
-            await work
+            told = await work
         except StoredBefore as before:
-            # An earlier try committed. Whether its commit was replicated, as ours would
-            # have to be, nobody has told us: its connection was lost.
-            await self._confirm(connection, fence)
-            if before.number < fence.number:
-                raise StoredPartly(before.number) from None
-            return False
+            return await self._recalled(connection, batch, fence, before.number)
         except OutcomeUnknown:
             self._doubtful.add(fence.lane)
             raise
         if connection.warned:
             await self._confirm(connection, fence)
-        return True
+        return Written(self._runs(batch, told[0][0] if told else None), False)
 
-    async def _confirm(self, connection: Connection, fence: Fence) -> None:
+    async def _recalled(
+        self, connection: Connection, batch: Batch, fence: Fence, reached: int
+    ) -> Written:
+        """
+        What an earlier try did. Whether its commit was replicated, as ours would have to
+        be, nobody has told us: its connection was lost.
+        """
+        number, fates = await self._confirm(connection, fence)
+        if fence.first <= reached < fence.number:
+            raise StoredPartly(reached)
+        # Batches stored as one are stored whole.
+        return Written(self._runs(batch, fates if number == fence.number else None), True)
+
+    def _runs(self, batch: Batch, fates: str | None) -> list[Run]:
+        if fates is None:
+            return [(batch.count, STORED)]
+        return runs_of(fates, batch.count, self._route(batch.route).returning)
+
+    async def _confirm(self, connection: Connection, fence: Fence) -> Sequence[Any]:
         """
         Be sure that what is committed is as durable as a commit promises.
 
@@ -261,35 +275,52 @@ class PostgresStore:
         documentation, section 27.2.8.3). A standby takes the log in order, so a
         later commit that was waited for covers all before it.
 
+        @return: the number of the lane's last batch, and its fates.
         @raise OutcomeUnknown: it is not sure yet; write again.
         """
-        if not await self._query(connection, _TOUCH, (fence.lane,)):
+        found = await self._query(connection, _TOUCH, (fence.lane,))
+        if not found:
             raise OutcomeUnknown("the lane vanished while its commit was confirmed")
         if connection.warned:
             raise OutcomeUnknown("committed, but not known to be on the synchronous standby")
+        return found[0]
 
-    async def _execute(self, connection: Connection, bound: Bound, fence: Fence) -> None:
+    async def _execute(self, connection: Connection, bound: Bound, fence: Fence) -> Rows:
         statement, values = bound
         fenced = [fence.lane, fence.first, fence.number, *values]
-        if self.prepares:
-            prepared = self._prepared[statement]
-            try:
-                if prepared.name not in connection.prepared:
-                    await self._query(connection, prepared.prepare, None)
-                    connection.prepared.add(prepared.name)
-                await connection.query(prepared.execute, fenced, self._deadline)
-                return
-            except PreparedStatementLost as error:
-                # Refused before anything was done.
-                if self.prepares:
-                    self.prepares = False
-                    self._log.info(
-                        "database: sessions are shared by a pooler, statements are not prepared"
-                        " any more ({error})",
-                        error=error,
-                    )
-        named = {f"p{number}": value for number, value in enumerate(fenced, 1)}
-        await self._query(connection, statement.plain, named)
+        try:
+            if self.prepares and statement.prepared:
+                prepared = self._prepared[statement]
+                try:
+                    if prepared.name not in connection.prepared:
+                        await self._query(connection, prepared.prepare, None)
+                        connection.prepared.add(prepared.name)
+                    return await connection.query(prepared.execute, fenced, self._deadline)
+                except PreparedStatementLost as error:
+                    # Refused before anything was done.
+                    if self.prepares:
+                        self.prepares = False
+                        self._log.info(
+                            "database: sessions are shared by a pooler, statements are not"
+                            " prepared any more ({error})",
+                            error=error,
+                        )
+            if statement.whole:
+                return await self._block(connection, statement.whole, fenced)
+            return await self._query(connection, statement.plain, named(fenced))
+        except (RowError, Indistinct) as error:
+            # Nothing was stored.
+            if fence.first < fence.number:
+                if isinstance(error, Indistinct):
+                    raise RowError(str(error), INDISTINCT) from None
+                raise
+            return await self._block(connection, statement.block, fenced)
+
+    async def _block(
+        self, connection: Connection, body: str, values: Sequence[str | int | None]
+    ) -> Rows:
+        lane = values[0]
+        return await connection.block(body, named(values), _FATES, (lane,), self._deadline)
 
     def _route(self, name: str) -> Route:
         """
@@ -307,7 +338,8 @@ class PostgresStore:
         if insert is None:
             raise RouteError("; ".join(findings.problems))
         for statement in insert.statements:
-            self._prepared.setdefault(statement, _Prepared(statement))
+            if statement.prepared:
+                self._prepared.setdefault(statement, _Prepared(statement))
         self._open[route.name] = _Open(insert, self._pool.reactor.seconds())
         return insert
 

@@ -18,11 +18,11 @@ from twisted.logger import Logger
 
 from gateway.batch import Batch
 from gateway.errors import RowError, StoredPartly
-from gateway.faults import FramesRefused
-from gateway.reply import Outcome, row_refused
+from gateway.faults import Faults, FramesRefused
+from gateway.reply import Outcome, refused_rows
 from gateway.spool.queue import Spool
 from gateway.spool.record import Parcel, Record, pack, unpack
-from gateway.store import Store
+from gateway.store import Store, Written
 
 
 class Drain:
@@ -48,48 +48,67 @@ class Drain:
         @raise SpoolError: stored, but it could not be removed; store it again.
         """
         try:
-            try:
-                await self._store.write(parcel.batch, parcel.fence)
-            except (RowError, FramesRefused) as error:
-                # What judged the rows may stand before the fence, and they be stored.
-                if not await self._store.is_stored(parcel.fence):
-                    await self._divide(parcel, error)
-                    return
+            written = await self._written(parcel)
+        except RowError:
+            await self._halve(parcel)
+        except FramesRefused as error:
+            if len(parcel.records) > 1:
+                await self._halve(parcel)
+            else:
+                await self._divide(parcel, error.faults)
         except StoredPartly as partly:
             stored = [r for r in parcel.records if r.number <= partly.number]
-            await self._spool.remove(stored)
+            await self.store(unpack(stored))
             await self.store(unpack(parcel.records[len(stored) :]))
         else:
-            await self._spool.remove(parcel.records)
+            faults = refused_rows(written.runs)
+            if faults:
+                await self._keep(parcel, faults)
+            else:
+                await self._spool.remove(parcel.records)
 
-    async def _divide(self, parcel: Parcel, error: RowError | FramesRefused) -> None:
-        records = parcel.records
-        if len(records) == 1:
-            await self._isolate(parcel, error)
-            return
-        middle = len(records) // 2
-        await self.store(unpack(records[:middle]))
-        await self.store(unpack(records[middle:]))
+    async def _written(self, parcel: Parcel) -> Written:
+        try:
+            return await self._store.write(parcel.batch, parcel.fence)
+        except (FramesRefused, RowError):
+            # An earlier try may have stored them, when the table or its rules were others.
+            written = await self._store.recall(parcel.batch, parcel.fence)
+            if written is None:
+                raise
+            return written
 
-    async def _isolate(self, parcel: Parcel, error: RowError | FramesRefused) -> None:
-        (record,) = parcel.records
+    async def _halve(self, parcel: Parcel) -> None:
+        """
+        Some of its records hold messages that are refused.
+        """
+        middle = len(parcel.records) // 2
+        await self.store(unpack(parcel.records[:middle]))
+        await self.store(unpack(parcel.records[middle:]))
+
+    async def _divide(self, parcel: Parcel, faults: Faults) -> None:
+        """
+        Split a record of which nothing is stored.
+        """
         batch = parcel.batch
-        if isinstance(error, FramesRefused):
-            bad = {row for row, _ in error.faults}
-            if len(bad) == batch.count:
-                await self._bury(parcel, [outcome for _, outcome in error.faults])
-                return
-            good = [row for row in range(batch.count) if row not in bad]
-            parts = [batch.only(good), batch.only(sorted(bad))]
-        elif batch.count == 1:
-            await self._bury(parcel, [row_refused(str(error), error.sqlstate)])
+        if len(faults) == batch.count:
+            await self._bury(parcel, [outcome for _, outcome in faults])
             return
-        else:
-            parts = list(batch.halves())
-        pieces = _pieces(record, parts)
-        await self._spool.replace(record, pieces)
+        bad = {row for row, _ in faults}
+        good = [row for row in range(batch.count) if row not in bad]
+        pieces = _pieces(parcel.records[0], [batch.only(good), batch.only(sorted(bad))])
+        await self._spool.replace(parcel.records[0], pieces)
         for piece in pieces:
             await self.store(unpack([piece]))
+
+    async def _keep(self, parcel: Parcel, faults: Faults) -> None:
+        """
+        A record is stored, save some rows. What was refused must not be forgotten when we
+        die now: it alone stays in the spool until it is a dead letter.
+        """
+        (record,) = parcel.records
+        (piece,) = _pieces(record, [parcel.batch.only([row for row, _ in faults])])
+        await self._spool.replace(record, [piece])
+        await self._bury(unpack([piece]), [outcome for _, outcome in faults])
 
     async def _bury(self, parcel: Parcel, outcomes: Sequence[Outcome]) -> None:
         await self._store.bury(parcel.batch, outcomes, parcel.fence)

@@ -256,7 +256,7 @@ class SpoolFile:
 
     def replace(self, record: Record, pieces: Sequence[Record]) -> None:
         """
-        Split a record into others that take its place.
+        Put others in the place of a record.
         """
         self.remove([record])
         for piece in pieces:

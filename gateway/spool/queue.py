@@ -163,7 +163,7 @@ class Spool:
 
     async def replace(self, record: Record, pieces: Sequence[Record]) -> None:
         """
-        Split a record for good.
+        Put others in the place of a record, for good.
         """
         await self._ask(lambda file: file.replace(record, pieces))
 

@@ -7,7 +7,7 @@ element with its type's own input function, as COPY does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 
 from gateway.batch import Slice
@@ -21,42 +21,45 @@ from gateway.errors import RouteError
 from gateway.faults import Faults, FramesRefused
 from gateway.formats.fields import Fields, Format, Texts
 from gateway.reply import Code, refused
-from gateway.route import CONSTANT, FRAME, SOURCES, Route, Value, identifier, table_identifier
+from gateway.route import CONSTANT, FRAME, SOURCES, Route, Value
 from gateway.sql.metadata import of_chunk
-from gateway.sql.statement import FENCE_TYPES, Binding, Names, fence, statement
+from gateway.sql.statement import Binding, Names
+from gateway.sql.table import Rows, table_statement
 
 _Piece = Callable[[Slice, Fields, Misfits], str]
 """Gives the elements of one column for the rows of a slice."""
 
 
-class ArrayInsert:
+class Arrays:
     """
-    Stores batches of a structured route into its table.
+    The values of a structured route.
+
+    @ivar kinds: of its columns, in order.
     """
 
-    def __init__(self, route: Route, types: Mapping[str, SqlType], form: Format) -> None:
+    def __init__(self, values: Mapping[str, Value], types: Mapping[str, SqlType], form: Format):
         """
+        @param values: column -> where its value comes from.
         @param types: column -> its type.
-        @param form: reads the fields that the route's columns name.
+        @param form: reads the fields that the columns name.
         @raise RouteError: a value of the configuration does not fit its column.
         """
-        self._route = route
         self._format = form
-        self._kinds: list[Kind] = []
+        self.kinds: list[Kind] = []
         self._pieces: list[_Piece] = []
-        for name, value in route.columns.items():
+        for name, value in values.items():
             try:
                 kind, piece = _column(name, value, types[name])
             except Misfit as error:
                 raise RouteError(f"column {name!r}: configured value {error}") from None
-            self._kinds.append(kind)
+            self.kinds.append(kind)
             self._pieces.append(piece)
-        self.many = statement(self._text, [kind.parameter for kind in self._kinds])
-        self.statements = (self.many,)
+        self.declared = {name: types[name].declared for name in values}
 
-    def bind(self, slices: Sequence[Slice]) -> Binding:
+    def bind(self, slices: Sequence[Slice]) -> Generator[None, None, list[str]]:
         """
         @param slices: the rows of a batch.
+        @return: an array literal for each column.
         @raise FramesRefused: some messages hold what the columns cannot.
         """
         columns: list[list[str]] = []
@@ -77,24 +80,54 @@ class ArrayInsert:
             yield
         if faults:
             raise FramesRefused(faults, by_type)
-        return self.many, ["{" + ",".join(pieces) + "}" for pieces in zip(*columns, strict=True)]
+        return ["{" + ",".join(pieces) + "}" for pieces in zip(*columns, strict=True)]
 
-    def _text(self, places: list[str], names: Names) -> str:
-        values = [
-            f"u.c{number}::{names(kind.sql_type.name)}" if kind.cast else f"u.c{number}"
-            for number, kind in enumerate(self._kinds)
-        ]
-        arrays = [
-            f"{place}::{kind.parameter}"
-            for place, kind in zip(places[len(FENCE_TYPES) :], self._kinds, strict=True)
-        ]
-        columns = ", ".join(names(identifier(column)) for column in self._route.columns)
-        aliases = ", ".join(f"c{number}" for number in range(len(self._kinds)))
-        return (
-            f"INSERT INTO {names(table_identifier(self._route.table))} ({columns})"
-            f" SELECT {', '.join(values)} FROM {fence(places)} AS fence,"
-            f" unnest({', '.join(arrays)}) AS u({aliases})"
+
+class ArrayInsert:
+    """
+    Stores batches of a structured route into its table.
+    """
+
+    def __init__(self, route: Route, types: Mapping[str, SqlType], form: Format) -> None:
+        """
+        @param types: column -> its type.
+        @param form: reads the fields that the route's columns name.
+        @raise RouteError: a value of the configuration does not fit its column.
+        """
+        self._arrays = Arrays(route.columns, types, form)
+        self._kinds = self._arrays.kinds
+        declared = self._arrays.declared
+        rows = Rows(
+            types=[kind.parameter for kind in self._kinds],
+            inputs=[f"u.c{number}" for number in range(len(self._kinds))],
+            source=self._source,
+            values=self._values,
+            declared=declared,
+            columns=list(declared.items()),
         )
+        self.many = table_statement(route, rows)
+        self.statements = (self.many,)
+
+    def bind(self, slices: Sequence[Slice]) -> Binding:
+        """
+        @param slices: the rows of a batch.
+        @raise FramesRefused: some messages hold what the columns cannot.
+        """
+        return self.many, (yield from self._arrays.bind(slices))
+
+    def _source(self, places: Sequence[str], as_text: bool) -> str:
+        arrays = [
+            f"{place}::{'text[]' if as_text else kind.parameter}"
+            for place, kind in zip(places, self._kinds, strict=True)
+        ]
+        aliases = ", ".join(f"c{number}" for number in range(len(self._kinds)))
+        return f"unnest({', '.join(arrays)}) AS u({aliases})"
+
+    def _values(self, inputs: Sequence[str], names: Names, as_text: bool) -> list[str]:
+        return [
+            f"{name}::{names(kind.sql_type.name)}" if kind.cast or as_text else name
+            for name, kind in zip(inputs, self._kinds, strict=True)
+        ]
 
 
 def _column(name: str, value: Value, sql_type: SqlType) -> tuple[Kind, _Piece]:

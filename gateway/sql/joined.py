@@ -18,9 +18,10 @@ from gateway.columns.kind import SqlType
 from gateway.columns.literal import all_quoted, nullable_quoted
 from gateway.faults import Faults, FramesRefused
 from gateway.formats.text import BytesFormat, Joined, TextFormat
-from gateway.route import FRAME, Route, Value, identifier, table_identifier
+from gateway.route import FRAME, Route, Value
 from gateway.sql.metadata import of_chunk
-from gateway.sql.statement import FENCE_TYPES, Binding, Names, fence, statement
+from gateway.sql.statement import Binding, Names
+from gateway.sql.table import Rows, table_statement
 
 
 class JoinedInsert:
@@ -41,9 +42,13 @@ class JoinedInsert:
         self._format: Joined = BytesFormat() if binary else TextFormat()
         self._sources = [of_chunk(value) for value in metadata]
         text = _Text(route, types, binary, metadata)
-        self.many = statement(text.many, ["text[]"] * (2 + len(metadata)))
-        self.one = statement(text.one, ["text"] * (1 + len(metadata)))
-        self.statements = (self.many, self.one)
+        self.many = table_statement(route, text.many)
+        # A batch of one row is told apart from nothing, so it has no statement of its own
+        # where there is something to tell.
+        self.one = self.many
+        if route.conflict == "error" and not route.returning:
+            self.one = table_statement(route, text.one)
+        self.statements = tuple({self.many, self.one})
 
     def bind(self, slices: Sequence[Slice]) -> Binding:
         """
@@ -54,7 +59,7 @@ class JoinedInsert:
         """
         yield from ()
         chunk, start, stop = slices[0]
-        if len(slices) == 1 and stop - start == 1:
+        if len(slices) == 1 and stop - start == 1 and self.one is not self.many:
             text, _ = self._format.encode(chunk.frames[start:stop])
             return self.one, [text, *[source(chunk) for source in self._sources]]
         joined, separators = self._encode(slices)
@@ -90,7 +95,10 @@ class JoinedInsert:
 
 class _Text:
     """
-    Writes the SQL of one route.
+    Writes the SQL of one route's rows.
+
+    @ivar many: for batches of any size.
+    @ivar one: for batches of one row.
     """
 
     def __init__(
@@ -104,27 +112,39 @@ class _Text:
         self._types = types
         self._binary = binary
         self._metadata = metadata
+        declared = {column: types[column].declared for column in route.columns}
+        names = [f"m{number}" for number in range(len(metadata))]
+        self.many = Rows(
+            types=["text[]"] * (2 + len(metadata)),
+            inputs=["u.frame", *[f"c.{name}" for name in names]],
+            source=self._joined,
+            values=self._values,
+            declared=declared,
+        )
+        self.one = Rows(
+            types=["text"] * (1 + len(metadata)),
+            inputs=[f"u.{name}" for name in ("frame", *names)],
+            source=self._single,
+            values=self._values,
+            declared=declared,
+        )
 
-    def many(self, places: list[str], names: Names) -> str:
-        arrays = ", ".join(f"{place}::text[]" for place in places[len(FENCE_TYPES) :])
-        columns = [f"m{i}" for i in range(len(self._metadata))]
+    def _joined(self, places: Sequence[str], as_text: bool) -> str:
+        arrays = ", ".join(f"{place}::text[]" for place in places)
+        columns = ["frames", "separator", *[f"m{n}" for n in range(len(self._metadata))]]
         # string_to_array() makes nothing of '', which is one empty message.
         return (
-            f"{self._insert('u.frame', [f'c.{name}' for name in columns], names)}"
-            f" FROM {fence(places)} AS fence,"
-            f" unnest({arrays}) AS c({', '.join(['frames', 'separator', *columns])}),"
+            f"unnest({arrays}) AS c({', '.join(columns)}),"
             " unnest(CASE c.frames WHEN '' THEN ARRAY['']"
             " ELSE string_to_array(c.frames, c.separator) END) AS u(frame)"
         )
 
-    def one(self, places: list[str], names: Names) -> str:
-        frame, *metadata = [f"{place}::text" for place in places[len(FENCE_TYPES) :]]
-        return f"{self._insert(frame, metadata, names)} FROM {fence(places)} AS fence"
+    def _single(self, places: Sequence[str], as_text: bool) -> str:
+        columns = ["frame", *[f"m{n}" for n in range(len(self._metadata))]]
+        return f"(VALUES ({', '.join(f'{p}::text' for p in places)})) AS u({', '.join(columns)})"
 
-    def _insert(self, frame: str, metadata: list[str], names: Names) -> str:
-        """
-        INSERT ... SELECT, up to its FROM.
-        """
+    def _values(self, inputs: Sequence[str], names: Names, as_text: bool) -> list[str]:
+        frame, *metadata = inputs
         values = []
         for column, value in self._route.columns.items():
             sql_type = names(self._types[column].name)
@@ -136,6 +156,4 @@ class _Text:
                 values.append(f"convert_to({frame}, 'UTF8')")
             else:
                 values.append(f"{frame}::{sql_type}")
-        table = names(table_identifier(self._route.table))
-        columns = ", ".join(names(identifier(c)) for c in self._route.columns)
-        return f"INSERT INTO {table} ({columns}) SELECT {', '.join(values)}"
+        return values

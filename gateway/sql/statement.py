@@ -21,17 +21,23 @@ FENCE_TYPES: Final = ("uuid", "bigint", "bigint")
 @dataclass(frozen=True, slots=True)
 class Statement:
     """
-    One SQL text.
+    What stores a batch.
 
     @ivar types: SQL types of the parameters; the first are those of the fence.
     @ivar prepared: the text with C{$1}, C{$2}, ... for PREPARE.
     @ivar plain: the text with C{%(p1)s}, C{%(p2)s}, ... for sessions that cannot
         keep a prepared statement.
+    @ivar block: the body of a code block with the same parameters as C{plain} that leaves
+        out the rows at fault, see L{gateway.sql.block}.
+    @ivar whole: where there is no such text, the body of a code block that stores all rows
+        or none.
     """
 
     types: tuple[str, ...]
     prepared: str
     plain: str
+    block: str
+    whole: str = ""
 
 
 Bound = tuple[Statement, Sequence[str | None]]
@@ -93,18 +99,37 @@ class Names:
         return name.replace("%", "%%") if self._plain else name
 
 
-def statement(write: Callable[[list[str], Names], str], types: Sequence[str]) -> Statement:
+Write = Callable[[Sequence[str], Names], str]
+"""The places of the parameters, those of the fence first -> SQL."""
+
+
+def statement(text: Write, block: Write, types: Sequence[str]) -> Statement:
     """
-    @param write: the places of the parameters, those of the fence first -> the text.
     @param types: of the parameters after the fence.
     """
     types = (*FENCE_TYPES, *types)
     numbers = range(1, len(types) + 1)
+    plain = named_places(len(types))
     return Statement(
         types,
-        write([f"${n}" for n in numbers], Names(False)),
-        write([f"%(p{n})s" for n in numbers], Names(True)),
+        text([f"${n}" for n in numbers], Names(False)),
+        text(plain, Names(True)),
+        block(plain, Names(True)),
     )
+
+
+def named_places(count: int) -> list[str]:
+    """
+    Parameters by name, for psycopg2.
+    """
+    return [f"%(p{number})s" for number in range(1, count + 1)]
+
+
+def named(values: Sequence[str | int | None]) -> dict[str, str | int | None]:
+    """
+    The parameters for L{named_places}.
+    """
+    return {f"p{number}": value for number, value in enumerate(values, 1)}
 
 
 def fence(places: Sequence[str]) -> str:

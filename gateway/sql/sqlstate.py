@@ -13,6 +13,9 @@ from typing import Final
 ALREADY_STORED: Final = "ZG001"
 """Raised by C{gateway.advance}: a batch with this fence was committed before."""
 
+INDISTINCT: Final = "ZG002"
+"""Raised by C{gateway.remember}: what became of each row can only be told one by one."""
+
 NO_SUCH_PREPARED_STATEMENT: Final = "26000"
 DUPLICATE_PREPARED_STATEMENT: Final = "42P05"
 
@@ -67,3 +70,12 @@ def kind_of(sqlstate: str) -> Kind:
     # Authorization (28), catalog and schema names (3D, 3F), syntax and access rule
     # (42), unsupported (0A), and what nobody foresaw: no message is at fault.
     return found or Kind.ROUTE
+
+
+def _row_pattern() -> str:
+    classes = "|".join(code for code, kind in _TABLE.items() if kind is Kind.ROW)
+    return f"^({classes}|[{''.join(sorted(_OWN))}])"
+
+
+ROW_PATTERN: Final = _row_pattern()
+"""L{Kind.ROW}, as a regular expression of PostgreSQL's."""

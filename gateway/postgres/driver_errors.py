@@ -1,0 +1,89 @@
+"""
+psycopg2's errors -> ours, sorted by who must act.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import psycopg2
+
+from gateway.errors import OutcomeUnknown, RouteError, RowError, TransientError
+from gateway.sql import sqlstate
+from gateway.sql.sqlstate import Kind
+
+_ENDING: Final = {"FATAL", "PANIC"}
+"""Severities of errors after which the server closes the connection."""
+
+
+class StoredBefore(Exception):
+    """
+    The fence says that an earlier try committed this batch, or some of the batches in it.
+
+    @ivar number: that of the last batch committed.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stored up to batch {number}")
+        self.number = number
+
+
+class Indistinct(Exception):
+    """
+    What became of each row can only be told one by one; nothing was stored.
+    """
+
+
+class PreparedStatementLost(Exception):
+    """
+    The session has no such prepared statement, so it is not the one we prepared it in.
+    """
+
+
+def translated(error: Exception) -> Exception:
+    """
+    One of ours for one of psycopg2's, or for a connection that was lost.
+
+    L{OutcomeUnknown} says that the connection is of no use any more.
+    """
+    code: str | None = getattr(error, "pgcode", None)
+    text = _message(error)
+    if code is None and not isinstance(error, psycopg2.ProgrammingError):
+        return OutcomeUnknown(text)
+    if code is None:
+        # psycopg2 would not even send it.
+        return RouteError(text)
+    if code == sqlstate.ALREADY_STORED:
+        return StoredBefore(int(error.diag.message_detail))  # type: ignore[attr-defined]
+    if code == sqlstate.INDISTINCT:
+        return Indistinct(text)
+    if code in (sqlstate.NO_SUCH_PREPARED_STATEMENT, sqlstate.DUPLICATE_PREPARED_STATEMENT):
+        return PreparedStatementLost(text)
+    kind = sqlstate.kind_of(code)
+    if getattr(getattr(error, "diag", None), "severity_nonlocalized", None) in _ENDING:
+        # The server ends the session, maybe after it committed.
+        kind = Kind.LOST
+    if kind is Kind.LOST:
+        return OutcomeUnknown(text)
+    if kind is Kind.TRANSIENT:
+        return TransientError(text, code)
+    if kind is Kind.ROW:
+        return RowError(text, code)
+    return RouteError(text, code)
+
+
+def one_line(error: BaseException) -> str:
+    """
+    The first line of an error; what libpq puts after it are hints for people at a psql.
+    """
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _message(error: Exception) -> str:
+    """
+    PostgreSQL's primary message: no detail, no statement, no values but its own.
+    """
+    diag = getattr(error, "diag", None)
+    primary: str | None = getattr(diag, "message_primary", None)
+    return primary or one_line(error)

@@ -1,0 +1,78 @@
+"""
+What became of the rows of a batch, as the database tells it: JSON -> runs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+from msgspec import Struct, field
+
+from gateway.reply import DUPLICATE, STORED, Fate, Returned, Run, row_refused
+
+_BARE: Final = re.compile(r'[^\s"\x00-\x1f\x7f-\x9f\u2028\u2029]+')
+
+
+class _Fates(Struct):
+    """
+    Rows are counted from 1. Whatever is not named is stored.
+
+    @ivar duplicates: rows that were there before, ascending.
+    @ivar refused: (row, SQLSTATE, column at fault, text), ascending.
+    @ivar values: what each of the others returned, in order; C{null} for nothing.
+    """
+
+    duplicates: list[int] = field(default_factory=list)
+    refused: list[tuple[int, str, str | None, str]] = field(default_factory=list)
+    values: list[list[str | None] | None] = field(default_factory=list)
+
+
+_DECODER: Final = msgspec.json.Decoder(_Fates)
+
+
+def runs_of(fates: str | None, count: int, returning: Sequence[str]) -> list[Run]:
+    """
+    @param fates: as C{gateway.remember} keeps them; C{None}: all rows are stored.
+    @param count: how many rows there are.
+    @param returning: what the values are called.
+    """
+    if fates is None or fates == "{}":
+        return [(count, STORED)]
+    found = _DECODER.decode(fates)
+    others: dict[int, Fate] = {row - 1: DUPLICATE for row in found.duplicates}
+    for row, sqlstate, column, text in found.refused:
+        others[row - 1] = row_refused(
+            text if column is None else f"column {column!r}: {text}", sqlstate
+        )
+    answers = [_answer(returning, values) for values in found.values]
+    runs: list[Run] = []
+    row = told = 0
+    for other in [*sorted(others), count]:
+        if stored := other - row:
+            fate: Fate = Returned(answers[told : told + stored]) if answers else STORED
+            runs.append((stored, fate))
+            told += stored
+        if other < count:
+            runs.append((1, others[other]))
+        row = other + 1
+    return runs
+
+
+def _answer(names: Sequence[str], values: Sequence[str | None] | None) -> bytes:
+    """
+    C{+OK name=value ...}; what is not one plain word is a JSON string.
+    """
+    told = zip(names, values or (), strict=False)
+    return " ".join(["+OK", *[f"{name}={_shown(value)}" for name, value in told]]).encode()
+
+
+def _shown(value: str | None) -> str:
+    if value is None:
+        return "null"
+    if value != "null" and _BARE.fullmatch(value):
+        return value
+    return json.dumps(value)

@@ -1,0 +1,244 @@
+"""
+The statements that store rows into a route's table.
+
+Where nothing is to be told of a row but that it is stored, one INSERT does it. Where
+rows may be duplicates, or return values, the rows are numbered as they come, and what
+became of each is worked out in the same statement and kept by C{gateway.remember}.
+Where that cannot be worked out, since a trigger dropped rows, C{gateway.remember} says
+so and the block tells, row by row.
+
+Rows that meet a key are written in the order of their keys, so that two batches with the
+same keys wait for each other rather than for ever (PostgreSQL documentation, section
+13.3.4 "Deadlocks").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from gateway.route import Route, identifier, table_identifier
+from gateway.sql.block import Step, body, inputs
+from gateway.sql.statement import FENCE_TYPES, Names, Statement, fence, statement
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """
+    Rows as SQL.
+
+    @ivar types: of the parameters after the fence.
+    @ivar inputs: what a row is made of, as the source calls it.
+    @ivar source: (places of the parameters after the fence, whether all inputs are wanted
+        as text) -> what comes after FROM.
+    @ivar values: (inputs, names, whether they are text) -> a value for each column.
+    @ivar declared: column -> its type with length and precision.
+    @ivar columns: (name, type) that each input is for, for errors; none where an input is
+        for several.
+    """
+
+    types: Sequence[str]
+    inputs: Sequence[str]
+    source: Callable[[Sequence[str], bool], str]
+    values: Callable[[Sequence[str], Names, bool], list[str]]
+    declared: Mapping[str, str]
+    columns: Sequence[tuple[str, str]] = ()
+
+
+def table_statement(route: Route, rows: Rows) -> Statement:
+    """
+    @param rows: with a value for each column of the route.
+    """
+    return statement(
+        lambda places, names: _Insert(route, rows, names).text(places),
+        lambda places, names: _Insert(route, rows, names).block(places),
+        rows.types,
+    )
+
+
+class _Insert:
+    """
+    Writes the SQL of one route.
+    """
+
+    def __init__(self, route: Route, rows: Rows, names: Names) -> None:
+        self._route = route
+        self._rows = rows
+        self._names = names
+        self._table = names(table_identifier(route.table))
+        self._columns = [names(identifier(column)) for column in route.columns]
+        self._key = [names(identifier(column)) for column in route.key]
+        # What the values of the key are called, among those of a row.
+        self._parts = [f"v{list(route.columns).index(column)}" for column in route.key]
+
+    def text(self, places: Sequence[str]) -> str:
+        if self._route.conflict == "error" and not self._route.returning:
+            return self._plain(places)
+        if self._route.conflict == "error":
+            return self._returning(places)
+        return self._ignoring(places) if self._route.conflict == "ignore" else self._upsert(places)
+
+    def block(self, places: Sequence[str]) -> str:
+        rows = self._rows
+        aliased = ", ".join(f"{name} AS c{number}" for number, name in enumerate(rows.inputs))
+        source = rows.source(places[len(FENCE_TYPES) :], True)
+        step = Step(
+            one=self._one(inputs(len(rows.inputs))),
+            many="" if self._tells else self._some(),
+            ignores=self._route.conflict == "ignore",
+            returns=bool(self._route.returning),
+            columns=rows.columns,
+        )
+        query = f"SELECT {aliased} FROM {source}"
+        return body(places, self._names, query, len(rows.inputs), step, careful=True)
+
+    @property
+    def _tells(self) -> bool:
+        """Whether there is anything to tell of stored rows, or rows of one key must take turns."""
+        return self._route.conflict != "error" or bool(self._route.returning)
+
+    def _into(self) -> str:
+        return f"INSERT INTO {self._table} ({', '.join(self._columns)})"
+
+    def _plain(self, places: Sequence[str]) -> str:
+        values = self._rows.values(self._rows.inputs, self._names, False)
+        return (
+            f"{self._into()} SELECT {', '.join(values)} FROM {fence(places)} AS fence,"
+            f" {self._rows.source(places[len(FENCE_TYPES) :], False)}"
+        )
+
+    def _one(self, row: Sequence[str]) -> str:
+        values = ", ".join(self._rows.values(row, self._names, True))
+        text = f"{self._into()} VALUES ({values}){self._on_conflict()}"
+        if self._route.returning:
+            told = ", ".join(self._told())
+            text += f" RETURNING json_build_array({told})::text INTO gw_value"
+        return f"{text};"
+
+    def _some(self) -> str:
+        names = [f"c{number}" for number in range(len(self._rows.inputs))]
+        values = self._rows.values([f"gw_u.{name}" for name in names], self._names, True)
+        arrays = ", ".join(f"gw_block.{name}" for name in names)
+        return (
+            f"{self._into()} SELECT {', '.join(values)}"
+            f" FROM unnest({arrays}) AS gw_u({', '.join(names)})"
+        )
+
+    def _told(self) -> list[str]:
+        """The columns that are returned, as text."""
+        return [f"{self._names(identifier(column))}::text" for column in self._route.returning]
+
+    def _on_conflict(self) -> str:
+        if self._route.conflict == "error":
+            return ""
+        target = f" ON CONFLICT ({', '.join(self._key)})"
+        if self._route.conflict == "ignore":
+            return f"{target} DO NOTHING"
+        others = [column for column in self._columns if column not in self._key]
+        # Of a row that is nothing but its key, so that it returns its values all the same.
+        changed = others or self._key[:1]
+        return f"{target} DO UPDATE SET " + ", ".join(f"{c} = excluded.{c}" for c in changed)
+
+    # Statements that tell rows apart.
+
+    def _given(self, places: Sequence[str]) -> str:
+        values = self._rows.values(self._rows.inputs, self._names, False)
+        aliased = ", ".join(f"{value} AS v{number}" for number, value in enumerate(values))
+        return (
+            f"given AS MATERIALIZED (SELECT row_number() OVER () AS n, {aliased}"
+            f" FROM {fence(places)} AS fence,"
+            f" {self._rows.source(places[len(FENCE_TYPES) :], False)})"
+        )
+
+    def _taken(self, source: str, order: str, returned: Sequence[str]) -> str:
+        values = ", ".join(f"v{number}" for number in range(len(self._columns)))
+        text = f"{self._into()} SELECT {values} FROM {source} ORDER BY {order}"
+        text += self._on_conflict()
+        if returned:
+            text += " RETURNING " + ", ".join(returned)
+        return text
+
+    def _values(self) -> list[str]:
+        return [f"{column} AS r{number}" for number, column in enumerate(self._told())]
+
+    def _array(self, row: str) -> str:
+        values = ", ".join(f"{row}.r{number}" for number in range(len(self._route.returning)))
+        return f"json_build_array({values})"
+
+    def _returning(self, places: Sequence[str]) -> str:
+        taken = self._taken("given", "n", self._values())
+        told = f"SELECT json_agg({self._array('taken')}) FROM taken"
+        return f"WITH {self._given(places)}, taken AS ({taken}) " + _remember(
+            places, f"{_count('taken')} = {_count('given')}", "'[]'", told
+        )
+
+    def _ignoring(self, places: Sequence[str]) -> str:
+        # Of rows with the same key the first one is stored, if any; of rows whose key is
+        # NULL, and so never the same, all of them.
+        parts = ", ".join(self._parts)
+        keys = [f"{column} AS {part}" for column, part in zip(self._key, self._parts, strict=True)]
+        # As the table has them: a numeric(5,2) is rounded there.
+        given = ", ".join(
+            f"{part}::{self._names(self._rows.declared[column])} AS {part}"
+            for column, part in zip(self._route.key, self._parts, strict=True)
+        )
+        taken = self._taken("given", f"{parts}, n", [*keys, *self._values()])
+        fates = (
+            "fates AS (SELECT n, "
+            f"{parts}, row_number() OVER (PARTITION BY {parts} ORDER BY n)"
+            f" > count(*) FILTER (WHERE n IS NULL) OVER (PARTITION BY {parts}) AS duplicate"
+            f" FROM (SELECT n, {given} FROM given UNION ALL SELECT NULL, {parts} FROM taken) AS b)"
+        )
+        duplicates = (
+            "SELECT coalesce(json_agg(n ORDER BY n), '[]') FROM fates"
+            " WHERE duplicate AND n IS NOT NULL"
+        )
+        stored = "FROM fates WHERE NOT duplicate AND n IS NOT NULL"
+        told = (
+            f"SELECT json_agg({self._array('t')} ORDER BY s.n)"
+            f" FROM (SELECT n, row_number() OVER (ORDER BY {parts}, n) AS place {stored}) AS s"
+            " JOIN (SELECT *, row_number() OVER () AS place FROM taken) AS t USING (place)"
+        )
+        query = f"WITH {self._given(places)}, taken AS ({taken}), {fates} "
+        if self._route.returning:
+            sure = f"{_count('taken')} = (SELECT count(*) {stored})"
+            return query + _remember(places, sure, f"({duplicates})", told)
+        return query + (
+            f"SELECT gateway.remember({places[0]}::uuid,"
+            f" CASE WHEN {_count('taken')} = {_count('given')} THEN '{{}}'"
+            f" ELSE json_build_object('duplicates', ({duplicates}))::text END)"
+        )
+
+    def _upsert(self, places: Sequence[str]) -> str:
+        # Of rows with the same key the last one counts: PostgreSQL would not let one
+        # statement touch a row twice. Rows whose key is NULL are never the same.
+        nulls = " OR ".join(f"{part} IS NULL" for part in self._parts)
+        order = f"{', '.join(self._parts)}, CASE WHEN {nulls} THEN n END"
+        ranked = f"ranked AS (SELECT *, dense_rank() OVER (ORDER BY {order}) AS place FROM given)"
+        last = "last AS (SELECT DISTINCT ON (place) * FROM ranked ORDER BY place, n DESC)"
+        query = f"WITH {self._given(places)}, {ranked}, {last}"
+        if not self._route.returning:
+            return f"{query} {self._taken('last', 'place', ())}"
+        told = (
+            f"SELECT json_agg({self._array('t')} ORDER BY ranked.n) FROM ranked"
+            " JOIN (SELECT *, row_number() OVER () AS place FROM taken) AS t USING (place)"
+        )
+        taken = self._taken("last", "place", self._values())
+        return f"{query}, taken AS ({taken}) " + _remember(
+            places, f"{_count('taken')} = {_count('last')}", "'[]'", told
+        )
+
+
+def _count(name: str) -> str:
+    return f"(SELECT count(*) FROM {name})"
+
+
+def _remember(places: Sequence[str], sure: str, duplicates: str, values: str) -> str:
+    """
+    @param sure: a condition: what was returned belongs to the rows in order.
+    """
+    return (
+        f"SELECT gateway.remember({places[0]}::uuid, CASE WHEN {sure} THEN"
+        f" json_build_object('duplicates', {duplicates}::json, 'values',"
+        f" coalesce(({values}), '[]'))::text END)"
+    )
