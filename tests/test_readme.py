@@ -14,11 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from gateway.embedded import find_binaries
 from tests.support import PATIENCE, Database, wait_until
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 SETUPS = re.findall(r"^python3 -m venv .*$", README, re.MULTILINE)
+LOOK = re.findall(r"^\$ (psql .*)$", README, re.MULTILINE)
 SESSIONS = re.findall(r"^\$ (printf .*)\n((?:[^$`\n].*\n)+)```", README, re.MULTILINE)
 
 
@@ -77,6 +79,18 @@ def test_the_run_command_and_the_sessions(tmp_path: Path) -> None:
             assert said.stdout.rstrip("\n") == shown.rstrip("\n"), command
         stored = Database(f"host={tmp_path}/gateway-data/postgres user=gateway")
         assert stored.bodies() == ["hello", "world", "hello", "two\nlines", "hello"]
+        path = f"{os.environ['PATH']}:{find_binaries()}"
+        (look,) = LOOK
+        said = subprocess.run(
+            look,
+            shell=True,
+            cwd=tmp_path,
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+        assert said.returncode == 0 and " world\n" in said.stdout, said.stderr
     finally:
         os.killpg(gateway.pid, signal.SIGINT)
         assert gateway.wait(PATIENCE) in (0, -signal.SIGINT), log_path.read_text()
