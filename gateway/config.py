@@ -18,10 +18,11 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta, Struct, field
 
+from gateway.content_sections import check_content, check_name
 from gateway.errors import ConfigError
 from gateway.route import Route
 from gateway.route_sections import DEFAULT_ROUTES, RouteSection, routes_of
-from gateway.sections import Reader, is_table, meant
+from gateway.sections import Reader, is_table
 
 EMBEDDED: Final = "embedded"
 
@@ -80,7 +81,10 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     Where peers connect, and how they speak. Durations are in seconds.
 
     @ivar endpoint: a Twisted server endpoint string.
-    @ivar route: for the plain dialect, where every frame goes.
+    @ivar route: for the plain dialect, where every frame goes; with C{route_by}, where
+        those go that C{routes} has no route for.
+    @ivar route_by: a field of each message, whose value chooses among C{routes}.
+    @ivar routes: value of that field -> route.
     @ivar max_frame: largest payload in bytes, at most 64 MiB.
     @ivar window: unanswered frames of a peer at which reading pauses.
     @ivar ack: said instead of C{+OK}; C{none} says nothing.
@@ -95,6 +99,8 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     framing: Literal["line", "netstring", "octet-counted"] = "line"
     dialect: Literal["plain", "command"] = "plain"
     route: str | None = None
+    route_by: str | None = None
+    routes: dict[str, str] | None = None
     max_frame: Annotated[int, Meta(ge=1, le=64 * 1024 * 1024)] = 65536
     window: Annotated[int, Meta(ge=1, le=1_000_000)] = 1024
     ack: str | None = None
@@ -183,7 +189,7 @@ def judge(data: Mapping[str, Any], path: PurePath, endpoint_fault: EndpointFault
     for name, listener in listeners.items():
         listener = _resolved(listener, path)
         listeners[name] = listener
-        _check_listener(reader, name, listener, route_names, endpoint_fault)
+        _check_listener(reader, name, listener, route_names, routes, endpoint_fault)
         other = used.setdefault(listener.endpoint, name)
         if other != name and not listener.endpoint.startswith("tcp:0"):
             reader.note(
@@ -208,7 +214,8 @@ def check_endpoints(config: Config, endpoint_fault: EndpointFault) -> list[str]:
     """
     reader = Reader("command line")
     for name, listener in config.listeners.items():
-        _check_listener(reader, name, listener, list(config.routes), endpoint_fault)
+        names = list(config.routes)
+        _check_listener(reader, name, listener, names, config.routes, endpoint_fault)
     return reader.problems
 
 
@@ -226,9 +233,14 @@ def _check_listener(
     reader: Reader,
     name: str,
     listener: Listener,
-    routes: list[str],
+    route_names: list[str],
+    routes: Mapping[str, Route],
     endpoint_fault: EndpointFault,
 ) -> None:
+    """
+    @param route_names: of all routes, faulty ones too.
+    @param routes: those that could be read.
+    """
     where = f"listeners.{name}"
     fault = endpoint_fault(listener.endpoint)
     if fault is not None:
@@ -237,13 +249,15 @@ def _check_listener(
             f"{listener.endpoint!r} is no Twisted server endpoint ({fault});"
             ' try "tcp:8000:interface=127.0.0.1" or "unix:gateway.sock"',
         )
-    if listener.dialect == "plain":
-        if listener.route is None:
-            reader.note(f"{where}.route", "is missing: a plain listener needs one")
-        elif listener.route not in routes:
-            hint = meant(listener.route, routes) or f"; there are {', '.join(routes) or 'none'}"
-            reader.note(f"{where}.route", f"there is no route {listener.route!r}{hint}")
+    if listener.dialect != "plain":
+        for key in ("route", "route_by", "routes", "ack", "nak"):
+            if getattr(listener, key) is not None:
+                reader.note(f"{where}.{key}", 'is for dialect = "plain"; leave it out')
         return
-    for key in ("route", "ack", "nak"):
-        if getattr(listener, key) is not None:
-            reader.note(f"{where}.{key}", 'is for dialect = "plain"; leave it out')
+    by_content = listener.route_by is not None or listener.routes is not None
+    if listener.route is not None:
+        check_name(reader, f"{where}.route", listener.route, route_names)
+    elif not by_content:
+        reader.note(f"{where}.route", "is missing: a plain listener needs one")
+    if by_content:
+        check_content(reader, where, listener.route_by, listener.routes, route_names, routes)

@@ -26,11 +26,13 @@ from gateway.config import (
     default_config,
     load_config,
 )
+from gateway.content import ContentDialect
 from gateway.deadlines import Timeouts
 from gateway.dialect import CommandDialect, Dialect, PlainDialect
 from gateway.embedded import DataDirectory, EmbeddedServer
 from gateway.errors import ConfigError
 from gateway.factory import PeerFactory
+from gateway.formats.choice import format_of
 from gateway.gate import Gates
 from gateway.lane import backoff
 from gateway.listener import ListenerService, example
@@ -191,13 +193,10 @@ def makeService(options: Options) -> IService:
     )
     listeners = []
     for name, listener in config.listeners.items():
-        dialect: Dialect = CommandDialect(config.routes)
-        if listener.route is not None:
-            dialect = PlainDialect(listener.route)
         factory = PeerFactory(
             listener=name,
             framing=listener.framing,
-            dialect=dialect,
+            dialect=_dialect(config, listener),
             words=Words.configured(listener.ack, listener.nak),
             max_frame=listener.max_frame,
             window=listener.window,
@@ -236,6 +235,17 @@ def makeService(options: Options) -> IService:
     stop_on_signals(reactor, service)
     use_monotonic_clock(reactor)
     return service
+
+
+def _dialect(config: Config, listener: Listener) -> Dialect:
+    if listener.route_by is not None and listener.routes:
+        # All of them are read alike.
+        reading = config.routes[next(iter(listener.routes.values()))].reading
+        form = format_of(reading, [listener.route_by])
+        return ContentDialect(form, listener.route_by, listener.routes, listener.route)
+    if listener.route is not None:
+        return PlainDialect(listener.route)
+    return CommandDialect(config.routes)
 
 
 def _spool(config: Config, data_dir: Path) -> Spool | None:

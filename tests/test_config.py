@@ -98,6 +98,10 @@ def test_all_problems_at_once() -> None:
         route = "messages"
         [listeners.f]
         endpoint = "tcp:9"
+        [listeners.g]
+        dialect = "command"
+        endpoint = "tcp:10"
+        route_by = "type"
         [routes.messages]
         table = "messages"
         create = true
@@ -125,6 +129,7 @@ def test_all_problems_at_once() -> None:
         'listeners.d.route: is for dialect = "plain"; leave it out',
         "listeners.e.endpoint: is that of listeners.d too; give it its own",
         "listeners.f.route: is missing: a plain listener needs one",
+        'listeners.g.route_by: is for dialect = "plain"; leave it out',
         "routes.messages.columns.boddy: is not in the default table; did you mean 'body'?;"
         " add it to [routes.messages.create_columns]",
         "routes.x.table: must be table or schema.table",
@@ -301,3 +306,109 @@ def test_values_of_columns() -> None:
         "g": Value("g", None, True),
     }
     assert config.routes["r"].fields == ["x.y", "x", "g"]
+
+
+BY_CONTENT = """
+[listeners.a]
+endpoint = "tcp:1"
+{keys}
+[routes.text]
+table = "t"
+[routes.json]
+table = "t"
+format = "json"
+columns = {{ a = "a" }}
+[routes.json2]
+table = "t"
+format = "json"
+columns = {{ b = "b" }}
+[routes.csv]
+table = "t"
+format = "csv"
+fields = ["kind", "n"]
+columns = {{ n = "n" }}
+[routes.csv2]
+table = "t"
+format = "csv"
+fields = ["kind", "m"]
+delimiter = ";"
+columns = {{ m = "m" }}
+[routes.regex]
+table = "t"
+format = "regex"
+pattern = '(?P<kind>.)(?P<n>.)'
+columns = {{ n = "n" }}
+"""
+
+UNLIKE = "routes that a field chooses among must read messages alike"
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (
+            'route_by = "type"',
+            ['routes: is missing: route_by needs some; try value = "route"'],
+        ),
+        (
+            'route_by = "type"\nroutes = {}',
+            ['routes: names no route: route_by needs some; try value = "route"'],
+        ),
+        (
+            'routes = { a = "json" }',
+            ["route_by: is missing: the field whose value chooses among routes"],
+        ),
+        (
+            'route = "txt"\nroute_by = "a..b"\nroutes = { a = "josn", b = "json", c = "text" }',
+            [
+                "route: there is no route 'txt'; did you mean 'text'?",
+                "routes.a: there is no route 'josn'; did you mean 'json'?",
+                "routes.c: 'text' is a text route, which has no fields",
+                "route_by: 'a..b' has an empty name in its path",
+            ],
+        ),
+        (
+            'route_by = "kind"\nroutes = { a = "json", b = "csv", c = "json2", d = "regex" }',
+            [
+                f"routes: 'json' and 'csv' differ in format (json, csv); {UNLIKE}",
+                f"routes: 'json' and 'regex' differ in format (json, regex); {UNLIKE}",
+            ],
+        ),
+        (
+            'route_by = "kind"\nroutes = { a = "csv", b = "csv2" }',
+            [f"routes: 'csv' and 'csv2' differ in fields and delimiter; {UNLIKE}"],
+        ),
+        (
+            'route_by = "kin"\nroutes = { a = "csv" }',
+            ["route_by: 'kin' is not in fields; did you mean 'kind'?"],
+        ),
+        (
+            'route_by = "kin"\nroutes = { a = "regex" }',
+            ["route_by: 'kin' is no field: the pattern has no group 'kin'; did you mean 'kind'?"],
+        ),
+        (
+            'route_by = "@peer"\nroutes = { a = "json" }',
+            ["route_by: '@peer' is no field of a message"],
+        ),
+        ('route_by = ""\nroutes = { a = "csv" }', ["route_by: '' is no field of a message"]),
+    ],
+)
+def test_wrong_routing_by_content(keys: str, said: list[str]) -> None:
+    """Each problem of C{route_by} and C{routes} is named with its key, and nothing else is."""
+    found = problems(BY_CONTENT.format(keys=keys))
+    assert found == [f"/etc/g.toml: listeners.a.{line}" for line in said]
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        'route_by = "type"\nroutes = { a = "json", b = "json2", c = "json" }',
+        'route = "text"\nroute_by = "data.type"\nroutes = { "" = "json" }',
+        'route = "csv2"\nroute_by = "kind"\nroutes = { a = "csv" }',
+        'route_by = "kind"\nroutes = { a = "regex" }',
+    ],
+)
+def test_routing_by_content(keys: str) -> None:
+    """A table of routes that are read alike is accepted, whatever format its fallback has."""
+    listener = load(BY_CONTENT.format(keys=keys)).listeners["a"]
+    assert listener.route_by and listener.routes

@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "gateway"
 
 PURE = ("errors", "framing", "reply", "faults", "dialect", "route", "batch", "store")
 PURE_TOO = ("pressure", "config", "direct", "answers", "deadlines", "sockets", "sections", "lock")
+PURE_ALSO = ("content", "content_sections")
 PURE_INSIDE = ("spool.record", "spool.mark", "sql.route", "columns.kinds", "formats.choice")
 PURE_FORMATS = tuple(
     f"formats.{name}" for name in ("json", "csv", "logfmt", "regex", "syslog", "influx")
@@ -23,11 +24,11 @@ PURE_FORMATS = tuple(
 PACKAGES = ("postgres", "spool", "sql", "columns", "formats")
 
 ORDER = [
-    *("errors", "framing", "reply", "faults", "formats", "columns", "dialect", "batch", "route"),
-    *("sql", "sections", "route_sections", "config", "direct", "sockets", "deadlines", "sweep"),
-    *("answers", "pressure", "lock", "store", "memory", "gate", "lane", "writer", "protocol"),
-    *("factory", "listener", "spool", "postgres", "embedded", "bench", "check", "service", "tap"),
-    *("running", "letters", "cli"),
+    *("errors", "framing", "reply", "faults", "formats", "columns", "dialect", "content", "batch"),
+    *("route", "sql", "sections", "route_sections", "content_sections", "config", "direct"),
+    *("sockets", "deadlines", "sweep", "answers", "pressure", "lock", "store", "memory", "gate"),
+    *("lane", "writer", "protocol", "factory", "listener", "spool", "postgres", "embedded"),
+    *("bench", "check", "service", "tap", "running", "letters", "cli"),
 ]
 
 
@@ -46,7 +47,7 @@ def files() -> list[Path]:
     return [path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"]
 
 
-@pytest.mark.parametrize("module", [*PURE, *PURE_TOO, *PURE_INSIDE, *PURE_FORMATS])
+@pytest.mark.parametrize("module", [*PURE, *PURE_TOO, *PURE_ALSO, *PURE_INSIDE, *PURE_FORMATS])
 def test_pure_modules_are_pure(module: str) -> None:
     """Imported alone, a pure module brings in neither Twisted nor psycopg2."""
     program = (
