@@ -12,9 +12,10 @@ from typing import Any
 
 from gateway.config import Config
 from gateway.errors import StoreError
-from gateway.postgres.catalog import Findings, examine
+from gateway.postgres.catalog import examine
 from gateway.postgres.connection import Connection, Query, Rows, Values
 from gateway.postgres.dsn import dsn_fault
+from gateway.postgres.findings import Findings
 from gateway.postgres.opening import Opener
 from gateway.postgres.schema import up_to_date
 from gateway.route import table_identifier
@@ -97,8 +98,7 @@ def _report(where: str, create: bool, findings: Findings, report: Report) -> Non
         findings.problems.clear()
     for problem in findings.problems:
         hint = "" if findings.exists else "; create it, or set create = true"
-        key = "table" if not findings.exists else "columns"
-        report.problems.append(f"{where}.{key}: {problem}{hint}")
+        report.problems.append(f"{where}.{problem.key}: {problem.text}{hint}")
 
 
 async def _check_schema(query: Query, report: Report) -> None:

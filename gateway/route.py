@@ -6,6 +6,7 @@ Names of the user's become SQL here and nowhere else, always quoted.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -34,6 +35,9 @@ DEFAULT_COLUMNS: Final = {
 """The table that C{create = true} makes where nothing else is said."""
 
 
+_UNIQUE: Final = re.compile(r"\b(primary\s+key|unique)\b", re.IGNORECASE)
+
+
 @dataclass(frozen=True, slots=True)
 class Value:
     """
@@ -54,7 +58,8 @@ class Route:
     """
     A route as configured.
 
-    @ivar table: C{table} or C{schema.table}, each name taken as it is written.
+    @ivar table: C{table} or C{schema.table}, each name taken as it is written; C{""} where
+        the route has C{sql}.
     @ivar columns: column -> where its value comes from.
     @ivar create_columns: column -> SQL type, or C{None}: the table is not created.
     @ivar dead_letter: whether refused messages are kept.
@@ -107,7 +112,8 @@ def create_sql(route: Route, schema: str) -> str:
     table = table_identifier(route.table)
     if "." not in route.table:
         table = f"{identifier(schema)}.{table}"
-    columns = ", ".join(
-        f"{identifier(name)} {sql_type}" for name, sql_type in (route.create_columns or {}).items()
-    )
-    return f"CREATE TABLE IF NOT EXISTS {table} ({columns})"
+    create = route.create_columns or {}
+    parts = [f"{identifier(name)} {sql_type}" for name, sql_type in create.items()]
+    if route.key and not (len(route.key) == 1 and _UNIQUE.search(create.get(route.key[0], ""))):
+        parts.append(f"UNIQUE ({', '.join(map(identifier, route.key))})")
+    return f"CREATE TABLE IF NOT EXISTS {table} ({', '.join(parts)})"

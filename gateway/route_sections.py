@@ -18,10 +18,12 @@ from gateway.route import (
     FRAME,
     METADATA,
     SOURCES,
+    Conflict,
     Route,
     Value,
 )
 from gateway.sections import Reader, is_table, meant
+from gateway.sql.parameters import parameters
 
 
 class ColumnSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -45,27 +47,38 @@ class RouteSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     Where messages go.
 
     @ivar table: C{table} or C{schema.table}.
+    @ivar sql: instead of a table: one statement for each message, with parameters as
+        C{%(name)s}; C{columns} then says where these come from.
     @ivar format: how messages are read.
     @ivar fields: of csv: what the values of a record are called, in order.
     @ivar delimiter: of csv: what stands between values, one character or C{whitespace}.
     @ivar pattern: of regex: a regular expression with named groups (RE2 syntax).
     @ivar columns: column -> where its value comes from: a field, one of the sources
         that begin with C{@}, or a table as L{ColumnSection}.
+    @ivar conflict: what is done with a row whose key is there already.
+    @ivar key: the columns of that key.
+    @ivar returning: columns whose values are told with C{+OK}.
     @ivar create: whether to create the table if it is missing.
     @ivar create_columns: column -> SQL type, for C{create}.
     @ivar dead_letter: whether refused messages are kept in C{gateway.dead_letter}.
     """
 
-    table: str
+    table: str | None = None
+    sql: str | None = None
     format: FormatName = "text"
     fields: list[str] | None = None
     delimiter: str | None = None
     pattern: str | None = None
     create: bool = False
-    columns: dict[str, Any] = field(default_factory=lambda: {"body": FRAME, "peer": "@peer"})
+    columns: dict[str, Any] | None = None
+    conflict: Conflict = "error"
+    key: list[str] = field(default_factory=list)
+    returning: list[str] = field(default_factory=list)
     create_columns: dict[str, str] | None = None
     dead_letter: bool = False
 
+
+_DEFAULT: Final[Mapping[str, Any]] = {"body": FRAME, "peer": "@peer"}
 
 DEFAULT_ROUTES: Final = {"messages": RouteSection(table="messages", create=True)}
 
@@ -77,7 +90,8 @@ def routes_of(sections: Mapping[str, RouteSection], reader: Reader) -> dict[str,
     """
     found = {}
     for name, section in sections.items():
-        _check_table(reader, name, section)
+        if section.sql is None:
+            _check_table(reader, name, section)
         found[name] = _one_route(reader, name, section)
     return found
 
@@ -85,7 +99,12 @@ def routes_of(sections: Mapping[str, RouteSection], reader: Reader) -> dict[str,
 def _one_route(reader: Reader, name: str, section: RouteSection) -> Route:
     before = len(reader.problems)
     reading = _reading(reader, f"routes.{name}", section)
-    columns = _columns(reader, name, section, reading)
+    if section.sql is not None:
+        given = _parameters(reader, name, section.sql, section)
+    else:
+        given = _DEFAULT if section.columns is None else section.columns
+    columns = _columns(reader, name, given, reading)
+    _check_conflict(reader, name, section, columns)
     route = _route(name, section, columns, reading)
     if len(reader.problems) == before and reading.format != "text":
         try:
@@ -101,11 +120,15 @@ def _route(
     create = section.create_columns or DEFAULT_COLUMNS
     return Route(
         name,
-        section.table,
+        section.table or "",
         columns,
         create if section.create else None,
         section.dead_letter,
         reading,
+        section.conflict,
+        tuple(section.key),
+        tuple(section.returning),
+        section.sql or "",
     )
 
 
@@ -127,39 +150,69 @@ def _reading(reader: Reader, where: str, section: RouteSection) -> Reading:
 
 
 def _columns(
-    reader: Reader, name: str, section: RouteSection, reading: Reading
+    reader: Reader, name: str, given: Mapping[str, Any], reading: Reading
 ) -> dict[str, Value]:
     """
     The columns of a route, those without a problem.
     """
     where = f"routes.{name}.columns"
     found = {}
-    if not section.columns:
+    if not given:
         reader.note(where, 'names no column; try body = "@frame"')
-    for column, given in section.columns.items():
-        value = _value(reader, f"{where}.{column}", given)
+    for column, source in given.items():
+        value = _value(reader, f"{where}.{column}", source)
         if value is None:
             continue
         source = value.source
         known = source in SOURCES or source == CONSTANT
         if known:
             pass
-        elif section.format == "text" or source.startswith("@"):
+        elif reading.format == "text" or source.startswith("@"):
             reader.note(
                 f"{where}.{column}",
-                f"{source!r} is no source of a {section.format} route{meant(source, SOURCES)};"
+                f"{source!r} is no source of a {reading.format} route{meant(source, SOURCES)};"
                 f" there are {', '.join(SOURCES)}",
             )
         elif (fault := field_fault(reading, source)) is not None:
             reader.note(f"{where}.{column}", f"{source!r} {fault}")
         found[column] = value
-    if section.columns and len(found) == len(section.columns):
+    if given and len(found) == len(given):
         sources = [value.source for value in found.values()]
-        if section.format == "text" and FRAME not in sources:
+        if reading.format == "text" and FRAME not in sources:
             reader.note(where, 'no column takes "@frame", so messages would be lost')
         elif all(source in METADATA or source == CONSTANT for source in sources):
             reader.note(where, "no column takes a field, so messages would be lost")
     return found
+
+
+def _parameters(reader: Reader, name: str, sql: str, section: RouteSection) -> Mapping[str, Any]:
+    """
+    Where the parameters of a route's own SQL come from: as C{columns} says, else the field
+    of the same name, or the whole message where that is text and there is but one.
+    """
+    where = f"routes.{name}"
+    try:
+        names = parameters(sql)
+    except ValueError as error:
+        reader.note(f"{where}.sql", str(error))
+        return section.columns or _DEFAULT
+    if not names:
+        reader.note(f"{where}.sql", "has no parameter; write %(name)s, or messages would be lost")
+        return section.columns or _DEFAULT
+    given = section.columns or {}
+    for column in given:
+        if column not in names:
+            reader.note(
+                f"{where}.columns.{column}", f"is no parameter of sql{meant(column, names)}"
+            )
+    if section.format != "text":
+        return {name: given.get(name, name) for name in names}
+    if not given and len(names) == 1:
+        return {names[0]: FRAME}
+    missing = [name for name in names if name not in given]
+    for parameter in missing:
+        reader.note(f"{where}.columns", f'names no source for {parameter!r}; "@frame" is one')
+    return {name: given.get(name, FRAME) for name in names}
 
 
 def _value(reader: Reader, where: str, given: object) -> Value | None:
@@ -204,19 +257,54 @@ def _text(value: object) -> str:
     return msgspec.json.encode(value).decode()
 
 
+def _check_conflict(
+    reader: Reader, name: str, section: RouteSection, columns: Mapping[str, Value]
+) -> None:
+    where = f"routes.{name}"
+    for key in ("key", "returning"):
+        names = getattr(section, key)
+        for column in dict.fromkeys(c for c in names if names.count(c) > 1):
+            reader.note(f"{where}.{key}", f"names {column!r} twice")
+    if section.sql is not None:
+        for key in ("table", "create", "create_columns", "key"):
+            if getattr(section, key):
+                reader.note(f"{where}.{key}", "is for a table; leave it out beside sql")
+        if section.conflict != "error":
+            reader.note(f"{where}.conflict", "is for a table; write ON CONFLICT into sql")
+        return
+    if section.conflict == "error":
+        if section.key:
+            reader.note(f"{where}.key", 'is for conflict = "ignore" or "update"')
+        return
+    if not section.key:
+        reader.note(
+            f"{where}.key", f'is missing: conflict = "{section.conflict}" needs its columns'
+        )
+    for column in section.key:
+        if column not in columns:
+            reader.note(
+                f"{where}.key",
+                f"{column!r} is not in [{where}.columns]{meant(column, columns)}",
+            )
+
+
 def _check_table(reader: Reader, name: str, section: RouteSection) -> None:
     where = f"routes.{name}"
-    if not section.table or "" in section.table.split(".", 1):
+    if section.table is None:
+        reader.note(f"{where}.table", "is missing; name a table, or give sql")
+    elif "" in section.table.split(".", 1):
         reader.note(f"{where}.table", "must be table or schema.table")
     if section.create_columns is not None and not section.create:
         reader.note(f"{where}.create_columns", "is there, but create = true is not")
     if section.create:
         create = section.create_columns or DEFAULT_COLUMNS
-        for column in section.columns:
+        what = "create_columns" if section.create_columns else "the default table"
+        missing = [(f"columns.{column}", column) for column in section.columns or _DEFAULT]
+        missing += [("returning", column) for column in section.returning]
+        for key, column in missing:
             if column not in create:
-                what = "create_columns" if section.create_columns else "the default table"
                 reader.note(
-                    f"{where}.columns.{column}",
-                    f"is not in {what}{meant(column, create)};"
+                    f"{where}.{key}",
+                    f"{column!r} is not in {what}{meant(column, create)};"
                     f" add it to [routes.{name}.create_columns]",
                 )

@@ -102,6 +102,7 @@ def _plain(text: str, value: object, wanted: Any) -> str:
     if get_origin(wanted) is Literal and isinstance(value, str):
         choices = get_args(wanted)
         return f"{value!r} is not one of {', '.join(choices)}{meant(value, choices)}"
+    text = text.replace(" | null`", "`")
     for name, words in _TYPES.items():
         text = text.replace(name, words)
     return text[:1].lower() + text[1:]

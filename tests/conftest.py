@@ -43,3 +43,17 @@ def start_gateway(tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
     yield start
     for gateway in running:
         gateway.end()
+
+
+@pytest.fixture
+def start_with(
+    database: Database, start_gateway: Callable[..., Gateway], tmp_path: Path
+) -> Callable[[str], Gateway]:
+    """Starts a gateway on the test's database with sections of a configuration file."""
+
+    def start(sections: str) -> Gateway:
+        config = tmp_path / "gateway.toml"
+        config.write_text(f"[database]\ndsn = '''{database.dsn}'''\n{sections}")
+        return start_gateway("--config", str(config))
+
+    return start

@@ -130,7 +130,7 @@ def test_all_problems_at_once() -> None:
         "listeners.e.endpoint: is that of listeners.d too; give it its own",
         "listeners.f.route: is missing: a plain listener needs one",
         'listeners.g.route_by: is for dialect = "plain"; leave it out',
-        "routes.messages.columns.boddy: is not in the default table; did you mean 'body'?;"
+        "routes.messages.columns.boddy: 'boddy' is not in the default table; did you mean 'body'?;"
         " add it to [routes.messages.create_columns]",
         "routes.x.table: must be table or schema.table",
         "routes.x.create_columns: is there, but create = true is not",

@@ -17,6 +17,7 @@ from gateway.formats.json import JsonFormat
 from gateway.formats.logfmt import LogfmtFormat
 from gateway.formats.regex import RegexFormat
 from gateway.formats.syslog import SyslogFormat
+from gateway.formats.text import WholeFormat
 
 FormatName = Literal["text", "json", "csv", "logfmt", "regex", "syslog", "influx"]
 
@@ -41,6 +42,7 @@ TEXT: Final = Reading()
 """A message is one value."""
 
 _FORMATS: Final[Mapping[FormatName, Callable[[Reading, Sequence[str]], Format]]] = {
+    "text": lambda reading, fields: WholeFormat(),
     "json": lambda reading, fields: JsonFormat(fields),
     "csv": lambda reading, fields: CsvFormat(fields, reading.names, reading.delimiter),
     "logfmt": lambda reading, fields: LogfmtFormat(fields),

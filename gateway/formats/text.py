@@ -19,6 +19,7 @@ from itertools import chain
 from typing import Final, Protocol
 
 from gateway.faults import FramesRefused
+from gateway.formats.fields import Fields
 from gateway.reply import Code, Outcome, refused
 
 
@@ -85,3 +86,15 @@ class BytesFormat:
 
     def encode(self, frames: Sequence[bytes]) -> tuple[str, str]:
         return "\n".join([frame.hex() for frame in frames]), "\n"
+
+
+class WholeFormat:
+    """
+    Messages without fields, where something else takes their frames.
+    """
+
+    def read(self, frames: Sequence[bytes]) -> Fields:
+        """
+        @param frames: one or more.
+        """
+        return Fields({})

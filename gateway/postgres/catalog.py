@@ -7,7 +7,7 @@ Used before a route is opened and by C{gateway check}, so that both say the same
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,9 +15,10 @@ from gateway.columns.kind import SqlType
 from gateway.errors import RouteError
 from gateway.formats.choice import FormatName
 from gateway.postgres.connection import Query
-from gateway.route import FRAME, METADATA, Route, table_identifier
+from gateway.postgres.findings import Findings, Problem
+from gateway.postgres.own_sql import examine_sql
+from gateway.route import CONSTANT, FRAME, METADATA, Route, identifier, table_identifier
 from gateway.sql.route import insert_for
-from gateway.sql.statement import Insert
 
 _TABLE: Final = """
     SELECT c.oid, c.relkind::text,
@@ -38,13 +39,25 @@ _COLUMNS: Final = """
                 ELSE 0 END,
            format_type(e.oid, NULL),
            CASE WHEN e.typnamespace = 'pg_catalog'::regnamespace THEN e.typname ELSE '' END::text,
-           format_type(a.atttypid, a.atttypmod)
+           format_type(a.atttypid, a.atttypmod),
+           has_column_privilege(a.attrelid, a.attnum, 'SELECT'),
+           has_column_privilege(a.attrelid, a.attnum, 'UPDATE')
       FROM pg_attribute a
       JOIN pg_type t ON t.oid = a.atttypid
       JOIN pg_type b ON b.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END
       LEFT JOIN pg_type e ON e.oid = b.typelem AND b.typcategory = 'A'
      WHERE a.attrelid = %s::oid AND a.attnum > 0 AND NOT a.attisdropped
      ORDER BY a.attnum
+"""
+
+_KEYS: Final = """
+    SELECT array_agg(a.attname::text)
+      FROM pg_index i
+      JOIN pg_attribute a
+        ON a.attrelid = i.indrelid AND a.attnum = ANY((i.indkey::int2[])[0:i.indnkeyatts - 1])
+     WHERE i.indrelid = %s::oid AND i.indisunique AND i.indisvalid AND i.indimmediate
+       AND i.indpred IS NULL AND i.indexprs IS NULL
+     GROUP BY i.indexrelid
 """
 
 _INSERTABLE: Final = {"r", "p", "v", "f"}  # table, partitioned table, view, foreign table
@@ -69,6 +82,8 @@ class Column:
     computed: bool
     required: bool
     insertable: bool
+    selectable: bool
+    updatable: bool
 
     @classmethod
     def of_row(cls, row: Sequence[Any]) -> Column:
@@ -76,11 +91,11 @@ class Column:
         @param row: of the catalog query.
         """
         (name, type_name, category, base, computed, not_null, has_default) = row[:7]
-        insertable, length, element_name, element_base, declared = row[7:]
+        insertable, length, element_name, element_base, declared, selectable, updatable = row[7:]
         element = None if element_name is None else SqlType(element_name, element_base)
         sql_type = SqlType(type_name, base, length, element, not_null, declared)
         required = not_null and not has_default
-        return cls(name, sql_type, category, computed, required, insertable)
+        return cls(name, sql_type, category, computed, required, insertable, selectable, updatable)
 
     def holds(self, source: str, format_: FormatName) -> bool:
         """
@@ -88,6 +103,8 @@ class Column:
         """
         if format_ != "text" and source not in METADATA:
             return True  # each value is judged
+        if source == CONSTANT:
+            return True  # judged when the statement is written
         if source == "@received_at" and self.type.base in _TIME_TYPES:
             return True
         if self.category == "S":
@@ -95,61 +112,126 @@ class Column:
         return source == FRAME and self.type.base in _TEXT_TYPES
 
 
-@dataclass(frozen=True, slots=True)
-class Findings:
-    """
-    A route against its table.
-
-    @ivar exists: whether the table is there.
-    @ivar insert: what stores into it; only where there is no problem.
-    @ivar problems: one line each; with none the route can be opened.
-    """
-
-    exists: bool
-    insert: Insert | None
-    problems: list[str]
-
-
 async def examine(query: Query, route: Route) -> Findings:
     """
-    Look at a route's table.
+    Look at what a route needs.
+
+    @raise RouteError: its own SQL is of no use.
     """
+    return await (examine_sql if route.sql else _examine_table)(query, route)
+
+
+async def _examine_table(query: Query, route: Route) -> Findings:
     name = table_identifier(route.table)
     rows = await query(_TABLE, (name,))
     if not rows:
-        return Findings(False, None, [f"table {name} does not exist"])
+        return Findings(False, None, [Problem("table", f"table {name} does not exist")])
     oid, kind, may_insert = rows[0]
     if kind not in _INSERTABLE:
-        return Findings(True, None, [f"{name} is not a table (pg_class.relkind {kind!r})"])
+        text = f"{name} is not a table (pg_class.relkind {kind!r})"
+        return Findings(True, None, [Problem("table", text)])
     columns = {row[0]: Column.of_row(row) for row in await query(_COLUMNS, (oid,))}
     problems = []
     if not may_insert:
-        problems.append(f"INSERT on {name} is not granted; run GRANT INSERT ON {name} TO ...")
+        text = f"INSERT on {name} is not granted; run GRANT INSERT ON {name} TO ..."
+        problems.append(Problem("table", text))
     for column, value in route.columns.items():
-        source = value.source
-        found = columns.get(column)
-        if found is None:
-            near = difflib.get_close_matches(column, columns, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            problems.append(f"column {column!r} does not exist in {name}{hint}")
-        elif found.computed:
-            problems.append(f"column {column!r} of {name} is generated; it takes no values")
-        elif not found.holds(source, route.reading.format):
-            problems.append(
-                f"column {column!r} of {name} is of type {found.type.name},"
-                f" which cannot hold {'text' if source != '@received_at' else 'a time'} ({source})"
-            )
-        elif may_insert and not found.insertable:
-            problems.append(f"INSERT on column {column!r} of {name} is not granted")
+        text = _column_problem(name, column, value.source, columns, route, may_insert)
+        if text:
+            problems.append(Problem("columns", text))
     problems += [
-        f"column {c.name!r} of {name} is NOT NULL without a default, and the route gives it nothing"
+        Problem(
+            "columns",
+            f"column {c.name!r} of {name} is NOT NULL without a default,"
+            " and the route gives it nothing",
+        )
         for c in columns.values()
         if c.required and not c.computed and c.name not in route.columns
     ]
+    problems += _key_problems(name, kind, route, columns, await query(_KEYS, (oid,)))
+    for column in route.returning:
+        found = columns.get(column)
+        if found is None:
+            problems.append(Problem("returning", _missing(name, column, columns)))
+        elif not found.selectable:
+            problems.append(Problem("returning", _not_granted(name, "SELECT", column)))
     if problems:
         return Findings(True, None, problems)
     try:
         insert = insert_for(route, {column: columns[column].type for column in route.columns})
     except RouteError as error:
-        return Findings(True, None, [str(error)])
+        return Findings(True, None, [Problem("columns", str(error))])
     return Findings(True, insert, problems)
+
+
+def _column_problem(
+    name: str,
+    column: str,
+    source: str,
+    columns: Mapping[str, Column],
+    route: Route,
+    may_insert: bool,
+) -> str:
+    """
+    @return: C{""} for none.
+    """
+    found = columns.get(column)
+    if found is None:
+        return _missing(name, column, columns)
+    if found.computed:
+        return f"column {column!r} of {name} is generated; it takes no values"
+    if not found.holds(source, route.reading.format):
+        what = "text" if source != "@received_at" else "a time"
+        return (
+            f"column {column!r} of {name} is of type {found.type.name},"
+            f" which cannot hold {what} ({source})"
+        )
+    if may_insert and not found.insertable:
+        return _not_granted(name, "INSERT", column)
+    return ""
+
+
+def _key_problems(
+    name: str,
+    kind: str,
+    route: Route,
+    columns: Mapping[str, Column],
+    indexes: Sequence[Sequence[Any]],
+) -> list[Problem]:
+    if route.conflict == "error" or not columns.keys() >= {*route.key}:
+        return []
+    problems = []
+    key = ", ".join(map(identifier, route.key))
+    # Of a view only its table has indexes.
+    if kind in ("r", "p") and {*route.key} not in [{*index} for (index,) in indexes]:
+        problems.append(
+            Problem(
+                "key",
+                f"{name} has no unique index on ({key}); run CREATE UNIQUE INDEX ON {name} ({key})",
+            )
+        )
+    problems += [
+        Problem("key", _not_granted(name, "SELECT", column))
+        for column in route.key
+        if not columns[column].selectable
+    ]
+    if route.conflict == "update":
+        problems += [
+            Problem("conflict", _not_granted(name, "UPDATE", column))
+            for column in route.columns
+            if column in columns and not columns[column].updatable
+        ]
+    return problems
+
+
+def _missing(name: str, column: str, columns: Iterable[str]) -> str:
+    near = difflib.get_close_matches(column, columns, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"column {column!r} does not exist in {name}{hint}"
+
+
+def _not_granted(name: str, privilege: str, column: str) -> str:
+    return (
+        f"{privilege} on column {column!r} of {name} is not granted;"
+        f" run GRANT {privilege} ON {name} TO ..."
+    )

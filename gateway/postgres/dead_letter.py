@@ -14,13 +14,14 @@ from typing import Any, Final
 from uuid import uuid4
 
 from gateway.batch import Batch, Chunk, Fence, Origin
-from gateway.errors import GatewayError, RouteError, RowError
+from gateway.errors import GatewayError, RowError
 from gateway.faults import FramesRefused
 from gateway.postgres.catalog import examine
 from gateway.postgres.connection import Connection, Query
-from gateway.reply import Outcome
+from gateway.reply import Outcome, refused_rows
 from gateway.route import Route
-from gateway.sql.statement import bind_at_once
+from gateway.sql.fates import FATES_OF, runs_of
+from gateway.sql.statement import bind_at_once, named
 
 BURY: Final = """
     INSERT INTO gateway.dead_letter
@@ -174,16 +175,17 @@ class DeadLetters:
         """
 
         async def work(query: Query) -> None:
-            found = await examine(query, route)
-            if found.insert is None:
-                raise RouteError("; ".join(found.problems))
-            statement, bound = bind_at_once(found.insert, _batch(letter).slices)
+            insert = (await examine(query, route)).sound
+            statement, bound = bind_at_once(insert, _batch(letter).slices)
             # Whoever else replays it waits here, and then finds it gone.
             if not await query(_TAKE, (letter.id,)):
                 raise Gone
             lane = str(uuid4())
-            values = [lane, 1, 1, *bound]
-            await query(statement.plain, {f"p{n}": value for n, value in enumerate(values, 1)})
+            ((fates,),) = await self._connection.block(
+                statement.block, named([lane, 1, 1, *bound]), FATES_OF, (lane,), self._timeout
+            )
+            for _, refusal in refused_rows(runs_of(fates, 1, route.returning)):
+                raise RowError(refusal.text, refusal.sqlstate)
             await query("DELETE FROM gateway.lane WHERE id = %s::uuid", (lane,))
 
         try:

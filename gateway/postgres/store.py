@@ -27,16 +27,17 @@ from gateway.batch import Batch, Fence
 from gateway.config import Database
 from gateway.errors import OutcomeUnknown, RouteError, RowError, StoredPartly, StoreError
 from gateway.faults import FramesRefused
-from gateway.postgres.catalog import Findings, examine
+from gateway.postgres.catalog import examine
 from gateway.postgres.connection import Connection, Query, Rows, Values
 from gateway.postgres.dead_letter import BURY, bury_values
 from gateway.postgres.driver_errors import Indistinct, PreparedStatementLost, StoredBefore
 from gateway.postgres.durability import weaknesses
+from gateway.postgres.findings import Findings
 from gateway.postgres.pool import Pool
 from gateway.postgres.schema import create_table, migrate
 from gateway.reply import STORED, Outcome, Run
 from gateway.route import Route
-from gateway.sql.fates import runs_of
+from gateway.sql.fates import FATES_OF, runs_of
 from gateway.sql.sqlstate import INDISTINCT
 from gateway.sql.statement import Binding, Bound, Insert, Statement, named
 from gateway.store import Written
@@ -57,6 +58,12 @@ LOOKED_AT_AGAIN: Final = 1.0
 AT_A_TIME: Final = 0.01
 """Seconds of reading messages after which others have their turn."""
 
+SUSPECTED_FOR: Final = 1.0
+"""
+Seconds for which a route's batches are stored by a code block at once, after one that
+could not be stored without: where one message is bad, others mostly are.
+"""
+
 ABANDONED: Final = 90 * 86400.0
 """
 Seconds since it last moved after which a lane is nobody's any more. No batch whose
@@ -72,7 +79,6 @@ _ASK: Final = "SELECT gateway.advance(%s::uuid, %s::bigint, %s::bigint)"
 _TOUCH: Final = (
     "UPDATE gateway.lane SET moved_at = now() WHERE id = %s::uuid RETURNING number, fates"
 )
-_FATES: Final = "SELECT fates FROM gateway.lane WHERE id = %s::uuid"
 
 
 class _Prepared:
@@ -120,6 +126,7 @@ class PostgresStore:
         self._deadline = settings.statement_timeout + DEADLINE_MARGIN
         self._open: dict[str, _Open] = {}
         self._prepared: dict[Statement, _Prepared] = {}
+        self._suspected: dict[Statement, float] = {}
         # Lanes on which a statement was lost. A server that stood still may come to it
         # when the batch is long stored by another try, and then must find the lane's row.
         self._doubtful: set[str] = set()
@@ -166,7 +173,11 @@ class PostgresStore:
         async with self._pool.checkout() as connection:
             for route in self._routes.values():
                 if route.name not in self._open:
-                    await self._open_route(connection, route)
+                    try:
+                        await self._open_route(connection, route)
+                    except RouteError as error:
+                        text = f"route {route.name}: {error}"
+                        raise RouteError(text, error.sqlstate) from None
 
     async def probe(self, route: str) -> None:
         async with self._pool.checkout() as connection:
@@ -288,6 +299,9 @@ class PostgresStore:
     async def _execute(self, connection: Connection, bound: Bound, fence: Fence) -> Rows:
         statement, values = bound
         fenced = [fence.lane, fence.first, fence.number, *values]
+        single = fence.first == fence.number
+        if single and self._suspected.get(statement, 0.0) > self._pool.reactor.seconds():
+            return await self._block(connection, statement.block, fenced)
         try:
             if self.prepares and statement.prepared:
                 prepared = self._prepared[statement]
@@ -310,17 +324,18 @@ class PostgresStore:
             return await self._query(connection, statement.plain, named(fenced))
         except (RowError, Indistinct) as error:
             # Nothing was stored.
-            if fence.first < fence.number:
-                if isinstance(error, Indistinct):
-                    raise RowError(str(error), INDISTINCT) from None
-                raise
-            return await self._block(connection, statement.block, fenced)
+            self._suspected[statement] = self._pool.reactor.seconds() + SUSPECTED_FOR
+            if single:
+                return await self._block(connection, statement.block, fenced)
+            if isinstance(error, Indistinct):
+                raise RowError(str(error), INDISTINCT) from None
+            raise
 
     async def _block(
         self, connection: Connection, body: str, values: Sequence[str | int | None]
     ) -> Rows:
         lane = values[0]
-        return await connection.block(body, named(values), _FATES, (lane,), self._deadline)
+        return await connection.block(body, named(values), FATES_OF, (lane,), self._deadline)
 
     def _route(self, name: str) -> Route:
         """
@@ -334,9 +349,7 @@ class PostgresStore:
 
     async def _open_route(self, connection: Connection, route: Route) -> Insert:
         findings = await connection.transaction(partial(_ready, route), self._deadline)
-        insert = findings.insert
-        if insert is None:
-            raise RouteError("; ".join(findings.problems))
+        insert = findings.sound
         for statement in insert.statements:
             if statement.prepared:
                 self._prepared.setdefault(statement, _Prepared(statement))

@@ -85,7 +85,7 @@ DECLARE
     gw_column text;
 BEGIN
     PERFORM {fence(places)};
-    SET CONSTRAINTS ALL IMMEDIATE;
+    {"SET CONSTRAINTS ALL IMMEDIATE;" if careful else ""}
     FOR gw_block IN
         SELECT {arrays}
           FROM (SELECT *, row_number() OVER () AS gw_n FROM ({rows}) AS gw_rows) AS gw_numbered

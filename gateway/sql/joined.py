@@ -14,11 +14,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from gateway.batch import Slice
-from gateway.columns.kind import SqlType
+from gateway.columns.kind import Misfit, SqlType
+from gateway.columns.kinds import kind_of
 from gateway.columns.literal import all_quoted, nullable_quoted
+from gateway.errors import RouteError
 from gateway.faults import Faults, FramesRefused
 from gateway.formats.text import BytesFormat, Joined, TextFormat
-from gateway.route import FRAME, Route, Value
+from gateway.route import CONSTANT, FRAME, Route, Value
 from gateway.sql.metadata import of_chunk
 from gateway.sql.statement import Binding, Names
 from gateway.sql.table import Rows, table_statement
@@ -35,10 +37,17 @@ class JoinedInsert:
     def __init__(self, route: Route, types: Mapping[str, SqlType]) -> None:
         """
         @param types: column -> its type.
+        @raise RouteError: a value of the configuration does not fit its column.
         """
         of_frame = [types[c].name for c, v in route.columns.items() if v.source == FRAME]
         binary = bool(of_frame) and all(sql_type == "bytea" for sql_type in of_frame)
         metadata = [v for v in dict.fromkeys(route.columns.values()) if v.source != FRAME]
+        for column, value in route.columns.items():
+            if value.source == CONSTANT and value.default is not None:
+                try:
+                    kind_of(types[column]).element(value.default)
+                except Misfit as error:
+                    raise RouteError(f"column {column!r}: configured value {error}") from None
         self._format: Joined = BytesFormat() if binary else TextFormat()
         self._sources = [of_chunk(value) for value in metadata]
         text = _Text(route, types, binary, metadata)

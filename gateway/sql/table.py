@@ -4,8 +4,8 @@ The statements that store rows into a route's table.
 Where nothing is to be told of a row but that it is stored, one INSERT does it. Where
 rows may be duplicates, or return values, the rows are numbered as they come, and what
 became of each is worked out in the same statement and kept by C{gateway.remember}.
-Where that cannot be worked out, since a trigger dropped rows, C{gateway.remember} says
-so and the block tells, row by row.
+Where that cannot be worked out, since a trigger dropped rows or a key comes twice in an
+upsert, the block stores the same rows one by one.
 
 Rows that meet a key are written in the order of their keys, so that two batches with the
 same keys wait for each other rather than for ever (PostgreSQL documentation, section
@@ -74,9 +74,9 @@ class _Insert:
     def text(self, places: Sequence[str]) -> str:
         if self._route.conflict == "error" and not self._route.returning:
             return self._plain(places)
-        if self._route.conflict == "error":
-            return self._returning(places)
-        return self._ignoring(places) if self._route.conflict == "ignore" else self._upsert(places)
+        if self._route.conflict == "ignore":
+            return self._ignoring(places)
+        return self._inserting(places, ", ".join([*self._parts, "n"]))
 
     def block(self, places: Sequence[str]) -> str:
         rows = self._rows
@@ -150,9 +150,9 @@ class _Insert:
             f" {self._rows.source(places[len(FENCE_TYPES) :], False)})"
         )
 
-    def _taken(self, source: str, order: str, returned: Sequence[str]) -> str:
+    def _taken(self, order: str, returned: Sequence[str]) -> str:
         values = ", ".join(f"v{number}" for number in range(len(self._columns)))
-        text = f"{self._into()} SELECT {values} FROM {source} ORDER BY {order}"
+        text = f"{self._into()} SELECT {values} FROM given ORDER BY {order}"
         text += self._on_conflict()
         if returned:
             text += " RETURNING " + ", ".join(returned)
@@ -165,9 +165,19 @@ class _Insert:
         values = ", ".join(f"{row}.r{number}" for number in range(len(self._route.returning)))
         return f"json_build_array({values})"
 
-    def _returning(self, places: Sequence[str]) -> str:
-        taken = self._taken("given", "n", self._values())
-        told = f"SELECT json_agg({self._array('taken')}) FROM taken"
+    def _inserting(self, places: Sequence[str], order: str) -> str:
+        """
+        Every row is inserted, or updates one. Where two rows of a batch would update the
+        same one PostgreSQL refuses the statement, and the block does them in turn.
+        """
+        if not self._route.returning:
+            return f"WITH {self._given(places)} {self._taken(order, ())}"
+        told = (
+            f"SELECT json_agg({self._array('t')} ORDER BY s.n)"
+            f" FROM (SELECT n, row_number() OVER (ORDER BY {order}) AS place FROM given) AS s"
+            " JOIN (SELECT *, row_number() OVER () AS place FROM taken) AS t USING (place)"
+        )
+        taken = self._taken(order, self._values())
         return f"WITH {self._given(places)}, taken AS ({taken}) " + _remember(
             places, f"{_count('taken')} = {_count('given')}", "'[]'", told
         )
@@ -182,7 +192,7 @@ class _Insert:
             f"{part}::{self._names(self._rows.declared[column])} AS {part}"
             for column, part in zip(self._route.key, self._parts, strict=True)
         )
-        taken = self._taken("given", f"{parts}, n", [*keys, *self._values()])
+        taken = self._taken(f"{parts}, n", [*keys, *self._values()])
         fates = (
             "fates AS (SELECT n, "
             f"{parts}, row_number() OVER (PARTITION BY {parts} ORDER BY n)"
@@ -207,25 +217,6 @@ class _Insert:
             f"SELECT gateway.remember({places[0]}::uuid,"
             f" CASE WHEN {_count('taken')} = {_count('given')} THEN '{{}}'"
             f" ELSE json_build_object('duplicates', ({duplicates}))::text END)"
-        )
-
-    def _upsert(self, places: Sequence[str]) -> str:
-        # Of rows with the same key the last one counts: PostgreSQL would not let one
-        # statement touch a row twice. Rows whose key is NULL are never the same.
-        nulls = " OR ".join(f"{part} IS NULL" for part in self._parts)
-        order = f"{', '.join(self._parts)}, CASE WHEN {nulls} THEN n END"
-        ranked = f"ranked AS (SELECT *, dense_rank() OVER (ORDER BY {order}) AS place FROM given)"
-        last = "last AS (SELECT DISTINCT ON (place) * FROM ranked ORDER BY place, n DESC)"
-        query = f"WITH {self._given(places)}, {ranked}, {last}"
-        if not self._route.returning:
-            return f"{query} {self._taken('last', 'place', ())}"
-        told = (
-            f"SELECT json_agg({self._array('t')} ORDER BY ranked.n) FROM ranked"
-            " JOIN (SELECT *, row_number() OVER () AS place FROM taken) AS t USING (place)"
-        )
-        taken = self._taken("last", "place", self._values())
-        return f"{query}, taken AS ({taken}) " + _remember(
-            places, f"{_count('taken')} = {_count('last')}", "'[]'", told
         )
 
 

@@ -1,0 +1,97 @@
+"""
+What the live database says about SQL of the user's own: the types of its parameters,
+and whether it has a result.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Final
+from uuid import uuid4
+
+from gateway.columns.kind import SqlType
+from gateway.errors import RouteError
+from gateway.postgres.connection import Query
+from gateway.postgres.findings import Findings, Problem
+from gateway.route import Route
+from gateway.sql.parameters import with_places
+from gateway.sql.route import insert_for
+
+_TYPES: Final = """
+    SELECT format_type(t.oid, NULL),
+           CASE WHEN b.typnamespace = 'pg_catalog'::regnamespace THEN b.typname ELSE '' END::text,
+           format_type(e.oid, NULL),
+           CASE WHEN e.typnamespace = 'pg_catalog'::regnamespace THEN e.typname ELSE '' END::text
+      FROM unnest(%s::oid[]) WITH ORDINALITY AS p(type, place)
+      JOIN pg_type t ON t.oid = p.type
+      JOIN pg_type b ON b.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END
+      LEFT JOIN pg_type e ON e.oid = b.typelem AND b.typcategory = 'A'
+     ORDER BY p.place
+"""
+_PARAMETERS: Final = """
+    SELECT parameter_types::oid[]::bigint[] FROM pg_prepared_statements WHERE name = %s
+"""
+_ARGUMENTS: Final = """
+    SELECT proargtypes::oid[]::bigint[] FROM pg_proc WHERE oid = to_regproc(%s)::oid
+"""
+
+_CALL: Final = re.compile(r"\s*call\s+(?P<name>[^\s(]+)\s*\((?P<arguments>.*)\)[\s;]*", re.I | re.S)
+_TEXT: Final = 25  # the oid of text
+
+
+async def examine_sql(query: Query, route: Route) -> Findings:
+    """
+    Have the server look at a route's own SQL; nothing of it is run.
+
+    @raise RouteError: the server has something against it.
+    """
+    call = _CALL.fullmatch(route.sql)
+    if call is not None:
+        oids, gives_rows = await _arguments(query, route, call), False
+    else:
+        oids, gives_rows = await _prepared(query, route)
+    types = [_type(row) for row in await query(_TYPES, (oids,))]
+    try:
+        insert = insert_for(route, dict(zip(route.columns, types, strict=True)), gives_rows)
+    except RouteError as error:
+        return Findings(True, None, [Problem("columns", str(error))])
+    return Findings(True, insert, [])
+
+
+async def _prepared(query: Query, route: Route) -> tuple[Sequence[int], bool]:
+    places = {name: f"${number}" for number, name in enumerate(route.columns, 1)}
+    name = f"gateway_{uuid4().hex}"
+    try:
+        await query(f"PREPARE {name} AS {with_places(route.sql, places.__getitem__)}", None)
+        ((oids,),) = await query(_PARAMETERS, (name,))
+        nulls = ", ".join(["NULL"] * len(places))
+        ((plan,),) = await query(f"EXPLAIN (VERBOSE, FORMAT JSON) EXECUTE {name}({nulls})", None)
+    except RouteError as error:
+        raise RouteError(f"its sql: {error}", error.sqlstate) from None
+    await query(f"DEALLOCATE {name}", None)
+    top = plan[0]["Plan"]
+    return oids, top["Node Type"] != "ModifyTable" or "Output" in top
+
+
+async def _arguments(query: Query, route: Route, call: re.Match[str]) -> Sequence[int]:
+    """
+    The types of a procedure's arguments, which PREPARE does not take. A parameter that is
+    more than a whole argument is text, for a cast of the user's.
+    """
+    found = await query(_ARGUMENTS, (call["name"],))
+    declared = found[0][0] if found else []
+    oids = dict.fromkeys(route.columns, _TEXT)
+    arguments = [argument.strip() for argument in call["arguments"].split(",")]
+    if len(arguments) == len(declared):
+        for argument, oid in zip(arguments, declared, strict=True):
+            name = argument.removeprefix("%(").removesuffix(")s")
+            if name in oids and argument == f"%({name})s":
+                oids[name] = oid
+    return list(oids.values())
+
+
+def _type(row: Sequence[Any]) -> SqlType:
+    name, base, element_name, element_base = row
+    element = None if element_name is None else SqlType(element_name, element_base)
+    return SqlType(name, base, element=element)
