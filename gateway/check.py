@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.config import Config
-from gateway.errors import StoreError
+from gateway.errors import RouteError, RowError, StoreError
 from gateway.postgres.catalog import examine
 from gateway.postgres.connection import Connection, Query, Rows, Values
 from gateway.postgres.dsn import dsn_fault
 from gateway.postgres.findings import Findings
 from gateway.postgres.opening import Opener
 from gateway.postgres.schema import up_to_date
-from gateway.route import table_identifier
+from gateway.route import Route, table_identifier
 
 _SERVER = "SELECT current_setting('server_version'), current_database(), current_user::text"
 _MAY_CREATE = "SELECT has_database_privilege(current_database(), 'CREATE')"
@@ -33,13 +33,18 @@ _MAY_USE = """
       JOIN pg_catalog.pg_class c ON c.relname = needed.name
       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'gateway'
 """
-_MAY_CALL = "SELECT has_function_privilege('gateway.advance(uuid, bigint, bigint)', 'EXECUTE')"
+_MAY_CALL = """
+    SELECT has_function_privilege('gateway.advance(uuid, bigint, bigint)', 'EXECUTE')
+       AND has_function_privilege('gateway.remember(uuid, text)', 'EXECUTE')
+       AND has_language_privilege('plpgsql', 'USAGE')
+"""
 _GRANT = (
     "database: the schema gateway is there, but not granted: run GRANT USAGE ON SCHEMA"
     " gateway TO ...; GRANT SELECT, INSERT, UPDATE, DELETE ON gateway.lane TO ...;"
     " GRANT SELECT, INSERT, UPDATE, DELETE ON gateway.dead_letter TO ...;"
     " GRANT SELECT ON gateway.migration TO ...;"
-    " GRANT EXECUTE ON FUNCTION gateway.advance TO ..."
+    " GRANT EXECUTE ON FUNCTION gateway.advance, gateway.remember TO ...;"
+    " GRANT USAGE ON LANGUAGE plpgsql TO ..."
 )
 
 
@@ -76,14 +81,9 @@ async def check_database(config: Config, dsn: str, reactor: Any) -> Report:
         version, name, user = (await query(_SERVER, None))[0]
         where = f" on {connection.server}" if connection.server else ""
         report.notes.append(f"database: connected to {name} as {user}{where}, PostgreSQL {version}")
-        await _check_schema(query, report)
+        complete = await _check_schema(query, report)
         for route in config.routes.values():
-            where = f"routes.{route.name}"
-            findings = await examine(query, route)
-            _report(where, route.create_columns is not None, findings, report)
-            if not findings.problems:
-                table = table_identifier(route.table)
-                report.notes.append(f"{where}: {table} takes {', '.join(route.columns)}")
+            await _check_route(query, route, complete, report)
     except StoreError as error:
         report.problems.append(f"database.dsn: {error}")
     finally:
@@ -92,8 +92,34 @@ async def check_database(config: Config, dsn: str, reactor: Any) -> Report:
     return report
 
 
-def _report(where: str, create: bool, findings: Findings, report: Report) -> None:
-    if not findings.exists and create:
+async def _check_route(query: Query, route: Route, complete: bool, report: Report) -> None:
+    """
+    @param complete: whether our own schema is there, which every statement needs.
+    """
+    where = f"routes.{route.name}"
+    try:
+        findings = await examine(query, route)
+    except (RouteError, RowError) as error:
+        report.problems.append(f"{where}.sql: {error}")
+        return
+    _report(where, route, findings, report)
+    if findings.insert is None:
+        return
+    for statement in findings.insert.statements:
+        if complete and statement.prepared:
+            try:
+                types = ", ".join(statement.types)
+                await query(f"PREPARE gateway_check ({types}) AS {statement.prepared}", None)
+            except (RouteError, RowError) as error:
+                report.problems.append(f"{where}.table: {error}")
+                return
+            await query("DEALLOCATE gateway_check", None)
+    target = table_identifier(route.table) if route.table else "its sql"
+    report.notes.append(f"{where}: {target} takes {', '.join(route.columns)}")
+
+
+def _report(where: str, route: Route, findings: Findings, report: Report) -> None:
+    if not findings.exists and route.create_columns is not None:
         report.notes.append(f"{where}: the table is missing; the gateway will create it")
         findings.problems.clear()
     for problem in findings.problems:
@@ -101,12 +127,16 @@ def _report(where: str, create: bool, findings: Findings, report: Report) -> Non
         report.problems.append(f"{where}.{problem.key}: {problem.text}{hint}")
 
 
-async def _check_schema(query: Query, report: Report) -> None:
+async def _check_schema(query: Query, report: Report) -> bool:
+    """
+    @return: whether it is there and may be used.
+    """
     if not (await query(_MAY_USE, None))[0][0]:
         report.problems.append(_GRANT)
     elif await up_to_date(query):
-        if not (await query(_MAY_CALL, None))[0][0]:
-            report.problems.append(_GRANT)
+        if (await query(_MAY_CALL, None))[0][0]:
+            return True
+        report.problems.append(_GRANT)
     elif (await query(_MAY_CREATE, None))[0][0]:
         report.notes.append("database: the gateway will create or update its schema gateway")
     else:
@@ -114,3 +144,4 @@ async def _check_schema(query: Query, report: Report) -> None:
             "database: the schema gateway is missing or old and CREATE is not granted: run GRANT"
             " CREATE ON DATABASE ... TO ..., or have gateway/postgres/schema/*.sql run"
         )
+    return False

@@ -22,6 +22,7 @@ from gateway.embedded import EmbeddedServer
 from gateway.errors import ConfigError
 from gateway.framing import FRAMINGS
 from gateway.letters import dead_letters
+from gateway.routes import routes
 from gateway.running import run
 from gateway.tap import DATA_DIR, read_config
 
@@ -33,6 +34,7 @@ def main() -> None:
 
 
 main.add_command(dead_letters)
+main.add_command(routes)
 
 
 @main.command()

@@ -6,20 +6,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable
-from pathlib import Path
-from typing import Any
 
 import click
-from msgspec.structs import replace
 
-from gateway.config import EMBEDDED, Config
-from gateway.embedded import EmbeddedServer
-from gateway.errors import ConfigError, RouteError, StoreError
+from gateway.access import Access, database_options
+from gateway.config import Config
+from gateway.errors import RouteError
+from gateway.postgres.connection import Connection
 from gateway.postgres.dead_letter import Choice, DeadLetters, Gone, Letter
-from gateway.postgres.dsn import dsn_fault
-from gateway.postgres.opening import Opener
-from gateway.running import run
-from gateway.tap import DATA_DIR, read_config
 
 _SHOWN = 60
 """Bytes of a message in a list."""
@@ -31,19 +25,9 @@ Work = Callable[[DeadLetters, Config], Awaitable[int]]
 
 
 @click.group(name="dead-letters")
-@click.option("--config", "-c", type=click.Path(path_type=Path), help="Configuration file.")
-@click.option("--database", help="libpq URI or conninfo, or 'embedded'; beats the file.")
-@click.option(
-    "--data-dir",
-    default=DATA_DIR,
-    show_default=True,
-    type=click.Path(path_type=Path),
-    help="Directory of the embedded server.",
-)
+@database_options
 @click.pass_context
-def dead_letters(
-    context: click.Context, config: Path | None, database: str | None, data_dir: Path
-) -> None:
+def dead_letters(context: click.Context, access: Access) -> None:
     """Messages that were refused and kept, in the table gateway.dead_letter.
 
     A route keeps them with dead_letter = true; what is refused after +QUE is
@@ -51,46 +35,13 @@ def dead_letters(
     """
 
     def with_letters(work: Work) -> None:
-        try:
-            found = read_config(None if config is None else str(config))
-        except ConfigError as error:
-            raise click.ClickException(str(error)) from None
-        if database is not None:
-            found = replace(found, database=replace(found.database, dsn=database))
-        run(lambda reactor: _connected(found, data_dir.absolute(), reactor, work))
+        async def connected(connection: Connection, config: Config) -> int:
+            timeout = config.database.statement_timeout
+            return await work(DeadLetters(connection, timeout), config)
+
+        access(connected)
 
     context.obj = with_letters
-
-
-async def _connected(config: Config, data_dir: Path, reactor: Any, work: Work) -> int:
-    settings = config.database
-    opener = Opener.of_process(settings, reactor)
-    dsn = settings.dsn
-    if dsn == EMBEDDED:
-        server = EmbeddedServer(data_dir)
-        if not server.running:
-            click.echo(
-                f"the embedded server in {data_dir} is not running; start the gateway, or name"
-                " its directory with --data-dir",
-                err=True,
-            )
-            return 1
-        dsn = server.dsn
-    elif (fault := dsn_fault(dsn, opener.outside)) is not None:
-        click.echo(f"database.dsn: {fault}", err=True)
-        return 1
-    try:
-        connection = await opener.begin(dsn).run()
-    except StoreError as error:
-        click.echo(f"database: {error}", err=True)
-        return 1
-    try:
-        return await work(DeadLetters(connection, settings.statement_timeout), config)
-    except StoreError as error:
-        click.echo(f"database: {error}", err=True)
-        return 1
-    finally:
-        connection.discard()
 
 
 _ids = click.argument("ids", nargs=-1, type=int, metavar="[ID]...")

@@ -127,6 +127,18 @@ class Database:
         )
 
 
+def tool(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """The gateway command."""
+    return subprocess.run(
+        [str(BIN / "gateway"), *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
 class Gateway:
     """
     A gateway in a process of its own.

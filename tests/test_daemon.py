@@ -19,13 +19,13 @@ import psycopg2
 import pytest
 
 from tests.support import (
-    BIN,
     LISTEN,
     PATIENCE,
     Database,
     Gateway,
     Peer,
     TemporaryServer,
+    tool,
     wait_until,
 )
 
@@ -38,18 +38,6 @@ ROOT = Path(__file__).parent.parent
 def gateway(database: Database, start_gateway: Start) -> Gateway:
     """A gateway on a database of its own."""
     return start_gateway("--database", database.dsn, *LISTEN)
-
-
-def tool(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """The gateway command."""
-    return subprocess.run(
-        [str(BIN / "gateway"), *arguments],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
 
 
 def test_lines(gateway: Gateway, database: Database) -> None:

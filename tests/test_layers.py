@@ -28,7 +28,7 @@ ORDER = [
     *("route", "sql", "sections", "route_sections", "content_sections", "config", "direct"),
     *("sockets", "deadlines", "sweep", "answers", "pressure", "lock", "store", "memory", "gate"),
     *("lane", "writer", "protocol", "factory", "listener", "spool", "postgres", "embedded"),
-    *("bench", "check", "service", "tap", "running", "letters", "cli"),
+    *("bench", "check", "service", "tap", "running", "access", "letters", "routes", "cli"),
 ]
 
 

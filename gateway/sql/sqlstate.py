@@ -42,6 +42,7 @@ _TABLE: Final = {
     "40": Kind.TRANSIENT,  # serialization failure, deadlock
     "53": Kind.TRANSIENT,  # disk full, out of memory, too many connections
     "55": Kind.TRANSIENT,  # lock not available, object in use
+    "55000": Kind.ROUTE,  # a view that takes no rows
     "57": Kind.TRANSIENT,  # query cancelled
     "58": Kind.TRANSIENT,  # system error outside PostgreSQL, an I/O error
     "XX": Kind.TRANSIENT,  # internal error, corrupted data

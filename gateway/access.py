@@ -1,0 +1,91 @@
+"""
+How the commands that look into the database get there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+from msgspec.structs import replace
+
+from gateway.config import EMBEDDED, Config
+from gateway.embedded import EmbeddedServer
+from gateway.errors import ConfigError, StoreError
+from gateway.postgres.connection import Connection
+from gateway.postgres.dsn import dsn_fault
+from gateway.postgres.opening import Opener
+from gateway.running import run
+from gateway.tap import DATA_DIR, read_config
+
+Work = Callable[[Connection, Config], Awaitable[int]]
+"""Does something with a connection; gives the exit status."""
+
+Access = Callable[[Work], None]
+"""Connects, has it done, and ends the process."""
+
+
+def database_options(command: Callable[..., None]) -> Callable[..., None]:
+    """
+    The options that say where the database is, as one argument C{access}: L{Access}.
+    """
+
+    @click.option("--config", "-c", type=click.Path(path_type=Path), help="Configuration file.")
+    @click.option("--database", help="libpq URI or conninfo, or 'embedded'; beats the file.")
+    @click.option(
+        "--data-dir",
+        default=DATA_DIR,
+        show_default=True,
+        type=click.Path(path_type=Path),
+        help="Directory of the embedded server.",
+    )
+    @wraps(command)
+    def with_access(
+        *arguments: Any, config: Path | None, database: str | None, data_dir: Path, **options: Any
+    ) -> None:
+        def access(work: Work) -> None:
+            try:
+                found = read_config(None if config is None else str(config))
+            except ConfigError as error:
+                raise click.ClickException(str(error)) from None
+            if database is not None:
+                found = replace(found, database=replace(found.database, dsn=database))
+            run(lambda reactor: _connected(found, data_dir.absolute(), reactor, work))
+
+        command(*arguments, access=access, **options)
+
+    return with_access
+
+
+async def _connected(config: Config, data_dir: Path, reactor: Any, work: Work) -> int:
+    settings = config.database
+    opener = Opener.of_process(settings, reactor)
+    dsn = settings.dsn
+    if dsn == EMBEDDED:
+        server = EmbeddedServer(data_dir)
+        if not server.running:
+            click.echo(
+                f"the embedded server in {data_dir} is not running; start the gateway, or name"
+                " its directory with --data-dir",
+                err=True,
+            )
+            return 1
+        dsn = server.dsn
+    elif (fault := dsn_fault(dsn, opener.outside)) is not None:
+        click.echo(f"database.dsn: {fault}", err=True)
+        return 1
+    try:
+        connection = await opener.begin(dsn).run()
+    except StoreError as error:
+        click.echo(f"database: {error}", err=True)
+        return 1
+    try:
+        return await work(connection, config)
+    except StoreError as error:
+        click.echo(f"database: {error}", err=True)
+        return 1
+    finally:
+        connection.discard()
