@@ -176,6 +176,40 @@ class Batch:
         """
         return cls(chunks[0].route, [Slice(chunk, 0, len(chunk.frames)) for chunk in chunks])
 
+    @classmethod
+    def by_route(cls, chunks: Sequence[Chunk]) -> list[Batch]:
+        """
+        Whole chunks, a batch for each route, in the order in which they first appear.
+        """
+        routes: dict[str, list[Chunk]] = {}
+        for chunk in chunks:
+            routes.setdefault(chunk.route, []).append(chunk)
+        return [cls.of(found) for found in routes.values()]
+
+    @classmethod
+    def in_order(cls, batches: Sequence[Batch], chunks: Sequence[Chunk]) -> list[Batch]:
+        """
+        The rows of some batches again, in batches that keep each peer's order across routes.
+
+        @param chunks: that the rows are of, in the order in which they came.
+        """
+        places = {id(chunk): place for place, chunk in enumerate(chunks)}
+        slices = [piece for batch in batches for piece in batch.slices]
+        slices.sort(key=lambda piece: (places[id(piece.chunk)], piece.start))
+        found: list[tuple[str, list[Slice]]] = []
+        # The batch that a peer has come to: what it sent later goes there or behind.
+        reached: dict[int, int] = {}
+        for piece in slices:
+            route, origin = piece.chunk.route, id(piece.chunk.origin)
+            place = reached.get(origin, 0)
+            while place < len(found) and found[place][0] != route:
+                place += 1
+            if place == len(found):
+                found.append((route, []))
+            found[place][1].append(piece)
+            reached[origin] = place
+        return [cls(route, parts) for route, parts in found]
+
     def settle(self, runs: Sequence[Run]) -> None:
         """
         Say what became of the rows.
@@ -194,13 +228,6 @@ class Batch:
                 chunk.settle(start, start + take, part(fate, done, done + take))
                 start += take
                 done += take
-
-    def abandon(self, outcome: Outcome) -> None:
-        """
-        Settle whatever is left of its chunks.
-        """
-        for chunk, _, _ in self.slices:
-            chunk.abandon(outcome)
 
     def only(self, rows: Sequence[int]) -> Batch:
         """

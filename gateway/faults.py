@@ -11,6 +11,18 @@ Faults = list[tuple[int, Outcome]]
 """Messages that cannot be stored: (position, why), ascending."""
 
 
+class BatchesRefused(PeerError):
+    """
+    As L{FramesRefused}, of several batches.
+
+    @ivar faults: of each batch.
+    """
+
+    def __init__(self, faults: list[Faults]) -> None:
+        super().__init__(f"{sum(map(len, faults))} frames refused")
+        self.faults = faults
+
+
 class FramesRefused(PeerError):
     """
     Some frames can never be stored; the others can.

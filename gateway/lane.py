@@ -18,19 +18,16 @@ What a store cannot take is dealt with here:
 
 from __future__ import annotations
 
-import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Final, Protocol
-from uuid import uuid4
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from gateway.batch import MAX_BYTES, MAX_ROWS, Batch, Chunk, Fence
+from gateway.company import BUG, OPEN_FOR, RETRY_FOR, Company, backoff
 from gateway.errors import (
     OutcomeUnknown,
     RouteError,
@@ -41,7 +38,7 @@ from gateway.errors import (
     Unavailable,
 )
 from gateway.faults import Faults, FramesRefused
-from gateway.gate import Gates
+from gateway.fences import Fences
 from gateway.reply import (
     QUEUED,
     RETRY_AFTER,
@@ -49,78 +46,21 @@ from gateway.reply import (
     Code,
     Outcome,
     Run,
-    goodbye,
     refused_rows,
     replaced,
     try_later,
 )
-from gateway.store import Detour, Store, Written
-
-RETRY_FOR: Final = 10.0
-"""Seconds for which a batch is tried again after errors that pass."""
-
-OPEN_FOR: Final = 86400.0
-"""
-Seconds after which a batch whose fate is open is given up, where no spool takes it:
-the row its fence is in is not kept for ever.
-"""
-
-_BUG: Final = goodbye(Code.INTERNAL, "the gateway failed; whether this was stored is not known")
-
-
-def backoff(attempt: int, jitter: Callable[[], float] = random.random) -> float:
-    """
-    Seconds to wait before the next attempt: full jitter, 50 ms doubling up to 2 s.
-
-    @param attempt: how many attempts have failed, from 1.
-    @param jitter: gives numbers in [0, 1).
-    @see: M. Brooker, "Exponential Backoff and Jitter", AWS Architecture Blog, 2015.
-    """
-    ceiling: float = min(2.0, 0.05 * 2.0 ** min(attempt - 1, 10))
-    return ceiling * jitter()
-
-
-class Company(Protocol):
-    """
-    What the lanes of a writer share.
-
-    @ivar detour: the spool; C{None} where messages are refused while the database is away.
-    @ivar dead_letters: routes whose refused messages are kept.
-    @ivar opened: told the UUID of each lane before it is used.
-    @ivar unknown: how often a connection was lost with a batch in flight.
-    @ivar resolved: how often the fence showed that such a batch had been committed.
-    """
-
-    clock: IReactorTime
-    store: Store
-    gates: Gates
-    detour: Detour | None
-    dead_letters: frozenset[str]
-    opened: Callable[[str], None]
-    unknown: int
-    resolved: int
-
-    def troubled(self, route: str, error: StoreError) -> None:
-        """A route's batches cannot be stored just now."""
-
-    def well(self, route: str) -> None:
-        """A batch of this route was stored."""
-
-    def bug(self, failure: Failure) -> None:
-        """What nobody foresaw."""
+from gateway.store import Written
+from gateway.together import Together
 
 
 class Lane:
     """
-    One row of C{gateway.lane}: a queue of chunks and the batch in flight.
+    A queue of chunks and the commit in flight.
 
-    @ivar id: the UUID of the row.
     @ivar load: rows queued and in flight.
     @ivar since: when the batch in flight was begun, in seconds of the clock.
     """
-
-    id: str
-    _number: int
 
     def __init__(self, company: Company) -> None:
         self.load = 0
@@ -128,7 +68,13 @@ class Lane:
         self._company = company
         self._queue: deque[Chunk] = deque()
         self._running = False
-        self._renew()
+        self._fences = Fences(company.opened)
+        self._together = Together(company, self._fences, self._without)
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """The UUIDs of its rows in C{gateway.lane}."""
+        return self._fences.lanes
 
     def put(self, chunk: Chunk) -> None:
         self._queue.append(chunk)
@@ -139,49 +85,46 @@ class Lane:
 
     async def _run(self) -> None:
         while self._queue:
-            batch = self._gather()
+            chunks = self._gather()
+            batches = Batch.by_route(chunks)
+            rows = sum(batch.count for batch in batches)
             self.since = self._company.clock.seconds()
             try:
-                await self._commit(batch)
+                if len(batches) > 1:
+                    batches = Batch.in_order(await self._together.commit(batches), chunks)
+                for batch in batches:
+                    await self._commit(batch)
             except Exception:  # noqa: BLE001 - a bug must not leave peers waiting forever
                 self._company.bug(Failure())
-                # Whether the batch committed is not known, so its number is spoilt.
-                self._renew()
-                batch.abandon(_BUG)
-            self.load -= batch.count
+                for chunk in chunks:
+                    # Whether it is committed is not known, so the fence is spoilt.
+                    self._fences.renew(chunk.route)
+                    chunk.abandon(BUG)
+            self.load -= rows
         self._running = False
 
-    def _renew(self) -> None:
-        self.id = str(uuid4())
-        self._number = 0
-        self._company.opened(self.id)
-
-    def _gather(self) -> Batch:
+    def _gather(self) -> list[Chunk]:
         """
-        The next batch: chunks of the first one's route, no peer's order disturbed.
+        What goes into the next commit.
         """
         queue = self._queue
         first = queue.popleft()
-        route = first.route
         chunks = [first]
         rows, size = len(first.frames), first.size
-        kept: list[Chunk] = []
-        # A peer's chunk for another route stays behind, and so does all it sent after that.
-        behind: set[int] = set()
         while queue:
             chunk = queue[0]
-            if rows + len(chunk.frames) > MAX_ROWS or size + chunk.size > MAX_BYTES:
-                break
-            queue.popleft()
-            if chunk.route != route or (behind and id(chunk.origin) in behind):
-                behind.add(id(chunk.origin))
-                kept.append(chunk)
-                continue
-            chunks.append(chunk)
             rows += len(chunk.frames)
             size += chunk.size
-        queue.extendleft(reversed(kept))
-        return Batch.of(chunks)
+            if rows > MAX_ROWS or size > MAX_BYTES:
+                break
+            chunks.append(queue.popleft())
+        return chunks
+
+    async def _without(self, batch: Batch, faults: Faults) -> Batch | None:
+        """
+        @return: the batch without its rows at fault; C{None} where nothing is left.
+        """
+        return batch.refuse(await self._bury(batch, faults)) if faults else batch
 
     async def _commit(self, batch: Batch) -> None:
         """
@@ -190,7 +133,7 @@ class Lane:
         try:
             runs = await self._carry(batch, partial(self._company.store.write, batch))
         except FramesRefused as error:
-            left = batch.refuse(await self._bury(batch, error.faults))
+            left = await self._without(batch, error.faults)
             if left is not None:
                 await self._commit(left)
             return
@@ -227,7 +170,7 @@ class Lane:
         """
         company = self._company
         route = batch.route
-        fence = Fence(self.id, self._number + 1)
+        fence = self._fences.next(route)
         started = company.clock.seconds()
         attempt = 0
         unknown = late = full = False
@@ -239,20 +182,20 @@ class Lane:
                 try:
                     if await company.detour.take(batch, fence if unknown else None, reason):
                         if unknown:
-                            # The number is the spool's now, and so is the lane.
-                            self._renew()
+                            # The fence is the spool's now.
+                            self._fences.renew(route)
                         return [(batch.count, QUEUED)]
                 except SpoolUnknown:
-                    # If it is there, its number is the spool's.
-                    self._renew()
-                    return [(batch.count, _BUG)]
+                    # If it is there, its fence is the spool's.
+                    self._fences.renew(route)
+                    return [(batch.count, BUG)]
                 except SpoolError as error:
                     full = True
                     if not unknown:
                         return [(batch.count, try_later(Code.DOWN, str(error), RETRY_AFTER))]
                 late = False
             try:
-                return self._written(route, await write(fence))
+                return self._written(route, fence, await write(fence))
             except FramesRefused:
                 if not unknown:
                     raise
@@ -263,7 +206,7 @@ class Lane:
                 else:
                     if written is None:
                         raise
-                    return self._written(route, written)
+                    return self._written(route, fence, written)
             except OutcomeUnknown as error:
                 unknown = True
                 company.unknown += 1
@@ -289,11 +232,11 @@ class Lane:
                 continue
             await deferLater(company.clock, backoff(attempt))
 
-    def _written(self, route: str, written: Written) -> Sequence[Run]:
+    def _written(self, route: str, fence: Fence, written: Written) -> Sequence[Run]:
         company = self._company
         if written.before:
             company.resolved += 1
-        self._number += 1
+        self._fences.moved(route, fence.number)
         company.well(route)
         return written.runs
 

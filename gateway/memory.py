@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 
 from gateway.batch import Batch, Fence, Origin
 from gateway.errors import OutcomeUnknown, RouteError, RowError, StoredPartly
-from gateway.faults import Faults, FramesRefused
+from gateway.faults import BatchesRefused, Faults, FramesRefused
 from gateway.formats.text import TextFormat
 from gateway.reply import STORED, Fate, Outcome, Run, row_refused
 from gateway.store import Written
@@ -67,22 +67,8 @@ class MemoryStore:
 
     async def write(self, batch: Batch, fence: Fence) -> Written:
         self.writes.append(batch.count)
-        frames: list[bytes] = []
-        faults: Faults = []
-        for part in batch.slices:
-            try:
-                self._format.encode(part.frames)
-            except FramesRefused as refused:
-                faults += [(len(frames) + i, outcome) for i, outcome in refused.faults]
-            frames += part.frames
-        if faults:
-            raise FramesRefused(faults)
-        if self.held:
-            gate: Deferred[None] = Deferred()
-            self._waiting.append(gate)
-            await gate
-        if self.failures:
-            raise self.failures.popleft()
+        frames = self._frames(batch)
+        await self._begun()
         if batch.route in self.closed:
             raise RouteError("table does not exist", "42P01")
         if (written := self._before(batch, fence)) is not None:
@@ -99,6 +85,47 @@ class MemoryStore:
                     self.rows.append((part.chunk.origin, frame))
         runs = [(len([*alike]), fate) for fate, alike in groupby(fates)]
         return self._moved(fence, runs)
+
+    async def write_together(self, batches: Sequence[Batch], fences: Sequence[Fence]) -> bool:
+        self.writes.append(sum(batch.count for batch in batches))
+        faults: list[Faults] = []
+        for batch in batches:
+            try:
+                self._frames(batch)
+            except FramesRefused as refused:
+                faults.append(refused.faults)
+            else:
+                faults.append([])
+        if any(faults):
+            raise BatchesRefused(faults)
+        await self._begun()
+        for batch in batches:
+            if batch.route in self.closed:
+                raise RouteError("table does not exist", "42P01")
+        rows = [
+            (part.chunk.origin, frame)
+            for batch in batches
+            for part in batch.slices
+            for frame in part.frames
+        ]
+        if any(word in frame for _, frame in rows for word in self.poison):
+            raise RowError("violates a check constraint", "23514")
+        for batch, fence in zip(batches, fences, strict=True):
+            if self._before(batch, fence) is not None:
+                return True
+        self.rows += rows
+        for batch, fence in zip(batches, fences, strict=True):
+            self._fences[fence.lane] = fence.number
+            self._last[fence.lane] = [(batch.count, STORED)]
+        self._reply()
+        return True
+
+    async def claim(self, fence: Fence) -> bool:
+        if self.failures:
+            raise self.failures.popleft()
+        reached = self._fences.get(fence.lane, 0)
+        self._fences[fence.lane] = fence.number + 1
+        return reached == fence.number
 
     async def bury(self, batch: Batch, outcomes: Sequence[Outcome], fence: Fence) -> Written:
         if self.failures:
@@ -122,6 +149,30 @@ class MemoryStore:
         for lane in lanes:
             self._fences.pop(lane, None)
 
+    def _frames(self, batch: Batch) -> list[bytes]:
+        """
+        @raise FramesRefused: some are not text.
+        """
+        frames: list[bytes] = []
+        faults: Faults = []
+        for part in batch.slices:
+            try:
+                self._format.encode(part.frames)
+            except FramesRefused as refused:
+                faults += [(len(frames) + i, outcome) for i, outcome in refused.faults]
+            frames += part.frames
+        if faults:
+            raise FramesRefused(faults)
+        return frames
+
+    async def _begun(self) -> None:
+        if self.held:
+            gate: Deferred[None] = Deferred()
+            self._waiting.append(gate)
+            await gate
+        if self.failures:
+            raise self.failures.popleft()
+
     def _before(self, batch: Batch, fence: Fence) -> Written | None:
         number = self._fences.get(fence.lane, 0)
         if fence.first <= number < fence.number:
@@ -134,7 +185,10 @@ class MemoryStore:
     def _moved(self, fence: Fence, runs: list[Run]) -> Written:
         self._fences[fence.lane] = fence.number
         self._last[fence.lane] = runs
+        self._reply()
+        return Written(runs, False)
+
+    def _reply(self) -> None:
         if self.lost_replies:
             self.lost_replies -= 1
             raise OutcomeUnknown("the reply was lost")
-        return Written(runs, False)

@@ -24,9 +24,9 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from gateway.company import backoff
 from gateway.embedded import DataDirectory, EmbeddedServer
 from gateway.errors import EmbeddedError, SpoolError, StoreError
-from gateway.lane import backoff
 from gateway.listener import ListenerService
 from gateway.postgres.dsn import public_dsn
 from gateway.postgres.pool import Pool

@@ -52,6 +52,30 @@ class Store(Protocol):
         @raise gateway.errors.RouteError: not stored, the operator must act.
         """
 
+    async def write_together(self, batches: Sequence[Batch], fences: Sequence[Fence]) -> bool:
+        """
+        Store batches of several routes and move their fences, or do neither.
+
+        For what is expected to go well: whoever hears of an error writes the batches one
+        by one, after the fate of an unknown outcome is settled by L{claim}.
+
+        @return: C{False} where they cannot be stored together; nothing was tried.
+        @raise gateway.faults.BatchesRefused: some rows can never be stored; nothing is.
+        @raise gateway.errors.StoreError: as for L{write}; whatever row is at fault.
+        """
+
+    async def claim(self, fence: Fence) -> bool:
+        """
+        Settle the fate of L{write_together}: afterwards it has happened, or never will.
+
+        This takes the number after the fence's.
+
+        @param fence: the first one.
+
+        @return: whether it has happened.
+        @raise gateway.errors.StoreError: it is not settled yet; ask again.
+        """
+
     async def bury(self, batch: Batch, outcomes: Sequence[Outcome], fence: Fence) -> Written:
         """
         Keep refused messages as dead letters and move the fence, or do neither.

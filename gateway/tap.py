@@ -18,6 +18,7 @@ from twisted.internet import reactor as global_reactor
 from twisted.internet.endpoints import serverFromString
 from twisted.python import usage
 
+from gateway.company import backoff
 from gateway.config import (
     EMBEDDED,
     Config,
@@ -34,7 +35,6 @@ from gateway.errors import ConfigError
 from gateway.factory import PeerFactory
 from gateway.formats.choice import format_of
 from gateway.gate import Gates
-from gateway.lane import backoff
 from gateway.listener import ListenerService, example
 from gateway.postgres.dsn import dsn_fault
 from gateway.postgres.opening import Opener, outside_of_process

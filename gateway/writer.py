@@ -128,7 +128,7 @@ class Writer:
     @property
     def lanes(self) -> Sequence[str]:
         """The lanes' UUIDs."""
-        return [lane.id for lane in self._lanes]
+        return [id for lane in self._lanes for id in lane.ids]
 
     # What follows is for Source and Lane.
 

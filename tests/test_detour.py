@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 from twisted.internet import reactor as global_reactor
+from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from gateway.batch import MAX_ROWS, Batch, Fence, Origin
@@ -196,6 +197,8 @@ async def test_an_open_outcome_goes_into_the_spool_with_its_fence(tmp_path: Path
     for stored in (True, False):
         store = Outage()
         async with opened(tmp_path, store) as bench:
+            bench.source().submit("r", [b"0"], None)
+            assert await bench.answered(1) == ["+OK"]
             lanes = set(bench.writer.lanes)
             if stored:
                 store.lost_replies = 1
@@ -209,7 +212,61 @@ async def test_an_open_outcome_goes_into_the_spool_with_its_fence(tmp_path: Path
             await bench.emptied()
             bench.source().submit("r", [b"2"], None)
             assert await bench.answered(1) == ["+OK"]
-            assert bench.bodies == [b"1", b"2"]
+            assert bench.bodies == [b"0", b"1", b"2"]
+
+
+class OpenCommit(Outage):
+    """
+    A store that goes away with a commit of several routes, done or not.
+    """
+
+    def __init__(self, done: bool) -> None:
+        super().__init__()
+        self._done = done
+
+    async def write_together(self, batches: Sequence[Batch], fences: Sequence[Fence]) -> bool:
+        if self._done:
+            await super().write_together(batches, fences)
+        self.away = True
+        raise OutcomeUnknown("lost")
+
+    async def claim(self, fence: Fence) -> bool:
+        if self.away:
+            raise AWAY
+        return await super().claim(fence)
+
+
+@pytest.mark.parametrize("done", [True, False])
+@pytest.mark.parametrize("short", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_routes_of_an_open_commit(tmp_path: Path, done: bool, short: bool) -> None:
+    """
+    A commit of several routes whose fate is open: each message is stored once, after a short
+    absence as after one in which the spool took them, and a route that is out of service
+    then keeps only its own.
+    """
+    store = OpenCommit(done)
+    async with opened(tmp_path, store) as bench:
+        started: Deferred[None] = Deferred()
+        store.before = lambda: started
+        source = bench.source()
+        for route, frame in (("r", b"0"), ("gone", b"1"), ("r", b"2"), ("gone", b"3")):
+            source.submit(route, [frame], None)
+        store.before = None
+        started.callback(None)
+        if short:
+            await bench.until(lambda: store.away)
+            store.away = False
+            assert await bench.answered(4) == ["+OK"] * 4
+        else:
+            assert await bench.answered(4) == ["+OK", "+QUE", "+QUE", "+QUE"]
+            store.closed.add("gone")
+            store.away = False
+            await bench.until(lambda: "r" not in bench.spool.rows)
+            await deferLater(reactor, 0.05)
+            store.closed.clear()
+            await bench.emptied()
+        assert sorted(bench.bodies) == [b"0", b"1", b"2", b"3"]
 
 
 @pytest_twisted.ensureDeferred

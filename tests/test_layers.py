@@ -27,8 +27,9 @@ ORDER = [
     *("errors", "framing", "reply", "faults", "formats", "columns", "dialect", "content", "batch"),
     *("route", "sql", "sections", "route_sections", "content_sections", "config", "direct"),
     *("sockets", "deadlines", "sweep", "answers", "pressure", "lock", "store", "memory", "gate"),
-    *("lane", "writer", "protocol", "factory", "listener", "spool", "postgres", "embedded"),
-    *("bench", "check", "service", "tap", "running", "access", "letters", "routes", "cli"),
+    *("company", "fences", "together", "lane", "writer", "protocol", "factory", "listener"),
+    *("spool", "postgres", "embedded", "bench", "check", "service", "tap", "running", "access"),
+    *("letters", "routes", "cli"),
 ]
 
 

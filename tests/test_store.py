@@ -26,12 +26,13 @@ from gateway.config import Database as Settings
 from gateway.errors import (
     OutcomeUnknown,
     RouteError,
+    RowError,
     StoredPartly,
     StoreError,
     TransientError,
     Unavailable,
 )
-from gateway.faults import FramesRefused
+from gateway.faults import BatchesRefused, FramesRefused
 from gateway.memory import MemoryStore
 from gateway.postgres.connection import Connection
 from gateway.postgres.durability import judge
@@ -291,7 +292,7 @@ async def test_any_column_of_its_type(database: Database) -> None:
         assert "-REJ DATA sqlstate=22P02 :invalid input syntax" in said([*written.runs])[0]
         await adapter.store.write(batch(b'{"a": 1}', route="doc"), Fence(lane, 5))
         # Plain text, as behind a pooler, says the same.
-        adapter.postgres.prepares = False
+        adapter.postgres.execution.prepares = False
         await adapter.store.write(batch(b"\x80", route="raw"), Fence(lane, 6))
     rows = database.execute(
         'SELECT raw, short, doc, peer, "l%s""x", extract(epoch FROM at)::float, who'
@@ -335,6 +336,38 @@ async def test_whether_it_is_stored(adapter: Adapter) -> None:
         await adapter.store.recall(one, Fence(lane, 4, 2))
     assert caught.value.number == 2
     assert await stored(adapter.store, one, Fence(lane, 3)) is True
+
+
+@pytest_twisted.ensureDeferred
+async def test_together(adapter: Adapter) -> None:
+    """Several batches are stored all at once or not at all, and once."""
+    await adapter.store.probe("messages")
+    fences = [Fence(new_lane(), 1), Fence(new_lane(), 1)]
+    batches = [batch(b"1", b"2"), batch(b"%s '", peer="p")]
+    for _ in range(2):
+        assert await adapter.store.write_together(batches, fences)
+        assert [body for _, body in adapter.rows()] == [b"1", b"2", b"%s '"]
+    assert await adapter.store.claim(fences[0]) is True
+    following = [Fence(fences[0].lane, 3), Fence(fences[1].lane, 2)]
+    with pytest.raises(BatchesRefused) as refusal:
+        await adapter.store.write_together([batch(b"3"), batch(b"4", b"\xff")], following)
+    assert [[row for row, _ in faults] for faults in refusal.value.faults] == [[], [1]]
+    adapter.poison()
+    with pytest.raises(RowError):
+        await adapter.store.write_together([batch(b"3"), batch(b"bad")], following)
+    assert len(adapter.rows()) == 3
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_claims_a_fence_keeps_others_out(adapter: Adapter) -> None:
+    """What was never stored can not be any more, however late its statement comes."""
+    await adapter.store.probe("messages")
+    fences = [Fence(new_lane(), 1), Fence(new_lane(), 1)]
+    for _ in range(2):
+        assert await adapter.store.claim(fences[0]) is False
+    await adapter.store.write_together([batch(b"late"), batch(b"later")], fences)
+    assert adapter.rows() == []
+    assert await stored(adapter.store, batch(b"3"), Fence(fences[0].lane, 3))
 
 
 @pytest_twisted.ensureDeferred
@@ -470,7 +503,7 @@ async def test_a_session_that_forgets_its_statements(database: Database) -> None
         await adapter.pool.runOperation("DEALLOCATE ALL")
         assert await adapter.pool.runQuery("SELECT 1") == [(1,)]
         await adapter.store.write(batch(b"plain"), Fence(lane, 2))
-        assert not adapter.postgres.prepares
+        assert not adapter.postgres.execution.prepares
         assert [body for _, body in adapter.rows()] == [b"prepared", b"plain"]
 
 
@@ -485,10 +518,10 @@ async def test_a_session_shared_with_another_gateway(database: Database) -> None
         await first.store.write(batch(b"1", route="r"), Fence(lane, 1))
         await second.store.write(batch(b"2", route="r"), Fence(lane, 2))
         names = [
-            {prepared.name for prepared in adapter.postgres._prepared.values()}
+            {prepared.name for prepared in adapter.postgres.execution._prepared.values()}
             for adapter in (first, second)
         ]
-        assert len(names[0]) == 2 and not names[0] & names[1]
+        assert len(names[0]) == 1 and not names[0] & names[1]
     assert database.column("SELECT t FROM a") == ["1"]
     assert database.column("SELECT t FROM b") == ["2"]
 

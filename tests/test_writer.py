@@ -4,11 +4,13 @@ Lanes: order, exactly once, and one bad message that costs only itself.
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
 from gateway.batch import Origin
+from gateway.company import OPEN_FOR, RETRY_FOR, backoff
 from gateway.errors import (
     OutcomeUnknown,
     RouteError,
@@ -18,7 +20,6 @@ from gateway.errors import (
 )
 from gateway.faults import FramesRefused
 from gateway.gate import Gates
-from gateway.lane import OPEN_FOR, RETRY_FOR, backoff
 from gateway.memory import MemoryStore
 from gateway.pressure import Pressure
 from gateway.reply import STORED, Code, Run, refused
@@ -116,19 +117,122 @@ def test_small_peers_share_a_lane() -> None:
     assert bench.store.writes == [1, 1]
 
 
-def test_routes_are_batched_apart_and_order_holds() -> None:
-    """A batch is of one route; a peer's messages are never reordered by that."""
-    bench = Bench(held=True)
+def two_routes(bench: Bench) -> None:
+    """Five messages of two peers for two routes, the first one in a commit of its own."""
     one, two = bench.source("one"), bench.source("two")
     one.submit("a", [b"1"], 1)
     one.submit("b", [b"2"], 2)
     one.submit("a", [b"3"], 3)
     two.submit("b", [b"4"], 4)
     two.submit("a", [b"5"], 5)
+
+
+def test_routes_share_a_commit() -> None:
+    """What gathers for several routes goes together, the messages of each in order."""
+    bench = Bench(held=True)
+    two_routes(bench)
     while bench.store.waiting:
         bench.store.commit()
     assert bench.bodies == [b"1", b"2", b"4", b"3", b"5"]
-    assert bench.store.writes == [1, 2, 2]
+    assert bench.store.writes == [1, 4]
+    assert [token for token, _ in bench.answers] == [1, 2, 4, 3, 5]
+
+
+def test_routes_that_cannot_share_a_commit() -> None:
+    """Where one message is refused the others are stored, no peer's order disturbed."""
+    bench = Bench(held=True)
+    bench.store.poison = {b"3"}
+    two_routes(bench)
+    while bench.store.waiting:
+        bench.store.commit()
+    assert bench.bodies == [b"1", b"2", b"4", b"5"]
+    assert bench.store.writes == [1, 4, 2, 2]
+    assert {token: words[0][:4] for token, words in bench.answers} == {
+        **dict.fromkeys((1, 2, 4, 5), "+OK"),
+        3: "-REJ",
+    }
+
+
+def test_what_is_no_message_costs_no_commit_of_its_own() -> None:
+    """Messages that cannot be read are refused, and the others of all routes go together."""
+    bench = Bench(held=True, dead_letters=frozenset({"b"}))
+    source = bench.source("p")
+    source.submit("a", [b"1"], 1)
+    source.submit("b", [b"\xff", b"2"], 2)
+    source.submit("a", [b"3"], 3)
+    while bench.store.waiting:
+        bench.store.commit()
+    assert bench.bodies == [b"1", b"2", b"3"]
+    assert bench.store.writes == [1, 3, 2]
+    assert [frame for frame, _ in bench.store.dead_letters] == [b"\xff"]
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_an_open_commit_of_several_routes(done: bool) -> None:
+    """Committed or not when its reply was lost, each message is stored once and answered."""
+    bench = Bench(held=True)
+    two_routes(bench)
+    bench.store.commit()
+    if done:
+        bench.store.lost_replies = 1
+    else:
+        bench.store.failures.append(OutcomeUnknown("connection lost"))
+    for _ in range(10):
+        while bench.store.waiting:
+            bench.store.commit()
+        bench.pass_time(1)
+    assert sorted(bench.bodies) == [b"1", b"2", b"3", b"4", b"5"]
+    assert all(words == ["+OK"] for _, words in bench.answers) and len(bench.answers) == 5
+    assert (bench.writer.unknown, bench.writer.resolved) == (1, int(done))
+    # The lanes go on.
+    two_routes(bench)
+    for _ in range(5):
+        while bench.store.waiting:
+            bench.store.commit()
+        bench.pass_time(1)
+    assert len(bench.bodies) == 10
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("pq"), st.sampled_from("abc"), st.sampled_from(["good", "bad", "\xff"])
+        ),
+        max_size=30,
+    ),
+    st.lists(st.sampled_from(["", "lost", "done", "busy"]), max_size=6),
+)
+def test_routes_in_any_order(sent: list[tuple[str, str, str]], faults: list[str]) -> None:
+    """Whatever fails, each message is stored once or refused, each peer's in order by route."""
+    bench = Bench(held=True)
+    bench.store.poison = {b"bad"}
+    sources = {name: bench.source(name) for name in "pq"}
+    for number, (peer, route, kind) in enumerate(sent):
+        frame = b"%s%s %d %s" % (peer.encode(), route.encode(), number, kind.encode("latin-1"))
+        sources[peer].submit(route, [frame], number)
+    waiting = iter(faults)
+    for _ in range(400):
+        while bench.store.waiting:
+            fault = next(waiting, "")
+            if fault == "done":
+                bench.store.lost_replies = 1
+            elif fault:
+                bench.store.failures.append(
+                    TransientError("busy", "40001") if fault == "busy" else OutcomeUnknown("lost")
+                )
+            bench.store.commit()
+        if len(bench.answers) == len(sent):
+            break
+        bench.pass_time(1)
+    words = {token: answer[0][:4] for token, answer in bench.answers}
+    wanted = {n: "+OK" if kind == "good" else "-REJ" for n, (_, _, kind) in enumerate(sent)}
+    assert words == wanted
+    stored = [body.split() for body in bench.bodies]
+    for peer, route in {(peer, route) for peer, route, _ in sent}:
+        name = f"{peer}{route}".encode()
+        assert [int(number) for where, number, _ in stored if where == name] == [
+            number for number, one in enumerate(sent) if one == (peer, route, "good")
+        ]
 
 
 @given(
@@ -357,7 +461,9 @@ def test_a_bug_leaves_nobody_waiting() -> None:
     ]
     for failures in errors:
         bench = Bench()
+        bench.source("p").submit("r", [b"0"], 0)
         (lane,) = bench.writer.lanes
+        bench.answers.clear()
         bench.store.failures += failures
         bench.source("p").submit("r", [b"a"], 0)
         bench.pass_time(1)

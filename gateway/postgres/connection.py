@@ -196,10 +196,15 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         @return: the statement's rows.
         @raise StoreError: as for L{query}.
         """
-        cursor = self._connection.cursor()
-        filled = cursor.mogrify(body, values).decode()
-        both = cursor.mogrify(f"DO %s; {sql}", (filled, *(after or ()))).decode()
-        return await self.query(both, None, timeout)
+        filled = self.filled(body, values)
+        return await self.query(f"DO %s; {sql}", (filled, *(after or ())), timeout)
+
+    def filled(self, sql: str, values: Values) -> str:
+        """
+        A text with its parameters as literals, by psycopg2's own quoting.
+        """
+        text: bytes = self._connection.cursor().mogrify(sql, values)
+        return text.decode()
 
     # So that txpostgres's own cursors work as well: they take the watch's place.
 

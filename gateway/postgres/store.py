@@ -6,17 +6,13 @@ table is made if it may be, the catalog is asked for its types and the statement
 is written. Any error that says the route no longer fits closes it, so that the
 next batch looks again; a table changed under us heals without a restart.
 
-The statement is prepared once in each session (planning it costs more than
-running it for small batches). Where sessions are not ours to keep, as behind
-PgBouncer in transaction mode, a prepared statement is missing sooner or later;
-from then on the plain text is sent.
+How statements are run is L{gateway.postgres.execution}'s.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
-from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
 from twisted.internet.interfaces import IReactorTime
@@ -25,21 +21,21 @@ from twisted.logger import Logger
 
 from gateway.batch import Batch, Fence
 from gateway.config import Database
-from gateway.errors import OutcomeUnknown, RouteError, RowError, StoredPartly, StoreError
-from gateway.faults import FramesRefused
+from gateway.errors import OutcomeUnknown, RouteError, StoredPartly, StoreError
+from gateway.faults import BatchesRefused, Faults, FramesRefused
 from gateway.postgres.catalog import examine
 from gateway.postgres.connection import Connection, Query, Rows, Values
 from gateway.postgres.dead_letter import BURY, bury_values
-from gateway.postgres.driver_errors import Indistinct, PreparedStatementLost, StoredBefore
+from gateway.postgres.driver_errors import StoredBefore
 from gateway.postgres.durability import weaknesses
+from gateway.postgres.execution import Execution
 from gateway.postgres.findings import Findings
 from gateway.postgres.pool import Pool
 from gateway.postgres.schema import create_table, migrate
 from gateway.reply import STORED, Outcome, Run
 from gateway.route import Route
-from gateway.sql.fates import FATES_OF, runs_of
-from gateway.sql.sqlstate import INDISTINCT
-from gateway.sql.statement import Binding, Bound, Insert, Statement, named
+from gateway.sql.fates import runs_of
+from gateway.sql.statement import Binding, Bound, Insert
 from gateway.store import Written
 
 DEADLINE_MARGIN = 5.0
@@ -58,16 +54,10 @@ LOOKED_AT_AGAIN: Final = 1.0
 AT_A_TIME: Final = 0.01
 """Seconds of reading messages after which others have their turn."""
 
-SUSPECTED_FOR: Final = 1.0
-"""
-Seconds for which a route's batches are stored by a code block at once, after one that
-could not be stored without: where one message is bad, others mostly are.
-"""
-
 ABANDONED: Final = 90 * 86400.0
 """
 Seconds since it last moved after which a lane is nobody's any more. No batch whose
-fate is open is held for so long by a gateway that runs, see L{gateway.lane.OPEN_FOR}; a spool is
+fate is open is held for so long by a gateway that runs, see L{gateway.company.OPEN_FOR}; a spool is
 to be emptied before it is that old.
 """
 
@@ -79,24 +69,6 @@ _ASK: Final = "SELECT gateway.advance(%s::uuid, %s::bigint, %s::bigint)"
 _TOUCH: Final = (
     "UPDATE gateway.lane SET moved_at = now() WHERE id = %s::uuid RETURNING number, fates"
 )
-
-
-class _Prepared:
-    """
-    A statement with a name in every session.
-
-    The name says what the text is. Where a pooler shares sessions, another gateway
-    may have prepared a statement of its own there; by a name that both use it
-    would store our messages into its table.
-    """
-
-    __slots__ = ("execute", "name", "prepare")
-
-    def __init__(self, statement: Statement) -> None:
-        text = f"{statement.types} {statement.prepared}"
-        name = self.name = f"gateway_{sha256(text.encode()).hexdigest()[:32]}"
-        self.prepare = f"PREPARE {name} ({', '.join(statement.types)}) AS {statement.prepared}"
-        self.execute = f"EXECUTE {name} ({', '.join(['%s'] * len(statement.types))})"
 
 
 class _Open(NamedTuple):
@@ -114,19 +86,17 @@ class PostgresStore:
     """
     Stores batches through a pool.
 
-    @ivar prepares: whether statements are prepared.
+    @ivar execution: how it runs statements.
     """
 
     _log = Logger()
 
     def __init__(self, pool: Pool, routes: Mapping[str, Route], settings: Database) -> None:
-        self.prepares = True
         self._pool = pool
         self._routes = routes
         self._deadline = settings.statement_timeout + DEADLINE_MARGIN
         self._open: dict[str, _Open] = {}
-        self._prepared: dict[Statement, _Prepared] = {}
-        self._suspected: dict[Statement, float] = {}
+        self.execution = Execution(pool.reactor, self._deadline)
         # Lanes on which a statement was lost. A server that stood still may come to it
         # when the batch is long stored by another try, and then must find the lane's row.
         self._doubtful: set[str] = set()
@@ -163,6 +133,40 @@ class PostgresStore:
         except StoreError:
             raise refused from None
         return await self._bind(self._open[batch.route].insert, batch)
+
+    async def write_together(self, batches: Sequence[Batch], fences: Sequence[Fence]) -> bool:
+        now = self._pool.reactor.seconds()
+        bounds: list[Bound] = []
+        faults: list[Faults] = []
+        for batch in batches:
+            opened = self._open.get(batch.route)
+            if opened is None or now - opened.since >= LOOKED_AT_FOR:
+                return False  # looked at when its messages are stored alone
+            try:
+                bounds.append(await self._bind(opened.insert, batch))
+                faults.append([])
+            except FramesRefused as refused:
+                if refused.by_type and now - opened.since >= LOOKED_AT_AGAIN:
+                    return False
+                faults.append(refused.faults)
+        if any(faults):
+            raise BatchesRefused(faults)
+        if not self.execution.joins(bounds):
+            return False
+        async with self._pool.checkout() as connection:
+            work = self.execution.run_all(connection, bounds, fences)
+            await self._behind(fences[0], connection, batches[0], work)
+        return True
+
+    async def claim(self, fence: Fence) -> bool:
+        async with self._pool.checkout() as connection:
+            try:
+                await self._query(connection, _ASK, (fence.lane, fence.first, fence.number + 1))
+            except StoredBefore as before:
+                if before.number == fence.number:
+                    await self._confirm(connection, fence)
+                    return True
+        return False
 
     async def open_all(self) -> None:
         """
@@ -237,7 +241,7 @@ class PostgresStore:
         self, connection: Connection, batch: Batch, bound: Bound, fence: Fence
     ) -> Awaitable[Written]:
         # A coroutine for each of these layers is what a small batch's latency is made of.
-        return self._behind(fence, connection, batch, self._execute(connection, bound, fence))
+        return self._behind(fence, connection, batch, self.execution.run(connection, bound, fence))
 
     async def _behind(
         self, fence: Fence, connection: Connection, batch: Batch, work: Awaitable[Rows]
@@ -296,47 +300,6 @@ class PostgresStore:
             raise OutcomeUnknown("committed, but not known to be on the synchronous standby")
         return found[0]
 
-    async def _execute(self, connection: Connection, bound: Bound, fence: Fence) -> Rows:
-        statement, values = bound
-        fenced = [fence.lane, fence.first, fence.number, *values]
-        single = fence.first == fence.number
-        if single and self._suspected.get(statement, 0.0) > self._pool.reactor.seconds():
-            return await self._block(connection, statement.block, fenced)
-        try:
-            if self.prepares and statement.prepared:
-                prepared = self._prepared[statement]
-                try:
-                    if prepared.name not in connection.prepared:
-                        await self._query(connection, prepared.prepare, None)
-                        connection.prepared.add(prepared.name)
-                    return await connection.query(prepared.execute, fenced, self._deadline)
-                except PreparedStatementLost as error:
-                    # Refused before anything was done.
-                    if self.prepares:
-                        self.prepares = False
-                        self._log.info(
-                            "database: sessions are shared by a pooler, statements are not"
-                            " prepared any more ({error})",
-                            error=error,
-                        )
-            if statement.whole:
-                return await self._block(connection, statement.whole, fenced)
-            return await self._query(connection, statement.plain, named(fenced))
-        except (RowError, Indistinct) as error:
-            # Nothing was stored.
-            self._suspected[statement] = self._pool.reactor.seconds() + SUSPECTED_FOR
-            if single:
-                return await self._block(connection, statement.block, fenced)
-            if isinstance(error, Indistinct):
-                raise RowError(str(error), INDISTINCT) from None
-            raise
-
-    async def _block(
-        self, connection: Connection, body: str, values: Sequence[str | int | None]
-    ) -> Rows:
-        lane = values[0]
-        return await connection.block(body, named(values), FATES_OF, (lane,), self._deadline)
-
     def _route(self, name: str) -> Route:
         """
         @raise RouteError: there is none: the spool may hold messages for a route that
@@ -350,9 +313,6 @@ class PostgresStore:
     async def _open_route(self, connection: Connection, route: Route) -> Insert:
         findings = await connection.transaction(partial(_ready, route), self._deadline)
         insert = findings.sound
-        for statement in insert.statements:
-            if statement.prepared:
-                self._prepared.setdefault(statement, _Prepared(statement))
         self._open[route.name] = _Open(insert, self._pool.reactor.seconds())
         return insert
 

@@ -23,9 +23,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from gateway.batch import MAX_ROWS, Batch, Fence
+from gateway.company import RETRY_FOR
 from gateway.errors import RouteError, SpoolError, StoreError, TransientError
 from gateway.gate import Gates
-from gateway.lane import RETRY_FOR
 from gateway.spool.drain import Drain
 from gateway.spool.queue import Spool
 from gateway.spool.record import Parcel

@@ -45,6 +45,7 @@ class OwnInsert:
             prepared="",
             plain="",
             block=self._body(careful=True),
+            tells=bool(route.returning),
             whole=self._body(careful=False),
         )
         self.statements = (self.many,)

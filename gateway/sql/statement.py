@@ -29,6 +29,7 @@ class Statement:
         keep a prepared statement.
     @ivar block: the body of a code block with the same parameters as C{plain} that leaves
         out the rows at fault, see L{gateway.sql.block}.
+    @ivar tells: whether there is something to tell of rows that are stored.
     @ivar whole: where there is no such text, the body of a code block that stores all rows
         or none.
     """
@@ -37,6 +38,7 @@ class Statement:
     prepared: str
     plain: str
     block: str
+    tells: bool = False
     whole: str = ""
 
 
@@ -103,9 +105,10 @@ Write = Callable[[Sequence[str], Names], str]
 """The places of the parameters, those of the fence first -> SQL."""
 
 
-def statement(text: Write, block: Write, types: Sequence[str]) -> Statement:
+def statement(text: Write, block: Write, types: Sequence[str], tells: bool) -> Statement:
     """
     @param types: of the parameters after the fence.
+    @param tells: whether there is something to tell of rows that are stored.
     """
     types = (*FENCE_TYPES, *types)
     numbers = range(1, len(types) + 1)
@@ -115,6 +118,7 @@ def statement(text: Write, block: Write, types: Sequence[str]) -> Statement:
         text([f"${n}" for n in numbers], Names(False)),
         text(plain, Names(True)),
         block(plain, Names(True)),
+        tells,
     )
 
 

@@ -53,6 +53,7 @@ def table_statement(route: Route, rows: Rows) -> Statement:
         lambda places, names: _Insert(route, rows, names).text(places),
         lambda places, names: _Insert(route, rows, names).block(places),
         rows.types,
+        tells=route.conflict == "ignore" or bool(route.returning),
     )
 
 

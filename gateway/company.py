@@ -1,0 +1,70 @@
+"""
+What the lanes of a writer share, and how long they try.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+
+from gateway.errors import StoreError
+from gateway.gate import Gates
+from gateway.reply import Code, goodbye
+from gateway.store import Detour, Store
+
+RETRY_FOR: Final = 10.0
+"""Seconds for which a batch is tried again after errors that pass."""
+
+OPEN_FOR: Final = 86400.0
+"""
+Seconds after which a batch whose fate is open is given up, where no spool takes it:
+the row its fence is in is not kept for ever.
+"""
+
+BUG: Final = goodbye(Code.INTERNAL, "the gateway failed; whether this was stored is not known")
+
+
+def backoff(attempt: int, jitter: Callable[[], float] = random.random) -> float:
+    """
+    Seconds to wait before the next attempt: full jitter, 50 ms doubling up to 2 s.
+
+    @param attempt: how many attempts have failed, from 1.
+    @param jitter: gives numbers in [0, 1).
+    @see: M. Brooker, "Exponential Backoff and Jitter", AWS Architecture Blog, 2015.
+    """
+    ceiling: float = min(2.0, 0.05 * 2.0 ** min(attempt - 1, 10))
+    return ceiling * jitter()
+
+
+class Company(Protocol):
+    """
+    What the lanes of a writer share.
+
+    @ivar detour: the spool; C{None} where messages are refused while the database is away.
+    @ivar dead_letters: routes whose refused messages are kept.
+    @ivar opened: told the UUID of each lane before it is used.
+    @ivar unknown: how often a connection was lost with a batch in flight.
+    @ivar resolved: how often the fence showed that such a batch had been committed.
+    """
+
+    clock: IReactorTime
+    store: Store
+    gates: Gates
+    detour: Detour | None
+    dead_letters: frozenset[str]
+    opened: Callable[[str], None]
+    unknown: int
+    resolved: int
+
+    def troubled(self, route: str, error: StoreError) -> None:
+        """A route's batches cannot be stored just now."""
+
+    def well(self, route: str) -> None:
+        """A batch of this route was stored."""
+
+    def bug(self, failure: Failure) -> None:
+        """What nobody foresaw."""

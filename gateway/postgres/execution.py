@@ -1,0 +1,155 @@
+"""
+How bound statements are run: prepared where sessions are ours, as blocks where rows are
+at fault, together where there are several.
+
+A statement is prepared once in each session (planning it costs more than running it for
+small batches). Where sessions are not ours to keep, as behind PgBouncer in transaction
+mode, a prepared statement is missing sooner or later; from then on the plain text is
+sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Final
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from gateway.batch import Fence
+from gateway.errors import RowError
+from gateway.postgres.connection import Connection, Rows
+from gateway.postgres.driver_errors import Indistinct, PreparedStatementLost
+from gateway.sql.fates import FATES_OF
+from gateway.sql.sqlstate import INDISTINCT
+from gateway.sql.statement import Bound, Statement, named
+
+SUSPECTED_FOR: Final = 1.0
+"""
+Seconds for which a route's batches are stored by a code block at once, after one that
+could not be stored without: where one message is bad, others mostly are.
+"""
+
+
+class _Prepared:
+    """
+    A statement with a name in every session.
+
+    The name says what the text is. Where a pooler shares sessions, another gateway
+    may have prepared a statement of its own there; by a name that both use it
+    would store our messages into its table.
+    """
+
+    __slots__ = ("execute", "name", "prepare")
+
+    def __init__(self, statement: Statement) -> None:
+        text = f"{statement.types} {statement.prepared}"
+        name = self.name = f"gateway_{sha256(text.encode()).hexdigest()[:32]}"
+        self.prepare = f"PREPARE {name} ({', '.join(statement.types)}) AS {statement.prepared}"
+        self.execute = f"EXECUTE {name} ({', '.join(['%s'] * len(statement.types))})"
+
+
+class Execution:
+    """
+    Runs statements behind fences.
+
+    @ivar prepares: whether statements are prepared.
+    """
+
+    _log = Logger()
+
+    def __init__(self, clock: IReactorTime, deadline: float) -> None:
+        """
+        @param deadline: seconds for each statement.
+        """
+        self.prepares = True
+        self._clock = clock
+        self._deadline = deadline
+        self._prepared: dict[Statement, _Prepared] = {}
+        self._suspected: dict[Statement, float] = {}
+
+    async def run(self, connection: Connection, bound: Bound, fence: Fence) -> Rows:
+        """
+        Store a batch; rows at fault are left out, unless it is several batches.
+
+        @return: one row with the fates where there is something to tell of rows.
+        @raise RowError: a row of several batches is at fault.
+        """
+        statement, values = bound
+        fenced = [fence.lane, fence.first, fence.number, *values]
+        single = fence.first == fence.number
+        if single and self._suspects(statement):
+            return await self._block(connection, statement.block, fenced)
+        try:
+            if self.prepares and statement.prepared:
+                prepared = self._prepared.get(statement)
+                if prepared is None:
+                    prepared = self._prepared[statement] = _Prepared(statement)
+                try:
+                    if prepared.name not in connection.prepared:
+                        await connection.query(prepared.prepare, None, self._deadline)
+                        connection.prepared.add(prepared.name)
+                    return await connection.query(prepared.execute, fenced, self._deadline)
+                except PreparedStatementLost as error:
+                    # Refused before anything was done.
+                    self._give_up_preparing(error)
+            if statement.whole:
+                return await self._block(connection, statement.whole, fenced)
+            return await connection.query(statement.plain, named(fenced), self._deadline)
+        except (RowError, Indistinct) as error:
+            # Nothing was stored.
+            self._suspected[statement] = self._clock.seconds() + SUSPECTED_FOR
+            if single:
+                return await self._block(connection, statement.block, fenced)
+            if isinstance(error, Indistinct):
+                raise RowError(str(error), INDISTINCT) from None
+            raise
+
+    def joins(self, bounds: Sequence[Bound]) -> bool:
+        """
+        Whether nothing is to be told of single rows, nor any expected to be refused.
+        """
+        return not any(statement.tells or self._suspects(statement) for statement, _ in bounds)
+
+    async def run_all(
+        self, connection: Connection, bounds: Sequence[Bound], fences: Sequence[Fence]
+    ) -> Rows:
+        """
+        Store several batches in one round trip, which is one transaction, or none of them.
+
+        @raise RowError: some row is at fault.
+        """
+        texts = []
+        for (statement, values), fence in zip(bounds, fences, strict=True):
+            fenced = named([fence.lane, fence.first, fence.number, *values])
+            if statement.whole:
+                body = connection.filled(statement.whole, fenced)
+                texts.append(connection.filled("DO %s", (body,)))
+            else:
+                texts.append(connection.filled(statement.plain, fenced))
+        try:
+            await connection.query("; ".join(texts), None, self._deadline)
+        except RowError:
+            for statement, _ in bounds:
+                self._suspected[statement] = self._clock.seconds() + SUSPECTED_FOR
+            raise
+        return []
+
+    def _suspects(self, statement: Statement) -> bool:
+        return self._suspected.get(statement, 0.0) > self._clock.seconds()
+
+    def _give_up_preparing(self, error: PreparedStatementLost) -> None:
+        if self.prepares:
+            self.prepares = False
+            self._log.info(
+                "database: sessions are shared by a pooler, statements are not prepared any"
+                " more ({error})",
+                error=error,
+            )
+
+    async def _block(
+        self, connection: Connection, body: str, values: Sequence[str | int | None]
+    ) -> Rows:
+        lane = values[0]
+        return await connection.block(body, named(values), FATES_OF, (lane,), self._deadline)

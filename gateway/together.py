@@ -1,0 +1,143 @@
+"""
+Batches of several routes in one commit.
+
+A peer that changes the route with every message would otherwise have a commit for each.
+In one transaction the messages of each route go together, since nobody sees a part of a
+commit. That is for what goes well: what cannot be stored like this, because a row is
+refused or refers to one of another route that came before it, is stored in order of
+arrival afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from twisted.internet.task import deferLater
+
+from gateway.batch import Batch, Fence
+from gateway.company import BUG, OPEN_FOR, RETRY_FOR, Company, backoff
+from gateway.errors import OutcomeUnknown, SpoolError, SpoolUnknown, StoreError, Unavailable
+from gateway.faults import BatchesRefused, Faults
+from gateway.fences import Fences
+from gateway.reply import QUEUED, STORED
+
+Without = Callable[[Batch, Faults], Awaitable[Batch | None]]
+"""Refuses rows of a batch; gives what is left of it."""
+
+
+class Together:
+    """
+    Commits batches of several routes at once.
+    """
+
+    def __init__(self, company: Company, fences: Fences, without: Without) -> None:
+        self._company = company
+        self._fences = fences
+        self._without = without
+
+    async def commit(self, batches: Sequence[Batch]) -> Sequence[Batch]:
+        """
+        @param batches: each of another route.
+        @return: what has to be committed otherwise.
+        """
+        store = self._company.store
+        while len(batches) > 1 and self._free(batches):
+            fences = [self._fences.next(batch.route) for batch in batches]
+            try:
+                if not await store.write_together(batches, fences):
+                    break
+            except BatchesRefused as error:
+                batches = [
+                    left
+                    for batch, faults in zip(batches, error.faults, strict=True)
+                    if (left := await self._without(batch, faults)) is not None
+                ]
+                continue
+            except OutcomeUnknown as error:
+                self._company.unknown += 1
+                if not await self._settle(batches, fences, error):
+                    break
+                return []
+            except StoreError:
+                break
+            self._stored(batches, fences)
+            return []
+        return batches
+
+    def _free(self, batches: Sequence[Batch]) -> bool:
+        """Whether the straight way is open to all of them."""
+        gates, detour = self._company.gates, self._company.detour
+        return not any(
+            gates.answer(batch.route) or (detour is not None and detour.leads(batch.route))
+            for batch in batches
+        )
+
+    def _stored(self, batches: Sequence[Batch], fences: Sequence[Fence]) -> None:
+        for batch, fence in zip(batches, fences, strict=True):
+            self._fences.moved(batch.route, fence.number)
+            self._company.well(batch.route)
+            batch.settle([(batch.count, STORED)])
+
+    async def _settle(
+        self, batches: Sequence[Batch], fences: Sequence[Fence], trouble: StoreError
+    ) -> bool:
+        """
+        Find out what became of a commit whose reply was lost.
+
+        @return: whether the batches are settled; else they are not stored, nor ever will be.
+        """
+        company = self._company
+        started = company.clock.seconds()
+        attempt = 0
+        while True:
+            attempt += 1
+            waited = company.clock.seconds() - started
+            if waited > RETRY_FOR or isinstance(trouble, Unavailable):
+                if company.detour is None:
+                    company.troubled(batches[0].route, trouble)
+                    if waited > OPEN_FOR:
+                        raise AssertionError("the fate of a batch was open for too long")
+                elif await self._spool(batches, fences, str(trouble)):
+                    return True
+            await deferLater(company.clock, backoff(attempt))
+            try:
+                stored = await company.store.claim(fences[0])
+            except StoreError as error:
+                trouble = error
+                continue
+            if stored:
+                company.resolved += 1
+                self._stored(batches, fences)
+            # Whoever claims takes a number of its own.
+            self._fences.moved(batches[0].route, fences[0].number + 1)
+            return stored
+
+    async def _spool(self, batches: Sequence[Batch], fences: Sequence[Fence], reason: str) -> bool:
+        """
+        Put batches that may be stored into the spool, each with its fence.
+
+        @return: C{False} where there is no room even for the first of them.
+        """
+        detour = self._company.detour
+        assert detour is not None
+        for place, (batch, fence) in enumerate(zip(batches, fences, strict=True)):
+            attempt = 0
+            outcome = QUEUED
+            while True:
+                try:
+                    await detour.take(batch, fence, reason)
+                except SpoolUnknown:
+                    outcome = BUG
+                except SpoolError:
+                    if not place:
+                        return False
+                    # The first ones are there with their fences: claiming is no longer
+                    # ours, so the others have to follow.
+                    attempt += 1
+                    await deferLater(self._company.clock, backoff(attempt))
+                    continue
+                break
+            # The fence is the spool's now.
+            self._fences.renew(batch.route)
+            batch.settle([(batch.count, outcome)])
+        return True
