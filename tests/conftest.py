@@ -48,12 +48,12 @@ def start_gateway(tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
 @pytest.fixture
 def start_with(
     database: Database, start_gateway: Callable[..., Gateway], tmp_path: Path
-) -> Callable[[str], Gateway]:
+) -> Callable[..., Gateway]:
     """Starts a gateway on the test's database with sections of a configuration file."""
 
-    def start(sections: str) -> Gateway:
+    def start(sections: str, dsn: str | None = None) -> Gateway:
         config = tmp_path / "gateway.toml"
-        config.write_text(f"[database]\ndsn = '''{database.dsn}'''\n{sections}")
+        config.write_text(f"[database]\ndsn = '''{dsn or database.dsn}'''\n{sections}")
         return start_gateway("--config", str(config))
 
     return start

@@ -200,6 +200,37 @@ def test_values_as_they_are_told(start_with: StartWith, database: Database) -> N
         one.close()
 
 
+@pytest.mark.parametrize("name", ["given", "taken", "fates", "fence", "u", "n", "v0", "gw 1%s"])
+@pytest_twisted.ensureDeferred
+async def test_any_name(database: Database, name: str) -> None:
+    """A table and its columns may be called what the statements themselves call something."""
+    database.execute(f'CREATE TABLE "{name}" ("{name}" int PRIMARY KEY, n2 int)')
+    for conflict in ("error", "ignore", "update"):
+        key = () if conflict == "error" else (name,)
+        columns = {name: Value("a"), "n2": Value("b")}
+        route = Route(
+            "r",
+            name,
+            columns,
+            reading=Reading("json"),
+            conflict=conflict,
+            key=key,
+            returning=(name,),
+        )
+        with postgres(database, route) as adapter:
+            frames = [b'{"a":%d,"b":%d}' % (n, b) for n, b in ((1, 1), (2, 2), (1, 3))]
+            rows = Chunk("r", frames, Origin("p", "l"), 0.0, lambda chunk, runs: None)
+            written = await adapter.store.write(Batch.of([rows]), Fence(new_lane(), 1))
+        found = [answer.split(" :")[0] for answer in said([*written.runs])]
+        again = {"error": "-REJ CONSTRAINT sqlstate=23505", "ignore": "+DUP"}.get(conflict)
+        if conflict == "error":
+            assert found == [f"+OK {name}=1", f"+OK {name}=2", again]
+        elif conflict == "ignore":
+            assert found == [again] * 3
+        else:
+            assert found == [f"+OK {name}=1", f"+OK {name}=2", f"+OK {name}=1"]
+
+
 def read_exactly(peer: Peer, count: int) -> bytes:
     found = b""
     while len(found) < count:

@@ -146,14 +146,14 @@ class _Insert:
         values = self._rows.values(self._rows.inputs, self._names, False)
         aliased = ", ".join(f"{value} AS v{number}" for number, value in enumerate(values))
         return (
-            f"given AS MATERIALIZED (SELECT row_number() OVER () AS n, {aliased}"
+            f"gw_given AS MATERIALIZED (SELECT row_number() OVER () AS n, {aliased}"
             f" FROM {fence(places)} AS fence,"
             f" {self._rows.source(places[len(FENCE_TYPES) :], False)})"
         )
 
     def _taken(self, order: str, returned: Sequence[str]) -> str:
         values = ", ".join(f"v{number}" for number in range(len(self._columns)))
-        text = f"{self._into()} SELECT {values} FROM given ORDER BY {order}"
+        text = f"{self._into()} SELECT {values} FROM gw_given ORDER BY {order}"
         text += self._on_conflict()
         if returned:
             text += " RETURNING " + ", ".join(returned)
@@ -175,12 +175,12 @@ class _Insert:
             return f"WITH {self._given(places)} {self._taken(order, ())}"
         told = (
             f"SELECT json_agg({self._array('t')} ORDER BY s.n)"
-            f" FROM (SELECT n, row_number() OVER (ORDER BY {order}) AS place FROM given) AS s"
-            " JOIN (SELECT *, row_number() OVER () AS place FROM taken) AS t USING (place)"
+            f" FROM (SELECT n, row_number() OVER (ORDER BY {order}) AS place FROM gw_given) AS s"
+            " JOIN (SELECT *, row_number() OVER () AS place FROM gw_taken) AS t USING (place)"
         )
         taken = self._taken(order, self._values())
-        return f"WITH {self._given(places)}, taken AS ({taken}) " + _remember(
-            places, f"{_count('taken')} = {_count('given')}", "'[]'", told
+        return f"WITH {self._given(places)}, gw_taken AS ({taken}) " + _remember(
+            places, f"{_count('gw_taken')} = {_count('gw_given')}", "'[]'", told
         )
 
     def _ignoring(self, places: Sequence[str]) -> str:
@@ -195,28 +195,29 @@ class _Insert:
         )
         taken = self._taken(f"{parts}, n", [*keys, *self._values()])
         fates = (
-            "fates AS (SELECT n, "
+            "gw_fates AS (SELECT n, "
             f"{parts}, row_number() OVER (PARTITION BY {parts} ORDER BY n)"
             f" > count(*) FILTER (WHERE n IS NULL) OVER (PARTITION BY {parts}) AS duplicate"
-            f" FROM (SELECT n, {given} FROM given UNION ALL SELECT NULL, {parts} FROM taken) AS b)"
+            f" FROM (SELECT n, {given} FROM gw_given"
+            f" UNION ALL SELECT NULL, {parts} FROM gw_taken) AS both_of_them)"
         )
         duplicates = (
-            "SELECT coalesce(json_agg(n ORDER BY n), '[]') FROM fates"
+            "SELECT coalesce(json_agg(n ORDER BY n), '[]') FROM gw_fates"
             " WHERE duplicate AND n IS NOT NULL"
         )
-        stored = "FROM fates WHERE NOT duplicate AND n IS NOT NULL"
+        stored = "FROM gw_fates WHERE NOT duplicate AND n IS NOT NULL"
         told = (
             f"SELECT json_agg({self._array('t')} ORDER BY s.n)"
             f" FROM (SELECT n, row_number() OVER (ORDER BY {parts}, n) AS place {stored}) AS s"
-            " JOIN (SELECT *, row_number() OVER () AS place FROM taken) AS t USING (place)"
+            " JOIN (SELECT *, row_number() OVER () AS place FROM gw_taken) AS t USING (place)"
         )
-        query = f"WITH {self._given(places)}, taken AS ({taken}), {fates} "
+        query = f"WITH {self._given(places)}, gw_taken AS ({taken}), {fates} "
         if self._route.returning:
-            sure = f"{_count('taken')} = (SELECT count(*) {stored})"
+            sure = f"{_count('gw_taken')} = (SELECT count(*) {stored})"
             return query + _remember(places, sure, f"({duplicates})", told)
         return query + (
             f"SELECT gateway.remember({places[0]}::uuid,"
-            f" CASE WHEN {_count('taken')} = {_count('given')} THEN '{{}}'"
+            f" CASE WHEN {_count('gw_taken')} = {_count('gw_given')} THEN '{{}}'"
             f" ELSE json_build_object('duplicates', ({duplicates}))::text END)"
         )
 
