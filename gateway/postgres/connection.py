@@ -163,7 +163,6 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         @return: its rows, none where it has no result.
         @raise StoreError: of the kind that says who must act.
         @raise StoredBefore: the fence did not move.
-        @raise Indistinct: rows cannot be told apart.
         @raise PreparedStatementLost: the statement was never run.
         """
         assert self._answer is None, "one statement at a time"

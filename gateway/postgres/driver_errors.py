@@ -28,12 +28,6 @@ class StoredBefore(Exception):
         self.number = number
 
 
-class Indistinct(Exception):
-    """
-    What became of each row can only be told one by one; nothing was stored.
-    """
-
-
 class PreparedStatementLost(Exception):
     """
     The session has no such prepared statement, so it is not the one we prepared it in.
@@ -55,8 +49,6 @@ def translated(error: Exception) -> Exception:
         return RouteError(text)
     if code == sqlstate.ALREADY_STORED:
         return StoredBefore(int(error.diag.message_detail))  # type: ignore[attr-defined]
-    if code == sqlstate.INDISTINCT:
-        return Indistinct(text)
     if code in (sqlstate.NO_SUCH_PREPARED_STATEMENT, sqlstate.DUPLICATE_PREPARED_STATEMENT):
         return PreparedStatementLost(text)
     kind = sqlstate.kind_of(code)

@@ -20,9 +20,8 @@ from twisted.logger import Logger
 from gateway.batch import Fence
 from gateway.errors import RowError
 from gateway.postgres.connection import Connection, Rows
-from gateway.postgres.driver_errors import Indistinct, PreparedStatementLost
+from gateway.postgres.driver_errors import PreparedStatementLost
 from gateway.sql.fates import FATES_OF
-from gateway.sql.sqlstate import INDISTINCT
 from gateway.sql.statement import Bound, Statement, named
 
 SUSPECTED_FOR: Final = 1.0
@@ -97,14 +96,12 @@ class Execution:
             if statement.whole:
                 return await self._block(connection, statement.whole, fenced)
             return await connection.query(statement.plain, named(fenced), self._deadline)
-        except (RowError, Indistinct) as error:
+        except RowError:
             # Nothing was stored.
             self._suspected[statement] = self._clock.seconds() + SUSPECTED_FOR
-            if single:
-                return await self._block(connection, statement.block, fenced)
-            if isinstance(error, Indistinct):
-                raise RowError(str(error), INDISTINCT) from None
-            raise
+            if not single:
+                raise
+            return await self._block(connection, statement.block, fenced)
 
     def joins(self, bounds: Sequence[Bound]) -> bool:
         """

@@ -13,9 +13,6 @@ from typing import Final
 ALREADY_STORED: Final = "ZG001"
 """Raised by C{gateway.advance}: a batch with this fence was committed before."""
 
-INDISTINCT: Final = "ZG002"
-"""Raised by C{gateway.remember}: what became of each row can only be told one by one."""
-
 NO_SUCH_PREPARED_STATEMENT: Final = "26000"
 DUPLICATE_PREPARED_STATEMENT: Final = "42P05"
 
@@ -54,6 +51,7 @@ _TABLE: Final = {
     "21": Kind.ROW,  # cardinality violation, in a trigger
     "09": Kind.ROW,  # triggered action exception
     "27": Kind.ROW,  # triggered data change violation
+    "ZG002": Kind.ROW,  # gateway.remember: what became of the rows can only be told one by one
 }
 
 _OWN: Final = frozenset("6789IJKLMNOPQRSTUVWYZ")
