@@ -1,12 +1,13 @@
 """
 Structured messages into typed columns, beside COPY of the same rows::
 
-    python -m benchmarks.routes            # about two minutes; --quick for half of one
+    python -m benchmarks.routes            # about six minutes; --quick for half of one
 
 A million messages of five typed fields (timestamptz, text, double precision, integer,
 jsonb) by sixteen connections, each acknowledged after its commit; the median of the
 rounds counts. Then the same with bad messages among them: such as the gateway finds,
-and such as only the database can. Writes the table that docs/performance.md shows.
+and such as only the database can; and with what else a route may do (the table with a key
+has an index that COPY's has not). Writes the table that docs/performance.md shows.
 """
 
 from __future__ import annotations
@@ -33,10 +34,33 @@ TABLE = """
     CREATE TABLE readings (
         at timestamptz NOT NULL, device text NOT NULL, temp double precision,
         count integer CHECK (count >= 0), data jsonb
-    )
+    );
+    CREATE TABLE keyed (LIKE readings INCLUDING ALL, UNIQUE (device, count))
 """
 
-FORMATS = {"json": "", "csv": 'fields = ["at", "device", "temp", "count", "data"]'}
+FIELDS = ("at", "device", "temp", "count", "data")
+
+KEYED = 'table = "keyed"\nkey = ["device", "count"]\n'
+
+# name of listener and route -> keys of the route
+ROUTES = {
+    "json": 'table = "readings"',
+    "csv": f'table = "readings"\nfields = [{", ".join(map(repr, FIELDS))}]',
+    "returning": 'table = "readings"\nreturning = ["count"]',
+    "ignore": f'{KEYED}conflict = "ignore"',
+    "update": f'{KEYED}conflict = "update"',
+    "own": f'sql = "INSERT INTO readings VALUES ({", ".join(f"%({f})s" for f in FIELDS)})"',
+    "other": 'table = "keyed"',
+}
+
+TURNS = f"""
+[listeners.turns]
+endpoint = "tcp:0:interface=127.0.0.1"
+route_by = "data.battery"
+window = {{window}}
+[listeners.turns.routes]
+{"".join(f'{n} = "{("json", "other")[n % 2]}"' + chr(10) for n in range(100))}
+"""
 
 CONFIG = """
 [database]
@@ -50,8 +74,7 @@ endpoint = "tcp:0:interface=127.0.0.1"
 route = "{name}"
 window = {window}
 [routes.{name}]
-table = "readings"
-format = "{name}"
+format = "{format}"
 {keys}
 [routes.{name}.columns]
 at = "at"
@@ -83,9 +106,6 @@ def as_csv(values: Row) -> str:
     return f'{",".join(values[:4])},"{quoted}"\n'
 
 
-WRITERS: dict[str, Callable[[Row], str]] = {"json": as_json, "csv": as_csv}
-
-
 def spoilt(values: Row) -> Row:
     """What the gateway finds: no number."""
     return (*values[:2], "none" if values[2] == "0.00" else f'"{values[2]}x"', *values[3:])
@@ -111,8 +131,11 @@ class Bench:
         with self.rows.open("w") as file:
             file.writelines("\t".join(row(number)) + "\n" for number in range(count))
         config = folder / "gateway.toml"
-        sections = "".join(
-            SECTION.format(name=name, keys=keys, window=WINDOW) for name, keys in FORMATS.items()
+        sections = TURNS.format(window=WINDOW) + "".join(
+            SECTION.format(
+                name=name, keys=keys, window=WINDOW, format="csv" if name == "csv" else "json"
+            )
+            for name, keys in ROUTES.items()
         )
         config.write_text(CONFIG.format(dsn=self.database.dsn, sections=sections))
         self.gateway = Gateway(("--config", str(config)), folder)
@@ -123,7 +146,7 @@ class Bench:
         self.server.stop()
 
     def empty(self) -> None:
-        self.database.execute("TRUNCATE readings")
+        self.database.execute("TRUNCATE readings, keyed")
         self.database.execute("CHECKPOINT")
 
     def copy(self) -> float:
@@ -140,7 +163,7 @@ class Bench:
         @return: messages answered per second.
         """
         self.empty()
-        write = WRITERS[name]
+        write = as_csv if name == "csv" else as_json
 
         def text(number: int) -> str:
             values = row(number)
@@ -159,7 +182,8 @@ class Bench:
         for peer in peers:
             peer.join()
         seconds = time.monotonic() - begun
-        stored = self.database.column("SELECT count(*) FROM readings")[0]
+        counts = "SELECT (SELECT count(*) FROM readings) + (SELECT count(*) FROM keyed)"
+        stored = self.database.column(counts)[0]
         ok = sum(peer.ok for peer in peers)
         refused = sum(peer.refused for peer in peers)
         wrong = share * CONNECTIONS // every if every else 0
@@ -206,6 +230,11 @@ def measure(bench: Bench, rounds: int) -> str:
         "csv": lambda: bench.send("csv"),
         "json, 1 % bad, found by the gateway": lambda: bench.send("json", 100),
         "json, 1 % bad, found by the database": lambda: bench.send("json", 100, forbidden),
+        "json, a value returned": lambda: bench.send("returning"),
+        "json, conflict = ignore, all new": lambda: bench.send("ignore"),
+        "json, conflict = update, all new": lambda: bench.send("update"),
+        "json, SQL of its own": lambda: bench.send("own"),
+        "json, two routes by turns": lambda: bench.send("turns"),
     }
     found: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(rounds):
@@ -219,9 +248,9 @@ def measure(bench: Bench, rounds: int) -> str:
         "|---|---:|---:|---:|---:|",
     ]
     for name, rate in rates.items():
-        of_clean = f"{rate / clean:.2f}" if "bad" in name else ""
+        of_clean = f"{rate / clean:.2f}" if name.startswith("json,") else ""
         bound = f"{BOUNDS[name]} of COPY" if name in BOUNDS else ""
-        if "gateway" in name:
+        if "bad" in name:
             bound = f"{BAD_BOUND} of all good"
         lines.append(f"| {name} | {rate:,.0f} | {rate / copy:.2f} | {of_clean} | {bound} |")
     return "\n".join(lines) + "\n"
