@@ -18,15 +18,6 @@ from gateway.factory import PeerFactory, peer_name
 BACKLOG: Final = 4096
 """Peers that may wait to be accepted; the kernel's net.core.somaxconn caps it."""
 
-_EXAMPLES: Final = {
-    ("line", "plain"): r"hello\n",
-    ("netstring", "plain"): "5:hello,",
-    ("octet-counted", "plain"): "5 hello",
-    ("line", "command"): r"PUT {route} hello\n",
-    ("netstring", "command"): "8:PING you,",
-    ("octet-counted", "command"): "8 PING you",
-}
-
 
 class ListenerService:
     """
@@ -38,7 +29,7 @@ class ListenerService:
     ) -> None:
         """
         @param text: the endpoint as configured, for messages.
-        @param example: what a peer may send, as a format of printf(1).
+        @param example: what a peer may send, as an argument of printf(1).
         """
         self.factory = factory
         self._endpoint = endpoint
@@ -88,7 +79,7 @@ class ListenerService:
             call = f"nc -N {host} {address.port}"
         return (
             f"listener {self.factory.listener}: {self.factory.framing} frames on {where};"
-            f" try: printf '{self._example}' | {call}"
+            f" try: printf {self._example} | {call}"
         )
 
     async def stop_listening(self) -> None:
@@ -99,10 +90,3 @@ class ListenerService:
 async def _maybe(result: object) -> None:
     if isinstance(result, Deferred):
         await result
-
-
-def example(framing: str, dialect: str, route: str) -> str:
-    """
-    What a peer may send to a listener, as a format of printf(1).
-    """
-    return _EXAMPLES[framing, dialect].format(route=route)

@@ -32,10 +32,11 @@ from gateway.deadlines import Timeouts
 from gateway.dialect import CommandDialect, Dialect, PlainDialect
 from gateway.embedded import DataDirectory, EmbeddedServer
 from gateway.errors import ConfigError
+from gateway.example import example
 from gateway.factory import PeerFactory
 from gateway.formats.choice import format_of
 from gateway.gate import Gates
-from gateway.listener import ListenerService, example
+from gateway.listener import ListenerService
 from gateway.postgres.dsn import dsn_fault
 from gateway.postgres.opening import Opener, outside_of_process
 from gateway.postgres.pool import Pool
@@ -210,13 +211,12 @@ def makeService(options: Options) -> IService:
                 keepalive=listener.keepalive,
             ),
         )
-        route = listener.route or next(iter(config.routes), "route")
         listeners.append(
             ListenerService(
                 serverFromString(reactor, listener.endpoint),
                 listener.endpoint,
                 factory,
-                example(listener.framing, listener.dialect, route),
+                example(listener, config.routes),
             )
         )
     service = GatewayService(

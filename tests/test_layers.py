@@ -25,11 +25,11 @@ PACKAGES = ("postgres", "spool", "sql", "columns", "formats")
 
 ORDER = [
     *("errors", "framing", "reply", "faults", "formats", "columns", "dialect", "content", "batch"),
-    *("route", "sql", "sections", "route_sections", "content_sections", "config", "direct"),
-    *("sockets", "deadlines", "sweep", "answers", "pressure", "lock", "store", "memory", "gate"),
-    *("company", "fences", "together", "lane", "writer", "protocol", "factory", "listener"),
-    *("spool", "postgres", "embedded", "bench", "check", "service", "tap", "running", "access"),
-    *("letters", "routes", "cli"),
+    *("route", "sql", "sections", "route_sections", "content_sections", "config", "example"),
+    *("direct", "sockets", "deadlines", "sweep", "answers", "pressure", "lock", "store", "memory"),
+    *("gate", "company", "fences", "together", "lane", "writer", "protocol", "factory"),
+    *("listener", "spool", "postgres", "embedded", "bench", "check", "service", "tap"),
+    *("running", "access", "letters", "routes", "cli"),
 ]
 
 
