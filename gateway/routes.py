@@ -57,8 +57,10 @@ def _shown(route: Route, statement: Statement) -> str:
     kinds = [f"${number} {kind}" for number, kind in enumerate(statement.types, 1)]
     fence = len(FENCE_TYPES)
     target = "its own sql" if route.sql else table_identifier(route.table)
+    many = all(kind.endswith("[]") for kind in statement.types[fence:])
     lines = [
-        f"-- route {route.name}: {route.reading.format} messages, {target}",
+        f"-- route {route.name}: {route.reading.format} messages, {target};"
+        f" {'any number at once' if many else 'one alone'}",
         f"-- {', '.join(kinds[:fence])}: the lane, and its first and last batch",
         f"-- {', '.join(kinds[fence:])}: the messages",
     ]

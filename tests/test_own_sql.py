@@ -134,6 +134,22 @@ def test_text_and_metadata(start_with: StartWith, database: Database) -> None:
     logins.close()
 
 
+def test_texts_of_several_lines(start_with: StartWith, database: Database) -> None:
+    """What stands in quotes reaches PostgreSQL as it is written, whatever it looks like."""
+    database.execute("CREATE TABLE t (body text, rest text)")
+    sql = (
+        "INSERT INTO t (body, rest) -- a ; comment\n"
+        "VALUES (%(body)s || '\n\n  two; lines %% $1' || $x$ 'it''s'\n$gateway$ $x$, 'end;'); \n"
+    )
+    peer = start_with(SECTIONS + f'sql = """{sql}"""').connect()
+    peer.send(b"one\n")
+    assert peer.read_lines(1) == [b"+OK"]
+    assert database.execute("SELECT body, rest FROM t") == [
+        ("one\n\n  two; lines % $1 'it''s'\n$gateway$ ", "end;")
+    ]
+    peer.close()
+
+
 def test_many_in_one_round_trip(start_with: StartWith, database: Database) -> None:
     """Ten thousand messages with a bad one in a hundred: exactly these are refused, no stall."""
     database.execute(SCHEMA)

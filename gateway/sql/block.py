@@ -63,10 +63,13 @@ def body(
     lane = f"{places[0]}::{FENCE_TYPES[0]}"
     row = _told(step)
     if careful:
-        row = f"BEGIN {row} EXCEPTION WHEN OTHERS THEN {_refuse(names, count, step)} END;"
-    each = f"FOR gw_i IN 1 .. cardinality(gw_block.c0) LOOP {row} END LOOP;"
+        refuse = _refuse(names, count, step)
+        row = f"BEGIN\n{row}\nEXCEPTION WHEN OTHERS THEN\n{refuse}\nEND;"
+    # Not indented: there may be texts of more than one line in the user's SQL.
+    each = f"FOR gw_i IN 1 .. cardinality(gw_block.c0) LOOP\n{row}\nEND LOOP;"
     if careful and step.many:
-        each = f"BEGIN {step.many}; EXCEPTION WHEN OTHERS THEN {each} END;"
+        each = f"BEGIN\n{step.many};\nEXCEPTION WHEN OTHERS THEN\n{each}\nEND;"
+    immediate = "\n    SET CONSTRAINTS ALL IMMEDIATE;" if careful else ""
     columns = [f"c{number}" for number in range(count)]
     arrays = ", ".join(f"array_agg({column} ORDER BY gw_n) AS {column}" for column in columns)
     return f"""
@@ -84,14 +87,13 @@ DECLARE
     gw_type text;
     gw_column text;
 BEGIN
-    PERFORM {fence(places)};
-    {"SET CONSTRAINTS ALL IMMEDIATE;" if careful else ""}
+    PERFORM {fence(places)};{immediate}
     FOR gw_block IN
         SELECT {arrays}
           FROM (SELECT *, row_number() OVER () AS gw_n FROM ({rows}) AS gw_rows) AS gw_numbered
          GROUP BY (gw_n - 1) / {_AT_A_TIME} ORDER BY (gw_n - 1) / {_AT_A_TIME}
     LOOP
-        {each}
+{each}
         gw_base := gw_base + cardinality(gw_block.c0);
     END LOOP;
     IF cardinality(gw_values) + cardinality(gw_duplicates) + cardinality(gw_refused) > 0 THEN
@@ -112,8 +114,8 @@ def _told(step: Step) -> str:
     if step.ignores:
         duplicate = "gw_duplicates := array_append(gw_duplicates, gw_base + gw_i);"
         otherwise = f" ELSE {tell}" if step.returns else ""
-        return f"{step.one} IF NOT FOUND THEN {duplicate}{otherwise} END IF;"
-    return f"{step.one} {tell}" if step.returns else step.one
+        return f"{step.one}\nIF NOT FOUND THEN {duplicate}{otherwise} END IF;"
+    return f"{step.one}\n{tell}" if step.returns else step.one
 
 
 def _refuse(names: Names, count: int, step: Step) -> str:
@@ -126,27 +128,25 @@ def _refuse(names: Names, count: int, step: Step) -> str:
         types = ", ".join(literal(names(sql_type)) for _, sql_type in step.columns)
         # PostgreSQL does not say which value it could not read.
         probe = f"""
-            IF gw_state LIKE '22{names("%")}' OR gw_type <> '' THEN
-                gw_row := ARRAY[{", ".join(inputs(count))}];
-                FOR gw_k IN 1 .. {count} LOOP
-                    BEGIN
-                        EXECUTE 'SELECT $1::' || (ARRAY[{types}])[gw_k] USING gw_row[gw_k];
-                    EXCEPTION WHEN OTHERS THEN
-                        gw_column := (ARRAY[{columns}])[gw_k];
-                        EXIT;
-                    END;
-                END LOOP;
-            END IF;"""
-    return f"""
-            GET STACKED DIAGNOSTICS gw_state = RETURNED_SQLSTATE, gw_text = MESSAGE_TEXT,
-                gw_type = PG_DATATYPE_NAME;
-            IF gw_state !~ {literal(ROW_PATTERN)} THEN
-                RAISE;
-            END IF;
-            gw_column := NULL;{probe}
-            gw_refused := array_append(gw_refused,
-                json_build_array(gw_base + gw_i, gw_state, gw_column, gw_text)::text);
-"""
+IF gw_state LIKE '22{names("%")}' OR gw_type <> '' THEN
+    gw_row := ARRAY[{", ".join(inputs(count))}];
+    FOR gw_k IN 1 .. {count} LOOP
+        BEGIN
+            EXECUTE 'SELECT $1::' || (ARRAY[{types}])[gw_k] USING gw_row[gw_k];
+        EXCEPTION WHEN OTHERS THEN
+            gw_column := (ARRAY[{columns}])[gw_k];
+            EXIT;
+        END;
+    END LOOP;
+END IF;"""
+    return f"""GET STACKED DIAGNOSTICS gw_state = RETURNED_SQLSTATE, gw_text = MESSAGE_TEXT,
+    gw_type = PG_DATATYPE_NAME;
+IF gw_state !~ {literal(ROW_PATTERN)} THEN
+    RAISE;
+END IF;
+gw_column := NULL;{probe}
+gw_refused := array_append(gw_refused,
+    json_build_array(gw_base + gw_i, gw_state, gw_column, gw_text)::text);"""
 
 
 def literal(text: str) -> str:
