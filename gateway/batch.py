@@ -229,6 +229,28 @@ class Batch:
                 start += take
                 done += take
 
+    def halves(self) -> tuple[Batch, Batch]:
+        """
+        Two batches of about the same number of rows, the earlier rows first.
+
+        @precondition: more than one row.
+        """
+        middle = self.count // 2
+        first: list[Slice] = []
+        second: list[Slice] = []
+        for piece in self.slices:
+            chunk, start, stop = piece
+            rows = stop - start
+            if middle >= rows:
+                first.append(piece)
+            elif middle > 0:
+                first.append(Slice(chunk, start, start + middle))
+                second.append(Slice(chunk, start + middle, stop))
+            else:
+                second.append(piece)
+            middle -= rows
+        return Batch(self.route, first), Batch(self.route, second)
+
     def only(self, rows: Sequence[int]) -> Batch:
         """
         A batch of some of the rows.

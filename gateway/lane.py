@@ -31,6 +31,7 @@ from gateway.company import BUG, OPEN_FOR, RETRY_FOR, Company, backoff
 from gateway.errors import (
     OutcomeUnknown,
     RouteError,
+    RowError,
     SpoolError,
     SpoolUnknown,
     StoreError,
@@ -48,6 +49,7 @@ from gateway.reply import (
     Run,
     refused_rows,
     replaced,
+    row_refused,
     try_later,
 )
 from gateway.store import Written
@@ -137,6 +139,14 @@ class Lane:
             if left is not None:
                 await self._commit(left)
             return
+        except RowError as error:
+            # Refused at the end of its transaction, so that nobody could say which.
+            if batch.count > 1:
+                for half in batch.halves():
+                    await self._commit(half)
+            else:
+                await self._without(batch, [(0, row_refused(str(error), error.sqlstate))])
+            return
         faults = refused_rows(runs)
         if faults and (kept := await self._bury(batch, faults)) is not faults:
             runs = replaced(runs, kept)
@@ -167,6 +177,7 @@ class Lane:
 
         @return: what became of the rows; for all of them alike where none is stored.
         @raise FramesRefused: rows are at fault; nothing is stored.
+        @raise RowError: some row is at fault; nothing is stored.
         """
         company = self._company
         route = batch.route
@@ -196,7 +207,7 @@ class Lane:
                 late = False
             try:
                 return self._written(route, fence, await write(fence))
-            except FramesRefused:
+            except (FramesRefused, RowError):
                 if not unknown:
                     raise
                 try:

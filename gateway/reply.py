@@ -131,10 +131,11 @@ def row_refused(text: str, sqlstate: str) -> Outcome:
     """
     The database refused this message's data.
 
-    @param sqlstate: of class 22 ("data exception") where the value itself is at fault;
-        all else is a rule that it broke.
+    @param sqlstate: of class 22 ("data exception") where the value itself is at fault, or 42
+        where it is not in the syntax of its type; all else is a rule that it broke.
     """
-    return refused(Code.DATA if sqlstate.startswith("22") else Code.CONSTRAINT, text, sqlstate)
+    code = Code.DATA if sqlstate.startswith(("22", "42")) else Code.CONSTRAINT
+    return refused(code, text, sqlstate)
 
 
 _KEPT: Final = (Word.OK, Word.DUP, Word.QUE)

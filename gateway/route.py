@@ -88,6 +88,14 @@ class Route:
         sources = dict.fromkeys(value.source for value in self.columns.values())
         return [source for source in sources if source not in SOURCES and source != CONSTANT]
 
+    @property
+    def changed(self) -> list[str]:
+        """
+        The columns that C{conflict = "update"} sets. Of a row that is nothing but its key
+        one of these, so that it is there to return its values.
+        """
+        return [column for column in self.columns if column not in self.key] or [*self.key[:1]]
+
 
 def identifier(name: str) -> str:
     """

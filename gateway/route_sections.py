@@ -4,6 +4,7 @@ The routes of a configuration file: C{[routes.NAME]} -> L{Route}.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import date, time
 from typing import Any, Final
@@ -23,7 +24,7 @@ from gateway.route import (
     Value,
 )
 from gateway.sections import Reader, is_table, meant
-from gateway.sql.parameters import parameters
+from gateway.sql.parameters import gives_rows, parameters
 
 
 class ColumnSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -77,6 +78,8 @@ class RouteSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     create_columns: dict[str, str] | None = None
     dead_letter: bool = False
 
+
+_WORD: Final = re.compile(r"[^\s=\"\x00-\x1f\x7f-\x9f]+")
 
 _DEFAULT: Final[Mapping[str, Any]] = {"body": FRAME, "peer": "@peer"}
 
@@ -265,6 +268,11 @@ def _check_conflict(
         names = getattr(section, key)
         for column in dict.fromkeys(c for c in names if names.count(c) > 1):
             reader.note(f"{where}.{key}", f"names {column!r} twice")
+    for column in section.returning:
+        if not _WORD.fullmatch(column):
+            reader.note(f"{where}.returning", f"{column!r} is no word an answer could hold")
+    if section.returning and section.sql is not None and not gives_rows(section.sql):
+        reader.note(f"{where}.returning", "sql returns nothing; add RETURNING")
     if section.sql is not None:
         for key in ("table", "create", "create_columns", "key"):
             if getattr(section, key):

@@ -48,7 +48,8 @@ class Store(Protocol):
         @raise gateway.errors.StoredPartly: the first batches of the fence's range
             are stored, the others are not.
         @raise gateway.errors.TransientError: not stored by this call; write again.
-        @raise gateway.errors.RowError: some row of several batches is at fault; none is stored.
+        @raise gateway.errors.RowError: some row is at fault, and nobody can say which, or it is
+            of several batches; nothing is stored.
         @raise gateway.errors.RouteError: not stored, the operator must act.
         """
 

@@ -395,6 +395,47 @@ def test_one_that_refers_to_another(gateway: Gateway, database: Database) -> Non
     peer.close()
 
 
+def test_what_must_be_done_in_order(start_with: Callable[..., Gateway], database: Database) -> None:
+    """Statements of several routes that touch the same rows are run as they were sent."""
+    database.execute("CREATE TABLE t (k text PRIMARY KEY, v int)")
+    peer = start_with(
+        """
+        [listeners.lines]
+        endpoint = "tcp:0:interface=127.0.0.1"
+        route_by = "do"
+        [listeners.lines.routes]
+        add = "add"
+        set = "set"
+        del = "del"
+        [routes.add]
+        table = "t"
+        format = "json"
+        columns = { k = "k", v = "v" }
+        [routes.set]
+        table = "t"
+        format = "json"
+        conflict = "update"
+        key = ["k"]
+        columns = { k = "k", v = "v" }
+        [routes.del]
+        sql = "DELETE FROM t WHERE k = %(k)s"
+        format = "json"
+        """
+    ).connect()
+    sent = [{"do": "add", "k": "first", "v": 0}]
+    for n in range(30):
+        sent += [
+            {"do": "del", "k": f"{n - 1}"},
+            {"do": "add", "k": f"{n}", "v": 1},
+            {"do": "set", "k": f"{n}", "v": 2},
+            {"do": "set", "k": "first", "v": n},
+        ]
+    peer.send(b"".join(json.dumps(each).encode() + b"\n" for each in sent))
+    assert set(peer.read_lines(len(sent))) == {b"+OK"}
+    assert database.execute("SELECT k, v FROM t ORDER BY k") == [("29", 2), ("first", 29)]
+    peer.close()
+
+
 def test_a_change_with_every_message(gateway: Gateway, database: Database) -> None:
     """Ten thousand messages that alternate between routes share a few commits."""
     peer = gateway.connect()

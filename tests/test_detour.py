@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from gateway.batch import MAX_ROWS, Batch, Fence, Origin
-from gateway.errors import OutcomeUnknown, SpoolError, TransientError, Unavailable
+from gateway.errors import OutcomeUnknown, RowError, SpoolError, TransientError, Unavailable
 from gateway.gate import Gates
 from gateway.memory import MemoryStore
 from gateway.pressure import Pressure
@@ -314,6 +314,34 @@ async def test_bad_messages_in_the_spool_become_dead_letters(tmp_path: Path) -> 
         reasons = dict(store.dead_letters)
         assert reasons[b"bad 0"].sqlstate == "23514"
         assert "UTF-8" in reasons[b"not text \xff"].text
+
+
+class Unsure(Outage):
+    """
+    A store that cannot say which row is at fault.
+    """
+
+    async def write(self, batch: Batch, fence: Fence) -> Written:
+        frames = [frame for part in batch.slices for frame in part.frames]
+        if not self.away and any(b"bad" in frame for frame in frames):
+            raise RowError("at the very end", "P0001")
+        return await super().write(batch, fence)
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_nobody_can_say_is_found_by_halves(tmp_path: Path) -> None:
+    """A record whose bad row the database does not name is split until it stands alone."""
+    store = Unsure()
+    store.away = True
+    async with opened(tmp_path, store) as bench:
+        source = bench.source()
+        for frames in ([b"1", b"2", b"bad 3", b"4", b"5"], [b"bad 6"], [b"7"]):
+            source.submit("r", frames, None)
+            await bench.answered(len(frames))
+        store.away = False
+        await bench.emptied()
+        assert bench.bodies == [b"1", b"2", b"4", b"5", b"7"]
+        assert [frame for frame, _ in store.dead_letters] == [b"bad 3", b"bad 6"]
 
 
 @pytest_twisted.ensureDeferred

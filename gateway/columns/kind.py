@@ -63,6 +63,11 @@ class SqlType:
     declared: str = ""
 
     def __post_init__(self) -> None:
+        # As format_type() has it, without a length; but a cast to character cuts to one.
+        if self.base == "bpchar" and self.name == "character":
+            object.__setattr__(self, "name", "bpchar")
+        if self.element is not None and self.name == "character[]":
+            object.__setattr__(self, "name", "bpchar[]")
         if not self.declared:
             object.__setattr__(self, "declared", self.name)
 

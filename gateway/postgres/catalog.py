@@ -218,7 +218,7 @@ def _key_problems(
     if route.conflict == "update":
         problems += [
             Problem("conflict", _not_granted(name, "UPDATE", column))
-            for column in route.columns
+            for column in route.changed
             if column in columns and not columns[column].updatable
         ]
     return problems

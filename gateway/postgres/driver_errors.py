@@ -52,9 +52,13 @@ def translated(error: Exception) -> Exception:
     if code in (sqlstate.NO_SUCH_PREPARED_STATEMENT, sqlstate.DUPLICATE_PREPARED_STATEMENT):
         return PreparedStatementLost(text)
     kind = sqlstate.kind_of(code)
-    if getattr(getattr(error, "diag", None), "severity_nonlocalized", None) in _ENDING:
+    severity = getattr(getattr(error, "diag", None), "severity_nonlocalized", None)
+    if severity in _ENDING:
         # The server ends the session, maybe after it committed.
         kind = Kind.LOST
+    elif kind is Kind.LOST and code.startswith("08") and severity == "ERROR":
+        # Another connection, that of a foreign table.
+        kind = Kind.TRANSIENT
     if kind is Kind.LOST:
         return OutcomeUnknown(text)
     if kind is Kind.TRANSIENT:

@@ -68,17 +68,20 @@ class Execution:
         self._prepared: dict[Statement, _Prepared] = {}
         self._suspected: dict[Statement, float] = {}
 
-    async def run(self, connection: Connection, bound: Bound, fence: Fence) -> Rows:
+    async def run(
+        self, connection: Connection, bound: Bound, fence: Fence, careful: bool = False
+    ) -> Rows:
         """
         Store a batch; rows at fault are left out, unless it is several batches.
 
+        @param careful: whether some row is expected to be at fault.
         @return: one row with the fates where there is something to tell of rows.
         @raise RowError: a row of several batches is at fault.
         """
         statement, values = bound
         fenced = [fence.lane, fence.first, fence.number, *values]
         single = fence.first == fence.number
-        if single and self._suspects(statement):
+        if single and (careful or self._suspects(statement)):
             return await self._block(connection, statement.block, fenced)
         try:
             if self.prepares and statement.prepared:
@@ -105,9 +108,9 @@ class Execution:
 
     def joins(self, bounds: Sequence[Bound]) -> bool:
         """
-        Whether nothing is to be told of single rows, nor any expected to be refused.
+        Whether they may share a commit, and no row is expected to be refused.
         """
-        return not any(statement.tells or self._suspects(statement) for statement, _ in bounds)
+        return all(s.joins and not self._suspects(s) for s, _ in bounds)
 
     async def run_all(
         self, connection: Connection, bounds: Sequence[Bound], fences: Sequence[Fence]
@@ -120,11 +123,7 @@ class Execution:
         texts = []
         for (statement, values), fence in zip(bounds, fences, strict=True):
             fenced = named([fence.lane, fence.first, fence.number, *values])
-            if statement.whole:
-                body = connection.filled(statement.whole, fenced)
-                texts.append(connection.filled("DO %s", (body,)))
-            else:
-                texts.append(connection.filled(statement.plain, fenced))
+            texts.append(connection.filled(statement.plain, fenced))
         try:
             await connection.query("; ".join(texts), None, self._deadline)
         except RowError:

@@ -1,6 +1,5 @@
 """
-What the live database says about SQL of the user's own: the types of its parameters,
-and whether it has a result.
+What the live database says about SQL of the user's own: the types of its parameters.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 from gateway.columns.kind import SqlType
-from gateway.errors import RouteError
+from gateway.errors import RouteError, RowError
 from gateway.postgres.connection import Query
 from gateway.postgres.findings import Findings, Problem
 from gateway.route import Route
@@ -48,30 +47,28 @@ async def examine_sql(query: Query, route: Route) -> Findings:
     """
     call = _CALL.fullmatch(route.sql)
     if call is not None:
-        oids, gives_rows = await _arguments(query, route, call), False
+        oids = await _arguments(query, route, call)
     else:
-        oids, gives_rows = await _prepared(query, route)
+        oids = await _prepared(query, route)
     types = [_type(row) for row in await query(_TYPES, (oids,))]
     try:
-        insert = insert_for(route, dict(zip(route.columns, types, strict=True)), gives_rows)
+        insert = insert_for(route, dict(zip(route.columns, types, strict=True)))
     except RouteError as error:
         return Findings(True, None, [Problem("columns", str(error))])
     return Findings(True, insert, [])
 
 
-async def _prepared(query: Query, route: Route) -> tuple[Sequence[int], bool]:
+async def _prepared(query: Query, route: Route) -> Sequence[int]:
     places = {name: f"${number}" for number, name in enumerate(route.columns, 1)}
     name = f"gateway_{uuid4().hex}"
     try:
         await query(f"PREPARE {name} AS {with_places(route.sql, places.__getitem__)}", None)
-        ((oids,),) = await query(_PARAMETERS, (name,))
-        nulls = ", ".join(["NULL"] * len(places))
-        ((plan,),) = await query(f"EXPLAIN (VERBOSE, FORMAT JSON) EXECUTE {name}({nulls})", None)
-    except RouteError as error:
+    except (RouteError, RowError) as error:
         raise RouteError(f"its sql: {error}", error.sqlstate) from None
+    ((oids,),) = await query(_PARAMETERS, (name,))
     await query(f"DEALLOCATE {name}", None)
-    top = plan[0]["Plan"]
-    return oids, top["Node Type"] != "ModifyTable" or "Output" in top
+    found: Sequence[int] = oids
+    return found
 
 
 async def _arguments(query: Query, route: Route, call: re.Match[str]) -> Sequence[int]:

@@ -12,9 +12,11 @@ How statements are run is L{gateway.postgres.execution}'s.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
+from twisted.internet.defer import DeferredLock
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -71,6 +73,9 @@ _TOUCH: Final = (
 )
 
 
+_NO_TURN: Final[AbstractAsyncContextManager[object]] = nullcontext()
+
+
 class _Open(NamedTuple):
     """
     A route that takes messages.
@@ -97,6 +102,7 @@ class PostgresStore:
         self._deadline = settings.statement_timeout + DEADLINE_MARGIN
         self._open: dict[str, _Open] = {}
         self.execution = Execution(pool.reactor, self._deadline)
+        self._turns: dict[str, DeferredLock] = {}
         # Lanes on which a statement was lost. A server that stood still may come to it
         # when the batch is long stored by another try, and then must find the lane's row.
         self._doubtful: set[str] = set()
@@ -110,7 +116,7 @@ class PostgresStore:
                 bound = await self._bind(opened.insert, batch)
             except FramesRefused as refused:
                 bound = await self._bind_anew(opened, batch, refused)
-        async with self._pool.checkout() as connection:
+        async with self._turn(batch.route), self._pool.checkout() as connection:
             if bound is not None:
                 try:
                     return await self._store(connection, batch, bound, fence)
@@ -118,7 +124,25 @@ class PostgresStore:
                     # The table may have changed under us: look again, then say so.
                     self._open.pop(batch.route, None)
             insert = await self._open_route(connection, self._route(batch.route))
-            return await self._store(connection, batch, await self._bind(insert, batch), fence)
+            bound = await self._bind(insert, batch)
+            try:
+                return await self._store(connection, batch, bound, fence)
+            except RouteError:
+                # The syntax of some types is told like that of a statement.
+                return await self._store(connection, batch, bound, fence, careful=True)
+
+    def _turn(self, route: str) -> AbstractAsyncContextManager[object]:
+        """
+        Lanes whose rows may meet take turns: two transactions that touch the same rows in
+        different orders wait for each other until PostgreSQL ends one of them, a second later.
+        """
+        configured = self._routes.get(route)
+        if configured is None or (configured.conflict == "error" and not configured.sql):
+            return _NO_TURN
+        # Its Deferreds can be awaited, which is all that is asked of such a manager.
+        return cast(
+            AbstractAsyncContextManager[object], self._turns.setdefault(route, DeferredLock())
+        )
 
     async def _bind_anew(self, opened: _Open, batch: Batch, refused: FramesRefused) -> Bound:
         """
@@ -238,10 +262,16 @@ class PostgresStore:
         return in_turns(insert.bind(batch.slices), self._pool.reactor)
 
     def _store(
-        self, connection: Connection, batch: Batch, bound: Bound, fence: Fence
+        self,
+        connection: Connection,
+        batch: Batch,
+        bound: Bound,
+        fence: Fence,
+        careful: bool = False,
     ) -> Awaitable[Written]:
         # A coroutine for each of these layers is what a small batch's latency is made of.
-        return self._behind(fence, connection, batch, self.execution.run(connection, bound, fence))
+        work = self.execution.run(connection, bound, fence, careful)
+        return self._behind(fence, connection, batch, work)
 
     async def _behind(
         self, fence: Fence, connection: Connection, batch: Batch, work: Awaitable[Rows]

@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from gateway.batch import Batch
 from gateway.errors import RowError, StoredPartly
 from gateway.faults import Faults, FramesRefused
-from gateway.reply import Outcome, refused_rows
+from gateway.reply import Outcome, refused_rows, row_refused
 from gateway.spool.queue import Spool
 from gateway.spool.record import Parcel, Record, pack, unpack
 from gateway.store import Store, Written
@@ -49,13 +49,15 @@ class Drain:
         """
         try:
             written = await self._written(parcel)
-        except RowError:
-            await self._halve(parcel)
-        except FramesRefused as error:
+        except (RowError, FramesRefused) as error:
             if len(parcel.records) > 1:
                 await self._halve(parcel)
-            else:
+            elif isinstance(error, FramesRefused):
                 await self._divide(parcel, error.faults)
+            elif parcel.batch.count > 1:
+                await self._split(parcel, parcel.batch.halves())
+            else:
+                await self._bury(parcel, [row_refused(str(error), error.sqlstate)])
         except StoredPartly as partly:
             stored = [r for r in parcel.records if r.number <= partly.number]
             await self.store(unpack(stored))
@@ -95,8 +97,12 @@ class Drain:
             return
         bad = {row for row, _ in faults}
         good = [row for row in range(batch.count) if row not in bad]
-        pieces = _pieces(parcel.records[0], [batch.only(good), batch.only(sorted(bad))])
-        await self._spool.replace(parcel.records[0], pieces)
+        await self._split(parcel, [batch.only(good), batch.only(sorted(bad))])
+
+    async def _split(self, parcel: Parcel, parts: Sequence[Batch]) -> None:
+        (record,) = parcel.records
+        pieces = _pieces(record, parts)
+        await self._spool.replace(record, pieces)
         for piece in pieces:
             await self.store(unpack([piece]))
 

@@ -24,6 +24,12 @@ Rows that are first tried together. Of 10,000 rows with 1 % bad ones 8 to 32 too
 """
 
 
+_CATCH: Final = "EXCEPTION WHEN OTHERS OR ASSERT_FAILURE THEN"
+
+_CHECK: Final = "SET CONSTRAINTS ALL IMMEDIATE; SET CONSTRAINTS ALL DEFERRED;"
+"""Constraints that wait for the end of a transaction are to refuse the row that breaks them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """
@@ -64,15 +70,15 @@ def body(
     row = _told(step)
     if careful:
         refuse = _refuse(names, count, step)
-        row = f"BEGIN\n{row}\nEXCEPTION WHEN OTHERS THEN\n{refuse}\nEND;"
+        row = f"BEGIN\n{row}\n{_CHECK}\n{_CATCH}\n{refuse}\nEND;"
     # Not indented: there may be texts of more than one line in the user's SQL.
     each = f"FOR gw_i IN 1 .. cardinality(gw_block.c0) LOOP\n{row}\nEND LOOP;"
     if careful and step.many:
-        each = f"BEGIN\n{step.many};\nEXCEPTION WHEN OTHERS THEN\n{each}\nEND;"
-    immediate = "\n    SET CONSTRAINTS ALL IMMEDIATE;" if careful else ""
+        each = f"BEGIN\n{step.many};\n{_CHECK}\n{_CATCH}\n{each}\nEND;"
     columns = [f"c{number}" for number in range(count)]
     arrays = ", ".join(f"array_agg({column} ORDER BY gw_n) AS {column}" for column in columns)
     return f"""
+#variable_conflict use_column
 DECLARE
     gw_block record;
     gw_result record;
@@ -87,7 +93,7 @@ DECLARE
     gw_type text;
     gw_column text;
 BEGIN
-    PERFORM {fence(places)};{immediate}
+    PERFORM {fence(places)};
     FOR gw_block IN
         SELECT {arrays}
           FROM (SELECT *, row_number() OVER () AS gw_n FROM ({rows}) AS gw_rows) AS gw_numbered
@@ -128,12 +134,12 @@ def _refuse(names: Names, count: int, step: Step) -> str:
         types = ", ".join(literal(names(sql_type)) for _, sql_type in step.columns)
         # PostgreSQL does not say which value it could not read.
         probe = f"""
-IF gw_state LIKE '22{names("%")}' OR gw_type <> '' THEN
+IF gw_state ~ '^(22|42)' OR gw_type <> '' THEN
     gw_row := ARRAY[{", ".join(inputs(count))}];
     FOR gw_k IN 1 .. {count} LOOP
         BEGIN
             EXECUTE 'SELECT $1::' || (ARRAY[{types}])[gw_k] USING gw_row[gw_k];
-        EXCEPTION WHEN OTHERS THEN
+        {_CATCH}
             gw_column := (ARRAY[{columns}])[gw_k];
             EXIT;
         END;
@@ -141,10 +147,10 @@ IF gw_state LIKE '22{names("%")}' OR gw_type <> '' THEN
 END IF;"""
     return f"""GET STACKED DIAGNOSTICS gw_state = RETURNED_SQLSTATE, gw_text = MESSAGE_TEXT,
     gw_type = PG_DATATYPE_NAME;
-IF gw_state !~ {literal(ROW_PATTERN)} THEN
+gw_column := NULL;{probe}
+IF gw_state !~ {literal(ROW_PATTERN)} AND gw_column IS NULL THEN
     RAISE;
 END IF;
-gw_column := NULL;{probe}
 gw_refused := array_append(gw_refused,
     json_build_array(gw_base + gw_i, gw_state, gw_column, gw_text)::text);"""
 

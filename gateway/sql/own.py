@@ -16,7 +16,7 @@ from gateway.formats.fields import Format
 from gateway.route import Route, identifier
 from gateway.sql.arrays import Arrays
 from gateway.sql.block import Step, body, inputs
-from gateway.sql.parameters import with_places
+from gateway.sql.parameters import gives_rows, with_places
 from gateway.sql.statement import FENCE_TYPES, Binding, Names, Statement, named_places
 
 
@@ -25,18 +25,14 @@ class OwnInsert:
     Runs a route's own statement for each message.
     """
 
-    def __init__(
-        self, route: Route, types: Mapping[str, SqlType], form: Format, gives_rows: bool
-    ) -> None:
+    def __init__(self, route: Route, types: Mapping[str, SqlType], form: Format) -> None:
         """
         @param types: parameter -> its type.
         @param form: reads the fields that the parameters name.
-        @param gives_rows: whether the statement has a result.
         @raise RouteError: a value of the configuration does not fit its parameter.
         """
         self._route = route
         self._types = types
-        self._gives_rows = gives_rows
         self._arrays = Arrays(route.columns, types, form)
         count = len(route.columns)
         self._places = named_places(len(FENCE_TYPES) + count)
@@ -45,7 +41,6 @@ class OwnInsert:
             prepared="",
             plain="",
             block=self._body(careful=True),
-            tells=bool(route.returning),
             whole=self._body(careful=False),
         )
         self.statements = (self.many,)
@@ -77,7 +72,7 @@ class OwnInsert:
             for name, place in zip(self._route.columns, inputs(len(self._types)), strict=True)
         }
         text = with_places(self._route.sql.replace("%%", "%%%%"), places.__getitem__)
-        if not self._gives_rows:
+        if not gives_rows(self._route.sql):
             return f"{text}\n;"
         if not self._route.returning:
             return f"FOR gw_result IN {text}\nLOOP END LOOP;"

@@ -1,5 +1,6 @@
 """
-Named parameters in SQL of the user's: C{%(name)s}, as psycopg2 has them.
+SQL of the user's own: named parameters, as psycopg2 has them, and what can be told of a
+statement without asking PostgreSQL.
 
 The text is never formatted with values: each parameter becomes a place, C{$1} or an
 expression, before PostgreSQL sees it.
@@ -13,11 +14,25 @@ from typing import Final
 
 _PERCENT: Final = re.compile(r"%(?:\((?P<name>[^()]*)\)s|%)?")
 
+# PostgreSQL documentation, section 4.1: strings, names in quotes, dollar quotes, comments.
+_CLOSED: Final = r"""
+    [eE]'(?:[^'\\]|\\.|'')*' | '(?:[^']|'')*' | "(?:[^"]|"")*"
+  | (?<![\w$])\$(?P<tag>(?:[^\W\d]\w*)?)\$.*?\$(?P=tag)\$
+"""
+_COMMENT: Final = r"--[^\n]* | /\*.*?\*/"
+_TOKEN: Final = re.compile(
+    rf"(?P<closed>{_CLOSED}) | (?P<comment>{_COMMENT}) | (?P<word>\w+) | .", re.S | re.X
+)
+
+_VERBS: Final = ("SELECT", "VALUES", "TABLE", "INSERT", "UPDATE", "DELETE", "MERGE", "CALL")
+_READING: Final = ("SELECT", "VALUES", "TABLE")
+
 
 def parameters(sql: str) -> list[str]:
     """
     @return: their names, in the order in which they first appear.
-    @raise ValueError: a C{%} is neither of C{%(name)s} nor of C{%%}.
+    @raise ValueError: a C{%} is neither of C{%(name)s} nor of C{%%}; a parameter stands where
+        none can be; there is more than one statement.
     """
     names: dict[str, None] = {}
     for found in _PERCENT.finditer(sql):
@@ -26,6 +41,19 @@ def parameters(sql: str) -> list[str]:
         elif found[0] != "%%":
             near = sql[found.start() : found.start() + 10]
             raise ValueError(f"{near!r}: a parameter is %(name)s, and any other % is %%")
+    ended = False
+    for token in _TOKEN.finditer(sql):
+        text = token[0]
+        if token["closed"] or token["comment"]:
+            for found in _PERCENT.finditer(text):
+                if found["name"]:
+                    raise ValueError(
+                        f"{found[0]} stands inside quotes or a comment; parameters are"
+                        " written without quotes"
+                    )
+        if ended and not token["comment"] and not text.isspace():
+            raise ValueError("has more than one statement; put them into a function")
+        ended = ended or text == ";"
     return list(names)
 
 
@@ -35,5 +63,26 @@ def with_places(sql: str, place: Callable[[str], str]) -> str:
     @param place: a parameter's name -> what stands for it.
     @return: one statement, without a semicolon at its end.
     """
-    text = _PERCENT.sub(lambda found: place(found["name"]) if found["name"] else "%", sql)
-    return text.strip().rstrip(";").rstrip()
+    for token in _TOKEN.finditer(sql):
+        if token[0] == ";":
+            sql = sql[: token.start()]
+            break
+    return _PERCENT.sub(lambda found: place(found["name"]) if found["name"] else "%", sql).strip()
+
+
+def gives_rows(sql: str) -> bool:
+    """
+    Whether a statement has a result: it reads, or says RETURNING. What stands in
+    parentheses, such as the queries of WITH, is of no account.
+    """
+    depth = 0
+    verb = ""
+    for token in _TOKEN.finditer(sql):
+        text = token[0]
+        depth += (text == "(") - (text == ")")
+        word = text.upper() if token["word"] and not depth else ""
+        if not verb and word in _VERBS:
+            verb = word
+        elif word == "RETURNING":
+            return True
+    return verb in _READING

@@ -15,15 +15,14 @@ from gateway.sql.own import OwnInsert
 from gateway.sql.statement import Insert
 
 
-def insert_for(route: Route, types: Mapping[str, SqlType], gives_rows: bool = False) -> Insert:
+def insert_for(route: Route, types: Mapping[str, SqlType]) -> Insert:
     """
     @param types: column or parameter -> its type, for every one of the route.
-    @param gives_rows: whether the route's own SQL has a result.
     @raise RouteError: a value of the configuration does not fit its column or parameter.
     """
     if route.sql:
         form = format_of(route.reading, route.fields)
-        return OwnInsert(route, types, form, gives_rows)
+        return OwnInsert(route, types, form)
     if route.reading.format == "text":
         return JoinedInsert(route, types)
     return ArrayInsert(route, types, format_of(route.reading, route.fields))

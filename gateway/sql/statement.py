@@ -29,7 +29,8 @@ class Statement:
         keep a prepared statement.
     @ivar block: the body of a code block with the same parameters as C{plain} that leaves
         out the rows at fault, see L{gateway.sql.block}.
-    @ivar tells: whether there is something to tell of rows that are stored.
+    @ivar joins: whether it may share a commit with those of other routes: it only adds rows,
+        so that nobody sees in which order, and nothing is to be told of them.
     @ivar whole: where there is no such text, the body of a code block that stores all rows
         or none.
     """
@@ -38,7 +39,7 @@ class Statement:
     prepared: str
     plain: str
     block: str
-    tells: bool = False
+    joins: bool = False
     whole: str = ""
 
 
@@ -105,10 +106,10 @@ Write = Callable[[Sequence[str], Names], str]
 """The places of the parameters, those of the fence first -> SQL."""
 
 
-def statement(text: Write, block: Write, types: Sequence[str], tells: bool) -> Statement:
+def statement(text: Write, block: Write, types: Sequence[str], joins: bool) -> Statement:
     """
     @param types: of the parameters after the fence.
-    @param tells: whether there is something to tell of rows that are stored.
+    @param joins: whether it may share a commit.
     """
     types = (*FENCE_TYPES, *types)
     numbers = range(1, len(types) + 1)
@@ -118,7 +119,7 @@ def statement(text: Write, block: Write, types: Sequence[str], tells: bool) -> S
         text([f"${n}" for n in numbers], Names(False)),
         text(plain, Names(True)),
         block(plain, Names(True)),
-        tells,
+        joins,
     )
 
 

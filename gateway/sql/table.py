@@ -7,9 +7,10 @@ became of each is worked out in the same statement and kept by C{gateway.remembe
 Where that cannot be worked out, since a trigger dropped rows or a key comes twice in an
 upsert, the block stores the same rows one by one.
 
-Rows that meet a key are written in the order of their keys, so that two batches with the
-same keys wait for each other rather than for ever (PostgreSQL documentation, section
-13.3.4 "Deadlocks").
+Rows that update others are written in the order of their keys, so that two gateways with
+the same keys wait for each other rather than for ever (PostgreSQL documentation, section
+13.3.4 "Deadlocks"); the lanes of one gateway take turns, see
+L{gateway.postgres.execution}.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def table_statement(route: Route, rows: Rows) -> Statement:
         lambda places, names: _Insert(route, rows, names).text(places),
         lambda places, names: _Insert(route, rows, names).block(places),
         rows.types,
-        tells=route.conflict == "ignore" or bool(route.returning),
+        joins=route.conflict == "error" and not route.returning,
     )
 
 
@@ -135,9 +136,7 @@ class _Insert:
         target = f" ON CONFLICT ({', '.join(self._key)})"
         if self._route.conflict == "ignore":
             return f"{target} DO NOTHING"
-        others = [column for column in self._columns if column not in self._key]
-        # Of a row that is nothing but its key, so that it returns its values all the same.
-        changed = others or self._key[:1]
+        changed = [self._names(identifier(column)) for column in self._route.changed]
         return f"{target} DO UPDATE SET " + ", ".join(f"{c} = excluded.{c}" for c in changed)
 
     # Statements that tell rows apart.
@@ -185,7 +184,9 @@ class _Insert:
 
     def _ignoring(self, places: Sequence[str]) -> str:
         # Of rows with the same key the first one is stored, if any; of rows whose key is
-        # NULL, and so never the same, all of them.
+        # NULL, and so never the same, all of them. PostgreSQL decides that, row by row as
+        # they came; which ones it took is told by their keys. Where these do not add up, as
+        # a trigger changed them or the column compares in its own way, the block tells.
         parts = ", ".join(self._parts)
         keys = [f"{column} AS {part}" for column, part in zip(self._key, self._parts, strict=True)]
         # As the table has them: a numeric(5,2) is rounded there.
@@ -193,32 +194,36 @@ class _Insert:
             f"{part}::{self._names(self._rows.declared[column])} AS {part}"
             for column, part in zip(self._route.key, self._parts, strict=True)
         )
-        taken = self._taken(f"{parts}, n", [*keys, *self._values()])
+        taken = self._taken("n", [*keys, *self._values()])
         fates = (
-            "gw_fates AS (SELECT n, "
-            f"{parts}, row_number() OVER (PARTITION BY {parts} ORDER BY n)"
-            f" > count(*) FILTER (WHERE n IS NULL) OVER (PARTITION BY {parts}) AS duplicate"
+            "gw_fates AS (SELECT n, count(n) OVER w AS given,"
+            f" row_number() OVER (w ORDER BY n) > count(*) FILTER (WHERE n IS NULL) OVER w"
+            " AS duplicate"
             f" FROM (SELECT n, {given} FROM gw_given"
-            f" UNION ALL SELECT NULL, {parts} FROM gw_taken) AS both_of_them)"
+            f" UNION ALL SELECT NULL, {parts} FROM gw_taken) AS both_of_them"
+            f" WINDOW w AS (PARTITION BY {parts}))"
         )
         duplicates = (
             "SELECT coalesce(json_agg(n ORDER BY n), '[]') FROM gw_fates"
             " WHERE duplicate AND n IS NOT NULL"
         )
         stored = "FROM gw_fates WHERE NOT duplicate AND n IS NOT NULL"
-        told = (
-            f"SELECT json_agg({self._array('t')} ORDER BY s.n)"
-            f" FROM (SELECT n, row_number() OVER (ORDER BY {parts}, n) AS place {stored}) AS s"
-            " JOIN (SELECT *, row_number() OVER () AS place FROM gw_taken) AS t USING (place)"
+        sure = (
+            f"{_count('gw_taken')} = (SELECT count(*) {stored})"
+            " AND NOT EXISTS (SELECT FROM gw_fates WHERE n IS NULL AND given = 0)"
         )
         query = f"WITH {self._given(places)}, gw_taken AS ({taken}), {fates} "
         if self._route.returning:
-            sure = f"{_count('gw_taken')} = (SELECT count(*) {stored})"
+            told = (
+                f"SELECT json_agg({self._array('t')} ORDER BY s.n)"
+                f" FROM (SELECT n, row_number() OVER (ORDER BY n) AS place {stored}) AS s"
+                " JOIN (SELECT *, row_number() OVER () AS place FROM gw_taken) AS t USING (place)"
+            )
             return query + _remember(places, sure, f"({duplicates})", told)
         return query + (
             f"SELECT gateway.remember({places[0]}::uuid,"
-            f" CASE WHEN {_count('gw_taken')} = {_count('gw_given')} THEN '{{}}'"
-            f" ELSE json_build_object('duplicates', ({duplicates}))::text END)"
+            f" CASE WHEN {_count('gw_taken')} = {_count('gw_given')} THEN '{{}}' WHEN {sure}"
+            f" THEN json_build_object('duplicates', ({duplicates}))::text END)"
         )
 
 
