@@ -99,6 +99,19 @@ class Returned:
     word: ClassVar[Word] = Word.OK
 
 
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """
+    The answer of several frames: C{*N}, then so many rows.
+
+    @ivar rows: each a frame of its own, before framing.
+    """
+
+    rows: Sequence[bytes]
+
+    word: ClassVar[Word] = Word.OK
+
+
 Fate = Outcome | Returned
 """What became of messages in a row."""
 
