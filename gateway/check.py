@@ -17,6 +17,7 @@ from gateway.postgres.connection import Connection, Query, Rows, Values
 from gateway.postgres.dsn import dsn_fault
 from gateway.postgres.findings import Findings
 from gateway.postgres.opening import Opener
+from gateway.postgres.query_catalog import examine_query
 from gateway.postgres.schema import up_to_date
 from gateway.route import Route, table_identifier
 
@@ -91,6 +92,12 @@ async def check_database(config: Config, dsn: str, reactor: Any) -> Report:
         complete = await _check_schema(query, report)
         for route in config.routes.values():
             await _check_route(query, route, complete, report)
+        for asked in config.queries.values():
+            judgement = await examine_query(connection, asked, database.statement_timeout)
+            where = f"queries.{asked.name}"
+            report.problems += [f"{where}.{key}: {text}" for key, text in judgement.problems]
+            if judgement.sound is not None:
+                report.notes.append(f"{where}: {judgement.sound.note}")
     except StoreError as error:
         report.problems.append(f"database.dsn: {error}")
     finally:

@@ -23,7 +23,8 @@ from twisted.python.failure import Failure
 
 from gateway.dialect import TOOBIG, Answered, Peer, Request, Work
 from gateway.framing import OVERSIZE
-from gateway.reply import Code, Fate, Listing, Outcome, Word, goodbye, refused
+from gateway.query import Queries
+from gateway.reply import Code, Fate, Outcome, Word, goodbye, refused
 from gateway.stream import Stream
 from gateway.streams import Claimant
 
@@ -52,17 +53,6 @@ _VERBS: Final[Mapping[str, tuple[str, str]]] = {
     "QUIT": ("QUIT", "answer everything, then close"),
 }
 _LATER: Final = frozenset({b"AUTH"})
-
-
-class Queries(Protocol):
-    """
-    Answers CALL.
-    """
-
-    async def call(self, name: str, arguments: bytes) -> Outcome | Listing:
-        """
-        @param arguments: JSON, C{b""} for none.
-        """
 
 
 class Channels(Protocol):
@@ -101,12 +91,12 @@ class CommandDialect:
         self,
         routes: Mapping[str, object],
         streams: Streams,
-        queries: Queries | None = None,
+        queries: Queries,
         channels: Channels | None = None,
     ) -> None:
         """
         @param routes: by the names that PUT may use.
-        @param queries: C{None} where there are none, as for C{channels}.
+        @param channels: C{None} where there are none.
         """
         self.routes = {name.encode(): name for name in routes}
         self.streams = streams
@@ -286,8 +276,6 @@ class Conversation:
             return refused(Code.FORMAT, "CALL takes a query and maybe its arguments in JSON")
         queries = self._offer.queries
         query = name.decode("utf-8", "backslashreplace")
-        if queries is None:
-            return refused(Code.QUERY, "this gateway has no queries")
         return lambda answered: self._run(queries.call(query, arguments), answered)
 
     def _hello(self, rest: bytes) -> Outcome | Request:

@@ -30,6 +30,7 @@ from gateway.errors import EmbeddedError, SpoolError, StoreError
 from gateway.listener import ListenerService
 from gateway.postgres.dsn import public_dsn
 from gateway.postgres.pool import Pool
+from gateway.postgres.queries import PostgresQueries
 from gateway.postgres.store import PostgresStore
 from gateway.spool.detour import SpoolDetour
 from gateway.spool.queue import Spool
@@ -58,6 +59,7 @@ class GatewayService(Service):
         pool: Pool,
         store: PostgresStore,
         writer: Writer,
+        queries: PostgresQueries,
         listeners: Sequence[ListenerService],
         drain_timeout: float,
         spool: Spool | None = None,
@@ -77,6 +79,7 @@ class GatewayService(Service):
         self._pool = pool
         self._store = store
         self._writer = writer
+        self._queries = queries
         self._listeners = listeners
         self._drain_timeout = drain_timeout
         self._spool = spool
@@ -110,6 +113,7 @@ class GatewayService(Service):
                 "database: open it with: psql {dsn}", dsn=shlex.quote(public) if public else ""
             )
         self._pool.start(dsn)
+        self._queries.start(dsn)
         if self._spool is not None:
             self._spool.start()
             for lane in self._writer.lanes:
@@ -214,6 +218,7 @@ class GatewayService(Service):
             closing.addErrback(lambda failure: failure.trap(StoreError, SpoolError))
             # Where it fails or takes too long, some rows of a few bytes stay behind.
             await self._within(_GOODBYE, lambda: closing.called)
+        self._queries.close()
         self._pool.close()
         if self._detour is not None:
             await self._detour.stop()

@@ -41,6 +41,7 @@ from gateway.listener import ListenerService
 from gateway.postgres.dsn import dsn_fault
 from gateway.postgres.opening import Opener, outside_of_process
 from gateway.postgres.pool import Pool
+from gateway.postgres.queries import PostgresQueries, query_pool
 from gateway.postgres.store import PostgresStore
 from gateway.pressure import Pressure
 from gateway.reply import Words
@@ -169,6 +170,8 @@ def makeService(options: Options) -> IService:
     opener = Opener.of_process(config.database, reactor)
     pool = Pool(config.database, reactor, backoff, opener)
     store = PostgresStore(pool, config.routes, config.database)
+    share = query_pool(config.database, reactor, backoff, opener)
+    queries = PostgresQueries(config.queries, share, config.database)
     pressure = Pressure(config.limits.bytes_in_flight)
     gates = Gates(store, reactor, backoff)
     spool = _spool(config, data_dir)
@@ -195,7 +198,7 @@ def makeService(options: Options) -> IService:
         opened=lambda lane: None if spool is None else spool.keep_lane(lane),
     )
     streams = Streams(store, detour.reached if detour is not None else lambda name: 0)
-    commands = CommandDialect(config.routes, streams)
+    commands = CommandDialect(config.routes, streams, queries)
     listeners = []
     for name, listener in config.listeners.items():
         factory = PeerFactory(
@@ -235,6 +238,7 @@ def makeService(options: Options) -> IService:
         drain_timeout=config.limits.drain_timeout,
         spool=spool,
         detour=detour,
+        queries=queries,
     )
     stop_on_signals(reactor, service)
     use_monotonic_clock(reactor)

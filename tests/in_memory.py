@@ -23,7 +23,7 @@ from gateway.gate import Gates
 from gateway.memory import MemoryStore
 from gateway.pressure import Pressure
 from gateway.protocol import PeerProtocol
-from gateway.reply import Run, Words
+from gateway.reply import Code, Listing, Outcome, Run, Words, refused
 from gateway.streams import Streams
 from gateway.writer import Writer
 
@@ -74,6 +74,22 @@ class OnSocket(HalfClosing):
         return self._connection
 
 
+class Listed:
+    """
+    Queries that give back what they were asked for.
+    """
+
+    async def call(self, name: str, arguments: bytes) -> Outcome | Listing:
+        if name == "rows":
+            return Listing([arguments] * 3)
+        return refused(Code.QUERY, f"no query '{name}'")
+
+
+def commands(routes: Sequence[str], streams: Streams) -> CommandDialect:
+    """The command dialect, with L{Listed} queries."""
+    return CommandDialect(dict.fromkeys(routes), streams, Listed())
+
+
 class Bench:
     """
     One peer of a gateway in memory.
@@ -99,7 +115,7 @@ class Bench:
         self.pressure = Pressure(cap)
         self.streams = Streams(self.store, lambda stream: 0)
         if routes is not None:
-            dialect = CommandDialect(dict.fromkeys(routes), self.streams)
+            dialect = commands(routes, self.streams)
         self.factory = PeerFactory(
             listener="lines",
             framing=framing,

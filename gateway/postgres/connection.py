@@ -103,6 +103,8 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
     @ivar fault: why it is not; C{""} where we closed it for no fault of its own.
     @ivar server: where it leads, for people; C{""} where there is no other place.
     @ivar generation: the pool's when it was opened.
+    @ivar reads: whether what is run is only to read, so that an attempt to write says nothing
+        of the server.
     """
 
     opened_at = 0.0
@@ -110,6 +112,7 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
     fault = ""
     server = ""
     generation = 0
+    reads = False
     lost: Callable[[Connection], None] | None = None
 
     def __init__(self, reactor: Any, cooperator: Any = None) -> None:
@@ -117,6 +120,7 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         self.prepared: set[str] = set()
         self._clock: IReactorTime = reactor
         self._watch: _Watch | None = None
+        self._last: Any = None
         self._answer: Deferred[None] | None = None
         self._deadline: float | None = None
         self._timer: IDelayedCall | None = None
@@ -126,6 +130,11 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
     def warned(self) -> bool:
         """Whether the server said anything beside the answer to the last L{query}."""
         return bool(self._connection.notices)
+
+    @property
+    def columns(self) -> list[tuple[str, int]]:
+        """Names of the columns of the last L{query}'s result, and the numbers of their types."""
+        return [(column.name, column.type_code) for column in self._last.description or ()]
 
     @property
     def usable(self) -> bool:
@@ -171,7 +180,7 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
             connection = self._connection
             if connection.notices:
                 del connection.notices[:]
-            cursor = connection.cursor()
+            cursor = self._last = connection.cursor()
             cursor.execute(sql, values)
             answer = self._answer = Deferred()
             if len(cursor.query) > _SENT_AT_ONCE:
@@ -300,7 +309,7 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         """
         psycopg2's error as one of ours.
         """
-        found = translated(error)
+        found = translated(error, self.reads)
         if isinstance(found, OutcomeUnknown) or not self.usable:
             self.fault = self.fault or str(found)
             self.discard()
