@@ -15,7 +15,6 @@ path only leaves a mark that something came.
 
 from __future__ import annotations
 
-import typing
 from collections import deque
 from math import inf
 from socket import socket
@@ -28,7 +27,6 @@ from twisted.internet.interfaces import (
     IHalfCloseableDescriptor,
     IHalfCloseableProtocol,
     IPushProducer,
-    IReactorTime,
     ISystemHandle,
     ITCPTransport,
 )
@@ -37,14 +35,15 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from gateway.answers import Answers, Slot
-from gateway.deadlines import Limit, Timeouts, Watch
-from gateway.dialect import Dialect, Work
+from gateway.deadlines import Limit, Watch
+from gateway.dialect import Work
 from gateway.direct import send_now
 from gateway.errors import FramingError
 from gateway.framing import FRAMINGS, Framing
-from gateway.pressure import Pressure
-from gateway.reply import Code, Outcome, Run, Words, goodbye
+from gateway.pushes import Pushes
+from gateway.reply import Code, Outcome, Run, goodbye
 from gateway.sockets import carrier_of, keep_alive, unread
+from gateway.terms import Terms
 from gateway.writer import Source
 
 LINGER: Final = 2.0
@@ -55,35 +54,13 @@ C{-BYE}: closing at once with unread data makes TCP drop the answers on their wa
 """
 
 
+OVERRUN: Final = goodbye(Code.RATE, "does not take its pushes")
+
+
 class _Transport(ITCPTransport, IConsumer, IPushProducer, ISystemHandle):
     """
     What the reactor's stream transports are, TCP and Unix alike.
     """
-
-
-class Terms(typing.Protocol):
-    """
-    What holds for all peers of a listener, and who is told of them.
-
-    @ivar framing: a key of L{FRAMINGS}.
-    @ivar max_frame: largest payload of a frame, in bytes.
-    @ivar window: unanswered frames of a peer at which reading pauses.
-    """
-
-    framing: str
-    dialect: Dialect
-    words: Words
-    max_frame: int
-    window: int
-    pressure: Pressure
-    clock: IReactorTime
-    timeouts: Timeouts
-
-    def joined(self, peer: PeerProtocol) -> None:
-        """A peer connected."""
-
-    def left(self, peer: PeerProtocol) -> None:
-        """A peer is gone."""
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
@@ -107,6 +84,7 @@ class PeerProtocol(Protocol):
     _closed = False
     _lost = False
     _advancing = False
+    _pushed = 0
     _bye: Outcome | None = None
     _lingering: IDelayedCall | None = None
     _socket: socket | None = None
@@ -115,7 +93,7 @@ class PeerProtocol(Protocol):
     # Given by whoever makes it.
     source: Source
 
-    def __init__(self, terms: Terms) -> None:
+    def __init__(self, terms: Terms[PeerProtocol]) -> None:
         self._terms = terms
         self._framing: Framing = FRAMINGS[terms.framing](terms.max_frame)
         self._answers = Answers(self._framing, terms.words)
@@ -192,6 +170,8 @@ class PeerProtocol(Protocol):
     def resumeProducing(self) -> None:
         """The transport's: the peer took its answers."""
         self._write_blocked = False
+        if self._pushed:
+            self._pushed = 0
         self._update_reading()
 
     def stopProducing(self) -> None:
@@ -283,17 +263,40 @@ class PeerProtocol(Protocol):
         else:
             self._update_reading()
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes) -> int:
         """
         Write at once if nothing waits to be written, see L{gateway.direct}.
+
+        @return: how many bytes of it wait now.
         """
         if self._socket is not None and not self._write_blocked:
             data = data[send_now(self._socket, data) :]
             if not data:
-                return
+                return 0
             # The peer takes its answers more slowly than it sends.
             self._write_blocked = True
         self.transport.write(data)
+        return len(data) if self._write_blocked else 0
+
+    def push(self, pushes: Pushes) -> bool:
+        """
+        Tell what was not asked for. All answers due are written in one piece, so it
+        comes between two of them.
+
+        @return: whether the peer may be told more; one that leaves too much is let go.
+        """
+        if self._closing or self._closed or self._lost or self._bye is not None:
+            return False
+        data = pushes.framed(self._framing)
+        if self._write_blocked and self._pushed + len(data) > self._terms.push_buffer:
+            self._bye = OVERRUN
+            self._terms.let_go(OVERRUN.text)
+            self._advance()
+            return False
+        waits = self._write(data)
+        if waits:
+            self._pushed += waits
+        return True
 
     # Limits in time.
 

@@ -43,6 +43,7 @@ class Code(StrEnum):
     CONSTRAINT = "CONSTRAINT"
     ROUTE = "ROUTE"
     QUERY = "QUERY"
+    DENIED = "DENIED"
     BUSY = "BUSY"
     DOWN = "DOWN"
     RATE = "RATE"

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "gateway"
 
 PURE = ("errors", "framing", "reply", "faults", "dialect", "route", "batch", "store")
 PURE_TOO = ("pressure", "config", "direct", "answers", "deadlines", "sockets", "sections", "lock")
-PURE_ALSO = ("content", "content_sections")
+PURE_ALSO = ("content", "content_sections", "channel_sections", "pushes")
 PURE_INSIDE = ("spool.record", "spool.mark", "sql.route", "columns.kinds", "formats.choice")
 PURE_FORMATS = tuple(
     f"formats.{name}" for name in ("json", "csv", "logfmt", "regex", "syslog", "influx")
@@ -25,9 +25,11 @@ PACKAGES = ("postgres", "spool", "sql", "columns", "formats")
 
 ORDER = [
     *("errors", "framing", "reply", "faults", "formats", "columns", "dialect", "content", "batch"),
-    *("route", "sql", "sections", "route_sections", "content_sections", "config", "example"),
+    *("route", "sql", "sections", "route_sections", "content_sections", "channel_sections"),
+    *("config", "example", "pushes"),
     *("direct", "sockets", "deadlines", "sweep", "answers", "pressure", "lock", "store", "memory"),
-    *("gate", "company", "fences", "together", "lane", "writer", "protocol", "factory"),
+    *("gate", "company", "fences", "together", "lane", "writer", "channels", "terms", "protocol"),
+    *("factory",),
     *("listener", "spool", "postgres", "embedded", "bench", "check", "service", "tap"),
     *("running", "access", "letters", "routes", "cli"),
 ]

@@ -1,0 +1,49 @@
+"""
+Terms: what holds for all peers of a listener.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar
+
+from twisted.internet.interfaces import IReactorTime
+
+from gateway.channels import Channels
+from gateway.deadlines import Timeouts
+from gateway.dialect import Dialect
+from gateway.pressure import Pressure
+from gateway.reply import Words
+
+Peer = TypeVar("Peer", contravariant=True)
+
+
+class Terms(Protocol[Peer]):
+    """
+    What holds for all peers of a listener, and who is told of them.
+
+    @ivar framing: a key of L{FRAMINGS}.
+    @ivar max_frame: largest payload of a frame, in bytes.
+    @ivar window: unanswered frames of a peer at which reading pauses.
+    @ivar channels: what peers may listen to; C{None}: nothing.
+    @ivar push_buffer: bytes of pushes that may wait for a peer.
+    """
+
+    framing: str
+    dialect: Dialect
+    words: Words
+    max_frame: int
+    window: int
+    channels: Channels | None
+    push_buffer: int
+    pressure: Pressure
+    clock: IReactorTime
+    timeouts: Timeouts
+
+    def joined(self, peer: Peer) -> None:
+        """A peer connected."""
+
+    def left(self, peer: Peer) -> None:
+        """A peer is gone."""
+
+    def let_go(self, reason: str) -> None:
+        """A peer is told to go; for the log."""
