@@ -118,7 +118,8 @@ class GatewayService(Service):
             )
         self._pool.start(dsn)
         if self._notifications is not None:
-            self._notifications.start(self._channels_dsn or dsn)
+            own = self._channels_dsn
+            self._notifications.start(dsn if own is None else own)
         if self._spool is not None:
             self._spool.start()
             for lane in self._writer.lanes:

@@ -109,8 +109,8 @@ class Options(usage.Options):
             if fault is not None:
                 source = "--database" if self["database"] is not None else "database.dsn"
                 raise ConfigError([f"{source}: {fault}"])
-            fault = dsn_fault(config.channels.dsn or "", outside_of_process())
-            if config.channels.dsn and fault is not None:
+            dsn = config.channels.dsn or ""
+            if dsn and (fault := dsn_fault(dsn, outside_of_process())) is not None:
                 raise ConfigError([f"channels.dsn: {fault}"])
         except ConfigError as error:
             raise usage.UsageError(str(error)) from None

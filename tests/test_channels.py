@@ -229,7 +229,7 @@ def test_rounds_leave_the_reactor_to_others() -> None:
         turn(town.clock)
         assert sum(len(ear.pushes) for ear in ears) == told
     took = count * 0.00001
-    town.clock.advance(2.9 * took)
+    town.clock.advance(3.9 * took)
     assert sum(len(ear.pushes) for ear in ears) == count
     town.clock.advance(0.2 * took)
     town.clock.pump([0] * 3)

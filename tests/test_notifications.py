@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import psycopg2
@@ -17,14 +18,17 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 from twisted.logger import capturedLogs, formatEvent
+from twisted.python.usage import UsageError
 
 from gateway.channels import Channels
 from gateway.config import Database as Settings
 from gateway.postgres.notifications import Notifications
 from gateway.postgres.opening import Opener
 from gateway.pushes import Pushes
+from gateway.tap import Options
+from tests.faults.pooler import OwnPooler
 from tests.faults.proxy import FaultProxy
-from tests.support import PATIENCE, Database, TemporaryServer
+from tests.support import PATIENCE, Database, TemporaryServer, tool
 
 ODD = 'Od"d:%s'
 CHANNELS = ("news", "orders", ODD)
@@ -344,3 +348,60 @@ async def test_a_standby(database: Database) -> None:
             "channels: cannot listen, peers are told to try later:"
             " the server is read-only (a standby?)"
         ]
+
+
+# What the operator is told.
+
+
+def check(tmp_path: Path, dsn: str, channels: str) -> tuple[int, str, str]:
+    """@return: exit status, notes and problems of C{gateway check}."""
+    config = tmp_path / "gateway.toml"
+    section = f"[channels]\nallow = ['news', 'orders']\n{channels}\n"
+    config.write_text(f"[database]\ndsn = '''{dsn}'''\n{section}")
+    done = tool("check", str(config))
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_check_notes_the_channels(database: Database, tmp_path: Path) -> None:
+    """gateway check says what peers may listen to, and has nothing against a direct connection."""
+    for more in ("", f"dsn = '''{database.dsn}'''"):
+        status, notes, problems = check(tmp_path, database.dsn, more)
+        assert (status, problems) == (0, "")
+        assert "channels: peers may listen to news, orders\n" in notes and "pooler" not in notes
+
+
+@pytest.mark.parametrize(
+    ("dsn", "problem"),
+    [
+        ("nonsense", "channels.dsn: is neither a libpq URI"),
+        ("host=/nonexistent", "channels.dsn: connection to server on socket"),
+        ("{other}", "channels.dsn: leads to database 'postgres', and database.dsn to '{name}';"),
+        ("{pooler}", "channels.dsn: leads to a pooler; it must lead to the server"),
+    ],
+)
+def test_check_finds_a_wrong_dsn(
+    database: Database, tmp_path: Path, dsn: str, problem: str
+) -> None:
+    """gateway check tries channels.dsn, and says where it leads if that is the wrong place."""
+    pooler = OwnPooler(database.dsn, 1)
+    try:
+        name = psycopg2.extensions.parse_dsn(database.dsn)["dbname"]
+        given = dsn.format(
+            other=psycopg2.extensions.make_dsn(database.dsn, dbname="postgres"),
+            pooler=pooler.dsn(database.dsn),
+        )
+        status, _, problems = check(tmp_path, database.dsn, f"dsn = '''{given}'''")
+        assert status == 1 and problem.format(name=name) in problems
+        status, notes, _ = check(tmp_path, pooler.dsn(database.dsn), "")
+        assert status == 0 and "channels.dsn must lead around it" in notes
+    finally:
+        pooler.end()
+
+
+def test_a_faulty_dsn_is_told_at_the_start(tmp_path: Path) -> None:
+    """A channels.dsn that cannot be read ends the gateway's start with one line."""
+    config = tmp_path / "gateway.toml"
+    config.write_text('[channels]\ndsn = "nonsense"\n')
+    options: Any = Options()
+    with pytest.raises(UsageError, match=r"channels\.dsn: is neither a libpq URI"):
+        options.parseOptions(["--config", str(config)])
