@@ -21,6 +21,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from gateway.channels import Channels
 from gateway.dialect import TOOBIG, Answered, Peer, Request, Work
 from gateway.framing import OVERSIZE
 from gateway.query import Queries
@@ -55,21 +56,6 @@ _VERBS: Final[Mapping[str, tuple[str, str]]] = {
 _LATER: Final = frozenset({b"AUTH"})
 
 
-class Channels(Protocol):
-    """
-    Answers LISTEN and UNLISTEN.
-    """
-
-    async def subscribe(self, channel: str, subscriber: Peer) -> Outcome:
-        """Have a peer told what is notified from now on."""
-
-    async def unsubscribe(self, channel: str, subscriber: Peer) -> Outcome:
-        """No more of it."""
-
-    def leave(self, subscriber: Peer) -> None:
-        """No more of anything."""
-
-
 class Streams(Protocol):
     """
     Answers HELLO.
@@ -92,11 +78,10 @@ class CommandDialect:
         routes: Mapping[str, object],
         streams: Streams,
         queries: Queries,
-        channels: Channels | None = None,
+        channels: Channels,
     ) -> None:
         """
         @param routes: by the names that PUT may use.
-        @param channels: C{None} where there are none.
         """
         self.routes = {name.encode(): name for name in routes}
         self.streams = streams
@@ -112,7 +97,7 @@ class Conversation:
     What one peer says.
     """
 
-    __slots__ = ("_gone", "_listens", "_offer", "_peer", "_stream")
+    __slots__ = ("_gone", "_offer", "_peer", "_stream")
 
     _log = Logger()
 
@@ -120,7 +105,6 @@ class Conversation:
         self._offer = offer
         self._peer = peer
         self._stream: Stream | None = None
-        self._listens = False
         self._gone = False
         peer.tally()  # from here on
 
@@ -128,7 +112,6 @@ class Conversation:
         self._gone = True
         if self._stream is not None:
             self._offer.streams.close(self._stream)
-        self._leave()
 
     # Reading.
 
@@ -291,10 +274,7 @@ class Conversation:
         if channel is None:
             return refused(Code.FORMAT, f"{verb.decode()} takes a channel")
         channels = self._offer.channels
-        if channels is None:
-            return refused(Code.DENIED, "this gateway offers no channels")
         if verb == b"LISTEN":
-            self._listens = True
             return lambda answered: self._run(channels.subscribe(channel, self._peer), answered)
         return lambda answered: self._run(channels.unsubscribe(channel, self._peer), answered)
 
@@ -322,17 +302,8 @@ class Conversation:
     def _run(self, work: Coroutine[Deferred[Any], Any, Fate], answered: Answered) -> None:
         running = Deferred.fromCoroutine(work)
         running.addErrback(self._bug)
-        running.addCallback(self._told, answered)
+        running.addCallback(answered)
         running.addErrback(self._bug)
-
-    def _told(self, fate: Fate, answered: Answered) -> None:
-        if self._gone:
-            self._leave()  # it may have gone while it was subscribed
-        answered(fate)
-
-    def _leave(self) -> None:
-        if self._listens and self._offer.channels is not None:
-            self._offer.channels.leave(self._peer)
 
     def _bug(self, failure: Failure) -> Outcome:
         self._log.failure("a command failed; its peer is let go", failure=failure)

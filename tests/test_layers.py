@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).parent.parent / "gateway"
 PURE = ("errors", "framing", "reply", "faults", "dialect", "route", "batch", "store")
 PURE_TOO = ("pressure", "config", "direct", "answers", "deadlines", "sockets", "sections", "lock")
 PURE_ALSO = ("content", "content_sections", "stream", "moves", "query", "query_sections")
+PURE_STILL = ("channel_sections", "pushes")
 PURE_INSIDE = ("spool.record", "spool.mark", "sql.route", "columns.kinds", "formats.choice")
 PURE_FORMATS = tuple(
     f"formats.{name}" for name in ("json", "csv", "logfmt", "regex", "syslog", "influx")
@@ -26,12 +27,12 @@ PURE_MODULES = (*PURE, *PURE_TOO, *PURE_ALSO, *PURE_INSIDE, *PURE_FORMATS, *PURE
 PACKAGES = ("postgres", "spool", "sql", "columns", "formats")
 
 ORDER = [
-    *("errors", "framing", "reply", "faults", "stream", "formats", "columns", "dialect"),
+    *("errors", "framing", "reply", "faults", "pushes", "stream", "formats", "columns", "dialect"),
     *("content", "batch", "moves", "sections", "query", "route", "sql", "route_sections"),
-    *("content_sections", "query_sections", "config", "example"),
+    *("content_sections", "query_sections", "channel_sections", "config", "example"),
     *("direct", "sockets", "deadlines", "sweep", "answers", "pressure", "lock", "store", "memory"),
-    *("gate", "company", "fences", "together", "lane", "writer", "terms", "protocol", "factory"),
-    *("streams", "conversation"),
+    *("gate", "company", "fences", "together", "lane", "writer", "channels", "terms", "protocol"),
+    *("factory", "streams", "conversation"),
     *("listener", "spool", "postgres", "embedded", "bench", "check", "service", "tap"),
     *("running", "access", "letters", "routes", "cli"),
 ]
