@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.installing import Installer
 from tests.support import Database, Gateway, TemporaryServer
 
 
@@ -57,3 +58,9 @@ def start_with(
         return start_gateway("--config", str(config))
 
     return start
+
+
+@pytest.fixture(scope="session")
+def installer(request: pytest.FixtureRequest) -> Installer:
+    """Programs and packages of others, installed where they are missing."""
+    return Installer(request.config.cache.mkdir("others"))
