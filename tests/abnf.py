@@ -41,7 +41,8 @@ JSON: Final = """
 json-object  = "{" [ json-member *( "," json-member ) ] "}"
 json-member  = json-string ":" json-value
 json-array   = "[" [ json-value *( "," json-value ) ] "]"
-json-value   = %s"null" / %s"false" / %s"true" / json-number / json-string / json-array / json-object
+json-value   = %s"null" / %s"false" / %s"true" / json-number / json-string / json-array
+             / json-object
 json-number  = [ "-" ] ( "0" / ( %x31-39 *8DIGIT ) ) [ "." 1*6DIGIT ] [ "e" [ "-" / "+" ] DIGIT ]
 json-string  = DQUOTE *json-char DQUOTE
 json-char    = %x20-21 / %x23-5B / %x5D-7E / %xC3 %x80-BF / %xF0.9F.98.80
