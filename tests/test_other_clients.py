@@ -29,6 +29,8 @@ from tests.faults.look import assert_quiet
 from tests.installing import Installer
 from tests.support import PATIENCE, Database, Gateway
 
+ROOT: Final = Path(__file__).parent.parent
+
 ALL_BYTES: Final = bytes(range(256))
 
 LINES: Final = [
@@ -122,7 +124,7 @@ def test_telnet(installer: Installer, gateway: Gateway, database: Database) -> N
     session = pexpect.spawn(telnet, ["127.0.0.1", str(gateway.port("lines"))], timeout=PATIENCE)
     session.expect("Escape character")
     session.expect("\n")
-    # It takes the bytes 85 and 9D, which Chinese is full of, for keys of its own.
+    # It takes bytes such as 85, which Chinese is full of, for keys of its own.
     words = [word.partition(" 奶")[0] for word in WORDS]
     for word in words:
         session.sendline(word)
@@ -146,6 +148,21 @@ def test_bash(installer: Installer, gateway: Gateway, database: Database) -> Non
     said = run(bash, "-ec", script, "bash", str(gateway.port("lines")), *WORDS)
     assert said == b"+OK\n" * len(WORDS)
     assert stored(database) == [word.encode() for word in WORDS]
+
+
+@pytest.mark.parametrize("name", ["nc", "socat", "bash"])
+def test_lines_of_the_documentation(
+    name: str, installer: Installer, gateway: Gateway, database: Database
+) -> None:
+    """What docs/clients.md says for a shell works as it stands."""
+    installer.program(name)
+    text = (ROOT / "docs" / "clients.md").read_text()
+    (command,) = re.findall(rf"^\| {name}[^|]* \| `([^`]+)` \|", text, re.MULTILINE)
+    command = command.replace("\\|", "|").replace("localhost", "127.0.0.1")
+    command = command.replace("8000", str(gateway.port("lines")))
+    said = run("bash", "-ec", f'{command}\necho "${{answer-}}"').split()
+    assert set(said) == {b"+OK"} and len(said) == len(stored(database))
+    assert stored(database)[0] == b"hello"
 
 
 @pytest.fixture
@@ -259,7 +276,7 @@ async def test_netstring_receiver(gateway: Gateway, database: Database) -> None:
 @pytest.mark.parametrize("script", ["netstring.cjs", "endo.mjs"])
 def test_node(script: str, installer: Installer, gateway: Gateway, database: Database) -> None:
     """The packages netstring and @endo/netstring of npm, each in a client of a few lines."""
-    node, folder = installer.node(Path(__file__).parent / "clients")
+    node, folder = installer.node(ROOT / "tests" / "clients")
     port = str(gateway.port("netstrings"))
     said = run(node, str(folder / script), port, *(m.hex() for m in NETSTRINGS))
     assert said == b"+OK\n" * len(NETSTRINGS)
