@@ -25,7 +25,6 @@ from typing import Final
 from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import (
     IDelayedCall,
-    IHalfCloseableDescriptor,
     IHalfCloseableProtocol,
     IPushProducer,
     ISystemHandle,
@@ -44,7 +43,7 @@ from gateway.framing import FRAMINGS, Framing
 from gateway.pushes import Pushes
 from gateway.reply import Code, Fate, Outcome, Run, goodbye
 from gateway.sockets import carrier_of, keep_alive, unread
-from gateway.terms import Terms, Transport
+from gateway.terms import Terms, Transport, close_half
 from gateway.writer import Source
 
 LINGER: Final = 2.0
@@ -411,9 +410,11 @@ class PeerProtocol(Protocol):
             # Once: what waits to be written is written before the end all the same.
             self._closed = True
             transport.unregisterProducer()
-        if self._ended or not IHalfCloseableDescriptor.providedBy(transport):
+        if self._ended:
             transport.loseConnection()
         elif self._lingering is None:
-            transport.loseWriteConnection()
-            transport.resumeProducing()
-            self._lingering = self._terms.clock.callLater(LINGER, transport.abortConnection)
+            if close_half(transport):
+                transport.resumeProducing()
+                self._lingering = self._terms.clock.callLater(LINGER, transport.abortConnection)
+            else:
+                transport.loseConnection()
