@@ -99,7 +99,11 @@ class GatewayClient(Service):
         """
 
     def call(
-        self, query: str, params: Mapping[str, Any] | Sequence[Any] | None = None, *, exact: bool = False
+        self,
+        query: str,
+        params: Mapping[str, Any] | Sequence[Any] | None = None,
+        *,
+        exact: bool = False,
     ) -> Deferred[list[dict[str, Any]]]:
         """
         Ask a query that the gateway's configuration names.
