@@ -48,6 +48,10 @@ class Asking:
         self.add(question)
         return question
 
+    def forget(self, channel: str) -> None:
+        """The gateway will not have it listened to."""
+        self._channels.discard(channel)
+
     def opened(self) -> None:
         """A connection can be asked: listen to all that was listened to before."""
         asked = {question.channel for question in self._waiting}

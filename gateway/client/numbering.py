@@ -74,8 +74,8 @@ class Numbering:
         last = base + self.settled
         if seq < last - self.loose:
             raise StreamLost(
-                f"stream {self.stream}: the gateway has settled up to {seq}, but had answered {last}"
-                " before: its database was set back, or it is another gateway; find out what is"
+                f"stream {self.stream}: the gateway has settled up to {seq}, but had answered"
+                f" {last} before: its database was set back, or it is another gateway; find out what is"
                 " missing, then go on under a new stream's name (and with a new buffer)"
             )
         if seq > base + self._sent:

@@ -25,7 +25,6 @@ class Parcel:
     @ivar count: how many they are.
     @ivar size: bytes they take of the buffer.
     @ivar left: how many have no final answer yet.
-    @ivar token: whatever the owner wants to find here when it is done.
     """
 
     __slots__ = (
@@ -37,7 +36,6 @@ class Parcel:
         "ordinal",
         "route",
         "size",
-        "token",
     )
 
     def __init__(
@@ -56,7 +54,6 @@ class Parcel:
         self.count = count
         self.size = size
         self.left = count
-        self.token: object = None
         self._load = load
         self._messages: Sequence[bytes] | None = None
         self._answers: list[tuple[int, int, Answer]] = []
@@ -123,10 +120,9 @@ class Question:
     @ivar channel: which one it begins to listen to.
     @ivar own: asked by the session itself, not by its owner.
     @ivar dropped: nobody waits for the answer any more; not asked again.
-    @ivar token: whatever the owner wants to find here when it is done.
     """
 
-    __slots__ = ("answer", "channel", "dropped", "own", "payload", "rows", "token")
+    __slots__ = ("answer", "channel", "dropped", "own", "payload", "rows")
 
     def __init__(self, payload: bytes, channel: str | None = None, own: bool = False) -> None:
         self.payload = payload
@@ -135,7 +131,11 @@ class Question:
         self.dropped = False
         self.rows: list[bytes] = []
         self.answer: Answer | None = None
-        self.token: object = None
+
+    @property
+    def said(self) -> str:
+        """What stands behind +OK."""
+        return "" if self.answer is None else str(self.answer).partition(" ")[2]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,13 +17,13 @@ Chunks, not messages: answers are counted, a read of nothing but C{+OK} is one c
 
 from __future__ import annotations
 
+import json
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 from .answers import (
     OK,
-    UNKNOWN,
     Answer,
     ClientError,
     Garbled,
@@ -35,30 +35,15 @@ from .answers import (
 )
 from .asking import Asking
 from .buffer import Buffer
-from .numbering import Numbering
-from .parcel import Event, Parcel, Push, Question, Segment, merged
+from .outbox import Outbox
+from .parcel import Event, Parcel, Push, Question, Segment
+from .patience import Patience
 from .wire import WIRES, Wire
 
 _AWAY, _HELLO, _OPEN, _LEAVING = range(4)
 
 MAX_WORD: Final = 128
-"""Longest name of a stream, a route or a channel, in bytes."""
-
-
-def backoff(
-    jitter: Callable[[], float], first: float = 0.1, most: float = 30.0
-) -> Callable[[int], float]:
-    """
-    @param jitter: from 0 to 1; two clients that lost one gateway must not come back together.
-    @param first: seconds before the first try, at most.
-    @param most: seconds before any try, at most.
-    @return: how many seconds to wait before the nth try in a row.
-    """
-
-    def seconds(attempt: int) -> float:
-        return min(most, first * 2.0 ** min(attempt - 1, 30)) * (0.5 + jitter() / 2)
-
-    return seconds
+"""Longest name of a stream, a route, a query or a channel, in bytes."""
 
 
 class Session:
@@ -82,10 +67,9 @@ class Session:
         takeover: str = "stop",
     ) -> None:
         """
-        @param buffer: is opened, and what it holds is to be sent first.
+        @param buffer: keeps the messages; see L{open}.
         @param retry: seconds before the nth try in a row of what is answered -TRY.
         @raise ValueError: naming the parameter that does not fit.
-        @raise ClientError: of the buffer.
         """
         if dialect not in ("command", "plain"):
             raise ValueError(f"dialect is command or plain, not {dialect!r}")
@@ -101,30 +85,21 @@ class Session:
                 raise ValueError("a stream needs the command dialect, which numbers messages")
         self.failure: ClientError | None = None
         self.goodbye: Answer | None = None
+        self._buffer = buffer
         self._plain = dialect == "plain"
         self._framing = framing
+        self._stream = stream
         self._window = window
-        self._resend = resend or stream is not None
+        self._resend = resend
         self._takeover = takeover
-        self._buffer = buffer
-        self._retry = retry
         self._events: list[Event] = []
-        self._touched: list[Parcel] = []
+        self._patience = Patience(retry)
         self._asking = Asking()
-        self._unsent: deque[Segment] = deque()
+        self._outbox: Outbox | None = None
         self._flight: deque[Segment | Question] = deque()
-        self._in_flight = 0  # messages in it
-        self._again: list[Segment] = []
-        self._held = 0  # messages in it
-        self._due = 0.0
-        self._tries = 0
         self._understood = False
-        self._heads: dict[str, bytes] = {}
+        self._routes: set[str] = set()
         self._disconnect()
-        for parcel in buffer.open(stream):
-            self._unsent.append(Segment(parcel, parcel.count - parcel.left, parcel.count))
-        self._unanswered = sum(one.stop - one.start for one in self._unsent)
-        self._stream = None if stream is None else Numbering(stream, buffer, bool(self._unsent))
 
     def _disconnect(self) -> None:
         self._state = _AWAY
@@ -133,15 +108,42 @@ class Session:
         # A question whose rows are coming, and how many are missing.
         self._rows: tuple[Question, int] | None = None
 
+    def open(self) -> Outbox:
+        """
+        Open the buffer, unless that is done; what it holds is to be sent first.
+
+        @raise ClientError: of the buffer.
+        """
+        if self._outbox is None:
+            self._outbox = Outbox(
+                self._buffer,
+                self._patience,
+                self._stream,
+                self._window,
+                self._resend,
+                self._plain,
+            )
+        return self._outbox
+
+    def close(self) -> None:
+        """Let go of the buffer, and forget all that is not in it."""
+        self._buffer.close()
+        self._outbox = None
+        self._asking = Asking()
+        self._flight.clear()
+        self._events = []
+        self.failure = None
+        self._disconnect()
+
     @property
     def unanswered(self) -> int:
         """Messages that have no final answer."""
-        return self._unanswered
+        return 0 if self._outbox is None else self._outbox.unanswered
 
     @property
     def ready(self) -> bool:
         """Whether messages can be sent: connected, and the stream is ours."""
-        return self._state == _OPEN
+        return self._state == _OPEN and self.failure is None
 
     @property
     def leaving(self) -> bool:
@@ -151,7 +153,7 @@ class Session:
     @property
     def waiting(self) -> bool:
         """Whether the gateway owes an answer."""
-        return bool(self._flight)
+        return bool(self._flight) or self._rows is not None
 
     def put(self, route: str, messages: Sequence[bytes]) -> Parcel:
         """
@@ -162,70 +164,74 @@ class Session:
         """
         if self.failure is not None:
             raise self.failure
-        if not self._plain:
-            self._head(route)
+        if not self._plain and route not in self._routes:
+            check_word("route", route)
+            self._routes.add(route)
         self._wire.check(messages, self._plain)
-        parcel = self._buffer.add(route, messages)
-        if parcel.count:
-            self._unsent.append(Segment(parcel, 0, parcel.count))
-            self._unanswered += parcel.count
-        else:
-            self._events.append(parcel)
+        outbox = self.open()
+        parcel = outbox.put(route, messages)
+        if not parcel.count:
+            self._events += outbox.noted()
         return parcel
 
-    def ask(self, payload: bytes) -> Question:
-        """
-        Take a command to be said; it does not wait for messages that are not sent yet.
-        """
-        self._check_commands(payload)
-        question = Question(payload)
-        self._asking.add(question)
-        return question
+    def call(self, query: str, params: Mapping[str, Any] | Sequence[Any] | None) -> Question:
+        """Ask a query of the configuration."""
+        check_word("query", query)
+        payload = b"CALL " + query.encode()
+        if params is not None:
+            payload += b" " + json.dumps(params, default=str).encode()
+        return self._ask(payload)
+
+    def ping(self, text: str) -> Question:
+        """Ask whether anyone is there."""
+        return self._ask(b"PING " + text.encode() if text else b"PING")
 
     def listen(self, channel: str) -> Question:
         """Listen on this connection and on every one to come."""
         check_word("channel", channel)
-        self._check_commands(b"")
+        self._check_commands()
         return self._asking.listen(channel)
 
     def unlisten(self, channel: str) -> Question:
         """Listen no longer."""
         check_word("channel", channel)
-        self._check_commands(b"")
+        self._check_commands()
         return self._asking.unlisten(channel)
 
-    def _check_commands(self, payload: bytes) -> None:
+    def _ask(self, payload: bytes) -> Question:
+        self._check_commands()
+        self._wire.check([payload], False)
+        question = Question(payload)
+        self._asking.add(question)
+        return question
+
+    def _check_commands(self) -> None:
         if self.failure is not None:
             raise self.failure
         if self._plain:
             raise Unsendable("a plain listener takes messages only: use one of the command dialect")
-        self._wire.check([payload], False)
 
     def connected(self) -> None:
         """A connection is there."""
         self._disconnect()
+        self.open()
         if self._stream is None:
-            self._open()
+            self._opened()
         else:
             self._state = _HELLO
-            self._asking.first(Question(b"HELLO " + self._stream.stream.encode(), own=True))
+            self._asking.first(Question(b"HELLO " + self._stream.encode(), own=True))
 
     def lost(self) -> None:
         """The connection is gone."""
         questions = [] if self._rows is None else [self._rows[0]]
-        for entry in self._flight:
-            if isinstance(entry, Question):
-                questions.append(entry)
-            elif self._resend:
-                self._again.append(entry)
-            else:
-                self._finish(entry.parcel, entry.start, entry.stop - entry.start, UNKNOWN)
+        questions += [entry for entry in self._flight if isinstance(entry, Question)]
+        segments = [entry for entry in self._flight if isinstance(entry, Segment)]
         self._flight.clear()
-        self._in_flight = 0
         self._asking.lost(questions)
-        self._rewind()
+        outbox = self.open()
+        outbox.lost(segments)
+        self._events += outbox.noted()
         self._disconnect()
-        self._note()
 
     def take(self) -> list[Event]:
         """
@@ -240,51 +246,28 @@ class Session:
         """
         if self.leaving or self._state == _AWAY:
             return None
-        if not self._asking.refused_for_now and (
-            not self._again or (self._stream is not None and self._in_flight)
-        ):
+        if not self._asking.refused_for_now and not self.open().refused_for_now:
             return None
-        return max(0.0, self._due - now)
+        return max(0.0, self._patience.due - now)
 
     def output(self, now: float) -> bytes:
         """
         @return: what is to be written now.
+        @raise ClientError: of the buffer.
         """
         if self.leaving or self._state == _AWAY:
             return b""
-        pieces: list[bytes] = []
-        if now >= self._due:
+        outbox = self.open()
+        if now >= self._patience.due:
             self._asking.due()
-            if self._stream is None or not self._in_flight:
-                self._rewind()
+            outbox.due()
+        pieces: list[bytes] = []
         for question in self._asking.take(only_own=self._state != _OPEN):
             self._flight.append(question)
             pieces.append(self._wire.frame(question.payload))
-        if self._state == _OPEN and (self._stream is None or not self._again):
-            self._fill(pieces)
+        if self._state == _OPEN:
+            self._flight += outbox.fill(self._wire, pieces)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-    def _fill(self, pieces: list[bytes]) -> None:
-        """Messages, as many as the window takes."""
-        room = self._window - self._in_flight - self._held
-        while room > 0 and self._unsent:
-            segment = self._unsent[0]
-            parcel, start = segment.parcel, segment.start
-            count = min(room, segment.stop - start)
-            if count == segment.stop - start:
-                self._unsent.popleft()
-            else:
-                segment.start += count
-                segment = Segment(parcel, start, start + count)
-            room -= count
-            messages = parcel.messages
-            if count < parcel.count:
-                messages = messages[start : start + count]
-            head = b"" if self._plain else self._head(parcel.route)
-            number = self._stream and self._stream.sending(segment.ordinal, count)
-            pieces.append(self._wire.put(head, number, messages))
-            self._flight.append(segment)
-            self._in_flight += count
 
     def receive(self, data: bytes, now: float) -> None:
         """
@@ -295,19 +278,14 @@ class Session:
         if self.leaving:
             return
         count, rest = divmod(len(data), len(self._ok))
+        plenty = rest == 0 and self._rows is None and not self._wire.pending
         try:
-            if (
-                rest == 0
-                and self._rows is None
-                and not self._wire.pending
-                and data == self._ok * count
-            ):
+            if plenty and data == self._ok * count:
                 self._apply(count, OK, now)
-                self._understood = True
             else:
                 self._read(self._wire.receive(data), now)
         except Garbled as error:
-            # Who never understood a word is at the wrong door, and trying again does not help.
+            # Who never understood a word is at the wrong door; to try again does not help.
             if not self._understood:
                 self.failure = error
             raise
@@ -315,19 +293,13 @@ class Session:
             self.failure = error
             raise
         finally:
-            self._note()
+            self._events += self.open().noted()
 
     def _read(self, frames: list[bytes], now: float) -> None:
         place, end = 0, len(frames)
         while place < end:
             if self._rows is not None:
-                question, missing = self._rows
-                rows = frames[place : place + missing]
-                question.rows += rows
-                place += len(rows)
-                self._rows = (question, missing - len(rows)) if missing > len(rows) else None
-                if self._rows is None:
-                    self._events.append(question)
+                place += self._row(frames, place)
                 continue
             start, frame = place, frames[place]
             while place < end and frames[place] == frame:
@@ -341,16 +313,28 @@ class Session:
             else:
                 answer = parse(frame)
                 if answer.word == "-BYE":
-                    self._goodbye(answer)
+                    self._goodbye(answer, now)
                     return
                 self._apply(place - start, answer, now)
-                self._understood = True
+
+    def _row(self, frames: list[bytes], place: int) -> int:
+        assert self._rows is not None
+        question, missing = self._rows
+        rows = frames[place : place + missing]
+        question.rows += rows
+        missing -= len(rows)
+        self._rows = (question, missing) if missing else None
+        if not missing:
+            self._events.append(question)
+        return len(rows)
 
     def _apply(self, count: int, answer: Answer, now: float) -> None:
         """So many equal answers, to whatever is first in flight."""
+        outbox = self.open()
         while count:
             if not self._flight:
                 raise Garbled(f"more answers than questions: {str(answer)[:100]!r}")
+            self._understood = True
             entry = self._flight[0]
             if isinstance(entry, Question):
                 self._flight.popleft()
@@ -358,74 +342,17 @@ class Session:
                 self._answered(entry, answer, now)
                 continue
             many = min(count, entry.stop - entry.start)
-            start = entry.start
-            entry.start += many
+            count -= many
+            outbox.judge(entry, many, answer, now)
             if entry.start == entry.stop:
                 self._flight.popleft()
-            self._in_flight -= many
-            count -= many
-            self._judge(entry.parcel, start, many, answer, now)
-
-    def _judge(self, parcel: Parcel, start: int, count: int, answer: Answer, now: float) -> None:
-        """What became of messages."""
-        stream = self._stream
-        # Behind one that is to be sent again all are sent again, whatever was said of them.
-        in_order = stream is None or parcel.ordinal + start == stream.settled
-        if answer.word != "-TRY" and in_order:
-            self._tries = 0
-            self._finish(parcel, start, count, answer)
-            return
-        if answer.word == "-TRY":
-            if stream is None or not self._again:
-                self._later(answer, now)
-            if stream is not None and answer.code == "GAP" and answer.seq is not None:
-                stream.resume(answer.seq)
-        self._again.append(Segment(parcel, start, start + count))
-        self._held += count
-
-    def _finish(self, parcel: Parcel, start: int, count: int, answer: Answer) -> None:
-        if self._stream is not None:
-            self._stream.settle(count, answer)
-        self._unanswered -= count
-        parcel.settle(start, count, answer)
-        self._touched.append(parcel)
-        if not parcel.left:
-            self._events.append(parcel)
-
-    def _note(self) -> None:
-        """Tell the buffer what is done."""
-        if self._touched:
-            done = {id(parcel): parcel for parcel in self._touched if not parcel.left}
-            self._touched = []
-            stream = self._stream
-            self._buffer.note(
-                list(done.values()), stream.settled if stream else 0, stream.loose if stream else 0
-            )
-
-    def _later(self, answer: Answer, now: float) -> None:
-        """When what was answered -TRY is to be sent again."""
-        if now < self._due:
-            return
-        self._tries += 1
-        wait = self._retry(self._tries)
-        if answer.retry is not None:
-            wait = max(wait, answer.retry)
-        elif answer.code == "GAP" and self._tries == 1:
-            wait = 0.0  # it is for us to go on
-        self._due = now + wait
-
-    def _rewind(self) -> None:
-        if self._again:
-            self._unsent.extendleft(reversed(merged(self._again)))
-            self._again = []
-            self._held = 0
 
     def _answered(self, question: Question, answer: Answer, now: float) -> None:
         if answer.word == "-TRY":
-            self._later(answer, now)
+            self._patience.later(answer, now)
             self._asking.later(question)
             return
-        self._tries = 0
+        self._patience.progress()
         question.answer = answer
         if not question.own:
             self._events.append(question)
@@ -434,17 +361,18 @@ class Session:
         elif answer.kept:
             self._events.append(Push(question.channel, None))
         else:
+            self._asking.forget(question.channel)
             self._events.append(question)
 
     def _greeted(self, hello: Question, answer: Answer) -> None:
-        if not answer.kept or answer.seq is None:
+        stream = self.open().stream
+        if not answer.kept or answer.seq is None or stream is None:
             self.failure = Refused(answer, hello.payload)
             return
-        assert self._stream is not None
-        self._stream.greeted(answer.seq)
-        self._open()
+        stream.greeted(answer.seq)
+        self._opened()
 
-    def _open(self) -> None:
+    def _opened(self) -> None:
         self._state = _OPEN
         self._asking.opened()
 
@@ -452,43 +380,30 @@ class Session:
         question = self._flight.popleft() if self._flight else None
         if not isinstance(question, Question) or not digits.isdigit():
             raise Garbled(f"rows that nobody asked for: {b'*' + digits[:100]!r}")
-        self._tries = 0
+        self._patience.progress()
         question.answer = OK
         if int(digits):
             self._rows = (question, int(digits))
         else:
             self._events.append(question)
 
-    def _goodbye(self, answer: Answer) -> None:
+    def _goodbye(self, answer: Answer, now: float) -> None:
         self.goodbye = answer
         was, self._state = self._state, _LEAVING
         if answer.code == "FORMAT":
-            self._unframed(answer)
+            self._unframed(answer, now)
         elif answer.code == "BUSY" and self._stream is not None and was == _OPEN:
-            if self._takeover == "stop":
-                self.failure = StreamTaken(
-                    f"stream {self._stream.stream}: another client has taken it ({answer})"
-                )
+            taken = StreamTaken(f"stream {self._stream}: another client has taken it ({answer})")
+            self.failure = taken if self._takeover == "stop" else None
 
-    def _unframed(self, answer: Answer) -> None:
+    def _unframed(self, answer: Answer, now: float) -> None:
         """Everything before the frame at fault is answered, so it is the first one in flight."""
         if not self._understood or not self._flight:
             self.failure = Garbled(
                 f"{answer} (is the listener's framing {self._framing}? or the message too long?)"
             )
-            return
-        refusal = Answer("-REJ", "TOOBIG", {}, answer.text, answer.raw)
-        entry = self._flight[0]
-        if isinstance(entry, Segment) and self._again and self._stream is not None:
-            return  # it is sent again, behind others, and fails again then
-        self._apply(1, refusal, 0.0)
-
-    def _head(self, route: str) -> bytes:
-        head = self._heads.get(route)
-        if head is None:
-            check_word("route", route)
-            head = self._heads[route] = b"PUT %b " % route.encode()
-        return head
+        else:
+            self._apply(1, Answer("-REJ", "TOOBIG", {}, answer.text, answer.raw), now)
 
 
 def _push(frame: bytes) -> Push:
