@@ -75,8 +75,8 @@ class Numbering:
         if seq < last - self.loose:
             raise StreamLost(
                 f"stream {self.stream}: the gateway has settled up to {seq}, but had answered"
-                f" {last} before: its database was set back, or it is another gateway; find out what is"
-                " missing, then go on under a new stream's name (and with a new buffer)"
+                f" {last} before: its database was set back, or it is another gateway; find out"
+                " what is missing, then go on with another stream's name and a new buffer"
             )
         if seq > base + self._sent:
             raise StreamLost(

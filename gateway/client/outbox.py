@@ -66,12 +66,13 @@ class Outbox:
 
         @raise BufferFull: none is taken.
         """
-        parcel = self._buffer.add(route, messages)
-        if parcel.count:
-            self._unsent.append(Segment(parcel, 0, parcel.count))
-            self.unanswered += parcel.count
-        else:
+        if not messages:
+            parcel = Parcel(route, self._buffer.given, 0, 0, list)
             self.finished.append(parcel)
+            return parcel
+        parcel = self._buffer.add(route, messages)
+        self._unsent.append(Segment(parcel, 0, parcel.count))
+        self.unanswered += parcel.count
         return parcel
 
     def due(self) -> None:

@@ -116,13 +116,14 @@ class Question:
     A command that is no message.
 
     @ivar answer: C{None} until it is answered.
+    @ivar complete: whether the answer is all there, its rows included.
     @ivar rows: what came behind the answer C{*N}.
     @ivar channel: which one it begins to listen to.
     @ivar own: asked by the session itself, not by its owner.
     @ivar dropped: nobody waits for the answer any more; not asked again.
     """
 
-    __slots__ = ("answer", "channel", "dropped", "own", "payload", "rows")
+    __slots__ = ("answer", "channel", "complete", "dropped", "own", "payload", "rows")
 
     def __init__(self, payload: bytes, channel: str | None = None, own: bool = False) -> None:
         self.payload = payload
@@ -131,6 +132,7 @@ class Question:
         self.dropped = False
         self.rows: list[bytes] = []
         self.answer: Answer | None = None
+        self.complete = False
 
     @property
     def said(self) -> str:
@@ -148,6 +150,14 @@ class Push:
 
     channel: str
     payload: str | None
+
+
+def push(frame: bytes) -> Push:
+    """
+    @param frame: from its C{>} on.
+    """
+    channel, _, payload = frame[1:].decode("utf-8", "replace").partition(" ")
+    return Push(payload, None) if channel == "!gap" else Push(channel, payload)
 
 
 Event = Parcel | Question | Push

@@ -1,14 +1,8 @@
 """
 The client for programs on Twisted.
 
-Strategy: L{Session} decides what is written and what answers mean; here are only the
-connection, which C{ClientService} makes again whenever it is lost, the clock, and Deferreds.
-What is sent within one turn of the reactor is written at once.
-
-C{ClientService}'s own C{prepareConnection} is not used: a connection that is lost while
-it is being prepared leaves that state machine without a transition (Twisted 26.10). What
-it is for, a back-off that grows until a connection has proved useful, is done by
-counting here which ones did.
+Strategy: L{Session} decides what is written and what answers mean, L{Link} keeps it
+connected; here are the Deferreds.
 """
 
 from __future__ import annotations
@@ -17,28 +11,21 @@ import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any
 
-from twisted.application.internet import ClientService
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
-from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from .answers import Answer, ClientError, Closed, Refused, Unknown
 from .buffer import Buffer, MemoryBuffer
-from .connection import Connection, ConnectionFactory, WatchedEndpoint
+from .link import Link
 from .parcel import Event, Parcel, Push, Question, Runs
 from .patience import backoff
 from .secure import client_endpoint
 from .session import Session
-
-LOOKS: Final = 4
-"""How often within C{answer_timeout} the clock is looked at."""
-
-PROVEN: Final = 10.0
-"""Seconds after which a connection was worth it even if nothing was said."""
 
 
 class GatewayClient(Service):
@@ -103,12 +90,11 @@ class GatewayClient(Service):
         self.route = route
         self._reactor = reactor
         self._buffer: Buffer = MemoryBuffer() if buffer is None else buffer
-        self._retry = backoff(jitter) if retry is None else retry
-        self._answer_timeout = answer_timeout
+        retry = backoff(jitter) if retry is None else retry
         self._stop_timeout = stop_timeout
         self._session = Session(
             self._buffer,
-            self._retry,
+            retry,
             dialect=dialect,
             framing=framing,
             stream=stream,
@@ -116,32 +102,21 @@ class GatewayClient(Service):
             resend=resend,
             takeover=takeover,
         )
-        self._client = ClientService(
-            WatchedEndpoint(
-                client_endpoint(endpoint, tls, server_name, reactor),
-                reactor,
-                connect_timeout,
-                self._failed,
-            ),
-            ConnectionFactory(lambda: Connection(self, reactor, connect_timeout)),
-            retryPolicy=self._next_try,
-            clock=reactor,
+        self._link = Link(
+            self._session,
+            self,
+            client_endpoint(endpoint, tls, server_name, reactor),
+            reactor,
+            retry,
+            connect_timeout,
+            answer_timeout,
         )
-        self._connection: Connection | None = None
-        self._failures = 0
-        self._reason = Failure(Closed("not connected yet"))
-        self._made_at = self._heard = 0.0
-        self._turning = False
-        self._soon: IDelayedCall | None = None
-        self._wake: IDelayedCall | None = None
-        self._look: IDelayedCall | None = None
         self._closed = False
         self._parcels: dict[Parcel, tuple[Deferred[Any], bytes | None]] = {}
         self._questions: dict[Question, Deferred[Question]] = {}
         self._callbacks: dict[str, Callable[[str | None], object]] = {}
         self._rooms: list[Deferred[None]] = []
         self._flushes: list[Deferred[None]] = []
-        self._connecting: list[tuple[Deferred[None], int | None]] = []
 
     @property
     def unanswered(self) -> int:
@@ -149,9 +124,14 @@ class GatewayClient(Service):
         return self._session.unanswered
 
     @property
+    def listens(self) -> bool:
+        """The link's: whether pushes are expected."""
+        return bool(self._callbacks)
+
+    @property
     def connected(self) -> bool:
         """Whether messages can be sent right now."""
-        return self._connection is not None and self._session.ready
+        return self._link.connected
 
     def send(self, message: bytes, route: str | None = None) -> Deferred[Answer]:
         """
@@ -251,13 +231,7 @@ class GatewayClient(Service):
         @return: fires when messages can be sent: over TLS the gateway is who it should be, and
             the stream is open. Fails after so many failures to get there in a row.
         """
-        if self.connected:
-            return succeed(None)
-        if self._session.failure is not None:
-            return fail(self._session.failure)
-        waiting: Deferred[None] = Deferred()
-        self._connecting.append((waiting, failAfterFailures))
-        return waiting
+        return self._link.when_connected(failAfterFailures)
 
     def startService(self) -> None:
         """
@@ -265,17 +239,17 @@ class GatewayClient(Service):
 
         @raise ClientError: of the buffer.
         """
-        super().startService()
-        self._closed = False
         self._session.open()
-        self._client.startService()
+        super().startService()  # type: ignore[no-untyped-call]
+        self._closed = False
+        self._link.start()
 
     def stopService(self) -> Deferred[None]:
         """
         Take nothing more, wait up to C{stop_timeout} for answers, then disconnect. What has none
         by then fails with L{Closed}; with a DiskBuffer the next client on it sends it.
         """
-        super().stopService()
+        super().stopService()  # type: ignore[no-untyped-call]
         self._closed = True
         return Deferred.fromCoroutine(self._stop())
 
@@ -285,17 +259,11 @@ class GatewayClient(Service):
             flushed.addTimeout(self._stop_timeout, self._reactor)
             flushed.addErrback(lambda reason: None)
             await flushed
-        if self._connection is not None:
-            self._connection.abort()
-        await maybeDeferred(self._client.stopService)
-        for call in (self._soon, self._wake, self._look):
-            if call is not None and call.active():
-                call.cancel()
-        self._soon = self._wake = self._look = None
+        await self._link.stop()
         kept = "it is kept, and sent by the next client on this buffer"
         lost = "it may be stored or not"
         durable = not isinstance(self._buffer, MemoryBuffer)
-        self._fail_all(Closed(f"the client was stopped: {kept if durable else lost}"))
+        self.ended(Closed(f"the client was stopped: {kept if durable else lost}"))
         self._session.close()
 
     async def __aenter__(self) -> GatewayClient:
@@ -304,35 +272,6 @@ class GatewayClient(Service):
 
     async def __aexit__(self, *exc: object) -> None:
         await self.stopService()
-
-    def made(self, connection: Connection) -> None:
-        """The connection's: it can be used."""
-        self._connection = connection
-        self._made_at = self._heard = self._reactor.seconds()
-        self._session.connected()
-        self._look = self._reactor.callLater(self._answer_timeout / LOOKS, self._looked)
-        self._turn()
-
-    def received(self, data: bytes) -> None:
-        """The connection's: bytes have come."""
-        self._heard = self._reactor.seconds()
-        try:
-            self._session.receive(data, self._heard)
-        except ClientError as error:
-            self._drop(error)
-        self._turn()
-
-    def gone(self, connection: Connection, reason: Failure) -> None:
-        """The connection's: it is lost."""
-        if self._look is not None and self._look.active():
-            self._look.cancel()
-        if self._connection is connection:
-            self._connection = None
-            self._session.lost()
-            if self._reactor.seconds() - self._made_at >= PROVEN:
-                self._failures = 0
-        self._failed(reason)
-        self._turn()
 
     def _put(
         self, messages: Sequence[bytes], route: str | None, single: bytes | None
@@ -345,7 +284,7 @@ class GatewayClient(Service):
             return fail(Failure())
         done: Deferred[Any] = Deferred()
         self._parcels[parcel] = (done, single)
-        self._turn_soon()
+        self._link.turn_soon()
         return done
 
     def _ask(self, ask: Callable[[], Question]) -> Deferred[Question]:
@@ -362,63 +301,11 @@ class GatewayClient(Service):
 
         answered: Deferred[Question] = Deferred(dropped)
         self._questions[question] = answered
-        self._turn_soon()
+        self._link.turn_soon()
         return answered
 
-    def _turn_soon(self) -> None:
-        if not self._turning and self._soon is None:
-            self._soon = self._reactor.callLater(0, self._turn)
-
-    def _turn(self) -> None:
-        """Tell what is done, then write what is to be written."""
-        if self._soon is not None and self._soon.active():
-            self._soon.cancel()
-        self._soon = None
-        if self._turning:
-            return
-        self._turning = True
-        try:
-            while events := self._session.take():
-                self._failures = 0
-                for event in events:
-                    self._tell(event)
-            self._write()
-        except ClientError as error:
-            self._session.failure = error
-        finally:
-            self._turning = False
-        if self._session.failure is not None:
-            self._give_up(self._session.failure)
-            return
-        if self.connected:
-            self._connecting, waiting = [], self._connecting
-            for deferred, _ in waiting:
-                deferred.callback(None)
-        if not self._session.unanswered:
-            self._fire(self._flushes)
-        if self._rooms and self._roomy:
-            self._fire(self._rooms)
-
-    def _write(self) -> None:
-        connection = self._connection
-        if connection is None or not connection.usable:
-            return
-        if self._session.leaving:
-            connection.abort()
-            return
-        now = self._reactor.seconds()
-        waited = self._session.waiting
-        data = self._session.output(now)
-        if data:
-            if not waited:
-                self._heard = now
-            connection.write(data)
-        wait = self._session.wait(now)
-        if self._wake is not None and self._wake.active():
-            self._wake.cancel()
-        self._wake = None if wait is None else self._reactor.callLater(wait, self._turn)
-
-    def _tell(self, event: Event) -> None:
+    def heard(self, event: Event) -> None:
+        """The link's: something has come or is done."""
         if isinstance(event, Parcel):
             done, message = self._parcels.pop(event, (None, None))
             if done is None:
@@ -462,55 +349,23 @@ class GatewayClient(Service):
             except Exception:  # noqa: BLE001  # one listener's bug must not cost the others
                 self._log.failure("a listener of {channel} failed", channel=push.channel)
 
-    def _looked(self) -> None:
-        """Is the other end still there?"""
-        now = self._reactor.seconds()
-        self._look = self._reactor.callLater(self._answer_timeout / LOOKS, self._looked)
-        silent = now - self._heard
-        if self._session.waiting:
-            if silent >= self._answer_timeout:
-                self._drop(Closed(f"no answer within {self._answer_timeout} seconds"))
-        elif self._callbacks and silent >= self._answer_timeout:
-            # Who only listens would never notice that nobody speaks any more.
-            self._session.ping("")
-            self._turn()
+    def turned(self) -> None:
+        """The link's: all of one turn was told."""
+        if not self._session.unanswered:
+            _fire(self._flushes)
+        if self._rooms and self._roomy:
+            _fire(self._rooms)
 
-    def _drop(self, error: ClientError) -> None:
-        self._log.warn("connection given up: {error}", error=str(error))
-        if self._connection is not None:
-            self._connection.abort()
-
-    def _failed(self, reason: Failure) -> None:
-        """A connection could not be made, or is lost."""
-        self._reason = reason
-        self._connecting, waiting = [], self._connecting
-        for deferred, left in waiting:
-            if left is not None and left <= 1:
-                deferred.errback(reason)
-            else:
-                self._connecting.append((deferred, None if left is None else left - 1))
-
-    def _next_try(self, attempt: int) -> float:
-        self._failures += 1
-        return self._retry(self._failures)
-
-    def _give_up(self, failure: ClientError) -> None:
-        self._log.warn("the client gives up: {failure}", failure=str(failure))
-        if self._connection is not None:
-            self._connection.abort()
-        maybeDeferred(self._client.stopService).addErrback(
-            lambda reason: self._log.failure("stopping", reason)
-        )
-        self._fail_all(failure)
-
-    def _fail_all(self, failure: ClientError) -> None:
+    def ended(self, failure: ClientError) -> None:
+        """The link's, or our own: nothing more will come."""
         parcels, self._parcels = self._parcels, {}
         questions, self._questions = self._questions, {}
-        waiting = [deferred for deferred, _ in self._connecting]
-        waiting += [*self._rooms, *self._flushes]
-        self._connecting, self._rooms, self._flushes = [], [], []
+        waiting = [*self._rooms, *self._flushes]
+        self._rooms.clear()
+        self._flushes.clear()
         for deferred in (*(one for one, _ in parcels.values()), *questions.values(), *waiting):
             deferred.errback(failure)
+        self._link.give_up(failure)
 
     @property
     def _roomy(self) -> bool:
@@ -522,8 +377,9 @@ class GatewayClient(Service):
         waiting.append(Deferred(waiting.remove))
         return waiting[-1]
 
-    def _fire(self, waiting: list[Deferred[None]]) -> None:
-        ready = waiting[:]
-        waiting.clear()
-        for deferred in ready:
-            deferred.callback(None)
+
+def _fire(waiting: list[Deferred[None]]) -> None:
+    ready = waiting[:]
+    waiting.clear()
+    for deferred in ready:
+        deferred.callback(None)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 from .answers import (
     OK,
@@ -36,14 +36,11 @@ from .answers import (
 from .asking import Asking
 from .buffer import Buffer
 from .outbox import Outbox
-from .parcel import Event, Parcel, Push, Question, Segment
+from .parcel import Event, Parcel, Push, Question, Segment, push
 from .patience import Patience
-from .wire import WIRES, Wire
+from .wire import WIRES, Wire, check_word
 
 _AWAY, _HELLO, _OPEN, _LEAVING = range(4)
-
-MAX_WORD: Final = 128
-"""Longest name of a stream, a route, a query or a channel, in bytes."""
 
 
 class Session:
@@ -306,7 +303,7 @@ class Session:
                 place += 1
             first = b"" if self._plain else frame[:1]
             if first == b">":
-                self._events += [_push(frame)] * (place - start)
+                self._events += [push(frame)] * (place - start)
             elif first == b"*":
                 place = start + 1
                 self._listing(frame[1:])
@@ -325,7 +322,7 @@ class Session:
         missing -= len(rows)
         self._rows = (question, missing) if missing else None
         if not missing:
-            self._events.append(question)
+            self._complete(question)
         return len(rows)
 
     def _apply(self, count: int, answer: Answer, now: float) -> None:
@@ -355,7 +352,7 @@ class Session:
         self._patience.progress()
         question.answer = answer
         if not question.own:
-            self._events.append(question)
+            self._complete(question)
         elif question.channel is None:
             self._greeted(question, answer)
         elif answer.kept:
@@ -385,7 +382,11 @@ class Session:
         if int(digits):
             self._rows = (question, int(digits))
         else:
-            self._events.append(question)
+            self._complete(question)
+
+    def _complete(self, question: Question) -> None:
+        question.complete = True
+        self._events.append(question)
 
     def _goodbye(self, answer: Answer, now: float) -> None:
         self.goodbye = answer
@@ -404,17 +405,3 @@ class Session:
             )
         else:
             self._apply(1, Answer("-REJ", "TOOBIG", {}, answer.text, answer.raw), now)
-
-
-def _push(frame: bytes) -> Push:
-    channel, _, payload = frame[1:].decode("utf-8", "replace").partition(" ")
-    return Push(payload, None) if channel == "!gap" else Push(channel, payload)
-
-
-def check_word(what: str, word: str) -> None:
-    """
-    @raise ValueError: no word of a command: empty, too long, with spaces or control characters.
-    """
-    size = len(word.encode("utf-8", "replace"))
-    if not word.isprintable() or any(map(str.isspace, word)) or not 0 < size <= MAX_WORD:
-        raise ValueError(f"a {what} is 1 to {MAX_WORD} bytes without spaces, not {word!r}")

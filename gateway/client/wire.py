@@ -16,6 +16,19 @@ MAX_ANSWER: Final = 64 * 1024 * 1024
 """Longest frame taken in, in bytes: a row of a query may be large."""
 
 
+MAX_WORD: Final = 128
+"""Longest name of a stream, a route, a query or a channel, in bytes."""
+
+
+def check_word(what: str, word: str) -> None:
+    """
+    @raise ValueError: no word of a command: empty, too long, with spaces or control characters.
+    """
+    size = len(word.encode("utf-8", "replace"))
+    if not word.isprintable() or any(map(str.isspace, word)) or not 0 < size <= MAX_WORD:
+        raise ValueError(f"a {what} is 1 to {MAX_WORD} bytes without spaces, not {word!r}")
+
+
 class Wire(Protocol):
     """
     One connection's framing.
