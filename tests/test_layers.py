@@ -21,7 +21,11 @@ PURE_FORMATS = tuple(
     f"formats.{name}" for name in ("json", "csv", "logfmt", "regex", "syslog", "influx")
 )
 
-PACKAGES = ("postgres", "spool", "sql", "columns", "formats")
+PURE_CLIENT = tuple(
+    f"client.{name}" for name in ("answers", "wire", "buffer", "session", "dial", "blocking")
+)
+
+PACKAGES = ("postgres", "spool", "sql", "columns", "formats", "client")
 
 ORDER = [
     *("errors", "framing", "reply", "faults", "formats", "columns", "dialect", "content", "batch"),
@@ -29,7 +33,7 @@ ORDER = [
     *("direct", "sockets", "deadlines", "sweep", "answers", "pressure", "lock", "store", "memory"),
     *("gate", "company", "fences", "together", "lane", "writer", "protocol", "factory"),
     *("listener", "spool", "postgres", "embedded", "bench", "check", "service", "tap"),
-    *("running", "access", "letters", "routes", "cli"),
+    *("running", "access", "letters", "routes", "client", "cli"),
 ]
 
 
@@ -48,7 +52,9 @@ def files() -> list[Path]:
     return [path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"]
 
 
-@pytest.mark.parametrize("module", [*PURE, *PURE_TOO, *PURE_ALSO, *PURE_INSIDE, *PURE_FORMATS])
+@pytest.mark.parametrize(
+    "module", [*PURE, *PURE_TOO, *PURE_ALSO, *PURE_INSIDE, *PURE_FORMATS, *PURE_CLIENT]
+)
 def test_pure_modules_are_pure(module: str) -> None:
     """Imported alone, a pure module brings in neither Twisted nor psycopg2."""
     program = (
@@ -56,6 +62,17 @@ def test_pure_modules_are_pure(module: str) -> None:
         "bad = {'twisted', 'psycopg2', 'txpostgres'} & set(sys.modules); assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("module", PURE_CLIENT)
+def test_scripts_need_the_standard_library_alone(module: str) -> None:
+    """Without any installed package, what a script copies can be imported, and of us nothing else."""
+    program = (
+        f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); import gateway.{module};"
+        "bad = [n for n in sys.modules if n.startswith('gateway.')"
+        " and not n.startswith('gateway.client')]; assert not bad, bad"
+    )
+    subprocess.run([sys.executable, "-I", "-S", "-c", program], check=True)
 
 
 def test_only_postgres_knows_the_driver() -> None:

@@ -102,9 +102,7 @@ class Wired:
 
 
 STEPS = st.lists(
-    st.tuples(
-        st.sampled_from(["put", "up", "down", "cut", "wait", "settle"]), st.integers(1, 200)
-    ),
+    st.tuples(st.sampled_from(["put", "up", "down", "cut", "wait", "settle"]), st.integers(1, 200)),
     max_size=60,
 )
 
@@ -300,10 +298,10 @@ def test_a_stream_taken_over_is_not_fought_for() -> None:
 
 
 def test_what_a_framing_cannot_say_is_refused_at_home() -> None:
-    """A line feed in a line, an end that would be dropped, an empty octet count: nothing is sent."""
+    """A line feed in a line, an end that would be dropped, an empty octet count: not sent."""
     lines, octets = Wired(Model()), Wired(Model("plain", "octet-counted"))
     for bad in (b"a\nb", b"a\r"):
-        with pytest.raises(Unsendable, match="message 1 .*netstring"):
+        with pytest.raises(Unsendable, match=r"message 1 .*netstring"):
             lines.session.put("r", [b"good", bad])
     with pytest.raises(Unsendable, match="message 0 is empty"):
         octets.session.put("", [b""])
