@@ -66,7 +66,7 @@ def test_pure_modules_are_pure(module: str) -> None:
 
 @pytest.mark.parametrize("module", PURE_CLIENT)
 def test_scripts_need_the_standard_library_alone(module: str) -> None:
-    """Without any installed package, what a script copies can be imported, and of us nothing else."""
+    """Without any installed package what a script copies can be imported, alone."""
     program = (
         f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); import gateway.{module};"
         "bad = [n for n in sys.modules if n.startswith('gateway.')"
