@@ -57,6 +57,9 @@ class Model:
         self.peers.append(peer)
         return peer
 
+    def listened(self, channel: str) -> None:
+        """Somebody has begun to listen."""
+
     def notify(self, channel: str, payload: str) -> None:
         """To all who listen."""
         for peer in self.peers:
@@ -153,6 +156,7 @@ class Peer:
             else:
                 self.channels.add(rest.decode())
                 self.say(OK)
+                self._model.listened(rest.decode())
         elif verb == b"UNLISTEN":
             self.channels.discard(rest.decode())
             self.say(OK)
