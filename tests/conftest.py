@@ -13,7 +13,6 @@ from hypothesis import HealthCheck, settings
 from tests.installing import Installer
 from tests.support import Database, Gateway, TemporaryServer
 
-
 # How fast the machine is, and what else runs on it, is not what is tested.
 settings.register_profile("gateway", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("gateway")

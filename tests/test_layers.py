@@ -24,7 +24,11 @@ PURE_FORMATS = tuple(
 PURE_ASKING = ("sql.arguments", "sql.asking")
 PURE_MODULES = (*PURE, *PURE_TOO, *PURE_ALSO, *PURE_INSIDE, *PURE_FORMATS, *PURE_ASKING)
 
-PACKAGES = ("postgres", "spool", "sql", "columns", "formats")
+PURE_CLIENT = tuple(
+    f"client.{name}" for name in ("answers", "wire", "buffer", "session", "dial", "blocking")
+)
+
+PACKAGES = ("postgres", "spool", "sql", "columns", "formats", "client")
 
 ORDER = [
     *("errors", "framing", "reply", "faults", "pushes", "stream", "formats", "columns", "dialect"),
@@ -34,7 +38,7 @@ ORDER = [
     *("gate", "company", "fences", "together", "lane", "writer", "channels", "terms", "protocol"),
     *("factory", "streams", "conversation"),
     *("listener", "spool", "postgres", "embedded", "bench", "check", "service", "tap"),
-    *("running", "access", "letters", "routes", "cli"),
+    *("running", "access", "letters", "routes", "client", "cli"),
 ]
 
 
@@ -53,7 +57,7 @@ def files() -> list[Path]:
     return [path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"]
 
 
-@pytest.mark.parametrize("module", PURE_MODULES)
+@pytest.mark.parametrize("module", [*PURE_MODULES, *PURE_CLIENT])
 def test_pure_modules_are_pure(module: str) -> None:
     """Imported alone, a pure module brings in neither Twisted nor psycopg2."""
     program = (
@@ -61,6 +65,17 @@ def test_pure_modules_are_pure(module: str) -> None:
         "bad = {'twisted', 'psycopg2', 'txpostgres'} & set(sys.modules); assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("module", PURE_CLIENT)
+def test_scripts_need_the_standard_library_alone(module: str) -> None:
+    """Without any installed package what a script copies can be imported, alone."""
+    program = (
+        f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); import gateway.{module};"
+        "bad = [n for n in sys.modules if n.startswith('gateway.')"
+        " and not n.startswith('gateway.client')]; assert not bad, bad"
+    )
+    subprocess.run([sys.executable, "-I", "-S", "-c", program], check=True)
 
 
 def test_only_postgres_knows_the_driver() -> None:
