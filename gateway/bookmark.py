@@ -30,6 +30,14 @@ class Place(msgspec.Struct, frozen=True):
     line: int
     mark: Mark
 
+    def same(self, other: Place) -> bool:
+        """Whether both are one place; a mark knows more of its file as that grows."""
+        return (self.number, self.mark.inode, self.mark.offset) == (
+            other.number,
+            other.mark.inode,
+            other.mark.offset,
+        )
+
 
 class _Content(msgspec.Struct, frozen=True):
     stream: str
@@ -65,7 +73,8 @@ class Bookmark:
 
     def begun(self, place: Place) -> None:
         """A new file; to be called before its first message is sent."""
-        self.places.append(place)
+        kept = [other for other in self.places if not other.same(place)]
+        self.places = sorted([*kept, place], key=lambda one: one.number)
         self.save()
 
     def settled(self, place: Place) -> None:

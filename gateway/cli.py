@@ -16,14 +16,18 @@ from twisted.internet.endpoints import clientFromString
 from twisted.internet.error import ConnectError
 
 from gateway.bench import Load, Report, bench
+from gateway.call import call_command
 from gateway.check import check_database
+from gateway.completion import completion_command
 from gateway.config import EMBEDDED
 from gateway.embedded import EmbeddedServer
 from gateway.errors import ConfigError
 from gateway.framing import FRAMINGS
 from gateway.letters import dead_letters
+from gateway.listen import listen_command
 from gateway.routes import routes
 from gateway.running import run
+from gateway.send import send_command
 from gateway.tap import DATA_DIR, read_config
 
 
@@ -35,6 +39,10 @@ def main() -> None:
 
 main.add_command(dead_letters)
 main.add_command(routes)
+main.add_command(send_command)
+main.add_command(call_command)
+main.add_command(listen_command)
+main.add_command(completion_command)
 
 
 @main.command()

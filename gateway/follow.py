@@ -140,14 +140,14 @@ class Tail:
         self._count = 0
         self._missing = False
 
-    def resume(self, mark: Mark | None, line: int = 1) -> bool:
+    def resume(self, mark: Mark, line: int = 1) -> bool:
         """
         Before the first look: begin with a file of before, wherever it is now.
 
         @param line: the number, within it, of the line at the mark.
         @return: whether it was found.
         """
-        for path in _candidates(self.path) if mark is not None else ():
+        for path in _candidates(self.path):
             try:
                 file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except OSError:
@@ -223,9 +223,7 @@ class Tail:
                 messages = oldest.cutter.feed(data)
                 if messages:
                     return oldest.block(str(self.path), messages)
-            elif oldest.over is None or not (
-                oldest.cut or self._seconds() - oldest.over >= QUIET
-            ):
+            elif oldest.over is None or not (oldest.cut or self._seconds() - oldest.over >= QUIET):
                 return None
             else:
                 self._generations.popleft()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -53,16 +53,15 @@ class Block:
 
     def without(self, count: int) -> Block:
         """
-        The same, but for the first messages.
+        All but the first messages.
         """
-        return Block(
-            self.messages[count:],
-            self.size,
-            self.name,
-            self.line + count,
-            self.offset,
-            self.generation,
-        )
+        return replace(self, messages=self.messages[count:], line=self.line + count)
+
+    def part(self, start: int, stop: int) -> Block:
+        """
+        Some messages; they count as no bytes of the input, which the last ones do.
+        """
+        return replace(self, messages=self.messages[start:stop], line=self.line + start, size=0)
 
 
 class Cutter(Protocol):
@@ -89,7 +88,7 @@ class Cutter(Protocol):
 
 class Lines:
     """
-    A message is a line: LF ends it, and one CR just before is dropped. The last one may lack its LF.
+    A message is a line: LF ends it, and one CR just before is dropped. The last may lack its LF.
     """
 
     def __init__(self) -> None:
@@ -311,4 +310,3 @@ class _Input:
         ready, self._ready = self._ready, None
         if ready is not None:
             ready.callback(None)
-

@@ -27,9 +27,7 @@ async def on_interrupt(reactor: Any, stop: Callable[[int], None]) -> Callable[[]
     def called(number: int, frame: object) -> None:
         reactor.callFromThread(stop, 128 + number)
 
-    before = {
-        number: signal.signal(number, called) for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    before = {number: signal.signal(number, called) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def restore() -> None:
         for number, old in before.items():

@@ -18,7 +18,10 @@ import msgspec
 from gateway.errors import InputError
 
 _TAIL: Final = 1 << 22
-"""Bytes of an old file that are searched for numbers written already."""
+"""Bytes of an old file that are searched for what was written already."""
+
+_Key = int | tuple[str, int]
+"""What a message of a stream is known by: its number, or its line where it has none."""
 
 
 class Refusal(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -65,7 +68,7 @@ def refusal(
 
 class RefusedFile:
     """
-    Takes refusals; those of a stream once for each number, also over several runs.
+    Takes refusals; those of a stream once for each message, also over several runs.
     """
 
     def __init__(self, name: str, stream: str = "") -> None:
@@ -74,7 +77,7 @@ class RefusedFile:
         """
         try:
             self._file = os.open(name, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            self._written = self._numbers(stream) if stream else set()
+            self._written = self._keys(stream) if stream else frozenset()
         except OSError as error:
             raise InputError(f"{name}: cannot be written: {error.strerror}") from None
         self._name = name
@@ -86,7 +89,7 @@ class RefusedFile:
         lines = [
             msgspec.json.encode(entry)
             for entry in refusals
-            if not entry.number or entry.number not in self._written
+            if not entry.stream or _key(entry) not in self._written
         ]
         if not lines:
             return
@@ -100,7 +103,7 @@ class RefusedFile:
     def close(self) -> None:
         os.close(self._file)
 
-    def _numbers(self, stream: str) -> set[int]:
+    def _keys(self, stream: str) -> frozenset[_Key]:
         # What was answered but not read when a sender was killed is answered again: the last
         # window of the stream, which is well within the end of the file.
         size = os.fstat(self._file).st_size
@@ -115,5 +118,9 @@ class RefusedFile:
             except msgspec.DecodeError:
                 continue
             if entry.stream == stream:
-                found.add(entry.number)
-        return found
+                found.add(_key(entry))
+        return frozenset(found)
+
+
+def _key(entry: Refusal) -> _Key:
+    return entry.number or (entry.file, entry.line)

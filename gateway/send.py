@@ -12,11 +12,9 @@ from typing import Any, Final
 from urllib.parse import quote
 
 import click
-from twisted.internet.endpoints import clientFromString
 
-from gateway.dial import COMMANDS, tls_options, trust
+from gateway.dial import COMMANDS, framing_option, tls_options, trust
 from gateway.errors import InputError
-from gateway.framing import FRAMINGS
 from gateway.inputs import CUTTERS
 from gateway.running import run
 from gateway.sending import ALL_KEPT, PATIENCE, Job, send
@@ -50,19 +48,15 @@ Examples:
     " 8001 for netstrings, 8002 for the command dialect]",
 )
 @tls_options
-@click.option(
-    "--framing",
-    default="line",
-    show_default=True,
-    type=click.Choice(list(FRAMINGS)),
-    help="The listener's.",
-)
+@framing_option
 @click.option(
     "--dialect",
     type=click.Choice(["plain", "command"]),
     help="The listener's. [default: plain; command with --route or --stream]",
 )
-@click.option("--route", help="Where the messages go; the command dialect only.  [default: messages]")
+@click.option(
+    "--route", help="Where the messages go; the command dialect only.  [default: messages]"
+)
 @click.option(
     "--stream",
     metavar="NAME",
@@ -75,6 +69,14 @@ Examples:
     show_default=True,
     type=click.IntRange(1),
     help="Messages that are sent without waiting for an answer.",
+)
+@click.option(
+    "--max-frame",
+    default=65536,
+    show_default=True,
+    type=click.IntRange(1024),
+    help="The listener's. Messages that do not fit are refused here; in a stream they have no"
+    " number, and are not counted.",
 )
 @click.option(
     "--input",
@@ -161,11 +163,6 @@ def send_command(as_json: bool, quiet: bool, **options: Any) -> None:
 
     async def work(reactor: Any) -> int:
         try:
-            clientFromString(reactor, job.endpoint)
-        except ValueError as error:
-            click.echo(f"--endpoint {job.endpoint}: {error}", err=True)
-            return 2
-        try:
             result = await send(job, reactor, bar)
         except InputError as error:
             click.echo(f"gateway send: {error}", err=True)
@@ -198,6 +195,7 @@ def _job(
     refused: str | None,
     retry: bool,
     give_up_after: float | None,
+    max_frame: int,
 ) -> Job:
     names = files or ("-",)
     if dialect == "plain" and (route is not None or stream is not None):
@@ -240,6 +238,7 @@ def _job(
         refused=refused,
         retry=retry,
         give_up_after=give_up_after,
+        max_frame=max_frame,
     )
 
 

@@ -19,14 +19,15 @@ from twisted.internet.task import LoopingCall
 
 from gateway.bookmark import Bookmark
 from gateway.client.answers import ClientError
-from gateway.client.service import GatewayClient
+from gateway.client.buffer import MemoryBuffer
+from gateway.dial import new_client, reason
 from gateway.errors import InputError
 from gateway.followed import Followed, StreamPlace
 from gateway.inputs import CUTTERS, Files
 from gateway.interrupts import on_interrupt
 from gateway.progress import Bar, Quiet
 from gateway.refused import RefusedFile
-from gateway.sender import Sender
+from gateway.sender import MOST, Manner, Sender
 from gateway.tally import Tally
 
 ALL_KEPT: Final = 0
@@ -42,6 +43,9 @@ SLOW: Final = 5.0
 
 LAST_WORDS: Final = 5.0
 """Seconds in which an interrupted run waits for the answers to what it has sent."""
+
+_NUMBER: Final = 21
+"""Bytes of the longest number in a stream, with its mark and space."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +69,7 @@ class Job:
     refused: str | None
     retry: bool
     give_up_after: float | None
+    max_frame: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,22 +114,23 @@ class _Run:
             self._source = Followed(paths, cutter, reactor, lambda text: self._say(text))
         else:
             self._source = Files(job.names, cutter, reactor)
-        self._refused = (
-            None if job.refused is None else RefusedFile(job.refused, job.stream or "")
-        )
+        self._refused = None if job.refused is None else RefusedFile(job.refused, job.stream or "")
         self._bookmark = (
             None
             if job.state is None or job.stream is None
             else Bookmark(job.state, job.stream, Path(job.names[0]).absolute())
         )
         self._place: StreamPlace | None = None
-        self._client = GatewayClient(
+        # Ours, because it tells where the stream is.
+        self._buffer = MemoryBuffer(max_bytes=max(4 * MOST, 4 * job.max_frame))
+        self._client = new_client(
             job.endpoint,
             route=job.route,
             stream=job.stream,
             dialect=job.dialect,
             framing=job.framing,
             window=job.window,
+            buffer=self._buffer,
             resend=job.retry,
             tls=job.tls,
             reactor=reactor,
@@ -155,8 +161,7 @@ class _Run:
                 self._client,
                 self._source,
                 self._tally,
-                job.window,
-                stream=job.stream or "",
+                self._manner(),
                 number=number,
                 have=have,
                 refused=self._refused,
@@ -200,7 +205,7 @@ class _Run:
         except CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever an endpoint says
-            text = f"cannot connect to {self._job.endpoint}: {_reason(error)}"
+            text = f"cannot connect to {self._job.endpoint}: {reason(error)}"
             if not self._job.retry:
                 self._end(UNDELIVERED, text)
                 raise CancelledError from None
@@ -216,13 +221,20 @@ class _Run:
         """
         if self._job.stream is None:
             return 0, 0
-        have = self._client.seq
+        have = self._buffer.base or 0
         if self._bookmark is not None and isinstance(self._source, Followed):
             self._place = StreamPlace(self._bookmark, self._source, self._reactor)
             return self._place.resume(have, self._say), have
         if "-" in self._job.names and not self._job.again:
             return have, have
         return 0, have
+
+    def _manner(self) -> Manner:
+        job = self._job
+        limit = job.max_frame
+        if job.dialect == "command":
+            limit -= len(f"PUT {job.route} ".encode()) + (_NUMBER if job.stream else 0)
+        return Manner(job.framing, job.dialect == "plain", job.window, job.stream or "", limit)
 
     def _total(self) -> int | None:
         if isinstance(self._source, Followed):
@@ -277,7 +289,3 @@ class _Run:
         """The first end counts."""
         if self._status is None:
             self._status, self._problem = status, problem
-
-
-def _reason(error: Exception) -> str:
-    return str(error).strip().rstrip(".") or type(error).__name__
