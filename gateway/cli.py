@@ -102,6 +102,7 @@ def check(file: Path, data_dir: Path) -> None:
     "--size", default=100, show_default=True, type=click.IntRange(1), help="Bytes of a message."
 )
 @click.option("--framing", default="line", show_default=True, type=click.Choice(list(FRAMINGS)))
+@click.option("--route", help="PUT the messages there; for a listener of the command dialect.")
 @click.option("--count", type=click.IntRange(1), help="Messages in all, instead of --duration.")
 @click.option(
     "--duration",
