@@ -136,9 +136,7 @@ def parse(frame: bytes) -> Answer:
     if word in _KEPT:
         values, left = _values(rest)
         # What is not all values is data: PING's text.
-        return (
-            Answer(word, "", {}, rest, frame) if left else Answer(word, "", values, "", frame)
-        )
+        return Answer(word, "", {}, rest, frame) if left else Answer(word, "", values, "", frame)
     code, _, rest = rest.partition(" ")
     values, left = _values(rest)
     return Answer(word, code, values, left.removeprefix(":"), frame)
