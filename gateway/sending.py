@@ -18,7 +18,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import LoopingCall
 
 from gateway.bookmark import Bookmark
-from gateway.client.answers import ClientError
+from gateway.client.answers import ClientError, Refused, StreamLost, StreamTaken
 from gateway.client.buffer import MemoryBuffer
 from gateway.dial import new_client, reason
 from gateway.errors import InputError
@@ -40,6 +40,9 @@ PATIENCE: Final = 60.0
 
 SLOW: Final = 5.0
 """Seconds without an answer after which a person is told."""
+
+WATCH: Final = 0.2
+"""Seconds between two looks at whether anything is answered."""
 
 LAST_WORDS: Final = 5.0
 """Seconds in which an interrupted run waits for the answers to what it has sent."""
@@ -107,6 +110,7 @@ class _Run:
         self._problem = ""
         self._last = (reactor.seconds(), (0, 0))
         self._told = False
+        self._away = ""
         self._source: Files | Followed
         cutter = CUTTERS[job.kind]
         if job.follow:
@@ -146,13 +150,14 @@ class _Run:
         shown: Bar | Quiet = self._quiet
         fault: InputError | None = None
         try:
-            watch.start(0.5)
+            watch.start(WATCH)
             if isinstance(self._source, Followed) and self._bookmark is None:
                 self._source.start()
             await self._connect()
             number, have = await self._numbers()
             if isinstance(self._source, Followed) and self._bookmark is not None:
                 self._source.start()
+            self._tally.start()
             if bar:
                 shown = Bar(self._tally, self._total, self._name(), self._reactor)
                 self._say = shown.say
@@ -202,7 +207,7 @@ class _Run:
         try:
             self._step = self._client.whenConnected(failAfterFailures=1)
             await self._step
-        except CancelledError:
+        except (CancelledError, Refused, StreamLost, StreamTaken):
             raise
         except Exception as error:  # noqa: BLE001 - whatever an endpoint says
             text = f"cannot connect to {self._job.endpoint}: {reason(error)}"
@@ -210,6 +215,7 @@ class _Run:
                 self._end(UNDELIVERED, text)
                 raise CancelledError from None
             self._say(f"{text}; trying again")
+            self._away = text
             self._told = True
             self._step = self._client.whenConnected()
             await self._step
@@ -263,7 +269,10 @@ class _Run:
         idle = now - then
         limit = self._job.give_up_after
         if limit is not None and idle >= limit:
-            self._end(UNDELIVERED, f"{self._job.endpoint}: nothing was answered for {idle:.0f} s")
+            text = f"nothing was answered for {limit:g} s"
+            if self._sender is None and self._away:
+                text = f"{self._away}; for {limit:g} s"
+            self._end(UNDELIVERED, text)
             self._stop(at_once=True)
         elif idle >= SLOW and not self._told:
             self._told = True

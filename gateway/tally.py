@@ -31,6 +31,10 @@ class Tally:
         self._seconds = seconds
         self._begun = self._last = seconds()
 
+    def start(self) -> None:
+        """Time counts from now on."""
+        self._begun = self._last = self._seconds()
+
     def answered(self, runs: Iterable[tuple[int, Answer]]) -> int:
         """
         @return: how many of these were refused.
@@ -98,7 +102,7 @@ class Tally:
             codes = ", ".join(f"{code} {count:,}" for code, count in sorted(self.refusals.items()))
             parts.append(f"{self.refused:,} refused ({codes})")
         if self.unanswered:
-            parts.append(f"{self.unanswered:,} without an answer")
+            parts.append(f"{self.unanswered:,} without an answer: stored or not")
         if self.skipped:
             parts.append(f"{self.skipped:,} skipped that the stream had")
         return f"{', '.join(parts)}; {self.elapsed:.1f} s, {self.rate:,.0f} messages/s"
