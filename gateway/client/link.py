@@ -33,6 +33,10 @@ PROVEN: Final = 10.0
 """Seconds after which a connection was worth it even if nothing was said."""
 
 
+CLOSING: Final = 1.0
+"""Seconds for an orderly end."""
+
+
 class Hearer(Protocol):
     """
     Who is told what a session has done.
@@ -117,12 +121,15 @@ class Link:
         self._client.startService()
 
     async def stop(self) -> None:
-        """Disconnect at once, and connect no more."""
+        """Disconnect, and connect no more."""
         self._stopping = True
+        late = None
         if self._connection is not None:
-            self._connection.abort()
+            # Politely where nothing is due; TLS may then wait for a mute end for ever.
+            patience = 0.0 if self._session.waiting or self._session.leaving else CLOSING
+            late = self._reactor.callLater(patience, self._connection.abort)
         await maybeDeferred(self._client.stopService)
-        for call in (self._soon, self._wake, self._look):
+        for call in (late, self._soon, self._wake, self._look):
             _cancel(call)
         self._soon = self._wake = self._look = None
 
