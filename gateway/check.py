@@ -28,7 +28,10 @@ _MAY_USE = """
     SELECT coalesce(bool_and(has_schema_privilege(n.oid, 'USAGE')
                              AND has_table_privilege(c.oid, needed.privilege)), true)
       FROM (VALUES ('migration', 'SELECT'), ('lane', 'SELECT'), ('lane', 'INSERT'),
-                   ('lane', 'UPDATE'), ('lane', 'DELETE'), ('dead_letter', 'INSERT'))
+                   ('lane', 'UPDATE'), ('lane', 'DELETE'), ('dead_letter', 'INSERT'),
+                   ('stream', 'SELECT'), ('stream', 'INSERT'), ('stream', 'UPDATE'),
+                   ('refusal', 'SELECT'), ('refusal', 'INSERT'), ('refusal', 'UPDATE'),
+                   ('refusal', 'DELETE'))
            AS needed(name, privilege)
       JOIN pg_catalog.pg_class c ON c.relname = needed.name
       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'gateway'
@@ -36,14 +39,18 @@ _MAY_USE = """
 _MAY_CALL = """
     SELECT has_function_privilege('gateway.advance(uuid, bigint, bigint)', 'EXECUTE')
        AND has_function_privilege('gateway.remember(uuid, text)', 'EXECUTE')
+       AND has_function_privilege('gateway.claim(text, bigint)', 'EXECUTE')
+       AND has_function_privilege('gateway.follow(uuid, bigint, text, jsonb)', 'EXECUTE')
+       AND has_function_privilege('gateway.remember_refusals(uuid, jsonb)', 'EXECUTE')
        AND has_language_privilege('plpgsql', 'USAGE')
 """
 _GRANT = (
     "database: the schema gateway is there, but not granted: run GRANT USAGE ON SCHEMA"
     " gateway TO ...; GRANT SELECT, INSERT, UPDATE, DELETE ON gateway.lane TO ...;"
-    " GRANT SELECT, INSERT, UPDATE, DELETE ON gateway.dead_letter TO ...;"
-    " GRANT SELECT ON gateway.migration TO ...;"
-    " GRANT EXECUTE ON FUNCTION gateway.advance, gateway.remember TO ...;"
+    " GRANT SELECT, INSERT, UPDATE, DELETE ON gateway.dead_letter, gateway.stream,"
+    " gateway.refusal TO ...; GRANT SELECT ON gateway.migration TO ...;"
+    " GRANT EXECUTE ON FUNCTION gateway.advance, gateway.remember, gateway.claim,"
+    " gateway.follow, gateway.remember_refusals TO ...;"
     " GRANT USAGE ON LANGUAGE plpgsql TO ..."
 )
 

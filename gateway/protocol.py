@@ -15,20 +15,19 @@ path only leaves a mark that something came.
 
 from __future__ import annotations
 
-import typing
 from collections import deque
+from collections.abc import Sequence
+from functools import partial
 from math import inf
 from socket import socket
 from typing import Final
 
 from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import (
-    IConsumer,
     IDelayedCall,
     IHalfCloseableDescriptor,
     IHalfCloseableProtocol,
     IPushProducer,
-    IReactorTime,
     ISystemHandle,
     ITCPTransport,
 )
@@ -37,14 +36,14 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from gateway.answers import Answers, Slot
-from gateway.deadlines import Limit, Timeouts, Watch
-from gateway.dialect import Dialect, Work
+from gateway.deadlines import Limit, Watch
+from gateway.dialect import Request, Work
 from gateway.direct import send_now
 from gateway.errors import FramingError
 from gateway.framing import FRAMINGS, Framing
-from gateway.pressure import Pressure
-from gateway.reply import Code, Outcome, Run, Words, goodbye
+from gateway.reply import Code, Fate, Outcome, Run, goodbye
 from gateway.sockets import carrier_of, keep_alive, unread
+from gateway.terms import Terms, Transport
 from gateway.writer import Source
 
 LINGER: Final = 2.0
@@ -55,44 +54,13 @@ C{-BYE}: closing at once with unread data makes TCP drop the answers on their wa
 """
 
 
-class _Transport(ITCPTransport, IConsumer, IPushProducer, ISystemHandle):
-    """
-    What the reactor's stream transports are, TCP and Unix alike.
-    """
-
-
-class Terms(typing.Protocol):
-    """
-    What holds for all peers of a listener, and who is told of them.
-
-    @ivar framing: a key of L{FRAMINGS}.
-    @ivar max_frame: largest payload of a frame, in bytes.
-    @ivar window: unanswered frames of a peer at which reading pauses.
-    """
-
-    framing: str
-    dialect: Dialect
-    words: Words
-    max_frame: int
-    window: int
-    pressure: Pressure
-    clock: IReactorTime
-    timeouts: Timeouts
-
-    def joined(self, peer: PeerProtocol) -> None:
-        """A peer connected."""
-
-    def left(self, peer: PeerProtocol) -> None:
-        """A peer is gone."""
-
-
 @implementer(IHalfCloseableProtocol, IPushProducer)
 class PeerProtocol(Protocol):
     """
     A connected peer.
     """
 
-    transport: _Transport
+    transport: Transport
 
     # On the class, so that an idle connection pays for none of it.
     _oversize = False
@@ -108,6 +76,8 @@ class PeerProtocol(Protocol):
     _lost = False
     _advancing = False
     _bye: Outcome | None = None
+    _request: Request | None = None
+    _asking: Slot | None = None
     _lingering: IDelayedCall | None = None
     _socket: socket | None = None
     _watch: Watch | None = None
@@ -120,6 +90,7 @@ class PeerProtocol(Protocol):
         self._framing: Framing = FRAMINGS[terms.framing](terms.max_frame)
         self._answers = Answers(self._framing, terms.words)
         self._held: deque[bytes] = deque()
+        self._reader = terms.dialect.reader(self)
 
     def connectionMade(self) -> None:
         terms = self._terms
@@ -143,6 +114,7 @@ class PeerProtocol(Protocol):
         self._lost = True
         self._answers.forget()
         self._held.clear()
+        self._reader.gone()
         self._terms.left(self)
         self._terms.pressure.remove_reader(self)
         if self._lingering is not None and self._lingering.active():
@@ -160,7 +132,8 @@ class PeerProtocol(Protocol):
         if frames:
             self._finished = True
             self._oversize = self._framing.oversize or (bool(self._held) and self._oversize)
-            if self._held or len(frames) > self._terms.window - self._answers.unanswered:
+            room = self._terms.window - self._answers.unanswered
+            if self._held or self._asking is not None or len(frames) > room:
                 self._held.extend(frames)
             else:
                 self._begin_all(frames)
@@ -225,7 +198,7 @@ class PeerProtocol(Protocol):
     # From frames to slots.
 
     def _begin_all(self, frames: list[bytes]) -> None:
-        for work in self._terms.dialect.read(frames, self._oversize):
+        for work in self._reader.read(frames, self._oversize):
             self._begin(work)
 
     def _begin(self, work: Work) -> None:
@@ -233,15 +206,26 @@ class PeerProtocol(Protocol):
         if work.closes:
             self._stop_reading()
         if work.messages:
-            self.source.submit(work.route, work.messages, slot)
+            self.source.submit(work.route, work.messages, slot, work.stream, work.first)
+        elif work.request is not None:
+            self._request = work.request
+            self._asking = slot
+            self._held.extendleft(reversed(work.rest))
 
-    def settled(self, slot: object, runs: list[Run]) -> None:
+    def settled(self, slot: object, runs: Sequence[Run]) -> None:
         """
         The store has spoken.
         """
         assert isinstance(slot, Slot)
         slot.runs = runs
         self._advance()
+
+    def _answered(self, slot: Slot, fate: Fate) -> None:
+        """
+        What took its time has its answer.
+        """
+        self._asking = None
+        self.settled(slot, [(1, fate)])
 
     def _stop_reading(self) -> None:
         self._held.clear()
@@ -267,7 +251,14 @@ class PeerProtocol(Protocol):
                 self._stop_reading()
             if due:
                 self._write(due)
-            if self._held:
+            asking = self._asking
+            if asking is not None:
+                request, self._request = self._request, None
+                if request is None or not answers.next_is(asking):
+                    self._request = request
+                    break
+                request(partial(self._answered, asking))
+            elif self._held:
                 room = self._terms.window - answers.unanswered
                 if self._pressed or room <= 0:
                     break
@@ -345,18 +336,45 @@ class PeerProtocol(Protocol):
             self._bye = goodbye(Code.RATE, limit.text(self._terms.timeouts))
             self._advance()
 
+    # For the conversation.
+
+    def push(self, payloads: Sequence[bytes]) -> None:
+        """
+        Say something that is no answer.
+        """
+        if not self._closing:
+            self._write(b"".join(map(self._framing.frame, payloads)))
+
+    def hush(self) -> None:
+        """
+        Say no C{+OK} to messages any more.
+        """
+        self._answers.quiet = True
+
+    def tally(self) -> tuple[int, int, int]:
+        """
+        How many were kept, refused and to be sent again since it was last asked.
+        """
+        return self._answers.tally()
+
     # The end.
 
-    def drain(self) -> None:
+    def dismiss(self, outcome: Outcome) -> None:
         """
         Take nothing more; when everything in flight is answered, say goodbye.
         """
         if not self._closing and not self._ended:
             # What is held was read but never submitted: it gets no answer, as if unread.
             self._held.clear()
-            self._bye = goodbye(Code.DRAIN, "the gateway stops; what has no answer is not stored")
+            self._bye = outcome
             self._pressed = False
             self._advance()
+
+    def drain(self) -> None:
+        """
+        The gateway stops.
+        """
+        self.dismiss(goodbye(Code.DRAIN, "the gateway stops; what has no answer is not stored"))
 
     def abort(self) -> None:
         """

@@ -28,8 +28,9 @@ from gateway.config import (
     load_config,
 )
 from gateway.content import ContentDialect
+from gateway.conversation import CommandDialect
 from gateway.deadlines import Timeouts
-from gateway.dialect import CommandDialect, Dialect, PlainDialect
+from gateway.dialect import Dialect, PlainDialect
 from gateway.embedded import DataDirectory, EmbeddedServer
 from gateway.errors import ConfigError
 from gateway.example import example
@@ -47,6 +48,7 @@ from gateway.service import GatewayService, stop_on_signals, use_monotonic_clock
 from gateway.spool.detour import SpoolDetour
 from gateway.spool.file import SpoolFile
 from gateway.spool.queue import Spool
+from gateway.streams import Streams
 from gateway.writer import Writer
 
 DATA_DIR = "gateway-data"
@@ -192,12 +194,14 @@ def makeService(options: Options) -> IService:
         frozenset(route.name for route in config.routes.values() if route.dead_letter),
         opened=lambda lane: None if spool is None else spool.keep_lane(lane),
     )
+    streams = Streams(store, detour.reached if detour is not None else lambda name: 0)
+    commands = CommandDialect(config.routes, streams)
     listeners = []
     for name, listener in config.listeners.items():
         factory = PeerFactory(
             listener=name,
             framing=listener.framing,
-            dialect=_dialect(config, listener),
+            dialect=_dialect(config, listener) or commands,
             words=Words.configured(listener.ack, listener.nak),
             max_frame=listener.max_frame,
             window=listener.window,
@@ -237,7 +241,10 @@ def makeService(options: Options) -> IService:
     return service
 
 
-def _dialect(config: Config, listener: Listener) -> Dialect:
+def _dialect(config: Config, listener: Listener) -> Dialect | None:
+    """
+    @return: C{None} for commands.
+    """
     if listener.route_by is not None and listener.routes:
         # All of them are read alike.
         reading = config.routes[next(iter(listener.routes.values()))].reading
@@ -245,7 +252,7 @@ def _dialect(config: Config, listener: Listener) -> Dialect:
         return ContentDialect(form, listener.route_by, listener.routes, listener.route)
     if listener.route is not None:
         return PlainDialect(listener.route)
-    return CommandDialect(config.routes)
+    return None
 
 
 def _spool(config: Config, data_dir: Path) -> Spool | None:

@@ -4,6 +4,7 @@ A gateway in memory: one peer, its transport, a store whose commits the test rel
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from socket import socket
 from typing import Any
 
@@ -14,6 +15,7 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from gateway.conversation import CommandDialect
 from gateway.deadlines import Timeouts
 from gateway.dialect import Dialect, PlainDialect
 from gateway.factory import DEFAULT_TIMEOUTS, PeerFactory
@@ -22,6 +24,7 @@ from gateway.memory import MemoryStore
 from gateway.pressure import Pressure
 from gateway.protocol import PeerProtocol
 from gateway.reply import Run, Words
+from gateway.streams import Streams
 from gateway.writer import Writer
 
 
@@ -83,13 +86,20 @@ class Bench:
         window: int = 100,
         cap: int = 1_000_000,
         dialect: Dialect | None = None,
+        routes: Sequence[str] | None = None,
         words: Words | None = None,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
         transport: Any = None,
     ) -> None:
+        """
+        @param routes: those of the command dialect; C{None}: plain.
+        """
         self.clock = Clock()
         self.store = MemoryStore(held)
         self.pressure = Pressure(cap)
+        self.streams = Streams(self.store, lambda stream: 0)
+        if routes is not None:
+            dialect = CommandDialect(dict.fromkeys(routes), self.streams)
         self.factory = PeerFactory(
             listener="lines",
             framing=framing,

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "gateway"
 
 PURE = ("errors", "framing", "reply", "faults", "dialect", "route", "batch", "store")
 PURE_TOO = ("pressure", "config", "direct", "answers", "deadlines", "sockets", "sections", "lock")
-PURE_ALSO = ("content", "content_sections")
+PURE_ALSO = ("content", "content_sections", "stream", "moves")
 PURE_INSIDE = ("spool.record", "spool.mark", "sql.route", "columns.kinds", "formats.choice")
 PURE_FORMATS = tuple(
     f"formats.{name}" for name in ("json", "csv", "logfmt", "regex", "syslog", "influx")
@@ -24,10 +24,22 @@ PURE_FORMATS = tuple(
 PACKAGES = ("postgres", "spool", "sql", "columns", "formats")
 
 ORDER = [
-    *("errors", "framing", "reply", "faults", "formats", "columns", "dialect", "content", "batch"),
-    *("route", "sql", "sections", "route_sections", "content_sections", "config", "example"),
+    *("errors", "framing", "reply", "faults", "stream", "formats", "columns", "dialect"),
+    *(
+        "content",
+        "batch",
+        "moves",
+        "route",
+        "sql",
+        "sections",
+        "route_sections",
+        "content_sections",
+        "config",
+        "example",
+    ),
     *("direct", "sockets", "deadlines", "sweep", "answers", "pressure", "lock", "store", "memory"),
-    *("gate", "company", "fences", "together", "lane", "writer", "protocol", "factory"),
+    *("gate", "company", "fences", "together", "lane", "writer", "terms", "protocol", "factory"),
+    *("streams", "conversation"),
     *("listener", "spool", "postgres", "embedded", "bench", "check", "service", "tap"),
     *("running", "access", "letters", "routes", "cli"),
 ]

@@ -184,19 +184,26 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
             self._deadline = None
 
     async def block(
-        self, body: str, values: Mapping[str, Any], sql: str, after: Values, timeout: float
+        self,
+        body: str,
+        values: Mapping[str, Any],
+        sql: str,
+        after: Values,
+        timeout: float,
+        before: str = "",
     ) -> Rows:
         """
-        Run an anonymous code block and one statement, as one transaction.
+        Run an anonymous code block and statements after it, as one transaction.
 
         @param body: in PL/pgSQL, with C{%(name)s} for the values. They become literals
             within a literal, by psycopg2's own quoting: C{DO} takes no parameters.
-        @param sql: the statement, and C{after} its parameters.
-        @return: the statement's rows.
+        @param sql: the statements, and C{after} their parameters.
+        @param before: statements to stand before the block, without parameters.
+        @return: the rows of the last statement.
         @raise StoreError: as for L{query}.
         """
-        filled = self.filled(body, values)
-        return await self.query(f"DO %s; {sql}", (filled, *(after or ())), timeout)
+        block = self.filled("DO %s", (self.filled(body, values),))
+        return await self.query(f"{before}{block}; {self.filled(sql, after)}", None, timeout)
 
     def filled(self, sql: str, values: Values) -> str:
         """
