@@ -16,7 +16,7 @@ from twisted.internet.task import LoopingCall, deferLater
 from gateway.bookmark import Bookmark, Place
 from gateway.errors import InputError
 from gateway.follow import Tail
-from gateway.inputs import Block, Cutter
+from gateway.inputs import BLOCK, Block, Cutter
 
 LOOK: Final = 0.1
 """Seconds between two looks: what a person takes for at once, and nothing for a machine."""
@@ -91,39 +91,67 @@ class StreamPlace:
         self._generation: int | None = None
         self._saved = reactor.seconds()
 
-    def resume(self, have: int, tell: Callable[[str], None]) -> int:
+    def floor(self, have: int) -> int:
         """
-        Find where the stream was.
-
         @param have: the last number of the stream, as the gateway says.
+        @return: the first number behind which the stream's messages can be found again.
+        @raise InputError: there is none.
+        """
+        if not self._bookmark.places:
+            self._check_whole(have)
+            return 0
+        first = self._bookmark.places[0].number
+        if first > have:
+            raise InputError(
+                f"{self._bookmark.path}: the stream had {first:,} messages, and the gateway has"
+                f" {have:,}: its database was set back; send what is missing by hand, then begin"
+                " with a --stream of another name"
+            )
+        return first
+
+    def resume(self, number: int, tell: Callable[[str], None]) -> int:
+        """
+        Find where the stream was, or a little before.
+
+        @param number: of the last message that is not to be read.
         @return: the number of the message before the first one that will be read.
-        @raise InputError: that cannot be said.
         """
         path, places = self._tail.path, self._bookmark.places
-        fitting = [place for place in places if place.number <= have]
-        if places and not fitting:
-            raise InputError(
-                f"{self._bookmark.path}: the stream had {places[0].number:,} messages, and the"
-                f" gateway has {have:,}: its database was set back; send what is missing by hand,"
-                " then begin with a --stream of another name"
-            )
-        number = 0
-        if fitting:
-            later = places[len(fitting) :]
-            first = fitting[-1]
-            number = first.number
-            if not self._tail.resume(first.mark, first.line):
+        before = [place for place in places if place.number <= number]
+        at = 0
+        if before:
+            place = before[-1]
+            at = place.number
+            if not self._tail.resume(place.mark, place.line):
                 tell(
-                    f"{path}: the file that was being sent is gone; what it had behind number"
-                    f" {have:,} of the stream cannot be sent"
+                    f"{path}: the file that was being sent is gone; what it had behind message"
+                    f" {number:,} of the stream cannot be sent"
                 )
-                number = have
-            for place in later:
+                at = number
+            for place in places[len(before) :]:
                 if not self._tail.resume(place.mark, place.line):
-                    tell(f"{path}: a file that came after it is gone, and was not sent")
+                    tell(f"{path}: a file that came after that is gone too, and was not sent")
             self._tail.catch_up()
         self._tail.look()
-        return number
+        return at
+
+    def _check_whole(self, have: int) -> None:
+        # Without a place there can only be one file, sent from its first line.
+        if not have:
+            return
+        path = self._tail.path
+        count = 0
+        try:
+            with path.open("rb") as file:
+                while count < have and (data := file.read(BLOCK)):
+                    count += data.count(b"\n")
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+        if count < have:
+            raise InputError(
+                f"{path}: the stream has {have:,} messages, and here are only {count:,} lines; give"
+                " the --state file of the run that sent them, or a --stream of another name"
+            )
 
     def reading(self, block: Block, number: int) -> None:
         """Before a block is sent."""

@@ -32,6 +32,9 @@ from gateway.tally import Tally
 AHEAD: Final = 4
 """Windows of messages that are handed over before the first ones are answered."""
 
+FEWEST: Final = 128
+"""Messages that are handed over at once also where the window is smaller: it costs the same."""
+
 MOST: Final = 1 << 24
 """Bytes that are handed over before the first ones are answered."""
 
@@ -56,6 +59,16 @@ class Manner:
     window: int
     stream: str
     limit: int
+
+    @property
+    def piece(self) -> int:
+        """Messages that are handed over at once, at most."""
+        return max(self.window, FEWEST)
+
+    @property
+    def unread(self) -> int:
+        """Messages that may be answered when a run is killed, and whose answers it did not see."""
+        return self.window + self.piece
 
 
 class Sender:
@@ -155,15 +168,25 @@ class Sender:
         """
         if self._reading is not None:
             self._reading(block, self.number + 1)
-        if self.number < self._have or self._too_long(block.messages):
-            for part in self._parts(block):
-                self._skip(part)
-            return
-        try:
-            self._send(block)
-        except Unsendable:
-            for part in self._parts(block):
-                self._send(part)
+        for piece in self._pieces(block):
+            if self.number < self._have or self._too_long(piece.messages):
+                for part in self._parts(piece):
+                    self._skip(part)
+                continue
+            try:
+                self._send(piece)
+            except Unsendable:
+                for part in self._parts(piece):
+                    self._send(part)
+
+    def _pieces(self, block: Block) -> Iterator[Block]:
+        # An answer counts when all of its piece are there, which should not take long.
+        most = self._manner.piece
+        start = 0
+        while len(block.messages) - start > most:
+            yield block.part(start, start + most)
+            start += most
+        yield block.without(start) if start else block
 
     def _skip(self, block: Block) -> None:
         count = len(block.messages)

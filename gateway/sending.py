@@ -16,10 +16,12 @@ from typing import Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import LoopingCall
+from twisted.python.failure import Failure
 
 from gateway.bookmark import Bookmark
 from gateway.client.answers import ClientError, Refused, StreamLost, StreamTaken
 from gateway.client.buffer import MemoryBuffer
+from gateway.client.parcel import Parcel
 from gateway.dial import new_client, reason
 from gateway.errors import InputError
 from gateway.followed import Followed, StreamPlace
@@ -97,6 +99,22 @@ async def send(job: Job, reactor: Any, bar: bool) -> Result:
     return await _Run(job, reactor).result(bar)
 
 
+class _Buffer(MemoryBuffer):
+    """
+    A client's buffer, for a stream of which an earlier run has sent more than this one is going
+    to send first.
+    """
+
+    def __init__(self, max_bytes: int, sent: int) -> None:
+        super().__init__(max_bytes)
+        self._sent = sent
+
+    def open(self, stream: str | None) -> list[Parcel]:
+        found = super().open(stream)
+        self.given = self._sent
+        return found
+
+
 class _Run:
     def __init__(self, job: Job, reactor: Any) -> None:
         self._job = job
@@ -111,6 +129,8 @@ class _Run:
         self._last = (reactor.seconds(), (0, 0))
         self._told = False
         self._away = ""
+        self._reconnect: Deferred[None] | None = None
+        self._have = 0
         self._source: Files | Followed
         cutter = CUTTERS[job.kind]
         if job.follow:
@@ -126,7 +146,10 @@ class _Run:
         )
         self._place: StreamPlace | None = None
         # Ours, because it tells where the stream is.
-        self._buffer = MemoryBuffer(max_bytes=max(4 * MOST, 4 * job.max_frame))
+        self._buffer = _Buffer(
+            max(4 * MOST, 4 * job.max_frame),
+            self._manner().unread if job.stream is not None and job.refused is not None else 0,
+        )
         self._client = new_client(
             job.endpoint,
             route=job.route,
@@ -147,6 +170,7 @@ class _Run:
         watch = LoopingCall(self._watch)
         watch.clock = self._reactor
         self._client.startService()
+        self._buffer.given = 0
         shown: Bar | Quiet = self._quiet
         fault: InputError | None = None
         try:
@@ -175,6 +199,11 @@ class _Run:
             )
             self._step = Deferred.fromCoroutine(self._sender.run())
             await self._step
+            if self._status is None and self._sender.number < self._have:
+                raise InputError(
+                    f"the stream has {self._have:,} messages, and here are only"
+                    f" {self._sender.number:,}: this is not what was sent before"
+                )
         except InputError as error:
             fault = error
         except ClientError as error:
@@ -182,6 +211,9 @@ class _Run:
         except CancelledError:
             pass  # what cancelled it has set the status
         finally:
+            if fault is not None:
+                self._end(BAD_INPUT, str(fault))
+            self._end(SOME_REFUSED if self._tally.refused else ALL_KEPT, "")
             watch.stop()
             shown.stop()
             restore()
@@ -191,13 +223,10 @@ class _Run:
                 self._place.close()
             if self._refused is not None:
                 self._refused.close()
-        if fault is not None:
-            self._end(BAD_INPUT, str(fault))
-        if self._status is None:
-            self._status = SOME_REFUSED if self._tally.refused else ALL_KEPT
         report = self._tally.report()
         if job.stream is not None:
             report["stream"] = job.stream
+        assert self._status is not None
         return Result(self._status, report, self._tally.summary(), self._problem)
 
     async def _connect(self) -> None:
@@ -228,11 +257,19 @@ class _Run:
         if self._job.stream is None:
             return 0, 0
         have = self._buffer.base or 0
-        if self._bookmark is not None and isinstance(self._source, Followed):
-            self._place = StreamPlace(self._bookmark, self._source, self._reactor)
-            return self._place.resume(have, self._say), have
         if "-" in self._job.names and not self._job.again:
             return have, have
+        floor = 0
+        if self._bookmark is not None and isinstance(self._source, Followed):
+            self._place = StreamPlace(self._bookmark, self._source, self._reactor)
+            floor = self._place.floor(have)
+        self._have = have
+        if self._refused is not None:
+            # Answers that a killed run did not read are told again, refusals among them.
+            have -= min(self._manner().unread, have - floor)
+            self._buffer.rebase(have)
+        if self._place is not None:
+            return self._place.resume(have, self._say), have
         return 0, have
 
     def _manner(self) -> Manner:
@@ -254,8 +291,15 @@ class _Run:
 
     def _watch(self) -> None:
         """
-        Has anything been answered lately?
+        Is the gateway there, and has anything been answered lately?
         """
+        if self._sender is not None and not self._client.connected and self._reconnect is None:
+            if not self._job.retry:
+                self._end(UNDELIVERED, f"{self._job.endpoint}: the connection was lost")
+                self._stop(at_once=True)
+                return
+            self._reconnect = self._client.whenConnected()
+            self._reconnect.addCallbacks(self._there_again, self._gone_for_good)
         now = self._reactor.seconds()
         marker = (self._tally.settled, self._client.unanswered)
         waiting = self._sender is None or marker[1] > 0
@@ -277,6 +321,14 @@ class _Run:
         elif idle >= SLOW and not self._told:
             self._told = True
             self._say(f"{self._job.endpoint}: nothing was answered for {idle:.0f} s; still trying")
+
+    def _there_again(self, result: None) -> None:
+        self._reconnect = None
+
+    def _gone_for_good(self, failure: Failure) -> None:
+        # Or the client is stopped, which has been said already.
+        self._end(UNDELIVERED, reason(failure.value))
+        self._stop(at_once=True)
 
     def _interrupted(self, status: int) -> None:
         again = self._status is not None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.sending import Running, StartSend
 from tests.support import Database, Gateway, TemporaryServer
 
 
@@ -43,6 +44,20 @@ def start_gateway(tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
     yield start
     for gateway in running:
         gateway.end()
+
+
+@pytest.fixture
+def start_send() -> Iterator[StartSend]:
+    """Starts C{gateway send} as a process and ends it."""
+    running: list[Running] = []
+
+    def start(where: Gateway | str, *arguments: str) -> Running:
+        running.append(Running(where, *arguments))
+        return running[-1]
+
+    yield start
+    for one in running:
+        one.close()
 
 
 @pytest.fixture

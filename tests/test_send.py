@@ -8,16 +8,16 @@ import json
 import os
 import signal
 import socket
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pexpect
 import psycopg2
 import pytest
 
-from tests.support import BIN, LISTEN, PATIENCE, Database, Gateway, wait_until
+from tests.sending import StartSend, command, endpoint, hold_all, send
+from tests.support import LISTEN, PATIENCE, Database, Gateway, wait_until
 
 Start = Callable[..., Gateway]
 
@@ -26,64 +26,6 @@ Start = Callable[..., Gateway]
 def gateway(database: Database, start_gateway: Start) -> Gateway:
     """A gateway on a database of its own."""
     return start_gateway("--database", database.dsn, *LISTEN)
-
-
-def endpoint(gateway: Gateway, listener: str = "lines") -> str:
-    """As the command wants it."""
-    return f"tcp:127.0.0.1:{gateway.port(listener)}"
-
-
-def command(where: Gateway | str, *arguments: str) -> list[str]:
-    """C{gateway send} to a gateway's listener for lines, or to any endpoint."""
-    to = where if isinstance(where, str) else endpoint(where)
-    return [str(BIN / "gateway"), "send", "--endpoint", to, *arguments]
-
-
-def send(
-    where: Gateway | str, *arguments: str, given: bytes = b""
-) -> subprocess.CompletedProcess[bytes]:
-    """Run it to its end."""
-    done = subprocess.run(
-        command(where, *arguments), input=given, capture_output=True, timeout=PATIENCE, check=False
-    )
-    assert b"Traceback" not in done.stderr, done.stderr.decode()
-    return done
-
-
-class Running:
-    """It, while it runs."""
-
-    def __init__(self, where: Gateway | str, *arguments: str) -> None:
-        self.process = subprocess.Popen(
-            command(where, *arguments),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-
-    @property
-    def stdin(self) -> IO[bytes]:
-        assert self.process.stdin is not None
-        return self.process.stdin
-
-    def write(self, data: bytes) -> None:
-        self.stdin.write(data)
-        self.stdin.flush()
-
-    def end(self, how: signal.Signals = signal.SIGINT) -> tuple[int, str]:
-        """
-        @return: exit status and what it said on standard error.
-        """
-        self.process.send_signal(how)
-        _, said = self.process.communicate(timeout=PATIENCE)
-        assert b"Traceback" not in said, said.decode()
-        return self.process.returncode, said.decode()
-
-
-def hold_all(database: Database, *bodies: str) -> None:
-    """Wait until the table has these, in this order."""
-    wait_until(lambda: len(database.bodies()) >= len(bodies), f"{len(bodies)} rows")
-    assert database.bodies() == list(bodies)
 
 
 def test_files_and_standard_input(gateway: Gateway, database: Database, tmp_path: Path) -> None:
@@ -247,11 +189,11 @@ def test_no_answer_in_time(gateway: Gateway, database: Database) -> None:
 
 
 def test_a_gateway_that_comes_back(
-    database: Database, start_gateway: Start, gateway: Gateway
+    start_send: StartSend, database: Database, start_gateway: Start, gateway: Gateway
 ) -> None:
     """The rest is sent to the next one; nothing is missed."""
     port = gateway.port("lines")
-    running = Running(gateway)
+    running = start_send(gateway)
     running.write(b"one\n")
     hold_all(database, "one")
     gateway.process.kill()
@@ -259,38 +201,37 @@ def test_a_gateway_that_comes_back(
     running.write(b"two\n")
     start_gateway("--database", database.dsn, "--line", f"tcp:{port}:interface=127.0.0.1")
     hold_all(database, "one", "two")
-    running.stdin.close()
-    assert running.process.wait(PATIENCE) == 0
+    assert running.finish()[0] == 0
 
 
 @pytest.mark.parametrize(("how", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted(
-    gateway: Gateway, database: Database, how: signal.Signals, status: int
+    start_send: StartSend, gateway: Gateway, database: Database, how: signal.Signals, status: int
 ) -> None:
     """A summary at the end, and the status of the signal."""
-    running = Running(gateway)
+    running = start_send(gateway)
     running.write(b"one\ntwo\nunfinished")
     hold_all(database, "one", "two")
     got, said = running.end(how)
     assert got == status and said.startswith("2 stored; ")
 
 
-def test_interrupted_while_connecting() -> None:
+def test_interrupted_while_connecting(start_send: StartSend) -> None:
     """Somebody who waits for a gateway can stop waiting."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        running = Running(f"tcp:127.0.0.1:{taken.getsockname()[1]}")
-        assert running.process.stderr is not None
-        said = running.process.stderr.readline()
-        assert b"trying again" in said
+        running = start_send(f"tcp:127.0.0.1:{taken.getsockname()[1]}")
+        running.heard("trying again")
         assert running.end()[0] == 130
 
 
-def test_following(gateway: Gateway, database: Database, tmp_path: Path) -> None:
+def test_following(
+    start_send: StartSend, gateway: Gateway, database: Database, tmp_path: Path
+) -> None:
     """Two files that grow and rotate, one of them not there yet, arrive as they are written."""
     one, two = tmp_path / "one.log", tmp_path / "two.log"
     one.write_text("a\nb\nunfin")
-    running = Running(gateway, "--follow", str(one), str(two))
+    running = start_send(gateway, "--follow", str(one), str(two))
     hold_all(database, "a", "b")
     two.write_text("c\n")
     hold_all(database, "a", "b", "c")
@@ -362,14 +303,16 @@ def test_no_bar_where_nobody_sees_it(gateway: Gateway, tmp_path: Path) -> None:
     assert terminal.status() == 130
 
 
-def test_a_pipe_that_is_slow(gateway: Gateway, database: Database, tmp_path: Path) -> None:
+def test_a_pipe_that_is_slow(
+    start_send: StartSend, gateway: Gateway, database: Database, tmp_path: Path
+) -> None:
     """Lines are sent as they come, from a named pipe too; nothing waits for a block to fill."""
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    running = Running(gateway, str(fifo))
+    running = start_send(gateway, str(fifo))
     with fifo.open("wb", buffering=0) as pipe:
         pipe.write(b"one\ntw")
         hold_all(database, "one")
         pipe.write(b"o\n")
         hold_all(database, "one", "two")
-    assert running.process.wait(PATIENCE) == 0
+    assert running.finish()[0] == 0

@@ -102,9 +102,7 @@ class Wired:
 
 
 STEPS = st.lists(
-    st.tuples(
-        st.sampled_from(["put", "up", "down", "cut", "wait", "settle"]), st.integers(1, 200)
-    ),
+    st.tuples(st.sampled_from(["put", "up", "down", "cut", "wait", "settle"]), st.integers(1, 200)),
     max_size=60,
 )
 
