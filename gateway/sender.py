@@ -278,12 +278,15 @@ class Sender:
         self, runs: Sequence[tuple[int, Answer]], block: Block, first: int
     ) -> list[Refusal]:
         found = []
-        place = 0
+        place = drift = 0
         stream = self._manner.stream
         for count, answer in runs:
             if not answer.kept:
                 for at in range(place, place + count):
-                    number = first + at if stream else 0
+                    if answer.code == "TOOBIG":
+                        number, drift = 0, drift + 1  # its number goes to the next one
+                    else:
+                        number = first + at - drift if stream else 0
                     line = block.line + at
                     found.append(
                         refusal(block.messages[at], answer.raw, block.name, line, stream, number)
