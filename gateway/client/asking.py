@@ -7,10 +7,27 @@ its database cannot take. What is listened to is asked for again on each connect
 
 from __future__ import annotations
 
+import json
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from .parcel import Question
+from .wire import check_word
+
+Params = Mapping[str, Any] | Sequence[Any] | None
+"""A query's parameters by name, or in their order."""
+
+
+def call(query: str, params: Params) -> bytes:
+    """
+    @return: the command that asks a query; what JSON does not know is said as text.
+    """
+    check_word("query", query)
+    payload = b"CALL " + query.encode()
+    if params is None:
+        return payload
+    return payload + b" " + json.dumps(params, default=str).encode()
 
 
 class Asking:
@@ -37,12 +54,14 @@ class Asking:
         self._waiting.appendleft(question)
 
     def listen(self, channel: str) -> Question:
+        check_word("channel", channel)
         self._channels.add(channel)
         question = Question(b"LISTEN " + channel.encode(), channel)
         self.add(question)
         return question
 
     def unlisten(self, channel: str) -> Question:
+        check_word("channel", channel)
         self._channels.discard(channel)
         question = Question(b"UNLISTEN " + channel.encode())
         self.add(question)

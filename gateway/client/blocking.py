@@ -10,20 +10,21 @@ unanswered goes on over it.
 from __future__ import annotations
 
 import json
-import os
 import random
 import selectors
 import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
 from itertools import islice
 from typing import Any, Final
 
 from .answers import Answer, ClientError, Closed, Refused, Unknown
+from .asking import Params
 from .buffer import Buffer, MemoryBuffer
+from .dial import Tls, dial, tls_context
 from .parcel import Parcel, Push, Question, Runs
 from .patience import backoff
 from .session import Session
@@ -53,7 +54,7 @@ class BlockingClient:
         buffer: Buffer | None = None,
         resend: bool = True,
         takeover: str = "stop",
-        tls: bool | str | os.PathLike[str] | ssl.SSLContext = False,
+        tls: Tls = False,
         server_name: str | None = None,
         timeout: float = 60.0,
         connect_timeout: float = 10.0,
@@ -85,7 +86,7 @@ class BlockingClient:
         """
         self.route = route
         self._where = (host, port)
-        self._context = _context(tls)
+        self._context = tls_context(tls)
         self._server_name = server_name or host
         self._timeout = timeout
         self._connect_timeout = connect_timeout
@@ -164,6 +165,15 @@ class BlockingClient:
         while waiting:
             yield from self._first(waiting)
 
+    def post(self, messages: Sequence[bytes], route: str | None = None) -> None:
+        """
+        Take messages, on the disk where the buffer is there, and wait for nothing: they are
+        sent by the calls that follow, such as L{flush}.
+
+        @raise BufferFull: none is taken.
+        """
+        self._put(messages, route)
+
     def flush(self, timeout: float | None = None) -> None:
         """
         Wait until every message has its answer, those that a DiskBuffer kept included.
@@ -178,7 +188,7 @@ class BlockingClient:
     def call(
         self,
         query: str,
-        params: Mapping[str, Any] | Sequence[Any] | None = None,
+        params: Params = None,
         *,
         exact: bool = False,
     ) -> list[dict[str, Any]]:
@@ -304,40 +314,17 @@ class BlockingClient:
         self._failures += 1
         self._not_before = now + self._retry(self._failures)
         try:
-            connection = self._connected(min(self._connect_timeout, max(0.001, until - now)))
+            left = min(self._connect_timeout, max(0.001, until - now))
+            self._socket = dial(*self._where, self._context, self._server_name, left)
         except ssl.SSLCertVerificationError:
             raise  # a person must act
         except OSError as error:
             self._reason = error
             return
-        connection.setblocking(False)
-        self._socket = connection
         self._selector = selectors.DefaultSelector()
-        self._selector.register(connection, selectors.EVENT_READ)
+        self._selector.register(self._socket, selectors.EVENT_READ)
         self._heard = time.monotonic()
         self._session.connected()
-
-    def _connected(self, timeout: float) -> socket.socket:
-        host, port = self._where
-        if "/" in host:
-            connection = socket.socket(socket.AF_UNIX)
-            connection.settimeout(timeout)
-            try:
-                connection.connect(host)
-            except BaseException:
-                connection.close()
-                raise
-            return connection
-        connection = socket.create_connection((host, port), timeout=timeout)
-        try:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            if self._context is not None:
-                return self._context.wrap_socket(connection, server_hostname=self._server_name)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
 
     def _disconnect(self) -> None:
         if self._selector is not None:
@@ -409,15 +396,3 @@ class BlockingClient:
             if isinstance(event, Push):
                 self._pushes.append(event)
             self._failures = 0
-
-
-def _context(tls: bool | str | os.PathLike[str] | ssl.SSLContext) -> ssl.SSLContext | None:
-    if tls is False:
-        return None
-    if tls is True:
-        return ssl.create_default_context()
-    if isinstance(tls, ssl.SSLContext):
-        if not tls.check_hostname or tls.verify_mode != ssl.CERT_REQUIRED:
-            raise ValueError("tls: this context does not verify the gateway's certificate and name")
-        return tls
-    return ssl.create_default_context(cafile=os.fspath(tls))

@@ -36,8 +36,8 @@ class Buffer(Protocol):
         gateway has told the stream's state.
     @ivar given: messages ever given.
     @ivar settled: how many of them, from the first on, have their final answer (in a stream).
-    @ivar loose: how many of the last of these were refused unseen, so that their numbers may
-        not be used up.
+    @ivar loose: how many of the last of these were refused, so that their numbers may not be
+        used up.
     """
 
     size: int

@@ -17,8 +17,10 @@ class Numbering:
     One stream.
 
     @ivar settled: messages that have their final answer, from the first on.
-    @ivar loose: the last of them that were refused as too long. In line framing the gateway
-        skips such a line without seeing its number, which is then not used up.
+    @ivar loose: how many of the last of them were refused. Their numbers may be used up or not:
+        a line that is too long is skipped before its number is seen, and a refusal that the
+        database never saw is forgotten with the gateway that gave it. What is refused is
+        stored nowhere, so that another message may have its number.
     """
 
     def __init__(self, stream: str, buffer: Buffer, owed: bool) -> None:
@@ -46,7 +48,7 @@ class Numbering:
     def settle(self, count: int, answer: Answer) -> None:
         """The next messages have their answer."""
         self.settled += count
-        self.loose = self.loose + count if answer.code == "TOOBIG" else 0
+        self.loose = self.loose + count if answer.word == "-REJ" else 0
 
     def greeted(self, seq: int) -> None:
         """

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -20,6 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from .answers import Answer, ClientError, Closed, Refused, Unknown
+from .asking import Params
 from .buffer import Buffer, MemoryBuffer
 from .link import Link
 from .parcel import Event, Parcel, Push, Question, Runs
@@ -174,7 +175,7 @@ class GatewayClient(Service):
     def call(
         self,
         query: str,
-        params: Mapping[str, Any] | Sequence[Any] | None = None,
+        params: Params = None,
         *,
         exact: bool = False,
     ) -> Deferred[list[dict[str, Any]]]:
@@ -191,9 +192,7 @@ class GatewayClient(Service):
 
         return self.rows(query, params).addCallback(decoded)
 
-    def rows(
-        self, query: str, params: Mapping[str, Any] | Sequence[Any] | None = None
-    ) -> Deferred[list[bytes]]:
+    def rows(self, query: str, params: Params = None) -> Deferred[list[bytes]]:
         """
         As L{call}; fires with each row's JSON as it came.
         """

@@ -17,10 +17,8 @@ Chunks, not messages: answers are counted, a read of nothing but C{+OK} is one c
 
 from __future__ import annotations
 
-import json
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from .answers import (
     OK,
@@ -33,7 +31,7 @@ from .answers import (
     Unsendable,
     parse,
 )
-from .asking import Asking
+from .asking import Asking, Params, call
 from .buffer import Buffer
 from .outbox import Outbox
 from .parcel import Event, Parcel, Push, Question, Segment, push
@@ -171,13 +169,9 @@ class Session:
             self._events += outbox.noted()
         return parcel
 
-    def call(self, query: str, params: Mapping[str, Any] | Sequence[Any] | None) -> Question:
+    def call(self, query: str, params: Params) -> Question:
         """Ask a query of the configuration."""
-        check_word("query", query)
-        payload = b"CALL " + query.encode()
-        if params is not None:
-            payload += b" " + json.dumps(params, default=str).encode()
-        return self._ask(payload)
+        return self._ask(call(query, params))
 
     def ping(self, text: str) -> Question:
         """Ask whether anyone is there."""
@@ -185,13 +179,11 @@ class Session:
 
     def listen(self, channel: str) -> Question:
         """Listen on this connection and on every one to come."""
-        check_word("channel", channel)
         self._check_commands()
         return self._asking.listen(channel)
 
     def unlisten(self, channel: str) -> Question:
         """Listen no longer."""
-        check_word("channel", channel)
         self._check_commands()
         return self._asking.unlisten(channel)
 

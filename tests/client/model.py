@@ -36,6 +36,8 @@ class Model:
 
     @ivar table: messages stored, in order.
     @ivar fate: gives the answer to a message that may be stored; it is stored for C{+}.
+    @ivar forgets: whether refusals behind which nothing is stored are forgotten with their
+        connection, as by a gateway that is killed.
     """
 
     def __init__(self, dialect: str = "command", framing: str = "line", max_frame: int = 1000):
@@ -45,6 +47,7 @@ class Model:
         self.table: list[bytes] = []
         self.streams: dict[str, Stream] = {}
         self.fate: Callable[[bytes], bytes] = lambda message: OK
+        self.forgets: Callable[[], bool] = lambda: False
         self.queries: dict[str, Callable[[object], list[object]]] = {}
         self.peers: list[Peer] = []
         self.denied: set[str] = set()
@@ -53,6 +56,9 @@ class Model:
         peer = Peer(self)
         self.peers.append(peer)
         return peer
+
+    def listened(self, channel: str) -> None:
+        """Somebody has begun to listen."""
 
     def notify(self, channel: str, payload: str) -> None:
         """To all who listen."""
@@ -137,6 +143,9 @@ class Peer:
             if stream.owner is not None and stream.owner is not self:
                 stream.owner.leave(b"-BYE BUSY :another connection took the stream")
             stream.owner = self
+            if self._model.forgets():
+                while stream.refusals.pop(stream.last, None) is not None:
+                    stream.last -= 1
             self._stream = stream
             self.say(b"+OK seq=%d" % stream.last)
         elif verb == b"PING":
@@ -147,6 +156,7 @@ class Peer:
             else:
                 self.channels.add(rest.decode())
                 self.say(OK)
+                self._model.listened(rest.decode())
         elif verb == b"UNLISTEN":
             self.channels.discard(rest.decode())
             self.say(OK)

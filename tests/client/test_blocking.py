@@ -59,7 +59,7 @@ def test_send_call_ping(serve: Serve) -> None:
 
 @pytest.mark.parametrize("framing", ["line", "netstring", "octet-counted"])
 def test_a_stream_survives_cut_connections(serve: Serve, framing: str) -> None:
-    """Connections that end after every few reads, their answers lost: all is stored once, in order."""
+    """Connections end every few reads, answers are lost: all is stored once, in order."""
     server = serve(Model(framing=framing))
     server.cut_after = 3
     messages = [b"%d" % n for n in range(5000)]
@@ -183,7 +183,7 @@ def test_tls_that_cannot_be_trusted(serve: Serve, authority: Authority) -> None:
     strange, right = serve(tls=other), serve(tls=authority.server)
     with (
         BlockingClient("localhost", strange.port, tls=authority.pem) as client,
-        pytest.raises(ssl.SSLCertVerificationError, match="self.signed|unable to get local issuer"),
+        pytest.raises(ssl.SSLCertVerificationError, match=r"self.signed|unable to get"),
     ):
         client.ping()
     with (
