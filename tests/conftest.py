@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.installing import Installer
+from tests.sending import Running, StartSend
 from tests.support import Database, Gateway, TemporaryServer
 
 # How fast the machine is, and what else runs on it, is not what is tested.
@@ -49,6 +50,20 @@ def start_gateway(tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
     yield start
     for gateway in running:
         gateway.end()
+
+
+@pytest.fixture
+def start_send() -> Iterator[StartSend]:
+    """Starts C{gateway send} as a process and ends it."""
+    running: list[Running] = []
+
+    def start(where: Gateway | str, *arguments: str) -> Running:
+        running.append(Running(where, *arguments))
+        return running[-1]
+
+    yield start
+    for one in running:
+        one.close()
 
 
 @pytest.fixture
