@@ -22,6 +22,7 @@ from gateway.postgres.schema import up_to_date
 from gateway.route import Route, table_identifier
 
 _SERVER = "SELECT current_setting('server_version'), current_database(), current_user::text"
+_SESSION = "SELECT current_database()::text, pg_backend_pid()"
 _MAY_CREATE = "SELECT has_database_privilege(current_database(), 'CREATE')"
 # By number: to look a name up in a schema that is not granted is an error. One by one:
 # of several privileges at once PostgreSQL says whether any is held.
@@ -29,7 +30,10 @@ _MAY_USE = """
     SELECT coalesce(bool_and(has_schema_privilege(n.oid, 'USAGE')
                              AND has_table_privilege(c.oid, needed.privilege)), true)
       FROM (VALUES ('migration', 'SELECT'), ('lane', 'SELECT'), ('lane', 'INSERT'),
-                   ('lane', 'UPDATE'), ('lane', 'DELETE'), ('dead_letter', 'INSERT'))
+                   ('lane', 'UPDATE'), ('lane', 'DELETE'), ('dead_letter', 'INSERT'),
+                   ('stream', 'SELECT'), ('stream', 'INSERT'), ('stream', 'UPDATE'),
+                   ('refusal', 'SELECT'), ('refusal', 'INSERT'), ('refusal', 'UPDATE'),
+                   ('refusal', 'DELETE'))
            AS needed(name, privilege)
       JOIN pg_catalog.pg_class c ON c.relname = needed.name
       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'gateway'
@@ -37,14 +41,18 @@ _MAY_USE = """
 _MAY_CALL = """
     SELECT has_function_privilege('gateway.advance(uuid, bigint, bigint)', 'EXECUTE')
        AND has_function_privilege('gateway.remember(uuid, text)', 'EXECUTE')
+       AND has_function_privilege('gateway.claim(text, bigint)', 'EXECUTE')
+       AND has_function_privilege('gateway.follow(uuid, bigint, text, jsonb)', 'EXECUTE')
+       AND has_function_privilege('gateway.remember_refusals(uuid, jsonb)', 'EXECUTE')
        AND has_language_privilege('plpgsql', 'USAGE')
 """
 _GRANT = (
     "database: the schema gateway is there, but not granted: run GRANT USAGE ON SCHEMA"
     " gateway TO ...; GRANT SELECT, INSERT, UPDATE, DELETE ON gateway.lane TO ...;"
-    " GRANT SELECT, INSERT, UPDATE, DELETE ON gateway.dead_letter TO ...;"
-    " GRANT SELECT ON gateway.migration TO ...;"
-    " GRANT EXECUTE ON FUNCTION gateway.advance, gateway.remember TO ...;"
+    " GRANT SELECT, INSERT, UPDATE, DELETE ON gateway.dead_letter, gateway.stream,"
+    " gateway.refusal TO ...; GRANT SELECT ON gateway.migration TO ...;"
+    " GRANT EXECUTE ON FUNCTION gateway.advance, gateway.remember, gateway.claim,"
+    " gateway.follow, gateway.remember_refusals TO ...;"
     " GRANT USAGE ON LANGUAGE plpgsql TO ..."
 )
 
@@ -91,6 +99,7 @@ async def check_database(config: Config, dsn: str, reactor: Any) -> Report:
             report.problems += [f"{where}.{key}: {text}" for key, text in judgement.problems]
             if judgement.sound is not None:
                 report.notes.append(f"{where}: {judgement.sound.note}")
+        await _check_channels(config, opener, connection, report)
     except StoreError as error:
         report.problems.append(f"database.dsn: {error}")
     finally:
@@ -132,6 +141,49 @@ def _report(where: str, route: Route, findings: Findings, report: Report) -> Non
     for problem in findings.problems:
         hint = "" if findings.exists else "; create it, or set create = true"
         report.problems.append(f"{where}.{problem.key}: {problem.text}{hint}")
+
+
+async def _check_channels(
+    config: Config, opener: Opener, connection: Connection, report: Report
+) -> None:
+    """
+    @param connection: where the gateway listens, if the configuration does not say.
+    """
+    channels = config.channels
+    timeout = config.database.statement_timeout
+    if not channels.allow:
+        return
+    report.notes.append(f"channels: peers may listen to {', '.join(channels.allow)}")
+    (database, process), *_ = await connection.query(_SESSION, None, timeout)
+    if channels.dsn is None:
+        if process != connection.get_backend_pid():
+            report.notes.append(
+                "channels: there is a pooler on the way to the database; where it shares sessions"
+                " (pool_mode = transaction), channels.dsn must lead around it"
+            )
+        return
+    fault = dsn_fault(channels.dsn, opener.outside)
+    if fault is not None:
+        report.problems.append(f"channels.dsn: {fault}")
+        return
+    try:
+        direct = await opener.begin(channels.dsn).run()
+    except StoreError as error:
+        report.problems.append(f"channels.dsn: {error}")
+        return
+    try:
+        (other, process), *_ = await direct.query(_SESSION, None, timeout)
+        if other != database:
+            report.problems.append(
+                f"channels.dsn: leads to database {other!r}, and database.dsn to {database!r};"
+                " a NOTIFY is heard in its own database only"
+            )
+        elif process != direct.get_backend_pid():
+            report.problems.append("channels.dsn: leads to a pooler; it must lead to the server")
+    except StoreError as error:
+        report.problems.append(f"channels.dsn: {error}")
+    finally:
+        direct.discard()
 
 
 async def _check_schema(query: Query, report: Report) -> bool:

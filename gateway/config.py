@@ -18,6 +18,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta, Struct, field
 
+from gateway.channel_sections import ChannelsSection, check_channels
 from gateway.content_sections import check_content, check_name
 from gateway.errors import ConfigError
 from gateway.query import Query
@@ -123,6 +124,7 @@ class Config(Struct, frozen=True, kw_only=True):
     database: Database = field(default_factory=Database)
     limits: Limits = field(default_factory=Limits)
     spool: SpoolSection = field(default_factory=SpoolSection)
+    channels: ChannelsSection = field(default_factory=ChannelsSection)
     listeners: dict[str, Listener] = field(default_factory=dict)
     routes: dict[str, Route] = field(default_factory=dict)
     queries: dict[str, Query] = field(default_factory=dict)
@@ -171,12 +173,16 @@ def judge(data: Mapping[str, Any], path: PurePath, endpoint_fault: EndpointFault
     As L{load_config}, from the tables of a file.
     """
     reader = Reader(str(path))
-    reader.known("", data, ("database", "limits", "spool", "listeners", "routes", "queries"))
+    sections_known = ("database", "limits", "spool", "channels", "listeners", "routes", "queries")
+    reader.known("", data, sections_known)
     database = reader.section("database", data.get("database", {}), Database) or Database()
     limits = reader.section("limits", data.get("limits", {}), Limits) or Limits()
     spool = reader.section("spool", data.get("spool", {}), SpoolSection) or SpoolSection()
     if spool.path is not None:
         spool = msgspec.structs.replace(spool, path=str(path.parent / spool.path))
+    channels = reader.section("channels", data.get("channels", {}), ChannelsSection)
+    channels = channels or ChannelsSection()
+    check_channels(reader, channels)
     sections = reader.sections("routes", data.get("routes", {}), RouteSection)
     listeners = reader.sections("listeners", data.get("listeners", {}), Listener)
     # Names that are there but faulty are not "missing" as well.
@@ -211,6 +217,7 @@ def judge(data: Mapping[str, Any], path: PurePath, endpoint_fault: EndpointFault
         database=database,
         limits=limits,
         spool=spool,
+        channels=channels,
         listeners=listeners,
         routes=routes,
         queries=queries,

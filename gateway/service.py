@@ -29,6 +29,7 @@ from gateway.embedded import DataDirectory, EmbeddedServer
 from gateway.errors import EmbeddedError, SpoolError, StoreError
 from gateway.listener import ListenerService
 from gateway.postgres.dsn import public_dsn
+from gateway.postgres.notifications import Notifications
 from gateway.postgres.pool import Pool
 from gateway.postgres.queries import PostgresQueries
 from gateway.postgres.store import PostgresStore
@@ -64,6 +65,8 @@ class GatewayService(Service):
         drain_timeout: float,
         spool: Spool | None = None,
         detour: SpoolDetour | None = None,
+        notifications: Notifications | None = None,
+        channels_dsn: str | None = None,
     ) -> None:
         """
         @param data_directory: held while we run; C{None} where nothing is kept in one.
@@ -71,6 +74,8 @@ class GatewayService(Service):
         @param drain_timeout: seconds that a stop waits for answers in flight.
         @param spool: C{None} where messages are refused while the database is away.
         @param detour: what puts messages into the spool and stores them.
+        @param notifications: what listens for peers.
+        @param channels_dsn: where it does, if that is not C{dsn}.
         """
         self._clock = clock
         self._data_directory = data_directory
@@ -84,6 +89,8 @@ class GatewayService(Service):
         self._drain_timeout = drain_timeout
         self._spool = spool
         self._detour = detour
+        self._notifications = notifications
+        self._channels_dsn = channels_dsn
         self._opening: Deferred[None] | None = None
         self._forced = False
 
@@ -114,6 +121,9 @@ class GatewayService(Service):
             )
         self._pool.start(dsn)
         self._queries.start(dsn)
+        if self._notifications is not None:
+            own = self._channels_dsn
+            self._notifications.start(dsn if own is None else own)
         if self._spool is not None:
             self._spool.start()
             for lane in self._writer.lanes:
@@ -209,6 +219,8 @@ class GatewayService(Service):
         for listener in self._listeners:
             for peer in list(listener.factory.peers):
                 peer.abort()
+        if self._notifications is not None:
+            self._notifications.stop()
         if self._opening is not None:
             self._opening.cancel()
         if self._detour is not None:

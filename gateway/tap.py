@@ -18,6 +18,7 @@ from twisted.internet import reactor as global_reactor
 from twisted.internet.endpoints import serverFromString
 from twisted.python import usage
 
+from gateway.channels import Channels
 from gateway.company import backoff
 from gateway.config import (
     EMBEDDED,
@@ -28,8 +29,9 @@ from gateway.config import (
     load_config,
 )
 from gateway.content import ContentDialect
+from gateway.conversation import CommandDialect
 from gateway.deadlines import Timeouts
-from gateway.dialect import CommandDialect, Dialect, PlainDialect
+from gateway.dialect import Dialect, PlainDialect
 from gateway.embedded import DataDirectory, EmbeddedServer
 from gateway.errors import ConfigError
 from gateway.example import example
@@ -38,6 +40,7 @@ from gateway.formats.choice import format_of
 from gateway.gate import Gates
 from gateway.listener import ListenerService
 from gateway.postgres.dsn import dsn_fault
+from gateway.postgres.notifications import Notifications
 from gateway.postgres.opening import Opener, outside_of_process
 from gateway.postgres.pool import Pool
 from gateway.postgres.queries import PostgresQueries, query_pool
@@ -48,6 +51,7 @@ from gateway.service import GatewayService, stop_on_signals, use_monotonic_clock
 from gateway.spool.detour import SpoolDetour
 from gateway.spool.file import SpoolFile
 from gateway.spool.queue import Spool
+from gateway.streams import Streams
 from gateway.writer import Writer
 
 DATA_DIR = "gateway-data"
@@ -108,6 +112,9 @@ class Options(usage.Options):
             if fault is not None:
                 source = "--database" if self["database"] is not None else "database.dsn"
                 raise ConfigError([f"{source}: {fault}"])
+            dsn = config.channels.dsn or ""
+            if dsn and (fault := dsn_fault(dsn, outside_of_process())) is not None:
+                raise ConfigError([f"channels.dsn: {fault}"])
         except ConfigError as error:
             raise usage.UsageError(str(error)) from None
         self["data-dir"] = str(Path(self["data-dir"]).absolute())
@@ -195,12 +202,22 @@ def makeService(options: Options) -> IService:
         frozenset(route.name for route in config.routes.values() if route.dead_letter),
         opened=lambda lane: None if spool is None else spool.keep_lane(lane),
     )
+    own = config.channels.dsn is not None
+    notifications = Notifications(
+        config.database,
+        reactor,
+        backoff,
+        Opener.of_process(config.database, reactor) if own else opener,
+    )
+    channels = Channels(config.channels.allow, notifications, reactor)
+    streams = Streams(store, detour.reached if detour is not None else lambda name: 0)
+    commands = CommandDialect(config.routes, streams, queries, channels)
     listeners = []
     for name, listener in config.listeners.items():
         factory = PeerFactory(
             listener=name,
             framing=listener.framing,
-            dialect=_dialect(config, listener),
+            dialect=_dialect(config, listener) or commands,
             words=Words.configured(listener.ack, listener.nak),
             max_frame=listener.max_frame,
             window=listener.window,
@@ -213,6 +230,8 @@ def makeService(options: Options) -> IService:
                 idle=math.inf if listener.idle_timeout is None else listener.idle_timeout,
                 keepalive=listener.keepalive,
             ),
+            channels=channels,
+            push_buffer=config.channels.push_buffer,
         )
         listeners.append(
             ListenerService(
@@ -235,13 +254,18 @@ def makeService(options: Options) -> IService:
         spool=spool,
         detour=detour,
         queries=queries,
+        notifications=notifications,
+        channels_dsn=config.channels.dsn,
     )
     stop_on_signals(reactor, service)
     use_monotonic_clock(reactor)
     return service
 
 
-def _dialect(config: Config, listener: Listener) -> Dialect:
+def _dialect(config: Config, listener: Listener) -> Dialect | None:
+    """
+    @return: C{None} for commands.
+    """
     if listener.route_by is not None and listener.routes:
         # All of them are read alike.
         reading = config.routes[next(iter(listener.routes.values()))].reading
@@ -249,7 +273,7 @@ def _dialect(config: Config, listener: Listener) -> Dialect:
         return ContentDialect(form, listener.route_by, listener.routes, listener.route)
     if listener.route is not None:
         return PlainDialect(listener.route)
-    return CommandDialect(config.routes)
+    return None
 
 
 def _spool(config: Config, data_dir: Path) -> Spool | None:

@@ -13,7 +13,6 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
-from gateway.dialect import CommandDialect
 from gateway.factory import peer_name
 from gateway.reply import Words
 from tests.in_memory import Bench, HalfClosing
@@ -31,7 +30,7 @@ def test_answer_follows_commit() -> None:
 
 def test_answers_keep_the_order_of_frames() -> None:
     """An answer known at once waits for those before it."""
-    bench = Bench(dialect=CommandDialect(["messages"]))
+    bench = Bench(routes=["messages"])
     bench.peer.dataReceived(b"PUT messages a\nPING x\n@1 PUT messages b\nNOPE\n")
     assert bench.said == b""
     bench.commit_all()
@@ -81,7 +80,7 @@ def test_window_is_strict() -> None:
 
 def test_many_instant_answers_with_a_small_window() -> None:
     """A flood of commands that need no store neither recurses nor stalls."""
-    bench = Bench(window=1, dialect=CommandDialect([]))
+    bench = Bench(window=1, routes=[])
     bench.peer.dataReceived(b"PING\n" * 10_000)
     assert bench.said == b"+OK\n" * 10_000
     assert not bench.paused
@@ -126,7 +125,7 @@ def test_half_close_beyond_the_window() -> None:
 
 def test_quit_ends_after_its_answer() -> None:
     """QUIT waits for what was asked before it."""
-    bench = Bench(dialect=CommandDialect(["messages"]))
+    bench = Bench(routes=["messages"])
     bench.peer.dataReceived(b"PUT messages a\r\nQUIT\r\nPUT messages never\r\n")
     assert not bench.transport.disconnecting
     bench.commit_all()

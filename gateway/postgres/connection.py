@@ -100,6 +100,8 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
     @ivar used_at: when it was last given back.
     @ivar prepared: names of the statements prepared in its session.
     @ivar lost: called once when the connection is no longer usable.
+    @ivar notified: called with the notifications that came at once, in order, each as
+        (channel, payload). Where it is C{None} txpostgres's observers get them.
     @ivar fault: why it is not; C{""} where we closed it for no fault of its own.
     @ivar server: where it leads, for people; C{""} where there is no other place.
     @ivar generation: the pool's when it was opened.
@@ -114,6 +116,7 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
     generation = 0
     reads = False
     lost: Callable[[Connection], None] | None = None
+    notified: Callable[[list[tuple[str, str]]], None] | None = None
 
     def __init__(self, reactor: Any, cooperator: Any = None) -> None:
         super().__init__(reactor, cooperator)
@@ -193,19 +196,26 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
             self._deadline = None
 
     async def block(
-        self, body: str, values: Mapping[str, Any], sql: str, after: Values, timeout: float
+        self,
+        body: str,
+        values: Mapping[str, Any],
+        sql: str,
+        after: Values,
+        timeout: float,
+        before: str = "",
     ) -> Rows:
         """
-        Run an anonymous code block and one statement, as one transaction.
+        Run an anonymous code block and statements after it, as one transaction.
 
         @param body: in PL/pgSQL, with C{%(name)s} for the values. They become literals
             within a literal, by psycopg2's own quoting: C{DO} takes no parameters.
-        @param sql: the statement, and C{after} its parameters.
-        @return: the statement's rows.
+        @param sql: the statements, and C{after} their parameters.
+        @param before: statements to stand before the block, without parameters.
+        @return: the rows of the last statement.
         @raise StoreError: as for L{query}.
         """
-        filled = self.filled(body, values)
-        return await self.query(f"DO %s; {sql}", (filled, *(after or ())), timeout)
+        block = self.filled("DO %s", (self.filled(body, values),))
+        return await self.query(f"{before}{block}; {self.filled(sql, after)}", None, timeout)
 
     def filled(self, sql: str, values: Values) -> str:
         """
@@ -268,8 +278,19 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         if state == extensions.POLL_WRITE:
             self.reactor.addWriter(watch)
         elif state == extensions.POLL_OK:
-            self.checkForNotifies()
+            # In this order: whoever waits for LISTEN hears of it before the first notification.
             self._settle(None)
+            if self._watch is not None:
+                self.checkForNotifies()
+
+    def checkForNotifies(self) -> None:
+        # txpostgres's observers are a set, told in later rounds of the reactor.
+        if self.notified is None:
+            super().checkForNotifies()
+        elif notifies := self._connection.notifies:
+            brought = [(notify.channel, notify.payload) for notify in notifies]
+            del notifies[:]
+            self.notified(brought)
 
     def _settle(self, result: Failure | None) -> None:
         answer, self._answer = self._answer, None

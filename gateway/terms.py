@@ -1,0 +1,79 @@
+"""
+The terms on which peers connect to a listener, and the transports that carry them.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar
+
+from twisted.internet.interfaces import (
+    IConsumer,
+    IHalfCloseableDescriptor,
+    INegotiated,
+    IPushProducer,
+    IReactorTime,
+    ISystemHandle,
+    ITCPTransport,
+)
+
+from gateway.channels import Channels
+from gateway.deadlines import Timeouts
+from gateway.dialect import Dialect
+from gateway.pressure import Pressure
+from gateway.reply import Words
+
+Peer = TypeVar("Peer", contravariant=True)
+
+
+class Transport(ITCPTransport, IConsumer, IPushProducer, ISystemHandle):
+    """
+    What the reactor's stream transports are, TCP and Unix alike.
+    """
+
+
+def close_half(transport: Transport) -> bool:
+    """
+    Say nothing more and go on reading.
+
+    @return: whether the transport can do that.
+    """
+    if INegotiated.providedBy(transport):
+        # TLS has a goodbye of its own, without which the peer must take the end for an attack.
+        transport.loseConnection()
+    elif IHalfCloseableDescriptor.providedBy(transport):
+        transport.loseWriteConnection()
+    else:
+        return False
+    return True
+
+
+class Terms(Protocol[Peer]):
+    """
+    What holds for all peers of a listener, and who is told of them.
+
+    @ivar framing: a key of L{FRAMINGS}.
+    @ivar max_frame: largest payload of a frame, in bytes.
+    @ivar window: unanswered frames of a peer at which reading pauses.
+    @ivar channels: what peers may listen to; C{None}: nothing.
+    @ivar push_buffer: bytes of pushes that may wait for a peer.
+    """
+
+    framing: str
+    dialect: Dialect
+    words: Words
+    max_frame: int
+    window: int
+    channels: Channels | None
+    push_buffer: int
+    pressure: Pressure
+    clock: IReactorTime
+    timeouts: Timeouts
+
+    def joined(self, peer: Peer) -> None:
+        """A peer connected."""
+
+    def left(self, peer: Peer) -> None:
+        """A peer is gone."""
+
+    def let_go(self, reason: str) -> None:
+        """A peer is told to go; for the log."""
