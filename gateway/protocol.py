@@ -157,8 +157,9 @@ class PeerProtocol(Protocol):
 
     def writeConnectionLost(self) -> None:
         """
-        Our own end is closed, and nothing more will be said.
+        The transport has written all it had, and closed our own end.
         """
+        self._write_blocked = False
 
     # Backpressure: several reasons to pause, one place that does it.
 
@@ -318,6 +319,9 @@ class PeerProtocol(Protocol):
         if self._write_blocked or (self._closed and self._lingering is None):
             carrier = carrier_of(self.transport)
             queue = 0 if carrier is None else unread(carrier)
+            if self._closing and self._closed and not (queue or self._write_blocked):
+                self._linger()
+                return None
         open_ = not (self._closing or self._ended or self._bye is not None)
         unfinished = open_ and self._framing.unfinished
         idle = open_ and timeouts.idle < inf and not self._answers.waiting and not self._held
@@ -378,4 +382,9 @@ class PeerProtocol(Protocol):
         elif self._lingering is None:
             transport.loseWriteConnection()
             transport.resumeProducing()
-            self._lingering = self._terms.clock.callLater(LINGER, transport.abortConnection)
+            # A peer that is slow has until write_timeout to take what waits for it.
+            if not self._write_blocked:
+                self._linger()
+
+    def _linger(self) -> None:
+        self._lingering = self._terms.clock.callLater(LINGER, self.transport.abortConnection)
