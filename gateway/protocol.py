@@ -50,6 +50,8 @@ C{-BYE}: closing at once with unread data makes TCP drop the answers on their wa
 """
 
 
+STOPPING: Final = goodbye(Code.DRAIN, "the gateway stops; what has no answer is not stored")
+
 OVERRUN: Final = goodbye(Code.RATE, "does not take its pushes")
 
 
@@ -146,8 +148,9 @@ class PeerProtocol(Protocol):
 
     def writeConnectionLost(self) -> None:
         """
-        Our own end is closed, and nothing more will be said.
+        The transport has written all it had, and closed our own end.
         """
+        self._outlet.blocked = False
 
     # Backpressure: several reasons to pause, one place that does it.
 
@@ -308,6 +311,9 @@ class PeerProtocol(Protocol):
         if self._outlet.blocked or (self._closed and self._lingering is None):
             carrier = self._outlet.carrier
             queue = 0 if carrier is None else unread(carrier)
+            if self._closing and self._closed and not (queue or self._outlet.blocked):
+                self._linger()
+                return None
         open_ = not (self._closing or self._ended or self._bye is not None)
         unfinished = open_ and self._framing.unfinished
         idle = open_ and timeouts.idle < inf and not self._answers.waiting and not self._held
@@ -365,12 +371,6 @@ class PeerProtocol(Protocol):
             self._pressed = False
             self._advance()
 
-    def drain(self) -> None:
-        """
-        The gateway stops.
-        """
-        self.dismiss(goodbye(Code.DRAIN, "the gateway stops; what has no answer is not stored"))
-
     def abort(self) -> None:
         """
         Close at once.
@@ -386,8 +386,13 @@ class PeerProtocol(Protocol):
         if self._ended:
             transport.loseConnection()
         elif self._lingering is None:
-            if close_half(transport):
-                transport.resumeProducing()
-                self._lingering = self._terms.clock.callLater(LINGER, transport.abortConnection)
-            else:
+            if not close_half(transport):
                 transport.loseConnection()
+                return
+            transport.resumeProducing()
+            # A peer that is slow has until write_timeout to take what waits for it.
+            if not self._outlet.blocked:
+                self._linger()
+
+    def _linger(self) -> None:
+        self._lingering = self._terms.clock.callLater(LINGER, self.transport.abortConnection)
