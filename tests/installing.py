@@ -112,17 +112,26 @@ class Installer:
         by_hand = f"{name} is missing; install it with: apt-get install {package}"
         if not self._is_root or shutil.which("apt-get", path=self._path) is None:
             pytest.fail(f"{by_hand} (this test would, as root on Debian or Ubuntu)", pytrace=False)
-        install = (
-            *("apt-get", "install", "-qq", "-y", "--no-install-recommends"),
-            *("-o", "DPkg::Lock::Timeout=120", package),
-        )
-        said = _run(install)
+        # All that is missing in one go: the others' tests will need it too.
+        missing = sorted({DEBIAN[n] for n in DEBIAN if shutil.which(n, path=self._path) is None})
+        said = _install(missing)
         if said.returncode:
             # The lists of a new image are old or not there at all.
             _run(("apt-get", "update", "-qq"))
-            said = _run(install)
+            said = _install(missing)
+        if said.returncode:
+            said = _install([package])
         if said.returncode:
             pytest.fail(f"{by_hand} (it says: {_last_line(said)})", pytrace=False)
+
+
+def _install(packages: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    return _run(
+        (
+            *("apt-get", "install", "-qq", "-y", "--no-install-recommends"),
+            *("-o", "DPkg::Lock::Timeout=120", *packages),
+        )
+    )
 
 
 def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:

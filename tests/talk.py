@@ -254,7 +254,7 @@ class Judge:
 
 def _called(name: bytes, arguments: bytes = b"") -> bytes:
     if name in (b"last", b"fails"):
-        return b"|".join([rb"\*\d+", _refused(b"QUERY"), _TRY])
+        return b"|".join([rb"\*\d+", _refused(b"QUERY", b"TOOBIG"), _TRY])
     return _refused(b"QUERY")
 
 
