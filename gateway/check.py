@@ -17,10 +17,12 @@ from gateway.postgres.connection import Connection, Query, Rows, Values
 from gateway.postgres.dsn import dsn_fault
 from gateway.postgres.findings import Findings
 from gateway.postgres.opening import Opener
+from gateway.postgres.query_catalog import examine_query
 from gateway.postgres.schema import up_to_date
 from gateway.route import Route, table_identifier
 
 _SERVER = "SELECT current_setting('server_version'), current_database(), current_user::text"
+_SESSION = "SELECT current_database()::text, pg_backend_pid()"
 _MAY_CREATE = "SELECT has_database_privilege(current_database(), 'CREATE')"
 # By number: to look a name up in a schema that is not granted is an error. One by one:
 # of several privileges at once PostgreSQL says whether any is held.
@@ -91,6 +93,13 @@ async def check_database(config: Config, dsn: str, reactor: Any) -> Report:
         complete = await _check_schema(query, report)
         for route in config.routes.values():
             await _check_route(query, route, complete, report)
+        for asked in config.queries.values():
+            judgement = await examine_query(connection, asked, database.statement_timeout)
+            where = f"queries.{asked.name}"
+            report.problems += [f"{where}.{key}: {text}" for key, text in judgement.problems]
+            if judgement.sound is not None:
+                report.notes.append(f"{where}: {judgement.sound.note}")
+        await _check_channels(config, opener, connection, report)
     except StoreError as error:
         report.problems.append(f"database.dsn: {error}")
     finally:
@@ -132,6 +141,49 @@ def _report(where: str, route: Route, findings: Findings, report: Report) -> Non
     for problem in findings.problems:
         hint = "" if findings.exists else "; create it, or set create = true"
         report.problems.append(f"{where}.{problem.key}: {problem.text}{hint}")
+
+
+async def _check_channels(
+    config: Config, opener: Opener, connection: Connection, report: Report
+) -> None:
+    """
+    @param connection: where the gateway listens, if the configuration does not say.
+    """
+    channels = config.channels
+    timeout = config.database.statement_timeout
+    if not channels.allow:
+        return
+    report.notes.append(f"channels: peers may listen to {', '.join(channels.allow)}")
+    (database, process), *_ = await connection.query(_SESSION, None, timeout)
+    if channels.dsn is None:
+        if process != connection.get_backend_pid():
+            report.notes.append(
+                "channels: there is a pooler on the way to the database; where it shares sessions"
+                " (pool_mode = transaction), channels.dsn must lead around it"
+            )
+        return
+    fault = dsn_fault(channels.dsn, opener.outside)
+    if fault is not None:
+        report.problems.append(f"channels.dsn: {fault}")
+        return
+    try:
+        direct = await opener.begin(channels.dsn).run()
+    except StoreError as error:
+        report.problems.append(f"channels.dsn: {error}")
+        return
+    try:
+        (other, process), *_ = await direct.query(_SESSION, None, timeout)
+        if other != database:
+            report.problems.append(
+                f"channels.dsn: leads to database {other!r}, and database.dsn to {database!r};"
+                " a NOTIFY is heard in its own database only"
+            )
+        elif process != direct.get_backend_pid():
+            report.problems.append("channels.dsn: leads to a pooler; it must lead to the server")
+    except StoreError as error:
+        report.problems.append(f"channels.dsn: {error}")
+    finally:
+        direct.discard()
 
 
 async def _check_schema(query: Query, report: Report) -> bool:

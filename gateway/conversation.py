@@ -21,9 +21,11 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from gateway.channels import Channels
 from gateway.dialect import TOOBIG, Answered, Peer, Request, Work
 from gateway.framing import OVERSIZE
-from gateway.reply import Code, Fate, Listing, Outcome, Word, goodbye, refused
+from gateway.query import Queries
+from gateway.reply import Code, Fate, Outcome, Word, goodbye, refused
 from gateway.stream import Stream
 from gateway.streams import Claimant
 
@@ -54,32 +56,6 @@ _VERBS: Final[Mapping[str, tuple[str, str]]] = {
 _LATER: Final = frozenset({b"AUTH"})
 
 
-class Queries(Protocol):
-    """
-    Answers CALL.
-    """
-
-    async def call(self, name: str, arguments: bytes) -> Outcome | Listing:
-        """
-        @param arguments: JSON, C{b""} for none.
-        """
-
-
-class Channels(Protocol):
-    """
-    Answers LISTEN and UNLISTEN.
-    """
-
-    async def subscribe(self, channel: str, subscriber: Peer) -> Outcome:
-        """Have a peer told what is notified from now on."""
-
-    async def unsubscribe(self, channel: str, subscriber: Peer) -> Outcome:
-        """No more of it."""
-
-    def leave(self, subscriber: Peer) -> None:
-        """No more of anything."""
-
-
 class Streams(Protocol):
     """
     Answers HELLO.
@@ -101,12 +77,11 @@ class CommandDialect:
         self,
         routes: Mapping[str, object],
         streams: Streams,
-        queries: Queries | None = None,
-        channels: Channels | None = None,
+        queries: Queries,
+        channels: Channels,
     ) -> None:
         """
         @param routes: by the names that PUT may use.
-        @param queries: C{None} where there are none, as for C{channels}.
         """
         self.routes = {name.encode(): name for name in routes}
         self.streams = streams
@@ -122,7 +97,7 @@ class Conversation:
     What one peer says.
     """
 
-    __slots__ = ("_gone", "_listens", "_offer", "_peer", "_stream")
+    __slots__ = ("_gone", "_offer", "_peer", "_stream")
 
     _log = Logger()
 
@@ -130,7 +105,6 @@ class Conversation:
         self._offer = offer
         self._peer = peer
         self._stream: Stream | None = None
-        self._listens = False
         self._gone = False
         peer.tally()  # from here on
 
@@ -138,7 +112,6 @@ class Conversation:
         self._gone = True
         if self._stream is not None:
             self._offer.streams.close(self._stream)
-        self._leave()
 
     # Reading.
 
@@ -286,8 +259,6 @@ class Conversation:
             return refused(Code.FORMAT, "CALL takes a query and maybe its arguments in JSON")
         queries = self._offer.queries
         query = name.decode("utf-8", "backslashreplace")
-        if queries is None:
-            return refused(Code.QUERY, "this gateway has no queries")
         return lambda answered: self._run(queries.call(query, arguments), answered)
 
     def _hello(self, rest: bytes) -> Outcome | Request:
@@ -303,10 +274,7 @@ class Conversation:
         if channel is None:
             return refused(Code.FORMAT, f"{verb.decode()} takes a channel")
         channels = self._offer.channels
-        if channels is None:
-            return refused(Code.DENIED, "this gateway offers no channels")
         if verb == b"LISTEN":
-            self._listens = True
             return lambda answered: self._run(channels.subscribe(channel, self._peer), answered)
         return lambda answered: self._run(channels.unsubscribe(channel, self._peer), answered)
 
@@ -334,17 +302,8 @@ class Conversation:
     def _run(self, work: Coroutine[Deferred[Any], Any, Fate], answered: Answered) -> None:
         running = Deferred.fromCoroutine(work)
         running.addErrback(self._bug)
-        running.addCallback(self._told, answered)
+        running.addCallback(answered)
         running.addErrback(self._bug)
-
-    def _told(self, fate: Fate, answered: Answered) -> None:
-        if self._gone:
-            self._leave()  # it may have gone while it was subscribed
-        answered(fate)
-
-    def _leave(self) -> None:
-        if self._listens and self._offer.channels is not None:
-            self._offer.channels.leave(self._peer)
 
     def _bug(self, failure: Failure) -> Outcome:
         self._log.failure("a command failed; its peer is let go", failure=failure)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from gateway.framing import OVERSIZE
+from gateway.pushes import Pushes
 from gateway.reply import Code, Fate, Outcome, refused
 from gateway.stream import Stream
 
@@ -62,8 +63,8 @@ class Peer(Protocol):
     A connection, as what its frames ask for may need it.
     """
 
-    def push(self, payloads: Sequence[bytes]) -> None:
-        """Say something that is no answer."""
+    def push(self, pushes: Pushes) -> bool:
+        """Say something that is no answer; gives whether more may be said."""
 
     def dismiss(self, outcome: Outcome) -> None:
         """Say goodbye when everything in flight is answered."""

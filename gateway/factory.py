@@ -10,6 +10,7 @@ from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory
 
 from gateway.batch import Origin
+from gateway.channels import Channels
 from gateway.deadlines import Timeouts
 from gateway.dialect import Dialect
 from gateway.pressure import Pressure
@@ -43,12 +44,16 @@ class PeerFactory(Factory):
         pressure: Pressure,
         clock: IReactorTime,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
+        channels: Channels | None = None,
+        push_buffer: int = 262144,
     ) -> None:
         """
         @param listener: its name in the configuration.
         @param framing: a key of L{FRAMINGS}.
         @param max_frame: largest payload of a frame, in bytes.
         @param window: unanswered frames of a peer at which reading pauses.
+        @param channels: what peers may listen to.
+        @param push_buffer: bytes of pushes that may wait for a peer.
         """
         self.listener = listener
         self.framing = framing
@@ -60,6 +65,8 @@ class PeerFactory(Factory):
         self.pressure = pressure
         self.clock = clock
         self.timeouts = timeouts
+        self.channels = channels
+        self.push_buffer = push_buffer
         self.peers: set[PeerProtocol] = set()
         self._sweep = Sweep(clock, timeouts, listener, self.peers)
 
@@ -71,7 +78,13 @@ class PeerFactory(Factory):
     def left(self, peer: PeerProtocol) -> None:
         """A peer is gone."""
         self.peers.discard(peer)
+        if self.channels is not None:
+            self.channels.leave(peer)
         self._sweep.peers_changed()
+
+    def let_go(self, reason: str) -> None:
+        """A peer is told to go; for the log."""
+        self._sweep.let_go(reason)
 
     def buildProtocol(self, addr: IAddress | None) -> PeerProtocol:
         peer = PeerProtocol(self)

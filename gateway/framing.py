@@ -31,6 +31,8 @@ class Oversize(bytes):
 
 OVERSIZE: Final = Oversize()
 
+_ONE_LINE: Final = bytes.maketrans(b"\r\n", b"  ")
+
 _RUN: Final = 8
 """Frames of one length in a row from which looking for more of them pays."""
 
@@ -61,9 +63,19 @@ class Framing(Protocol):
             are the good payloads before the fault, still to be answered.
         """
 
+    @property
+    def kind(self) -> bytes:
+        """The same for all framings that make the same bytes of a payload."""
+
     def frame(self, payload: bytes) -> bytes:
         """
         One answer as bytes for the wire.
+        """
+
+    def push(self, payload: bytes) -> bytes:
+        """
+        What may hold any bytes as one frame for the wire: where that has no room for
+        all of them, in lines, each CR and LF becomes a space.
         """
 
 
@@ -129,8 +141,15 @@ class LineFraming:
             self._kept = bytearray()
         return frames
 
+    @property
+    def kind(self) -> bytes:
+        return self._ending or b"\n"
+
     def frame(self, payload: bytes) -> bytes:
         return payload + (self._ending or b"\n")
+
+    def push(self, payload: bytes) -> bytes:
+        return payload.translate(_ONE_LINE) + (self._ending or b"\n")
 
     def _first_ending(self, data: bytes) -> bytes | None:
         # A skipped line decides nothing: whether its end was seen depends on how
@@ -175,6 +194,10 @@ class _CountedFraming:
     @property
     def unfinished(self) -> bool:
         return bool(self._kept)
+
+    @property
+    def kind(self) -> bytes:
+        return self._mark
 
     def receive(self, data: bytes) -> list[bytes]:
         if self._kept:
@@ -288,6 +311,8 @@ class NetstringFraming(_CountedFraming):
     def frame(self, payload: bytes) -> bytes:
         return b"%d:%s," % (len(payload), payload)
 
+    push = frame
+
 
 class OctetCountedFraming(_CountedFraming):
     """
@@ -306,6 +331,8 @@ class OctetCountedFraming(_CountedFraming):
 
     def frame(self, payload: bytes) -> bytes:
         return b"%d %s" % (len(payload), payload)
+
+    push = frame
 
 
 FRAMINGS: Final[

@@ -41,6 +41,7 @@ from gateway.dialect import Request, Work
 from gateway.direct import send_now
 from gateway.errors import FramingError
 from gateway.framing import FRAMINGS, Framing
+from gateway.pushes import Pushes
 from gateway.reply import Code, Fate, Outcome, Run, goodbye
 from gateway.sockets import carrier_of, keep_alive, unread
 from gateway.terms import Terms, Transport
@@ -52,6 +53,9 @@ Seconds for which the rest of what a peer sent is read and thrown away after
 C{-BYE}: closing at once with unread data makes TCP drop the answers on their way
 (RFC 1122 section 4.2.2.13).
 """
+
+
+OVERRUN: Final = goodbye(Code.RATE, "does not take its pushes")
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
@@ -75,6 +79,7 @@ class PeerProtocol(Protocol):
     _closed = False
     _lost = False
     _advancing = False
+    _pushed = 0
     _bye: Outcome | None = None
     _request: Request | None = None
     _asking: Slot | None = None
@@ -85,7 +90,7 @@ class PeerProtocol(Protocol):
     # Given by whoever makes it.
     source: Source
 
-    def __init__(self, terms: Terms) -> None:
+    def __init__(self, terms: Terms[PeerProtocol]) -> None:
         self._terms = terms
         self._framing: Framing = FRAMINGS[terms.framing](terms.max_frame)
         self._answers = Answers(self._framing, terms.words)
@@ -165,6 +170,8 @@ class PeerProtocol(Protocol):
     def resumeProducing(self) -> None:
         """The transport's: the peer took its answers."""
         self._write_blocked = False
+        if self._pushed:
+            self._pushed = 0
         self._update_reading()
 
     def stopProducing(self) -> None:
@@ -274,17 +281,40 @@ class PeerProtocol(Protocol):
         else:
             self._update_reading()
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes) -> int:
         """
         Write at once if nothing waits to be written, see L{gateway.direct}.
+
+        @return: how many bytes of it wait now.
         """
         if self._socket is not None and not self._write_blocked:
             data = data[send_now(self._socket, data) :]
             if not data:
-                return
+                return 0
             # The peer takes its answers more slowly than it sends.
             self._write_blocked = True
         self.transport.write(data)
+        return len(data) if self._write_blocked else 0
+
+    def push(self, pushes: Pushes) -> bool:
+        """
+        Tell what was not asked for. All answers due are written in one piece, so it
+        comes between two of them.
+
+        @return: whether the peer may be told more; one that leaves too much is let go.
+        """
+        if self._closing or self._closed or self._lost or self._bye is not None:
+            return False
+        data = pushes.framed(self._framing)
+        if self._write_blocked and self._pushed + len(data) > self._terms.push_buffer:
+            self._bye = OVERRUN
+            self._terms.let_go(OVERRUN.text)
+            self._advance()
+            return False
+        waits = self._write(data)
+        if waits:
+            self._pushed += waits
+        return True
 
     # Limits in time.
 
@@ -337,13 +367,6 @@ class PeerProtocol(Protocol):
             self._advance()
 
     # For the conversation.
-
-    def push(self, payloads: Sequence[bytes]) -> None:
-        """
-        Say something that is no answer.
-        """
-        if not self._closing:
-            self._write(b"".join(map(self._framing.frame, payloads)))
 
     def hush(self) -> None:
         """

@@ -29,7 +29,9 @@ from gateway.embedded import DataDirectory, EmbeddedServer
 from gateway.errors import EmbeddedError, SpoolError, StoreError
 from gateway.listener import ListenerService
 from gateway.postgres.dsn import public_dsn
+from gateway.postgres.notifications import Notifications
 from gateway.postgres.pool import Pool
+from gateway.postgres.queries import PostgresQueries
 from gateway.postgres.store import PostgresStore
 from gateway.spool.detour import SpoolDetour
 from gateway.spool.queue import Spool
@@ -58,10 +60,13 @@ class GatewayService(Service):
         pool: Pool,
         store: PostgresStore,
         writer: Writer,
+        queries: PostgresQueries,
         listeners: Sequence[ListenerService],
         drain_timeout: float,
         spool: Spool | None = None,
         detour: SpoolDetour | None = None,
+        notifications: Notifications | None = None,
+        channels_dsn: str | None = None,
     ) -> None:
         """
         @param data_directory: held while we run; C{None} where nothing is kept in one.
@@ -69,6 +74,8 @@ class GatewayService(Service):
         @param drain_timeout: seconds that a stop waits for answers in flight.
         @param spool: C{None} where messages are refused while the database is away.
         @param detour: what puts messages into the spool and stores them.
+        @param notifications: what listens for peers.
+        @param channels_dsn: where it does, if that is not C{dsn}.
         """
         self._clock = clock
         self._data_directory = data_directory
@@ -77,10 +84,13 @@ class GatewayService(Service):
         self._pool = pool
         self._store = store
         self._writer = writer
+        self._queries = queries
         self._listeners = listeners
         self._drain_timeout = drain_timeout
         self._spool = spool
         self._detour = detour
+        self._notifications = notifications
+        self._channels_dsn = channels_dsn
         self._opening: Deferred[None] | None = None
         self._forced = False
 
@@ -110,6 +120,10 @@ class GatewayService(Service):
                 "database: open it with: psql {dsn}", dsn=shlex.quote(public) if public else ""
             )
         self._pool.start(dsn)
+        self._queries.start(dsn)
+        if self._notifications is not None:
+            own = self._channels_dsn
+            self._notifications.start(dsn if own is None else own)
         if self._spool is not None:
             self._spool.start()
             for lane in self._writer.lanes:
@@ -205,6 +219,8 @@ class GatewayService(Service):
         for listener in self._listeners:
             for peer in list(listener.factory.peers):
                 peer.abort()
+        if self._notifications is not None:
+            self._notifications.stop()
         if self._opening is not None:
             self._opening.cancel()
         if self._detour is not None:
@@ -214,6 +230,7 @@ class GatewayService(Service):
             closing.addErrback(lambda failure: failure.trap(StoreError, SpoolError))
             # Where it fails or takes too long, some rows of a few bytes stay behind.
             await self._within(_GOODBYE, lambda: closing.called)
+        self._queries.close()
         self._pool.close()
         if self._detour is not None:
             await self._detour.stop()

@@ -53,6 +53,13 @@ class Sweep:
         self._peers = peers
         self._call: IDelayedCall | None = None
         self._looked = 0.0
+        self._let_go: Counter[str] = Counter()
+
+    def let_go(self, reason: str) -> None:
+        """
+        A peer was told to go between two looks; the log hears of it at the next.
+        """
+        self._let_go[reason] += 1
 
     def peers_changed(self) -> None:
         """
@@ -64,6 +71,7 @@ class Sweep:
         elif not self._peers and self._call is not None:
             self._call.cancel()
             self._call = None
+            self._say()
 
     def _look(self) -> None:
         now = self._clock.seconds()
@@ -77,12 +85,19 @@ class Sweep:
         ]
         for peer, limit in overdue:
             peer.expire(limit)
-        # One line for all, so that many bad peers do not flood the log.
-        for limit, count in Counter(limit for _, limit in overdue).items():
+            self.let_go(limit.text(self._timeouts))
+        self._say()
+
+    def _say(self) -> None:
+        """
+        One line for all, so that many bad peers do not flood the log.
+        """
+        for reason, count in self._let_go.items():
             self._log.warn(
                 "listener {listener}: {count} {peers} let go: {reason}",
                 listener=self._listener,
                 count=count,
                 peers="peer" if count == 1 else "peers",
-                reason=limit.text(self._timeouts),
+                reason=reason,
             )
+        self._let_go.clear()

@@ -18,6 +18,7 @@ from twisted.internet import reactor as global_reactor
 from twisted.internet.endpoints import serverFromString
 from twisted.python import usage
 
+from gateway.channels import Channels
 from gateway.company import backoff
 from gateway.config import (
     EMBEDDED,
@@ -39,8 +40,10 @@ from gateway.formats.choice import format_of
 from gateway.gate import Gates
 from gateway.listener import ListenerService
 from gateway.postgres.dsn import dsn_fault
+from gateway.postgres.notifications import Notifications
 from gateway.postgres.opening import Opener, outside_of_process
 from gateway.postgres.pool import Pool
+from gateway.postgres.queries import PostgresQueries, query_pool
 from gateway.postgres.store import PostgresStore
 from gateway.pressure import Pressure
 from gateway.reply import Words
@@ -109,6 +112,9 @@ class Options(usage.Options):
             if fault is not None:
                 source = "--database" if self["database"] is not None else "database.dsn"
                 raise ConfigError([f"{source}: {fault}"])
+            dsn = config.channels.dsn or ""
+            if dsn and (fault := dsn_fault(dsn, outside_of_process())) is not None:
+                raise ConfigError([f"channels.dsn: {fault}"])
         except ConfigError as error:
             raise usage.UsageError(str(error)) from None
         self["data-dir"] = str(Path(self["data-dir"]).absolute())
@@ -169,6 +175,8 @@ def makeService(options: Options) -> IService:
     opener = Opener.of_process(config.database, reactor)
     pool = Pool(config.database, reactor, backoff, opener)
     store = PostgresStore(pool, config.routes, config.database)
+    share = query_pool(config.database, reactor, backoff, opener)
+    queries = PostgresQueries(config.queries, share, config.database)
     pressure = Pressure(config.limits.bytes_in_flight)
     gates = Gates(store, reactor, backoff)
     spool = _spool(config, data_dir)
@@ -194,8 +202,16 @@ def makeService(options: Options) -> IService:
         frozenset(route.name for route in config.routes.values() if route.dead_letter),
         opened=lambda lane: None if spool is None else spool.keep_lane(lane),
     )
+    own = config.channels.dsn is not None
+    notifications = Notifications(
+        config.database,
+        reactor,
+        backoff,
+        Opener.of_process(config.database, reactor) if own else opener,
+    )
+    channels = Channels(config.channels.allow, notifications, reactor)
     streams = Streams(store, detour.reached if detour is not None else lambda name: 0)
-    commands = CommandDialect(config.routes, streams)
+    commands = CommandDialect(config.routes, streams, queries, channels)
     listeners = []
     for name, listener in config.listeners.items():
         factory = PeerFactory(
@@ -214,6 +230,8 @@ def makeService(options: Options) -> IService:
                 idle=math.inf if listener.idle_timeout is None else listener.idle_timeout,
                 keepalive=listener.keepalive,
             ),
+            channels=channels,
+            push_buffer=config.channels.push_buffer,
         )
         listeners.append(
             ListenerService(
@@ -235,6 +253,9 @@ def makeService(options: Options) -> IService:
         drain_timeout=config.limits.drain_timeout,
         spool=spool,
         detour=detour,
+        queries=queries,
+        notifications=notifications,
+        channels_dsn=config.channels.dsn,
     )
     stop_on_signals(reactor, service)
     use_monotonic_clock(reactor)

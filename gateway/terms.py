@@ -4,7 +4,7 @@ The terms on which peers connect to a listener, and the transports that carry th
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 from twisted.internet.interfaces import (
     IConsumer,
@@ -14,10 +14,13 @@ from twisted.internet.interfaces import (
     ITCPTransport,
 )
 
+from gateway.channels import Channels
 from gateway.deadlines import Timeouts
 from gateway.dialect import Dialect
 from gateway.pressure import Pressure
 from gateway.reply import Words
+
+Peer = TypeVar("Peer", contravariant=True)
 
 
 class Transport(ITCPTransport, IConsumer, IPushProducer, ISystemHandle):
@@ -26,13 +29,15 @@ class Transport(ITCPTransport, IConsumer, IPushProducer, ISystemHandle):
     """
 
 
-class Terms(Protocol):
+class Terms(Protocol[Peer]):
     """
     What holds for all peers of a listener, and who is told of them.
 
     @ivar framing: a key of L{FRAMINGS}.
     @ivar max_frame: largest payload of a frame, in bytes.
     @ivar window: unanswered frames of a peer at which reading pauses.
+    @ivar channels: what peers may listen to; C{None}: nothing.
+    @ivar push_buffer: bytes of pushes that may wait for a peer.
     """
 
     framing: str
@@ -40,12 +45,17 @@ class Terms(Protocol):
     words: Words
     max_frame: int
     window: int
+    channels: Channels | None
+    push_buffer: int
     pressure: Pressure
     clock: IReactorTime
     timeouts: Timeouts
 
-    def joined(self, peer: Any) -> None:
+    def joined(self, peer: Peer) -> None:
         """A peer connected."""
 
-    def left(self, peer: Any) -> None:
+    def left(self, peer: Peer) -> None:
         """A peer is gone."""
+
+    def let_go(self, reason: str) -> None:
+        """A peer is told to go; for the log."""

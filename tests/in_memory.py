@@ -9,21 +9,24 @@ from socket import socket
 from typing import Any
 
 from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IHalfCloseableDescriptor, ISystemHandle
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from gateway.channels import Channels, Receiver
 from gateway.conversation import CommandDialect
 from gateway.deadlines import Timeouts
 from gateway.dialect import Dialect, PlainDialect
+from gateway.errors import Unavailable
 from gateway.factory import DEFAULT_TIMEOUTS, PeerFactory
 from gateway.gate import Gates
 from gateway.memory import MemoryStore
 from gateway.pressure import Pressure
 from gateway.protocol import PeerProtocol
-from gateway.reply import Run, Words
+from gateway.reply import Code, Listing, Outcome, Run, Words, refused
 from gateway.streams import Streams
 from gateway.writer import Writer
 
@@ -74,6 +77,79 @@ class OnSocket(HalfClosing):
         return self._connection
 
 
+class Listed:
+    """
+    Queries that give back what they were asked for.
+    """
+
+    async def call(self, name: str, arguments: bytes) -> Outcome | Listing:
+        if name == "rows":
+            return Listing([arguments] * 3)
+        return refused(Code.QUERY, f"no query '{name}'")
+
+
+class MemoryNotifier:
+    """
+    A Notifier whose LISTENs the test confirms.
+
+    @ivar held: whether LISTEN waits for L{confirm}.
+    @ivar away: whether the database cannot be reached.
+    @ivar said: LISTEN and UNLISTEN as PostgreSQL would hear them.
+    """
+
+    def __init__(self, held: bool = False) -> None:
+        self.held = held
+        self.away = False
+        self.said: list[str] = []
+        self._listening: set[str] = set()
+        self._waiting: dict[str, list[Deferred[None]]] = {}
+        self._receiver: Receiver | None = None
+
+    def bring_to(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+
+    async def listen(self, channel: str) -> None:
+        if self.away:
+            raise Unavailable("the database cannot be reached")
+        if channel in self._listening:
+            return
+        if channel not in self._waiting:
+            self.said.append(f"LISTEN {channel}")
+        waiting: Deferred[None] = Deferred()
+        self._waiting.setdefault(channel, []).append(waiting)
+        if not self.held:
+            self.confirm()
+        await waiting
+
+    def unlisten(self, channel: str) -> None:
+        if channel in self._listening:
+            self.said.append(f"UNLISTEN {channel}")
+            self._listening.discard(channel)
+
+    def confirm(self) -> None:
+        """PostgreSQL listens to all that was asked for."""
+        waiting, self._waiting = self._waiting, {}
+        self._listening |= set(waiting)
+        for each in [each for channel in waiting.values() for each in channel]:
+            each.callback(None)
+
+    def lose(self) -> None:
+        """The connection is lost while LISTEN is under way."""
+        waiting, self._waiting = self._waiting, {}
+        for each in [each for channel in waiting.values() for each in channel]:
+            each.errback(Failure(Unavailable("the database cannot be reached")))
+
+    def notify(self, *brought: tuple[str, str]) -> None:
+        """One read brings these: (channel, payload)."""
+        assert self._receiver is not None
+        self._receiver.notified(brought)
+
+    def miss(self, *channels: str) -> None:
+        """Notifications of these may have been lost."""
+        assert self._receiver is not None
+        self._receiver.missed(channels)
+
+
 class Bench:
     """
     One peer of a gateway in memory.
@@ -90,16 +166,20 @@ class Bench:
         words: Words | None = None,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
         transport: Any = None,
+        channels: Sequence[str] = ("news", "orders"),
+        push_buffer: int = 16384,
     ) -> None:
         """
         @param routes: those of the command dialect; C{None}: plain.
         """
         self.clock = Clock()
+        self.notifier = MemoryNotifier()
+        self.channels = Channels(channels, self.notifier, self.clock)
         self.store = MemoryStore(held)
         self.pressure = Pressure(cap)
         self.streams = Streams(self.store, lambda stream: 0)
         if routes is not None:
-            dialect = CommandDialect(dict.fromkeys(routes), self.streams)
+            dialect = CommandDialect(dict.fromkeys(routes), self.streams, Listed(), self.channels)
         self.factory = PeerFactory(
             listener="lines",
             framing=framing,
@@ -118,6 +198,8 @@ class Bench:
             pressure=self.pressure,
             clock=self.clock,
             timeouts=timeouts,
+            channels=self.channels,
+            push_buffer=push_buffer,
         )
         self.peer, self.transport = self.connect(transport)
 

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.python.usage import UsageError
 
+from gateway.channel_sections import ChannelsSection
 from gateway.config import (
     Config,
     Database,
@@ -52,6 +53,7 @@ def test_sample_is_accepted_and_complete() -> None:
         Database: set(data["database"]),
         Limits: set(data["limits"]),
         SpoolSection: set(data["spool"]),
+        ChannelsSection: set(data["channels"]),
         Listener: {key for section in data["listeners"].values() for key in section},
         RouteSection: {key for section in data["routes"].values() for key in section},
     }

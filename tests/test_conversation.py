@@ -11,17 +11,17 @@ from gateway.conversation import CommandDialect, Conversation
 from gateway.dialect import Work
 from gateway.errors import TransientError, Unavailable
 from gateway.framing import OVERSIZE
-from gateway.memory import MemoryStore
 from gateway.streams import Streams
-from tests.in_memory import Bench
+from tests.in_memory import Bench, Listed
 
 ROUTES = ["messages", "other"]
 
 
 def conversation() -> Conversation:
-    bench = Bench()
-    dialect = CommandDialect(dict.fromkeys(ROUTES), Streams(MemoryStore(), lambda stream: 0))
-    return dialect.reader(bench.peer)
+    bench = Bench(routes=ROUTES)
+    found = bench.factory.dialect.reader(bench.peer)
+    assert isinstance(found, Conversation)
+    return found
 
 
 def answers(work: Work) -> list[str]:
@@ -61,8 +61,8 @@ def test_refusals_name_what_is_wrong() -> None:
     """Bad commands are answered each with its own reason and cost nothing else."""
     (work,) = conversation().read(
         [
-            *(b"NOPE", b"PUT nowhere x", b"PUT messages", b"@ PING", b"CALL q", b"PING \xff", b""),
-            *(b"HELLO", b"HELLO a b", b"LISTEN", b"LISTEN x", b"QUIET now", b"AUTH x", OVERSIZE),
+            *(b"NOPE", b"PUT nowhere x", b"PUT messages", b"@ PING", b"@c", b"PING \xff", b""),
+            *(b"HELLO", b"HELLO a b", b"LISTEN", b"QUIET now", b"AUTH x", OVERSIZE),
             *(b"HELP me", b"PUT messages #7 x", b"CALL", b"@\x01 PING", b"@" + b"t" * 64),
         ],
         True,
@@ -72,13 +72,12 @@ def test_refusals_name_what_is_wrong() -> None:
         "-REJ ROUTE :no route nowhere",
         "-REJ FORMAT :PUT takes a route, a space and a payload",
         "-REJ FORMAT :a tag is @ and 1 to 63 bytes",
-        "-REJ QUERY :this gateway has no queries",
+        "-REJ FORMAT :unknown verb ; try HELP",
         "-REJ DATA :PING takes text in UTF-8",
         "-REJ FORMAT :unknown verb ; try HELP",
         "-REJ FORMAT :HELLO takes a stream: 1 to 128 bytes of UTF-8 without spaces",
         "-REJ FORMAT :HELLO takes a stream: 1 to 128 bytes of UTF-8 without spaces",
         "-REJ FORMAT :LISTEN takes a channel",
-        "-REJ DENIED :this gateway offers no channels",
         "-REJ FORMAT :QUIET takes nothing",
         "-REJ QUERY :AUTH is not offered by this gateway; try HELP",
         "-REJ TOOBIG :longer than max_frame of this listener",
@@ -192,8 +191,9 @@ def test_a_claim_elsewhere_ends_this_one() -> None:
     elsewhere = Bench(routes=ROUTES, held=False)
     elsewhere.store = bench.store
     other = Streams(bench.store, lambda stream: 0)
-    dialect = CommandDialect(dict.fromkeys(ROUTES), other)
-    elsewhere.factory.dialect = dialect
+    elsewhere.factory.dialect = CommandDialect(
+        dict.fromkeys(ROUTES), other, Listed(), bench.channels
+    )
     peer, transport = elsewhere.connect()
     peer.dataReceived(b"HELLO s\n")
     assert transport.value() == b"+OK seq=1\n"
@@ -276,6 +276,33 @@ def test_what_follows_a_request_waits() -> None:
     assert bench.said.splitlines() == [b"+OK", b"+OK ok=1 rej=0 try=0"]
     bench.store.commit()
     assert bench.said.splitlines()[2:] == [b"+OK", b"+OK ok=1 rej=0 try=0"] and not bench.paused
+
+
+def test_call() -> None:
+    """The rows of a query follow their number, in one piece; only the number has the tag."""
+    _, said = talk(b"@7 CALL rows {}", b"@8 CALL nothing", b"PING")
+    assert said == [b"@7 *3", b"{}", b"{}", b"{}", b"@8 -REJ QUERY :no query 'nothing'", b"+OK"]
+
+
+def test_listen() -> None:
+    """Who listens is told what is notified, between answers, until it listens no more."""
+    bench, said = talk(b"LISTEN news", b"@l LISTEN secrets", b"PUT messages a", held=True)
+    assert said == [b"+OK", b"@l -REJ DENIED :channel 'secrets' is not offered"]
+    bench.notifier.notify(("news", "one"), ("orders", "none"), ("news", "two"))
+    bench.store.commit()
+    bench.peer.dataReceived(b"UNLISTEN news\n")
+    bench.notifier.notify(("news", "three"))
+    assert bench.said.splitlines()[2:] == [b">news one", b">news two", b"+OK", b"+OK"]
+
+
+def test_a_call_sees_what_was_stored() -> None:
+    """A query begins when everything its peer sent before is answered."""
+    bench, said = talk(b"PUT messages a", b"CALL rows 1", b"PUT messages b", held=True)
+    assert not said
+    bench.store.commit()
+    assert bench.said.splitlines() == [b"+OK", b"*3", b"1", b"1", b"1"]
+    bench.store.commit()
+    assert bench.said.splitlines()[5:] == [b"+OK"]
 
 
 @given(st.data())

@@ -15,11 +15,14 @@ PACKAGE = Path(__file__).parent.parent / "gateway"
 
 PURE = ("errors", "framing", "reply", "faults", "dialect", "route", "batch", "store")
 PURE_TOO = ("pressure", "config", "direct", "answers", "deadlines", "sockets", "sections", "lock")
-PURE_ALSO = ("content", "content_sections", "stream", "moves")
+PURE_ALSO = ("content", "content_sections", "stream", "moves", "query", "query_sections")
+PURE_STILL = ("channel_sections", "pushes")
 PURE_INSIDE = ("spool.record", "spool.mark", "sql.route", "columns.kinds", "formats.choice")
 PURE_FORMATS = tuple(
     f"formats.{name}" for name in ("json", "csv", "logfmt", "regex", "syslog", "influx")
 )
+PURE_ASKING = ("sql.arguments", "sql.asking")
+PURE_MODULES = (*PURE, *PURE_TOO, *PURE_ALSO, *PURE_INSIDE, *PURE_FORMATS, *PURE_ASKING)
 
 PURE_CLIENT = tuple(
     f"client.{name}" for name in ("answers", "wire", "buffer", "session", "dial", "blocking")
@@ -28,22 +31,12 @@ PURE_CLIENT = tuple(
 PACKAGES = ("postgres", "spool", "sql", "columns", "formats", "client")
 
 ORDER = [
-    *("errors", "framing", "reply", "faults", "stream", "formats", "columns", "dialect"),
-    *(
-        "content",
-        "batch",
-        "moves",
-        "route",
-        "sql",
-        "sections",
-        "route_sections",
-        "content_sections",
-        "config",
-        "example",
-    ),
+    *("errors", "framing", "reply", "faults", "pushes", "stream", "formats", "columns", "dialect"),
+    *("content", "batch", "moves", "sections", "query", "route", "sql", "route_sections"),
+    *("content_sections", "query_sections", "channel_sections", "config", "example"),
     *("direct", "sockets", "deadlines", "sweep", "answers", "pressure", "lock", "store", "memory"),
-    *("gate", "company", "fences", "together", "lane", "writer", "terms", "protocol", "factory"),
-    *("streams", "conversation"),
+    *("gate", "company", "fences", "together", "lane", "writer", "channels", "terms", "protocol"),
+    *("factory", "streams", "conversation"),
     *("listener", "spool", "postgres", "embedded", "bench", "check", "service", "tap"),
     *("running", "access", "letters", "routes", "client", "cli"),
 ]
@@ -64,9 +57,7 @@ def files() -> list[Path]:
     return [path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"]
 
 
-@pytest.mark.parametrize(
-    "module", [*PURE, *PURE_TOO, *PURE_ALSO, *PURE_INSIDE, *PURE_FORMATS, *PURE_CLIENT]
-)
+@pytest.mark.parametrize("module", [*PURE_MODULES, *PURE_CLIENT])
 def test_pure_modules_are_pure(module: str) -> None:
     """Imported alone, a pure module brings in neither Twisted nor psycopg2."""
     program = (

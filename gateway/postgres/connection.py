@@ -100,9 +100,13 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
     @ivar used_at: when it was last given back.
     @ivar prepared: names of the statements prepared in its session.
     @ivar lost: called once when the connection is no longer usable.
+    @ivar notified: called with the notifications that came at once, in order, each as
+        (channel, payload). Where it is C{None} txpostgres's observers get them.
     @ivar fault: why it is not; C{""} where we closed it for no fault of its own.
     @ivar server: where it leads, for people; C{""} where there is no other place.
     @ivar generation: the pool's when it was opened.
+    @ivar reads: whether what is run is only to read, so that an attempt to write says nothing
+        of the server.
     """
 
     opened_at = 0.0
@@ -110,13 +114,16 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
     fault = ""
     server = ""
     generation = 0
+    reads = False
     lost: Callable[[Connection], None] | None = None
+    notified: Callable[[list[tuple[str, str]]], None] | None = None
 
     def __init__(self, reactor: Any, cooperator: Any = None) -> None:
         super().__init__(reactor, cooperator)
         self.prepared: set[str] = set()
         self._clock: IReactorTime = reactor
         self._watch: _Watch | None = None
+        self._last: Any = None
         self._answer: Deferred[None] | None = None
         self._deadline: float | None = None
         self._timer: IDelayedCall | None = None
@@ -126,6 +133,11 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
     def warned(self) -> bool:
         """Whether the server said anything beside the answer to the last L{query}."""
         return bool(self._connection.notices)
+
+    @property
+    def columns(self) -> list[tuple[str, int]]:
+        """Names of the columns of the last L{query}'s result, and the numbers of their types."""
+        return [(column.name, column.type_code) for column in self._last.description or ()]
 
     @property
     def usable(self) -> bool:
@@ -171,7 +183,7 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
             connection = self._connection
             if connection.notices:
                 del connection.notices[:]
-            cursor = connection.cursor()
+            cursor = self._last = connection.cursor()
             cursor.execute(sql, values)
             answer = self._answer = Deferred()
             if len(cursor.query) > _SENT_AT_ONCE:
@@ -266,8 +278,19 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         if state == extensions.POLL_WRITE:
             self.reactor.addWriter(watch)
         elif state == extensions.POLL_OK:
-            self.checkForNotifies()
+            # In this order: whoever waits for LISTEN hears of it before the first notification.
             self._settle(None)
+            if self._watch is not None:
+                self.checkForNotifies()
+
+    def checkForNotifies(self) -> None:
+        # txpostgres's observers are a set, told in later rounds of the reactor.
+        if self.notified is None:
+            super().checkForNotifies()
+        elif notifies := self._connection.notifies:
+            brought = [(notify.channel, notify.payload) for notify in notifies]
+            del notifies[:]
+            self.notified(brought)
 
     def _settle(self, result: Failure | None) -> None:
         answer, self._answer = self._answer, None
@@ -300,7 +323,7 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         """
         psycopg2's error as one of ours.
         """
-        found = translated(error)
+        found = translated(error, self.reads)
         if isinstance(found, OutcomeUnknown) or not self.usable:
             self.fault = self.fault or str(found)
             self.discard()

@@ -46,9 +46,11 @@ class PreparedStatementLost(Exception):
     """
 
 
-def translated(error: Exception) -> Exception:
+def translated(error: Exception, reads: bool = False) -> Exception:
     """
     One of ours for one of psycopg2's, or for a connection that was lost.
+
+    @param reads: whether we ourselves forbade to write.
 
     L{OutcomeUnknown} says that the connection is of no use any more.
     """
@@ -65,6 +67,8 @@ def translated(error: Exception) -> Exception:
         return StreamsUnmoved(error.diag.message_detail)  # type: ignore[attr-defined]
     if code in (sqlstate.NO_SUCH_PREPARED_STATEMENT, sqlstate.DUPLICATE_PREPARED_STATEMENT):
         return PreparedStatementLost(text)
+    if reads and code == sqlstate.READ_ONLY:
+        return RouteError(text, code)
     kind = sqlstate.kind_of(code)
     severity = getattr(getattr(error, "diag", None), "severity_nonlocalized", None)
     if severity in _ENDING:
