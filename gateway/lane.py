@@ -40,7 +40,7 @@ from gateway.errors import (
 )
 from gateway.faults import Faults, FramesRefused
 from gateway.fences import Fences
-from gateway.moves import have_moved, void_rows
+from gateway.moves import have_moved, void_rows, without_number
 from gateway.reply import (
     QUEUED,
     RETRY_AFTER,
@@ -158,7 +158,8 @@ class Lane:
             have_moved(batch)
         faults = refused_rows(runs)
         if faults and (kept := await self._bury(batch, faults)) is not faults:
-            runs = replaced(runs, kept)
+            # A stream has moved past what was refused in it, dead letter or not.
+            runs = replaced(runs, without_number(batch, kept))
         batch.settle(runs)
 
     async def _bury(self, batch: Batch, faults: Faults) -> Faults:

@@ -44,6 +44,7 @@ class MemoryStore:
     @ivar poison: messages that hold one of these are refused as by a constraint.
     @ivar held: whether commits wait for L{commit}.
     @ivar failures: errors that the next writes raise instead of storing.
+    @ivar bury_failures: errors that the next burials raise.
     @ivar closed: routes that are out of service.
     @ivar dead_letters: (message, why it was refused), in order.
     @ivar lost_replies: how many of the next writes commit, but say L{OutcomeUnknown}.
@@ -55,6 +56,7 @@ class MemoryStore:
         self.poison: set[bytes] = set()
         self.held = held
         self.failures: deque[Exception] = deque()
+        self.bury_failures: deque[Exception] = deque()
         self.closed: set[str] = set()
         self.dead_letters: list[tuple[bytes, Outcome]] = []
         self.lost_replies = 0
@@ -151,8 +153,9 @@ class MemoryStore:
         return reached == fence.number
 
     async def bury(self, batch: Batch, outcomes: Sequence[Outcome], fence: Fence) -> Written:
-        if self.failures:
-            raise self.failures.popleft()
+        for failures in (self.bury_failures, self.failures):
+            if failures:
+                raise failures.popleft()
         if (written := self._before(batch, fence)) is not None:
             return written
         frames = [frame for part in batch.slices for frame in part.frames]
@@ -204,7 +207,7 @@ class MemoryStore:
             kept = self._streams.setdefault(move.stream.name, _Kept())
             mark = kept.marks.get(batch.route, 0)
             claimed = move.stream.claim in (None, kept.claim)
-            expected = mark < move.first if move.before is None else mark == move.before
+            expected = mark < move.first and move.before in (None, mark)
             if not claimed or not expected:
                 marks[move.stream.name] = Mark(claimed, mark)
         if marks:

@@ -104,6 +104,20 @@ def unmoved_rows(batch: Batch, marks: Mapping[str, Mark]) -> Faults:
     return faults
 
 
+def without_number(batch: Batch, faults: Faults) -> Faults:
+    """
+    @return: those of rows that are not of a stream.
+    """
+    numbered: set[int] = set()
+    row = 0
+    for part in batch.slices:
+        rows = part.stop - part.start
+        if part.chunk.stream is not None:
+            numbered.update(range(row, row + rows))
+        row += rows
+    return [fault for fault in faults if fault[0] not in numbered]
+
+
 def _unmoved(route: str, row: int, part: Slice, stream: Stream, mark: Mark) -> Faults:
     rows = range(row, row + part.stop - part.start)
     if not stream.loose:

@@ -20,11 +20,14 @@ from gateway.reply import DUPLICATE, Code, Fate, Outcome, Run, Word, goodbye, tr
 MAX_NUMBER: Final = 10**18 - 1
 """Largest number of a message; PostgreSQL's bigint holds more."""
 
-KEPT_REFUSALS: Final = 100_000
+KEPT_REFUSALS: Final = 10_000
 """
 Numbers behind the last one for which a refusal is remembered. Who has not heard of one
 for so long does not ask any more.
 """
+
+_AT_REST: Final = 100
+"""Refusals that are remembered of a stream that is closed; the database knows the others."""
 
 TAKEN: Final = goodbye(Code.BUSY, "another connection has opened this stream")
 
@@ -144,6 +147,13 @@ class Stream:
         """
         self.ended = True
         self.epoch += 1
+
+    def rest(self) -> None:
+        """
+        Nothing is in flight and nobody sends: keep no more than is needed to go on.
+        """
+        kept = list(self.refusals)[-_AT_REST:]
+        self.refusals = {number: self.refusals[number] for number in kept} | self.unsaved
 
     # For those who store.
 

@@ -133,6 +133,7 @@ class Streams:
     def _remember(self, stream: Stream) -> None:
         self._closed.pop(stream.name, None)
         self._closed[stream.name] = stream
+        stream.rest()
         if len(self._closed) > REMEMBERED:
             for name, oldest in self._closed.items():
                 if not oldest.busy:

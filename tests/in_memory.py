@@ -168,6 +168,7 @@ class Bench:
         transport: Any = None,
         channels: Sequence[str] = ("news", "orders"),
         push_buffer: int = 16384,
+        dead_letters: frozenset[str] = frozenset(),
     ) -> None:
         """
         @param routes: those of the command dialect; C{None}: plain.
@@ -194,6 +195,7 @@ class Bench:
                 self.pressure,
                 lambda: 0.0,
                 Gates(self.store, self.clock, lambda attempt: 0.5),
+                dead_letters=dead_letters,
             ),
             pressure=self.pressure,
             clock=self.clock,

@@ -328,3 +328,14 @@ def test_a_stream_however_it_is_cut(data: st.DataObject) -> None:
         stream = stream[size:]
     assert bench.said.splitlines() == said and len(said) == len(lines)
     assert bench.store.rows == whole.store.rows
+
+
+def test_a_refusal_without_a_dead_letter() -> None:
+    """What a stream has moved past is told as refused, though it could not be kept."""
+    bench = Bench(routes=ROUTES, held=False, dead_letters=frozenset({"messages"}))
+    bench.store.poison = {b"bad"}
+    bench.peer.dataReceived(b"HELLO s\nPUT messages #1 a\n")
+    bench.store.bury_failures.append(Unavailable("away"))
+    bench.peer.dataReceived(b"PUT messages #2 bad\nPUT messages #3 c\n")
+    assert [answer[:4] for answer in bench.said.splitlines()] == [b"+OK ", b"+OK", b"-REJ", b"+OK"]
+    assert [message for _, message in bench.store.rows] == [b"a", b"c"]

@@ -5,7 +5,14 @@ Numbered streams, by themselves.
 from __future__ import annotations
 
 from gateway.batch import Batch, Chunk, Origin
-from gateway.moves import Mark, have_moved, moves_of, unmoved_rows, void_rows
+from gateway.moves import (
+    Mark,
+    have_moved,
+    moves_of,
+    unmoved_rows,
+    void_rows,
+    without_number,
+)
 from gateway.reply import (
     DUPLICATE,
     STORED,
@@ -154,3 +161,21 @@ def test_refusals_are_not_kept_for_ever() -> None:
     chunk.settle(0, KEPT_REFUSALS + 1000, BAD)
     assert len(stream.refusals) <= KEPT_REFUSALS
     assert isinstance(stream.refusals[stream.last], Outcome)
+
+
+def test_a_stream_at_rest_is_small() -> None:
+    """A stream that is closed keeps the last refusals, and all that the database has not."""
+    stream = Stream("s", 1, 0)
+    for number in range(1, 1001):
+        stream.refusals[number] = BAD
+    stream.unsaved = {7: BAD}
+    stream.rest()
+    assert stream.refusals.keys() == {7, *range(901, 1001)}
+
+
+def test_rows_without_a_number() -> None:
+    """Rows of streams are told from others."""
+    stream = Stream("s", 1, 0)
+    plain = Chunk("r", [b"p", b"q"], ORIGIN, 0.0, lambda chunk, runs: None)
+    batch = Batch.of([submit(stream, 2), plain])
+    assert without_number(batch, [(0, BAD), (2, LATER), (3, BAD)]) == [(2, LATER), (3, BAD)]

@@ -214,6 +214,19 @@ async def test_old_refusals_are_forgotten(database: Database) -> None:
         database.execute(
             "INSERT INTO gateway.refusal"
             " SELECT 's', n, jsonb_build_array('DATA', '', NULL, 'x')"
-            " FROM unnest(ARRAY[1, 399999, 400000, 499999]) n"
+            " FROM unnest(ARRAY[1, 489999, 490000, 499999]) n"
         )
-        assert (await claimed(adapter)).refusals.keys() == {400000, 499999}
+        assert (await claimed(adapter)).refusals.keys() == {490000, 499999}
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_behind_a_mark_is_stored_again(adapter: Adapter) -> None:
+    """Numbers that are stored are duplicates, even for whoever believes to be at the mark."""
+    await ready(adapter)
+    stream = await claimed(adapter)
+    await store(adapter, batch(stream, b"a", b"b"), fence())
+    again = Batch.of([chunk(stream, 2, b"b", b"c")])
+    with pytest.raises(FramesRefused) as caught:
+        await adapter.store.write(again, fence())
+    assert caught.value.faults == [(0, DUPLICATE)]
+    assert bodies(adapter) == [b"a", b"b"]

@@ -185,8 +185,8 @@ class PostgresStore:
             work = self.execution.run_all(connection, bounds, fences, batches)
             try:
                 await self._behind(fences[0], connection, batches[0], work)
-            except FramesRefused:
-                return False  # streams are not where they were expected
+            except StreamsUnmoved:
+                return False  # which of them, each batch finds out for itself
         return True
 
     async def claim(self, fence: Fence) -> bool:
@@ -275,17 +275,19 @@ class PostgresStore:
     def _bind(self, insert: Insert, batch: Batch) -> Awaitable[Bound]:
         return in_turns(insert.bind(batch.slices), self._pool.reactor)
 
-    def _store(
+    async def _store(
         self,
         connection: Connection,
         batch: Batch,
         bound: Bound,
         fence: Fence,
         careful: bool = False,
-    ) -> Awaitable[Written]:
-        # A coroutine for each of these layers is what a small batch's latency is made of.
+    ) -> Written:
         work = self.execution.run(connection, bound, fence, batch, careful)
-        return self._behind(fence, connection, batch, work)
+        try:
+            return await self._behind(fence, connection, batch, work)
+        except StreamsUnmoved as unmoved:
+            raise FramesRefused(unmoved_rows(batch, marks_of(unmoved.detail))) from None
 
     async def _behind(
         self, fence: Fence, connection: Connection, batch: Batch, work: Awaitable[Rows]
@@ -300,8 +302,6 @@ class PostgresStore:
             told = await work
         except StoredBefore as before:
             return await self._recalled(connection, batch, fence, before.number)
-        except StreamsUnmoved as unmoved:
-            raise FramesRefused(unmoved_rows(batch, marks_of(unmoved.detail))) from None
         except OutcomeUnknown:
             self._doubtful.add(fence.lane)
             raise

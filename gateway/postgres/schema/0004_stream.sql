@@ -51,7 +51,7 @@ COMMENT ON FUNCTION gateway.claim(text, bigint) IS
 --
 -- moves: [name, claim or null, mark before or null, first number, last number, refused],
 -- refused: number -> answer. Without a claim these are messages of a spool, which moves
--- the mark wherever it is behind them.
+-- the mark wherever it is behind them; nothing ever moves it back.
 
 CREATE FUNCTION gateway.follow(lane uuid, first bigint, route text, moves jsonb) RETURNS void
 LANGUAGE plpgsql AS $$
@@ -70,9 +70,9 @@ BEGIN
            SET marks = s.marks || jsonb_build_object(follow.route, move->4), moved_at = now()
          WHERE s.name = move->>0
            AND (move->1 = 'null' OR s.claim = (move->>1)::bigint)
-           AND CASE WHEN before IS NULL
-                    THEN coalesce((s.marks->>follow.route)::bigint, 0) < (move->>3)::bigint
-                    ELSE coalesce((s.marks->>follow.route)::bigint, 0) = before END;
+           AND coalesce((s.marks->>follow.route)::bigint, 0) < (move->>3)::bigint
+           AND coalesce((s.marks->>follow.route)::bigint, 0) = coalesce(before,
+                   (s.marks->>follow.route)::bigint, 0);
         IF NOT FOUND THEN
             unmoved := unmoved || jsonb_build_object(move->>0, coalesce((
                 SELECT jsonb_build_array(
