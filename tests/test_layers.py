@@ -22,10 +22,13 @@ PURE_FORMATS = tuple(
     f"formats.{name}" for name in ("json", "csv", "logfmt", "regex", "syslog", "influx")
 )
 PURE_ASKING = ("sql.arguments", "sql.asking")
-PURE_MODULES = (*PURE, *PURE_TOO, *PURE_ALSO, *PURE_INSIDE, *PURE_FORMATS, *PURE_ASKING)
 
 PURE_CLIENT = tuple(
     f"client.{name}" for name in ("answers", "wire", "buffer", "session", "dial", "blocking")
+)
+PURE_MODULES = (
+    *(*PURE, *PURE_TOO, *PURE_ALSO, *PURE_STILL, *PURE_INSIDE, *PURE_FORMATS, *PURE_ASKING),
+    *PURE_CLIENT,
 )
 
 PACKAGES = ("postgres", "spool", "sql", "columns", "formats", "client")
@@ -35,10 +38,12 @@ ORDER = [
     *("content", "batch", "moves", "sections", "query", "route", "sql", "route_sections"),
     *("content_sections", "query_sections", "channel_sections", "config", "example"),
     *("direct", "sockets", "deadlines", "sweep", "answers", "pressure", "lock", "store", "memory"),
-    *("gate", "company", "fences", "together", "lane", "writer", "channels", "terms", "protocol"),
-    *("factory", "streams", "conversation"),
+    *("gate", "company", "fences", "together", "lane", "writer", "channels", "terms", "outlet"),
+    *("protocol", "factory", "streams", "conversation"),
     *("listener", "spool", "postgres", "embedded", "bench", "check", "service", "tap"),
-    *("running", "access", "letters", "routes", "client", "cli"),
+    *("running", "access", "letters", "routes", "client", "tally", "refused", "inputs", "follow"),
+    *("bookmark", "followed", "interrupts", "progress", "dial", "sender", "sending", "send"),
+    *("call", "listen", "completion", "cli"),
 ]
 
 
@@ -57,7 +62,7 @@ def files() -> list[Path]:
     return [path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"]
 
 
-@pytest.mark.parametrize("module", [*PURE_MODULES, *PURE_CLIENT])
+@pytest.mark.parametrize("module", PURE_MODULES)
 def test_pure_modules_are_pure(module: str) -> None:
     """Imported alone, a pure module brings in neither Twisted nor psycopg2."""
     program = (
