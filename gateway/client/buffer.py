@@ -38,6 +38,7 @@ class Buffer(Protocol):
     @ivar settled: how many of them, from the first on, have their final answer (in a stream).
     @ivar loose: how many of the last of these were refused, so that their numbers may not be
         used up.
+    @ivar taken: whether another client has taken the stream over since.
     """
 
     size: int
@@ -46,6 +47,7 @@ class Buffer(Protocol):
     given: int
     settled: int
     loose: int
+    taken: bool
 
     def open(self, stream: str | None) -> list[Parcel]:
         """
@@ -64,6 +66,9 @@ class Buffer(Protocol):
 
     def rebase(self, base: int) -> None:
         """The numbers are others from now on; safe when this returns."""
+
+    def mark_taken(self, taken: bool) -> None:
+        """Another client has taken the stream over; or it is ours again."""
 
     def close(self) -> None:
         """Let go of the file, if there is one."""
@@ -93,8 +98,10 @@ class MemoryBuffer:
         self.given = 0
         self.settled = 0
         self.loose = 0
+        self.taken = False
 
     def open(self, stream: str | None) -> list[Parcel]:
+        self.taken = False
         self.size = self.given = self.settled = self.loose = 0
         self.base = None
         return []
@@ -118,6 +125,9 @@ class MemoryBuffer:
         self.base = base
         self.loose = 0
 
+    def mark_taken(self, taken: bool) -> None:
+        self.taken = taken
+
     def close(self) -> None:
         """Nothing to let go of."""
 
@@ -140,6 +150,7 @@ class DiskBuffer:
         self.given = 0
         self.settled = 0
         self.loose = 0
+        self.taken = False
         self._database: sqlite3.Connection | None = None
         # Removing them failed, on a full disk perhaps: with the next ones.
         self._finished: list[Parcel] = []
@@ -182,17 +193,20 @@ class DiskBuffer:
         database.execute(
             "CREATE TABLE IF NOT EXISTS state (one INTEGER PRIMARY KEY CHECK (one = 1),"
             " stream TEXT NOT NULL, base INTEGER, given INTEGER NOT NULL,"
-            " settled INTEGER NOT NULL, loose INTEGER NOT NULL)"
+            " settled INTEGER NOT NULL, loose INTEGER NOT NULL, taken INTEGER NOT NULL)"
         )
-        row = database.execute("SELECT stream, base, given, settled, loose FROM state").fetchone()
+        row = database.execute(
+            "SELECT stream, base, given, settled, loose, taken FROM state"
+        ).fetchone()
         rows = database.execute(
             "SELECT ordinal, route, count, size FROM parcel ORDER BY ordinal"
         ).fetchall()
         if row is None or (row[0] != stream and not rows):
             database.execute("DELETE FROM state")
-            database.execute("INSERT INTO state VALUES (1, ?, NULL, 0, 0, 0)", (stream,))
-            row = (stream, None, 0, 0, 0)
-        owner, self.base, self.given, self.settled, self.loose = row
+            database.execute("INSERT INTO state VALUES (1, ?, NULL, 0, 0, 0, 0)", (stream,))
+            row = (stream, None, 0, 0, 0, 0)
+        owner, self.base, self.given, self.settled, self.loose, taken = row
+        self.taken = bool(taken)
         database.execute("COMMIT")
         if owner != stream:
             raise BufferBroken(
@@ -250,12 +264,13 @@ class DiskBuffer:
         self._finished = []
 
     def rebase(self, base: int) -> None:
-        try:
-            self._commit("FULL", ("UPDATE state SET base = ?, loose = 0", [(base,)]))
-        except sqlite3.Error as error:
-            raise BufferBroken(f"{self.path}: {error}") from error
+        self._safely("UPDATE state SET base = ?, loose = 0", base)
         self.base = base
         self.loose = 0
+
+    def mark_taken(self, taken: bool) -> None:
+        self._safely("UPDATE state SET taken = ?", taken)
+        self.taken = taken
 
     def read(self, ordinal: int) -> list[bytes]:
         """The messages of a parcel."""
@@ -279,6 +294,12 @@ class DiskBuffer:
         if self._database is None:
             raise BufferBroken(f"{self.path} is closed")
         return self._database
+
+    def _safely(self, sql: str, value: int) -> None:
+        try:
+            self._commit("FULL", (sql, [(value,)]))
+        except sqlite3.Error as error:
+            raise BufferBroken(f"{self.path}: {error}") from error
 
     def _commit(self, flush: str, *steps: tuple[str, Sequence[tuple[object, ...]]]) -> None:
         """

@@ -23,15 +23,12 @@ class Numbering:
         stored nowhere, so that another message may have its number.
     """
 
-    def __init__(self, stream: str, buffer: Buffer, owed: bool) -> None:
-        """
-        @param owed: whether an earlier life of this client left messages unanswered.
-        """
+    def __init__(self, stream: str, buffer: Buffer) -> None:
         self.stream = stream
         self.settled = buffer.settled
         self.loose = buffer.loose
         self._buffer = buffer
-        self._fresh = not owed
+        self._fresh = True
         # Messages that a gateway may have seen: of an earlier life perhaps all.
         self._sent = buffer.given
 
@@ -57,12 +54,30 @@ class Numbering:
         @param seq: the last number that is settled.
         @raise StreamLost: that cannot be.
         """
-        base = self._buffer.base
-        # Where nothing is owed, what another client stored meanwhile concerns nobody here.
-        if base is None or (self._fresh and seq > base + self.settled):
+        base, taken = self._buffer.base, self._buffer.taken
+        owed = self._sent > self.settled
+        if base is None:
             self._buffer.rebase(seq - self.settled)
+        elif seq > base + self.settled and (taken or self._fresh):
+            if not owed:
+                # What another client stored meanwhile concerns nobody here.
+                self._buffer.rebase(seq - self.settled)
+            elif taken:
+                # Numbers that were in flight may be the other's: +DUP would mean nothing.
+                raise StreamLost(
+                    f"stream {self.stream}: another client took it over, and the gateway has"
+                    f" settled up to {seq}: what became of this client's {base + self.settled + 1}"
+                    " and those after it cannot be known; look into the table, and send what is"
+                    " missing under another stream's name, with a new buffer"
+                )
         self._fresh = False
+        if taken:
+            self._buffer.mark_taken(False)
         self.resume(seq)
+
+    def taken_over(self) -> None:
+        """Another client has it now, and may use the numbers that are in flight here."""
+        self._buffer.mark_taken(True)
 
     def resume(self, seq: int) -> None:
         """

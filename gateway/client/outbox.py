@@ -41,7 +41,7 @@ class Outbox:
         @raise ClientError: of the buffer.
         """
         left = buffer.open(stream)
-        self.stream = None if stream is None else Numbering(stream, buffer, bool(left))
+        self.stream = None if stream is None else Numbering(stream, buffer)
         self.finished: list[Parcel] = []
         self._buffer = buffer
         self._patience = patience
@@ -146,6 +146,11 @@ class Outbox:
                 self._settle(segment.parcel, segment.start, count, UNKNOWN)
         self._in_flight = 0
         self.due()
+
+    def taken_over(self) -> None:
+        """Another client has the stream."""
+        if self.stream is not None:
+            self.stream.taken_over()
 
     def noted(self) -> list[Parcel]:
         """

@@ -385,6 +385,7 @@ class Session:
         if answer.code == "FORMAT":
             self._unframed(answer, now)
         elif answer.code == "BUSY" and self._stream is not None and was == _OPEN:
+            self.open().taken_over()
             taken = StreamTaken(f"stream {self._stream}: another client has taken it ({answer})")
             self.failure = taken if self._takeover == "stop" else None
 

@@ -57,9 +57,6 @@ class Model:
         self.peers.append(peer)
         return peer
 
-    def listened(self, channel: str) -> None:
-        """Somebody has begun to listen."""
-
     def notify(self, channel: str, payload: str) -> None:
         """To all who listen."""
         for peer in self.peers:
@@ -156,7 +153,6 @@ class Peer:
             else:
                 self.channels.add(rest.decode())
                 self.say(OK)
-                self._model.listened(rest.decode())
         elif verb == b"UNLISTEN":
             self.channels.discard(rest.decode())
             self.say(OK)

@@ -139,7 +139,7 @@ def test_a_torn_tail_is_what_nobody_was_promised(tmp_path: Path) -> None:
         torn.close()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(STEPS, st.integers(0, 1000), st.integers(1, 12), st.integers(0, 3))
 def test_a_stream_is_exactly_once_over_restarts(
     steps: list[tuple[str, int]], seed: int, window: int, often: int

@@ -5,27 +5,33 @@ The examples of docs/client.md, run as they stand.
 from __future__ import annotations
 
 import re
+import select
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from tests.client.conftest import Authority
-from tests.client.model import Model
 from tests.client.server import ModelServer
-from tests.support import PATIENCE, Database, Gateway
+from tests.support import PATIENCE, Database, Gateway, wait_until
 
 DOCS = Path(__file__).parent.parent.parent / "docs" / "client.md"
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", DOCS.read_text(), re.MULTILINE | re.DOTALL)
 
 COMMANDS = """
+[channels]
+allow = ["news"]
+[queries.last]
+sql = "select id, body from messages order by id desc limit %(n)s"
+[queries.last.params.n]
+type = "integer"
 [listeners.commands]
 endpoint = "tcp:0:interface=127.0.0.1"
 dialect = "command"
 """
 
 Serve = Callable[..., ModelServer]
+Start = Callable[..., Gateway]
 
 
 def run(example: str, port: int, cwd: Path) -> str:
@@ -48,7 +54,7 @@ def find(*words: str) -> list[str]:
     return [example for example in EXAMPLES if any(word in example for word in words)]
 
 
-def test_sending(start_with: Callable[..., Gateway], database: Database, tmp_path: Path) -> None:
+def test_sending(start_with: Start, database: Database, tmp_path: Path) -> None:
     """What only sends does so, through a gateway, and prints what the comments say."""
     gateway = start_with(COMMANDS)
     others = find(".call(", ".listen(", "tls=")
@@ -66,33 +72,40 @@ def test_sending(start_with: Callable[..., Gateway], database: Database, tmp_pat
     assert bodies[15004:] == ["21.5", "21.6"]
 
 
-def test_asking(serve: Serve, tmp_path: Path) -> None:
+def test_asking(start_with: Start, database: Database, tmp_path: Path) -> None:
     """What asks a query gets its rows."""
-    server = serve()
-    server.model.queries["last"] = lambda arguments: [
-        {"id": 2, "body": "b"},
-        {"id": 1, "body": str(arguments)},
-    ]
-    assert [run(example, server.port, tmp_path) for example in find(".call(")] == [
-        "2 b\n1 {'n': 2}\n",
-        "['b', \"{'n': 2}\"]\n",
+    gateway = start_with(COMMANDS)
+    database.execute("INSERT INTO messages (peer, body) VALUES ('p', 'a'), ('p', 'b'), ('p', 'c')")
+    assert [run(example, gateway.port("commands"), tmp_path) for example in find(".call(")] == [
+        "3 c\n2 b\n",
+        "['c', 'b']\n",
     ]
 
 
-def test_listening(serve: Serve, tmp_path: Path) -> None:
-    """What listens prints what comes, and ends in time."""
-
-    class Talking(Model):
-        """Something is told as soon as somebody listens."""
-
-        def listened(self, channel: str) -> None:
-            self.notify(channel, "rain")
-            self.gap(channel)
-
+def test_listening(start_with: Start, database: Database, tmp_path: Path) -> None:
+    """What listens prints what is notified, and ends when nothing comes any more."""
+    gateway = start_with(COMMANDS)
     (example,) = find(".listen(")
-    began = time.monotonic()
-    assert run(example, serve(Talking()).port, tmp_path) == "rain\nsome may be missing\n"
-    assert time.monotonic() - began >= 1.0
+    program = tmp_path / "listen.py"
+    program.write_text(example.replace("8002", str(gateway.port("commands"))))
+    listening = subprocess.Popen(
+        [sys.executable, "-u", str(program)],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(DOCS.parent.parent)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert listening.stdout is not None
+
+    def heard() -> bool:
+        database.execute("NOTIFY news, 'rain'")
+        assert listening.stdout is not None
+        return bool(select.select([listening.stdout], [], [], 0.05)[0])
+
+    wait_until(heard, "a notification is printed")
+    assert set(listening.stdout.read().splitlines()) == {"rain"}
+    assert listening.wait(PATIENCE) == 0
+    listening.stdout.close()
 
 
 def test_tls(serve: Serve, authority: Authority, tmp_path: Path) -> None:

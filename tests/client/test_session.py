@@ -128,7 +128,7 @@ def fickle(seed: int, model: Model) -> None:
     model.forgets = lambda: chance.random() < 0.5
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     STEPS,
     st.integers(0, 1000),
@@ -309,11 +309,39 @@ def test_a_stream_taken_over_is_not_fought_for() -> None:
         wired.settle()
     first.down()
     assert isinstance(first.session.failure, StreamTaken) and second.session.ready
-    other = Wired(model, stream="t")
-    other.connect()
-    other.settle()
-    third.down()
-    assert third.session.failure is None and third.session.leaving
+    for messages in ([], [b"another's"]):
+        other = Wired(model, stream="t")
+        other.connect()
+        other.session.put("r", messages)
+        other.settle()
+        third.down()
+        assert third.session.failure is None and third.session.leaving
+        third.cut()
+        third.connect()
+        third.settle()
+        third.session.put("r", [b"mine"])
+        third.settle()
+    assert model.table == [b"mine", b"another's", b"mine"]
+
+
+def test_what_was_in_flight_at_a_takeover_cannot_be_known() -> None:
+    """The newer client may have used its numbers, so that +DUP would say nothing: it is told."""
+    model = Model()
+    old, new = Wired(model, stream="s", takeover="retry"), Wired(model, stream="s")
+    old.connect()
+    old.up()
+    old.down()
+    old.session.put("r", [b"old"])
+    data = old.session.output(0.0)
+    new.session.put("r", [b"new"])
+    new.settle()
+    assert data == b"PUT r #1 old\n" and model.table == [b"new"]
+    old.down()
+    old.cut()
+    old.connect()
+    old.up()
+    with pytest.raises(StreamLost, match="took it over"):
+        old.down()
 
 
 def test_what_a_framing_cannot_say_is_refused_at_home() -> None:
