@@ -154,9 +154,9 @@ def test_bash(installer: Installer, gateway: Gateway, database: Database) -> Non
 def test_lines_of_the_documentation(
     name: str, installer: Installer, gateway: Gateway, database: Database
 ) -> None:
-    """What docs/clients.md says for a shell works as it stands."""
+    """What docs/other-clients.md says for a shell works as it stands."""
     installer.program(name)
-    text = (ROOT / "docs" / "clients.md").read_text()
+    text = (ROOT / "docs" / "other-clients.md").read_text()
     (command,) = re.findall(rf"^\| {name}[^|]* \| `([^`]+)` \|", text, re.MULTILINE)
     command = command.replace("\\|", "|").replace("localhost", "127.0.0.1")
     command = command.replace("8000", str(gateway.port("lines")))

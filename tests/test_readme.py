@@ -72,14 +72,14 @@ def test_the_run_command_and_the_sessions(installer: Installer, tmp_path: Path) 
             300,
         )
         assert gateway.poll() is None, log_path.read_text()
-        assert len(SESSIONS) == 3
+        assert len(SESSIONS) == 4
         for command, shown in SESSIONS:
             said = subprocess.run(
                 command, shell=True, capture_output=True, text=True, timeout=PATIENCE, check=True
             )
             assert said.stdout.rstrip("\n") == shown.rstrip("\n"), command
         stored = Database(f"host={tmp_path}/gateway-data/postgres user=gateway")
-        assert stored.bodies() == ["hello", "world", "hello", "two\nlines", "hello"]
+        assert stored.bodies() == ["hello", "world", "hello", "two\nlines", "hello", "tea"]
         path = f"{os.environ['PATH']}:{find_binaries()}"
         (look,) = LOOK
         said = subprocess.run(
