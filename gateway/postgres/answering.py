@@ -19,12 +19,13 @@ from typing import Final
 
 from twisted.logger import Logger
 
-from gateway.errors import OutcomeUnknown, StoreError, Unavailable
+from gateway.errors import OutcomeUnknown, RowError, StoreError, TransientError, Unavailable
 from gateway.postgres.connection import Connection, Rows
 from gateway.postgres.driver_errors import PreparedStatementLost
 from gateway.query import Query
-from gateway.reply import Code, Listing, Outcome, goodbye
-from gateway.sql.asking import Asking, answers_of
+from gateway.reply import RETRY_AFTER, Code, Listing, Outcome, goodbye, refused, try_later
+from gateway.sql.asking import Asking, answers_of, too_large
+from gateway.sql.sqlstate import CANCELLED, TOO_LARGE
 from gateway.sql.statement import named
 
 Answer = Outcome | Listing
@@ -38,6 +39,9 @@ server should be the one to give up, that costs no connection.
 LOST: Final = goodbye(
     Code.INTERNAL, "the connection to the database was lost; whether this was done is not known"
 )
+
+
+DOWN: Final = try_later(Code.DOWN, "no connection to the database", RETRY_AFTER)
 
 
 class Answerable:
@@ -153,6 +157,21 @@ class Answering:
                 " more ({error})",
                 error=error,
             )
+
+
+def outcome_of(error: StoreError, query: Query) -> Outcome:
+    """
+    What a call is told that the database did not answer, for no fault of the operator's.
+    """
+    if isinstance(error, RowError):
+        if error.sqlstate == TOO_LARGE:
+            return too_large(query)
+        return refused(Code.QUERY, str(error), error.sqlstate)
+    if isinstance(error, TransientError):
+        if error.sqlstate == CANCELLED:
+            return try_later(Code.BUSY, f"no answer within {query.timeout:g} s")
+        return try_later(Code.BUSY, str(error), RETRY_AFTER, error.sqlstate)
+    return DOWN
 
 
 def _limit(seconds: float) -> str:

@@ -22,6 +22,9 @@ MOST_BYTES_TOGETHER: Final = 1024 * 1024
 
 FIRST_TOGETHER: Final = 32
 
+PROMPT: Final = 0.005
+"""Seconds in which a statement is expected to end; until then the next one gathers."""
+
 SLOW: Final = 0.05
 """Seconds of a statement that is slow: fewer calls go together, and one connection is kept free."""
 
@@ -66,6 +69,7 @@ class Asked:
     @ivar opened: C{None} until it was looked at, and where that found a fault.
     @ivar together: how many calls may go together.
     @ivar pace: seconds that its last statement took.
+    @ivar running: how many statements are under way, the last since C{began}.
     @ivar fault: what the last look found.
     @ivar said: what the operator was told, C{""} where it works; and when.
     """
@@ -78,6 +82,8 @@ class Asked:
         self.calls: deque[Call] = deque()
         self.together = FIRST_TOGETHER
         self.pace = SLOW
+        self.running = 0
+        self.began = 0.0
         self.fault = ""
         self.said = ""
         self.said_at = float("-inf")
@@ -96,6 +102,18 @@ class Asked:
                 break
             found.append(calls.popleft())
         return found
+
+    def prompt(self, now: float) -> bool:
+        """
+        Whether its calls do better to wait for the statement that is under way.
+        """
+        return (
+            self.running > 0
+            and now - self.began < PROMPT
+            and len(self.calls) < self.together
+            and self.opened is not None
+            and self.opened.groups
+        )
 
     def took(self, seconds: float, count: int) -> None:
         """So many calls together took so long."""

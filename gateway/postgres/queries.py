@@ -1,8 +1,9 @@
 """
 The Queries that ask PostgreSQL: calls gather, and many are answered by one statement.
 
-While the connections of the share are busy, calls gather; when one is free, the calls of
-one query go together in one round trip. What a reactor's turn brings is gathered as well.
+While a statement of a query is under way, or the connections of the share are busy, calls
+gather; then those of one query go together in one round trip. What a reactor's turn brings is
+gathered as well.
 Where a group fails, its calls are asked one by one, so that each gets an answer of its own,
 and a group's patience is short, so that one slow call delays its group by no more than that.
 How many go together follows from how long they take.
@@ -25,16 +26,9 @@ from twisted.python.failure import Failure
 
 from gateway.columns.kind import Misfit, shown
 from gateway.config import Database
-from gateway.errors import (
-    OutcomeUnknown,
-    RouteError,
-    RowError,
-    StoreError,
-    TransientError,
-    Unavailable,
-)
-from gateway.postgres.answering import MARGIN, Answer, Answering
-from gateway.postgres.asked import SLOW, Asked, Call, Open
+from gateway.errors import OutcomeUnknown, RouteError, StoreError, Unavailable
+from gateway.postgres.answering import DOWN, MARGIN, Answer, Answering, outcome_of
+from gateway.postgres.asked import PROMPT, SLOW, Asked, Call, Open
 from gateway.postgres.connection import Connection
 from gateway.postgres.opening import Opener
 from gateway.postgres.pool import Pool
@@ -42,8 +36,7 @@ from gateway.postgres.query_catalog import examine_query
 from gateway.query import Query
 from gateway.reply import RETRY_AFTER, Code, Outcome, goodbye, refused, try_later
 from gateway.sections import meant
-from gateway.sql.asking import too_large
-from gateway.sql.sqlstate import CANCELLED, READ_ONLY, TOO_LARGE
+from gateway.sql.sqlstate import READ_ONLY
 
 MOST_WAITING: Final = 10_000
 """Calls without an answer, beyond which there is no room for another."""
@@ -99,6 +92,7 @@ class PostgresQueries:
         self._running = 0
         self._running_slow = 0
         self._soon: IDelayedCall | None = None
+        self._later: IDelayedCall | None = None
         self._sweep: IDelayedCall | None = None
 
     def start(self, dsn: str) -> None:
@@ -113,13 +107,13 @@ class PostgresQueries:
         Disconnect; whoever waits for an answer gets one.
         """
         self._closed = True
-        for timer in (self._soon, self._sweep):
+        for timer in (self._soon, self._later, self._sweep):
             if timer is not None and timer.active():
                 timer.cancel()
         turns, self._turns = self._turns, deque()
         for asked in turns:
             while asked.calls:
-                asked.calls.popleft().answer.callback(_down())
+                asked.calls.popleft().answer.callback(DOWN)
         self._pool.close()
 
     async def call(self, name: str, arguments: bytes) -> Answer:
@@ -129,7 +123,7 @@ class PostgresQueries:
         if self.in_flight >= MOST_WAITING:
             return _NO_ROOM
         if self._closed:
-            return _down()
+            return DOWN
         self.in_flight += 1
         try:
             opened = asked.opened
@@ -209,11 +203,17 @@ class PostgresQueries:
         if not asked.calls:
             self._turns.append(asked)
         asked.calls.append(call)
-        if self._soon is None and self._running < self._most:
-            # When all that this turn of the reactor brings is here.
-            self._soon = self._clock.callLater(0, self._dispatch)
+        if self._running < self._most:
+            self._dispatch_soon()
         if self._sweep is None:
             self._sweep = self._clock.callLater(self._patience, self._look_for_old)
+
+    def _dispatch_soon(self) -> None:
+        """
+        When all that this turn of the reactor brings is here.
+        """
+        if self._soon is None:
+            self._soon = self._clock.callLater(0, self._dispatch)
 
     def _dispatch(self) -> None:
         self._soon = None
@@ -233,6 +233,12 @@ class PostgresQueries:
         slow = asked.pace >= SLOW
         if slow and self._running_slow >= max(1, self._most - 1):
             return False
+        now = self._clock.seconds()
+        if asked.prompt(now):
+            # A few more calls cost the next statement less than a statement of their own.
+            if self._later is None:
+                self._later = self._clock.callLater(PROMPT, self._dispatch_later)
+            return False
         opened = asked.opened
         if opened is None:
             # It was found at fault meanwhile; each of them looks for itself.
@@ -243,14 +249,23 @@ class PostgresQueries:
         calls = asked.take(opened)
         if asked.calls:
             self._turns.append(asked)
+        asked.running += 1
+        asked.began = now
         self._running += 1
         self._running_slow += slow
         Deferred.fromCoroutine(self._ask(asked, opened, calls)).addBoth(
-            self._asked_all, calls, slow
+            self._asked_all, asked, calls, slow
         )
         return True
 
-    def _asked_all(self, result: Failure | None, calls: list[Call], slow: bool) -> None:
+    def _dispatch_later(self) -> None:
+        self._later = None
+        self._dispatch()
+
+    def _asked_all(
+        self, result: Failure | None, asked: Asked, calls: list[Call], slow: bool
+    ) -> None:
+        asked.running -= 1
         self._running -= 1
         self._running_slow -= slow
         if isinstance(result, Failure):
@@ -258,7 +273,8 @@ class PostgresQueries:
             for call in calls:
                 if not call.answer.called:
                     call.answer.callback(_BUG)
-        self._dispatch()
+        if self._turns:
+            self._dispatch_soon()
 
     def _look_for_old(self) -> None:
         """
@@ -277,7 +293,7 @@ class PostgresQueries:
     def _not_reached(self) -> Outcome:
         if self._pool.size:
             return try_later(Code.BUSY, "the connections for queries are busy", RETRY_AFTER)
-        return _down()
+        return DOWN
 
     # Asking.
 
@@ -343,19 +359,11 @@ class PostgresQueries:
     # What peers and the operator are told.
 
     def _outcome(self, asked: Asked, error: StoreError) -> Outcome:
-        if isinstance(error, RowError):
-            if error.sqlstate == TOO_LARGE:
-                return too_large(asked.query)
-            return refused(Code.QUERY, str(error), error.sqlstate)
-        if isinstance(error, TransientError):
-            if error.sqlstate == CANCELLED:
-                return try_later(Code.BUSY, f"no answer within {asked.query.timeout:g} s")
-            return try_later(Code.BUSY, str(error), RETRY_AFTER, error.sqlstate)
-        if isinstance(error, RouteError):
-            hint = "; set read_only = false" if error.sqlstate == READ_ONLY else ""
-            self._say(asked, f"{error}{hint}")
-            return _OUT_OF_ORDER
-        return _down()
+        if not isinstance(error, RouteError):
+            return outcome_of(error, asked.query)
+        hint = "; set read_only = false" if error.sqlstate == READ_ONLY else ""
+        self._say(asked, f"{error}{hint}")
+        return _OUT_OF_ORDER
 
     def _say(self, asked: Asked, text: str) -> None:
         """
@@ -374,7 +382,3 @@ class PostgresQueries:
     def _healed(self, asked: Asked) -> None:
         asked.said = ""
         self._log.info("query {name}: works again", name=asked.query.name)
-
-
-def _down() -> Outcome:
-    return try_later(Code.DOWN, "no connection to the database", RETRY_AFTER)
