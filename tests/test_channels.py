@@ -431,6 +431,18 @@ def test_a_peer_that_left_gets_nothing() -> None:
     assert not late.push(Pushes([b">orders 1"]))
 
 
+def test_nothing_comes_after_a_fault() -> None:
+    """A peer that is to hear -BYE gets no push any more, even while the gateway is at its cap."""
+    bench = Bench("netstring")
+    listen(bench, "news")
+    bench.pressure.take(2_000_000)
+    bench.peer.dataReceived(b"x")
+    bench.notifier.notify(("news", "1"))
+    assert bench.said == b"" and bench.notifier.said[-1] == "UNLISTEN news"
+    bench.pressure.give(2_000_000)
+    assert b"-BYE FORMAT" in bench.said and b"news" not in bench.said
+
+
 def test_who_does_not_take_its_pushes_is_let_go() -> None:
     """
     A peer that reads nothing is told so behind what waits, which stays within push_buffer;
