@@ -10,11 +10,13 @@ multiplication, and everything due at once is one string of bytes.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from itertools import repeat, zip_longest
 
 from gateway.dialect import Work
 from gateway.framing import Framing
-from gateway.reply import Outcome, Run, Word, Words, merge
+from gateway.reply import SILENT, Outcome, Run, Word, Words, merge
+from gateway.stream import Stream
 
 
 class Slot:
@@ -22,14 +24,19 @@ class Slot:
     Answers of one piece of work.
 
     @ivar runs: fates of its messages in order, C{None} until the store has spoken.
+    @ivar stream: that they are numbered in, submitted in this C{epoch} of it.
+    @ivar asked: whether it is a request, and not messages.
     """
 
-    __slots__ = ("count", "gaps", "runs", "tags")
+    __slots__ = ("asked", "count", "epoch", "gaps", "runs", "stream", "tags")
 
     count: int
     gaps: list[tuple[int, Outcome]]
     tags: list[bytes] | None
-    runs: list[Run] | None
+    runs: Sequence[Run] | None
+    stream: Stream | None
+    epoch: int
+    asked: bool
 
 
 class Answers:
@@ -37,10 +44,11 @@ class Answers:
     One peer's answers.
 
     @ivar unanswered: frames asked whose answers are not due yet.
+    @ivar quiet: whether no C{+OK} is said to messages.
     @ivar ended: whether C{-BYE} was among what was due; nothing is due after it.
     """
 
-    __slots__ = ("_framing", "_slots", "_words", "ended", "unanswered")
+    __slots__ = ("_framing", "_slots", "_tally", "_words", "ended", "quiet", "unanswered")
 
     def __init__(self, framing: Framing, words: Words) -> None:
         """
@@ -48,6 +56,8 @@ class Answers:
         """
         self.unanswered = 0
         self.ended = False
+        self.quiet = False
+        self._tally: list[int] | None = None
         self._framing = framing
         self._words = words
         self._slots: deque[Slot] = deque()
@@ -69,10 +79,29 @@ class Answers:
         slot.count = work.count
         slot.gaps = work.gaps
         slot.tags = work.tags
-        slot.runs = None if work.messages else []
+        slot.stream = work.stream
+        if work.stream is not None:
+            slot.epoch = work.stream.epoch
+        slot.asked = work.request is not None
+        slot.runs = None if work.messages or slot.asked else []
         self._slots.append(slot)
         self.unanswered += slot.count
         return slot
+
+    def next_is(self, slot: Slot) -> bool:
+        """
+        Whether everything before this is answered.
+        """
+        return bool(self._slots) and self._slots[0] is slot
+
+    def tally(self) -> tuple[int, int, int]:
+        """
+        How many were kept, refused, and to be sent again since this was last asked; nothing
+        is counted before the first time.
+        """
+        kept, rejected, again = self._tally or (0, 0, 0)
+        self._tally = [0, 0, 0]
+        return kept, rejected, again
 
     def forget(self) -> None:
         """
@@ -91,6 +120,10 @@ class Answers:
         while slots and (runs := slots[0].runs) is not None:
             slot = slots.popleft()
             self.unanswered -= slot.count
+            if slot.stream is not None:
+                runs = slot.stream.told(slot.epoch, runs)
+            if self._tally is not None:
+                runs = self._counted(slot, runs, self._tally)
             if slot.gaps:
                 runs = merge(runs, slot.gaps)
             position = 0
@@ -102,7 +135,8 @@ class Answers:
                 payload = self._words.payload(fate)
                 if payload is None:
                     pass  # this listener has no word for it
-                elif slot.tags is None and isinstance(payload, bytes):
+                elif (slot.tags is None or self.ended) and isinstance(payload, bytes):
+                    # The last word is no frame's answer, and has no tag.
                     due.append(self._framing.frame(payload) * count)
                 else:
                     payloads = repeat(payload, count) if isinstance(payload, bytes) else payload
@@ -115,3 +149,25 @@ class Answers:
                     break
                 position += count
         return b"".join(due)
+
+    def _counted(self, slot: Slot, runs: Sequence[Run], tally: list[int]) -> Sequence[Run]:
+        """
+        @return: what is to be said.
+        """
+        for count, fate in runs:
+            if fate.word is Word.REJ:
+                tally[1] += count
+            elif fate.word is Word.TRY:
+                tally[2] += count
+            elif not slot.asked:
+                tally[0] += count
+        for _, outcome in slot.gaps:
+            if outcome.word is Word.REJ:
+                tally[1] += 1
+            elif outcome.word is Word.TRY:
+                tally[2] += 1
+            elif outcome.word is Word.DUP:
+                tally[0] += 1
+        if self.quiet and not slot.asked:
+            return [(n, SILENT if fate.word is Word.OK else fate) for n, fate in runs]
+        return runs

@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from gateway.reply import Fate, Outcome, Run, part
+from gateway.reply import Fate, Outcome, Run, Word, part
+from gateway.stream import Stream
 
 MAX_ROWS: Final = 10_000
 """
@@ -52,18 +53,13 @@ class Chunk:
 
     @ivar size: payload bytes.
     @ivar token: what the submitter knows the chunk by.
+    @ivar stream: that the messages are numbered in.
+    @ivar first: the number of the first of them; those of the others follow.
     """
 
     __slots__ = (
-        "_answered",
-        "_left",
-        "_runs",
-        "frames",
-        "origin",
-        "received_at",
-        "route",
-        "size",
-        "token",
+        *("_answered", "_epoch", "_left", "_runs", "first", "frames"),
+        *("origin", "received_at", "route", "size", "stream", "token"),
     )
 
     def __init__(
@@ -74,6 +70,8 @@ class Chunk:
         received_at: float,
         answered: Callable[[Chunk, list[Run]], None],
         token: object = None,
+        stream: Stream | None = None,
+        first: int = 0,
     ) -> None:
         """
         @param route: the route's name.
@@ -88,6 +86,11 @@ class Chunk:
         self.received_at = received_at
         self.size = sum(map(len, frames))
         self.token = token
+        self.stream = stream
+        self.first = first
+        if stream is not None:
+            self._epoch = stream.epoch
+            stream.begin(first, len(frames))
         self._answered = answered
         self._left = len(frames)
         self._runs: list[tuple[int, int, Fate]] = []
@@ -98,11 +101,20 @@ class Chunk:
         """
         self._runs.append((start, stop, fate))
         self._left -= stop - start
+        if self.stream is not None:
+            self.stream.settle(self.first, self.first + start, stop - start, fate)
         if not self._left:
             runs = self._runs
             if len(runs) > 1:
                 runs.sort(key=lambda run: run[0])
             self._answered(self, [(stop - start, fate) for start, stop, fate in runs])
+
+    @property
+    def void(self) -> bool:
+        """
+        Whether it must not be stored any more, since something before it was not.
+        """
+        return self.stream is not None and self._epoch != self.stream.epoch
 
     def abandon(self, outcome: Outcome) -> None:
         """
@@ -133,6 +145,16 @@ class Slice(NamedTuple):
         if stop - start == len(chunk.frames):
             return chunk.frames
         return chunk.frames[start:stop]
+
+    @property
+    def first(self) -> int:
+        """The number of the first message, where it has one."""
+        return self.chunk.first + self.start
+
+    @property
+    def last(self) -> int:
+        """The number of the last message, where it has one."""
+        return self.chunk.first + self.stop - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,9 +306,12 @@ class Batch:
             begin = start
             while at < len(faults) and faults[at][0] < base + rows:
                 row = start + faults[at][0] - base
+                outcome = faults[at][1]
                 if row > begin:
                     left.append(Slice(chunk, begin, row))
-                chunk.settle(row, row + 1, faults[at][1])
+                if chunk.stream is not None and outcome.word is Word.REJ:
+                    chunk.stream.refused_here(chunk.first + row, outcome)
+                chunk.settle(row, row + 1, outcome)
                 begin = row + 1
                 at += 1
             if begin < stop:

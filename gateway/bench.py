@@ -45,6 +45,7 @@ class Load:
 
     @ivar window: unanswered messages of a connection.
     @ivar size: payload bytes of a message.
+    @ivar route: for a listener with the command dialect: where to PUT the messages.
     @ivar count: messages in all; C{None}: as many as fit into C{duration} seconds.
     """
 
@@ -52,6 +53,7 @@ class Load:
     window: int = 1000
     size: int = 100
     framing: str = "line"
+    route: str | None = None
     count: int | None = None
     duration: float = 10.0
 
@@ -199,10 +201,11 @@ class _Run:
         self.sent = 0
         self.until = float("inf")
         frame = FRAMINGS[load.framing](load.size).frame
+        head = b"" if load.route is None else f"PUT {load.route} ".encode()
         # Distinct enough that no compression on the way flatters us.
         alphabet = string.ascii_letters + string.digits + " "
         messages = [
-            frame("".join(random.choices(alphabet, k=load.size)).encode())
+            frame(head + "".join(random.choices(alphabet, k=load.size)).encode())
             for _ in range(min(load.window, 1000))
         ]
         repeats = -(-load.window // len(messages))

@@ -17,6 +17,7 @@ from gateway.postgres.connection import Connection, Query, Rows, Values
 from gateway.postgres.dsn import dsn_fault
 from gateway.postgres.findings import Findings
 from gateway.postgres.opening import Opener
+from gateway.postgres.query_catalog import examine_query
 from gateway.postgres.schema import up_to_date
 from gateway.route import Route, table_identifier
 
@@ -29,7 +30,10 @@ _MAY_USE = """
     SELECT coalesce(bool_and(has_schema_privilege(n.oid, 'USAGE')
                              AND has_table_privilege(c.oid, needed.privilege)), true)
       FROM (VALUES ('migration', 'SELECT'), ('lane', 'SELECT'), ('lane', 'INSERT'),
-                   ('lane', 'UPDATE'), ('lane', 'DELETE'), ('dead_letter', 'INSERT'))
+                   ('lane', 'UPDATE'), ('lane', 'DELETE'), ('dead_letter', 'INSERT'),
+                   ('stream', 'SELECT'), ('stream', 'INSERT'), ('stream', 'UPDATE'),
+                   ('refusal', 'SELECT'), ('refusal', 'INSERT'), ('refusal', 'UPDATE'),
+                   ('refusal', 'DELETE'))
            AS needed(name, privilege)
       JOIN pg_catalog.pg_class c ON c.relname = needed.name
       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'gateway'
@@ -37,14 +41,18 @@ _MAY_USE = """
 _MAY_CALL = """
     SELECT has_function_privilege('gateway.advance(uuid, bigint, bigint)', 'EXECUTE')
        AND has_function_privilege('gateway.remember(uuid, text)', 'EXECUTE')
+       AND has_function_privilege('gateway.claim(text, bigint)', 'EXECUTE')
+       AND has_function_privilege('gateway.follow(uuid, bigint, text, jsonb)', 'EXECUTE')
+       AND has_function_privilege('gateway.remember_refusals(uuid, jsonb)', 'EXECUTE')
        AND has_language_privilege('plpgsql', 'USAGE')
 """
 _GRANT = (
     "database: the schema gateway is there, but not granted: run GRANT USAGE ON SCHEMA"
     " gateway TO ...; GRANT SELECT, INSERT, UPDATE, DELETE ON gateway.lane TO ...;"
-    " GRANT SELECT, INSERT, UPDATE, DELETE ON gateway.dead_letter TO ...;"
-    " GRANT SELECT ON gateway.migration TO ...;"
-    " GRANT EXECUTE ON FUNCTION gateway.advance, gateway.remember TO ...;"
+    " GRANT SELECT, INSERT, UPDATE, DELETE ON gateway.dead_letter, gateway.stream,"
+    " gateway.refusal TO ...; GRANT SELECT ON gateway.migration TO ...;"
+    " GRANT EXECUTE ON FUNCTION gateway.advance, gateway.remember, gateway.claim,"
+    " gateway.follow, gateway.remember_refusals TO ...;"
     " GRANT USAGE ON LANGUAGE plpgsql TO ..."
 )
 
@@ -85,6 +93,12 @@ async def check_database(config: Config, dsn: str, reactor: Any) -> Report:
         complete = await _check_schema(query, report)
         for route in config.routes.values():
             await _check_route(query, route, complete, report)
+        for asked in config.queries.values():
+            judgement = await examine_query(connection, asked, database.statement_timeout)
+            where = f"queries.{asked.name}"
+            report.problems += [f"{where}.{key}: {text}" for key, text in judgement.problems]
+            if judgement.sound is not None:
+                report.notes.append(f"{where}: {judgement.sound.note}")
         await _check_channels(config, opener, connection, report)
     except StoreError as error:
         report.problems.append(f"database.dsn: {error}")

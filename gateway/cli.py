@@ -7,41 +7,54 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 from twisted.internet.endpoints import clientFromString
 from twisted.internet.error import ConnectError
 
 from gateway.bench import Load, Report, bench
-from gateway.check import check_database
-from gateway.config import EMBEDDED
-from gateway.embedded import EmbeddedServer
 from gateway.errors import ConfigError
 from gateway.framing import FRAMINGS
-from gateway.letters import dead_letters
-from gateway.routes import routes
 from gateway.running import run
-from gateway.tap import DATA_DIR, read_config
+
+_ELSEWHERE: Final = {
+    "call": "gateway.call:call_command",
+    "completion": "gateway.completion:completion_command",
+    "dead-letters": "gateway.letters:dead_letters",
+    "listen": "gateway.listen:listen_command",
+    "routes": "gateway.routes:routes",
+    "send": "gateway.send:send_command",
+}
+"""Commands in modules of their own: only the one that is used is imported, at each TAB too."""
 
 
-@click.group()
+class _Group(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *_ELSEWHERE})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _ELSEWHERE:
+            return super().get_command(ctx, cmd_name)
+        module, _, name = _ELSEWHERE[cmd_name].partition(":")
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+
+@click.group(cls=_Group)
 @click.version_option(version("txgateway"), prog_name="gateway")
 def main() -> None:
     """Sockets in, committed rows and answers out. The daemon is: twistd -n gateway"""
-
-
-main.add_command(dead_letters)
-main.add_command(routes)
 
 
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--data-dir",
-    default=DATA_DIR,
+    default="gateway-data",
     show_default=True,
     type=click.Path(path_type=Path),
     help="Directory of the embedded server, where the file's dsn says 'embedded'.",
@@ -52,6 +65,12 @@ def check(file: Path, data_dir: Path) -> None:
     Names every problem with its key and what to do. Exits with 0 where there is
     none, with 1 otherwise.
     """
+    # The database's side is for this command alone.
+    from gateway.check import check_database
+    from gateway.config import EMBEDDED
+    from gateway.embedded import EmbeddedServer
+    from gateway.tap import read_config
+
     try:
         config = read_config(str(file))
     except ConfigError as error:
@@ -94,6 +113,7 @@ def check(file: Path, data_dir: Path) -> None:
     "--size", default=100, show_default=True, type=click.IntRange(1), help="Bytes of a message."
 )
 @click.option("--framing", default="line", show_default=True, type=click.Choice(list(FRAMINGS)))
+@click.option("--route", help="PUT the messages there; for a listener of the command dialect.")
 @click.option("--count", type=click.IntRange(1), help="Messages in all, instead of --duration.")
 @click.option(
     "--duration",

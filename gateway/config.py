@@ -21,6 +21,8 @@ from msgspec import Meta, Struct, field
 from gateway.channel_sections import ChannelsSection, check_channels
 from gateway.content_sections import check_content, check_name
 from gateway.errors import ConfigError
+from gateway.query import Query
+from gateway.query_sections import DEFAULT_QUERIES, QuerySection, queries_of
 from gateway.route import Route
 from gateway.route_sections import DEFAULT_ROUTES, RouteSection, routes_of
 from gateway.sections import Reader, is_table
@@ -38,11 +40,13 @@ class Database(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     Where PostgreSQL is and how its connections are kept. Durations are in seconds.
 
     @ivar dsn: C{embedded}, or any libpq URI or conninfo; C{""} for PG* variables alone.
+    @ivar query_connections: most connections that queries use, beside C{pool_max}.
     """
 
     dsn: str = EMBEDDED
     pool_min: Size = 2
     pool_max: Size = 8
+    query_connections: Size = 2
     acquire_timeout: Seconds = 5.0
     connect_timeout: Seconds = 5.0
     statement_timeout: Seconds = 30.0
@@ -123,6 +127,7 @@ class Config(Struct, frozen=True, kw_only=True):
     channels: ChannelsSection = field(default_factory=ChannelsSection)
     listeners: dict[str, Listener] = field(default_factory=dict)
     routes: dict[str, Route] = field(default_factory=dict)
+    queries: dict[str, Query] = field(default_factory=dict)
 
 
 DEFAULT_LISTENERS: Final = {
@@ -144,6 +149,7 @@ def default_config() -> Config:
     return Config(
         listeners=DEFAULT_LISTENERS,
         routes=routes_of(DEFAULT_ROUTES, Reader("")),
+        queries=queries_of(DEFAULT_QUERIES, Reader("")),
     )
 
 
@@ -167,7 +173,8 @@ def judge(data: Mapping[str, Any], path: PurePath, endpoint_fault: EndpointFault
     As L{load_config}, from the tables of a file.
     """
     reader = Reader(str(path))
-    reader.known("", data, ("database", "limits", "spool", "channels", "listeners", "routes"))
+    sections_known = ("database", "limits", "spool", "channels", "listeners", "routes", "queries")
+    reader.known("", data, sections_known)
     database = reader.section("database", data.get("database", {}), Database) or Database()
     limits = reader.section("limits", data.get("limits", {}), Limits) or Limits()
     spool = reader.section("spool", data.get("spool", {}), SpoolSection) or SpoolSection()
@@ -190,6 +197,8 @@ def judge(data: Mapping[str, Any], path: PurePath, endpoint_fault: EndpointFault
             "database.pool_min", f"{database.pool_min} is over pool_max = {database.pool_max}"
         )
     routes = routes_of(sections, reader)
+    asked = reader.sections("queries", data.get("queries", {}), QuerySection)
+    queries = queries_of(asked, reader)
     used: dict[str, str] = {}
     for name, listener in listeners.items():
         listener = _resolved(listener, path)
@@ -211,6 +220,7 @@ def judge(data: Mapping[str, Any], path: PurePath, endpoint_fault: EndpointFault
         channels=channels,
         listeners=listeners,
         routes=routes,
+        queries=queries,
     )
 
 

@@ -20,7 +20,7 @@ import msgspec
 
 from gateway.columns.kind import shown
 from gateway.columns.structured import scalar
-from gateway.dialect import TOOBIG, Work
+from gateway.dialect import TOOBIG, Peer, Reader, Work
 from gateway.formats.fields import Cells, Format, Tokens
 from gateway.framing import OVERSIZE
 from gateway.reply import Code, Outcome, refused
@@ -53,6 +53,12 @@ class ContentDialect:
         self._missing: _Way = fallback or refused(
             Code.ROUTE, f"the message has no {field!r} to route it by"
         )
+
+    def reader(self, peer: Peer) -> Reader:
+        return self
+
+    def gone(self) -> None:
+        """Nothing is kept of a peer."""
 
     def read(self, frames: list[bytes], oversize: bool) -> list[Work]:
         messages = [f for f in frames if f is not OVERSIZE] if oversize else frames

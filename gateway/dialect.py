@@ -1,34 +1,30 @@
 """
 Dialects: what a frame asks for.
 
-Plain: every frame is a message for the listener's route. Command: every frame
-begins with a verb, optionally after a tag that the answer repeats::
-
-    [@tag] PUT route payload | PING [text] | HELP | QUIT
-
-A dialect turns the frames of one read into L{Work}, as few pieces as possible:
-what goes to one route in a row is one piece, whatever stands between.
+Plain: every frame is a message for the listener's route. Command: every frame begins
+with a verb (L{gateway.conversation}). A dialect turns the frames of one read into
+L{Work}, as few pieces as possible: what goes to one route in a row is one piece,
+whatever stands between.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from gateway.framing import OVERSIZE
-from gateway.reply import Code, Outcome, Word, refused
+from gateway.pushes import Pushes
+from gateway.reply import Code, Fate, Outcome, refused
+from gateway.stream import Stream
 
 TOOBIG: Final = refused(Code.TOOBIG, "longer than max_frame of this listener")
 
-HELP: Final = (
-    "PUT route payload | PING [text] | HELP | QUIT; each may follow @tag, repeated in its answer"
-)
+Answered = Callable[[Fate], None]
+"""Called once, with the answer."""
 
-MAX_TAG: Final = 64
-"""Longest tag, in bytes, the C{@} counted."""
-
-_LATER: Final = frozenset({b"CALL", b"LISTEN", b"UNLISTEN", b"HELLO", b"AUTH", b"QUIET", b"SYNC"})
+Request = Callable[[Answered], None]
+"""Something that takes its time; begun when everything before it is answered."""
 
 
 @dataclass(slots=True)
@@ -41,6 +37,9 @@ class Work:
     @ivar gaps: answers known at once: (position among the frames, answer), ascending.
     @ivar tags: what each answer repeats, one for each frame; C{None} for none at all.
     @ivar closes: whether the connection ends after these answers.
+    @ivar stream: that the messages are numbered in, from C{first} on.
+    @ivar request: what the one frame asks for, where that takes its time.
+    @ivar rest: frames behind a request, to be read when it is answered.
     """
 
     route: str
@@ -48,16 +47,38 @@ class Work:
     gaps: list[tuple[int, Outcome]] = field(default_factory=list)
     tags: list[bytes] | None = None
     closes: bool = False
+    stream: Stream | None = None
+    first: int = 0
+    request: Request | None = None
+    rest: Sequence[bytes] = ()
 
     @property
     def count(self) -> int:
         """How many frames, so how many answers."""
-        return len(self.messages) + len(self.gaps)
+        return len(self.messages) + len(self.gaps) + (self.request is not None)
 
 
-class Dialect(Protocol):
+class Peer(Protocol):
     """
-    The meaning of frames; one for each listener, without state of a peer.
+    A connection, as what its frames ask for may need it.
+    """
+
+    def push(self, pushes: Pushes) -> bool:
+        """Say something that is no answer; gives whether more may be said."""
+
+    def dismiss(self, outcome: Outcome) -> None:
+        """Say goodbye when everything in flight is answered."""
+
+    def hush(self) -> None:
+        """Say no C{+OK} to messages any more."""
+
+    def tally(self) -> tuple[int, int, int]:
+        """How many were kept, refused and to be sent again since it was last asked."""
+
+
+class Reader(Protocol):
+    """
+    The meaning of one peer's frames.
     """
 
     def read(self, frames: list[bytes], oversize: bool) -> list[Work]:
@@ -66,14 +87,32 @@ class Dialect(Protocol):
         @param oversize: whether L{OVERSIZE} may be among them.
         """
 
+    def gone(self) -> None:
+        """The peer is gone."""
+
+
+class Dialect(Protocol):
+    """
+    The meaning of a listener's frames.
+    """
+
+    def reader(self, peer: Peer) -> Reader:
+        """For a new peer."""
+
 
 class PlainDialect:
     """
-    Every frame is a message.
+    Every frame is a message. Without state, so it is every peer's reader itself.
     """
 
     def __init__(self, route: str) -> None:
         self._route = route
+
+    def reader(self, peer: Peer) -> Reader:
+        return self
+
+    def gone(self) -> None:
+        """Nothing is kept of a peer."""
 
     def read(self, frames: list[bytes], oversize: bool) -> list[Work]:
         if not oversize:
@@ -85,90 +124,3 @@ class PlainDialect:
             else:
                 work.messages.append(frame)
         return [work]
-
-
-class CommandDialect:
-    """
-    Every frame begins with a verb.
-    """
-
-    def __init__(self, routes: Collection[str]) -> None:
-        """
-        @param routes: the names that PUT may use.
-        """
-        self._routes = {name.encode(): name for name in routes}
-
-    def read(self, frames: list[bytes], oversize: bool) -> list[Work]:
-        works: list[Work] = []
-        tags: list[bytes] = []
-        work = Work("", tags=tags)
-        for frame in frames:
-            given, verb, rest = _words(frame)
-            tag = given or b""
-            answer: Outcome | None = None
-            route, payload = "", b""
-            if frame is OVERSIZE:
-                answer = TOOBIG
-            elif given is None:
-                answer = refused(Code.FORMAT, f"a tag is @ and 1 to {MAX_TAG - 1} bytes")
-            elif verb == b"PUT":
-                name, space, payload = rest.partition(b" ")
-                known = self._routes.get(name)
-                if known is None:
-                    answer = refused(Code.ROUTE, f"no route {_shown(name)}")
-                elif not space:
-                    answer = refused(Code.FORMAT, "PUT takes a route, a space and a payload")
-                else:
-                    route = known
-            else:
-                answer = _answer(verb, rest)
-            if route and work.messages and work.route != route:
-                works.append(work)
-                tags = []
-                work = Work("", tags=tags)
-            tags.append(tag)
-            if answer is None:
-                work.route = route
-                work.messages.append(payload)
-            else:
-                work.gaps.append((len(tags) - 1, answer))
-                if verb == b"QUIT" and answer.word is Word.OK:
-                    work.closes = True
-                    break
-        works.append(work)
-        return works
-
-
-def _words(frame: bytes) -> tuple[bytes | None, bytes, bytes]:
-    """
-    @return: the tag with its C{@} (C{b""}: none; C{None}: not a tag), the verb
-        in capitals, and the rest.
-    """
-    tag: bytes | None = b""
-    if frame.startswith(b"@"):
-        tag, _, frame = frame.partition(b" ")
-        if not 1 < len(tag) <= MAX_TAG:
-            tag = None
-    verb, _, rest = frame.partition(b" ")
-    return tag, verb.upper(), rest
-
-
-def _answer(verb: bytes, rest: bytes) -> Outcome:
-    if verb == b"PING":
-        try:
-            return Outcome(Word.OK, text=rest.decode())
-        except UnicodeDecodeError:
-            return refused(Code.DATA, "PING takes text in UTF-8")
-    if verb == b"HELP":
-        return Outcome(Word.OK, text=HELP)
-    if verb == b"QUIT":
-        return Outcome(Word.OK)
-    if verb in _LATER:
-        return refused(Code.QUERY, f"{verb.decode()} is not offered by this gateway; try HELP")
-    return refused(Code.FORMAT, f"unknown verb {_shown(verb)}; try HELP")
-
-
-def _shown(word: bytes) -> str:
-    """A peer's word for the text of an answer: short, whatever it holds."""
-    text = word.decode("utf-8", "backslashreplace")
-    return text if len(text) <= 40 else text[:37] + "..."

@@ -1,9 +1,9 @@
 """
 Exceptions, sorted by who must act.
 
-The operator (L{ConfigError}, L{EmbeddedError}), the peer (L{PeerError}), or the
-gateway itself, which has to try again or say so (L{StoreError}). Whoever
-catches one of these knows from its class alone what to do next.
+The operator (L{ConfigError}, L{EmbeddedError}), the user of a command (L{InputError}),
+the peer (L{PeerError}), or the gateway itself, which has to try again or say so
+(L{StoreError}). Whoever catches one of these knows from its class alone what to do next.
 """
 
 from __future__ import annotations
@@ -33,6 +33,20 @@ class EmbeddedError(GatewayError):
 
     Its text is one line that says what to do.
     """
+
+
+class InputError(GatewayError):
+    """
+    The user must act: what is to be sent cannot be read, or is not what it should be.
+
+    Its text is one line that says where.
+
+    @ivar messages: the good ones before the fault, still to be sent.
+    """
+
+    def __init__(self, text: str, messages: Sequence[bytes] = ()) -> None:
+        super().__init__(text)
+        self.messages = messages
 
 
 class PeerError(GatewayError):

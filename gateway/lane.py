@@ -40,6 +40,7 @@ from gateway.errors import (
 )
 from gateway.faults import Faults, FramesRefused
 from gateway.fences import Fences
+from gateway.moves import have_moved, void_rows
 from gateway.reply import (
     QUEUED,
     RETRY_AFTER,
@@ -47,6 +48,7 @@ from gateway.reply import (
     Code,
     Outcome,
     Run,
+    Word,
     refused_rows,
     replaced,
     row_refused,
@@ -132,6 +134,11 @@ class Lane:
         """
         Bring every row of the batch to its end.
         """
+        if void := void_rows(batch):
+            remaining = batch.refuse(void)
+            if remaining is None:
+                return
+            batch = remaining
         try:
             runs = await self._carry(batch, partial(self._company.store.write, batch))
         except FramesRefused as error:
@@ -147,6 +154,8 @@ class Lane:
             else:
                 await self._without(batch, [(0, row_refused(str(error), error.sqlstate))])
             return
+        if runs[0][1].word not in (Word.TRY, Word.BYE):
+            have_moved(batch)
         faults = refused_rows(runs)
         if faults and (kept := await self._bury(batch, faults)) is not faults:
             runs = replaced(runs, kept)
@@ -159,15 +168,16 @@ class Lane:
         @return: what to tell their peers.
         """
         company = self._company
-        if batch.route not in company.dead_letters:
+        bad_rows = [(row, outcome) for row, outcome in faults if outcome.word is Word.REJ]
+        if batch.route not in company.dead_letters or not bad_rows:
             return faults
-        bad = batch.only([row for row, _ in faults])
-        outcomes = [outcome for _, outcome in faults]
+        bad = batch.only([row for row, _ in bad_rows])
+        outcomes = [outcome for _, outcome in bad_rows]
         ((_, kept),) = await self._carry(bad, partial(company.store.bury, bad, outcomes))
         if kept is STORED:
             return faults
         assert isinstance(kept, Outcome)
-        return [(row, kept) for row, _ in faults]
+        return [(row, kept if outcome.word is Word.REJ else outcome) for row, outcome in faults]
 
     async def _carry(
         self, batch: Batch, write: Callable[[Fence], Awaitable[Written]]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 
 from twisted.internet.defer import Deferred
@@ -18,8 +19,20 @@ from gateway.batch import Batch, Fence, Origin
 from gateway.errors import OutcomeUnknown, RouteError, RowError, StoredPartly
 from gateway.faults import BatchesRefused, Faults, FramesRefused
 from gateway.formats.text import TextFormat
-from gateway.reply import STORED, Fate, Outcome, Run, row_refused
-from gateway.store import Written
+from gateway.moves import Mark, moves_of, unmoved_rows
+from gateway.reply import STORED, Fate, Outcome, Run, Word, row_refused
+from gateway.store import Claim, Written
+
+
+@dataclass(slots=True)
+class _Kept:
+    """
+    What is kept of a stream.
+    """
+
+    claim: int = 0
+    marks: dict[str, int] = field(default_factory=dict)
+    refusals: dict[int, Outcome] = field(default_factory=dict)
 
 
 class MemoryStore:
@@ -47,6 +60,7 @@ class MemoryStore:
         self.lost_replies = 0
         self._fences: dict[str, int] = {}
         self._last: dict[str, list[Run]] = {}
+        self._streams: dict[str, _Kept] = {}
         self._waiting: deque[Deferred[None]] = deque()
         self._format = TextFormat()
 
@@ -73,6 +87,7 @@ class MemoryStore:
             raise RouteError("table does not exist", "42P01")
         if (written := self._before(batch, fence)) is not None:
             return written
+        self._follow(batch)
         if fence.first < fence.number and any(word in f for f in frames for word in self.poison):
             raise RowError("violates a check constraint", "23514")
         fates: list[Fate] = []
@@ -84,6 +99,7 @@ class MemoryStore:
                     fates.append(STORED)
                     self.rows.append((part.chunk.origin, frame))
         runs = [(len([*alike]), fate) for fate, alike in groupby(fates)]
+        self._move_streams(batch, fates)
         return self._moved(fence, runs)
 
     async def write_together(self, batches: Sequence[Batch], fences: Sequence[Fence]) -> bool:
@@ -113,6 +129,13 @@ class MemoryStore:
         for batch, fence in zip(batches, fences, strict=True):
             if self._before(batch, fence) is not None:
                 return True
+        try:
+            for batch in batches:
+                self._follow(batch)
+        except FramesRefused:
+            return False
+        for batch in batches:
+            self._move_streams(batch, [STORED] * batch.count)
         self.rows += rows
         for batch, fence in zip(batches, fences, strict=True):
             self._fences[fence.lane] = fence.number
@@ -139,6 +162,13 @@ class MemoryStore:
     async def recall(self, batch: Batch, fence: Fence) -> Written | None:
         return self._before(batch, fence)
 
+    async def claim_stream(self, name: str) -> Claim:
+        if self.failures:
+            raise self.failures.popleft()
+        kept = self._streams.setdefault(name, _Kept())
+        kept.claim += 1
+        return Claim(kept.claim, dict(kept.marks), dict(kept.refusals))
+
     async def probe(self, route: str) -> None:
         if route in self.closed:
             raise RouteError("table does not exist", "42P01")
@@ -164,6 +194,37 @@ class MemoryStore:
         if faults:
             raise FramesRefused(faults)
         return frames
+
+    def _follow(self, batch: Batch) -> None:
+        """
+        @raise FramesRefused: streams are not where they were expected.
+        """
+        marks = {}
+        for move in moves_of(batch):
+            kept = self._streams.setdefault(move.stream.name, _Kept())
+            mark = kept.marks.get(batch.route, 0)
+            claimed = move.stream.claim in (None, kept.claim)
+            expected = mark < move.first if move.before is None else mark == move.before
+            if not claimed or not expected:
+                marks[move.stream.name] = Mark(claimed, mark)
+        if marks:
+            raise FramesRefused(unmoved_rows(batch, marks))
+
+    def _move_streams(self, batch: Batch, fates: Sequence[Fate]) -> None:
+        for move in moves_of(batch):
+            kept = self._streams[move.stream.name]
+            kept.marks[batch.route] = move.last
+            kept.refusals |= move.refused
+        row = 0
+        for part in batch.slices:
+            stream = part.chunk.stream
+            for number in range(part.first, part.last + 1):
+                fate = fates[row]
+                row += 1
+                if stream is None or stream.loose or not isinstance(fate, Outcome):
+                    continue
+                if fate.word is Word.REJ:
+                    self._streams[stream.name].refusals[number] = fate
 
     async def _begun(self) -> None:
         if self.held:

@@ -16,19 +16,15 @@ path only leaves a mark that something came.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
+from functools import partial
 from math import inf
-from socket import socket
 from typing import Final
 
-from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import (
-    IConsumer,
     IDelayedCall,
-    IHalfCloseableDescriptor,
     IHalfCloseableProtocol,
     IPushProducer,
-    ISystemHandle,
-    ITCPTransport,
 )
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -36,14 +32,14 @@ from zope.interface import implementer
 
 from gateway.answers import Answers, Slot
 from gateway.deadlines import Limit, Watch
-from gateway.dialect import Work
-from gateway.direct import send_now
+from gateway.dialect import Request, Work
 from gateway.errors import FramingError
 from gateway.framing import FRAMINGS, Framing
+from gateway.outlet import Outlet
 from gateway.pushes import Pushes
-from gateway.reply import Code, Outcome, Run, goodbye
-from gateway.sockets import carrier_of, keep_alive, unread
-from gateway.terms import Terms
+from gateway.reply import Code, Fate, Outcome, Run, goodbye
+from gateway.sockets import keep_alive, unread
+from gateway.terms import Terms, Transport, close_half
 from gateway.writer import Source
 
 LINGER: Final = 2.0
@@ -54,13 +50,9 @@ C{-BYE}: closing at once with unread data makes TCP drop the answers on their wa
 """
 
 
+STOPPING: Final = goodbye(Code.DRAIN, "the gateway stops; what has no answer is not stored")
+
 OVERRUN: Final = goodbye(Code.RATE, "does not take its pushes")
-
-
-class _Transport(ITCPTransport, IConsumer, IPushProducer, ISystemHandle):
-    """
-    What the reactor's stream transports are, TCP and Unix alike.
-    """
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
@@ -69,7 +61,7 @@ class PeerProtocol(Protocol):
     A connected peer.
     """
 
-    transport: _Transport
+    transport: Transport
 
     # On the class, so that an idle connection pays for none of it.
     _oversize = False
@@ -77,7 +69,6 @@ class PeerProtocol(Protocol):
     _was_paused = False
     _heard = False
     _finished = False
-    _write_blocked = False
     _pressed = False
     _ended = False
     _closing = False
@@ -86,34 +77,32 @@ class PeerProtocol(Protocol):
     _advancing = False
     _pushed = 0
     _bye: Outcome | None = None
+    _request: Request | None = None
+    _asking: Slot | None = None
     _lingering: IDelayedCall | None = None
-    _socket: socket | None = None
     _watch: Watch | None = None
 
-    # Given by whoever makes it.
+    # Given by whoever makes it, and by the connection.
     source: Source
+    _outlet: Outlet
 
     def __init__(self, terms: Terms[PeerProtocol]) -> None:
         self._terms = terms
         self._framing: Framing = FRAMINGS[terms.framing](terms.max_frame)
         self._answers = Answers(self._framing, terms.words)
         self._held: deque[bytes] = deque()
+        self._reader = terms.dialect.reader(self)
 
     def connectionMade(self) -> None:
         terms = self._terms
         terms.joined(self)
         terms.pressure.add_reader(self)
         transport = self.transport
-        # A Unix socket claims to be a TCP transport, but has no such option.
-        if ITCPTransport.providedBy(transport) and not isinstance(transport.getPeer(), UNIXAddress):
-            transport.setTcpNoDelay(True)
-        carrier = carrier_of(transport)
-        if carrier is not None:
-            keep_alive(carrier, terms.timeouts.keepalive)
-        if ISystemHandle.providedBy(transport) and transport.getHandle() is carrier:
-            self._socket = carrier
+        outlet = self._outlet = Outlet(transport)
+        if outlet.carrier is not None:
+            keep_alive(outlet.carrier, terms.timeouts.keepalive)
         # As a pull producer we hear whenever the transport has written all it had.
-        transport.registerProducer(self, self._socket is None)
+        transport.registerProducer(self, not outlet.direct)
         if terms.pressure.full:
             self.hold_reading(True)
 
@@ -121,6 +110,7 @@ class PeerProtocol(Protocol):
         self._lost = True
         self._answers.forget()
         self._held.clear()
+        self._reader.gone()
         self._terms.left(self)
         self._terms.pressure.remove_reader(self)
         if self._lingering is not None and self._lingering.active():
@@ -138,7 +128,8 @@ class PeerProtocol(Protocol):
         if frames:
             self._finished = True
             self._oversize = self._framing.oversize or (bool(self._held) and self._oversize)
-            if self._held or len(frames) > self._terms.window - self._answers.unanswered:
+            room = self._terms.window - self._answers.unanswered
+            if self._held or self._asking is not None or len(frames) > room:
                 self._held.extend(frames)
             else:
                 self._begin_all(frames)
@@ -159,18 +150,18 @@ class PeerProtocol(Protocol):
         """
         The transport has written all it had, and closed our own end.
         """
-        self._write_blocked = False
+        self._outlet.blocked = False
 
     # Backpressure: several reasons to pause, one place that does it.
 
     def pauseProducing(self) -> None:
         """The transport's: the peer does not take its answers."""
-        self._write_blocked = True
+        self._outlet.blocked = True
         self._update_reading()
 
     def resumeProducing(self) -> None:
         """The transport's: the peer took its answers."""
-        self._write_blocked = False
+        self._outlet.blocked = False
         if self._pushed:
             self._pushed = 0
         self._update_reading()
@@ -189,7 +180,7 @@ class PeerProtocol(Protocol):
             # back would only find the same end again.
             return
         pause = (
-            self._write_blocked
+            self._outlet.blocked
             or self._pressed
             or self._answers.unanswered >= self._terms.window
             or bool(self._held)
@@ -206,7 +197,7 @@ class PeerProtocol(Protocol):
     # From frames to slots.
 
     def _begin_all(self, frames: list[bytes]) -> None:
-        for work in self._terms.dialect.read(frames, self._oversize):
+        for work in self._reader.read(frames, self._oversize):
             self._begin(work)
 
     def _begin(self, work: Work) -> None:
@@ -214,15 +205,26 @@ class PeerProtocol(Protocol):
         if work.closes:
             self._stop_reading()
         if work.messages:
-            self.source.submit(work.route, work.messages, slot)
+            self.source.submit(work.route, work.messages, slot, work.stream, work.first)
+        elif work.request is not None:
+            self._request = work.request
+            self._asking = slot
+            self._held.extendleft(reversed(work.rest))
 
-    def settled(self, slot: object, runs: list[Run]) -> None:
+    def settled(self, slot: object, runs: Sequence[Run]) -> None:
         """
         The store has spoken.
         """
         assert isinstance(slot, Slot)
         slot.runs = runs
         self._advance()
+
+    def _answered(self, slot: Slot, fate: Fate) -> None:
+        """
+        What took its time has its answer.
+        """
+        self._asking = None
+        self.settled(slot, [(1, fate)])
 
     def _stop_reading(self) -> None:
         self._held.clear()
@@ -247,8 +249,15 @@ class PeerProtocol(Protocol):
             if answers.ended and not self._closing:
                 self._stop_reading()
             if due:
-                self._write(due)
-            if self._held:
+                self._outlet.write(due)
+            asking = self._asking
+            if asking is not None:
+                request, self._request = self._request, None
+                if request is None or not answers.next_is(asking):
+                    self._request = request
+                    break
+                request(partial(self._answered, asking))
+            elif self._held:
                 room = self._terms.window - answers.unanswered
                 if self._pressed or room <= 0:
                     break
@@ -264,21 +273,6 @@ class PeerProtocol(Protocol):
         else:
             self._update_reading()
 
-    def _write(self, data: bytes) -> int:
-        """
-        Write at once if nothing waits to be written, see L{gateway.direct}.
-
-        @return: how many bytes of it wait now.
-        """
-        if self._socket is not None and not self._write_blocked:
-            data = data[send_now(self._socket, data) :]
-            if not data:
-                return 0
-            # The peer takes its answers more slowly than it sends.
-            self._write_blocked = True
-        self.transport.write(data)
-        return len(data) if self._write_blocked else 0
-
     def push(self, pushes: Pushes) -> bool:
         """
         Tell what was not asked for. All answers due are written in one piece, so it
@@ -289,14 +283,12 @@ class PeerProtocol(Protocol):
         if self._closing or self._closed or self._lost or self._bye is not None:
             return False
         data = pushes.framed(self._framing)
-        if self._write_blocked and self._pushed + len(data) > self._terms.push_buffer:
+        if self._outlet.blocked and self._pushed + len(data) > self._terms.push_buffer:
             self._bye = OVERRUN
             self._terms.let_go(OVERRUN.text)
             self._advance()
             return False
-        waits = self._write(data)
-        if waits:
-            self._pushed += waits
+        self._pushed += self._outlet.write(data)
         return True
 
     # Limits in time.
@@ -316,10 +308,10 @@ class PeerProtocol(Protocol):
             self._was_paused = False
         timeouts = self._terms.timeouts
         queue = None
-        if self._write_blocked or (self._closed and self._lingering is None):
-            carrier = carrier_of(self.transport)
+        if self._outlet.blocked or (self._closed and self._lingering is None):
+            carrier = self._outlet.carrier
             queue = 0 if carrier is None else unread(carrier)
-            if self._closing and self._closed and not (queue or self._write_blocked):
+            if self._closing and self._closed and not (queue or self._outlet.blocked):
                 self._linger()
                 return None
         open_ = not (self._closing or self._ended or self._bye is not None)
@@ -352,16 +344,30 @@ class PeerProtocol(Protocol):
             self._bye = goodbye(Code.RATE, limit.text(self._terms.timeouts))
             self._advance()
 
+    # For the conversation.
+
+    def hush(self) -> None:
+        """
+        Say no C{+OK} to messages any more.
+        """
+        self._answers.quiet = True
+
+    def tally(self) -> tuple[int, int, int]:
+        """
+        How many were kept, refused and to be sent again since it was last asked.
+        """
+        return self._answers.tally()
+
     # The end.
 
-    def drain(self) -> None:
+    def dismiss(self, outcome: Outcome) -> None:
         """
         Take nothing more; when everything in flight is answered, say goodbye.
         """
         if not self._closing and not self._ended:
             # What is held was read but never submitted: it gets no answer, as if unread.
             self._held.clear()
-            self._bye = goodbye(Code.DRAIN, "the gateway stops; what has no answer is not stored")
+            self._bye = outcome
             self._pressed = False
             self._advance()
 
@@ -377,13 +383,15 @@ class PeerProtocol(Protocol):
             # Once: what waits to be written is written before the end all the same.
             self._closed = True
             transport.unregisterProducer()
-        if self._ended or not IHalfCloseableDescriptor.providedBy(transport):
+        if self._ended:
             transport.loseConnection()
         elif self._lingering is None:
-            transport.loseWriteConnection()
+            if not close_half(transport):
+                transport.loseConnection()
+                return
             transport.resumeProducing()
             # A peer that is slow has until write_timeout to take what waits for it.
-            if not self._write_blocked:
+            if not self._outlet.blocked:
                 self._linger()
 
     def _linger(self) -> None:

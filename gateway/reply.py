@@ -47,6 +47,7 @@ class Code(StrEnum):
     BUSY = "BUSY"
     DOWN = "DOWN"
     RATE = "RATE"
+    GAP = "GAP"
     DRAIN = "DRAIN"
     INTERNAL = "INTERNAL"
 
@@ -61,6 +62,7 @@ class Outcome:
     @ivar text: one line for people; never SQL, never a secret.
     @ivar sqlstate: PostgreSQL's error code, where PostgreSQL refused.
     @ivar retry: seconds the peer should wait before it tries again.
+    @ivar values: C{name=value}, one or more with a space between.
     """
 
     word: Word
@@ -68,6 +70,7 @@ class Outcome:
     text: str = ""
     sqlstate: str = ""
     retry: int | None = None
+    values: str = ""
 
     def __bytes__(self) -> bytes:
         parts = [self.word.value]
@@ -77,6 +80,8 @@ class Outcome:
             parts.append(f"sqlstate={self.sqlstate}")
         if self.retry is not None:
             parts.append(f"retry={self.retry}")
+        if self.values:
+            parts.append(self.values)
         if self.text:
             # An answer is one line, whatever a trigger or the peer itself put into the text.
             text = _CONTROL.sub(" ", self.text)
@@ -100,14 +105,30 @@ class Returned:
     word: ClassVar[Word] = Word.OK
 
 
-Fate = Outcome | Returned
-"""What became of messages in a row."""
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """
+    The answer of several frames: C{*N}, then so many rows.
+
+    @ivar rows: each a frame of its own, before framing.
+    """
+
+    rows: Sequence[bytes]
+
+    word: ClassVar[Word] = Word.OK
+
+
+Fate = Outcome | Returned | Listing
+"""What became of messages in a row, or of one command."""
 
 STORED: Final = Outcome(Word.OK)
 
 DUPLICATE: Final = Outcome(Word.DUP)
 
 QUEUED: Final = Outcome(Word.QUE)
+
+SILENT: Final = Outcome(Word.OK, text="not said")
+"""Stands for C{+OK} where its peer wants to hear nothing."""
 
 RETRY_AFTER: Final = 1
 """Seconds we ask peers to wait before they send a message again."""
@@ -173,10 +194,14 @@ class Words:
         """
         if fate is STORED and self.ack is None:
             return b"+OK"  # nearly every answer there is
+        if fate is SILENT:
+            return None
         own = self.ack if fate.word in _KEPT else self.nak
         if own is not None:
             return own or None
-        return fate.answers if isinstance(fate, Returned) else bytes(fate)
+        if isinstance(fate, Outcome):
+            return bytes(fate)
+        return fate.answers if isinstance(fate, Returned) else [b"*%d" % len(fate.rows), *fate.rows]
 
 
 Run = tuple[int, Fate]

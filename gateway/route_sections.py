@@ -237,9 +237,9 @@ def _value(reader: Reader, where: str, given: object) -> Value | None:
         for key in ("required", "default"):
             if getattr(section, key):
                 reader.note(f"{where}.{key}", "is for a field; value is always there")
-        return Value(CONSTANT, _text(section.value))
+        return Value(CONSTANT, text_of(section.value))
     assert section.field is not None
-    default = None if section.default is None else _text(section.default)
+    default = None if section.default is None else text_of(section.default)
     if section.required and default is not None:
         reader.note(where, "required and default exclude each other")
     if section.field in SOURCES and (section.required or default is not None):
@@ -247,7 +247,7 @@ def _value(reader: Reader, where: str, given: object) -> Value | None:
     return Value(section.field, default, section.required)
 
 
-def _text(value: object) -> str:
+def text_of(value: object) -> str:
     """
     A value of TOML as a message would write it.
     """

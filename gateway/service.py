@@ -31,7 +31,9 @@ from gateway.listener import ListenerService
 from gateway.postgres.dsn import public_dsn
 from gateway.postgres.notifications import Notifications
 from gateway.postgres.pool import Pool
+from gateway.postgres.queries import PostgresQueries
 from gateway.postgres.store import PostgresStore
+from gateway.protocol import STOPPING
 from gateway.spool.detour import SpoolDetour
 from gateway.spool.queue import Spool
 from gateway.writer import Writer
@@ -59,6 +61,7 @@ class GatewayService(Service):
         pool: Pool,
         store: PostgresStore,
         writer: Writer,
+        queries: PostgresQueries,
         listeners: Sequence[ListenerService],
         drain_timeout: float,
         spool: Spool | None = None,
@@ -82,6 +85,7 @@ class GatewayService(Service):
         self._pool = pool
         self._store = store
         self._writer = writer
+        self._queries = queries
         self._listeners = listeners
         self._drain_timeout = drain_timeout
         self._spool = spool
@@ -117,6 +121,7 @@ class GatewayService(Service):
                 "database: open it with: psql {dsn}", dsn=shlex.quote(public) if public else ""
             )
         self._pool.start(dsn)
+        self._queries.start(dsn)
         if self._notifications is not None:
             own = self._channels_dsn
             self._notifications.start(dsn if own is None else own)
@@ -203,7 +208,7 @@ class GatewayService(Service):
             await listener.stop_listening()
         for listener in self._listeners:
             for peer in list(listener.factory.peers):
-                peer.drain()
+                peer.dismiss(STOPPING)
         drained = await self._within(self._drain_timeout, lambda: not self._writer.in_flight)
         if not drained:
             self._log.warn(
@@ -226,6 +231,7 @@ class GatewayService(Service):
             closing.addErrback(lambda failure: failure.trap(StoreError, SpoolError))
             # Where it fails or takes too long, some rows of a few bytes stay behind.
             await self._within(_GOODBYE, lambda: closing.called)
+        self._queries.close()
         self._pool.close()
         if self._detour is not None:
             await self._detour.stop()

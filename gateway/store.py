@@ -8,7 +8,7 @@ L{Detour} is L{gateway.spool.detour.SpoolDetour}.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from gateway.batch import Batch, Fence
@@ -28,6 +28,25 @@ class Written(NamedTuple):
     before: bool
 
 
+class Claim(NamedTuple):
+    """
+    A stream that is its caller's from now on.
+
+    @ivar number: of the claim, one more than that of the one before.
+    @ivar marks: route -> highest number stored through it.
+    @ivar refusals: what was told to messages that were refused.
+    """
+
+    number: int
+    marks: Mapping[str, int]
+    refusals: Mapping[int, Outcome]
+
+    @property
+    def last(self) -> int:
+        """The last number that is settled."""
+        return max(self.marks.values(), default=0)
+
+
 class Store(Protocol):
     """
     Keeps batches, each at most once.
@@ -40,7 +59,8 @@ class Store(Protocol):
         Rows that the database refuses cost their neighbours nothing; but several batches
         stored as one are stored whole. A fence is moved by its first committed batch.
         Writing again with the same fence stores nothing and tells what the first write
-        did: that is how an unknown outcome is resolved.
+        did: that is how an unknown outcome is resolved. Streams that have messages in the
+        batch move with it.
 
         @raise gateway.faults.FramesRefused: some rows can never be stored; nothing is.
         @raise gateway.errors.Unavailable: never sent, so not stored.
@@ -95,6 +115,13 @@ class Store(Protocol):
         @return: C{None} where the fence is not moved, nor ever will be by that try.
         @raise gateway.errors.StoredPartly: as for L{write}.
         @raise gateway.errors.StoreError: that cannot be said now.
+        """
+
+    async def claim_stream(self, name: str) -> Claim:
+        """
+        Make a stream this gateway's; what others still want to store for it is refused.
+
+        @raise gateway.errors.StoreError: that cannot be done now.
         """
 
     async def probe(self, route: str) -> None:

@@ -29,8 +29,9 @@ from gateway.config import (
     load_config,
 )
 from gateway.content import ContentDialect
+from gateway.conversation import CommandDialect
 from gateway.deadlines import Timeouts
-from gateway.dialect import CommandDialect, Dialect, PlainDialect
+from gateway.dialect import Dialect, PlainDialect
 from gateway.embedded import DataDirectory, EmbeddedServer
 from gateway.errors import ConfigError
 from gateway.example import example
@@ -42,6 +43,7 @@ from gateway.postgres.dsn import dsn_fault
 from gateway.postgres.notifications import Notifications
 from gateway.postgres.opening import Opener, outside_of_process
 from gateway.postgres.pool import Pool
+from gateway.postgres.queries import PostgresQueries, query_pool
 from gateway.postgres.store import PostgresStore
 from gateway.pressure import Pressure
 from gateway.reply import Words
@@ -49,6 +51,7 @@ from gateway.service import GatewayService, stop_on_signals, use_monotonic_clock
 from gateway.spool.detour import SpoolDetour
 from gateway.spool.file import SpoolFile
 from gateway.spool.queue import Spool
+from gateway.streams import Streams
 from gateway.writer import Writer
 
 DATA_DIR = "gateway-data"
@@ -172,6 +175,8 @@ def makeService(options: Options) -> IService:
     opener = Opener.of_process(config.database, reactor)
     pool = Pool(config.database, reactor, backoff, opener)
     store = PostgresStore(pool, config.routes, config.database)
+    share = query_pool(config.database, reactor, backoff, opener)
+    queries = PostgresQueries(config.queries, share, config.database)
     pressure = Pressure(config.limits.bytes_in_flight)
     gates = Gates(store, reactor, backoff)
     spool = _spool(config, data_dir)
@@ -205,12 +210,14 @@ def makeService(options: Options) -> IService:
         Opener.of_process(config.database, reactor) if own else opener,
     )
     channels = Channels(config.channels.allow, notifications, reactor)
+    streams = Streams(store, detour.reached if detour is not None else lambda name: 0)
+    commands = CommandDialect(config.routes, streams, queries, channels)
     listeners = []
     for name, listener in config.listeners.items():
         factory = PeerFactory(
             listener=name,
             framing=listener.framing,
-            dialect=_dialect(config, listener),
+            dialect=_dialect(config, listener) or commands,
             words=Words.configured(listener.ack, listener.nak),
             max_frame=listener.max_frame,
             window=listener.window,
@@ -246,6 +253,7 @@ def makeService(options: Options) -> IService:
         drain_timeout=config.limits.drain_timeout,
         spool=spool,
         detour=detour,
+        queries=queries,
         notifications=notifications,
         channels_dsn=config.channels.dsn,
     )
@@ -254,7 +262,10 @@ def makeService(options: Options) -> IService:
     return service
 
 
-def _dialect(config: Config, listener: Listener) -> Dialect:
+def _dialect(config: Config, listener: Listener) -> Dialect | None:
+    """
+    @return: C{None} for commands.
+    """
     if listener.route_by is not None and listener.routes:
         # All of them are read alike.
         reading = config.routes[next(iter(listener.routes.values()))].reading
@@ -262,7 +273,7 @@ def _dialect(config: Config, listener: Listener) -> Dialect:
         return ContentDialect(form, listener.route_by, listener.routes, listener.route)
     if listener.route is not None:
         return PlainDialect(listener.route)
-    return CommandDialect(config.routes)
+    return None
 
 
 def _spool(config: Config, data_dir: Path) -> Spool | None:

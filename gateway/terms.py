@@ -1,12 +1,20 @@
 """
-Terms: what holds for all peers of a listener.
+The terms on which peers connect to a listener, and the transports that carry them.
 """
 
 from __future__ import annotations
 
 from typing import Protocol, TypeVar
 
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import (
+    IConsumer,
+    IHalfCloseableDescriptor,
+    INegotiated,
+    IPushProducer,
+    IReactorTime,
+    ISystemHandle,
+    ITCPTransport,
+)
 
 from gateway.channels import Channels
 from gateway.deadlines import Timeouts
@@ -15,6 +23,28 @@ from gateway.pressure import Pressure
 from gateway.reply import Words
 
 Peer = TypeVar("Peer", contravariant=True)
+
+
+class Transport(ITCPTransport, IConsumer, IPushProducer, ISystemHandle):
+    """
+    What the reactor's stream transports are, TCP and Unix alike.
+    """
+
+
+def close_half(transport: Transport) -> bool:
+    """
+    Say nothing more and go on reading.
+
+    @return: whether the transport can do that.
+    """
+    if INegotiated.providedBy(transport):
+        # TLS has a goodbye of its own, without which the peer must take the end for an attack.
+        transport.loseConnection()
+    elif IHalfCloseableDescriptor.providedBy(transport):
+        transport.loseWriteConnection()
+    else:
+        return False
+    return True
 
 
 class Terms(Protocol[Peer]):

@@ -19,6 +19,7 @@ from gateway.company import BUG, OPEN_FOR, RETRY_FOR, Company, backoff
 from gateway.errors import OutcomeUnknown, SpoolError, SpoolUnknown, StoreError, Unavailable
 from gateway.faults import BatchesRefused, Faults
 from gateway.fences import Fences
+from gateway.moves import have_moved, void_rows
 from gateway.reply import QUEUED, STORED
 
 Without = Callable[[Batch, Faults], Awaitable[Batch | None]]
@@ -68,7 +69,9 @@ class Together:
         """Whether the straight way is open to all of them."""
         gates, detour = self._company.gates, self._company.detour
         return not any(
-            gates.answer(batch.route) or (detour is not None and detour.leads(batch.route))
+            void_rows(batch)
+            or gates.answer(batch.route)
+            or (detour is not None and detour.leads(batch.route))
             for batch in batches
         )
 
@@ -76,6 +79,7 @@ class Together:
         for batch, fence in zip(batches, fences, strict=True):
             self._fences.moved(batch.route, fence.number)
             self._company.well(batch.route)
+            have_moved(batch)
             batch.settle([(batch.count, STORED)])
 
     async def _settle(
@@ -139,5 +143,6 @@ class Together:
                 break
             # The fence is the spool's now.
             self._fences.renew(batch.route)
+            have_moved(batch)
             batch.settle([(batch.count, outcome)])
         return True

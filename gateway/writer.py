@@ -22,6 +22,7 @@ from gateway.lane import Lane
 from gateway.pressure import Pressure
 from gateway.reply import Run
 from gateway.store import Detour, Store
+from gateway.stream import Stream
 
 FILL: Final = 256
 """Rows queued on a lane at which other peers prefer the next lane."""
@@ -49,15 +50,26 @@ class Source:
         self._lane: Lane | None = None
         self._in_flight = 0
 
-    def submit(self, route: str, frames: list[bytes], token: object) -> None:
+    def submit(
+        self,
+        route: str,
+        frames: list[bytes],
+        token: object,
+        stream: Stream | None = None,
+        first: int = 0,
+    ) -> None:
         """
         Have messages stored.
 
         @param frames: one or more messages, in the order they were sent.
         @param token: what the answer is given with, maybe before this returns.
+        @param stream: that they are numbered in, from C{first} on.
         """
         writer = self._writer
-        chunk = Chunk(route, frames, self._origin, writer.wall_clock(), self._settled, token)
+        chunk = Chunk(
+            *(route, frames, self._origin, writer.wall_clock(), self._settled, token),
+            *(stream, first),
+        )
         lane = self._lane
         if lane is None:
             lane = self._lane = writer.choose_lane()

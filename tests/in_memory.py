@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from gateway.channels import Channels, Receiver
+from gateway.conversation import CommandDialect
 from gateway.deadlines import Timeouts
 from gateway.dialect import Dialect, PlainDialect
 from gateway.errors import Unavailable
@@ -25,7 +26,8 @@ from gateway.gate import Gates
 from gateway.memory import MemoryStore
 from gateway.pressure import Pressure
 from gateway.protocol import PeerProtocol
-from gateway.reply import Run, Words
+from gateway.reply import Code, Listing, Outcome, Run, Words, refused
+from gateway.streams import Streams
 from gateway.writer import Writer
 
 
@@ -73,6 +75,17 @@ class OnSocket(HalfClosing):
 
     def getHandle(self) -> socket:
         return self._connection
+
+
+class Listed:
+    """
+    Queries that give back what they were asked for.
+    """
+
+    async def call(self, name: str, arguments: bytes) -> Outcome | Listing:
+        if name == "rows":
+            return Listing([arguments] * 3)
+        return refused(Code.QUERY, f"no query '{name}'")
 
 
 class MemoryNotifier:
@@ -149,17 +162,24 @@ class Bench:
         window: int = 100,
         cap: int = 1_000_000,
         dialect: Dialect | None = None,
+        routes: Sequence[str] | None = None,
         words: Words | None = None,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
         transport: Any = None,
         channels: Sequence[str] = ("news", "orders"),
         push_buffer: int = 16384,
     ) -> None:
+        """
+        @param routes: those of the command dialect; C{None}: plain.
+        """
         self.clock = Clock()
         self.notifier = MemoryNotifier()
         self.channels = Channels(channels, self.notifier, self.clock)
         self.store = MemoryStore(held)
         self.pressure = Pressure(cap)
+        self.streams = Streams(self.store, lambda stream: 0)
+        if routes is not None:
+            dialect = CommandDialect(dict.fromkeys(routes), self.streams, Listed(), self.channels)
         self.factory = PeerFactory(
             listener="lines",
             framing=framing,

@@ -27,7 +27,6 @@ from gateway.channel_sections import ChannelsSection
 from gateway.channels import FULL, LONGEST_REST, SLICE, Channels
 from gateway.config import load_config
 from gateway.deadlines import Timeouts
-from gateway.dialect import CommandDialect
 from gateway.errors import ConfigError
 from gateway.framing import FRAMINGS
 from gateway.pushes import Pushes
@@ -374,7 +373,7 @@ def listen(bench: Bench, *channels: str, peer: Any = None) -> None:
 
 def test_pushes_come_between_answers() -> None:
     """A push stands between the answers of two commits, never within those of one."""
-    bench = Bench(dialect=CommandDialect(["messages"]))
+    bench = Bench(routes=["messages"])
     listen(bench, "news")
     bench.peer.dataReceived(b"PUT messages a\n@2 PUT messages b\n")
     bench.notifier.notify(("news", "1"), ("news", "2"))
@@ -395,7 +394,7 @@ def test_pushes_come_between_answers() -> None:
 )
 def test_a_push_is_one_frame(framing: str, first: bytes, said: bytes) -> None:
     """In lines each CR and LF of a payload becomes a space; other framings carry it as it is."""
-    bench = Bench(framing, dialect=CommandDialect([]))
+    bench = Bench(framing, routes=[])
     listen(bench, "news")
     bench.peer.dataReceived(first)
     bench.notifier.notify(("news", "a\r\nb\nc"))
@@ -414,7 +413,7 @@ def test_pushes_are_framed_once() -> None:
 
 def test_a_peer_that_left_gets_nothing() -> None:
     """With its connection a peer's subscriptions end, and one that is about to close has none."""
-    bench = Bench(dialect=CommandDialect(["messages"]))
+    bench = Bench(routes=["messages"])
     other, transport = bench.connect()
     listen(bench, "news")
     listen(bench, "news", peer=other)

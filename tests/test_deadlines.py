@@ -16,7 +16,6 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 
 from gateway.deadlines import Limit, Timeouts, Watch
-from gateway.dialect import CommandDialect
 from tests.in_memory import Bench, HalfClosing, OnSocket
 
 TEN = Timeouts(frame=10, write=10, idle=10)
@@ -192,7 +191,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 def flooded(pair: tuple[socket.socket, socket.socket]) -> Bench:
     """A peer that asked for more than the kernel holds and has read none of it."""
     transport = OnSocket(pair[0])
-    bench = Bench(dialect=CommandDialect([]), window=100_000, timeouts=WRITE, transport=transport)
+    bench = Bench(routes=[], window=100_000, timeouts=WRITE, transport=transport)
     for _ in range(100):
         if not bench.paused:
             bench.peer.dataReceived((b"PING " + b"x" * 90 + b"\n") * 500)

@@ -15,23 +15,35 @@ PACKAGE = Path(__file__).parent.parent / "gateway"
 
 PURE = ("errors", "framing", "reply", "faults", "dialect", "route", "batch", "store")
 PURE_TOO = ("pressure", "config", "direct", "answers", "deadlines", "sockets", "sections", "lock")
-PURE_ALSO = ("content", "content_sections", "channel_sections", "pushes")
+PURE_ALSO = ("content", "content_sections", "stream", "moves", "query", "query_sections")
+PURE_STILL = ("channel_sections", "pushes")
 PURE_INSIDE = ("spool.record", "spool.mark", "sql.route", "columns.kinds", "formats.choice")
 PURE_FORMATS = tuple(
     f"formats.{name}" for name in ("json", "csv", "logfmt", "regex", "syslog", "influx")
 )
+PURE_ASKING = ("sql.arguments", "sql.asking")
 
-PACKAGES = ("postgres", "spool", "sql", "columns", "formats")
+PURE_CLIENT = tuple(
+    f"client.{name}" for name in ("answers", "wire", "buffer", "session", "dial", "blocking")
+)
+PURE_MODULES = (
+    *(*PURE, *PURE_TOO, *PURE_ALSO, *PURE_STILL, *PURE_INSIDE, *PURE_FORMATS, *PURE_ASKING),
+    *PURE_CLIENT,
+)
+
+PACKAGES = ("postgres", "spool", "sql", "columns", "formats", "client")
 
 ORDER = [
-    *("errors", "framing", "reply", "faults", "formats", "columns", "dialect", "content", "batch"),
-    *("route", "sql", "sections", "route_sections", "content_sections", "channel_sections"),
-    *("config", "example", "pushes"),
+    *("errors", "framing", "reply", "faults", "pushes", "stream", "formats", "columns", "dialect"),
+    *("content", "batch", "moves", "sections", "query", "route", "sql", "route_sections"),
+    *("content_sections", "query_sections", "channel_sections", "config", "example"),
     *("direct", "sockets", "deadlines", "sweep", "answers", "pressure", "lock", "store", "memory"),
-    *("gate", "company", "fences", "together", "lane", "writer", "channels", "terms", "protocol"),
-    *("factory",),
+    *("gate", "company", "fences", "together", "lane", "writer", "channels", "terms", "outlet"),
+    *("protocol", "factory", "streams", "conversation"),
     *("listener", "spool", "postgres", "embedded", "bench", "check", "service", "tap"),
-    *("running", "access", "letters", "routes", "cli"),
+    *("running", "access", "letters", "routes", "client", "tally", "refused", "inputs", "follow"),
+    *("bookmark", "followed", "interrupts", "progress", "dial", "sender", "sending", "send"),
+    *("call", "listen", "completion", "cli"),
 ]
 
 
@@ -50,7 +62,7 @@ def files() -> list[Path]:
     return [path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"]
 
 
-@pytest.mark.parametrize("module", [*PURE, *PURE_TOO, *PURE_ALSO, *PURE_INSIDE, *PURE_FORMATS])
+@pytest.mark.parametrize("module", PURE_MODULES)
 def test_pure_modules_are_pure(module: str) -> None:
     """Imported alone, a pure module brings in neither Twisted nor psycopg2."""
     program = (
@@ -58,6 +70,17 @@ def test_pure_modules_are_pure(module: str) -> None:
         "bad = {'twisted', 'psycopg2', 'txpostgres'} & set(sys.modules); assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("module", PURE_CLIENT)
+def test_scripts_need_the_standard_library_alone(module: str) -> None:
+    """Without any installed package what a script copies can be imported, alone."""
+    program = (
+        f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); import gateway.{module};"
+        "bad = [n for n in sys.modules if n.startswith('gateway.')"
+        " and not n.startswith('gateway.client')]; assert not bad, bad"
+    )
+    subprocess.run([sys.executable, "-I", "-S", "-c", program], check=True)
 
 
 def test_only_postgres_knows_the_driver() -> None:

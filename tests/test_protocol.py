@@ -13,8 +13,8 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
-from gateway.dialect import CommandDialect
 from gateway.factory import peer_name
+from gateway.protocol import STOPPING
 from gateway.reply import Words
 from tests.in_memory import Bench, HalfClosing
 
@@ -31,7 +31,7 @@ def test_answer_follows_commit() -> None:
 
 def test_answers_keep_the_order_of_frames() -> None:
     """An answer known at once waits for those before it."""
-    bench = Bench(dialect=CommandDialect(["messages"]))
+    bench = Bench(routes=["messages"])
     bench.peer.dataReceived(b"PUT messages a\nPING x\n@1 PUT messages b\nNOPE\n")
     assert bench.said == b""
     bench.commit_all()
@@ -81,7 +81,7 @@ def test_window_is_strict() -> None:
 
 def test_many_instant_answers_with_a_small_window() -> None:
     """A flood of commands that need no store neither recurses nor stalls."""
-    bench = Bench(window=1, dialect=CommandDialect([]))
+    bench = Bench(window=1, routes=[])
     bench.peer.dataReceived(b"PING\n" * 10_000)
     assert bench.said == b"+OK\n" * 10_000
     assert not bench.paused
@@ -126,7 +126,7 @@ def test_half_close_beyond_the_window() -> None:
 
 def test_quit_ends_after_its_answer() -> None:
     """QUIT waits for what was asked before it."""
-    bench = Bench(dialect=CommandDialect(["messages"]))
+    bench = Bench(routes=["messages"])
     bench.peer.dataReceived(b"PUT messages a\r\nQUIT\r\nPUT messages never\r\n")
     assert not bench.transport.disconnecting
     bench.commit_all()
@@ -176,7 +176,7 @@ def test_drain_answers_then_says_goodbye() -> None:
     """At a stop what is in flight is answered, what is not submitted gets no answer."""
     bench = Bench(window=1)
     bench.peer.dataReceived(b"a\nheld back\n")
-    bench.peer.drain()
+    bench.peer.dismiss(STOPPING)
     bench.peer.dataReceived(b"too late\n")
     bench.commit_all()
     assert bench.said == (b"+OK\n-BYE DRAIN :the gateway stops; what has no answer is not stored\n")

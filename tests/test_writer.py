@@ -22,9 +22,11 @@ from gateway.faults import FramesRefused
 from gateway.gate import Gates
 from gateway.memory import MemoryStore
 from gateway.pressure import Pressure
-from gateway.reply import STORED, Code, Run, refused
+from gateway.reply import Code, Run, refused
 from gateway.writer import Source, Writer
 from tests.in_memory import said
+
+BAD = refused(Code.DATA, "bad")
 
 CAP = 1_000_000
 
@@ -413,11 +415,11 @@ def test_refused_messages_are_kept_where_the_route_says_so() -> None:
 def test_what_cannot_be_kept_is_not_refused_for_good() -> None:
     """No dead letter, no -REJ: the peer is told to try later, its neighbours are stored."""
     bench = Bench(dead_letters=frozenset({"r"}))
-    bench.store.failures += [FramesRefused([(1, STORED)]), Unavailable("away")]
+    bench.store.failures += [FramesRefused([(1, BAD)]), Unavailable("away")]
     bench.source("p").submit("r", [b"1", b"x"], 0)
     assert bench.answers == [(0, ["+OK", "-TRY DOWN retry=1 :the database cannot be reached"])]
     bench.store.lost_replies = 1
-    bench.store.failures.append(FramesRefused([(0, STORED)]))
+    bench.store.failures.append(FramesRefused([(0, BAD)]))
     bench.source("p").submit("r", [b"y"], 1)
     bench.pass_time(1)
     assert [frame for frame, _ in bench.store.dead_letters] == [b"y"], "once"

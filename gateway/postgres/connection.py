@@ -105,6 +105,8 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
     @ivar fault: why it is not; C{""} where we closed it for no fault of its own.
     @ivar server: where it leads, for people; C{""} where there is no other place.
     @ivar generation: the pool's when it was opened.
+    @ivar reads: whether what is run is only to read, so that an attempt to write says nothing
+        of the server.
     """
 
     opened_at = 0.0
@@ -112,6 +114,7 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
     fault = ""
     server = ""
     generation = 0
+    reads = False
     lost: Callable[[Connection], None] | None = None
     notified: Callable[[list[tuple[str, str]]], None] | None = None
 
@@ -120,6 +123,7 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         self.prepared: set[str] = set()
         self._clock: IReactorTime = reactor
         self._watch: _Watch | None = None
+        self._last: Any = None
         self._answer: Deferred[None] | None = None
         self._deadline: float | None = None
         self._timer: IDelayedCall | None = None
@@ -129,6 +133,11 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
     def warned(self) -> bool:
         """Whether the server said anything beside the answer to the last L{query}."""
         return bool(self._connection.notices)
+
+    @property
+    def columns(self) -> list[tuple[str, int]]:
+        """Names of the columns of the last L{query}'s result, and the numbers of their types."""
+        return [(column.name, column.type_code) for column in self._last.description or ()]
 
     @property
     def usable(self) -> bool:
@@ -174,7 +183,7 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
             connection = self._connection
             if connection.notices:
                 del connection.notices[:]
-            cursor = connection.cursor()
+            cursor = self._last = connection.cursor()
             cursor.execute(sql, values)
             answer = self._answer = Deferred()
             if len(cursor.query) > _SENT_AT_ONCE:
@@ -187,19 +196,26 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
             self._deadline = None
 
     async def block(
-        self, body: str, values: Mapping[str, Any], sql: str, after: Values, timeout: float
+        self,
+        body: str,
+        values: Mapping[str, Any],
+        sql: str,
+        after: Values,
+        timeout: float,
+        before: str = "",
     ) -> Rows:
         """
-        Run an anonymous code block and one statement, as one transaction.
+        Run an anonymous code block and statements after it, as one transaction.
 
         @param body: in PL/pgSQL, with C{%(name)s} for the values. They become literals
             within a literal, by psycopg2's own quoting: C{DO} takes no parameters.
-        @param sql: the statement, and C{after} its parameters.
-        @return: the statement's rows.
+        @param sql: the statements, and C{after} their parameters.
+        @param before: statements to stand before the block, without parameters.
+        @return: the rows of the last statement.
         @raise StoreError: as for L{query}.
         """
-        filled = self.filled(body, values)
-        return await self.query(f"DO %s; {sql}", (filled, *(after or ())), timeout)
+        block = self.filled("DO %s", (self.filled(body, values),))
+        return await self.query(f"{before}{block}; {self.filled(sql, after)}", None, timeout)
 
     def filled(self, sql: str, values: Values) -> str:
         """
@@ -307,7 +323,7 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         """
         psycopg2's error as one of ours.
         """
-        found = translated(error)
+        found = translated(error, self.reads)
         if isinstance(found, OutcomeUnknown) or not self.usable:
             self.fault = self.fault or str(found)
             self.discard()

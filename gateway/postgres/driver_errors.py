@@ -28,15 +28,29 @@ class StoredBefore(Exception):
         self.number = number
 
 
+class StreamsUnmoved(Exception):
+    """
+    Streams with messages in the batch are not where they were expected; nothing is stored.
+
+    @ivar detail: how far they are, see L{gateway.sql.streams.marks_of}.
+    """
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
 class PreparedStatementLost(Exception):
     """
     The session has no such prepared statement, so it is not the one we prepared it in.
     """
 
 
-def translated(error: Exception) -> Exception:
+def translated(error: Exception, reads: bool = False) -> Exception:
     """
     One of ours for one of psycopg2's, or for a connection that was lost.
+
+    @param reads: whether we ourselves forbade to write.
 
     L{OutcomeUnknown} says that the connection is of no use any more.
     """
@@ -49,8 +63,12 @@ def translated(error: Exception) -> Exception:
         return RouteError(text)
     if code == sqlstate.ALREADY_STORED:
         return StoredBefore(int(error.diag.message_detail))  # type: ignore[attr-defined]
+    if code == sqlstate.UNMOVED:
+        return StreamsUnmoved(error.diag.message_detail)  # type: ignore[attr-defined]
     if code in (sqlstate.NO_SUCH_PREPARED_STATEMENT, sqlstate.DUPLICATE_PREPARED_STATEMENT):
         return PreparedStatementLost(text)
+    if reads and code == sqlstate.READ_ONLY:
+        return RouteError(text, code)
     kind = sqlstate.kind_of(code)
     severity = getattr(getattr(error, "diag", None), "severity_nonlocalized", None)
     if severity in _ENDING:

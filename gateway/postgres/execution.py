@@ -17,12 +17,14 @@ from typing import Final
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from gateway.batch import Fence
+from gateway.batch import Batch, Fence
 from gateway.errors import RowError
+from gateway.moves import moves_of
 from gateway.postgres.connection import Connection, Rows
 from gateway.postgres.driver_errors import PreparedStatementLost
 from gateway.sql.fates import FATES_OF
 from gateway.sql.statement import Bound, Statement, named
+from gateway.sql.streams import FOLLOW, REMEMBER, moves_json, parts_json
 
 SUSPECTED_FOR: Final = 1.0
 """
@@ -69,7 +71,7 @@ class Execution:
         self._suspected: dict[Statement, float] = {}
 
     async def run(
-        self, connection: Connection, bound: Bound, fence: Fence, careful: bool = False
+        self, connection: Connection, bound: Bound, fence: Fence, batch: Batch, careful: bool
     ) -> Rows:
         """
         Store a batch; rows at fault are left out, unless it is several batches.
@@ -81,8 +83,9 @@ class Execution:
         statement, values = bound
         fenced = [fence.lane, fence.first, fence.number, *values]
         single = fence.first == fence.number
+        follow = self._follow(connection, batch, fence)
         if single and (careful or self._suspects(statement)):
-            return await self._block(connection, statement.block, fenced)
+            return await self._block(connection, statement.block, fenced, batch, follow)
         try:
             if self.prepares and statement.prepared:
                 prepared = self._prepared.get(statement)
@@ -92,19 +95,31 @@ class Execution:
                     if prepared.name not in connection.prepared:
                         await connection.query(prepared.prepare, None, self._deadline)
                         connection.prepared.add(prepared.name)
-                    return await connection.query(prepared.execute, fenced, self._deadline)
+                    sql = follow + prepared.execute if follow else prepared.execute
+                    return await connection.query(sql, fenced, self._deadline)
                 except PreparedStatementLost as error:
                     # Refused before anything was done.
                     self._give_up_preparing(error)
             if statement.whole:
-                return await self._block(connection, statement.whole, fenced)
-            return await connection.query(statement.plain, named(fenced), self._deadline)
+                return await self._block(connection, statement.whole, fenced, batch, follow)
+            sql = follow + statement.plain
+            return await connection.query(sql, named(fenced), self._deadline)
         except RowError:
             # Nothing was stored.
             self._suspected[statement] = self._clock.seconds() + SUSPECTED_FOR
             if not single:
                 raise
-            return await self._block(connection, statement.block, fenced)
+            return await self._block(connection, statement.block, fenced, batch, follow)
+
+    def _follow(self, connection: Connection, batch: Batch, fence: Fence) -> str:
+        """
+        What moves the streams that have messages in a batch, to stand before a statement.
+        """
+        moves = moves_of(batch)
+        if not moves:
+            return ""
+        values = (fence.lane, fence.first, batch.route, moves_json(moves))
+        return connection.filled(FOLLOW, values).replace("%", "%%") + "; "
 
     def joins(self, bounds: Sequence[Bound]) -> bool:
         """
@@ -113,7 +128,11 @@ class Execution:
         return all(s.joins and not self._suspects(s) for s, _ in bounds)
 
     async def run_all(
-        self, connection: Connection, bounds: Sequence[Bound], fences: Sequence[Fence]
+        self,
+        connection: Connection,
+        bounds: Sequence[Bound],
+        fences: Sequence[Fence],
+        batches: Sequence[Batch],
     ) -> Rows:
         """
         Store several batches in one round trip, which is one transaction, or none of them.
@@ -121,9 +140,10 @@ class Execution:
         @raise RowError: some row is at fault.
         """
         texts = []
-        for (statement, values), fence in zip(bounds, fences, strict=True):
+        for (statement, values), fence, batch in zip(bounds, fences, batches, strict=True):
             fenced = named([fence.lane, fence.first, fence.number, *values])
-            texts.append(connection.filled(statement.plain, fenced))
+            follow = self._follow(connection, batch, fence)
+            texts.append(connection.filled(follow + statement.plain, fenced))
         try:
             await connection.query("; ".join(texts), None, self._deadline)
         except RowError:
@@ -145,7 +165,17 @@ class Execution:
             )
 
     async def _block(
-        self, connection: Connection, body: str, values: Sequence[str | int | None]
+        self,
+        connection: Connection,
+        body: str,
+        values: Sequence[str | int | None],
+        batch: Batch,
+        follow: str,
     ) -> Rows:
         lane = values[0]
-        return await connection.block(body, named(values), FATES_OF, (lane,), self._deadline)
+        sql, after = FATES_OF, [lane]
+        if follow:
+            sql, after = f"{REMEMBER}; {FATES_OF}", [lane, parts_json(batch), lane]
+        return await connection.block(
+            body, named(values), sql, after, self._deadline, follow.replace("%%", "%")
+        )

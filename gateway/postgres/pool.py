@@ -21,7 +21,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 from txpostgres import txpostgres
 
@@ -95,11 +95,13 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
         reactor: Any,
         backoff: Callable[[int], float],
         opener: Opener | None = None,
+        quiet: bool = False,
     ) -> None:
         """
         @param backoff: failed attempts -> seconds to wait.
         @param opener: makes the connections; where left out, one that sees what
             libpq sees in this process.
+        @param quiet: whether another pool says what there is to say of this database.
         """
         self.reactor = reactor
         # The base class wants to make its connections now; we do that one by one.
@@ -122,6 +124,7 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
         self._server = ""
         self._waiting = 0
         self._running = False
+        self._quiet = quiet
         self._failures = 0
         self._trouble = ""
         self._retry: IDelayedCall | None = None
@@ -295,7 +298,8 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
     def _say_connected(self, connection: Connection) -> None:
         where = connection.server
         if self._trouble or where != self._server:
-            self._log.info(
+            self._tell(
+                LogLevel.info,
                 "database: {what}{where}",
                 what="connected again" if self._trouble else "connected",
                 where=f" to {where}" if where else "",
@@ -309,9 +313,13 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
         self._failures += 1
         if reason != self._trouble:
             self._trouble = reason
-            self._log.warn("database: cannot connect, trying again: {reason}", reason=reason)
+            text = "database: cannot connect, trying again: {reason}"
+            self._tell(LogLevel.warn, text, reason=reason)
         if self._retry is None or not self._retry.active():
             self._retry = self._clock.callLater(self._backoff(self._failures), self._maintain)
+
+    def _tell(self, level: Any, text: str, **fields: Any) -> None:
+        self._log.emit(LogLevel.debug if self._quiet else level, text, **fields)
 
     def _on_lost(self, connection: Connection) -> None:
         busy = connection in self._busy
@@ -325,7 +333,8 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
             return
         if connection.fault:
             self.lost += 1
-            self._log.warn(
+            self._tell(
+                LogLevel.warn,
                 "database: a connection was lost ({reason}), {size} left",
                 reason=connection.fault,
                 size=self.size,

@@ -11,6 +11,7 @@ How statements are run is L{gateway.postgres.execution}'s.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
@@ -25,10 +26,11 @@ from gateway.batch import Batch, Fence
 from gateway.config import Database
 from gateway.errors import OutcomeUnknown, RouteError, StoredPartly, StoreError
 from gateway.faults import BatchesRefused, Faults, FramesRefused
+from gateway.moves import unmoved_rows
 from gateway.postgres.catalog import examine
 from gateway.postgres.connection import Connection, Query, Rows, Values
 from gateway.postgres.dead_letter import BURY, bury_values
-from gateway.postgres.driver_errors import StoredBefore
+from gateway.postgres.driver_errors import StoredBefore, StreamsUnmoved
 from gateway.postgres.durability import weaknesses
 from gateway.postgres.execution import Execution
 from gateway.postgres.findings import Findings
@@ -38,7 +40,9 @@ from gateway.reply import STORED, Outcome, Run
 from gateway.route import Route
 from gateway.sql.fates import runs_of
 from gateway.sql.statement import Binding, Bound, Insert
-from gateway.store import Written
+from gateway.sql.streams import CLAIM, marks_of, refusals_of
+from gateway.store import Claim, Written
+from gateway.stream import KEPT_REFUSALS
 
 DEADLINE_MARGIN = 5.0
 """
@@ -178,8 +182,11 @@ class PostgresStore:
         if not self.execution.joins(bounds):
             return False
         async with self._pool.checkout() as connection:
-            work = self.execution.run_all(connection, bounds, fences)
-            await self._behind(fences[0], connection, batches[0], work)
+            work = self.execution.run_all(connection, bounds, fences, batches)
+            try:
+                await self._behind(fences[0], connection, batches[0], work)
+            except FramesRefused:
+                return False  # streams are not where they were expected
         return True
 
     async def claim(self, fence: Fence) -> bool:
@@ -230,6 +237,13 @@ class PostgresStore:
                     await self._query(connection, "ROLLBACK", None)
             return await self._recalled(connection, batch, fence, reached) if reached else None
 
+    async def claim_stream(self, name: str) -> Claim:
+        async with self._pool.checkout() as connection:
+            ((claim, marks, refusals),) = await self._query(
+                connection, CLAIM, (name, KEPT_REFUSALS)
+            )
+        return Claim(claim, json.loads(marks), refusals_of(refusals))
+
     async def durability(self) -> list[str]:
         """
         What makes C{+OK} mean less here than it says, one line each.
@@ -270,7 +284,7 @@ class PostgresStore:
         careful: bool = False,
     ) -> Awaitable[Written]:
         # A coroutine for each of these layers is what a small batch's latency is made of.
-        work = self.execution.run(connection, bound, fence, careful)
+        work = self.execution.run(connection, bound, fence, batch, careful)
         return self._behind(fence, connection, batch, work)
 
     async def _behind(
@@ -286,6 +300,8 @@ class PostgresStore:
             told = await work
         except StoredBefore as before:
             return await self._recalled(connection, batch, fence, before.number)
+        except StreamsUnmoved as unmoved:
+            raise FramesRefused(unmoved_rows(batch, marks_of(unmoved.detail))) from None
         except OutcomeUnknown:
             self._doubtful.add(fence.lane)
             raise

@@ -156,6 +156,12 @@ class SpoolDetour:
         self._wake()
         return True
 
+    def reached(self, stream: str) -> int:
+        """
+        The highest number of a stream that waits in the spool; 0 for none.
+        """
+        return self._spool.streams.get(stream, 0)
+
     @property
     def _backlog(self) -> int:
         """Messages that can be stored when the database is there."""

@@ -11,7 +11,7 @@ its route says.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from uuid import uuid4
 
 from twisted.logger import Logger
@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from gateway.batch import Batch
 from gateway.errors import RowError, StoredPartly
 from gateway.faults import Faults, FramesRefused
-from gateway.reply import Outcome, refused_rows, row_refused
+from gateway.reply import Outcome, Word, refused_rows, row_refused
 from gateway.spool.queue import Spool
 from gateway.spool.record import Parcel, Record, pack, unpack
 from gateway.store import Store, Written
@@ -92,12 +92,27 @@ class Drain:
         Split a record of which nothing is stored.
         """
         batch = parcel.batch
+        known = {row for row, outcome in faults if outcome.word is Word.DUP}
+        if known:
+            await self._without(parcel, known)
+            return
         if len(faults) == batch.count:
             await self._bury(parcel, [outcome for _, outcome in faults])
             return
         bad = {row for row, _ in faults}
         good = [row for row in range(batch.count) if row not in bad]
         await self._split(parcel, [batch.only(good), batch.only(sorted(bad))])
+
+    async def _without(self, parcel: Parcel, known: Collection[int]) -> None:
+        """
+        Some of its messages were stored by another gateway, which their stream came to.
+        """
+        (record,) = parcel.records
+        others = [row for row in range(parcel.batch.count) if row not in known]
+        if others:
+            await self._split(parcel, [parcel.batch.only(others)])
+        else:
+            await self._spool.remove([record])
 
     async def _split(self, parcel: Parcel, parts: Sequence[Batch]) -> None:
         (record,) = parcel.records

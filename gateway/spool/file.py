@@ -30,6 +30,7 @@ from gateway.spool.salvage import (
     intact,
     move_aside,
     readable,
+    streams_in,
 )
 
 _SPARE: Final = 4 * 1024 * 1024
@@ -313,6 +314,12 @@ class SpoolFile:
         """
         lanes = self._database.execute("SELECT DISTINCT lane FROM record")
         return frozenset(lane for (lane,) in lanes)
+
+    def streams(self) -> dict[str, int]:
+        """
+        The highest number of each stream that has messages here; reads all of them.
+        """
+        return streams_in(self._database)
 
     def dead_lanes(self, alive: Collection[str]) -> list[str]:
         """

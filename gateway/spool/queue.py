@@ -24,6 +24,7 @@ from twisted.python.threadpool import ThreadPool
 
 from gateway.batch import Batch, Fence
 from gateway.errors import SpoolError, SpoolUnknown
+from gateway.moves import moves_of
 from gateway.spool.file import SpoolFile
 from gateway.spool.record import Parcel, Record, pack
 from gateway.spool.room import portions
@@ -63,6 +64,7 @@ class Spool:
     @ivar rows: route -> messages that are kept.
     @ivar damaged: messages that are set aside because they are damaged.
     @ivar size: bytes on disk.
+    @ivar streams: the highest number of each stream that has messages here.
     @ivar inherited: lanes of the records that were there at the start. Whoever put them may
         have tried to store them, and a server that stands still may yet come to that.
     """
@@ -73,6 +75,7 @@ class Spool:
         self.rows: dict[str, int] = {}
         self.damaged = 0
         self.size = 0
+        self.streams: dict[str, int] = {}
         self.inherited: frozenset[str] = frozenset()
         self._file = file
         self._reactor = reactor
@@ -101,6 +104,7 @@ class Spool:
         """
         self._file.open()
         self.inherited = self._file.lanes()
+        self.streams = self._file.streams()
         self._look()
 
     def start(self) -> None:
@@ -136,6 +140,9 @@ class Spool:
             file.append(batch.route, behind, batch.count, pack(batch))
 
         await self._ask(append, size)
+        for move in moves_of(batch):
+            name = move.stream.name
+            self.streams[name] = max(self.streams.get(name, 0), move.last)
 
     async def next(self, after: int, without: Collection[str]) -> Parcel | None:
         """
@@ -235,6 +242,8 @@ class Spool:
         file = self._file
         self.rows = dict(file.rows)
         self.damaged = file.damaged
+        if not self.rows:
+            self.streams.clear()
         with suppress(OSError):
             self.size = file.size
         for remark in file.remarks:

@@ -16,12 +16,28 @@ import msgspec
 
 from gateway.batch import Batch, Chunk, Fence, Origin
 from gateway.reply import Run
+from gateway.stream import Stream
 
-_Packed = list[tuple[str, str, str | None, float, list[bytes]]]
-"""For each chunk: peer, listener, identity, seconds since the epoch, messages."""
+
+class _Packed(msgspec.Struct, array_like=True):
+    """
+    Messages of a chunk.
+
+    @ivar received_at: seconds since the epoch.
+    @ivar stream: that they are numbered in, from C{first} on.
+    """
+
+    peer: str
+    listener: str
+    identity: str | None
+    received_at: float
+    frames: list[bytes]
+    stream: str | None = None
+    first: int = 0
+
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
-_DECODER: Final = msgspec.msgpack.Decoder(_Packed)
+_DECODER: Final = msgspec.msgpack.Decoder(list[_Packed])
 
 PARTS: Final = 24
 """
@@ -87,12 +103,10 @@ def pack(batch: Batch) -> bytes:
     """
     return _ENCODER.encode(
         [
-            (
-                part.chunk.origin.peer,
-                part.chunk.origin.listener,
-                part.chunk.origin.identity,
-                part.chunk.received_at,
-                part.frames,
+            _Packed(
+                *(part.chunk.origin.peer, part.chunk.origin.listener, part.chunk.origin.identity),
+                *(part.chunk.received_at, part.frames),
+                *(() if part.chunk.stream is None else (part.chunk.stream.name, part.first)),
             )
             for part in batch.slices
         ]
@@ -104,20 +118,41 @@ def unpack(records: Sequence[Record]) -> Parcel:
     @param records: one or more of one route.
     @raise ValueError: a payload is not one of L{pack}'s.
     """
-    chunks = [
-        Chunk(record.route, frames, Origin(peer, listener, identity), received_at, _ignore)
-        for record in records
-        for peer, listener, identity, received_at, frames in _unpacked(record)
-    ]
+    streams: dict[str, Stream] = {}
+    chunks = []
+    for record in records:
+        for part in _unpacked(record):
+            stream = None
+            if part.stream is not None:
+                stream = streams.setdefault(part.stream, Stream(part.stream, loose=True))
+            origin = Origin(part.peer, part.listener, part.identity)
+            chunks.append(
+                Chunk(
+                    *(record.route, part.frames, origin, part.received_at, _ignore),
+                    *(None, stream, part.first),
+                )
+            )
     return Parcel(records, Batch.of(chunks))
 
 
-def _unpacked(record: Record) -> _Packed:
+def streams_of(record: Record) -> dict[str, int]:
+    """
+    @return: the highest number of each stream in a record.
+    @raise ValueError: as for L{unpack}.
+    """
+    found: dict[str, int] = {}
+    for part in _unpacked(record):
+        if part.stream is not None:
+            found[part.stream] = max(found.get(part.stream, 0), part.first + len(part.frames) - 1)
+    return found
+
+
+def _unpacked(record: Record) -> list[_Packed]:
     try:
         found = _DECODER.decode(record.payload)
     except msgspec.DecodeError as error:
         raise ValueError(str(error)) from None
-    if sum(len(frames) for *_, frames in found) != record.rows or not record.rows:
+    if sum(len(part.frames) for part in found) != record.rows or not record.rows:
         raise ValueError("another number of messages than the record says")
     return found
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
 from gateway.spool.database import connect
-from gateway.spool.record import Record
+from gateway.spool.record import Record, streams_of
 
 READ: Final = "SELECT place, route, lane, number, rows, payload, checksum FROM record"
 
@@ -64,6 +64,22 @@ def intact(record: Record, checksum: int) -> bool:
         return record.checksum == checksum
     except TypeError:
         return False  # not even of the type it was written as
+
+
+def streams_in(database: sqlite3.Connection) -> dict[str, int]:
+    """
+    The highest number of each stream that has messages in a spool.
+    """
+    found: dict[str, int] = {}
+    with closing(database.execute(f"{READ} ORDER BY place")) as cursor:
+        for *fields, checksum in cursor:
+            record = Record(*fields)
+            # What is damaged is found, and told of, when it is its turn.
+            with suppress(ValueError):
+                if intact(record, checksum):
+                    for name, number in streams_of(record).items():
+                        found[name] = max(found.get(name, 0), number)
+    return found
 
 
 def readable(path: Path) -> Iterator[Record]:

@@ -70,6 +70,51 @@ def with_places(sql: str, place: Callable[[str], str]) -> str:
     return _PERCENT.sub(lambda found: place(found["name"]) if found["name"] else "%", sql).strip()
 
 
+def called(sql: str) -> list[str]:
+    """
+    @return: the names that an opening parenthesis follows, as PostgreSQL folds them: those
+        of functions, and some words of SQL.
+    """
+    found: dict[str, None] = {}
+    name = ""
+    for token in _TOKEN.finditer(sql):
+        text = token[0]
+        if token["word"]:
+            name = text.lower()
+        elif token["closed"] and text.startswith('"'):
+            name = text[1:-1].replace('""', '"')
+        elif text == "(" and name:
+            found[name] = None
+            name = ""
+        elif not text.isspace() and not token["comment"]:
+            name = ""
+    return list(found)
+
+
+def first_word(sql: str) -> str:
+    """
+    @return: what a statement begins with, in capitals; C{""} where there is no word.
+    """
+    words = (token[0] for token in _TOKEN.finditer(sql) if token["word"])
+    return next(words, "").upper()
+
+
+def halves(sql: str) -> tuple[str, str]:
+    """
+    @return: the queries of WITH, that word included, and the statement they are for; C{""}
+        where there is no WITH.
+    """
+    if first_word(sql) != "WITH":
+        return "", sql
+    depth = 0
+    for token in _TOKEN.finditer(sql):
+        text = token[0]
+        depth += (text == "(") - (text == ")")
+        if token["word"] and not depth and text.upper() in _VERBS:
+            return sql[: token.start()], sql[token.start() :]
+    return "", sql
+
+
 def gives_rows(sql: str) -> bool:
     """
     Whether a statement has a result: it reads, or says RETURNING. What stands in

@@ -13,8 +13,14 @@ from typing import Final
 ALREADY_STORED: Final = "ZG001"
 """Raised by C{gateway.advance}: a batch with this fence was committed before."""
 
+UNMOVED: Final = "ZG003"
+"""Raised by C{gateway.follow}: streams are not where they were expected."""
+
 NO_SUCH_PREPARED_STATEMENT: Final = "26000"
 DUPLICATE_PREPARED_STATEMENT: Final = "42P05"
+READ_ONLY: Final = "25006"
+CANCELLED: Final = "57014"
+TOO_LARGE: Final = "54000"
 
 
 class Kind(Enum):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -84,7 +85,9 @@ class Node:
         assert postmaster is not None
         self._frozen = [postmaster, *postmaster.children(recursive=True)]
         for process in self._frozen:
-            process.suspend()
+            # A session that was just closed may be ending.
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
 
     def resume(self) -> None:
         for process in self._frozen:

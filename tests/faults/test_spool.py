@@ -389,7 +389,7 @@ def test_bad_messages(database: Database, start_proxy: StartProxy, start_configu
             *(name, "lines", "messages", 1, True, b"not text \xff\xfe"),
         ),
     ]
-    assert "2 refused and kept as dead letters" in gateway.log
+    gateway.wait_log("2 refused and kept as dead letters")
     assert_takes_again(gateway, peer)
     peer.close()
     assert_quiet(gateway)

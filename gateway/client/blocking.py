@@ -1,0 +1,398 @@
+"""
+The client for scripts: blocking, on the standard library alone.
+
+Strategy: L{Session} decides what is written and what answers mean, and each call turns a
+socket and a clock until what it waits for has come. Nothing happens between calls: there is no
+thread. A connection that is lost is made again, within the call's time, and what was
+unanswered goes on over it.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import selectors
+import socket
+import ssl
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from decimal import Decimal
+from itertools import islice
+from typing import Any, Final
+
+from .answers import Answer, ClientError, Closed, Refused, Unknown
+from .asking import Params
+from .buffer import Buffer, MemoryBuffer
+from .dial import Tls, dial, tls_context
+from .parcel import Parcel, Push, Question, Runs
+from .patience import backoff
+from .session import Session
+
+_AT_ONCE: Final = 256 * 1024
+"""Bytes read or written at a time."""
+
+_AHEAD: Final = 4
+"""Chunks that L{BlockingClient.send_each} has unanswered at a time."""
+
+
+class BlockingClient:
+    """
+    One connection to a gateway, made again whenever it is lost. For one thread.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int = 8002,
+        *,
+        route: str = "messages",
+        stream: str | None = None,
+        dialect: str = "command",
+        framing: str = "line",
+        window: int = 1000,
+        buffer: Buffer | None = None,
+        resend: bool = True,
+        takeover: str = "stop",
+        tls: Tls = False,
+        server_name: str | None = None,
+        timeout: float = 60.0,
+        connect_timeout: float = 10.0,
+        answer_timeout: float = 30.0,
+        retry: Callable[[int], float] | None = None,
+    ) -> None:
+        """
+        @param host: a name or an address; with a slash, the path of a Unix socket.
+        @param route: where messages go that name no route; the command dialect only.
+        @param stream: the name of a numbered stream: each message is stored exactly once and in
+            order, whatever connections do. Only one client at a time can have it.
+        @param dialect: C{command}, or C{plain} for a listener that takes bare messages.
+        @param framing: C{line}, C{netstring} or C{octet-counted}, as the listener has it.
+        @param window: messages without an answer at a time.
+        @param buffer: a L{gateway.client.buffer.DiskBuffer} to survive the end of this process.
+        @param resend: without a stream, whether what was unanswered when the connection was lost
+            is sent again (at least once), or L{Unknown}.
+        @param takeover: C{stop} where another client takes the stream over, or C{retry}.
+        @param tls: C{True} for TLS with the system's authorities, the path of a PEM file of
+            yours, or a context that verifies. The host's name is always verified.
+        @param server_name: the name to verify, where it is not the one connected to.
+        @param timeout: seconds that a call may take in all, connecting again included.
+        @param connect_timeout: seconds for one connection, TLS included.
+        @param answer_timeout: seconds without a word while something is unanswered, after which
+            the connection is given up and made again.
+        @param retry: how many seconds to wait before the nth try in a row.
+        @raise ValueError: naming the parameter that does not fit.
+        @raise ClientError: of the buffer.
+        """
+        self.route = route
+        self._where = (host, port)
+        self._context = tls_context(tls)
+        self._server_name = server_name or host
+        self._timeout = timeout
+        self._connect_timeout = connect_timeout
+        self._answer_timeout = answer_timeout
+        self._retry = backoff(random.random) if retry is None else retry
+        self._window = window
+        self._buffer: Buffer = MemoryBuffer() if buffer is None else buffer
+        self._session = Session(
+            self._buffer,
+            self._retry,
+            dialect=dialect,
+            framing=framing,
+            stream=stream,
+            window=window,
+            resend=resend,
+            takeover=takeover,
+        )
+        self._session.open()
+        self._socket: socket.socket | None = None
+        self._selector: selectors.BaseSelector | None = None
+        self._out = bytearray()
+        self._heard = 0.0
+        self._not_before = 0.0
+        self._failures = 0
+        self._reason: OSError | ClientError | None = None
+        self._pushes: deque[Push] = deque()
+        self._closed = False
+
+    @property
+    def unanswered(self) -> int:
+        """Messages taken that have no final answer yet."""
+        return self._session.unanswered
+
+    def send(self, message: bytes, route: str | None = None) -> Answer:
+        """
+        Send one message and wait for its answer.
+
+        @return: +OK, +DUP or +QUE.
+        @raise Refused: -REJ, refused for good.
+        @raise TimeoutError: no answer in time. The message is not given up: it is sent on by the
+            next call, such as L{flush}; sending it again would be a second message.
+        @raise ClientError: others, see L{gateway.client.answers}.
+        """
+        ((_, answer),) = self.send_many([message], route)
+        if answer.kept:
+            return answer
+        raise Unknown(answer.text) if answer.word == "?" else Refused(answer, message)
+
+    def send_many(self, messages: Sequence[bytes], route: str | None = None) -> Runs:
+        """
+        Send messages and wait for all answers.
+
+        @return: (how many, answer) for messages in a row, in their order; refusals are among
+            them.
+        @raise TimeoutError: as L{send}.
+        """
+        parcel = self._put(messages, route)
+        self._turn_until(lambda: not parcel.left, self._timeout)
+        return parcel.runs
+
+    def send_each(
+        self, messages: Iterable[bytes], route: str | None = None
+    ) -> Iterator[tuple[int, Answer]]:
+        """
+        Send any number of messages, a window ahead of their answers.
+
+        @return: (how many, answer), as they come, in the order of the messages.
+        @raise TimeoutError: as L{send}; the time counts from one answer to the next.
+        """
+        waiting: deque[Parcel] = deque()
+        rest = iter(messages)
+        while chunk := list(islice(rest, max(1, self._window // 2))):
+            while waiting and (len(waiting) == _AHEAD or not self._roomy(chunk)):
+                yield from self._first(waiting)
+            waiting.append(self._put(chunk, route))
+        while waiting:
+            yield from self._first(waiting)
+
+    def post(self, messages: Sequence[bytes], route: str | None = None) -> None:
+        """
+        Take messages, on the disk where the buffer is there, and wait for nothing: they are
+        sent by the calls that follow, such as L{flush}.
+
+        @raise BufferFull: none is taken.
+        """
+        self._put(messages, route)
+
+    def flush(self, timeout: float | None = None) -> None:
+        """
+        Wait until every message has its answer, those that a DiskBuffer kept included.
+
+        @raise TimeoutError: not in time.
+        """
+        self._check_open()
+        self._turn_until(
+            lambda: not self._session.unanswered, self._timeout if timeout is None else timeout
+        )
+
+    def call(
+        self,
+        query: str,
+        params: Params = None,
+        *,
+        exact: bool = False,
+    ) -> list[dict[str, Any]]:
+        """
+        Ask a query that the gateway's configuration names.
+
+        @param exact: whether numbers with a point become C{decimal.Decimal}.
+        @raise Refused: no such query, wrong arguments, or the database refused it.
+        @raise TimeoutError: no answer in time.
+        """
+        rows = self._ask(lambda: self._session.call(query, params)).rows
+        return [json.loads(row, parse_float=Decimal if exact else None) for row in rows]
+
+    def ping(self, text: str = "") -> str:
+        """
+        @return: the text, when it went there and back.
+        """
+        return self._ask(lambda: self._session.ping(text)).said
+
+    def listen(self, *channels: str, timeout: float | None = None) -> Iterator[Push]:
+        """
+        Notifications of channels, also across reconnects.
+
+        @param timeout: ends after so many seconds without one; C{None}: never.
+        @return: pushes; a payload of C{None} says that some may have been missed.
+        @raise Refused: the gateway does not allow a channel.
+        """
+        for channel in channels:
+            self._ask(lambda name=channel: self._session.listen(name))  # type: ignore[misc]
+        return self._listening(timeout)
+
+    def unlisten(self, channel: str) -> None:
+        """Have them no longer."""
+        self._ask(lambda: self._session.unlisten(channel))
+
+    def close(self) -> None:
+        """
+        Disconnect. What is unanswered is kept by a DiskBuffer, and else forgotten.
+        """
+        self._closed = True
+        self._disconnect()
+        self._session.close()
+
+    def __enter__(self) -> BlockingClient:
+        return self
+
+    def __exit__(self, kind: object, *rest: object) -> None:
+        try:
+            if kind is None and self._session.unanswered:
+                self.flush()
+        finally:
+            self.close()
+
+    def _put(self, messages: Sequence[bytes], route: str | None) -> Parcel:
+        self._check_open()
+        return self._session.put(self.route if route is None else route, messages)
+
+    def _first(self, waiting: deque[Parcel]) -> Runs:
+        parcel = waiting.popleft()
+        self._turn_until(lambda: not parcel.left, self._timeout)
+        return parcel.runs
+
+    def _roomy(self, messages: Sequence[bytes]) -> bool:
+        size = sum(map(len, messages)) * 2
+        return self._buffer.size + size <= self._buffer.max_bytes
+
+    def _ask(self, ask: Callable[[], Question]) -> Question:
+        self._check_open()
+        question = ask()
+        try:
+            self._turn_until(lambda: question.complete, self._timeout)
+        except TimeoutError:
+            question.dropped = True
+            raise
+        answer = question.answer
+        assert answer is not None
+        if not answer.kept:
+            raise Refused(answer, question.payload)
+        return question
+
+    def _listening(self, timeout: float | None) -> Iterator[Push]:
+        while True:
+            try:
+                self._turn_until(lambda: bool(self._pushes), timeout, idle=True)
+            except TimeoutError:
+                return
+            yield self._pushes.popleft()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Closed("the client is closed")
+
+    def _turn_until(
+        self, done: Callable[[], bool], timeout: float | None, idle: bool = False
+    ) -> None:
+        """
+        @param idle: whether silence is natural, and the other end asked whether it is there.
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        while not done():
+            now = time.monotonic()
+            if until is not None and now >= until:
+                why = "" if self._reason is None else f" ({self._reason})"
+                raise TimeoutError(
+                    f"not within {timeout} seconds{why}; {self.unanswered} messages are unanswered"
+                    " and are sent on by the next call"
+                ) from self._reason
+            limit = now + self._answer_timeout if until is None else until
+            if self._socket is None:
+                self._connect(now, limit)
+            else:
+                if idle and not self._session.waiting and self._silent(now):
+                    self._session.ping("")
+                self._turn(now, limit)
+
+    def _silent(self, now: float) -> bool:
+        return now - self._heard >= self._answer_timeout
+
+    def _connect(self, now: float, until: float) -> None:
+        if now < self._not_before:
+            time.sleep(min(self._not_before, until) - now)
+            return
+        self._failures += 1
+        self._not_before = now + self._retry(self._failures)
+        try:
+            left = min(self._connect_timeout, max(0.001, until - now))
+            self._socket = dial(*self._where, self._context, self._server_name, left)
+        except ssl.SSLCertVerificationError:
+            raise  # a person must act
+        except OSError as error:
+            self._reason = error
+            return
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._socket, selectors.EVENT_READ)
+        self._heard = time.monotonic()
+        self._session.connected()
+
+    def _disconnect(self) -> None:
+        if self._selector is not None:
+            self._selector.close()
+            self._selector = None
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+            self._session.lost()
+            self._take()
+        self._out.clear()
+
+    def _turn(self, now: float, until: float) -> None:
+        """Write, read, or wait until one of them can be done."""
+        assert self._selector is not None
+        try:
+            waited = self._session.waiting
+            self._out += self._session.output(now)
+            if not waited:
+                self._heard = max(self._heard, now) if self._session.waiting else self._heard
+            if not self._exchange():
+                if self._session.waiting and self._silent(now):
+                    raise Closed(f"no answer within {self._answer_timeout} seconds")
+                again = self._session.wait(now)
+                # Whose turn it is to be silent is looked at from time to time.
+                pause = min(until - now, self._answer_timeout / 4)
+                pause = pause if again is None else min(pause, again)
+                events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._out else 0)
+                self._selector.modify(self._socket, events)  # type: ignore[arg-type]
+                self._selector.select(max(0.0, pause))
+        except (OSError, ClientError) as error:
+            self._reason = error
+            self._disconnect()
+        else:
+            if self._session.leaving:
+                self._reason = self._session.failure or Closed(str(self._session.goodbye))
+                self._disconnect()
+        if self._session.failure is not None:
+            raise self._session.failure
+
+    def _exchange(self) -> bool:
+        """
+        @return: whether anything was written or read.
+        """
+        assert self._socket is not None
+        done = False
+        try:
+            if self._out:
+                sent = self._socket.send(self._out[:_AT_ONCE])
+                del self._out[:sent]
+                done = sent > 0
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            pass
+        try:
+            data = self._socket.recv(_AT_ONCE)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return done
+        if not data:
+            raise Closed("the gateway closed the connection")
+        self._heard = time.monotonic()
+        try:
+            self._session.receive(data, self._heard)
+        finally:
+            self._take()
+        return True
+
+    def _take(self) -> None:
+        for event in self._session.take():
+            if isinstance(event, Push):
+                self._pushes.append(event)
+            self._failures = 0

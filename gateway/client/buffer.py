@@ -1,0 +1,331 @@
+"""
+Where a client keeps messages that have no final answer yet: bounded, in memory or on disk.
+
+On disk it is one SQLite file with a write-ahead log that is flushed before L{DiskBuffer.add}
+returns: a chunk is one row and one transaction. SQLite drops a torn end of its log, which
+nobody was promised. What is settled is removed without a flush; should that be forgotten in a
+power failure, the messages are sent again under their old numbers and answered C{+DUP}.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+from .answers import BufferBroken, BufferFull, BufferHeld
+from .parcel import Parcel
+
+OVERHEAD: Final = 32
+"""Bytes that each message counts beside its own, so that empty ones are bounded too."""
+
+MAX_BYTES: Final = 64 * 1024 * 1024
+"""A buffer's bound where none is given."""
+
+
+class Buffer(Protocol):
+    """
+    Keeps parcels, and how far a numbered stream has come.
+
+    @ivar size: bytes kept.
+    @ivar max_bytes: the most that is kept.
+    @ivar base: the number before that of the first message ever given; C{None} until the
+        gateway has told the stream's state.
+    @ivar given: messages ever given.
+    @ivar settled: how many of them, from the first on, have their final answer (in a stream).
+    @ivar loose: how many of the last of these were refused, so that their numbers may not be
+        used up.
+    """
+
+    size: int
+    max_bytes: int
+    base: int | None
+    given: int
+    settled: int
+    loose: int
+
+    def open(self, stream: str | None) -> list[Parcel]:
+        """
+        @return: what an earlier life of this client left.
+        """
+
+    def add(self, route: str, messages: Sequence[bytes]) -> Parcel:
+        """
+        Keep messages; they are safe when this returns.
+
+        @raise BufferFull: none of them is kept.
+        """
+
+    def note(self, finished: Sequence[Parcel], settled: int, loose: int) -> None:
+        """Parcels are finished, and the stream has come so far."""
+
+    def rebase(self, base: int) -> None:
+        """The numbers are others from now on; safe when this returns."""
+
+    def close(self) -> None:
+        """Let go of the file, if there is one."""
+
+
+def _size(messages: Sequence[bytes]) -> int:
+    return sum(map(len, messages)) + OVERHEAD * len(messages)
+
+
+def _check_room(buffer: Buffer, size: int) -> None:
+    if buffer.size + size > buffer.max_bytes:
+        raise BufferFull(
+            f"{size} bytes more than the {buffer.size} unanswered would exceed the buffer's"
+            f" {buffer.max_bytes}: wait for room() or for answers, or give it a larger max_bytes"
+        )
+
+
+class MemoryBuffer:
+    """
+    Lives as long as the process.
+    """
+
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        self.max_bytes = max_bytes
+        self.size = 0
+        self.base: int | None = None
+        self.given = 0
+        self.settled = 0
+        self.loose = 0
+
+    def open(self, stream: str | None) -> list[Parcel]:
+        self.size = self.given = self.settled = self.loose = 0
+        self.base = None
+        return []
+
+    def add(self, route: str, messages: Sequence[bytes]) -> Parcel:
+        size = _size(messages)
+        _check_room(self, size)
+        # A list that the caller goes on filling must not grow what was taken.
+        kept = tuple(messages)
+        parcel = Parcel(route, self.given, len(kept), size, lambda: kept)
+        self.size += size
+        self.given += len(kept)
+        return parcel
+
+    def note(self, finished: Sequence[Parcel], settled: int, loose: int) -> None:
+        self.size -= sum(parcel.size for parcel in finished)
+        self.settled = settled
+        self.loose = loose
+
+    def rebase(self, base: int) -> None:
+        self.base = base
+        self.loose = 0
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+class DiskBuffer:
+    """
+    Survives the process: what was not answered is sent by the next client on the same file.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> None:
+        """
+        @param path: the file; it is made, readable by its owner alone. Beside it there are
+            C{-wal} and, for moments, C{-journal}. One process at a time can have it.
+        @param max_bytes: bound of the messages kept; the file itself may be somewhat larger.
+        """
+        self.path = Path(path)
+        self.max_bytes = max_bytes
+        self.size = 0
+        self.base: int | None = None
+        self.given = 0
+        self.settled = 0
+        self.loose = 0
+        self._database: sqlite3.Connection | None = None
+        # Removing them failed, on a full disk perhaps: with the next ones.
+        self._finished: list[Parcel] = []
+
+    def open(self, stream: str | None) -> list[Parcel]:
+        """
+        @raise BufferHeld: another process has it.
+        @raise BufferBroken: it is no buffer, cannot be read, or holds messages of another stream.
+        """
+        if self._database is not None:
+            self.close()
+        try:
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise BufferBroken(f"{self.path}: {error.strerror}") from error
+        database = sqlite3.connect(self.path, timeout=0, isolation_level=None)
+        try:
+            left = self._load(database, stream or "")
+        except sqlite3.Error as error:
+            database.close()
+            if "locked" in str(error):
+                raise BufferHeld(f"{self.path} is in use by another process") from error
+            raise BufferBroken(f"{self.path}: {error}; move it away to begin anew") from error
+        except BaseException:
+            database.close()
+            raise
+        self._database = database
+        return left
+
+    def _load(self, database: sqlite3.Connection, stream: str) -> list[Parcel]:
+        # Exclusive from the first read on: the lock is SQLite's own, and ends with the process.
+        database.execute("PRAGMA locking_mode = EXCLUSIVE")
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = FULL")
+        database.execute("BEGIN IMMEDIATE")
+        database.execute(
+            "CREATE TABLE IF NOT EXISTS parcel (ordinal INTEGER PRIMARY KEY, route TEXT NOT NULL,"
+            " count INTEGER NOT NULL, size INTEGER NOT NULL, messages BLOB NOT NULL)"
+        )
+        database.execute(
+            "CREATE TABLE IF NOT EXISTS state (one INTEGER PRIMARY KEY CHECK (one = 1),"
+            " stream TEXT NOT NULL, base INTEGER, given INTEGER NOT NULL,"
+            " settled INTEGER NOT NULL, loose INTEGER NOT NULL)"
+        )
+        row = database.execute("SELECT stream, base, given, settled, loose FROM state").fetchone()
+        rows = database.execute(
+            "SELECT ordinal, route, count, size FROM parcel ORDER BY ordinal"
+        ).fetchall()
+        if row is None or (row[0] != stream and not rows):
+            database.execute("DELETE FROM state")
+            database.execute("INSERT INTO state VALUES (1, ?, NULL, 0, 0, 0)", (stream,))
+            row = (stream, None, 0, 0, 0)
+        owner, self.base, self.given, self.settled, self.loose = row
+        database.execute("COMMIT")
+        if owner != stream:
+            raise BufferBroken(
+                f"{self.path} holds messages of {_named(owner)}, not of {_named(stream)}: send them"
+                " first, or use another file"
+            )
+        self._finished = []
+        left = []
+        for ordinal, route, count, size in rows:
+            parcel = Parcel(route, ordinal, count, size, _Loader(self, ordinal))
+            done = min(count, max(0, self.settled - ordinal)) if stream else 0
+            parcel.pass_over(done)
+            if parcel.left:
+                left.append(parcel)
+            else:
+                self._finished.append(parcel)
+        self.size = sum(parcel.size for parcel in left)
+        return left
+
+    def add(self, route: str, messages: Sequence[bytes]) -> Parcel:
+        size = _size(messages)
+        _check_room(self, size)
+        ordinal, count = self.given, len(messages)
+        try:
+            self._commit(
+                "FULL",
+                (
+                    "INSERT INTO parcel VALUES (?, ?, ?, ?, ?)",
+                    [(ordinal, route, count, size, _packed(messages))],
+                ),
+                ("UPDATE state SET given = ?", [(ordinal + count,)]),
+            )
+        except sqlite3.Error as error:
+            if "full" in str(error):
+                raise BufferFull(f"{self.path}: {error}") from error
+            raise BufferBroken(f"{self.path}: {error}") from error
+        self.size += size
+        self.given += count
+        return Parcel(route, ordinal, count, size, _Loader(self, ordinal))
+
+    def note(self, finished: Sequence[Parcel], settled: int, loose: int) -> None:
+        self.size -= sum(parcel.size for parcel in finished)
+        self.settled = settled
+        self.loose = loose
+        self._finished += finished
+        try:
+            self._commit(
+                "NORMAL",
+                ("DELETE FROM parcel WHERE ordinal = ?", [(p.ordinal,) for p in self._finished]),
+                ("UPDATE state SET settled = ?, loose = ?", [(settled, loose)]),
+            )
+        except sqlite3.Error:
+            # They stay, and are sent again after a restart; the disk will be heard of by add().
+            return
+        self._finished = []
+
+    def rebase(self, base: int) -> None:
+        try:
+            self._commit("FULL", ("UPDATE state SET base = ?, loose = 0", [(base,)]))
+        except sqlite3.Error as error:
+            raise BufferBroken(f"{self.path}: {error}") from error
+        self.base = base
+        self.loose = 0
+
+    def read(self, ordinal: int) -> list[bytes]:
+        """The messages of a parcel."""
+        database = self._opened()
+        try:
+            row = database.execute(
+                "SELECT messages FROM parcel WHERE ordinal = ?", (ordinal,)
+            ).fetchone()
+        except sqlite3.Error as error:
+            raise BufferBroken(f"{self.path}: {error}") from error
+        if row is None:
+            raise BufferBroken(f"{self.path}: messages from {ordinal} on are gone")
+        return _unpacked(row[0])
+
+    def close(self) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._database is None:
+            raise BufferBroken(f"{self.path} is closed")
+        return self._database
+
+    def _commit(self, flush: str, *steps: tuple[str, Sequence[tuple[object, ...]]]) -> None:
+        """
+        @param flush: FULL: on the disk when this returns. NORMAL: in order behind what is.
+        """
+        database = self._opened()
+        database.execute(f"PRAGMA synchronous = {flush}")
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            for sql, rows in steps:
+                database.executemany(sql, rows)
+            database.execute("COMMIT")
+        except BaseException:
+            if database.in_transaction:
+                database.execute("ROLLBACK")
+            raise
+
+
+class _Loader:
+    """
+    Reads a parcel when it is its turn: what waits on disk takes no memory.
+    """
+
+    __slots__ = ("_buffer", "_ordinal")
+
+    def __init__(self, buffer: DiskBuffer, ordinal: int) -> None:
+        self._buffer = buffer
+        self._ordinal = ordinal
+
+    def __call__(self) -> list[bytes]:
+        return self._buffer.read(self._ordinal)
+
+
+def _named(stream: str) -> str:
+    return f"stream {stream}" if stream else "no stream"
+
+
+def _packed(messages: Sequence[bytes]) -> bytes:
+    count = len(messages)
+    return struct.pack(f"<I{count}I", count, *map(len, messages)) + b"".join(messages)
+
+
+def _unpacked(blob: bytes) -> list[bytes]:
+    (count,) = struct.unpack_from("<I", blob)
+    at = 4 + 4 * count
+    found = []
+    for length in struct.unpack_from(f"<{count}I", blob, 4):
+        found.append(blob[at : at + length])
+        at += length
+    return found

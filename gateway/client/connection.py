@@ -1,0 +1,142 @@
+"""
+One connection of the Twisted client: bytes in, bytes out, and a look at the clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from typing import Protocol as Port
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import TimeoutError as ConnectTimeout
+from twisted.internet.interfaces import (
+    IHandshakeListener,
+    IProtocol,
+    IProtocolFactory,
+    ISSLTransport,
+    IStreamClientEndpoint,
+    ITCPTransport,
+)
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+
+class Owner(Port):
+    """
+    Whose connection it is.
+    """
+
+    def made(self, connection: Connection) -> None:
+        """It is there, and over TLS the other end is who it should be."""
+
+    def received(self, data: bytes) -> None:
+        """Bytes have come."""
+
+    def gone(self, connection: Connection, reason: Failure) -> None:
+        """It is no more."""
+
+
+@implementer(IHandshakeListener)
+class Connection(Protocol):
+    """
+    @ivar usable: whether anything may be said: not before TLS knows who listens.
+    """
+
+    transport: Any
+
+    def __init__(self, owner: Owner, clock: Any, handshake_timeout: float) -> None:
+        """
+        @param handshake_timeout: seconds that TLS may take.
+        """
+        self.usable = False
+        self._owner = owner
+        self._deadline = clock.callLater(handshake_timeout, self.abort)
+
+    def connectionMade(self) -> None:
+        if ITCPTransport.providedBy(self.transport):
+            self.transport.setTcpKeepAlive(True)
+            self.transport.setTcpNoDelay(True)
+        if not ISSLTransport.providedBy(self.transport):
+            self._begin()
+
+    def handshakeCompleted(self) -> None:
+        self._begin()
+
+    def dataReceived(self, data: bytes) -> None:
+        self._owner.received(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._end_deadline()
+        self.usable = False
+        self._owner.gone(self, reason)
+
+    def write(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    def abort(self) -> None:
+        """Now, without waiting for the other end, which may be mute."""
+        self.transport.abortConnection()
+
+    def _begin(self) -> None:
+        self._end_deadline()
+        self.usable = True
+        self._owner.made(self)
+
+    def _end_deadline(self) -> None:
+        if self._deadline.active():
+            self._deadline.cancel()
+
+
+@implementer(IProtocolFactory)
+class ConnectionFactory:
+    """
+    Makes connections.
+    """
+
+    noisy = False
+
+    def __init__(self, build: Callable[[], Connection]) -> None:
+        self._build = build
+
+    def doStart(self) -> None:
+        """Twisted's."""
+
+    def doStop(self) -> None:
+        """Twisted's."""
+
+    def buildProtocol(self, addr: object) -> Connection:
+        return self._build()
+
+
+@implementer(IStreamClientEndpoint)
+class WatchedEndpoint:
+    """
+    An endpoint with a deadline, whose failures are told.
+    """
+
+    def __init__(
+        self,
+        endpoint: IStreamClientEndpoint,
+        clock: Any,
+        timeout: float,
+        failed: Callable[[Failure], None],
+    ) -> None:
+        self._endpoint = endpoint
+        self._clock = clock
+        self._timeout = timeout
+        self._failed = failed
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        attempt: Deferred[IProtocol] = self._endpoint.connect(protocolFactory)
+        attempt.addTimeout(self._timeout, self._clock, self._too_late)
+        attempt.addErrback(self._tell)
+        return attempt
+
+    def _too_late(self, reason: object, timeout: float) -> object:
+        raise ConnectTimeout(string=f"no connection within {timeout} seconds")
+
+    def _tell(self, reason: Failure) -> Failure:
+        self._failed(reason)
+        return reason

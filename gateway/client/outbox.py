@@ -1,0 +1,174 @@
+"""
+Messages on their way: not sent yet, in flight, to be sent again, settled.
+
+They move in segments, parts of a parcel that are at one stage together, so that a
+thousand messages cost little more than one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+
+from .answers import UNKNOWN, Answer
+from .buffer import Buffer
+from .numbering import Numbering
+from .parcel import Parcel, Segment, merged
+from .patience import Patience
+from .wire import Wire
+
+
+class Outbox:
+    """
+    A session's messages.
+
+    @ivar stream: their numbers; C{None} where they have none.
+    @ivar unanswered: how many have no final answer.
+    @ivar finished: parcels that have all their answers, since L{noted}.
+    """
+
+    def __init__(
+        self,
+        buffer: Buffer,
+        patience: Patience,
+        stream: str | None,
+        window: int,
+        resend: bool,
+        plain: bool,
+    ) -> None:
+        """
+        @param buffer: is opened; what it holds is to be sent first.
+        @raise ClientError: of the buffer.
+        """
+        left = buffer.open(stream)
+        self.stream = None if stream is None else Numbering(stream, buffer, bool(left))
+        self.finished: list[Parcel] = []
+        self._buffer = buffer
+        self._patience = patience
+        self._window = window
+        self._resend = resend
+        self._plain = plain
+        self._unsent = deque(Segment(one, one.count - one.left, one.count) for one in left)
+        self._again: list[Segment] = []
+        self._held = 0  # messages in it
+        self._in_flight = 0
+        self._touched = False
+        self.unanswered = sum(one.left for one in left)
+
+    @property
+    def refused_for_now(self) -> bool:
+        """Whether some wait for the time to be sent again."""
+        return bool(self._again) and (self.stream is None or not self._in_flight)
+
+    def put(self, route: str, messages: Sequence[bytes]) -> Parcel:
+        """
+        Take messages.
+
+        @raise BufferFull: none is taken.
+        """
+        if not messages:
+            parcel = Parcel(route, self._buffer.given, 0, 0, list)
+            self.finished.append(parcel)
+            return parcel
+        parcel = self._buffer.add(route, messages)
+        self._unsent.append(Segment(parcel, 0, parcel.count))
+        self.unanswered += parcel.count
+        return parcel
+
+    def due(self) -> None:
+        """The time has come to send again; a stream first has all it sent answered."""
+        if self._again and (self.stream is None or not self._in_flight):
+            self._unsent.extendleft(reversed(merged(self._again)))
+            self._again = []
+            self._held = 0
+
+    def fill(self, wire: Wire, pieces: list[bytes]) -> list[Segment]:
+        """
+        As many messages as the window takes.
+
+        @param pieces: they are added to it as bytes.
+        @return: what is in flight now.
+        """
+        sent: list[Segment] = []
+        if self._again and self.stream is not None:
+            return sent
+        room = self._window - self._in_flight - self._held
+        while room > 0 and self._unsent:
+            segment = self._unsent[0]
+            parcel, start = segment.parcel, segment.start
+            count = min(room, segment.stop - start)
+            if count == segment.stop - start:
+                self._unsent.popleft()
+            else:
+                segment.start += count
+                segment = Segment(parcel, start, start + count)
+            room -= count
+            messages = parcel.messages
+            if count < parcel.count:
+                messages = messages[start : start + count]
+            head = b"" if self._plain else b"PUT %b " % parcel.route.encode()
+            number = None
+            if self.stream is not None:
+                number = self.stream.sending(segment.ordinal, count)
+            pieces.append(wire.put(head, number, messages))
+            sent.append(segment)
+            self._in_flight += count
+        return sent
+
+    def judge(self, segment: Segment, count: int, answer: Answer, now: float) -> None:
+        """
+        The first messages of a segment in flight are answered.
+        """
+        parcel, start, stream = segment.parcel, segment.start, self.stream
+        segment.start += count
+        self._in_flight -= count
+        # Behind one that is to be sent again all are sent again, whatever was said of them.
+        in_order = stream is None or parcel.ordinal + start == stream.settled
+        if answer.word != "-TRY" and in_order:
+            self._patience.progress()
+            self._settle(parcel, start, count, answer)
+            return
+        if answer.word == "-TRY":
+            if stream is None or not self._again:
+                self._patience.later(answer, now)
+            if stream is not None and answer.code == "GAP" and answer.seq is not None:
+                stream.resume(answer.seq)
+        self._again.append(Segment(parcel, start, start + count))
+        self._held += count
+
+    def lost(self, flight: Iterable[Segment]) -> None:
+        """The connection is gone, and with it the answers to what was in flight."""
+        for segment in flight:
+            if self._resend or self.stream is not None:
+                self._again.append(segment)
+            else:
+                count = segment.stop - segment.start
+                self._settle(segment.parcel, segment.start, count, UNKNOWN)
+        self._in_flight = 0
+        self.due()
+
+    def noted(self) -> list[Parcel]:
+        """
+        Tell the buffer what is done.
+
+        @return: the finished parcels.
+        """
+        finished, self.finished = self.finished, []
+        if self._touched:
+            self._touched = False
+            stream = self.stream
+            self._buffer.note(
+                finished,
+                0 if stream is None else stream.settled,
+                0 if stream is None else stream.loose,
+            )
+        return finished
+
+    def _settle(self, parcel: Parcel, start: int, count: int, answer: Answer) -> None:
+        if self.stream is not None:
+            self.stream.settle(count, answer)
+        self.unanswered -= count
+        self._touched = True
+        parcel.settle(start, count, answer)
+        if not parcel.left:
+            self.finished.append(parcel)

@@ -1,0 +1,389 @@
+"""
+The client for programs on Twisted.
+
+Strategy: L{Session} decides what is written and what answers mean, L{Link} keeps it
+connected; here are the Deferreds.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from .answers import Answer, ClientError, Closed, Refused, Unknown
+from .asking import Params
+from .buffer import Buffer, MemoryBuffer
+from .link import Link
+from .parcel import Event, Parcel, Push, Question, Runs
+from .patience import backoff
+from .secure import client_endpoint
+from .session import Session
+
+
+class GatewayClient(Service):
+    """
+    One connection to a gateway, made again whenever it is lost.
+
+    Every method that returns a Deferred can be awaited.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        endpoint: str | IStreamClientEndpoint,
+        *,
+        route: str = "messages",
+        stream: str | None = None,
+        dialect: str = "command",
+        framing: str = "line",
+        window: int = 1000,
+        buffer: Buffer | None = None,
+        resend: bool = True,
+        takeover: str = "stop",
+        tls: object = None,
+        server_name: str | None = None,
+        reactor: Any = None,
+        retry: Callable[[int], float] | None = None,
+        jitter: Callable[[], float] = random.random,
+        connect_timeout: float = 30.0,
+        answer_timeout: float = 60.0,
+        stop_timeout: float = 5.0,
+    ) -> None:
+        """
+        @param endpoint: a client endpoint string (C{tcp:localhost:8002}) or an endpoint.
+        @param route: where messages go that name no route; the command dialect only.
+        @param stream: the name of a numbered stream: each message is stored exactly once and in
+            order, whatever connections do. Only one client at a time can have it.
+        @param dialect: C{command}, or C{plain} for a listener that takes bare messages.
+        @param framing: C{line}, C{netstring} or C{octet-counted}, as the listener has it.
+        @param window: messages without an answer at a time.
+        @param buffer: a L{gateway.client.buffer.DiskBuffer} to survive the end of this process;
+            the default keeps up to 64 MiB in memory.
+        @param resend: without a stream, whether what was unanswered when the connection was lost
+            is sent again (at least once), or fails with L{Unknown}.
+        @param takeover: C{stop} where another client takes the stream over, or C{retry}.
+        @param tls: C{True} for TLS with the system's authorities, the path of a PEM file of
+            yours, or trust roots as C{optionsForClientTLS} takes them. The host's name is always
+            verified. Endpoint strings with C{tls:} need none of this.
+        @param server_name: the name to verify, where it is not the one connected to.
+        @param reactor: Twisted's, if not the one installed.
+        @param retry: how many seconds to wait before the nth try in a row; the default doubles
+            from 0.1 to 30.
+        @param jitter: gives numbers from 0 to 1, by which the default is up to halved.
+        @param connect_timeout: seconds for a connection, and again for TLS.
+        @param answer_timeout: seconds without a word while something is unanswered, after which
+            the connection is given up and made again.
+        @param stop_timeout: seconds in which L{stopService} waits for answers.
+        @raise ValueError: naming the parameter that does not fit.
+        """
+        if reactor is None:
+            from twisted.internet import reactor
+        self.route = route
+        self._reactor = reactor
+        self._buffer: Buffer = MemoryBuffer() if buffer is None else buffer
+        retry = backoff(jitter) if retry is None else retry
+        self._stop_timeout = stop_timeout
+        self._session = Session(
+            self._buffer,
+            retry,
+            dialect=dialect,
+            framing=framing,
+            stream=stream,
+            window=window,
+            resend=resend,
+            takeover=takeover,
+        )
+        self._link = Link(
+            self._session,
+            self,
+            client_endpoint(endpoint, tls, server_name, reactor),
+            reactor,
+            retry,
+            connect_timeout,
+            answer_timeout,
+        )
+        self._closed = False
+        self._parcels: dict[Parcel, tuple[Deferred[Any], bytes | None]] = {}
+        self._questions: dict[Question, Deferred[Question]] = {}
+        self._callbacks: dict[str, Callable[[str | None], object]] = {}
+        self._rooms: list[Deferred[None]] = []
+        self._flushes: list[Deferred[None]] = []
+
+    @property
+    def unanswered(self) -> int:
+        """Messages taken that have no final answer yet."""
+        return self._session.unanswered
+
+    @property
+    def listens(self) -> bool:
+        """The link's: whether pushes are expected."""
+        return bool(self._callbacks)
+
+    @property
+    def connected(self) -> bool:
+        """Whether messages can be sent right now."""
+        return self._link.connected
+
+    def send(self, message: bytes, route: str | None = None) -> Deferred[Answer]:
+        """
+        Send one message.
+
+        @return: fires with +OK, +DUP or +QUE. Fails with L{Refused} (-REJ: refused for good),
+            L{Unknown} (only with C{resend=False}), L{StreamLost}, L{StreamTaken}, L{Closed}; and
+            at once with L{BufferFull} or L{Unsendable}: then nothing was taken. -TRY is never
+            seen: the client sends again. With a DiskBuffer the message is on the disk when this
+            method returns.
+        """
+        return self._put([message], route, message)
+
+    def send_many(self, messages: Sequence[bytes], route: str | None = None) -> Deferred[Runs]:
+        """
+        Send messages as one chunk, many times faster than one by one.
+
+        @return: fires when all have their answer, with (how many, answer) for messages in a row,
+            in their order; refusals are among them and are no failure. Else as L{send}.
+        """
+        return self._put(messages, route, None)
+
+    def room(self) -> Deferred[None]:
+        """
+        @return: fires when the buffer is not more than half full: wait for it before each
+            L{send_many} of a long series.
+        """
+        if self._roomy:
+            return succeed(None)
+        return self._added(self._rooms)
+
+    def flush(self) -> Deferred[None]:
+        """
+        @return: fires when no message is without its answer.
+        """
+        if not self._session.unanswered:
+            return succeed(None)
+        return self._added(self._flushes)
+
+    def call(
+        self,
+        query: str,
+        params: Params = None,
+        *,
+        exact: bool = False,
+    ) -> Deferred[list[dict[str, Any]]]:
+        """
+        Ask a query that the gateway's configuration names.
+
+        @param exact: whether numbers with a point become C{decimal.Decimal}.
+        @return: fires with the rows; fails with L{Refused}. Asked again where the gateway says
+            -TRY or the connection is lost; cancel it, or use C{addTimeout}, to stop waiting.
+        """
+
+        def decoded(rows: list[bytes]) -> list[dict[str, Any]]:
+            return [json.loads(row, parse_float=Decimal if exact else None) for row in rows]
+
+        return self.rows(query, params).addCallback(decoded)
+
+    def rows(self, query: str, params: Params = None) -> Deferred[list[bytes]]:
+        """
+        As L{call}; fires with each row's JSON as it came.
+        """
+        return self._ask(lambda: self._session.call(query, params)).addCallback(
+            lambda question: question.rows
+        )
+
+    def listen(self, channel: str, callback: Callable[[str | None], object]) -> Deferred[None]:
+        """
+        Have a channel's notifications, also after every reconnect.
+
+        @param callback: called with each payload, and with C{None} where some may have been
+            missed: the connection was lost, or the gateway's own to the database.
+        @return: fires when the gateway has begun to listen; fails with L{Refused}.
+        """
+
+        def refused(reason: Failure) -> Failure:
+            self._callbacks.pop(channel, None)
+            return reason
+
+        asked = self._ask(lambda: self._session.listen(channel))
+        self._callbacks[channel] = callback
+        return asked.addCallbacks(lambda question: None, refused)
+
+    def unlisten(self, channel: str) -> Deferred[None]:
+        """Have them no longer."""
+        self._callbacks.pop(channel, None)
+        asked = self._ask(lambda: self._session.unlisten(channel))
+        return asked.addCallback(lambda question: None)
+
+    def ping(self, text: str = "") -> Deferred[str]:
+        """
+        @return: fires with the text, once it went there and back.
+        """
+        asked = self._ask(lambda: self._session.ping(text))
+        return asked.addCallback(lambda question: question.said)
+
+    def whenConnected(self, failAfterFailures: int | None = None) -> Deferred[None]:
+        """
+        @return: fires when messages can be sent: over TLS the gateway is who it should be, and
+            the stream is open. Fails after so many failures to get there in a row.
+        """
+        return self._link.when_connected(failAfterFailures)
+
+    def startService(self) -> None:
+        """
+        Begin to connect.
+
+        @raise ClientError: of the buffer.
+        """
+        self._session.open()
+        super().startService()  # type: ignore[no-untyped-call]
+        self._closed = False
+        self._link.start()
+
+    def stopService(self) -> Deferred[None]:
+        """
+        Take nothing more, wait up to C{stop_timeout} for answers, then disconnect. What has none
+        by then fails with L{Closed}; with a DiskBuffer the next client on it sends it.
+        """
+        super().stopService()  # type: ignore[no-untyped-call]
+        self._closed = True
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        if self._session.failure is None:
+            flushed = self.flush()
+            flushed.addTimeout(self._stop_timeout, self._reactor)
+            flushed.addErrback(lambda reason: None)
+            await flushed
+        await self._link.stop()
+        kept = "it is kept, and sent by the next client on this buffer"
+        lost = "it may be stored or not"
+        durable = not isinstance(self._buffer, MemoryBuffer)
+        self.ended(Closed(f"the client was stopped: {kept if durable else lost}"))
+        self._session.close()
+
+    async def __aenter__(self) -> GatewayClient:
+        self.startService()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.stopService()
+
+    def _put(
+        self, messages: Sequence[bytes], route: str | None, single: bytes | None
+    ) -> Deferred[Any]:
+        if self._closed:
+            return fail(Closed("the client is stopped; nothing was taken"))
+        try:
+            parcel = self._session.put(self.route if route is None else route, messages)
+        except ClientError:
+            return fail(Failure())
+        done: Deferred[Any] = Deferred()
+        self._parcels[parcel] = (done, single)
+        self._link.turn_soon()
+        return done
+
+    def _ask(self, ask: Callable[[], Question]) -> Deferred[Question]:
+        if self._closed:
+            return fail(Closed("the client is stopped; nothing was asked"))
+        try:
+            question = ask()
+        except ClientError:
+            return fail(Failure())
+
+        def dropped(cancelled: Deferred[Question]) -> None:
+            question.dropped = True
+            self._questions.pop(question, None)
+
+        answered: Deferred[Question] = Deferred(dropped)
+        self._questions[question] = answered
+        self._link.turn_soon()
+        return answered
+
+    def heard(self, event: Event) -> None:
+        """The link's: something has come or is done."""
+        if isinstance(event, Parcel):
+            done, message = self._parcels.pop(event, (None, None))
+            if done is None:
+                return  # an earlier life's
+            if message is None:
+                done.callback(event.runs)
+                return
+            ((_, answer),) = event.runs
+            if answer.kept:
+                done.callback(answer)
+            elif answer.word == "?":
+                done.errback(Unknown(answer.text))
+            else:
+                done.errback(Refused(answer, message))
+        elif isinstance(event, Push):
+            self._pushed(event)
+        else:
+            self._answered(event)
+
+    def _answered(self, question: Question) -> None:
+        answer = question.answer
+        assert answer is not None
+        answered = self._questions.pop(question, None)
+        if answered is None:
+            if question.own:
+                self._log.warn(
+                    "no longer listening to {channel}: {answer}",
+                    channel=question.channel,
+                    answer=str(answer),
+                )
+        elif answer.kept:
+            answered.callback(question)
+        else:
+            answered.errback(Refused(answer, question.payload))
+
+    def _pushed(self, push: Push) -> None:
+        callback = self._callbacks.get(push.channel)
+        if callback is not None:
+            try:
+                callback(push.payload)
+            except Exception:  # noqa: BLE001  # one listener's bug must not cost the others
+                self._log.failure("a listener of {channel} failed", channel=push.channel)
+
+    def turned(self) -> None:
+        """The link's: all of one turn was told."""
+        if not self._session.unanswered:
+            _fire(self._flushes)
+        if self._rooms and self._roomy:
+            _fire(self._rooms)
+
+    def ended(self, failure: ClientError) -> None:
+        """The link's, or our own: nothing more will come."""
+        parcels, self._parcels = self._parcels, {}
+        questions, self._questions = self._questions, {}
+        waiting = [*self._rooms, *self._flushes]
+        self._rooms.clear()
+        self._flushes.clear()
+        for deferred in (*(one for one, _ in parcels.values()), *questions.values(), *waiting):
+            deferred.errback(failure)
+        self._link.give_up(failure)
+
+    @property
+    def _roomy(self) -> bool:
+        return self._buffer.size * 2 <= self._buffer.max_bytes
+
+    def _added(self, waiting: list[Deferred[None]]) -> Deferred[None]:
+        if self._session.failure is not None:
+            return fail(self._session.failure)
+        waiting.append(Deferred(waiting.remove))
+        return waiting[-1]
+
+
+def _fire(waiting: list[Deferred[None]]) -> None:
+    ready = waiting[:]
+    waiting.clear()
+    for deferred in ready:
+        deferred.callback(None)

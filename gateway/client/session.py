@@ -1,0 +1,398 @@
+"""
+The whole logic of a client, without any I/O: what to write, and what answers mean.
+
+The owner tells it of connections (L{Session.connected}, L{Session.lost}) and of bytes
+(L{Session.receive}), writes what L{Session.output} gives, comes again after
+L{Session.wait} seconds, and takes what is done with L{Session.take}. The clock is a
+number of seconds that the owner hands in.
+
+In a stream messages have numbers and are settled in their order. What has no answer when
+a connection is lost is sent again under its old number, from the first one on: C{+DUP} (or
+the C{-REJ} it got) then tells its fate. After C{-TRY} nothing is sent until all that is in
+flight is answered; then all goes again from there. Without a stream only what was
+answered C{-TRY} is sent again, so that it may be overtaken.
+
+Chunks, not messages: answers are counted, a read of nothing but C{+OK} is one comparison.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from .answers import (
+    OK,
+    Answer,
+    ClientError,
+    Garbled,
+    Refused,
+    StreamLost,
+    StreamTaken,
+    Unsendable,
+    parse,
+)
+from .asking import Asking, Params, call
+from .buffer import Buffer
+from .outbox import Outbox
+from .parcel import Event, Parcel, Push, Question, Segment, push
+from .patience import Patience
+from .wire import WIRES, Wire, check_word
+
+_AWAY, _HELLO, _OPEN, _LEAVING = range(4)
+
+
+class Session:
+    """
+    One client's conversation, over however many connections.
+
+    @ivar failure: why it ended for good; nothing is sent any more.
+    @ivar goodbye: the last -BYE.
+    """
+
+    def __init__(
+        self,
+        buffer: Buffer,
+        retry: Callable[[int], float],
+        *,
+        dialect: str = "command",
+        framing: str = "line",
+        stream: str | None = None,
+        window: int = 1000,
+        resend: bool = True,
+        takeover: str = "stop",
+    ) -> None:
+        """
+        @param buffer: keeps the messages; see L{open}.
+        @param retry: seconds before the nth try in a row of what is answered -TRY.
+        @raise ValueError: naming the parameter that does not fit.
+        """
+        if dialect not in ("command", "plain"):
+            raise ValueError(f"dialect is command or plain, not {dialect!r}")
+        if framing not in WIRES:
+            raise ValueError(f"framing is one of {', '.join(WIRES)}, not {framing!r}")
+        if takeover not in ("stop", "retry"):
+            raise ValueError(f"takeover is stop or retry, not {takeover!r}")
+        if window < 1:
+            raise ValueError(f"window is at least 1, not {window}")
+        if stream is not None:
+            check_word("stream", stream)
+            if dialect == "plain":
+                raise ValueError("a stream needs the command dialect, which numbers messages")
+        self.failure: ClientError | None = None
+        self.goodbye: Answer | None = None
+        self._buffer = buffer
+        self._plain = dialect == "plain"
+        self._framing = framing
+        self._stream = stream
+        self._window = window
+        self._resend = resend
+        self._takeover = takeover
+        self._events: list[Event] = []
+        self._patience = Patience(retry)
+        self._asking = Asking()
+        self._outbox: Outbox | None = None
+        self._flight: deque[Segment | Question] = deque()
+        self._understood = False
+        self._routes: set[str] = set()
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        self._state = _AWAY
+        self._wire: Wire = WIRES[self._framing]()
+        self._ok = self._wire.frame(b"+OK")
+        # A question whose rows are coming, and how many are missing.
+        self._rows: tuple[Question, int] | None = None
+
+    def open(self) -> Outbox:
+        """
+        Open the buffer, unless that is done; what it holds is to be sent first.
+
+        @raise ClientError: of the buffer.
+        """
+        if self._outbox is None:
+            self._outbox = Outbox(
+                self._buffer,
+                self._patience,
+                self._stream,
+                self._window,
+                self._resend,
+                self._plain,
+            )
+        return self._outbox
+
+    def close(self) -> None:
+        """Let go of the buffer, and forget all that is not in it."""
+        self._buffer.close()
+        self._outbox = None
+        self._asking = Asking()
+        self._flight.clear()
+        self._events = []
+        self.failure = None
+        self._disconnect()
+
+    @property
+    def unanswered(self) -> int:
+        """Messages that have no final answer."""
+        return 0 if self._outbox is None else self._outbox.unanswered
+
+    @property
+    def ready(self) -> bool:
+        """Whether messages can be sent: connected, and the stream is ours."""
+        return self._state == _OPEN and self.failure is None
+
+    @property
+    def leaving(self) -> bool:
+        """Whether this connection is of no more use."""
+        return self._state == _LEAVING or self.failure is not None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the gateway owes an answer."""
+        return bool(self._flight) or self._rows is not None
+
+    def put(self, route: str, messages: Sequence[bytes]) -> Parcel:
+        """
+        Take messages to be sent.
+
+        @raise BufferFull: there is no room; none is taken.
+        @raise Unsendable: one of them cannot be said; none is taken.
+        """
+        if self.failure is not None:
+            raise self.failure
+        if not self._plain and route not in self._routes:
+            check_word("route", route)
+            self._routes.add(route)
+        self._wire.check(messages, self._plain)
+        outbox = self.open()
+        parcel = outbox.put(route, messages)
+        if not parcel.count:
+            self._events += outbox.noted()
+        return parcel
+
+    def call(self, query: str, params: Params) -> Question:
+        """Ask a query of the configuration."""
+        return self._ask(call(query, params))
+
+    def ping(self, text: str) -> Question:
+        """Ask whether anyone is there."""
+        return self._ask(b"PING " + text.encode() if text else b"PING")
+
+    def listen(self, channel: str) -> Question:
+        """Listen on this connection and on every one to come."""
+        self._check_commands()
+        return self._asking.listen(channel)
+
+    def unlisten(self, channel: str) -> Question:
+        """Listen no longer."""
+        self._check_commands()
+        return self._asking.unlisten(channel)
+
+    def _ask(self, payload: bytes) -> Question:
+        self._check_commands()
+        self._wire.check([payload], False)
+        question = Question(payload)
+        self._asking.add(question)
+        return question
+
+    def _check_commands(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+        if self._plain:
+            raise Unsendable("a plain listener takes messages only: use one of the command dialect")
+
+    def connected(self) -> None:
+        """A connection is there."""
+        self._disconnect()
+        self.open()
+        if self._stream is None:
+            self._opened()
+        else:
+            self._state = _HELLO
+            self._asking.first(Question(b"HELLO " + self._stream.encode(), own=True))
+
+    def lost(self) -> None:
+        """The connection is gone."""
+        questions = [] if self._rows is None else [self._rows[0]]
+        questions += [entry for entry in self._flight if isinstance(entry, Question)]
+        segments = [entry for entry in self._flight if isinstance(entry, Segment)]
+        self._flight.clear()
+        self._asking.lost(questions)
+        outbox = self.open()
+        outbox.lost(segments)
+        self._events += outbox.noted()
+        self._disconnect()
+
+    def take(self) -> list[Event]:
+        """
+        @return: what has come and what is done since the last time.
+        """
+        events, self._events = self._events, []
+        return events
+
+    def wait(self, now: float) -> float | None:
+        """
+        @return: seconds after which L{output} has more to say; C{None}: not by time alone.
+        """
+        if self.leaving or self._state == _AWAY:
+            return None
+        if not self._asking.refused_for_now and not self.open().refused_for_now:
+            return None
+        return max(0.0, self._patience.due - now)
+
+    def output(self, now: float) -> bytes:
+        """
+        @return: what is to be written now.
+        @raise ClientError: of the buffer.
+        """
+        if self.leaving or self._state == _AWAY:
+            return b""
+        outbox = self.open()
+        if now >= self._patience.due:
+            self._asking.due()
+            outbox.due()
+        pieces: list[bytes] = []
+        for question in self._asking.take(only_own=self._state != _OPEN):
+            self._flight.append(question)
+            pieces.append(self._wire.frame(question.payload))
+        if self._state == _OPEN:
+            self._flight += outbox.fill(self._wire, pieces)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def receive(self, data: bytes, now: float) -> None:
+        """
+        Bytes have come.
+
+        @raise ClientError: this connection is of no use; it is to be closed and L{lost}.
+        """
+        if self.leaving:
+            return
+        count, rest = divmod(len(data), len(self._ok))
+        plenty = rest == 0 and self._rows is None and not self._wire.pending
+        try:
+            if plenty and data == self._ok * count:
+                self._apply(count, OK, now)
+            else:
+                self._read(self._wire.receive(data), now)
+        except Garbled as error:
+            # Who never understood a word is at the wrong door; to try again does not help.
+            if not self._understood:
+                self.failure = error
+            raise
+        except StreamLost as error:
+            self.failure = error
+            raise
+        finally:
+            self._events += self.open().noted()
+
+    def _read(self, frames: list[bytes], now: float) -> None:
+        place, end = 0, len(frames)
+        while place < end:
+            if self._rows is not None:
+                place += self._row(frames, place)
+                continue
+            start, frame = place, frames[place]
+            while place < end and frames[place] == frame:
+                place += 1
+            first = b"" if self._plain else frame[:1]
+            if first == b">":
+                self._events += [push(frame)] * (place - start)
+            elif first == b"*":
+                place = start + 1
+                self._listing(frame[1:])
+            else:
+                answer = parse(frame)
+                if answer.word == "-BYE":
+                    self._goodbye(answer, now)
+                    return
+                self._apply(place - start, answer, now)
+
+    def _row(self, frames: list[bytes], place: int) -> int:
+        assert self._rows is not None
+        question, missing = self._rows
+        rows = frames[place : place + missing]
+        question.rows += rows
+        missing -= len(rows)
+        self._rows = (question, missing) if missing else None
+        if not missing:
+            self._complete(question)
+        return len(rows)
+
+    def _apply(self, count: int, answer: Answer, now: float) -> None:
+        """So many equal answers, to whatever is first in flight."""
+        outbox = self.open()
+        while count:
+            if not self._flight:
+                raise Garbled(f"more answers than questions: {str(answer)[:100]!r}")
+            self._understood = True
+            entry = self._flight[0]
+            if isinstance(entry, Question):
+                self._flight.popleft()
+                count -= 1
+                self._answered(entry, answer, now)
+                continue
+            many = min(count, entry.stop - entry.start)
+            count -= many
+            outbox.judge(entry, many, answer, now)
+            if entry.start == entry.stop:
+                self._flight.popleft()
+
+    def _answered(self, question: Question, answer: Answer, now: float) -> None:
+        if answer.word == "-TRY":
+            self._patience.later(answer, now)
+            self._asking.later(question)
+            return
+        self._patience.progress()
+        question.answer = answer
+        if question.own and question.channel is None:
+            self._greeted(question, answer)
+        elif question.own and question.channel is not None and answer.kept:
+            self._events.append(Push(question.channel, None))
+        else:
+            if question.channel is not None and not answer.kept:
+                self._asking.forget(question.channel)
+            self._complete(question)
+
+    def _greeted(self, hello: Question, answer: Answer) -> None:
+        stream = self.open().stream
+        if not answer.kept or answer.seq is None or stream is None:
+            self.failure = Refused(answer, hello.payload)
+            return
+        stream.greeted(answer.seq)
+        self._opened()
+
+    def _opened(self) -> None:
+        self._state = _OPEN
+        self._asking.opened()
+
+    def _listing(self, digits: bytes) -> None:
+        question = self._flight.popleft() if self._flight else None
+        if not isinstance(question, Question) or not digits.isdigit():
+            raise Garbled(f"rows that nobody asked for: {b'*' + digits[:100]!r}")
+        self._patience.progress()
+        question.answer = OK
+        if int(digits):
+            self._rows = (question, int(digits))
+        else:
+            self._complete(question)
+
+    def _complete(self, question: Question) -> None:
+        question.complete = True
+        self._events.append(question)
+
+    def _goodbye(self, answer: Answer, now: float) -> None:
+        self.goodbye = answer
+        was, self._state = self._state, _LEAVING
+        if answer.code == "FORMAT":
+            self._unframed(answer, now)
+        elif answer.code == "BUSY" and self._stream is not None and was == _OPEN:
+            taken = StreamTaken(f"stream {self._stream}: another client has taken it ({answer})")
+            self.failure = taken if self._takeover == "stop" else None
+
+    def _unframed(self, answer: Answer, now: float) -> None:
+        """Everything before the frame at fault is answered, so it is the first one in flight."""
+        if not self._understood or not self._flight:
+            self.failure = Garbled(
+                f"{answer} (is the listener's framing {self._framing}? or the message too long?)"
+            )
+        else:
+            self._apply(1, Answer("-REJ", "TOOBIG", {}, answer.text, answer.raw), now)

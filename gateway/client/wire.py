@@ -1,0 +1,213 @@
+"""
+Framings as a client needs them: requests into bytes, bytes into answers.
+
+Pure, and whole chunks at a time: the messages of a chunk are framed by one C{join}. What
+a framing cannot say is found before anything is sent (L{Wire.check}).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final, Protocol
+
+from .answers import Garbled, Unsendable
+
+MAX_ANSWER: Final = 64 * 1024 * 1024
+"""Longest frame taken in, in bytes: a row of a query may be large."""
+
+
+MAX_WORD: Final = 128
+"""Longest name of a stream, a route, a query or a channel, in bytes."""
+
+
+def check_word(what: str, word: str) -> None:
+    """
+    @raise ValueError: no word of a command: empty, too long, with spaces or control characters.
+    """
+    size = len(word.encode("utf-8", "replace"))
+    if not word.isprintable() or any(map(str.isspace, word)) or not 0 < size <= MAX_WORD:
+        raise ValueError(f"a {what} is 1 to {MAX_WORD} bytes without spaces, not {word!r}")
+
+
+class Wire(Protocol):
+    """
+    One connection's framing.
+    """
+
+    @property
+    def pending(self) -> bool:
+        """Whether a frame has begun and not ended."""
+
+    def receive(self, data: bytes) -> list[bytes]:
+        """
+        @return: the frames now complete.
+        @raise Garbled: these are no frames.
+        """
+
+    def frame(self, payload: bytes) -> bytes:
+        """One frame."""
+
+    def put(self, head: bytes, number: int | None, messages: Sequence[bytes]) -> bytes:
+        """
+        Messages as frames.
+
+        @param head: what stands before each of them.
+        @param number: that of the first one, to stand between the two; C{None} for none.
+        """
+
+    def check(self, messages: Sequence[bytes], bare: bool) -> None:
+        """
+        @param bare: whether they will be frames without a head.
+        @raise Unsendable: naming the first message that cannot be framed.
+        """
+
+
+def _payloads(head: bytes, number: int | None, messages: Sequence[bytes]) -> Iterable[bytes]:
+    if number is not None:
+        return [b"%b#%d %b" % (head, n, message) for n, message in enumerate(messages, number)]
+    return [head + message for message in messages] if head else messages
+
+
+class Lines:
+    """
+    LF ends a frame.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[bytes] = []
+        self._size = 0
+
+    @property
+    def pending(self) -> bool:
+        return bool(self._kept)
+
+    def receive(self, data: bytes) -> list[bytes]:
+        if b"\n" not in data:
+            self._kept.append(data)
+            self._size += len(data)
+            if self._size > MAX_ANSWER:
+                raise Garbled(f"a line of more than {MAX_ANSWER} bytes")
+            return []
+        if self._kept:
+            data = b"".join(self._kept) + data
+        frames = data.split(b"\n")
+        rest = frames.pop()
+        self._kept = [rest] if rest else []
+        self._size = len(rest)
+        return frames
+
+    def frame(self, payload: bytes) -> bytes:
+        return payload + b"\n"
+
+    def put(self, head: bytes, number: int | None, messages: Sequence[bytes]) -> bytes:
+        if number is not None:
+            return b"".join(
+                [b"%b#%d %b\n" % (head, n, message) for n, message in enumerate(messages, number)]
+            )
+        return head + (b"\n" + head).join(messages) + b"\n"
+
+    def check(self, messages: Sequence[bytes], bare: bool) -> None:
+        joined = b"\n".join(messages) + b"\n"
+        if joined.count(b"\n") == len(messages) and b"\r\n" not in joined:
+            return
+        for place, message in enumerate(messages):
+            if b"\n" in message:
+                what = "holds a line feed, which ends a line"
+            elif message.endswith(b"\r"):
+                what = "ends with a carriage return, which the gateway would drop"
+            else:
+                continue
+            raise Unsendable(
+                f"message {place} {what}: use a listener with framing netstring or octet-counted"
+            )
+
+
+class _Counted:
+    """
+    A decimal length, a mark, the payload.
+    """
+
+    _mark: bytes
+    _trailer: bytes
+
+    def __init__(self) -> None:
+        self._kept = bytearray()
+        self._wanted = 0
+
+    @property
+    def pending(self) -> bool:
+        return bool(self._kept)
+
+    def receive(self, data: bytes) -> list[bytes]:
+        if self._kept:
+            self._kept += data
+            if len(self._kept) < self._wanted:
+                return []
+            data = bytes(self._kept)
+        frames = []
+        start, size, tail = 0, len(data), len(self._trailer)
+        self._wanted = 0
+        while start < size:
+            colon = data.find(self._mark, start, start + 12)
+            digits = data[start : colon if colon >= 0 else start + 12]
+            if not digits.isdigit() or int(digits) > MAX_ANSWER:
+                raise Garbled(f"no frame of this framing: {data[start : start + 40]!r}")
+            if colon < 0:
+                break
+            end = colon + 1 + int(digits)
+            if end + tail > size:
+                self._wanted = end + tail - start
+                break
+            if data[end : end + tail] != self._trailer:
+                raise Garbled(
+                    f"a frame that does not end where it should: {data[end : end + 40]!r}"
+                )
+            frames.append(data[colon + 1 : end])
+            start = end + tail
+        self._kept = bytearray(data[start:])
+        return frames
+
+    def frame(self, payload: bytes) -> bytes:
+        return b"%d%b%b%b" % (len(payload), self._mark, payload, self._trailer)
+
+    def put(self, head: bytes, number: int | None, messages: Sequence[bytes]) -> bytes:
+        mark, trailer = self._mark, self._trailer
+        return b"".join(
+            [
+                b"%d%b%b%b" % (len(payload), mark, payload, trailer)
+                for payload in _payloads(head, number, messages)
+            ]
+        )
+
+    def check(self, messages: Sequence[bytes], bare: bool) -> None:
+        """All bytes can be said."""
+
+
+class Netstrings(_Counted):
+    """
+    C{5:hello,}
+    """
+
+    _mark = b":"
+    _trailer = b","
+
+
+class Octets(_Counted):
+    """
+    C{5 hello}, RFC 6587 section 3.4.1.
+    """
+
+    _mark = b" "
+    _trailer = b""
+
+    def check(self, messages: Sequence[bytes], bare: bool) -> None:
+        if bare and not all(messages):
+            place = list(messages).index(b"")
+            raise Unsendable(f"message {place} is empty, which octet counting cannot say")
+
+
+WIRES: Final[dict[str, type[Lines] | type[Netstrings] | type[Octets]]] = {
+    "line": Lines,
+    "netstring": Netstrings,
+    "octet-counted": Octets,
+}

@@ -1,0 +1,359 @@
+"""
+The command dialect: every frame begins with a verb, and a peer's conversation has state.
+
+Most of what a peer says can be answered in the order in which it comes: messages are
+collected for the writer, mistakes are answered at once. What takes its time (CALL,
+LISTEN, HELLO) or is about the answers themselves (QUIET, SYNC) begins when everything
+before it is answered, and what follows waits for it: so a query sees what its peer has
+stored, and a number is judged by the stream it is of.
+
+The grammar is in C{docs/protocol.md}.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Coroutine, Mapping
+from operator import methodcaller
+from typing import Any, Final, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from gateway.channels import Channels
+from gateway.dialect import TOOBIG, Answered, Peer, Request, Work
+from gateway.framing import OVERSIZE
+from gateway.query import Queries
+from gateway.reply import Code, Fate, Outcome, Word, goodbye, refused
+from gateway.stream import Stream
+from gateway.streams import Claimant
+
+MAX_TAG: Final = 64
+"""Longest tag, in bytes, the C{@} counted."""
+
+MAX_STREAM: Final = 128
+"""Longest name of a stream, in bytes."""
+
+_NUMBER: Final = re.compile(rb"#([1-9][0-9]{0,18}) ")
+
+_marked = methodcaller("startswith", b"#")
+
+_BUG: Final = goodbye(Code.INTERNAL, "the gateway failed; its log says why")
+
+_VERBS: Final[Mapping[str, tuple[str, str]]] = {
+    "PUT": ("PUT route [#n] payload", "store the payload by a route; in a stream with its number"),
+    "CALL": ("CALL query [json]", "run a query with an object or array of arguments: *N, N rows"),
+    "LISTEN": ("LISTEN channel", "be told what is notified there: >channel payload"),
+    "UNLISTEN": ("UNLISTEN channel", "be told no more"),
+    "HELLO": ("HELLO stream", "number what follows: +OK seq=N, then PUT route #N+1 payload"),
+    "PING": ("PING [text]", "answer the text"),
+    "QUIET": ("QUIET", "say no +OK to PUT any more"),
+    "SYNC": ("SYNC", "say how many were kept, refused, and to be sent again since the last"),
+    "HELP": ("HELP [verb]", "this"),
+    "QUIT": ("QUIT", "answer everything, then close"),
+}
+
+
+class Streams(Protocol):
+    """
+    Answers HELLO.
+    """
+
+    async def open(self, name: str, claimant: Claimant) -> Stream | Outcome:
+        """A stream that is the peer's from now on, or why not."""
+
+    def close(self, stream: Stream) -> None:
+        """The peer has done with it."""
+
+
+class CommandDialect:
+    """
+    Every frame begins with a verb.
+    """
+
+    def __init__(
+        self,
+        routes: Mapping[str, object],
+        streams: Streams,
+        queries: Queries,
+        channels: Channels,
+    ) -> None:
+        """
+        @param routes: by the names that PUT may use.
+        """
+        self.routes = {name.encode(): name for name in routes}
+        self.streams = streams
+        self.queries = queries
+        self.channels = channels
+
+    def reader(self, peer: Peer) -> Conversation:
+        return Conversation(self, peer)
+
+
+class Conversation:
+    """
+    What one peer says.
+    """
+
+    __slots__ = ("_gone", "_offer", "_peer", "_stream")
+
+    _log = Logger()
+
+    def __init__(self, offer: CommandDialect, peer: Peer) -> None:
+        self._offer = offer
+        self._peer = peer
+        self._stream: Stream | None = None
+        self._gone = False
+        peer.tally()  # from here on
+
+    def gone(self) -> None:
+        self._gone = True
+        if self._stream is not None:
+            self._offer.streams.close(self._stream)
+
+    # Reading.
+
+    def read(self, frames: list[bytes], oversize: bool) -> list[Work]:
+        alike = self._alike(frames)
+        return [alike] if alike is not None else self._read_each(frames)
+
+    def _alike(self, frames: list[bytes]) -> Work | None:
+        """
+        Messages for one route and no more: what a peer that is in a hurry sends.
+
+        @return: C{None} for anything else.
+        """
+        end = frames[0].find(b" ", 4)
+        head = frames[0][: end + 1]
+        route = self._offer.routes.get(head[4:-1])
+        if route is None or not head.startswith(b"PUT "):
+            return None
+        size = len(head)
+        payloads = [frame[size:] for frame in frames if frame.startswith(head)]
+        if len(payloads) != len(frames):
+            return None
+        stream = self._stream
+        if stream is None:
+            if any(map(_marked, payloads)):
+                return None
+            return Work(route, payloads)
+        first, count = stream.next, len(payloads)
+        numbers = [b"#%d " % number for number in range(first, first + count)]
+        if stream.ended or not all(map(bytes.startswith, payloads, numbers)):
+            return None
+        stream.take_all(first, count)
+        messages = [
+            payload[len(number) :] for payload, number in zip(payloads, numbers, strict=True)
+        ]
+        return Work(route, messages, stream=stream, first=first)
+
+    def _read_each(self, frames: list[bytes]) -> list[Work]:
+        works: list[Work] = []
+        work = Work("", tags=[])
+        for position, frame in enumerate(frames):
+            tag, verb, rest = _words(frame)
+            if frame is OVERSIZE:
+                self._answer(work, b"", TOOBIG)
+            elif tag is None:
+                text = f"a tag is @ and 1 to {MAX_TAG - 1} bytes"
+                self._answer(work, b"", refused(Code.FORMAT, text))
+            elif verb == b"PUT":
+                work = self._put(works, work, tag, rest)
+            elif verb == b"QUIT" and not rest:
+                self._answer(work, tag, Outcome(Word.OK))
+                work.closes = True
+                break
+            else:
+                found = self._verb(verb, rest)
+                if isinstance(found, Outcome):
+                    self._answer(work, tag, found)
+                    continue
+                works.append(work)
+                work = Work("", tags=[tag], request=found, rest=frames[position + 1 :])
+                break
+        works.append(work)
+        for work in works:
+            if work.tags is not None and not any(work.tags):
+                work.tags = None
+        return [work for work in works if work.count]
+
+    def _answer(self, work: Work, tag: bytes, answer: Outcome) -> None:
+        work.gaps.append((work.count, answer))
+        assert work.tags is not None
+        work.tags.append(tag)
+
+    def _put(self, works: list[Work], work: Work, tag: bytes, rest: bytes) -> Work:
+        """
+        @return: what goes on; what came before it may be finished.
+        """
+        name, space, payload = rest.partition(b" ")
+        route = self._offer.routes.get(name)
+        if route is None:
+            self._answer(work, tag, refused(Code.ROUTE, f"no route {_shown(name)}"))
+            return work
+        if not space:
+            text = "PUT takes a route, a space and a payload"
+            self._answer(work, tag, refused(Code.FORMAT, text))
+            return work
+        number = _NUMBER.match(payload)
+        answer = self._numbered(number)
+        if answer is not None:
+            self._answer(work, tag, answer)
+            return work
+        if work.messages and work.route != route:
+            works.append(work)
+            work = Work("", tags=[])
+        work.route = route
+        assert work.tags is not None
+        work.tags.append(tag)
+        if number is not None:
+            payload = payload[number.end() :]
+            if not work.messages:
+                work.stream, work.first = self._stream, int(number[1])
+        work.messages.append(payload)
+        return work
+
+    def _numbered(self, number: re.Match[bytes] | None) -> Outcome | None:
+        """
+        @return: C{None} where the message is to be stored.
+        """
+        stream = self._stream
+        if stream is None:
+            if number is None:
+                return None
+            return refused(Code.FORMAT, "a number needs a stream; say HELLO stream first")
+        if number is None:
+            text = f"in a stream a PUT has its number: PUT route #{stream.next} payload"
+            return refused(Code.FORMAT, text)
+        return stream.take(int(number[1]))
+
+    # The other verbs.
+
+    def _verb(self, verb: bytes, rest: bytes) -> Outcome | Request:
+        match verb:
+            case b"PING":
+                return _ping(rest)
+            case b"HELP":
+                return _help(rest)
+            case b"CALL":
+                return self._call(rest)
+            case b"HELLO":
+                return self._hello(rest)
+            case b"LISTEN" | b"UNLISTEN":
+                return self._listen(verb, rest)
+            case b"QUIET" | b"SYNC" | b"QUIT" if rest:
+                return refused(Code.FORMAT, f"{verb.decode()} takes nothing")
+            case b"QUIET":
+                return self._quiet
+            case b"SYNC":
+                return self._sync
+            case b"AUTH":
+                return refused(Code.QUERY, "AUTH is not offered by this gateway; try HELP")
+        return refused(Code.FORMAT, f"unknown verb {_shown(verb)}; try HELP")
+
+    def _call(self, rest: bytes) -> Outcome | Request:
+        name, _, arguments = rest.partition(b" ")
+        if not name:
+            return refused(Code.FORMAT, "CALL takes a query and maybe its arguments in JSON")
+        queries = self._offer.queries
+        query = name.decode("utf-8", "backslashreplace")
+        return lambda answered: self._run(queries.call(query, arguments), answered)
+
+    def _hello(self, rest: bytes) -> Outcome | Request:
+        name = _name(rest, MAX_STREAM)
+        if name is None:
+            text = f"HELLO takes a stream: 1 to {MAX_STREAM} bytes of UTF-8 without spaces"
+            return refused(Code.FORMAT, text)
+        return lambda answered: self._run(self._open(name), answered)
+
+    def _listen(self, verb: bytes, rest: bytes) -> Outcome | Request:
+        # PostgreSQL's names have at most 63 bytes.
+        channel = _name(rest, 63)
+        if channel is None:
+            return refused(Code.FORMAT, f"{verb.decode()} takes a channel")
+        channels = self._offer.channels
+        if verb == b"LISTEN":
+            return lambda answered: self._run(channels.subscribe(channel, self._peer), answered)
+        return lambda answered: self._run(channels.unsubscribe(channel, self._peer), answered)
+
+    def _quiet(self, answered: Answered) -> None:
+        self._peer.hush()
+        answered(Outcome(Word.OK))
+
+    def _sync(self, answered: Answered) -> None:
+        kept, rejected, again = self._peer.tally()
+        answered(Outcome(Word.OK, values=f"ok={kept} rej={rejected} try={again}"))
+
+    async def _open(self, name: str) -> Outcome:
+        streams = self._offer.streams
+        if self._stream is not None:
+            streams.close(self._stream)
+            self._stream = None
+        found = await streams.open(name, self._peer)
+        if isinstance(found, Outcome):
+            return found
+        if self._gone:
+            streams.close(found)
+        self._stream = found
+        return Outcome(Word.OK, values=f"seq={found.last}")
+
+    def _run(self, work: Coroutine[Deferred[Any], Any, Fate], answered: Answered) -> None:
+        running = Deferred.fromCoroutine(work)
+        running.addErrback(self._bug)
+        running.addCallback(answered)
+        running.addErrback(self._bug)
+
+    def _bug(self, failure: Failure) -> Outcome:
+        self._log.failure("a command failed; its peer is let go", failure=failure)
+        return _BUG
+
+
+def _words(frame: bytes) -> tuple[bytes | None, bytes, bytes]:
+    """
+    @return: the tag with its C{@} (C{b""}: none; C{None}: not a tag), the verb
+        in capitals, and the rest.
+    """
+    tag: bytes | None = b""
+    if frame.startswith(b"@"):
+        tag, _, frame = frame.partition(b" ")
+        if not 1 < len(tag) <= MAX_TAG or min(tag) < 0x21:
+            tag = None
+    verb, _, rest = frame.partition(b" ")
+    if verb.upper() in (b"QUIET", b"SYNC", b"QUIT"):
+        rest = frame[len(verb) :]  # they take nothing, not even a space
+    return tag, verb.upper(), rest
+
+
+def _ping(rest: bytes) -> Outcome:
+    try:
+        text = rest.decode()
+    except UnicodeDecodeError:
+        return refused(Code.DATA, "PING takes text in UTF-8")
+    return Outcome(Word.OK, text=text)
+
+
+def _help(rest: bytes) -> Outcome:
+    if not rest:
+        return Outcome(Word.OK, text=" | ".join(usage for usage, _ in _VERBS.values()))
+    found = _VERBS.get(rest.strip().decode("utf-8", "replace").upper())
+    if found is None:
+        return refused(Code.FORMAT, f"unknown verb {_shown(rest)}; try HELP")
+    return Outcome(Word.OK, text=": ".join(found))
+
+
+def _name(word: bytes, most: int) -> str | None:
+    """
+    @return: C{None} for what is no name.
+    """
+    try:
+        name = word.decode()
+    except UnicodeDecodeError:
+        return None
+    return name if 0 < len(word) <= most and name.isprintable() and " " not in name else None
+
+
+def _shown(word: bytes) -> str:
+    """A peer's word for the text of an answer: short, whatever it holds."""
+    text = word.decode("utf-8", "backslashreplace")
+    return text if len(text) <= 40 else text[:37] + "..."

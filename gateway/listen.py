@@ -1,0 +1,154 @@
+"""
+C{gateway listen}: print what the database notifies, as it comes.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import click
+from twisted.internet.defer import Deferred, FirstError, gatherResults
+from twisted.python.failure import Failure
+
+from gateway.client.answers import ClientError
+from gateway.dial import gateway_options, new_client, reason, trust
+from gateway.interrupts import on_interrupt
+from gateway.running import run
+
+_EPILOG: Final = """\b
+Exit status:
+  0    --count notifications came, or the reader of the output went away
+  1    the gateway refused a channel
+  2    wrong usage
+  130  ended by Ctrl-C (143: by SIGTERM)
+
+\b
+Examples:
+  gateway listen orders
+  gateway listen --json orders stock | jq -r .payload
+  gateway listen --count 1 done
+"""
+
+
+@click.command(name="listen", epilog=_EPILOG)
+@click.argument("channels", nargs=-1, required=True, metavar="CHANNEL...")
+@gateway_options
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line: channel, payload.")
+@click.option("--count", type=click.IntRange(1), help="Stop after so many notifications.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing on standard error but errors.")
+def listen_command(
+    channels: tuple[str, ...],
+    endpoint: str,
+    framing: str,
+    tls: bool,
+    ca: Path | None,
+    as_json: bool,
+    count: int | None,
+    quiet: bool,
+) -> None:
+    """Print notifications of PostgreSQL's channels as they come, each a line: channel payload.
+
+    The gateway's configuration says which channels there are. Connects again when the
+    connection is lost. Where notifications may have been missed, it says so on standard error
+    (CHANNEL: some may be missing), so that what depends on them can be read again.
+    """
+    listening = _Listening(as_json, count, quiet)
+
+    async def work(reactor: Any) -> int:
+        client = new_client(
+            endpoint, framing=framing, tls=trust(tls, ca), reactor=reactor, stop_timeout=0.0
+        )
+        restore = await on_interrupt(reactor, listening.end)
+        client.startService()
+
+        def away(failure: Failure) -> None:
+            text = reason(failure.value)
+            listening.say(f"cannot connect to {endpoint}: {text}; trying again")
+
+        client.whenConnected(failAfterFailures=1).addErrback(away)
+        begun = gatherResults(
+            [
+                client.listen(name, partial(listening.heard, name))
+                for name in dict.fromkeys(channels)
+            ],
+            consumeErrors=True,
+        )
+        begun.addCallbacks(lambda _: listening.begun(channels), listening.failed)
+        try:
+            return await listening.ended
+        finally:
+            restore()
+            await client.stopService()
+
+    run(work)
+
+
+class _Listening:
+    """
+    What has been heard, and how it ends.
+
+    @ivar ended: fires with the exit status.
+    """
+
+    def __init__(self, as_json: bool, count: int | None, quiet: bool) -> None:
+        self.ended: Deferred[int] = Deferred()
+        self._as_json = as_json
+        self._left = count
+        self._quiet = quiet
+        self._terminal = sys.stdout.isatty()
+
+    def begun(self, channels: tuple[str, ...]) -> None:
+        """The gateway has begun to listen."""
+        self.say(f"listening to {', '.join(dict.fromkeys(channels))}")
+
+    def heard(self, channel: str, payload: str | None) -> None:
+        """A notification, or a gap."""
+        if payload is None:
+            self.say(f"{channel}: some may be missing")
+        elif not self.ended.called:
+            self._print(channel, payload)
+            if self._left is not None:
+                self._left -= 1
+                if not self._left:
+                    self.end(0)
+
+    def failed(self, failure: Failure) -> None:
+        """The gateway refused, or there is no other way on."""
+        if self.ended.called:
+            return
+        first = failure.value
+        error = first.subFailure.value if isinstance(first, FirstError) else first
+        what = reason(error) if isinstance(error, (ClientError, ValueError)) else repr(error)
+        click.echo(f"gateway listen: {what}", err=True)
+        self.end(1)
+
+    def end(self, status: int) -> None:
+        if not self.ended.called:
+            self.ended.callback(status)
+
+    def say(self, text: str) -> None:
+        """For people."""
+        if not self._quiet:
+            click.echo(f"gateway listen: {text}", err=True)
+
+    def _print(self, channel: str, payload: str) -> None:
+        if self._as_json:
+            line = json.dumps({"channel": channel, "payload": payload})
+        elif self._terminal:
+            # A terminal must not be told what to do by a payload.
+            line = f"{channel} " + "".join(
+                c if c.isprintable() else ascii(c)[1:-1] for c in payload
+            )
+        else:
+            line = f"{channel} {payload}"
+        try:
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # head, for example, has seen enough; Python must not try to flush again.
+            sys.stdout = None
+            self.end(0)

@@ -1,0 +1,106 @@
+"""
+A query, and the calls of it that wait: how many of them are asked together.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from twisted.internet.defer import Deferred
+
+from gateway.postgres.answering import Answer, Answerable
+from gateway.postgres.query_catalog import Sound
+from gateway.query import Query
+from gateway.sql.asking import Form
+
+MOST_TOGETHER: Final = 256
+"""Calls of a statement."""
+
+MOST_BYTES_TOGETHER: Final = 1024 * 1024
+"""Of the arguments of a statement."""
+
+FIRST_TOGETHER: Final = 32
+
+SLOW: Final = 0.05
+"""Seconds of a statement that is slow: fewer calls go together, and one connection is kept free."""
+
+
+class Call:
+    """
+    @ivar elements: of its arguments.
+    @ivar since: when it came, in seconds of the reactor's clock.
+    @ivar alone: whether it is to be asked by itself.
+    """
+
+    __slots__ = ("alone", "answer", "elements", "since", "size")
+
+    def __init__(self, elements: list[str], since: float) -> None:
+        self.elements = elements
+        self.since = since
+        self.size = sum(map(len, elements))
+        self.alone = False
+        self.answer: Deferred[Answer] = Deferred()
+
+
+class Open:
+    """
+    A query that can be called.
+
+    @ivar since: when it was looked at, in seconds of the reactor's clock.
+    """
+
+    __slots__ = ("answerable", "arguments", "groups", "since")
+
+    def __init__(self, sound: Sound, since: float) -> None:
+        self.arguments = sound.arguments
+        self.answerable = Answerable(sound.asking)
+        self.groups = sound.asking.form is Form.MANY
+        self.since = since
+
+
+class Asked:
+    """
+    A query, and the calls of it that wait.
+
+    @ivar opened: C{None} until it was looked at, and where that found a fault.
+    @ivar together: how many calls may go together.
+    @ivar pace: seconds that its last statement took.
+    @ivar fault: what the last look found.
+    @ivar said: what the operator was told, C{""} where it works; and when.
+    """
+
+    def __init__(self, query: Query) -> None:
+        self.query = query
+        self.opened: Open | None = None
+        self.opening: list[Deferred[None]] | None = None
+        self.looked_at = float("-inf")
+        self.calls: deque[Call] = deque()
+        self.together = FIRST_TOGETHER
+        self.pace = SLOW
+        self.fault = ""
+        self.said = ""
+        self.said_at = float("-inf")
+
+    def take(self, opened: Open) -> list[Call]:
+        """The calls that are asked next."""
+        calls = self.calls
+        first = calls.popleft()
+        found = [first]
+        if first.alone or not opened.groups:
+            return found
+        size = first.size
+        while calls and len(found) < self.together and not calls[0].alone:
+            size += calls[0].size
+            if size > MOST_BYTES_TOGETHER:
+                break
+            found.append(calls.popleft())
+        return found
+
+    def took(self, seconds: float, count: int) -> None:
+        """So many calls together took so long."""
+        self.pace = seconds
+        if seconds >= SLOW:
+            self.together = max(1, count // 2)
+        elif seconds < SLOW / 4 and count >= self.together:
+            self.together = min(MOST_TOGETHER, 2 * self.together)

@@ -1,0 +1,3 @@
+"""
+The client library, against a gateway of a few lines and against real ones.
+"""

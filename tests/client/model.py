@@ -1,0 +1,197 @@
+"""
+A gateway of a few lines: the dialects as C{docs/protocol.md} has them, without a database.
+
+Written from the protocol, not from the client or the gateway; what it stores is a list. A
+test hands in what becomes of each message (L{Model.fate}), and may lose, cut and delay
+what is said on either side.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from gateway.errors import FramingError
+from gateway.framing import FRAMINGS, OVERSIZE
+
+OK = b"+OK"
+
+
+@dataclass
+class Stream:
+    """
+    @ivar last: the last number that is settled.
+    @ivar refusals: what was refused, by number.
+    """
+
+    last: int = 0
+    refusals: dict[int, bytes] = field(default_factory=dict)
+    owner: Peer | None = None
+
+
+class Model:
+    """
+    What all connections share.
+
+    @ivar table: messages stored, in order.
+    @ivar fate: gives the answer to a message that may be stored; it is stored for C{+}.
+    @ivar forgets: whether refusals behind which nothing is stored are forgotten with their
+        connection, as by a gateway that is killed.
+    """
+
+    def __init__(self, dialect: str = "command", framing: str = "line", max_frame: int = 1000):
+        self.dialect = dialect
+        self.framing = framing
+        self.max_frame = max_frame
+        self.table: list[bytes] = []
+        self.streams: dict[str, Stream] = {}
+        self.fate: Callable[[bytes], bytes] = lambda message: OK
+        self.forgets: Callable[[], bool] = lambda: False
+        self.queries: dict[str, Callable[[object], list[object]]] = {}
+        self.peers: list[Peer] = []
+        self.denied: set[str] = set()
+
+    def connect(self) -> Peer:
+        peer = Peer(self)
+        self.peers.append(peer)
+        return peer
+
+    def listened(self, channel: str) -> None:
+        """Somebody has begun to listen."""
+
+    def notify(self, channel: str, payload: str) -> None:
+        """To all who listen."""
+        for peer in self.peers:
+            if channel in peer.channels:
+                peer.say(b">" + f"{channel} {payload}".encode())
+
+    def gap(self, channel: str) -> None:
+        """The gateway lost its own connection."""
+        for peer in self.peers:
+            if channel in peer.channels:
+                peer.say(b">!gap " + channel.encode())
+
+
+class Peer:
+    """
+    One connection, the gateway's side.
+
+    @ivar out: what it said; whoever carries it takes it away.
+    @ivar closed: whether the gateway has closed it.
+    @ivar mute: whether it takes everything in and says nothing.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._framing = FRAMINGS[model.framing](model.max_frame)
+        self._stream: Stream | None = None
+        self.channels: set[str] = set()
+        self.out = bytearray()
+        self.closed = False
+        self.mute = False
+
+    def say(self, payload: bytes) -> None:
+        if not self.mute:
+            self.out += self._framing.frame(payload)
+
+    def receive(self, data: bytes) -> None:
+        """Bytes from the client."""
+        if self.closed:
+            return
+        try:
+            frames, error = self._framing.receive(data), None
+        except FramingError as fault:
+            frames, error = fault.frames, fault
+        for frame in frames:
+            if self.closed:
+                return
+            if frame is OVERSIZE:
+                self.say(b"-REJ TOOBIG :longer than max_frame of this listener")
+            elif self._model.dialect == "plain":
+                self.say(self._store(frame))
+            else:
+                self._command(frame)
+        if error is not None:
+            self.leave(f"-BYE FORMAT :{error}".encode())
+
+    def leave(self, goodbye: bytes) -> None:
+        """The last word."""
+        self.say(goodbye)
+        self.closed = True
+        self.channels.clear()
+
+    def lost(self) -> None:
+        """The connection is gone."""
+        self.closed = True
+        if self in self._model.peers:
+            self._model.peers.remove(self)
+
+    def _store(self, message: bytes) -> bytes:
+        answer = self._model.fate(message)
+        if answer.startswith(b"+"):
+            self._model.table.append(message)
+        return answer
+
+    def _command(self, frame: bytes) -> None:
+        verb, _, rest = frame.partition(b" ")
+        word, space, payload = rest.partition(b" ")
+        if verb == b"PUT":
+            self.say(self._put(payload) if space else b"-REJ FORMAT :PUT takes a route")
+        elif verb == b"HELLO":
+            stream = self._model.streams.setdefault(rest.decode(), Stream())
+            if stream.owner is not None and stream.owner is not self:
+                stream.owner.leave(b"-BYE BUSY :another connection took the stream")
+            stream.owner = self
+            if self._model.forgets():
+                while stream.refusals.pop(stream.last, None) is not None:
+                    stream.last -= 1
+            self._stream = stream
+            self.say(b"+OK seq=%d" % stream.last)
+        elif verb == b"PING":
+            self.say(b"+OK " + rest if rest else OK)
+        elif verb == b"LISTEN":
+            if rest.decode() in self._model.denied:
+                self.say(b"-REJ DENIED :not this channel")
+            else:
+                self.channels.add(rest.decode())
+                self.say(OK)
+                self._model.listened(rest.decode())
+        elif verb == b"UNLISTEN":
+            self.channels.discard(rest.decode())
+            self.say(OK)
+        elif verb == b"CALL":
+            self._call(word.decode(), payload)
+        else:
+            self.say(b"-REJ FORMAT :unknown verb")
+
+    def _call(self, name: str, arguments: bytes) -> None:
+        query = self._model.queries.get(name)
+        if query is None:
+            self.say(b"-REJ QUERY :no such query")
+            return
+        rows = query(json.loads(arguments) if arguments else None)
+        self.say(b"*%d" % len(rows))
+        for row in rows:
+            self.say(json.dumps(row).encode())
+
+    def _put(self, payload: bytes) -> bytes:
+        stream = self._stream
+        if stream is None:
+            return self._store(payload)
+        if stream.owner is not self:
+            return b"-TRY BUSY :another connection has the stream"
+        mark, _, message = payload.partition(b" ")
+        if not (mark.startswith(b"#") and mark[1:].isdigit()):
+            return b"-REJ FORMAT :a stream's messages have numbers"
+        number = int(mark[1:])
+        if number <= stream.last:
+            return stream.refusals.get(number, b"+DUP")
+        if number > stream.last + 1:
+            return b"-TRY GAP seq=%d :number %d is not next" % (stream.last, number)
+        answer = self._store(message)
+        if not answer.startswith(b"-TRY"):
+            stream.last = number
+            if answer.startswith(b"-REJ"):
+                stream.refusals[number] = answer
+        return answer

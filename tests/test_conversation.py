@@ -1,0 +1,330 @@
+"""
+The command dialect: what peers say, and what they are told.
+"""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.conversation import CommandDialect, Conversation
+from gateway.dialect import Work
+from gateway.errors import TransientError, Unavailable
+from gateway.framing import OVERSIZE
+from gateway.streams import Streams
+from tests.in_memory import Bench, Listed
+
+ROUTES = ["messages", "other"]
+
+
+def conversation() -> Conversation:
+    bench = Bench(routes=ROUTES)
+    found = bench.factory.dialect.reader(bench.peer)
+    assert isinstance(found, Conversation)
+    return found
+
+
+def answers(work: Work) -> list[str]:
+    return [bytes(outcome).decode() for _, outcome in work.gaps]
+
+
+def talk(*lines: bytes, held: bool = False, window: int = 100) -> tuple[Bench, list[bytes]]:
+    """What is said to some lines that come at once."""
+    bench = Bench(routes=ROUTES, held=held, window=window)
+    bench.peer.dataReceived(b"".join(line + b"\n" for line in lines))
+    return bench, bench.said.splitlines()
+
+
+def test_puts_in_a_row_are_one_piece() -> None:
+    """What goes to one route is submitted once, whatever stands between."""
+    first, second = conversation().read(
+        [b"PUT messages a", b"PING x", b"@1 PUT messages  b ", b"PUT other c"], False
+    )
+    assert (first.route, first.messages, first.tags) == (
+        *("messages", [b"a", b" b "]),
+        [b"", b"", b"@1"],
+    )
+    assert answers(first) == ["+OK x"]
+    assert (second.route, second.messages, second.tags) == ("other", [b"c"], None)
+
+
+def test_many_puts_make_one_list() -> None:
+    """Messages for one route are cut at once, and read as one by one."""
+    frames = [b"PUT messages m%d" % n for n in range(1000)]
+    (alike,) = conversation().read(frames, False)
+    (each,) = conversation().read([*frames, b"PING"], False)
+    assert alike.messages == each.messages == [b"m%d" % n for n in range(1000)]
+    assert alike.tags is None
+
+
+def test_refusals_name_what_is_wrong() -> None:
+    """Bad commands are answered each with its own reason and cost nothing else."""
+    (work,) = conversation().read(
+        [
+            *(b"NOPE", b"PUT nowhere x", b"PUT messages", b"@ PING", b"@c", b"PING \xff", b""),
+            *(b"HELLO", b"HELLO a b", b"LISTEN", b"QUIET now", b"AUTH x", OVERSIZE),
+            *(b"HELP me", b"PUT messages #7 x", b"CALL", b"@\x01 PING", b"@" + b"t" * 64),
+            *(b"QUIT now", b"quit ", b"PUT messages #%d x" % (10**19 - 1)),
+        ],
+        True,
+    )
+    assert answers(work) == [
+        "-REJ FORMAT :unknown verb NOPE; try HELP",
+        "-REJ ROUTE :no route nowhere",
+        "-REJ FORMAT :PUT takes a route, a space and a payload",
+        "-REJ FORMAT :a tag is @ and 1 to 63 bytes",
+        "-REJ FORMAT :unknown verb ; try HELP",
+        "-REJ DATA :PING takes text in UTF-8",
+        "-REJ FORMAT :unknown verb ; try HELP",
+        "-REJ FORMAT :HELLO takes a stream: 1 to 128 bytes of UTF-8 without spaces",
+        "-REJ FORMAT :HELLO takes a stream: 1 to 128 bytes of UTF-8 without spaces",
+        "-REJ FORMAT :LISTEN takes a channel",
+        "-REJ FORMAT :QUIET takes nothing",
+        "-REJ QUERY :AUTH is not offered by this gateway; try HELP",
+        "-REJ TOOBIG :longer than max_frame of this listener",
+        "-REJ FORMAT :unknown verb me; try HELP",
+        "-REJ FORMAT :a number needs a stream; say HELLO stream first",
+        "-REJ FORMAT :CALL takes a query and maybe its arguments in JSON",
+        "-REJ FORMAT :a tag is @ and 1 to 63 bytes",
+        "-REJ FORMAT :a tag is @ and 1 to 63 bytes",
+        "-REJ FORMAT :QUIT takes nothing",
+        "-REJ FORMAT :QUIT takes nothing",
+        "-REJ FORMAT :a number needs a stream; say HELLO stream first",
+    ]
+
+
+def test_help_can_be_read() -> None:
+    """HELP names every verb in one line, HELP and a verb says what it is for."""
+    _, (verbs, put) = talk(b"help", b"HELP put")
+    assert verbs.startswith(b"+OK PUT route [#n] payload | CALL query") and b"QUIT" in verbs
+    assert put == b"+OK PUT route [#n] payload: store the payload by a route; in a stream" + (
+        b" with its number"
+    )
+
+
+def test_nothing_follows_quit() -> None:
+    """QUIT is the last that is answered."""
+    (work,) = conversation().read([b"quit", b"PUT messages never"], False)
+    assert work.closes and not work.messages and answers(work) == ["+OK"]
+
+
+@given(st.lists(st.binary(max_size=30), min_size=1, max_size=20))
+def test_every_frame_is_answered(frames: list[bytes]) -> None:
+    """Whatever is sent, there is one answer for each frame, up to QUIT."""
+    works = conversation().read(frames, False)
+    count = sum(work.count for work in works) + len(works[-1].rest)
+    assert count == len(frames) or works[-1].closes
+    assert all(work.tags is None or len(work.tags) == work.count for work in works)
+
+
+def test_hash_signs_are_data() -> None:
+    """Outside of a stream only a number with a space behind it is taken for one."""
+    bench, said = talk(b"PUT messages #tag", b"PUT messages #7", b"PUT messages # 7 x")
+    assert said == [b"+OK"] * 3
+    assert [message for _, message in bench.store.rows] == [b"#tag", b"#7", b"# 7 x"]
+
+
+# Streams.
+
+
+def test_a_stream() -> None:
+    """Numbered messages are stored once, in order, and told when they are not next."""
+    bench, said = talk(
+        *(b"HELLO s", b"PUT messages #1 a", b"PUT messages #2 b", b"PUT other #3 c"),
+        *(b"@x PUT messages #3 again", b"PUT messages #9 z", b"PUT messages n", b"PING"),
+    )
+    assert said == [
+        *(b"+OK seq=0", b"+OK", b"+OK", b"+OK", b"@x +DUP"),
+        *(b"-TRY GAP seq=3 :send #4 next",),
+        *(b"-REJ FORMAT :in a stream a PUT has its number: PUT route #4 payload", b"+OK"),
+    ]
+    assert [message for _, message in bench.store.rows] == [b"a", b"b", b"c"]
+
+
+def test_a_stream_goes_on() -> None:
+    """Another connection goes on where the first one came to, and hears of refusals again."""
+    bench = Bench(routes=ROUTES, held=False)
+    bench.store.poison = {b"bad"}
+    bench.peer.dataReceived(b"HELLO s\nPUT messages #1 a\nPUT messages #2 bad\nPUT messages #3 c\n")
+    bench.peer.connectionLost()
+    peer, transport = bench.connect()
+    peer.dataReceived(b"HELLO s\nPUT messages #2 bad\nPUT messages #3 c\nPUT messages #4 d\n")
+    assert transport.value().splitlines() == [
+        *(b"+OK seq=3", b"-REJ CONSTRAINT sqlstate=23514 :violates a check constraint"),
+        *(b"+DUP", b"+OK"),
+    ]
+    assert [message for _, message in bench.store.rows] == [b"a", b"c", b"d"]
+
+
+def test_the_newer_connection_wins() -> None:
+    """A stream is the connection's that opened it last; the one before is told goodbye."""
+    bench = Bench(routes=ROUTES, held=False)
+    bench.peer.dataReceived(b"HELLO s\nPUT messages #1 a\n")
+    peer, transport = bench.connect()
+    peer.dataReceived(b"HELLO s\nPUT messages #2 b\n")
+    assert bench.said.splitlines() == [
+        *(b"+OK seq=0", b"+OK"),
+        b"-BYE BUSY :another connection has opened this stream",
+    ]
+    assert transport.value() == b"+OK seq=1\n+OK\n"
+    assert [message for _, message in bench.store.rows] == [b"a", b"b"]
+
+
+def test_what_a_lost_claim_had_under_way_is_not_stored() -> None:
+    """What an older connection has not stored yet is the newer one's to send."""
+    bench = Bench(routes=ROUTES)
+    bench.peer.dataReceived(b"HELLO s\nPUT messages #1 old\n")
+    bench.peer.dataReceived(b"PUT messages #2 old\n")  # waits for the commit before it
+    peer, transport = bench.connect()
+    peer.dataReceived(b"HELLO s\n")
+    assert not transport.value()  # what the other one has in flight is waited for
+    bench.commit_all()
+    assert bench.said.splitlines() == [
+        *(b"+OK seq=0", b"-BYE BUSY :another connection has opened this stream"),
+    ]
+    assert transport.value() == b"+OK seq=0\n"
+    peer.dataReceived(b"PUT messages #1 new\n")
+    bench.commit_all()
+    assert [message for _, message in bench.store.rows] == [b"new"]
+
+
+def test_a_claim_elsewhere_ends_this_one() -> None:
+    """Whoever claims a stream at another gateway has it; what comes here is not stored."""
+    bench = Bench(routes=ROUTES, held=False)
+    bench.peer.dataReceived(b"HELLO s\nPUT messages #1 a\n")
+    elsewhere = Bench(routes=ROUTES, held=False)
+    elsewhere.store = bench.store
+    other = Streams(bench.store, lambda stream: 0)
+    elsewhere.factory.dialect = CommandDialect(
+        dict.fromkeys(ROUTES), other, Listed(), bench.channels
+    )
+    peer, transport = elsewhere.connect()
+    peer.dataReceived(b"HELLO s\n")
+    assert transport.value() == b"+OK seq=1\n"
+    bench.peer.dataReceived(b"PUT messages #2 b\nPUT messages #3 c\n")
+    assert bench.said.splitlines()[2:] == [b"-BYE BUSY :another connection has opened this stream"]
+    assert [message for _, message in bench.store.rows] == [b"a"]
+
+
+def test_nothing_overtakes_a_message_that_failed() -> None:
+    """What is behind a message that has to be sent again is not stored before it."""
+    bench = Bench(routes=ROUTES)
+    bench.peer.dataReceived(b"HELLO s\nPUT messages #1 a\n")
+    bench.peer.dataReceived(b"PUT messages #2 b\nPUT messages #3 c\n")
+    bench.store.failures.append(Unavailable("away"))
+    bench.store.held = False
+    bench.commit_all()
+    bench.wait(1)
+    assert bench.said.splitlines() == [
+        *(b"+OK seq=0", b"-TRY DOWN retry=1 :the database cannot be reached"),
+        *(b"-TRY GAP seq=0 :send #1 next",) * 2,
+    ]
+    bench.peer.dataReceived(b"PUT messages #1 a\nPUT messages #2 b\nPUT messages #3 c\n")
+    bench.commit_all()
+    assert [message for _, message in bench.store.rows] == [b"a", b"b", b"c"]
+
+
+def test_hello_while_the_database_is_away() -> None:
+    """A stream that nobody here knows cannot be opened; one that was open here can."""
+    bench = Bench(routes=ROUTES, held=False)
+    bench.peer.dataReceived(b"HELLO s\nPUT messages #1 a\n")
+    bench.peer.connectionLost()
+    bench.store.failures += [Unavailable("away"), TransientError("disk full", "53100")]
+    peer, transport = bench.connect()
+    peer.dataReceived(b"HELLO t\nHELLO s\n")
+    assert transport.value().splitlines() == [
+        b"-TRY DOWN retry=1 :the database cannot be asked how far the stream is",
+        b"+OK seq=1",
+    ]
+    peer.dataReceived(b"PUT messages #2 b\n")
+    assert [message for _, message in bench.store.rows] == [b"a", b"b"]
+
+
+def test_a_peer_that_left_during_hello() -> None:
+    """A stream that is opened for a peer that is gone is nobody's."""
+    bench = Bench(routes=ROUTES)
+    bench.peer.dataReceived(b"HELLO s\nPUT messages #1 a\n")
+    peer, _ = bench.connect()
+    peer.dataReceived(b"HELLO s\n")
+    peer.connectionLost()
+    bench.commit_all()
+    third, transport = bench.connect()
+    third.dataReceived(b"HELLO s\nPUT messages #1 b\n")
+    bench.commit_all()
+    assert transport.value() == b"+OK seq=0\n+OK\n"
+
+
+# Quiet.
+
+
+def test_quiet_and_sync() -> None:
+    """QUIET leaves out +OK of messages and nothing else; SYNC counts what was said or not."""
+    bench, said = talk(
+        *(b"PUT messages a", b"SYNC", b"QUIET", b"PUT messages b", b"PUT messages c", b"PING x"),
+        *(b"NOPE", b"HELLO s", b"PUT messages #1 d", b"PUT messages #1 d", b"PUT messages #7 e"),
+        *(b"@t SYNC", b"SYNC"),
+    )
+    assert said == [
+        *(b"+OK", b"+OK ok=1 rej=0 try=0", b"+OK", b"+OK x"),
+        *(b"-REJ FORMAT :unknown verb NOPE; try HELP", b"+OK seq=0", b"+DUP"),
+        *(b"-TRY GAP seq=1 :send #2 next", b"@t +OK ok=4 rej=1 try=1", b"+OK ok=0 rej=0 try=0"),
+    ]
+    assert len(bench.store.rows) == 4
+
+
+def test_what_follows_a_request_waits() -> None:
+    """A command that is about what came before it begins when that is answered."""
+    bench, said = talk(b"PUT messages a", b"SYNC", b"PUT messages b", b"SYNC", held=True)
+    assert not said and bench.store.waiting == 1 and bench.paused
+    bench.store.commit()
+    assert bench.said.splitlines() == [b"+OK", b"+OK ok=1 rej=0 try=0"]
+    bench.store.commit()
+    assert bench.said.splitlines()[2:] == [b"+OK", b"+OK ok=1 rej=0 try=0"] and not bench.paused
+
+
+def test_call() -> None:
+    """The rows of a query follow their number, in one piece; only the number has the tag."""
+    _, said = talk(b"@7 CALL rows {}", b"@8 CALL nothing", b"PING")
+    assert said == [b"@7 *3", b"{}", b"{}", b"{}", b"@8 -REJ QUERY :no query 'nothing'", b"+OK"]
+
+
+def test_listen() -> None:
+    """Who listens is told what is notified, between answers, until it listens no more."""
+    bench, said = talk(b"LISTEN news", b"@l LISTEN secrets", b"PUT messages a", held=True)
+    assert said == [b"+OK", b"@l -REJ DENIED :channel 'secrets' is not offered"]
+    bench.notifier.notify(("news", "one"), ("orders", "none"), ("news", "two"))
+    bench.store.commit()
+    bench.peer.dataReceived(b"UNLISTEN news\n")
+    bench.notifier.notify(("news", "three"))
+    assert bench.said.splitlines()[2:] == [b">news one", b">news two", b"+OK", b"+OK"]
+
+
+def test_a_call_sees_what_was_stored() -> None:
+    """A query begins when everything its peer sent before is answered."""
+    bench, said = talk(b"PUT messages a", b"CALL rows 1", b"PUT messages b", held=True)
+    assert not said
+    bench.store.commit()
+    assert bench.said.splitlines() == [b"+OK", b"*3", b"1", b"1", b"1"]
+    bench.store.commit()
+    assert bench.said.splitlines()[5:] == [b"+OK"]
+
+
+@given(st.data())
+def test_a_stream_however_it_is_cut(data: st.DataObject) -> None:
+    """However TCP cuts the stream, the same is stored and answered."""
+    lines = [b"HELLO s"]
+    for number in range(1, data.draw(st.integers(1, 12))):
+        route = data.draw(st.sampled_from([b"messages", b"other"]))
+        tag = data.draw(st.sampled_from([b"", b"@t "]))
+        lines.append(tag + b"PUT %s #%d m%d" % (route, number, number))
+        extra = data.draw(st.sampled_from([b"", b"SYNC", b"PING", b"PUT messages #1 x"]))
+        lines += [extra] if extra else []
+    whole, said = talk(*lines)
+    stream = b"".join(line + b"\n" for line in lines)
+    bench = Bench(routes=ROUTES, held=False)
+    while stream:
+        size = data.draw(st.integers(1, len(stream)))
+        bench.peer.dataReceived(stream[:size])
+        stream = stream[size:]
+    assert bench.said.splitlines() == said and len(said) == len(lines)
+    assert bench.store.rows == whole.store.rows
