@@ -29,6 +29,7 @@ from gateway.config import load_config
 from gateway.deadlines import Timeouts
 from gateway.errors import ConfigError
 from gateway.framing import FRAMINGS
+from gateway.protocol import OVERRUN
 from gateway.pushes import Pushes
 from gateway.reply import Outcome
 from gateway.tap import endpoint_fault
@@ -426,7 +427,7 @@ def test_a_peer_that_left_gets_nothing() -> None:
     late, _ = bench.connect()
     listen(bench, "orders", peer=late)
     late.dataReceived(b"PUT messages a\n")
-    late.drain()
+    late.dismiss(OVERRUN)
     assert not late.push(Pushes([b">orders 1"]))
 
 
