@@ -367,24 +367,28 @@ def test_check_notes_the_channels(database: Database, tmp_path: Path) -> None:
         ("nonsense", "channels.dsn: is neither a libpq URI"),
         ("host=/nonexistent", "channels.dsn: connection to server on socket"),
         ("{other}", "channels.dsn: leads to database 'postgres', and database.dsn to '{name}';"),
-        ("{pooler}", "channels.dsn: leads to a pooler; it must lead to the server"),
     ],
 )
 def test_check_finds_a_wrong_dsn(
     database: Database, tmp_path: Path, dsn: str, problem: str
 ) -> None:
     """gateway check tries channels.dsn, and says where it leads if that is the wrong place."""
+    name = psycopg2.extensions.parse_dsn(database.dsn)["dbname"]
+    given = dsn.format(other=psycopg2.extensions.make_dsn(database.dsn, dbname="postgres"))
+    status, _, problems = check(tmp_path, database.dsn, f"dsn = '''{given}'''")
+    assert status == 1 and problem.format(name=name) in problems
+
+
+def test_check_sees_a_pooler(database: Database, tmp_path: Path) -> None:
+    """A pooler on the way is a note, since it may share no sessions; around it is no pooler."""
     pooler = OwnPooler(database.dsn, 1)
     try:
-        name = psycopg2.extensions.parse_dsn(database.dsn)["dbname"]
-        given = dsn.format(
-            other=psycopg2.extensions.make_dsn(database.dsn, dbname="postgres"),
-            pooler=pooler.dsn(database.dsn),
-        )
-        status, _, problems = check(tmp_path, database.dsn, f"dsn = '''{given}'''")
-        assert status == 1 and problem.format(name=name) in problems
-        status, notes, _ = check(tmp_path, pooler.dsn(database.dsn), "")
+        through = pooler.dsn(database.dsn)
+        status, notes, _ = check(tmp_path, through, "")
         assert status == 0 and "channels.dsn must lead around it" in notes
+        status, _, problems = check(tmp_path, database.dsn, f"dsn = '''{through}'''")
+        assert status == 1
+        assert "channels.dsn: leads to a pooler; it must lead to the server" in problems
     finally:
         pooler.end()
 
