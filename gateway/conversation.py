@@ -158,7 +158,7 @@ class Conversation:
             elif tag is None:
                 text = f"a tag is @ and 1 to {MAX_TAG - 1} bytes"
                 self._answer(work, b"", refused(Code.FORMAT, text))
-            elif verb == b"PUT":
+            elif verb == b"PUT" and not self._is_in_doubt(rest):
                 work = self._put(works, work, tag, rest)
             elif verb == b"QUIT" and not rest:
                 self._answer(work, tag, Outcome(Word.OK))
@@ -228,6 +228,22 @@ class Conversation:
             return refused(Code.FORMAT, text)
         return stream.take(int(number[1]))
 
+    def _is_in_doubt(self, rest: bytes) -> bool:
+        """
+        Whether a message is sent again that has no answer yet.
+        """
+        stream = self._stream
+        name, _, payload = rest.partition(b" ")
+        if stream is None or name not in self._offer.routes:
+            return False
+        number = _NUMBER.match(payload)
+        return number is not None and stream.is_in_doubt(int(number[1]))
+
+    def _again(self, rest: bytes) -> Request:
+        number, stream = _NUMBER.match(rest.partition(b" ")[2]), self._stream
+        assert number is not None and stream is not None
+        return lambda answered: answered(stream.take_again(int(number[1])))
+
     # The other verbs.
 
     def _verb(self, verb: bytes, rest: bytes) -> Outcome | Request:
@@ -236,6 +252,8 @@ class Conversation:
                 return _ping(rest)
             case b"HELP":
                 return _help(rest)
+            case b"PUT":
+                return self._again(rest)
             case b"CALL":
                 return self._call(rest)
             case b"HELLO":

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from gateway.reply import DUPLICATE, Code, Fate, Outcome, Run, Word, goodbye, try_later
+from gateway.reply import DUPLICATE, Code, Fate, Outcome, Run, Word, goodbye
 
 MAX_NUMBER: Final = 10**18 - 1
 """Largest number of a message; PostgreSQL's bigint holds more."""
@@ -48,7 +48,7 @@ class Stream:
     """
 
     __slots__ = (
-        *("_pending", "_told", "claim", "ended", "epoch", "idle", "loose"),
+        *("_begun", "_pending", "_told", "claim", "ended", "epoch", "idle", "loose"),
         *("marks", "name", "next", "refusals", "unsaved"),
     )
 
@@ -76,6 +76,7 @@ class Stream:
         self.ended = False
         self.idle: Callable[[], None] | None = None
         self._pending: dict[int, int] = {}
+        self._begun = last
         self._told = 0
 
     @property
@@ -101,11 +102,24 @@ class Stream:
         if number == self.next:
             self.next += 1
             return None
-        if number > self.next:
-            return self.gap()
-        if self._pending and number >= min(self._pending):
-            return try_later(Code.BUSY, f"#{number} is on its way; wait for its answer")
-        return self.refusals.get(number, DUPLICATE)
+        return self.gap() if number > self.next else self.refusals.get(number, DUPLICATE)
+
+    def is_in_doubt(self, number: int) -> bool:
+        """
+        Whether a number is sent again before it is known what became of it.
+        """
+        if self.ended or number >= self.next:
+            return False
+        # What was read at once is taken before any of it is submitted.
+        return number > self._begun or (bool(self._pending) and number >= min(self._pending))
+
+    def take_again(self, number: int) -> Outcome:
+        """
+        As L{take} for a number that was in doubt, now that everything before is answered.
+        """
+        if not self.ended and number == self.next:
+            return self.gap()  # it was not stored, and what followed it has to be sent again too
+        return self.take(number) or DUPLICATE
 
     def take_all(self, first: int, count: int) -> None:
         """
@@ -152,6 +166,8 @@ class Stream:
         Messages are submitted, in a chunk that begins with this number.
         """
         self._pending[first] = count
+        if first == self._begun + 1:  # else it is void already
+            self._begun += count
 
     def settle(self, chunk: int, first: int, count: int, fate: Fate) -> None:
         """
@@ -193,6 +209,7 @@ class Stream:
         """
         if number < self.next:
             self.next = number
+            self._begun = number - 1
             self.epoch += 1
             for known in (self.refusals, self.unsaved):
                 for later in [n for n in known if n >= number]:
