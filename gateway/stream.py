@@ -113,13 +113,22 @@ class Stream:
         # What was read at once is taken before any of it is submitted.
         return number > self._begun or (bool(self._pending) and number >= min(self._pending))
 
-    def take_again(self, number: int) -> Outcome:
+    def take_in_turn(self, number: int, refusal: Outcome | None = None) -> Outcome:
         """
-        As L{take} for a number that was in doubt, now that everything before is answered.
+        As L{take}, when everything before is answered.
+
+        @param refusal: uses the number up if it comes next; C{None} for one that was in
+            doubt: if it comes next it was not stored, and has to be sent again.
         """
-        if not self.ended and number == self.next:
-            return self.gap()  # it was not stored, and what followed it has to be sent again too
-        return self.take(number) or DUPLICATE
+        if self.ended or number != self.next:
+            return self.take(number) or DUPLICATE
+        if refusal is None:
+            return self.gap()
+        self.next += 1
+        self._begun = number
+        self.refusals[number] = self.unsaved[number] = refusal
+        self._forget()
+        return refusal
 
     def take_all(self, first: int, count: int) -> None:
         """

@@ -158,6 +158,26 @@ def test_what_is_sent_twice_at_once() -> None:
     ]
 
 
+def test_an_unknown_route_uses_its_number_up() -> None:
+    """As any refusal does; it is told again, also when the stream is opened anew."""
+    bench = Bench(routes=ROUTES)
+    bench.peer.dataReceived(
+        b"HELLO s\nPUT messages #1 a\nPUT nowhere #2 b\nPUT nowhere #9 z\nPUT messages #3 c\n"
+    )
+    bench.commit_all()
+    assert bench.said.splitlines() == [
+        *(b"+OK seq=0", b"+OK", b"-REJ ROUTE :no route nowhere"),
+        *(b"-TRY GAP seq=2 :send #3 next", b"+OK"),
+    ]
+    bench.peer.dataReceived(b"PUT nowhere #4 d\n")
+    peer, transport = bench.connect()
+    peer.dataReceived(b"HELLO s\nPUT messages #2 b\nPUT messages #4 d\nPUT messages #5 e\n")
+    bench.commit_all()
+    refusal = b"-REJ ROUTE :no route nowhere"
+    assert transport.value().splitlines() == [b"+OK seq=4", refusal, refusal, b"+OK"]
+    assert [message for _, message in bench.store.rows] == [b"a", b"c", b"e"]
+
+
 def test_a_stream_goes_on() -> None:
     """Another connection goes on where the first one came to, and hears of refusals again."""
     bench = Bench(routes=ROUTES, held=False)

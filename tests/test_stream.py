@@ -56,11 +56,11 @@ def test_what_is_on_its_way_is_in_doubt() -> None:
         assert stream.is_in_doubt(5) and not stream.is_in_doubt(4)
         chunk.settle(0, 1, fate)
         assert not stream.is_in_doubt(5)
-        assert bytes(stream.take_again(5)) == answer
+        assert bytes(stream.take_in_turn(5)) == answer
     submit(stream, 1).settle(0, 1, STORED)
-    assert stream.take_again(6) == DUPLICATE
+    assert stream.take_in_turn(6) == DUPLICATE
     stream.end()
-    assert stream.take_again(6) is TAKEN and not stream.is_in_doubt(6)
+    assert stream.take_in_turn(6) is TAKEN and not stream.is_in_doubt(6)
 
 
 def test_a_refusal_is_told_again() -> None:
