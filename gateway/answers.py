@@ -159,7 +159,7 @@ class Answers:
                 tally[1] += count
             elif fate.word is Word.TRY:
                 tally[2] += count
-            elif not slot.asked:
+            elif not slot.asked or fate.word is Word.DUP:
                 tally[0] += count
         for _, outcome in slot.gaps:
             if outcome.word is Word.REJ:

@@ -158,7 +158,7 @@ class Conversation:
             elif tag is None:
                 text = f"a tag is @ and 1 to {MAX_TAG - 1} bytes"
                 self._answer(work, b"", refused(Code.FORMAT, text))
-            elif verb == b"PUT":
+            elif verb == b"PUT" and not self._takes_its_time(rest):
                 work = self._put(works, work, tag, rest)
             elif verb == b"QUIT" and not rest:
                 self._answer(work, tag, Outcome(Word.OK))
@@ -190,7 +190,7 @@ class Conversation:
         name, space, payload = rest.partition(b" ")
         route = self._offer.routes.get(name)
         if route is None:
-            self._answer(work, tag, refused(Code.ROUTE, f"no route {_shown(name)}"))
+            self._answer(work, tag, _no_route(name))
             return work
         if not space:
             text = "PUT takes a route, a space and a payload"
@@ -228,6 +228,27 @@ class Conversation:
             return refused(Code.FORMAT, text)
         return stream.take(int(number[1]))
 
+    def _takes_its_time(self, rest: bytes) -> bool:
+        """
+        Whether what becomes of a message hangs on those before it: its number is sent again
+        and has no answer yet, or is to be used up without a message.
+        """
+        stream = self._stream
+        if stream is None:
+            return False
+        name, _, payload = rest.partition(b" ")
+        number = _NUMBER.match(payload)
+        if number is None:
+            return False
+        return name not in self._offer.routes or stream.is_in_doubt(int(number[1]))
+
+    def _put_in_turn(self, rest: bytes) -> Request:
+        name, _, payload = rest.partition(b" ")
+        number, stream = _NUMBER.match(payload), self._stream
+        assert number is not None and stream is not None
+        refusal = None if name in self._offer.routes else _no_route(name)
+        return lambda answered: answered(stream.take_in_turn(int(number[1]), refusal))
+
     # The other verbs.
 
     def _verb(self, verb: bytes, rest: bytes) -> Outcome | Request:
@@ -236,6 +257,8 @@ class Conversation:
                 return _ping(rest)
             case b"HELP":
                 return _help(rest)
+            case b"PUT":
+                return self._put_in_turn(rest)
             case b"CALL":
                 return self._call(rest)
             case b"HELLO":
@@ -323,6 +346,10 @@ def _words(frame: bytes) -> tuple[bytes | None, bytes, bytes]:
     if verb.upper() in (b"QUIET", b"SYNC", b"QUIT"):
         rest = frame[len(verb) :]  # they take nothing, not even a space
     return tag, verb.upper(), rest
+
+
+def _no_route(name: bytes) -> Outcome:
+    return refused(Code.ROUTE, f"no route {_shown(name)}")
 
 
 def _ping(rest: bytes) -> Outcome:

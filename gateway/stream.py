@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from gateway.reply import DUPLICATE, Code, Fate, Outcome, Run, Word, goodbye, try_later
+from gateway.reply import DUPLICATE, Code, Fate, Outcome, Run, Word, goodbye
 
 MAX_NUMBER: Final = 10**18 - 1
 """Largest number of a message; PostgreSQL's bigint holds more."""
@@ -51,7 +51,7 @@ class Stream:
     """
 
     __slots__ = (
-        *("_pending", "_told", "claim", "ended", "epoch", "idle", "loose"),
+        *("_begun", "_pending", "_told", "claim", "ended", "epoch", "idle", "loose"),
         *("marks", "name", "next", "refusals", "unsaved"),
     )
 
@@ -79,6 +79,7 @@ class Stream:
         self.ended = False
         self.idle: Callable[[], None] | None = None
         self._pending: dict[int, int] = {}
+        self._begun = last
         self._told = 0
 
     @property
@@ -104,11 +105,33 @@ class Stream:
         if number == self.next:
             self.next += 1
             return None
-        if number > self.next:
+        return self.gap() if number > self.next else self.refusals.get(number, DUPLICATE)
+
+    def is_in_doubt(self, number: int) -> bool:
+        """
+        Whether a number is sent again before it is known what became of it.
+        """
+        if self.ended or number >= self.next:
+            return False
+        # What was read at once is taken before any of it is submitted.
+        return number > self._begun or (bool(self._pending) and number >= min(self._pending))
+
+    def take_in_turn(self, number: int, refusal: Outcome | None = None) -> Outcome:
+        """
+        As L{take}, when everything before is answered.
+
+        @param refusal: uses the number up if it comes next; C{None} for one that was in
+            doubt: if it comes next it was not stored, and has to be sent again.
+        """
+        if self.ended or number != self.next:
+            return self.take(number) or DUPLICATE
+        if refusal is None:
             return self.gap()
-        if self._pending and number >= min(self._pending):
-            return try_later(Code.BUSY, f"#{number} is on its way; wait for its answer")
-        return self.refusals.get(number, DUPLICATE)
+        self.next += 1
+        self._begun = number
+        self.refusals[number] = self.unsaved[number] = refusal
+        self._forget()
+        return refusal
 
     def take_all(self, first: int, count: int) -> None:
         """
@@ -162,6 +185,8 @@ class Stream:
         Messages are submitted, in a chunk that begins with this number.
         """
         self._pending[first] = count
+        if first == self._begun + 1:  # else it is void already
+            self._begun += count
 
     def settle(self, chunk: int, first: int, count: int, fate: Fate) -> None:
         """
@@ -203,6 +228,7 @@ class Stream:
         """
         if number < self.next:
             self.next = number
+            self._begun = number - 1
             self.epoch += 1
             for known in (self.refusals, self.unsaved):
                 for later in [n for n in known if n >= number]:

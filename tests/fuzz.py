@@ -171,7 +171,7 @@ class Fuzzer(threading.Thread):
         # Now and then streams of others: who had them is told goodbye.
         if self._chance.random() < 0.1:
             return SHARED.decode()
-        return f"{self._number}-{self.figures.connections}-"
+        return f"{self._chance.getrandbits(64):x}-"
 
 
 class _Conversation:
@@ -184,7 +184,8 @@ class _Conversation:
         self._name = name
         self._framing = FRAMINGS[framing](MAX_FRAME)
         self._speaker = Speaker(chance, name, framing, MAX_FRAME)
-        self._judge = Judge(MAX_FRAME, takes)
+        # No name is that of nobody else, since others have what begins with SHARED.
+        self._judge = Judge(MAX_FRAME, takes, b"/" if name == SHARED.decode() else name.encode())
         self._hearing = Hearing(framing)
         self._tally = Tally()
         self._ending = chance.choice([b"\n", b"\r\n"]) if framing == "line" else b""

@@ -41,7 +41,12 @@ The names of L{tests.fuzz}'s configuration; C{QUIT} is left to the end. C{NEXT} 
 are replaced where a frame is said.
 """
 
-_LOOSE: Final = DOCUMENTED.extended("arguments = *OCTET\nrow = *OCTET")
+_LOOSE: Final = DOCUMENTED.extended(
+    "arguments = *OCTET\nrow = *OCTET\nroute = *( %x00-1F / %x21-FF )"
+)
+"""
+For what is judged apart: JSON, and routes, of which any that is not configured is unknown.
+"""
 
 _TAGGED: Final = re.compile(rb"(%s)(?: |\Z)" % _LOOSE.compiled("tag").pattern)
 _COMMAND: Final = _LOOSE.compiled("command")
@@ -163,10 +168,12 @@ class Judge:
         self,
         max_frame: int,
         takes: Callable[[bytes, bytes], bool | None],
+        streams: bytes,
         channel: bytes = b"news",
     ) -> None:
         """
         @param takes: whether a route's table takes a message; C{None} where that is not known.
+        @param streams: a digit behind this makes the name of a stream that nobody has used.
         @param channel: that may be listened to; C{b""} for none.
         """
         self._max_frame = max_frame
@@ -175,6 +182,10 @@ class Judge:
         self._quiet = False
         # Whether the peer has a stream; None: it depends on what Unicode says of a name.
         self._has_stream: bool | None = False
+        # What is told to each number of its streams that is sent again, from the first on.
+        self._streams: dict[bytes, list[bytes]] = {}
+        self._told: list[bytes] | None = None
+        self._own = re.compile(re.escape(streams) + rb"\d")
 
     def expect(self, frame: bytes) -> Expected:
         """
@@ -224,27 +235,54 @@ class Judge:
         return rb"\+OK", False
 
     def _put(self, route: bytes, payload: bytes) -> tuple[bytes, bool]:
-        if route.decode("latin-1") not in ROUTES:
-            return _refused(b"ROUTE", b"FORMAT"), False
+        is_known = route.decode("latin-1") in ROUTES
         numbered = _NUMBERED.match(payload)
         if self._has_stream is None:
-            return b"|".join([_STORED, _TRY, _refused(*_DATA, b"FORMAT")]), True
+            return b"|".join([_STORED, _TRY, _refused(*_DATA, b"FORMAT", b"ROUTE")]), is_known
         if (numbered is not None) != self._has_stream:
-            return _refused(b"FORMAT"), False
-        if numbered is not None:
-            # What it gets depends on its number, and on what became of those before it.
-            return b"|".join([_STORED, _TRY, _refused(*_DATA)]), True
+            return _refused(b"FORMAT") if is_known else _refused(b"ROUTE", b"FORMAT"), False
+        if numbered is None:
+            return self._alone(route, payload)[0], is_known
+        if self._told is None:
+            return b"|".join([_STORED, _TRY, _refused(*_DATA, b"ROUTE")]), True
+        return self._in_stream(int(numbered[1]), *self._alone(route, payload[numbered.end() :]))
+
+    def _in_stream(self, number: int, answer: bytes, again: bytes) -> tuple[bytes, bool]:
+        """
+        @param again: what is told when it is sent again.
+        """
+        told = self._told
+        assert told is not None
+        if number > len(told) + 1:
+            return rb"-TRY GAP seq=%d :%s" % (len(told), _LINE), True
+        if number == len(told) + 1:
+            told.append(again)
+            return answer, True
+        return told[number - 1], True
+
+    def _alone(self, route: bytes, payload: bytes) -> tuple[bytes, bytes]:
+        """
+        @return: what a message is told, and when it is sent again in a stream.
+        """
+        if route.decode("latin-1") not in ROUTES:
+            return _refused(b"ROUTE"), _refused(b"ROUTE")
+        refused = _refused(*_DATA)
         stored = rb"\+OK|\+DUP" if route == b"once" else rb"\+OK"
         match self._takes(route, payload):
             case True:
-                return stored, True
+                return stored, rb"\+DUP"
             case False:
-                return _refused(*_DATA), True
-        return stored + b"|" + _refused(*_DATA), True
+                return refused, refused
+        return stored + b"|" + refused, rb"\+DUP|" + refused
 
     def _hello(self, name: bytes) -> bytes:
         if len(name) > 128:
             return _refused(b"FORMAT")
+        self._told = None
+        if self._own.fullmatch(name):
+            self._has_stream = True
+            self._told = self._streams.setdefault(name, [])
+            return rb"\+OK seq=%d" % len(self._told)
         if name.decode().isprintable():
             self._has_stream = True
             return rb"\+OK seq=\d+"

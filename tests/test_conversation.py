@@ -141,6 +141,43 @@ def test_a_stream() -> None:
     assert [message for _, message in bench.store.rows] == [b"a", b"b", b"c"]
 
 
+def test_what_is_sent_twice_at_once() -> None:
+    """The second is answered when the fate of the first is known, and as that has it."""
+    bench = Bench(routes=ROUTES)
+    bench.store.poison = {b"bad"}
+    bench.peer.dataReceived(
+        b"HELLO s\nPUT messages #1 a\nPUT messages #1 a\nPUT messages #2 bad\n"
+        b"@x PUT messages #2 bad\nPUT messages #3 c\nSYNC\n"
+    )
+    assert bench.said == b"+OK seq=0\n"
+    bench.commit_all()
+    refused = b"-REJ CONSTRAINT sqlstate=23514 :violates a check constraint"
+    assert bench.said.splitlines() == [
+        *(b"+OK seq=0", b"+OK", b"+DUP", refused, b"@x " + refused, b"+OK"),
+        b"+OK ok=3 rej=2 try=0",
+    ]
+
+
+def test_an_unknown_route_uses_its_number_up() -> None:
+    """As any refusal does; it is told again, also when the stream is opened anew."""
+    bench = Bench(routes=ROUTES)
+    bench.peer.dataReceived(
+        b"HELLO s\nPUT messages #1 a\nPUT nowhere #2 b\nPUT nowhere #9 z\nPUT messages #3 c\n"
+    )
+    bench.commit_all()
+    assert bench.said.splitlines() == [
+        *(b"+OK seq=0", b"+OK", b"-REJ ROUTE :no route nowhere"),
+        *(b"-TRY GAP seq=2 :send #3 next", b"+OK"),
+    ]
+    bench.peer.dataReceived(b"PUT nowhere #4 d\n")
+    peer, transport = bench.connect()
+    peer.dataReceived(b"HELLO s\nPUT messages #2 b\nPUT messages #4 d\nPUT messages #5 e\n")
+    bench.commit_all()
+    refusal = b"-REJ ROUTE :no route nowhere"
+    assert transport.value().splitlines() == [b"+OK seq=4", refusal, refusal, b"+OK"]
+    assert [message for _, message in bench.store.rows] == [b"a", b"c", b"e"]
+
+
 def test_a_stream_goes_on() -> None:
     """Another connection goes on where the first one came to, and hears of refusals again."""
     bench = Bench(routes=ROUTES, held=False)

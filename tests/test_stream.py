@@ -19,7 +19,6 @@ from gateway.reply import (
     Code,
     Outcome,
     Run,
-    Word,
     refused,
     try_later,
 )
@@ -52,14 +51,23 @@ def test_numbers_are_taken_in_order() -> None:
     assert stream.take(6) is TAKEN
 
 
-def test_what_is_on_its_way_is_neither_stored_nor_not() -> None:
-    """A number that is sent again while it is in flight is not called a duplicate."""
-    stream = Stream("s", 1, 0)
-    chunk = submit(stream, 3)
-    answer = stream.take(2)
-    assert answer is not None and (answer.word, answer.code) == (Word.TRY, Code.BUSY)
-    chunk.settle(0, 3, STORED)
-    assert stream.take(2) == DUPLICATE
+def test_what_is_on_its_way_is_in_doubt() -> None:
+    """A number that is sent again while it is in flight is no duplicate before it is stored."""
+    stream = Stream("s", 1, 4)
+    assert not stream.is_in_doubt(4) and not stream.is_in_doubt(5)
+    for fate, answer in ((LATER, b"-TRY GAP seq=4 :send #5 next"), (BAD, b"-REJ DATA :bad")):
+        assert stream.take(5) is None
+        # What is read at once is taken before it is submitted.
+        assert stream.is_in_doubt(5) and not stream.is_in_doubt(6)
+        chunk = Chunk("r", [b"m"], ORIGIN, 0.0, lambda chunk, runs: None, None, stream, 5)
+        assert stream.is_in_doubt(5) and not stream.is_in_doubt(4)
+        chunk.settle(0, 1, fate)
+        assert not stream.is_in_doubt(5)
+        assert bytes(stream.take_in_turn(5)) == answer
+    submit(stream, 1).settle(0, 1, STORED)
+    assert stream.take_in_turn(6) == DUPLICATE
+    stream.end()
+    assert stream.take_in_turn(6) is TAKEN and not stream.is_in_doubt(6)
 
 
 def test_a_refusal_is_told_again() -> None:

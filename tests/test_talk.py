@@ -117,7 +117,7 @@ class Fuzzed:
             self.bench.clock.advance(1)
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120, suppress_health_check=[HealthCheck.too_slow])
 @given(
     framing=st.sampled_from(sorted(FRAMINGS)),
     said=st.lists(FRAMES, min_size=1, max_size=25),
@@ -136,7 +136,7 @@ def test_every_frame_is_answered_in_order(
     if framing != "line":
         frames = [frame[:MAX_FRAME] for frame in frames]
     frames += [b"SYNC", b"PING the end", b"QUIT"]
-    judge = Judge(MAX_FRAME, takes)
+    judge = Judge(MAX_FRAME, takes, b"s")
     expected = [judge.expect(frame) for frame in frames]
     fuzzed = Fuzzed(framing, window, chance)
     stream = b"".join(map(FRAMINGS[framing](MAX_FRAME).frame, frames))
