@@ -135,7 +135,8 @@ class Answers:
                 payload = self._words.payload(fate)
                 if payload is None:
                     pass  # this listener has no word for it
-                elif slot.tags is None and isinstance(payload, bytes):
+                elif (slot.tags is None or self.ended) and isinstance(payload, bytes):
+                    # The last word is no frame's answer, and has no tag.
                     due.append(self._framing.frame(payload) * count)
                 else:
                     payloads = repeat(payload, count) if isinstance(payload, bytes) else payload

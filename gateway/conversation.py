@@ -35,7 +35,7 @@ MAX_TAG: Final = 64
 MAX_STREAM: Final = 128
 """Longest name of a stream, in bytes."""
 
-_NUMBER: Final = re.compile(rb"#([1-9][0-9]{0,17}) ")
+_NUMBER: Final = re.compile(rb"#([1-9][0-9]{0,18}) ")
 
 _marked = methodcaller("startswith", b"#")
 
@@ -53,7 +53,6 @@ _VERBS: Final[Mapping[str, tuple[str, str]]] = {
     "HELP": ("HELP [verb]", "this"),
     "QUIT": ("QUIT", "answer everything, then close"),
 }
-_LATER: Final = frozenset({b"AUTH"})
 
 
 class Streams(Protocol):
@@ -161,7 +160,7 @@ class Conversation:
                 self._answer(work, b"", refused(Code.FORMAT, text))
             elif verb == b"PUT":
                 work = self._put(works, work, tag, rest)
-            elif verb == b"QUIT":
+            elif verb == b"QUIT" and not rest:
                 self._answer(work, tag, Outcome(Word.OK))
                 work.closes = True
                 break
@@ -243,14 +242,14 @@ class Conversation:
                 return self._hello(rest)
             case b"LISTEN" | b"UNLISTEN":
                 return self._listen(verb, rest)
-            case b"QUIET" | b"SYNC" if rest:
+            case b"QUIET" | b"SYNC" | b"QUIT" if rest:
                 return refused(Code.FORMAT, f"{verb.decode()} takes nothing")
             case b"QUIET":
                 return self._quiet
             case b"SYNC":
                 return self._sync
-        if verb in _LATER:
-            return refused(Code.QUERY, f"{verb.decode()} is not offered by this gateway; try HELP")
+            case b"AUTH":
+                return refused(Code.QUERY, "AUTH is not offered by this gateway; try HELP")
         return refused(Code.FORMAT, f"unknown verb {_shown(verb)}; try HELP")
 
     def _call(self, rest: bytes) -> Outcome | Request:
@@ -318,9 +317,11 @@ def _words(frame: bytes) -> tuple[bytes | None, bytes, bytes]:
     tag: bytes | None = b""
     if frame.startswith(b"@"):
         tag, _, frame = frame.partition(b" ")
-        if not 1 < len(tag) <= MAX_TAG or min(tag) < 0x21 or 0x7F in tag:
+        if not 1 < len(tag) <= MAX_TAG or min(tag) < 0x21:
             tag = None
     verb, _, rest = frame.partition(b" ")
+    if verb.upper() in (b"QUIET", b"SYNC", b"QUIT"):
+        rest = frame[len(verb) :]  # they take nothing, not even a space
     return tag, verb.upper(), rest
 
 

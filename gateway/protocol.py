@@ -19,17 +19,12 @@ from collections import deque
 from collections.abc import Sequence
 from functools import partial
 from math import inf
-from socket import socket
 from typing import Final
 
-from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import (
     IDelayedCall,
-    IHalfCloseableDescriptor,
     IHalfCloseableProtocol,
     IPushProducer,
-    ISystemHandle,
-    ITCPTransport,
 )
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -38,13 +33,13 @@ from zope.interface import implementer
 from gateway.answers import Answers, Slot
 from gateway.deadlines import Limit, Watch
 from gateway.dialect import Request, Work
-from gateway.direct import send_now
 from gateway.errors import FramingError
 from gateway.framing import FRAMINGS, Framing
+from gateway.outlet import Outlet
 from gateway.pushes import Pushes
 from gateway.reply import Code, Fate, Outcome, Run, goodbye
-from gateway.sockets import carrier_of, keep_alive, unread
-from gateway.terms import Terms, Transport
+from gateway.sockets import keep_alive, unread
+from gateway.terms import Terms, Transport, close_half
 from gateway.writer import Source
 
 LINGER: Final = 2.0
@@ -54,6 +49,8 @@ C{-BYE}: closing at once with unread data makes TCP drop the answers on their wa
 (RFC 1122 section 4.2.2.13).
 """
 
+
+STOPPING: Final = goodbye(Code.DRAIN, "the gateway stops; what has no answer is not stored")
 
 OVERRUN: Final = goodbye(Code.RATE, "does not take its pushes")
 
@@ -72,7 +69,6 @@ class PeerProtocol(Protocol):
     _was_paused = False
     _heard = False
     _finished = False
-    _write_blocked = False
     _pressed = False
     _ended = False
     _closing = False
@@ -84,11 +80,11 @@ class PeerProtocol(Protocol):
     _request: Request | None = None
     _asking: Slot | None = None
     _lingering: IDelayedCall | None = None
-    _socket: socket | None = None
     _watch: Watch | None = None
 
-    # Given by whoever makes it.
+    # Given by whoever makes it, and by the connection.
     source: Source
+    _outlet: Outlet
 
     def __init__(self, terms: Terms[PeerProtocol]) -> None:
         self._terms = terms
@@ -102,16 +98,11 @@ class PeerProtocol(Protocol):
         terms.joined(self)
         terms.pressure.add_reader(self)
         transport = self.transport
-        # A Unix socket claims to be a TCP transport, but has no such option.
-        if ITCPTransport.providedBy(transport) and not isinstance(transport.getPeer(), UNIXAddress):
-            transport.setTcpNoDelay(True)
-        carrier = carrier_of(transport)
-        if carrier is not None:
-            keep_alive(carrier, terms.timeouts.keepalive)
-        if ISystemHandle.providedBy(transport) and transport.getHandle() is carrier:
-            self._socket = carrier
+        outlet = self._outlet = Outlet(transport)
+        if outlet.carrier is not None:
+            keep_alive(outlet.carrier, terms.timeouts.keepalive)
         # As a pull producer we hear whenever the transport has written all it had.
-        transport.registerProducer(self, self._socket is None)
+        transport.registerProducer(self, not outlet.direct)
         if terms.pressure.full:
             self.hold_reading(True)
 
@@ -157,19 +148,20 @@ class PeerProtocol(Protocol):
 
     def writeConnectionLost(self) -> None:
         """
-        Our own end is closed, and nothing more will be said.
+        The transport has written all it had, and closed our own end.
         """
+        self._outlet.blocked = False
 
     # Backpressure: several reasons to pause, one place that does it.
 
     def pauseProducing(self) -> None:
         """The transport's: the peer does not take its answers."""
-        self._write_blocked = True
+        self._outlet.blocked = True
         self._update_reading()
 
     def resumeProducing(self) -> None:
         """The transport's: the peer took its answers."""
-        self._write_blocked = False
+        self._outlet.blocked = False
         if self._pushed:
             self._pushed = 0
         self._update_reading()
@@ -188,7 +180,7 @@ class PeerProtocol(Protocol):
             # back would only find the same end again.
             return
         pause = (
-            self._write_blocked
+            self._outlet.blocked
             or self._pressed
             or self._answers.unanswered >= self._terms.window
             or bool(self._held)
@@ -257,7 +249,7 @@ class PeerProtocol(Protocol):
             if answers.ended and not self._closing:
                 self._stop_reading()
             if due:
-                self._write(due)
+                self._outlet.write(due)
             asking = self._asking
             if asking is not None:
                 request, self._request = self._request, None
@@ -281,21 +273,6 @@ class PeerProtocol(Protocol):
         else:
             self._update_reading()
 
-    def _write(self, data: bytes) -> int:
-        """
-        Write at once if nothing waits to be written, see L{gateway.direct}.
-
-        @return: how many bytes of it wait now.
-        """
-        if self._socket is not None and not self._write_blocked:
-            data = data[send_now(self._socket, data) :]
-            if not data:
-                return 0
-            # The peer takes its answers more slowly than it sends.
-            self._write_blocked = True
-        self.transport.write(data)
-        return len(data) if self._write_blocked else 0
-
     def push(self, pushes: Pushes) -> bool:
         """
         Tell what was not asked for. All answers due are written in one piece, so it
@@ -306,14 +283,12 @@ class PeerProtocol(Protocol):
         if self._closing or self._closed or self._lost or self._bye is not None:
             return False
         data = pushes.framed(self._framing)
-        if self._write_blocked and self._pushed + len(data) > self._terms.push_buffer:
+        if self._outlet.blocked and self._pushed + len(data) > self._terms.push_buffer:
             self._bye = OVERRUN
             self._terms.let_go(OVERRUN.text)
             self._advance()
             return False
-        waits = self._write(data)
-        if waits:
-            self._pushed += waits
+        self._pushed += self._outlet.write(data)
         return True
 
     # Limits in time.
@@ -333,9 +308,12 @@ class PeerProtocol(Protocol):
             self._was_paused = False
         timeouts = self._terms.timeouts
         queue = None
-        if self._write_blocked or (self._closed and self._lingering is None):
-            carrier = carrier_of(self.transport)
+        if self._outlet.blocked or (self._closed and self._lingering is None):
+            carrier = self._outlet.carrier
             queue = 0 if carrier is None else unread(carrier)
+            if self._closing and self._closed and not (queue or self._outlet.blocked):
+                self._linger()
+                return None
         open_ = not (self._closing or self._ended or self._bye is not None)
         unfinished = open_ and self._framing.unfinished
         idle = open_ and timeouts.idle < inf and not self._answers.waiting and not self._held
@@ -393,12 +371,6 @@ class PeerProtocol(Protocol):
             self._pressed = False
             self._advance()
 
-    def drain(self) -> None:
-        """
-        The gateway stops.
-        """
-        self.dismiss(goodbye(Code.DRAIN, "the gateway stops; what has no answer is not stored"))
-
     def abort(self) -> None:
         """
         Close at once.
@@ -411,9 +383,16 @@ class PeerProtocol(Protocol):
             # Once: what waits to be written is written before the end all the same.
             self._closed = True
             transport.unregisterProducer()
-        if self._ended or not IHalfCloseableDescriptor.providedBy(transport):
+        if self._ended:
             transport.loseConnection()
         elif self._lingering is None:
-            transport.loseWriteConnection()
+            if not close_half(transport):
+                transport.loseConnection()
+                return
             transport.resumeProducing()
-            self._lingering = self._terms.clock.callLater(LINGER, transport.abortConnection)
+            # A peer that is slow has until write_timeout to take what waits for it.
+            if not self._outlet.blocked:
+                self._linger()
+
+    def _linger(self) -> None:
+        self._lingering = self._terms.clock.callLater(LINGER, self.transport.abortConnection)

@@ -15,7 +15,7 @@ from gateway.columns.kinds import kind_of
 from gateway.query import Param, Query
 from gateway.route_sections import text_of
 from gateway.sections import Reader, is_table, meant
-from gateway.sql.parameters import parameters
+from gateway.sql.parameters import first_word, parameters
 
 
 class ParamSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,6 +63,8 @@ DEFAULT_QUERIES: Final = {
 
 _NAME: Final = re.compile(r"[^\s\x00-\x1f\x7f-\x9f]+")
 
+_VERBS: Final = ("SELECT", "VALUES", "TABLE", "WITH", "INSERT", "UPDATE", "DELETE", "MERGE")
+
 _BASES: Final = {
     **dict.fromkeys(("smallint", "int2"), "int2"),
     **dict.fromkeys(("integer", "int", "int4"), "int4"),
@@ -99,8 +101,10 @@ def _one_query(reader: Reader, name: str, section: QuerySection) -> Query:
     except ValueError as error:
         reader.note(f"{where}.sql", str(error))
         names = list(given)
-    if not section.sql.strip(" \t\r\n;"):
-        reader.note(f"{where}.sql", "is empty; write one statement")
+    word = first_word(section.sql)
+    if word not in _VERBS:
+        text = f"begins with {word}" if word else "is empty"
+        reader.note(f"{where}.sql", f"{text}; a query is one of {', '.join(_VERBS)}")
     for param in given:
         if param not in names:
             reader.note(f"{where}.params.{param}", f"is no parameter of sql{meant(param, names)}")

@@ -33,6 +33,7 @@ from gateway.postgres.notifications import Notifications
 from gateway.postgres.pool import Pool
 from gateway.postgres.queries import PostgresQueries
 from gateway.postgres.store import PostgresStore
+from gateway.protocol import STOPPING
 from gateway.spool.detour import SpoolDetour
 from gateway.spool.queue import Spool
 from gateway.writer import Writer
@@ -207,7 +208,7 @@ class GatewayService(Service):
             await listener.stop_listening()
         for listener in self._listeners:
             for peer in list(listener.factory.peers):
-                peer.drain()
+                peer.dismiss(STOPPING)
         drained = await self._within(self._drain_timeout, lambda: not self._writer.in_flight)
         if not drained:
             self._log.warn(

@@ -8,6 +8,8 @@ from typing import Protocol, TypeVar
 
 from twisted.internet.interfaces import (
     IConsumer,
+    IHalfCloseableDescriptor,
+    INegotiated,
     IPushProducer,
     IReactorTime,
     ISystemHandle,
@@ -27,6 +29,22 @@ class Transport(ITCPTransport, IConsumer, IPushProducer, ISystemHandle):
     """
     What the reactor's stream transports are, TCP and Unix alike.
     """
+
+
+def close_half(transport: Transport) -> bool:
+    """
+    Say nothing more and go on reading.
+
+    @return: whether the transport can do that.
+    """
+    if INegotiated.providedBy(transport):
+        # TLS has a goodbye of its own, without which the peer must take the end for an attack.
+        transport.loseConnection()
+    elif IHalfCloseableDescriptor.providedBy(transport):
+        transport.loseWriteConnection()
+    else:
+        return False
+    return True
 
 
 class Terms(Protocol[Peer]):

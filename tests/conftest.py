@@ -8,9 +8,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
+from tests.installing import Installer
 from tests.sending import Running, StartSend
 from tests.support import Database, Gateway, TemporaryServer
+
+# How fast the machine is, and what else runs on it, is not what is tested.
+settings.register_profile("gateway", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("gateway")
 
 
 @pytest.fixture(scope="session")
@@ -72,3 +78,9 @@ def start_with(
         return start_gateway("--config", str(config))
 
     return start
+
+
+@pytest.fixture(scope="session")
+def installer(request: pytest.FixtureRequest) -> Installer:
+    """Programs and packages of others, installed where they are missing."""
+    return Installer(request.config.cache.mkdir("others"))

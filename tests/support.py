@@ -13,10 +13,13 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import psycopg2
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
 
 from gateway.embedded import EmbeddedServer, as_other_user
 
@@ -40,6 +43,15 @@ def wait_until(condition: Any, what: str, patience: float = PATIENCE) -> Any:
             raise AssertionError(f"{what}: not within {patience} s")
         time.sleep(0.01)
     return result
+
+
+async def until(condition: Callable[[], Any], what: str) -> None:
+    """Let the reactor go on until something is so."""
+    clock: Any = reactor
+    end = clock.seconds() + PATIENCE
+    while not condition():
+        assert clock.seconds() < end, what
+        await deferLater(clock, 0.01)
 
 
 class TemporaryServer:

@@ -60,11 +60,12 @@ def test_tags_go_with_their_answers() -> None:
 
 
 def test_the_last_word_is_the_last() -> None:
-    """-BYE is said once for all it concerns, and nothing after it."""
+    """-BYE is said once for all it concerns, without their tags, and nothing after it."""
     queue = answers()
     for size in (1, 3, 2):
-        queue.ask(Work("r", [b"x"] * size)).runs = [(size, BYE if size == 3 else STORED)]
-    assert queue.due() == b"+OK\n-BYE INTERNAL :a bug\n"
+        work = Work("r", [b"x"] * size, tags=[b"@1"] * size)
+        queue.ask(work).runs = [(size, BYE if size == 3 else STORED)]
+    assert queue.due() == b"@1 +OK\n-BYE INTERNAL :a bug\n"
     assert queue.ended and not queue.waiting
     queue.ask(Work("r", gaps=[(0, STORED)]))
     assert queue.due() == b"" and not queue.waiting

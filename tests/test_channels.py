@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import PurePath
 from typing import Any
 
 import pytest
+import pytest_twisted
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
@@ -30,6 +33,7 @@ from gateway.pushes import Pushes
 from gateway.reply import Outcome
 from gateway.tap import endpoint_fault
 from tests.in_memory import Bench, MemoryNotifier, OnSocket
+from tests.support import until
 
 CHANNELS = ("news", "orders", "Späße")
 
@@ -488,3 +492,46 @@ def test_who_takes_no_push_in_time_is_dropped() -> None:
     assert transport.aborted
     ours.close()
     theirs.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_slow_reader_hears_why() -> None:
+    """On a real socket: a peer that reads late, but reads, has all that waited and the reason."""
+    real: Any = reactor
+    bench = Bench()
+    port = real.listenTCP(0, bench.factory, interface="127.0.0.1")
+    theirs = socket.create_connection(("127.0.0.1", port.getHost().port))
+    theirs.setblocking(False)
+    await until(lambda: len(bench.factory.peers) == 2, "it is connected")
+    (peer,) = bench.factory.peers - {bench.peer}
+    listen(bench, "news", peer=peer)
+    number = 0
+    while "UNLISTEN news" not in bench.notifier.said:
+        bench.notifier.notify(("news", f"{number} {'x' * 8000}"))
+        number += 1
+    data = b""
+
+    def read() -> bool:
+        nonlocal data
+        bench.wait(0.5)  # far more than it would have if nothing waited for it
+        with suppress(BlockingIOError):
+            while more := theirs.recv(65536):
+                data += more
+            return True
+        return False
+
+    bench.wait(10)
+    await until(read, "the gateway closes")
+    *pushes, bye = data.splitlines()
+    assert bye == b"-BYE RATE :does not take its pushes"
+    assert [int(push.split()[1]) for push in pushes] == [*range(len(pushes))] and pushes
+    # It does not close its own end: that is waited for a little, and no longer.
+    assert peer in bench.factory.peers
+
+    def gone() -> bool:
+        bench.wait(1)
+        return peer not in bench.factory.peers
+
+    await until(gone, "it is gone")
+    theirs.close()
+    await port.stopListening()

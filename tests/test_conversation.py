@@ -64,6 +64,7 @@ def test_refusals_name_what_is_wrong() -> None:
             *(b"NOPE", b"PUT nowhere x", b"PUT messages", b"@ PING", b"@c", b"PING \xff", b""),
             *(b"HELLO", b"HELLO a b", b"LISTEN", b"QUIET now", b"AUTH x", OVERSIZE),
             *(b"HELP me", b"PUT messages #7 x", b"CALL", b"@\x01 PING", b"@" + b"t" * 64),
+            *(b"QUIT now", b"quit ", b"PUT messages #%d x" % (10**19 - 1)),
         ],
         True,
     )
@@ -86,6 +87,9 @@ def test_refusals_name_what_is_wrong() -> None:
         "-REJ FORMAT :CALL takes a query and maybe its arguments in JSON",
         "-REJ FORMAT :a tag is @ and 1 to 63 bytes",
         "-REJ FORMAT :a tag is @ and 1 to 63 bytes",
+        "-REJ FORMAT :QUIT takes nothing",
+        "-REJ FORMAT :QUIT takes nothing",
+        "-REJ FORMAT :a number needs a stream; say HELLO stream first",
     ]
 
 

@@ -7,13 +7,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-import pexpect
 import psutil
 import psycopg2
 import pytest
@@ -65,34 +63,6 @@ def test_commands(gateway: Gateway) -> None:
         b"@7 +OK\r\n+OK you there\r\n-REJ FORMAT :unknown verb NOPE; try HELP\r\n+OK\r\n"
     )
     peer.close()
-
-
-@pytest.mark.skipif(shutil.which("nc") is None, reason="nc is not installed")
-def test_nc(gateway: Gateway, database: Database) -> None:
-    """The first thing anybody tries."""
-    said = subprocess.run(
-        f"printf 'hello\\nworld\\n' | nc -N 127.0.0.1 {gateway.port('lines')}",
-        shell=True,
-        capture_output=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    assert said.stdout == b"+OK\n+OK\n", said.stderr
-    assert database.bodies() == ["hello", "world"]
-
-
-@pytest.mark.skipif(shutil.which("telnet") is None, reason="telnet is not installed")
-def test_telnet(gateway: Gateway, database: Database) -> None:
-    """A person at a telnet: CRLF in, CRLF out, one answer a line."""
-    telnet = pexpect.spawn(f"telnet 127.0.0.1 {gateway.port('lines')}", timeout=PATIENCE)
-    telnet.expect("Escape character")
-    telnet.expect("\n")
-    telnet.sendline("hello from telnet")
-    telnet.expect_exact("+OK\r\n")
-    telnet.sendline("")
-    telnet.expect_exact("+OK\r\n")
-    telnet.close(force=True)
-    assert database.bodies() == ["hello from telnet", ""]
 
 
 def test_bad_messages_cost_only_themselves(gateway: Gateway, database: Database) -> None:

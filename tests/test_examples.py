@@ -24,6 +24,7 @@ from pathlib import Path
 import pytest
 from psycopg2.extensions import make_dsn, parse_dsn
 
+from tests.installing import Installer
 from tests.support import PATIENCE, Database, Gateway, TemporaryServer, wait_until
 
 ROOT = Path(__file__).parent.parent
@@ -36,9 +37,11 @@ BLOCK = re.compile(r"^```sh\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.MULTILI
 Play = Callable[..., "Example"]
 
 
-def needs(*programs: str) -> pytest.MarkDecorator:
-    missing = [program for program in programs if shutil.which(program) is None]
-    return pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")
+@pytest.fixture(autouse=True)
+def programs(installer: Installer) -> None:
+    """What the READMEs use beside Python and psql."""
+    for name in ("nc", "rsyslogd", "logger"):
+        installer.program(name)
 
 
 def endpoints(name: str) -> dict[str, str]:
@@ -171,7 +174,6 @@ def test_every_example_has_ports_of_its_own() -> None:
     assert len(set(used)) == len(used)
 
 
-@needs("nc")
 def test_users(
     server: TemporaryServer, start_gateway: Callable[..., Gateway], tmp_path: Path
 ) -> None:
@@ -190,7 +192,6 @@ def test_users(
     assert f"```python\n{code}```\n" in (folder / "README.md").read_text()
 
 
-@needs("nc")
 def test_sensors(play: Play, database: Database) -> None:
     """JSON and line protocol become values of their columns' types; a bad reading is kept."""
     play("sensors").check()
@@ -207,7 +208,6 @@ def test_sensors(play: Play, database: Database) -> None:
     ]
 
 
-@needs("/usr/sbin/rsyslogd", "logger")
 def test_syslog(play: Play, database: Database) -> None:
     """The real rsyslog and logger, in frames and in lines; nothing of it is refused."""
     example = play("syslog")
@@ -226,7 +226,6 @@ def test_syslog(play: Play, database: Database) -> None:
     assert database.execute("TABLE gateway.dead_letter") == []
 
 
-@needs("nc")
 def test_graphite(play: Play, database: Database) -> None:
     """Metrics of this machine; what they are today is not what the README shows."""
     play("graphite").check(lambda text: trimmed(re.sub(r"\d+(\.\d+)?", "0", text)))
@@ -235,7 +234,6 @@ def test_graphite(play: Play, database: Database) -> None:
     assert all(isinstance(value, float) and value >= 0 and recent(at) for _, value, at in rows)
 
 
-@needs("nc")
 def test_cron_of_graphite(play: Play, database: Database) -> None:
     """What cron would mail: nothing after an answer, a line where there is no gateway."""
     example = play("graphite")
@@ -247,7 +245,6 @@ def test_cron_of_graphite(play: Play, database: Database) -> None:
     assert example.says(line) == "load: not stored\n"
 
 
-@needs("nc")
 def test_csv_from_psql(play: Play, database: Database, server: TemporaryServer) -> None:
     """Every row that has an amount arrives as it was, the others are refused."""
     source = Database(make_dsn(server.embedded.dsn, dbname="postgres"))

@@ -27,7 +27,7 @@ PURE_CLIENT = tuple(
     f"client.{name}" for name in ("answers", "wire", "buffer", "session", "dial", "blocking")
 )
 PURE_MODULES = (
-    *(*PURE, *PURE_TOO, *PURE_ALSO, *PURE_INSIDE, *PURE_FORMATS, *PURE_ASKING),
+    *(*PURE, *PURE_TOO, *PURE_ALSO, *PURE_STILL, *PURE_INSIDE, *PURE_FORMATS, *PURE_ASKING),
     *PURE_CLIENT,
 )
 
@@ -38,8 +38,8 @@ ORDER = [
     *("content", "batch", "moves", "sections", "query", "route", "sql", "route_sections"),
     *("content_sections", "query_sections", "channel_sections", "config", "example"),
     *("direct", "sockets", "deadlines", "sweep", "answers", "pressure", "lock", "store", "memory"),
-    *("gate", "company", "fences", "together", "lane", "writer", "channels", "terms", "protocol"),
-    *("factory", "streams", "conversation"),
+    *("gate", "company", "fences", "together", "lane", "writer", "channels", "terms", "outlet"),
+    *("protocol", "factory", "streams", "conversation"),
     *("listener", "spool", "postgres", "embedded", "bench", "check", "service", "tap"),
     *("running", "access", "letters", "routes", "client", "tally", "refused", "inputs", "follow"),
     *("bookmark", "followed", "interrupts", "progress", "dial", "sender", "sending", "send"),

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from gateway.pushes import Pushes
 from gateway.tap import Options
 from tests.faults.pooler import OwnPooler
 from tests.faults.proxy import FaultProxy
-from tests.support import PATIENCE, Database, TemporaryServer, tool
+from tests.support import Database, TemporaryServer, tool, until
 
 ODD = 'Od"d:%s'
 CHANNELS = ("news", "orders", ODD)
@@ -82,15 +82,6 @@ def town_on(dsn: str, **settings: Any) -> Iterator[Town]:
         yield town
     finally:
         town.notifications.stop()
-
-
-async def until(condition: Callable[[], Any], what: str) -> None:
-    """Let the reactor go on until something is so."""
-    clock: Any = reactor
-    end = clock.seconds() + PATIENCE
-    while not condition():
-        assert clock.seconds() < end, what
-        await deferLater(clock, 0.01)
 
 
 @pytest.fixture

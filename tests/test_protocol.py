@@ -14,6 +14,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
 from gateway.factory import peer_name
+from gateway.protocol import STOPPING
 from gateway.reply import Words
 from tests.in_memory import Bench, HalfClosing
 
@@ -175,7 +176,7 @@ def test_drain_answers_then_says_goodbye() -> None:
     """At a stop what is in flight is answered, what is not submitted gets no answer."""
     bench = Bench(window=1)
     bench.peer.dataReceived(b"a\nheld back\n")
-    bench.peer.drain()
+    bench.peer.dismiss(STOPPING)
     bench.peer.dataReceived(b"too late\n")
     bench.commit_all()
     assert bench.said == (b"+OK\n-BYE DRAIN :the gateway stops; what has no answer is not stored\n")

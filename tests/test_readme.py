@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from gateway.embedded import find_binaries
+from tests.installing import Installer
 from tests.support import PATIENCE, Database, wait_until
 
 ROOT = Path(__file__).parent.parent
@@ -46,9 +47,9 @@ def test_there_are_two_commands() -> None:
 @pytest.mark.skipif(
     any(map(taken, (8000, 8001, 8002))), reason="the README's ports are in use on this machine"
 )
-@pytest.mark.skipif(shutil.which("nc") is None, reason="the README's sessions use nc")
-def test_the_run_command_and_the_sessions(tmp_path: Path) -> None:
+def test_the_run_command_and_the_sessions(installer: Installer, tmp_path: Path) -> None:
     """From a clean copy of the repository to the answers the README shows."""
+    installer.program("nc")
     files = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "-z"],
         cwd=ROOT,

@@ -208,9 +208,14 @@ class GatewayClient(Service):
             missed: the connection was lost, or the gateway's own to the database.
         @return: fires when the gateway has begun to listen; fails with L{Refused}.
         """
+
+        def refused(reason: Failure) -> Failure:
+            self._callbacks.pop(channel, None)
+            return reason
+
         asked = self._ask(lambda: self._session.listen(channel))
         self._callbacks[channel] = callback
-        return asked.addCallback(lambda question: None)
+        return asked.addCallbacks(lambda question: None, refused)
 
     def unlisten(self, channel: str) -> Deferred[None]:
         """Have them no longer."""

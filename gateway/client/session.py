@@ -343,15 +343,14 @@ class Session:
             return
         self._patience.progress()
         question.answer = answer
-        if not question.own:
-            self._complete(question)
-        elif question.channel is None:
+        if question.own and question.channel is None:
             self._greeted(question, answer)
-        elif answer.kept:
+        elif question.own and question.channel is not None and answer.kept:
             self._events.append(Push(question.channel, None))
         else:
-            self._asking.forget(question.channel)
-            self._events.append(question)
+            if question.channel is not None and not answer.kept:
+                self._asking.forget(question.channel)
+            self._complete(question)
 
     def _greeted(self, hello: Question, answer: Answer) -> None:
         stream = self.open().stream

@@ -62,6 +62,8 @@ _LENGTH: Final = re.compile(r"\s*\(\s*([0-9]+)\s*\)\s*$")
 _SHOWN_TYPE: Final = re.compile(r", NULL::(.*)\]", re.DOTALL)
 
 _NO_FUNCTION: Final = "42883"
+_AMBIGUOUS: Final = ("42702", "42703")
+"""A plan shows columns of the same name as C{id, id_1}."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,11 +217,12 @@ async def _explained_columns(
     if not gives_rows(query.sql):
         return []
     names = [_unquoted(text) for text in output]
-    if len({*names}) < len(names):
-        return [ResultColumn(name, "") for name in names]
     try:
         found = await _output(connection, look_types(query, kinds, names), timeout)
-    except (RouteError, RowError):
+    except (RouteError, RowError) as error:
+        if error.sqlstate in _AMBIGUOUS:
+            text = "has two columns of the same name; name one of them by AS"
+            raise RouteError(text, error.sqlstate) from error
         # Some column is of a type that has no array, such as void.
         return [ResultColumn(name, "") for name in names]
     types = [shown[1] if (shown := _SHOWN_TYPE.search(text)) else "text" for text in found]

@@ -91,20 +91,26 @@ def called(sql: str) -> list[str]:
     return list(found)
 
 
+def first_word(sql: str) -> str:
+    """
+    @return: what a statement begins with, in capitals; C{""} where there is no word.
+    """
+    words = (token[0] for token in _TOKEN.finditer(sql) if token["word"])
+    return next(words, "").upper()
+
+
 def halves(sql: str) -> tuple[str, str]:
     """
     @return: the queries of WITH, that word included, and the statement they are for; C{""}
         where there is no WITH.
     """
+    if first_word(sql) != "WITH":
+        return "", sql
     depth = 0
-    first = ""
     for token in _TOKEN.finditer(sql):
         text = token[0]
         depth += (text == "(") - (text == ")")
-        if not token["word"] or depth:
-            continue
-        first = first or text.upper()
-        if first == "WITH" and text.upper() in _VERBS:
+        if token["word"] and not depth and text.upper() in _VERBS:
             return sql[: token.start()], sql[token.start() :]
     return "", sql
 

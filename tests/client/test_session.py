@@ -398,6 +398,7 @@ def test_listening_goes_on_after_a_reconnect() -> None:
     model.gap("news")
     wired.settle()
     wired.cut()
+    model.denied.clear()
     wired.settle()
     model.notify("news", "three")
     wired.settle()
@@ -408,6 +409,7 @@ def test_listening_goes_on_after_a_reconnect() -> None:
         ("news", None),
         ("news", "three"),
     ]
+    assert wired.peer is not None and wired.peer.channels == {"news"}
     wired.session.unlisten("news")
     wired.settle()
     wired.cut()

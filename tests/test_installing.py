@@ -1,0 +1,21 @@
+"""
+Programs of others, where they are missing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.installing import DEBIAN, Installer
+
+
+@pytest.mark.parametrize("name", sorted(DEBIAN))
+def test_what_cannot_be_installed_is_named(name: str, tmp_path: Path) -> None:
+    """Without the rights to install a program its test fails, and says what to do."""
+    installer = Installer(tmp_path, path=str(tmp_path), is_root=False)
+    with pytest.raises(
+        pytest.fail.Exception, match=f"{name} is missing; install it with: apt-get install"
+    ):
+        installer.program(name)
