@@ -9,10 +9,12 @@ only while somebody asks, so that what is not wanted yet stays in the pipe.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -217,6 +219,7 @@ class Files:
     def _walk(self) -> Iterator[Block | _Input]:
         # A generator, so that where it waits is one line: it gives an input to wait for.
         for entry in self._inputs:
+            entry.open()
             cutter = self._cutter()
             line, before, taken = 1, 0, 0
             data = b""
@@ -253,27 +256,41 @@ class _Input:
     """
 
     def __init__(self, name: str) -> None:
+        """
+        @raise InputError: it cannot be read.
+        """
         self.name = "standard input" if name == "-" else name
-        try:
-            # Opening a named pipe waits for its writer, as it does for cat.
-            self._file = 0 if name == "-" else os.open(name, os.O_RDONLY | os.O_CLOEXEC)
-            found = os.fstat(self._file)
-        except OSError as error:
-            raise InputError(f"{self.name}: cannot be read: {error.strerror}") from None
-        if stat.S_ISDIR(found.st_mode):
-            os.close(self._file)
-            raise InputError(f"{self.name}: is a directory")
-        self.waits = not stat.S_ISREG(found.st_mode)
-        self.size = None if self.waits else found.st_size
-        self._closed = False
-        self._ready: Deferred[None] | None = None
+        self._path = name
+        self._file = 0 if name == "-" else -1
         self._reactor: Any = None
+        self._ready: Deferred[None] | None = None
+        try:
+            found = os.fstat(0) if name == "-" else Path(name).stat()
+            self.waits = not stat.S_ISREG(found.st_mode)
+            self.size = None if self.waits else found.st_size
+            if stat.S_ISDIR(found.st_mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            if self.waits:
+                # Opening a named pipe waits for its writer, as it does for cat.
+                self.open()
+            elif name != "-" and not os.access(name, os.R_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            raise self._fault(error) from None
+
+    def open(self) -> None:
+        """Files are opened in their turn: there may be more than a process can have open."""
+        if self._file < 0:
+            try:
+                self._file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise self._fault(error) from None
 
     def take(self) -> bytes:
         try:
             return os.read(self._file, BLOCK)
         except OSError as error:
-            raise InputError(f"{self.name}: cannot be read: {error.strerror}") from None
+            raise self._fault(error) from None
 
     def readable(self, reactor: Any) -> Deferred[None]:
         """Fires when there is something, or the end."""
@@ -283,12 +300,12 @@ class _Input:
         return self._ready
 
     def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            if self._reactor is not None:
-                self._reactor.removeReader(self)
-            if self._file:
-                os.close(self._file)
+        if self._reactor is not None:
+            self._reactor.removeReader(self)
+            self._reactor = None
+        if self._file > 0:
+            os.close(self._file)
+            self._file = -1
 
     # What the reactor asks.
 
@@ -305,6 +322,9 @@ class _Input:
 
     def logPrefix(self) -> str:
         return "input"
+
+    def _fault(self, error: OSError) -> InputError:
+        return InputError(f"{self.name}: cannot be read: {error.strerror}")
 
     def _done(self) -> None:
         ready, self._ready = self._ready, None

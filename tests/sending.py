@@ -69,6 +69,8 @@ class Running:
         @return: exit status and what it said on standard error.
         """
         self.process.send_signal(how)
+        # Its standard input stays open: an end of that would be another end.
+        self.process.wait(PATIENCE)
         return self._ended()
 
     def close(self) -> None:

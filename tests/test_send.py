@@ -151,7 +151,7 @@ def test_refused_lines(gateway: Gateway, database: Database, tmp_path: Path) -> 
         (["--state", "x", "a"], "--state is for"),
         (["--again", "a"], "--again is for"),
         (["/nonexistent/file"], "/nonexistent/file: cannot be read: No such file"),
-        (["/"], "is a directory"),
+        (["/"], "/: cannot be read: Is a directory"),
         (["--refused", "/nonexistent/file"], "cannot be written: No such file"),
         (["--endpoint", "carrier:pigeon"], "--endpoint carrier:pigeon: "),
         (["--endpoint", "unix:/x", "--tls"], "--endpoint unix:/x: "),
