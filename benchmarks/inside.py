@@ -15,11 +15,11 @@ from typing import Any
 from twisted.internet.defer import Deferred, gatherResults
 
 from benchmarks.queries import ROWS, SQL
+from gateway.commands.running import run
 from gateway.config import Database as Settings
 from gateway.postgres.queries import PostgresQueries, query_pool
 from gateway.query import Param, Query
 from gateway.reply import Listing
-from gateway.running import run
 
 
 async def measure(reactor: Any, dsn: str, clients: int, seconds: float) -> float:

@@ -16,18 +16,18 @@ import click
 from twisted.internet.endpoints import clientFromString
 from twisted.internet.error import ConnectError
 
-from gateway.bench import Load, Report, bench
+from gateway.commands.bench import Load, Report, bench
+from gateway.commands.running import run
 from gateway.errors import ConfigError
 from gateway.framing import FRAMINGS
-from gateway.running import run
 
 _ELSEWHERE: Final = {
-    "call": "gateway.call:call_command",
-    "completion": "gateway.completion:completion_command",
-    "dead-letters": "gateway.letters:dead_letters",
-    "listen": "gateway.listen:listen_command",
-    "routes": "gateway.routes:routes",
-    "send": "gateway.send:send_command",
+    "call": "gateway.commands.call:call_command",
+    "completion": "gateway.commands.completion:completion_command",
+    "dead-letters": "gateway.commands.letters:dead_letters",
+    "listen": "gateway.commands.listen:listen_command",
+    "routes": "gateway.commands.routes:routes",
+    "send": "gateway.commands.send:send_command",
 }
 """Commands in modules of their own: only the one that is used is imported, at each TAB too."""
 
@@ -66,7 +66,7 @@ def check(file: Path, data_dir: Path) -> None:
     none, with 1 otherwise.
     """
     # The database's side is for this command alone.
-    from gateway.check import check_database
+    from gateway.commands.check import check_database
     from gateway.config import EMBEDDED
     from gateway.embedded import EmbeddedServer
     from gateway.tap import read_config

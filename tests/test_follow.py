@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
-from gateway.follow import QUIET, Mark, Tail
-from gateway.inputs import Lines
+from gateway.commands.follow import QUIET, Mark, Tail
+from gateway.commands.inputs import Lines
 
 
 class Follower:

@@ -31,7 +31,7 @@ PURE_MODULES = (
     *PURE_CLIENT,
 )
 
-PACKAGES = ("postgres", "spool", "sql", "columns", "formats", "client")
+PACKAGES = ("postgres", "spool", "sql", "columns", "formats", "client", "commands")
 
 ORDER = [
     *("errors", "framing", "reply", "faults", "pushes", "stream", "formats", "columns", "dialect"),
@@ -40,10 +40,7 @@ ORDER = [
     *("direct", "sockets", "deadlines", "sweep", "answers", "pressure", "lock", "store", "memory"),
     *("gate", "company", "fences", "together", "lane", "writer", "channels", "terms", "outlet"),
     *("protocol", "factory", "streams", "conversation"),
-    *("listener", "spool", "postgres", "embedded", "bench", "check", "service", "tap"),
-    *("running", "access", "letters", "routes", "client", "tally", "refused", "inputs", "follow"),
-    *("bookmark", "followed", "interrupts", "progress", "dial", "sender", "sending", "send"),
-    *("call", "listen", "completion", "cli"),
+    *("listener", "spool", "postgres", "embedded", "service", "tap", "client", "commands", "cli"),
 ]
 
 

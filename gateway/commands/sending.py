@@ -18,19 +18,19 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
-from gateway.bookmark import Bookmark
 from gateway.client.answers import ClientError, Refused, StreamLost, StreamTaken
 from gateway.client.buffer import MemoryBuffer
 from gateway.client.parcel import Parcel
-from gateway.dial import new_client, reason
+from gateway.commands.bookmark import Bookmark
+from gateway.commands.dial import new_client, reason
+from gateway.commands.followed import Followed, StreamPlace
+from gateway.commands.inputs import CUTTERS, Files
+from gateway.commands.interrupts import on_interrupt
+from gateway.commands.progress import Bar, Quiet
+from gateway.commands.refused import RefusedFile
+from gateway.commands.sender import MOST, Manner, Sender
+from gateway.commands.tally import Tally
 from gateway.errors import InputError
-from gateway.followed import Followed, StreamPlace
-from gateway.inputs import CUTTERS, Files
-from gateway.interrupts import on_interrupt
-from gateway.progress import Bar, Quiet
-from gateway.refused import RefusedFile
-from gateway.sender import MOST, Manner, Sender
-from gateway.tally import Tally
 
 ALL_KEPT: Final = 0
 SOME_REFUSED: Final = 1

@@ -13,10 +13,10 @@ from typing import Any, Final
 
 from twisted.internet.task import LoopingCall, deferLater
 
-from gateway.bookmark import Bookmark, Place
+from gateway.commands.bookmark import Bookmark, Place
+from gateway.commands.follow import Tail
+from gateway.commands.inputs import BLOCK, Block, Cutter
 from gateway.errors import InputError
-from gateway.follow import Tail
-from gateway.inputs import BLOCK, Block, Cutter
 
 LOOK: Final = 0.1
 """Seconds between two looks: what a person takes for at once, and nothing for a machine."""

@@ -24,10 +24,10 @@ from twisted.python.failure import Failure
 from gateway.client.answers import Answer, ClientError, Unsendable
 from gateway.client.service import GatewayClient
 from gateway.client.wire import WIRES
+from gateway.commands.inputs import Block, Source
+from gateway.commands.refused import Refusal, RefusedFile, refusal
+from gateway.commands.tally import Tally
 from gateway.errors import InputError
-from gateway.inputs import Block, Source
-from gateway.refused import Refusal, RefusedFile, refusal
-from gateway.tally import Tally
 
 AHEAD: Final = 4
 """Windows of messages that are handed over before the first ones are answered."""

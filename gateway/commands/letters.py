@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import click
 
-from gateway.access import Access, database_options
+from gateway.commands.access import Access, database_options
 from gateway.config import Config
 from gateway.errors import RouteError
 from gateway.postgres.connection import Connection

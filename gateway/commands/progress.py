@@ -13,7 +13,7 @@ from typing import Any, Final
 import click
 from twisted.internet.task import LoopingCall
 
-from gateway.tally import Tally
+from gateway.commands.tally import Tally
 
 REFRESH: Final = 0.25
 """Seconds between two looks; more often cannot be read."""

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import msgspec
 
+from gateway.commands.follow import Mark
 from gateway.errors import InputError
-from gateway.follow import Mark
 
 
 class Place(msgspec.Struct, frozen=True):

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from gateway.inputs import BLOCK, Block, Cutter
+from gateway.commands.inputs import BLOCK, Block, Cutter
 
 QUIET: Final = 1.0
 """Seconds without growth after which a file that lost its name is taken as complete."""

@@ -13,11 +13,11 @@ from urllib.parse import quote
 
 import click
 
-from gateway.dial import COMMANDS, framing_option, tls_options, trust
+from gateway.commands.dial import COMMANDS, framing_option, tls_options, trust
+from gateway.commands.inputs import CUTTERS
+from gateway.commands.running import run
+from gateway.commands.sending import ALL_KEPT, PATIENCE, Job, send
 from gateway.errors import InputError
-from gateway.inputs import CUTTERS
-from gateway.running import run
-from gateway.sending import ALL_KEPT, PATIENCE, Job, send
 
 _EPILOG: Final = """\b
 Exit status:

@@ -23,9 +23,9 @@ from twisted.internet.interfaces import IReadDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from gateway.commands.refused import Refusal
 from gateway.errors import FramingError, InputError
 from gateway.framing import LineFraming, NetstringFraming
-from gateway.refused import Refusal
 
 BLOCK: Final = 131072
 """Bytes of one read: some thousand messages, and far more than a read costs."""

@@ -15,9 +15,9 @@ from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.python.failure import Failure
 
 from gateway.client.answers import ClientError
-from gateway.dial import gateway_options, new_client, reason, trust
-from gateway.interrupts import on_interrupt
-from gateway.running import run
+from gateway.commands.dial import gateway_options, new_client, reason, trust
+from gateway.commands.interrupts import on_interrupt
+from gateway.commands.running import run
 
 _EPILOG: Final = """\b
 Exit status:

@@ -15,8 +15,8 @@ from twisted.internet.defer import TimeoutError as Late
 from twisted.python.failure import Failure
 
 from gateway.client.answers import ClientError
-from gateway.dial import gateway_options, new_client, reason, trust
-from gateway.running import run
+from gateway.commands.dial import gateway_options, new_client, reason, trust
+from gateway.commands.running import run
 
 _EPILOG: Final = """\b
 Exit status:

@@ -12,13 +12,13 @@ from typing import Any
 import click
 from msgspec.structs import replace
 
+from gateway.commands.running import run
 from gateway.config import EMBEDDED, Config
 from gateway.embedded import EmbeddedServer
 from gateway.errors import ConfigError, StoreError
 from gateway.postgres.connection import Connection
 from gateway.postgres.dsn import dsn_fault
 from gateway.postgres.opening import Opener
-from gateway.running import run
 from gateway.tap import DATA_DIR, read_config
 
 Work = Callable[[Connection, Config], Awaitable[int]]

@@ -8,7 +8,7 @@ from functools import partial
 
 import click
 
-from gateway.access import Access, database_options
+from gateway.commands.access import Access, database_options
 from gateway.config import Config
 from gateway.postgres.catalog import examine
 from gateway.postgres.connection import Connection

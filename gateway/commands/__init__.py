@@ -1,0 +1,1 @@
+"""What people do around the daemon: the C{gateway} command's parts."""
