@@ -27,6 +27,7 @@ from typing import Final
 
 from tests.support import Database, Gateway, TemporaryServer
 
+ROOT: Final = Path(__file__).parent.parent
 BOUND: Final = 0.5
 CLIENTS: Final = 64
 SCALE: Final = 10
@@ -87,6 +88,7 @@ class Bench:
                 *(sys.executable, "-m", "benchmarks.inside", self.database.dsn),
                 *(str(clients), str(self.seconds)),
             ],
+            cwd=ROOT,
             stdout=subprocess.PIPE,
             text=True,
             check=True,

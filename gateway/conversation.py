@@ -281,7 +281,7 @@ class Conversation:
             return refused(Code.FORMAT, "CALL takes a query and maybe its arguments in JSON")
         queries = self._offer.queries
         query = name.decode("utf-8", "backslashreplace")
-        return lambda answered: self._run(queries.call(query, arguments), answered)
+        return lambda answered: queries.ask(query, arguments, answered)
 
     def _hello(self, rest: bytes) -> Outcome | Request:
         name = _name(rest, MAX_STREAM)

@@ -7,7 +7,7 @@ of the text.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -51,15 +51,21 @@ class Query:
     read_only: bool = True
 
 
+Told = Callable[[Outcome | Listing], None]
+"""Takes the answer of a call, maybe at once."""
+
+
 class Queries(Protocol):
     """
     Answers calls of queries.
     """
 
-    async def call(self, name: str, arguments: bytes) -> Outcome | Listing:
+    def ask(self, name: str, arguments: bytes, told: Told) -> None:
         """
+        A plain callback, since a peer that waits for each answer pays for every layer.
+
         @param name: of the query, as the peer wrote it.
         @param arguments: a JSON object or array; C{b""} for none.
-        @return: the rows, each a JSON object, or why there are none. Nothing that a peer
-            or the database does makes it raise.
+        @param told: gets the rows, each a JSON object, or why there are none, whatever the
+            peer or the database does.
         """

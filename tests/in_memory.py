@@ -26,7 +26,8 @@ from gateway.gate import Gates
 from gateway.memory import MemoryStore
 from gateway.pressure import Pressure
 from gateway.protocol import PeerProtocol
-from gateway.reply import Code, Listing, Outcome, Run, Words, refused
+from gateway.query import Told
+from gateway.reply import Code, Listing, Run, Words, refused
 from gateway.streams import Streams
 from gateway.writer import Writer
 
@@ -82,10 +83,11 @@ class Listed:
     Queries that give back what they were asked for.
     """
 
-    async def call(self, name: str, arguments: bytes) -> Outcome | Listing:
+    def ask(self, name: str, arguments: bytes, told: Told) -> None:
         if name == "rows":
-            return Listing([arguments] * 3)
-        return refused(Code.QUERY, f"no query '{name}'")
+            told(Listing([arguments] * 3))
+        else:
+            told(refused(Code.QUERY, f"no query '{name}'"))
 
 
 class MemoryNotifier:

@@ -9,9 +9,9 @@ from typing import Final
 
 from twisted.internet.defer import Deferred
 
-from gateway.postgres.answering import Answer, Answerable
+from gateway.postgres.answering import Answerable
 from gateway.postgres.query_catalog import Sound
-from gateway.query import Query
+from gateway.query import Query, Told
 from gateway.sql.asking import Form
 
 MOST_TOGETHER: Final = 256
@@ -33,17 +33,17 @@ class Call:
     """
     @ivar elements: of its arguments.
     @ivar since: when it came, in seconds of the reactor's clock.
+    @ivar told: gets its answer; C{None} once it has it.
     @ivar alone: whether it is to be asked by itself.
     """
 
-    __slots__ = ("alone", "answer", "elements", "since", "size")
+    __slots__ = ("alone", "elements", "since", "told")
 
-    def __init__(self, elements: list[str], since: float) -> None:
+    def __init__(self, elements: list[str], since: float, told: Told) -> None:
         self.elements = elements
         self.since = since
-        self.size = sum(map(len, elements))
+        self.told: Told | None = told
         self.alone = False
-        self.answer: Deferred[Answer] = Deferred()
 
 
 class Open:
@@ -95,9 +95,9 @@ class Asked:
         found = [first]
         if first.alone or not opened.groups:
             return found
-        size = first.size
+        size = sum(map(len, first.elements))
         while calls and len(found) < self.together and not calls[0].alone:
-            size += calls[0].size
+            size += sum(map(len, calls[0].elements))
             if size > MOST_BYTES_TOGETHER:
                 break
             found.append(calls.popleft())

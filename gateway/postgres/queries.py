@@ -30,10 +30,10 @@ from gateway.errors import OutcomeUnknown, RouteError, StoreError, Unavailable
 from gateway.postgres.answering import DOWN, MARGIN, Answer, Answering, outcome_of
 from gateway.postgres.asked import PROMPT, SLOW, Asked, Call, Open
 from gateway.postgres.connection import Connection
+from gateway.postgres.looking import Looks
 from gateway.postgres.opening import Opener
 from gateway.postgres.pool import Pool
-from gateway.postgres.query_catalog import examine_query
-from gateway.query import Query
+from gateway.query import Query, Told
 from gateway.reply import RETRY_AFTER, Code, Outcome, goodbye, refused, try_later
 from gateway.sections import meant
 from gateway.sql.sqlstate import READ_ONLY
@@ -43,15 +43,6 @@ MOST_WAITING: Final = 10_000
 
 PATIENCE: Final = 0.5
 """Seconds that several calls together may take before they are asked one by one."""
-
-LOOKED_AT_FOR: Final = 60.0
-"""Seconds after which a query is looked at again, though no error says that anything changed."""
-
-LOOKED_AT_AGAIN: Final = 1.0
-"""Seconds after which it is, when an error says so."""
-
-SAID_AGAIN: Final = 10.0
-"""Seconds after which the operator is told of another fault: some depend on what peers send."""
 
 _OUT_OF_ORDER: Final = try_later(Code.QUERY, "the query does not work just now")
 _NO_ROOM: Final = try_later(Code.BUSY, "too many calls are waiting", RETRY_AFTER)
@@ -84,7 +75,7 @@ class PostgresQueries:
         self._pool = pool
         self._clock: IReactorTime = pool.reactor
         self._patience = settings.acquire_timeout
-        self._look_timeout = settings.statement_timeout + MARGIN
+        self._looks = Looks(pool, settings.statement_timeout + MARGIN)
         self._most = settings.query_connections
         self._answering = Answering()
         self._turns: deque[Asked] = deque()
@@ -113,89 +104,63 @@ class PostgresQueries:
         turns, self._turns = self._turns, deque()
         for asked in turns:
             while asked.calls:
-                asked.calls.popleft().answer.callback(DOWN)
+                self._settle(asked.calls.popleft(), DOWN)
         self._pool.close()
 
     async def call(self, name: str, arguments: bytes) -> Answer:
+        """
+        As L{ask}.
+        """
+        answer: Deferred[Answer] = Deferred()
+        self.ask(name, arguments, answer.callback)
+        return await answer
+
+    def ask(self, name: str, arguments: bytes, told: Told) -> None:
         asked = self._asked.get(name)
         if asked is None:
-            return refused(Code.QUERY, f"no query {shown(name)}{meant(name, self._asked)}")
-        if self.in_flight >= MOST_WAITING:
-            return _NO_ROOM
-        if self._closed:
-            return DOWN
+            told(refused(Code.QUERY, f"no query {shown(name)}{meant(name, self._asked)}"))
+            return
+        if self.in_flight >= MOST_WAITING or self._closed:
+            told(DOWN if self._closed else _NO_ROOM)
+            return
         self.in_flight += 1
+        opened = asked.opened
+        if opened is None:
+            Deferred.fromCoroutine(self._ask_first(asked, arguments, told))
+            return
+        self._looks.refresh(asked, opened, self._clock.seconds())
+        self._enter(asked, opened, arguments, told)
+
+    async def _ask_first(self, asked: Asked, arguments: bytes, told: Told) -> None:
+        """
+        As L{ask}, of a query that has yet to be looked at.
+        """
         try:
-            opened = asked.opened
-            if opened is None:
-                opened = await self._opened(asked)
-            elif self._clock.seconds() - opened.since > LOOKED_AT_FOR and asked.opening is None:
-                self._look(asked)
-            call = Call(opened.arguments.read(arguments), self._clock.seconds())
-            self._gather(asked, call)
-            return await call.answer
-        except Misfit as misfit:
-            return refused(Code.QUERY, str(misfit))
+            opened = await self._looks.opened(asked)
         except StoreError as error:
-            return self._outcome(asked, error)
-        finally:
+            self._settle(Call([], 0.0, told), self._outcome(asked, error))
+        else:
+            self._enter(asked, opened, arguments, told)
+
+    def _enter(self, asked: Asked, opened: Open, arguments: bytes, told: Told) -> None:
+        try:
+            call = Call(opened.arguments.read(arguments), self._clock.seconds(), told)
+        except Misfit as misfit:
+            self._settle(Call([], 0.0, told), refused(Code.QUERY, str(misfit)))
+        else:
+            self._gather(asked, call)
+
+    def _settle(self, call: Call, answer: Answer) -> None:
+        """
+        Tell a call its answer, once.
+        """
+        told, call.told = call.told, None
+        if told is not None:
             self.in_flight -= 1
-
-    # Looking at queries.
-
-    async def _opened(self, asked: Asked) -> Open:
-        """
-        @raise StoreError: it cannot be called.
-        """
-        if asked.opening is None:
-            if self._clock.seconds() - asked.looked_at < LOOKED_AT_AGAIN:
-                raise RouteError(asked.fault)
-            self._look(asked)
-        if asked.opening is not None:
-            looked: Deferred[None] = Deferred()
-            asked.opening.append(looked)
-            await looked
-        if asked.opened is None:
-            raise RouteError(asked.fault)
-        return asked.opened
-
-    def _look(self, asked: Asked) -> None:
-        """
-        Begin to look at a query; those in C{opening} are told.
-        """
-        asked.opening = []
-        work = Deferred.fromCoroutine(self._look_at(asked))
-
-        def done(result: Failure | None) -> None:
-            waiting, asked.opening = asked.opening or [], None
-            for looked in waiting:
-                if isinstance(result, Failure):
-                    looked.errback(result)
-                else:
-                    looked.callback(None)
-            if isinstance(result, Failure) and not result.check(StoreError):
-                self._log.failure(
-                    "query {name}: looking at it failed", result, name=asked.query.name
-                )
-
-        work.addBoth(done)
-
-    async def _look_at(self, asked: Asked) -> None:
-        async with self._pool.checkout() as connection:
-            await self._open(connection, asked)
-
-    async def _open(self, connection: Connection, asked: Asked) -> None:
-        """
-        @raise StoreError: it could not be looked at, or cannot be called.
-        """
-        judgement = await examine_query(connection, asked.query, self._look_timeout)
-        now = asked.looked_at = self._clock.seconds()
-        if judgement.sound is None:
-            asked.opened = None
-            problems = [f"{problem.key}: {problem.text}" for problem in judgement.problems]
-            asked.fault = "; ".join(problems)
-            raise RouteError(asked.fault)
-        asked.opened = Open(judgement.sound, now)
+            try:
+                told(answer)
+            except Exception:  # noqa: BLE001 - what befalls one peer must not befall the others
+                self._log.failure("an answer could not be told")
 
     # Gathering.
 
@@ -241,10 +206,11 @@ class PostgresQueries:
             return False
         opened = asked.opened
         if opened is None:
-            # It was found at fault meanwhile; each of them looks for itself.
-            for call in asked.calls:
-                call.answer.callback(_OUT_OF_ORDER)
-            asked.calls.clear()
+            # It was found at fault meanwhile; whoever calls next looks again. Whoever is told
+            # may call at once, so nothing is told before all is in order here.
+            waiting, asked.calls = asked.calls, deque()
+            for call in waiting:
+                self._settle(call, _OUT_OF_ORDER)
             return True
         calls = asked.take(opened)
         if asked.calls:
@@ -271,8 +237,7 @@ class PostgresQueries:
         if isinstance(result, Failure):
             self._log.failure("a query failed", failure=result)
             for call in calls:
-                if not call.answer.called:
-                    call.answer.callback(_BUG)
+                self._settle(call, _BUG)
         if self._turns:
             self._dispatch_soon()
 
@@ -282,13 +247,16 @@ class PostgresQueries:
         """
         self._sweep = None
         until = self._clock.seconds() - self._patience
+        old = []
         for asked in list(self._turns):
             while asked.calls and asked.calls[0].since <= until:
-                asked.calls.popleft().answer.callback(self._not_reached())
+                old.append(asked.calls.popleft())
             if not asked.calls:
                 self._turns.remove(asked)
         if self._turns:
             self._sweep = self._clock.callLater(self._patience / 4, self._look_for_old)
+        for call in old:
+            self._settle(call, self._not_reached())
 
     def _not_reached(self) -> Outcome:
         if self._pool.size:
@@ -312,16 +280,16 @@ class PostgresQueries:
                 return
             outcome = self._outcome(asked, error)
             for call in calls:
-                call.answer.callback(outcome)
+                self._settle(call, outcome)
             return
         if answers is None:
             asked.together = 1
             self._one_by_one(asked, calls)
             return
         if asked.said:
-            self._healed(asked)
+            self._looks.healed(asked)
         for call, answer in zip(calls, answers, strict=True):
-            call.answer.callback(answer)
+            self._settle(call, answer)
 
     async def _answers(
         self, connection: Connection, asked: Asked, opened: Open, calls: list[Call]
@@ -334,9 +302,9 @@ class PostgresQueries:
             return await self._run(connection, asked.query, opened, calls)
         except RouteError:
             # The schema may have changed under us: look again, then say so.
-            if self._clock.seconds() - asked.looked_at < LOOKED_AT_AGAIN:
+            if not self._looks.again(asked):
                 raise
-        await self._open(connection, asked)
+        await self._looks.open(connection, asked)
         assert asked.opened is not None
         return await self._run(connection, asked.query, asked.opened, calls)
 
@@ -362,23 +330,5 @@ class PostgresQueries:
         if not isinstance(error, RouteError):
             return outcome_of(error, asked.query)
         hint = "; set read_only = false" if error.sqlstate == READ_ONLY else ""
-        self._say(asked, f"{error}{hint}")
+        self._looks.say(asked, f"{error}{hint}")
         return _OUT_OF_ORDER
-
-    def _say(self, asked: Asked, text: str) -> None:
-        """
-        Log one line when a query begins to fail, or fails for another reason.
-        """
-        now = self._clock.seconds()
-        if text != asked.said and now - asked.said_at > SAID_AGAIN:
-            asked.said = text
-            asked.said_at = now
-            self._log.warn(
-                "query {name}: does not work, peers are told to try later: {text}",
-                name=asked.query.name,
-                text=text,
-            )
-
-    def _healed(self, asked: Asked) -> None:
-        asked.said = ""
-        self._log.info("query {name}: works again", name=asked.query.name)
