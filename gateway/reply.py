@@ -52,6 +52,14 @@ class Code(StrEnum):
     INTERNAL = "INTERNAL"
 
 
+def one_line(text: str) -> str:
+    """
+    What is said of a text for people, whatever it holds.
+    """
+    text = _CONTROL.sub(" ", text.encode("utf-8", "backslashreplace").decode())
+    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 3] + "..."
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """
@@ -84,12 +92,10 @@ class Outcome:
             parts.append(self.values)
         if self.text:
             # An answer is one line, whatever a trigger or the peer itself put into the text.
-            text = _CONTROL.sub(" ", self.text)
-            if len(text) > MAX_TEXT:
-                text = text[: MAX_TEXT - 3] + "..."
+            text = one_line(self.text)
             # A plain +OK carries data of the peer's (PING), not an explanation.
             parts.append(text if self.code is None else f":{text}")
-        return " ".join(parts).encode("utf-8", "backslashreplace")
+        return " ".join(parts).encode()
 
 
 @dataclass(frozen=True, slots=True)

@@ -230,3 +230,14 @@ async def test_nothing_behind_a_mark_is_stored_again(adapter: Adapter) -> None:
         await adapter.store.write(again, fence())
     assert caught.value.faults == [(0, DUPLICATE)]
     assert bodies(adapter) == [b"a", b"b"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_any_refusal_can_be_remembered(adapter: Adapter) -> None:
+    """Also one whose text shows what no database can hold: its neighbours are stored."""
+    await ready(adapter)
+    stream = await claimed(adapter)
+    told = stream.take_in_turn(1, refused(Code.ROUTE, "no route a\0b\ud800" + "x" * 300))
+    assert await store(adapter, batch(stream, b"b"), fence()) == ["+OK"]
+    again = await claimed(adapter)
+    assert again.last == 2 and bytes(again.take(1) or DUPLICATE) == bytes(told)

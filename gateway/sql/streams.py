@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from gateway.batch import Batch
 from gateway.moves import Mark, Move
-from gateway.reply import Code, Outcome, refused, row_refused
+from gateway.reply import Code, Outcome, one_line, refused, row_refused
 
 FOLLOW: Final = "SELECT gateway.follow(%s::uuid, %s::bigint, %s::text, %s::jsonb)"
 REMEMBER: Final = "SELECT gateway.remember_refusals(%s::uuid, %s::jsonb)"
@@ -72,7 +72,8 @@ def _number(item: tuple[str, Any]) -> int:
 
 
 def _answer(outcome: Outcome) -> list[str | None]:
-    return [outcome.code or "", outcome.sqlstate, None, outcome.text]
+    # As it is told: jsonb cannot hold every character that a peer may have sent.
+    return [outcome.code or "", outcome.sqlstate, None, one_line(outcome.text)]
 
 
 def _outcome(code: str, sqlstate: str, column: str | None, text: str) -> Outcome:
