@@ -64,7 +64,7 @@ class Buffer(Protocol):
     def note(self, finished: Sequence[Parcel], settled: int, loose: int) -> None:
         """Parcels are finished, and the stream has come so far."""
 
-    def rebase(self, base: int) -> None:
+    def rebase(self, base: int, loose: int = 0) -> None:
         """The numbers are others from now on; safe when this returns."""
 
     def mark_taken(self, taken: bool) -> None:
@@ -121,9 +121,9 @@ class MemoryBuffer:
         self.settled = settled
         self.loose = loose
 
-    def rebase(self, base: int) -> None:
+    def rebase(self, base: int, loose: int = 0) -> None:
         self.base = base
-        self.loose = 0
+        self.loose = loose
 
     def mark_taken(self, taken: bool) -> None:
         self.taken = taken
@@ -263,10 +263,10 @@ class DiskBuffer:
             return
         self._finished = []
 
-    def rebase(self, base: int) -> None:
-        self._safely("UPDATE state SET base = ?, loose = 0", base)
+    def rebase(self, base: int, loose: int = 0) -> None:
+        self._safely("UPDATE state SET base = ?, loose = ?", base, loose)
         self.base = base
-        self.loose = 0
+        self.loose = loose
 
     def mark_taken(self, taken: bool) -> None:
         self._safely("UPDATE state SET taken = ?", taken)
@@ -295,9 +295,9 @@ class DiskBuffer:
             raise BufferBroken(f"{self.path} is closed")
         return self._database
 
-    def _safely(self, sql: str, value: int) -> None:
+    def _safely(self, sql: str, *values: int) -> None:
         try:
-            self._commit("FULL", (sql, [(value,)]))
+            self._commit("FULL", (sql, [values]))
         except sqlite3.Error as error:
             raise BufferBroken(f"{self.path}: {error}") from error
 

@@ -102,5 +102,6 @@ class Numbering:
                 " one's buffer was set back; use a stream's name for one client only"
             )
         if seq < last:
-            self._buffer.rebase(base - (last - seq))
-            self.loose = 0
+            # Those refused before them may yet be forgotten as well.
+            self.loose -= last - seq
+            self._buffer.rebase(base - (last - seq), self.loose)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.client.answers import OK, BufferBroken, BufferFull, BufferHeld, StreamLost
@@ -139,6 +139,18 @@ def test_a_torn_tail_is_what_nobody_was_promised(tmp_path: Path) -> None:
         torn.close()
 
 
+# What a gateway had forgotten of several refusals, the first time only of the last one.
+@example(
+    [
+        *[("settle", 52), ("wait", 159), ("down", 34), ("down", 31), ("up", 113), ("wait", 25)],
+        *[("up", 48), ("put", 112), ("settle", 44), ("wait", 102), ("cut", 192), ("up", 13)],
+        *[("down", 157), ("down", 89), ("up", 71), ("cut", 19), ("down", 185), ("settle", 100)],
+        ("put", 33),
+    ],
+    348,
+    11,
+    3,
+)
 @settings(max_examples=60, deadline=None)
 @given(STEPS, st.integers(0, 1000), st.integers(1, 12), st.integers(0, 3))
 def test_a_stream_is_exactly_once_over_restarts(
