@@ -9,6 +9,7 @@ gateway stays up, tells its peers to try later, and goes on by itself.
 
 from __future__ import annotations
 
+import gc
 import shlex
 import signal
 import time
@@ -189,6 +190,9 @@ class GatewayService(Service):
             else:
                 break
         self._log.info("gateway ready")
+        # What is there now stays; the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
         with suppress(StoreError):
             for weakness in await self._store.durability():
                 self._log.warn("database: {weakness}", weakness=weakness)
