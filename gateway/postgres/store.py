@@ -184,7 +184,7 @@ class PostgresStore:
         async with self._pool.checkout() as connection:
             work = self.execution.run_all(connection, bounds, fences, batches)
             try:
-                await self._behind(fences[0], connection, batches[0], work)
+                await self._behind(fences[0], connection, batches[0], work, alone=False)
             except StreamsUnmoved:
                 return False  # which of them, each batch finds out for itself
         return True
@@ -275,26 +275,30 @@ class PostgresStore:
     def _bind(self, insert: Insert, batch: Batch) -> Awaitable[Bound]:
         return in_turns(insert.bind(batch.slices), self._pool.reactor)
 
-    async def _store(
+    def _store(
         self,
         connection: Connection,
         batch: Batch,
         bound: Bound,
         fence: Fence,
         careful: bool = False,
-    ) -> Written:
+    ) -> Awaitable[Written]:
+        # A coroutine for each of these layers is what a small batch's latency is made of.
         work = self.execution.run(connection, bound, fence, batch, careful)
-        try:
-            return await self._behind(fence, connection, batch, work)
-        except StreamsUnmoved as unmoved:
-            raise FramesRefused(unmoved_rows(batch, marks_of(unmoved.detail))) from None
+        return self._behind(fence, connection, batch, work)
 
     async def _behind(
-        self, fence: Fence, connection: Connection, batch: Batch, work: Awaitable[Rows]
+        self,
+        fence: Fence,
+        connection: Connection,
+        batch: Batch,
+        work: Awaitable[Rows],
+        alone: bool = True,
     ) -> Written:
         """
         Run a statement that moves a fence, and be sure of what it says.
 
+        @param alone: whether no other batch is stored with it.
         @param work: gives one row with the fates where there is something to tell of rows.
         @raise StoredPartly: some of the batches are stored, and surely so.
         """
@@ -302,6 +306,10 @@ class PostgresStore:
             told = await work
         except StoredBefore as before:
             return await self._recalled(connection, batch, fence, before.number)
+        except StreamsUnmoved as unmoved:
+            if not alone:
+                raise
+            raise FramesRefused(unmoved_rows(batch, marks_of(unmoved.detail))) from None
         except OutcomeUnknown:
             self._doubtful.add(fence.lane)
             raise
