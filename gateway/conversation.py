@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Coroutine, Mapping
 from operator import methodcaller
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -27,7 +27,7 @@ from gateway.framing import OVERSIZE
 from gateway.query import Queries
 from gateway.reply import Code, Fate, Outcome, Word, goodbye, refused
 from gateway.stream import Stream
-from gateway.streams import Claimant
+from gateway.streams import Streams
 
 MAX_TAG: Final = 64
 """Longest tag, in bytes, the C{@} counted."""
@@ -53,18 +53,6 @@ _VERBS: Final[Mapping[str, tuple[str, str]]] = {
     "HELP": ("HELP [verb]", "this"),
     "QUIT": ("QUIT", "answer everything, then close"),
 }
-
-
-class Streams(Protocol):
-    """
-    Answers HELLO.
-    """
-
-    async def open(self, name: str, claimant: Claimant) -> Stream | Outcome:
-        """A stream that is the peer's from now on, or why not."""
-
-    def close(self, stream: Stream) -> None:
-        """The peer has done with it."""
 
 
 class CommandDialect:
