@@ -22,8 +22,9 @@ from twisted.internet.interfaces import IReactorTime
 from gateway.config import Database
 from gateway.errors import ConfigError, StoreError, Unavailable
 from gateway.postgres.connection import MINIMUM_VERSION, Connection, server_settings
-from gateway.postgres.hosts import Host, Hosts, Outside, read_hosts
+from gateway.postgres.hosts import Host, Hosts, read_hosts
 from gateway.postgres.names import Addresses, Names, Resolver
+from gateway.postgres.said import Outside
 
 _WHERE: Final = re.compile(r"connection to server (at|on) .*? failed: ")
 """How libpq begins when it says why it could not connect (fe-connect.c, since version 14)."""
