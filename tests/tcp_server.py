@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 import psutil
+from psycopg2.extensions import make_dsn
 
 from gateway.embedded import as_other_user
 from tests.support import Database, wait_until
@@ -59,7 +60,7 @@ class TcpServer:
     def dsn(self, host: str = "127.0.0.1", **more: str) -> str:
         """How a gateway gets there."""
         said = {"host": host, "port": str(self.port), "user": USER, "dbname": "postgres", **more}
-        return " ".join(f"{key}={value}" for key, value in said.items())
+        return str(make_dsn(**said))
 
     def initialize(self, rules: str) -> None:
         """
