@@ -108,7 +108,7 @@ class Plain(Protocol):
 
 
 class Record(Factory):
-    protocol = Plain  # type: ignore[assignment]
+    protocol = Plain
 
     def __init__(self) -> None:
         self.told = b""
