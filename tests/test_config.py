@@ -13,18 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.python.usage import UsageError
 
+from gateway.access_sections import AccessSection, GrantSection
 from gateway.channel_sections import ChannelsSection
 from gateway.config import (
     Config,
     Database,
     Limits,
-    Listener,
     SpoolSection,
     default_config,
     judge,
     load_config,
 )
 from gateway.errors import ConfigError
+from gateway.listener_sections import Listener, TlsSection
 from gateway.route import CONSTANT, Value
 from gateway.route_sections import RouteSection
 from gateway.tap import Options, endpoint_fault
