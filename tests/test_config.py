@@ -56,6 +56,9 @@ def test_sample_is_accepted_and_complete() -> None:
         SpoolSection: set(data["spool"]),
         ChannelsSection: set(data["channels"]),
         Listener: {key for section in data["listeners"].values() for key in section},
+        TlsSection: set(data["listeners"]["public"]["tls"]),
+        AccessSection: set(data["access"]),
+        GrantSection: set(data["access"]["grants"]["devices"]),
         RouteSection: {key for section in data["routes"].values() for key in section},
     }
     for kind, keys in used.items():
