@@ -18,6 +18,7 @@ PURE_TOO = ("pressure", "config", "direct", "answers", "deadlines", "sockets", "
 PURE_ALSO = ("content", "content_sections", "stream", "moves", "query", "query_sections")
 PURE_STILL = ("channel_sections", "pushes")
 PURE_INSIDE = ("spool.record", "spool.mark", "sql.route", "columns.kinds", "formats.choice")
+PURE_WAY_IN = ("proxy.header",)
 PURE_FORMATS = tuple(
     f"formats.{name}" for name in ("json", "csv", "logfmt", "regex", "syslog", "influx")
 )
@@ -28,10 +29,10 @@ PURE_CLIENT = tuple(
 )
 PURE_MODULES = (
     *(*PURE, *PURE_TOO, *PURE_ALSO, *PURE_STILL, *PURE_INSIDE, *PURE_FORMATS, *PURE_ASKING),
-    *PURE_CLIENT,
+    *(*PURE_WAY_IN, *PURE_CLIENT),
 )
 
-PACKAGES = ("postgres", "spool", "sql", "columns", "formats", "client", "commands")
+PACKAGES = ("postgres", "spool", "sql", "columns", "formats", "proxy", "client", "commands")
 
 ORDER = [
     *("errors", "framing", "reply", "faults", "pushes", "stream", "formats", "columns", "dialect"),
@@ -39,7 +40,7 @@ ORDER = [
     *("content_sections", "query_sections", "channel_sections", "config", "example"),
     *("direct", "sockets", "deadlines", "sweep", "answers", "pressure", "lock", "store", "memory"),
     *("gate", "company", "fences", "together", "lane", "writer", "channels", "terms", "outlet"),
-    *("protocol", "factory", "streams", "conversation"),
+    *("proxy", "protocol", "factory", "streams", "conversation"),
     *("listener", "spool", "postgres", "embedded", "service", "tap", "client", "commands", "cli"),
 ]
 
