@@ -18,7 +18,7 @@ PURE_TOO = ("pressure", "config", "direct", "answers", "deadlines", "sockets", "
 PURE_ALSO = ("content", "content_sections", "stream", "moves", "query", "query_sections")
 PURE_STILL = ("channel_sections", "pushes")
 PURE_INSIDE = ("spool.record", "spool.mark", "sql.route", "columns.kinds", "formats.choice")
-PURE_WAY_IN = ("proxy.header",)
+PURE_WAY_IN = ("proxy.header", "telnet")
 PURE_FORMATS = tuple(
     f"formats.{name}" for name in ("json", "csv", "logfmt", "regex", "syslog", "influx")
 )
@@ -35,7 +35,18 @@ PURE_MODULES = (
 PACKAGES = ("postgres", "spool", "sql", "columns", "formats", "proxy", "client", "commands")
 
 ORDER = [
-    *("errors", "framing", "reply", "faults", "pushes", "stream", "formats", "columns", "dialect"),
+    *(
+        "errors",
+        "framing",
+        "telnet",
+        "reply",
+        "faults",
+        "pushes",
+        "stream",
+        "formats",
+        "columns",
+        "dialect",
+    ),
     *("content", "batch", "moves", "sections", "query", "route", "sql", "route_sections"),
     *("content_sections", "query_sections", "channel_sections", "config", "example"),
     *("direct", "sockets", "deadlines", "sweep", "answers", "pressure", "lock", "store", "memory"),
