@@ -52,7 +52,19 @@ ORDER = [
     *("direct", "sockets", "deadlines", "sweep", "answers", "pressure", "lock", "store", "memory"),
     *("gate", "company", "fences", "together", "lane", "writer", "channels", "terms", "outlet"),
     *("proxy", "protocol", "factory", "streams", "conversation"),
-    *("listener", "spool", "postgres", "embedded", "service", "tap", "client", "commands", "cli"),
+    *(
+        "local",
+        "listening",
+        "listener",
+        "spool",
+        "postgres",
+        "embedded",
+        "service",
+        "tap",
+        "client",
+        "commands",
+        "cli",
+    ),
 ]
 
 
