@@ -16,7 +16,8 @@ PACKAGE = Path(__file__).parent.parent / "gateway"
 PURE = ("errors", "framing", "reply", "faults", "dialect", "route", "batch", "store")
 PURE_TOO = ("pressure", "config", "direct", "answers", "deadlines", "sockets", "sections", "lock")
 PURE_ALSO = ("content", "content_sections", "stream", "moves", "query", "query_sections")
-PURE_STILL = ("channel_sections", "pushes")
+PURE_STILL = ("channel_sections", "pushes", "networks", "listener_sections", "access_sections")
+PURE_DOORS = ("rates", "crowd", "guest", "files")
 PURE_INSIDE = ("spool.record", "spool.mark", "sql.route", "columns.kinds", "formats.choice")
 PURE_WAY_IN = ("proxy.header", "telnet")
 PURE_FORMATS = tuple(
@@ -29,42 +30,21 @@ PURE_CLIENT = tuple(
 )
 PURE_MODULES = (
     *(*PURE, *PURE_TOO, *PURE_ALSO, *PURE_STILL, *PURE_INSIDE, *PURE_FORMATS, *PURE_ASKING),
-    *(*PURE_WAY_IN, *PURE_CLIENT),
+    *(*PURE_DOORS, *PURE_WAY_IN, *PURE_CLIENT),
 )
 
 PACKAGES = ("postgres", "spool", "sql", "columns", "formats", "proxy", "client", "commands")
 
 ORDER = [
-    *(
-        "errors",
-        "framing",
-        "telnet",
-        "reply",
-        "faults",
-        "pushes",
-        "stream",
-        "formats",
-        "columns",
-        "dialect",
-    ),
-    *("content", "batch", "moves", "sections", "query", "route", "sql", "route_sections"),
-    *("content_sections", "query_sections", "channel_sections", "config", "example"),
-    *("direct", "sockets", "deadlines", "sweep", "answers", "pressure", "lock", "store", "memory"),
-    *("gate", "company", "fences", "together", "lane", "writer", "channels", "terms", "outlet"),
-    *("proxy", "protocol", "factory", "streams", "conversation"),
-    *(
-        "local",
-        "listening",
-        "listener",
-        "spool",
-        "postgres",
-        "embedded",
-        "service",
-        "tap",
-        "client",
-        "commands",
-        "cli",
-    ),
+    *("errors", "framing", "telnet", "reply", "faults", "pushes", "stream", "formats", "columns"),
+    *("dialect", "content", "batch", "moves", "sections", "query", "route", "sql"),
+    *("route_sections", "content_sections", "query_sections", "channel_sections", "networks"),
+    *("access_sections", "listener_sections", "config", "example", "guest", "rates", "crowd"),
+    *("files", "direct", "sockets", "deadlines", "sweep", "answers", "pressure", "lock", "store"),
+    *("memory", "gate", "company", "fences", "together", "lane", "writer", "channels", "terms"),
+    *("outlet", "farewell", "throttle", "protocol", "factory", "proxy", "door", "streams"),
+    *("conversation", "local", "listening", "listener", "listeners", "spool", "postgres"),
+    *("embedded", "service", "reload", "tap", "client", "commands", "cli"),
 ]
 
 
