@@ -21,13 +21,14 @@ from gateway.conversation import CommandDialect
 from gateway.deadlines import Timeouts
 from gateway.dialect import Dialect, PlainDialect
 from gateway.errors import Unavailable
-from gateway.factory import DEFAULT_TIMEOUTS, PeerFactory
+from gateway.factory import DEFAULT_CARRIAGE, DEFAULT_TIMEOUTS, PeerFactory
 from gateway.gate import Gates
 from gateway.memory import MemoryStore
 from gateway.pressure import Pressure
 from gateway.protocol import PeerProtocol
 from gateway.query import Told
 from gateway.reply import Code, Listing, Run, Words, refused
+from gateway.sockets import Carriage
 from gateway.streams import Streams
 from gateway.writer import Writer
 
@@ -167,6 +168,8 @@ class Bench:
         routes: Sequence[str] | None = None,
         words: Words | None = None,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
+        telnet: bool = False,
+        carriage: Carriage = DEFAULT_CARRIAGE,
         transport: Any = None,
         channels: Sequence[str] = ("news", "orders"),
         push_buffer: int = 16384,
@@ -202,6 +205,8 @@ class Bench:
             pressure=self.pressure,
             clock=self.clock,
             timeouts=timeouts,
+            telnet=telnet,
+            carriage=carriage,
             channels=self.channels,
             push_buffer=push_buffer,
         )
