@@ -208,6 +208,8 @@ class PeerProtocol(Protocol):
             self._request = work.request
             self._asking = slot
             self._held.extendleft(reversed(work.rest))
+            if self._throttle is not None:
+                self._throttle.give_back(work.rest)
 
     def settled(self, slot: object, runs: Sequence[Run]) -> None:
         """
@@ -348,15 +350,14 @@ class PeerProtocol(Protocol):
         """
         See how much the peer may send.
         """
-        terms = self._terms
-        if self._throttle is not None:
-            self._throttle.end()
-            self._throttle = None
+        terms, before, self._throttle = self._terms, self._throttle, None
         bucket = terms.bucket(self.guest)
         if bucket is not None:
-            self._throttle = Throttle(
-                bucket, terms.clock, self._advance, refuses=not terms.words.silent
-            )
+            refuses = not terms.words.silent
+            self._throttle = Throttle(bucket, terms.clock, self._advance, refuses=refuses)
+        if before is not None:
+            before.end()
+            self._advance()
 
     # For the conversation.
 
