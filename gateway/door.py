@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from gateway.factory import PeerFactory, guest_of, place_name
-from gateway.farewell import LINGER
+from gateway.farewell import LINGER, STOPPING
 from gateway.framing import FRAMINGS
 from gateway.guest import Guest
 from gateway.networks import Networks, address_of
@@ -70,6 +70,13 @@ class Door(Factory):
         self.deny = Networks(()) if deny is None else deny
         self.proxies = Networks(()) if proxies is None else proxies
         self._turned_away = 0
+        self._closed = False
+
+    def close(self) -> None:
+        """
+        Let nobody in any more, those neither that have connected and are not yet let in.
+        """
+        self._closed = True
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         guest = guest_of(addr)
@@ -104,6 +111,8 @@ class Door(Factory):
         """
         @return: why somebody may not come in.
         """
+        if self._closed:
+            return STOPPING
         address = guest.address
         if address in self.deny or (self.allow and address not in self.allow):
             return _DENIED

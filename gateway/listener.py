@@ -84,6 +84,7 @@ class ListenerService:
         return f"{listens}; try: {telnet or f'printf {self._example} | {call}'}"
 
     async def stop_listening(self) -> None:
+        self.door.close()
         if self._port is not None:
             await _maybe(self._port.stopListening())
 

@@ -209,10 +209,10 @@ def _check_door(reader: Reader, where: str, listener: Listener) -> None:
         )
     if listener.telnet and listener.framing != "line":
         reader.note(f"{where}.telnet", 'is for framing = "line"; leave it out')
-    if listener.trusted_proxies and listener.kind == "haproxy":
+    if listener.trusted_proxies and listener.kind in ("haproxy", "ssl", "tls"):
         reader.note(
             f"{where}.trusted_proxies",
-            "is for a tcp: or unix: endpoint; haproxy: takes headers from everybody",
+            f"is for a tcp: or unix: endpoint; {listener.kind}: reads what comes first itself",
         )
     if listener.reuse_port and listener.kind == "unix":
         reader.note(f"{where}.reuse_port", "is for TCP; leave it out")

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.deadlines import Timeouts
 from gateway.errors import FramingError, TelnetError
 from gateway.framing import LineFraming
 from gateway.telnet import MOST, Telnet, TelnetFraming
+from tests.in_memory import Bench, HalfClosing
 
 IAC, SE, SB, WILL, WONT, DO, DONT = 255, 240, 250, 251, 252, 253, 254
 IP, DM, AO, AYT, NOP = 244, 242, 245, 246, 241
@@ -202,3 +204,39 @@ def test_frames_between_commands() -> None:
     with pytest.raises(FramingError) as caught:
         framing.receive(b"c\nd\xff\xfa" + bytes(600))
     assert caught.value.frames == [b"abc"]
+
+
+def test_a_peer_with_telnet() -> None:
+    """Commands are answered at once, outside of the order of answers, and leave the lines whole."""
+    bench = Bench(telnet=True)
+    bench.peer.dataReceived(b"one\r\ntw" + bytes([IAC, IP, IAC, DO]))
+    assert bench.said == b""
+    bench.peer.dataReceived(bytes([TIMING_MARK]) + b"o\r\n")
+    assert bench.said == bytes([IAC, WONT, TIMING_MARK])
+    bench.commit_all()
+    assert bench.said.endswith(b"+OK\r\n+OK\r\n")
+    assert [body for _, body in bench.store.rows] == [b"one", b"two"]
+
+
+def test_a_peer_without_telnet() -> None:
+    """Unless a listener says so commands are bytes like any others; here they are no text."""
+    bench = Bench(held=False)
+    bench.peer.dataReceived(b"a" + bytes([IAC, DO, TIMING_MARK]) + b"\n")
+    bench.peer.dataReceived(b"b\n")
+    refusal, fine = bench.said.splitlines()
+    assert refusal.startswith(b"-REJ DATA :") and fine == b"+OK"
+
+
+def test_a_subnegotiation_that_does_not_end_is_the_end() -> None:
+    """What came before it is answered, then the peer is told."""
+    bench = Bench(telnet=True, held=False)
+    bench.peer.dataReceived(b"one\n\xff\xfa" + bytes(MOST + 1))
+    assert bench.said == b"+OK\n-BYE FORMAT :telnet: a subnegotiation over 512 bytes\n"
+
+
+def test_a_command_that_does_not_end_has_its_time() -> None:
+    """A command begun and not finished is a frame that is not finished."""
+    bench = Bench(telnet=True, timeouts=Timeouts(frame=1), transport=HalfClosing())  # type: ignore[no-untyped-call]
+    bench.peer.dataReceived(bytes([IAC, SB]))
+    bench.wait(2)
+    assert bench.said == b"-BYE RATE :frame not finished within 1 s\n"
