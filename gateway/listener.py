@@ -5,8 +5,7 @@ Listeners: an endpoint, and a factory for those who connect to it.
 from __future__ import annotations
 
 import shlex
-from socket import socket
-from typing import Any, Final
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
@@ -15,9 +14,6 @@ from twisted.python.failure import Failure
 
 from gateway.door import Door
 from gateway.factory import PeerFactory, peer_name
-
-BACKLOG: Final = 4096
-"""Peers that may wait to be accepted; the kernel's net.core.somaxconn caps it."""
 
 
 class ListenerService:
@@ -64,17 +60,13 @@ class ListenerService:
             )
         assert IListeningPort.providedBy(result)
         self._port = result
-        # Twisted asks for 50 where the endpoint does not say; the rest of a storm of
-        # reconnecting peers would wait for a second or more each.
-        listening = getattr(result, "socket", None)
-        if isinstance(listening, socket) and "backlog=" not in self._text:
-            listening.listen(BACKLOG)
 
     @property
     def line(self) -> str:
         """Where it listens, and one way to use it."""
         assert self._port is not None
         address: Any = self._port.getHost()
+        telnet = None
         name = getattr(address, "name", None)
         if name is not None:
             where = name.decode() if isinstance(name, bytes) else str(name)
@@ -83,12 +75,16 @@ class ListenerService:
             where = peer_name(address)
             host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
             call = f"nc -N {host} {address.port}"
-        return (
-            f"listener {self.factory.listener}: {self.factory.framing} frames on {where};"
-            f" try: printf {self._example} | {call}"
-        )
+            if self.factory.telnet:
+                telnet = f"telnet {host} {address.port}"
+        listens = f"listener {self.factory.listener}: {self.factory.framing} frames on {where}"
+        if self.door.proxies:
+            # Nothing that a person types begins with a header.
+            return f"{listens}; through a proxy alone"
+        return f"{listens}; try: {telnet or f'printf {self._example} | {call}'}"
 
     async def stop_listening(self) -> None:
+        self.door.close()
         if self._port is not None:
             await _maybe(self._port.stopListening())
 
