@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parent.parent / "gateway"
 PURE = ("errors", "framing", "reply", "faults", "dialect", "route", "batch", "store")
 PURE_TOO = ("pressure", "config", "direct", "answers", "deadlines", "sockets", "sections", "lock")
 PURE_ALSO = ("content", "content_sections", "stream", "moves", "query", "query_sections")
-PURE_STILL = ("channel_sections", "pushes")
+PURE_STILL = ("channel_sections", "pushes", "listener_sections")
 PURE_INSIDE = ("spool.record", "spool.mark", "sql.route", "columns.kinds", "formats.choice")
 PURE_FORMATS = tuple(
     f"formats.{name}" for name in ("json", "csv", "logfmt", "regex", "syslog", "influx")
@@ -31,15 +31,16 @@ PURE_MODULES = (
     *PURE_CLIENT,
 )
 
-PACKAGES = ("postgres", "spool", "sql", "columns", "formats", "client", "commands")
+PACKAGES = ("postgres", "spool", "sql", "columns", "formats", "tls", "client", "commands")
 
 ORDER = [
     *("errors", "framing", "reply", "faults", "pushes", "stream", "formats", "columns", "dialect"),
     *("content", "batch", "moves", "sections", "query", "route", "sql", "route_sections"),
-    *("content_sections", "query_sections", "channel_sections", "config", "example"),
+    *("content_sections", "query_sections", "channel_sections", "listener_sections", "config"),
+    "example",
     *("direct", "sockets", "deadlines", "sweep", "answers", "pressure", "lock", "store", "memory"),
     *("gate", "company", "fences", "together", "lane", "writer", "channels", "terms", "outlet"),
-    *("protocol", "factory", "streams", "conversation"),
+    *("protocol", "factory", "streams", "conversation", "tls"),
     *("listener", "spool", "postgres", "embedded", "service", "tap", "client", "commands", "cli"),
 ]
 
