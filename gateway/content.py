@@ -20,7 +20,7 @@ import msgspec
 
 from gateway.columns.kind import shown
 from gateway.columns.structured import scalar
-from gateway.dialect import TOOBIG, Peer, Reader, Work
+from gateway.dialect import TOOBIG, Peer, Reader, Work, turned_away
 from gateway.formats.fields import Cells, Format, Tokens
 from gateway.framing import OVERSIZE
 from gateway.reply import Code, Outcome, refused
@@ -56,6 +56,9 @@ class ContentDialect:
 
     def reader(self, peer: Peer) -> Reader:
         return self
+
+    def turn_away(self, frames: list[bytes], outcome: Outcome) -> Work:
+        return turned_away(frames, outcome)
 
     def gone(self) -> None:
         """Nothing is kept of a peer."""

@@ -22,7 +22,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from gateway.channels import Channels
-from gateway.dialect import TOOBIG, Answered, Peer, Request, Work
+from gateway.dialect import TOOBIG, Answered, Peer, Request, Work, turned_away
 from gateway.framing import OVERSIZE
 from gateway.query import Queries
 from gateway.reply import Code, Fate, Outcome, Word, goodbye, refused
@@ -101,6 +101,12 @@ class Conversation:
             self._offer.streams.close(self._stream)
 
     # Reading.
+
+    def turn_away(self, frames: list[bytes], outcome: Outcome) -> Work:
+        work = turned_away(frames, outcome)
+        tags = [_words(frame)[0] or b"" for frame in frames]
+        work.tags = tags if any(tags) else None
+        return work
 
     def read(self, frames: list[bytes], oversize: bool) -> list[Work]:
         alike = self._alike(frames)

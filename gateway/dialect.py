@@ -87,6 +87,13 @@ class Reader(Protocol):
         @param oversize: whether L{OVERSIZE} may be among them.
         """
 
+    def turn_away(self, frames: list[bytes], outcome: Outcome) -> Work:
+        """
+        Have all of these answered alike, unread.
+
+        @param frames: one or more.
+        """
+
     def gone(self) -> None:
         """The peer is gone."""
 
@@ -100,6 +107,13 @@ class Dialect(Protocol):
         """For a new peer."""
 
 
+def turned_away(frames: Sequence[bytes], outcome: Outcome) -> Work:
+    """
+    Frames without tags that are all answered alike.
+    """
+    return Work("", gaps=[(position, outcome) for position in range(len(frames))])
+
+
 class PlainDialect:
     """
     Every frame is a message. Without state, so it is every peer's reader itself.
@@ -110,6 +124,9 @@ class PlainDialect:
 
     def reader(self, peer: Peer) -> Reader:
         return self
+
+    def turn_away(self, frames: list[bytes], outcome: Outcome) -> Work:
+        return turned_away(frames, outcome)
 
     def gone(self) -> None:
         """Nothing is kept of a peer."""

@@ -19,8 +19,11 @@ from twisted.internet.interfaces import (
 from gateway.channels import Channels
 from gateway.deadlines import Timeouts
 from gateway.dialect import Dialect
+from gateway.guest import Guest
 from gateway.pressure import Pressure
+from gateway.rates import Bucket
 from gateway.reply import Words
+from gateway.writer import Answered, Source
 
 Peer = TypeVar("Peer", contravariant=True)
 
@@ -69,11 +72,20 @@ class Terms(Protocol[Peer]):
     clock: IReactorTime
     timeouts: Timeouts
 
+    def source(self, guest: Guest, answered: Answered) -> Source:
+        """What submits a peer's messages."""
+
+    def bucket(self, guest: Guest) -> Bucket | None:
+        """What limits a peer's rate."""
+
+    def awaits_proof(self, guest: Guest) -> bool:
+        """Whether the peer has still to prove who it is."""
+
     def joined(self, peer: Peer) -> None:
         """A peer connected."""
 
     def left(self, peer: Peer) -> None:
         """A peer is gone."""
 
-    def let_go(self, reason: str) -> None:
+    def let_go(self, peer: Peer, reason: str) -> None:
         """A peer is told to go; for the log."""

@@ -18,6 +18,7 @@ from zope.interface import implementer
 
 from gateway.channels import Channels, Receiver
 from gateway.conversation import CommandDialect
+from gateway.crowd import Crowd
 from gateway.deadlines import Timeouts
 from gateway.dialect import Dialect, PlainDialect
 from gateway.errors import Unavailable
@@ -27,6 +28,7 @@ from gateway.memory import MemoryStore
 from gateway.pressure import Pressure
 from gateway.protocol import PeerProtocol
 from gateway.query import Told
+from gateway.rates import Allowance, Rates
 from gateway.reply import Code, Listing, Run, Words, refused
 from gateway.streams import Streams
 from gateway.writer import Writer
@@ -171,6 +173,8 @@ class Bench:
         channels: Sequence[str] = ("news", "orders"),
         push_buffer: int = 16384,
         dead_letters: frozenset[str] = frozenset(),
+        allowance: Allowance | None = None,
+        crowd: Crowd | None = None,
     ) -> None:
         """
         @param routes: those of the command dialect; C{None}: plain.
@@ -204,6 +208,8 @@ class Bench:
             timeouts=timeouts,
             channels=self.channels,
             push_buffer=push_buffer,
+            rates=Rates(allowance or Allowance()),
+            crowd=crowd,
         )
         self.peer, self.transport = self.connect(transport)
 

@@ -16,7 +16,8 @@ PACKAGE = Path(__file__).parent.parent / "gateway"
 PURE = ("errors", "framing", "reply", "faults", "dialect", "route", "batch", "store")
 PURE_TOO = ("pressure", "config", "direct", "answers", "deadlines", "sockets", "sections", "lock")
 PURE_ALSO = ("content", "content_sections", "stream", "moves", "query", "query_sections")
-PURE_STILL = ("channel_sections", "pushes", "listener_sections")
+PURE_STILL = ("channel_sections", "pushes", "networks", "listener_sections", "access_sections")
+PURE_DOORS = ("rates", "crowd", "guest", "files")
 PURE_INSIDE = ("spool.record", "spool.mark", "sql.route", "columns.kinds", "formats.choice")
 PURE_FORMATS = tuple(
     f"formats.{name}" for name in ("json", "csv", "logfmt", "regex", "syslog", "influx")
@@ -29,6 +30,7 @@ PURE_CLIENT = tuple(
 PURE_MODULES = (
     *(*PURE, *PURE_TOO, *PURE_ALSO, *PURE_STILL, *PURE_INSIDE, *PURE_FORMATS, *PURE_ASKING),
     *PURE_CLIENT,
+    *PURE_DOORS,
 )
 
 PACKAGES = ("postgres", "spool", "sql", "columns", "formats", "tls", "client", "commands")
@@ -36,12 +38,14 @@ PACKAGES = ("postgres", "spool", "sql", "columns", "formats", "tls", "client", "
 ORDER = [
     *("errors", "framing", "reply", "faults", "pushes", "stream", "formats", "columns", "dialect"),
     *("content", "batch", "moves", "sections", "query", "route", "sql", "route_sections"),
-    *("content_sections", "query_sections", "channel_sections", "listener_sections", "config"),
-    "example",
+    *("content_sections", "query_sections", "channel_sections", "networks", "access_sections"),
+    *("listener_sections", "config", "example", "guest", "rates", "crowd", "files"),
     *("direct", "sockets", "deadlines", "sweep", "answers", "pressure", "lock", "store", "memory"),
     *("gate", "company", "fences", "together", "lane", "writer", "channels", "terms", "outlet"),
-    *("protocol", "factory", "streams", "conversation", "tls"),
-    *("listener", "spool", "postgres", "embedded", "service", "tap", "client", "commands", "cli"),
+    *("farewell", "throttle", "protocol", "factory", "door", "streams", "conversation"),
+    "tls",
+    *("listener", "listeners", "spool", "postgres", "embedded", "service", "reload", "tap"),
+    *("client", "commands", "cli"),
 ]
 
 
