@@ -8,6 +8,7 @@ import shlex
 from socket import socket
 from typing import Any, Final
 
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
@@ -79,14 +80,29 @@ class ListenerService:
         if name is not None:
             where = name.decode() if isinstance(name, bytes) else str(name)
             call = f"nc -N -U {shlex.quote(where)}"
+            secure = f"-unix {shlex.quote(where)}"
         else:
             where = peer_name(address)
             host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
             call = f"nc -N {host} {address.port}"
+            secure = f"-connect {peer_name(IPv4Address('TCP', host, address.port))}"
+        if self.door.tls is not None or self._text.startswith(("ssl:", "tls:")):
+            return (
+                f"listener {self.factory.listener}: {self.factory.framing} frames over TLS on"
+                f" {where}; try: openssl s_client -quiet {secure}{self._shown}"
+            )
         return (
             f"listener {self.factory.listener}: {self.factory.framing} frames on {where};"
             f" try: printf {self._example} | {call}"
         )
+
+    @property
+    def _shown(self) -> str:
+        """What openssl(1) needs to be let in."""
+        tls = None if self.door.tls is None else self.door.tls.contexts.section
+        if tls is None or tls.client_ca is None:
+            return ""
+        return " -cert YOURS.pem"
 
     async def stop_listening(self) -> None:
         if self._port is not None:

@@ -27,6 +27,7 @@ from gateway.networks import Networks
 from gateway.pressure import Pressure
 from gateway.rates import Allowance, Rates
 from gateway.reply import Words
+from gateway.tls.doors import TlsDoors
 from gateway.writer import Writer
 
 
@@ -47,9 +48,11 @@ class Listeners:
         pressure: Pressure,
         channels: Channels,
         commands: CommandDialect,
+        tls: TlsDoors,
     ) -> None:
         """
         @param connections: that there may be.
+        @param tls: of the listeners that have it.
         """
         self.crowd = Crowd(connections)
         self._reactor = reactor
@@ -57,6 +60,7 @@ class Listeners:
         self._pressure = pressure
         self._channels = channels
         self._commands = commands
+        self._tls = tls
         self._services = {
             name: self._service(config, name, listener)
             for name, listener in config.listeners.items()
@@ -94,7 +98,7 @@ class Listeners:
             auth=listener.auth,
             crowd=Crowd(around=self.crowd),
         )
-        door = Door(peers, reactor)
+        door = Door(peers, reactor, tls=self._tls.door(name))
         _let_in(door, listener)
         endpoint = serverFromString(reactor, listener.endpoint)
         return ListenerService(endpoint, listener.endpoint, door, example(listener, config.routes))

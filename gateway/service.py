@@ -37,6 +37,7 @@ from gateway.postgres.queries import PostgresQueries
 from gateway.postgres.store import PostgresStore
 from gateway.spool.detour import SpoolDetour
 from gateway.spool.queue import Spool
+from gateway.tls.doors import TlsDoors
 from gateway.writer import Writer
 
 _GOODBYE: Final = 1.0
@@ -69,6 +70,7 @@ class GatewayService(Service):
         detour: SpoolDetour | None = None,
         notifications: Notifications | None = None,
         channels_dsn: str | None = None,
+        tls: TlsDoors | None = None,
     ) -> None:
         """
         @param data_directory: held while we run; C{None} where nothing is kept in one.
@@ -78,6 +80,7 @@ class GatewayService(Service):
         @param detour: what puts messages into the spool and stores them.
         @param notifications: what listens for peers.
         @param channels_dsn: where it does, if that is not C{dsn}.
+        @param tls: of the listeners.
         """
         self._clock = clock
         self._data_directory = data_directory
@@ -93,6 +96,7 @@ class GatewayService(Service):
         self._detour = detour
         self._notifications = notifications
         self._channels_dsn = channels_dsn
+        self._tls = tls
         self._opening: Deferred[None] | None = None
         self._forced = False
 
@@ -134,6 +138,8 @@ class GatewayService(Service):
             self._detour.start()
         for listener in self._listeners:
             self._log.info("{line}", line=listener.line)
+        if self._tls is not None:
+            self._tls.start()
         self._opening = Deferred.fromCoroutine(self._open())
         self._opening.addErrback(self._not_opened)
 
@@ -208,6 +214,8 @@ class GatewayService(Service):
         """
         Stop accepting, answer what is in flight, then close what is behind.
         """
+        if self._tls is not None:
+            self._tls.stop()
         for listener in self._listeners:
             await listener.stop_listening()
         for listener in self._listeners:

@@ -8,6 +8,7 @@ the default.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -46,6 +47,8 @@ from gateway.spool.detour import SpoolDetour
 from gateway.spool.file import SpoolFile
 from gateway.spool.queue import Spool
 from gateway.streams import Streams
+from gateway.tls.contexts import Contexts
+from gateway.tls.doors import TlsDoors, read_contexts
 from gateway.writer import Writer
 
 DATA_DIR = "gateway-data"
@@ -56,6 +59,7 @@ class Options(usage.Options):
     Options of C{twistd gateway}.
 
     @ivar config: what they and the file say together; after C{postOptions}.
+    @ivar contexts: for the listeners with TLS, from their files as last read.
     """
 
     synopsis = "[options]"
@@ -78,6 +82,7 @@ class Options(usage.Options):
         super().__init__()  # type: ignore[no-untyped-call]
         self._endpoints: list[tuple[str, str, str]] = []
         self.config = Config()
+        self.contexts: Mapping[str, Contexts] = {}
 
     def opt_line(self, endpoint: str) -> None:
         """Listen here for lines, for route 'messages' or the only one. May repeat."""
@@ -123,6 +128,7 @@ class Options(usage.Options):
         dsn = config.channels.dsn or ""
         if dsn and (fault := dsn_fault(dsn, outside_of_process())) is not None:
             raise ConfigError([f"channels.dsn: {fault}"])
+        self.contexts = read_contexts(config.listeners, self["config"], time.time)
         return config
 
     def _listeners(self, config: Config) -> dict[str, Listener]:
@@ -222,6 +228,8 @@ def makeService(options: Options) -> IService:
         config.database.pool_max + config.database.query_connections + 2,
         len(config.listeners),
     )
+    tls = TlsDoors(reactor)
+    tls.take(options.contexts)
     listeners = Listeners(
         config,
         reactor,
@@ -230,6 +238,7 @@ def makeService(options: Options) -> IService:
         pressure=pressure,
         channels=channels,
         commands=commands,
+        tls=tls,
     )
     service = GatewayService(
         clock=reactor,
@@ -246,8 +255,10 @@ def makeService(options: Options) -> IService:
         queries=queries,
         notifications=notifications,
         channels_dsn=config.channels.dsn,
+        tls=tls,
     )
-    reload = Reload(config, options.read, [listeners.reload])
+    parts = [lambda _: tls.take(options.contexts), listeners.reload]
+    reload = Reload(config, options.read, parts)
     on_signals(reactor, service, reload)
     use_monotonic_clock(reactor)
     return service

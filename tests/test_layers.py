@@ -42,8 +42,7 @@ ORDER = [
     *("listener_sections", "config", "example", "guest", "rates", "crowd", "files"),
     *("direct", "sockets", "deadlines", "sweep", "answers", "pressure", "lock", "store", "memory"),
     *("gate", "company", "fences", "together", "lane", "writer", "channels", "terms", "outlet"),
-    *("farewell", "throttle", "protocol", "factory", "door", "streams", "conversation"),
-    "tls",
+    *("farewell", "throttle", "protocol", "factory", "tls", "door", "streams", "conversation"),
     *("listener", "listeners", "spool", "postgres", "embedded", "service", "reload", "tap"),
     *("client", "commands", "cli"),
 ]

@@ -16,10 +16,8 @@ from typing import Any, Final
 
 from cryptography import x509
 from OpenSSL import SSL, crypto
-from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from twisted.internet.ssl import AcceptableCiphers, CertificateOptions, TLSVersion
 from twisted.logger import Logger
-from zope.interface import implementer
 
 from gateway.errors import ConfigError
 from gateway.listener_sections import TlsSection
@@ -43,11 +41,11 @@ CIPHERS: Final = (
 _Choose = Callable[[bytes | None], SSL.Context | None]
 
 
-@implementer(IOpenSSLServerConnectionCreator)
 class Contexts:
     """
     Those of one listener.
 
+    @ivar section: what they are made from.
     @ivar stamp: of the files in use, or last tried.
     """
 
@@ -59,7 +57,7 @@ class Contexts:
         @param now: seconds since 1970.
         @raise ConfigError: with every problem, C{listeners.NAME.tls.KEY: what and what to do}.
         """
-        self._section = section
+        self.section = section
         self._listener = listener
         self._now = now
         self._load()
@@ -92,7 +90,7 @@ class Contexts:
         """
         The stamp that the files have now, if it is not C{stamp}.
         """
-        stamp = stamp_of(self._section)
+        stamp = stamp_of(self.section)
         return None if stamp == self.stamp else stamp
 
     def notes(self) -> list[str]:
@@ -111,7 +109,7 @@ class Contexts:
         """
         files = self._files
         dated = [(f"{one.file}", one.certificate) for one in (files.default, *files.others)]
-        dated += [(f"{self._section.client_ca}", one) for one in files.authorities]
+        dated += [(f"{self.section.client_ca}", one) for one in files.authorities]
         found = [(file, validity_warning(one, self._now())) for file, one in dated]
         return [f"{file}: {warning}" for file, warning in found if warning is not None]
 
@@ -126,7 +124,10 @@ class Contexts:
                 warning=warning,
             )
 
-    def serverConnectionForTLS(self, protocol: object) -> TlsConnection:
+    def connection(self) -> TlsConnection:
+        """
+        For one more peer.
+        """
         return TlsConnection(self._default)
 
     def _load(self) -> None:
@@ -135,8 +136,8 @@ class Contexts:
         """
         where = f"listeners.{self._listener}.tls"
         # First the stamp: what changes while it is read will be found changed.
-        self.stamp = stamp_of(self._section)
-        files = read_files(self._section, where)
+        self.stamp = stamp_of(self.section)
+        files = read_files(self.section, where)
         contexts: dict[int, SSL.Context] = {}
 
         def choose(name: bytes | None) -> SSL.Context:
@@ -145,7 +146,7 @@ class Contexts:
         problems = []
         for identity in (files.default, *files.others):
             try:
-                contexts[id(identity)] = _context(self._section, files, identity, choose)
+                contexts[id(identity)] = _context(self.section, files, identity, choose)
             except Unusable as error:
                 key = error.setting if identity is files.default else "sni"
                 problems.append(f"{where}.{key}: {error}")

@@ -12,7 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IProtocol, IReactorTime
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IHandshakeListener,
+    IOpenSSLServerConnectionCreator,
+    IProtocol,
+    IReactorTime,
+)
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
@@ -22,7 +28,7 @@ from gateway.sockets import carrier_of, unheard
 from gateway.tls.contexts import Contexts
 from gateway.tls.identity import identity_of
 from gateway.tls.reasons import NO_IDENTITY, reason_of
-from gateway.tls.transport import TlsTransport
+from gateway.tls.transport import TlsConnection, TlsTransport
 
 Build = Callable[[str | None], IProtocol | None]
 """
@@ -112,23 +118,27 @@ class Handshake(Protocol):
             self._deadline = None
 
 
+@implementer(IOpenSSLServerConnectionCreator)
 class TlsDoor:
     """
     Lets the peers of one listener in.
+
+    @ivar contexts: for those to come; may be replaced.
     """
 
-    def __init__(self, contexts: Contexts, timeout: float, clock: IReactorTime) -> None:
-        """
-        @param timeout: seconds for a handshake.
-        """
+    def __init__(self, contexts: Contexts, clock: IReactorTime) -> None:
         self.contexts = contexts
-        self._timeout = timeout
         self._clock = clock
-        self._factory = TLSMemoryBIOFactory(contexts, False, Factory(), clock)
+        self._factory = TLSMemoryBIOFactory(self, False, Factory(), clock)
 
-    def protocol(self, build: Build, refused: Refused) -> IProtocol:
+    def protocol(self, build: Build, refused: Refused) -> Protocol:
         """
+        Either C{build} or C{refused} is called, once.
+
         @return: what to connect to the transport of one peer.
         """
-        gate = Handshake(self._timeout, self._clock, build, refused)
-        return TlsTransport(self._factory, gate)
+        timeout = self.contexts.section.handshake_timeout
+        return TlsTransport(self._factory, Handshake(timeout, self._clock, build, refused))
+
+    def serverConnectionForTLS(self, protocol: object) -> TlsConnection:
+        return self.contexts.connection()

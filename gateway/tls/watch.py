@@ -28,50 +28,55 @@ class CertificateWatch:
     Watches the files of all listeners.
     """
 
-    def __init__(
-        self, contexts: Sequence[Contexts], clock: IReactorTime, interval: float = INTERVAL
-    ) -> None:
+    def __init__(self, clock: IReactorTime, interval: float = INTERVAL) -> None:
         """
         @param interval: seconds between two looks.
         """
-        self._contexts = contexts
         self._clock = clock
         self._interval = interval
+        self._contexts: dict[Contexts, Stamp | None] = {}
         self._call: IDelayedCall | None = None
-        self._changing: dict[int, Stamp | None] = {}
         self._warned = 0.0
+        self._runs = False
+
+    def watch(self, contexts: Sequence[Contexts]) -> None:
+        """
+        Watch the files of these, and of no others.
+        """
+        self._contexts = dict.fromkeys(contexts)
+        if self._runs:
+            self._begin()
 
     def start(self) -> None:
         """
-        Warn of what is there, and begin.
+        Begin, with a warning of what will soon not be valid.
         """
-        if self._contexts and self._call is None:
+        self._runs = True
+        self._begin()
+
+    def stop(self) -> None:
+        self._runs = False
+        self._end()
+
+    def _begin(self) -> None:
+        self._end()
+        if self._contexts:
             self._warn()
             self._call = self._clock.callLater(self._interval, self._look)
 
-    def stop(self) -> None:
+    def _end(self) -> None:
         if self._call is not None:
             self._call.cancel()
             self._call = None
 
-    def reload(self) -> bool:
-        """
-        Read all files now, changed or not.
-
-        @return: whether all could be used.
-        """
-        self._changing.clear()
-        results = [contexts.reload() for contexts in self._contexts]
-        return all(results)
-
     def _look(self) -> None:
         self._call = self._clock.callLater(self._interval, self._look)
-        for number, contexts in enumerate(self._contexts):
+        for contexts, seen in self._contexts.items():
             stamp = contexts.changed
-            if stamp is not None and stamp == self._changing.get(number):
+            if stamp is not None and stamp == seen:
                 contexts.reload()
                 stamp = None
-            self._changing[number] = stamp
+            self._contexts[contexts] = stamp
         if self._clock.seconds() - self._warned >= REMIND:
             self._warn()
 
