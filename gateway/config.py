@@ -38,7 +38,7 @@ from gateway.sections import Reader, is_table
 
 EMBEDDED: Final = "embedded"
 
-_ANY_PORT: Final = re.compile(r"\w+:0(:|$)")
+_ANY_PORT: Final = re.compile(r"\w+:(port=)?0+(:|$)")
 
 
 class Database(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -77,7 +77,7 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @ivar drain_timeout: seconds that a stop waits for answers in flight.
     """
 
-    connections: Size = 20_000
+    connections: Size = 16_384
     bytes_in_flight: Size = 64 * 1024 * 1024
     drain_timeout: Seconds = 10.0
 
@@ -162,8 +162,8 @@ def judge(
     As L{load_config}, from the tables of a file.
     """
     reader = Reader(str(path))
-    places = Places(path.parent, credentials)
     reader.known("", data, Config.__struct_fields__)
+    places = Places(path.parent, credentials)
     database = reader.section("database", data.get("database", {}), Database) or Database()
     database = places.resolved(reader, "database", database, ["dsn_file"])
     limits = reader.section("limits", data.get("limits", {}), Limits) or Limits()
@@ -172,13 +172,13 @@ def judge(
     channels = reader.section("channels", data.get("channels", {}), ChannelsSection)
     channels = places.resolved(reader, "channels", channels or ChannelsSection(), ["dsn_file"])
     check_channels(reader, channels)
-    if database.dsn_file is not None and "dsn" in data["database"]:
-        reader.note("database.dsn_file", "database.dsn is there too; leave one of them out")
     access = None
     if "access" in data:
         access = reader.section("access", data["access"], AccessSection)
     if access is not None:
         access = places.resolved(reader, "access", access, ["tokens"])
+    if database.dsn_file is not None and "dsn" in data["database"]:
+        reader.note("database.dsn_file", "database.dsn is there too; leave one of them out")
     sections = reader.sections("routes", data.get("routes", {}), RouteSection)
     listeners = reader.sections("listeners", data.get("listeners", {}), Listener)
     # Names that are there but faulty are not "missing" as well.
@@ -197,7 +197,7 @@ def judge(
     queries = queries_of(asked, reader)
     used: dict[str, str] = {}
     for name, listener in listeners.items():
-        listener = resolved(reader, f"listeners.{name}", listener, places)
+        listener = resolved(reader, name, listener, places)
         listeners[name] = listener
         check_listener(reader, name, listener, route_names, routes, endpoint_fault)
         other = used.setdefault(listener.endpoint, name)

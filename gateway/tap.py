@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -50,6 +51,8 @@ from gateway.spool.file import SpoolFile
 from gateway.spool.queue import Spool
 from gateway.streams import Streams
 from gateway.title import hide
+from gateway.tls.contexts import Contexts
+from gateway.tls.doors import TlsDoors, read_contexts
 from gateway.writer import Writer
 
 DATA_DIR = "gateway-data"
@@ -61,6 +64,7 @@ class Options(usage.Options):
 
     @ivar config: what they and the file say together; after C{postOptions}.
     @ivar cautions: what the operator should know of it, one line each.
+    @ivar contexts: for the listeners with TLS, from their files as last read.
     """
 
     synopsis = "[options]"
@@ -84,6 +88,7 @@ class Options(usage.Options):
         self._endpoints: list[tuple[str, str, str]] = []
         self.config = Config()
         self.cautions: list[str] = []
+        self.contexts: Mapping[str, Contexts] = {}
 
     def opt_line(self, endpoint: str) -> None:
         """Listen here for lines, for route 'messages' or the only one. May repeat."""
@@ -117,7 +122,8 @@ class Options(usage.Options):
 
         @raise ConfigError: with every problem.
         """
-        config = read_config(self["config"], self["database"])
+        database: str | None = self["database"]
+        config = read_config(self["config"], database)
         if self._endpoints:
             config = replace(config, listeners=self._listeners(config))
             problems = check_endpoints(config, endpoint_fault)
@@ -126,11 +132,12 @@ class Options(usage.Options):
         dsn = config.database.dsn
         fault = None if dsn == EMBEDDED else dsn_fault(dsn, outside_of_process())
         if fault is not None:
-            source = "--database" if self["database"] is not None else config.database.said_in
+            source = "--database" if database is not None else config.database.said_in
             raise ConfigError([f"{source}: {fault}"])
         dsn = config.channels.dsn or ""
         if dsn and (fault := dsn_fault(dsn, outside_of_process())) is not None:
             raise ConfigError([f"{config.channels.said_in}: {fault}"])
+        self.contexts = read_contexts(config.listeners, self["config"], time.time)
         return config
 
     def _listeners(self, config: Config) -> dict[str, Listener]:
@@ -247,19 +254,23 @@ def makeService(options: Options) -> IService:
     channels = Channels(config.channels.allow, notifications, reactor)
     streams = Streams(store, detour.reached if detour is not None else lambda name: 0)
     commands = CommandDialect(config.routes, streams, queries, channels)
-    room = room_for_peers(
+    connections, caution = room_for_peers(
+        config.limits.connections,
         raise_file_limit(),
-        config.database.pool_max + config.database.query_connections + 2,
+        config.database.pool_max + config.database.query_connections + 1,
         len(config.listeners),
     )
+    tls = TlsDoors(reactor)
+    tls.take(options.contexts)
     listeners = Listeners(
         config,
         reactor,
-        connections=min(room, config.limits.connections),
+        connections=connections,
         writer=writer,
         pressure=pressure,
         channels=channels,
         commands=commands,
+        tls=tls,
     )
     service = GatewayService(
         clock=reactor,
@@ -276,9 +287,11 @@ def makeService(options: Options) -> IService:
         queries=queries,
         notifications=notifications,
         channels_dsn=config.channels.dsn,
-        cautions=options.cautions,
+        cautions=[*options.cautions, *caution],
+        tls=tls,
     )
-    reload = Reload(config, options.read, [listeners.reload])
+    parts = [lambda _: tls.take(options.contexts), listeners.reload]
+    reload = Reload(config, options.read, parts)
     on_signals(reactor, service, reload)
     use_monotonic_clock(reactor)
     return service

@@ -16,9 +16,17 @@ PACKAGE = Path(__file__).parent.parent / "gateway"
 PURE = ("errors", "framing", "reply", "faults", "dialect", "route", "batch", "store")
 PURE_TOO = ("pressure", "config", "direct", "answers", "deadlines", "sockets", "sections", "lock")
 PURE_ALSO = ("content", "content_sections", "stream", "moves", "query", "query_sections")
-PURE_STILL = ("channel_sections", "pushes", "networks", "listener_sections", "access_sections")
-PURE_DOORS = ("rates", "crowd", "guest", "files", "places")
+PURE_STILL = (
+    "channel_sections",
+    "pushes",
+    "places",
+    "networks",
+    "listener_sections",
+    "access_sections",
+)
+PURE_DOORS = ("rates", "crowd", "guest", "files")
 PURE_INSIDE = ("spool.record", "spool.mark", "sql.route", "columns.kinds", "formats.choice")
+PURE_WAY_IN = ("proxy.header", "telnet")
 PURE_FORMATS = tuple(
     f"formats.{name}" for name in ("json", "csv", "logfmt", "regex", "syslog", "influx")
 )
@@ -29,23 +37,86 @@ PURE_CLIENT = tuple(
 )
 PURE_MODULES = (
     *(*PURE, *PURE_TOO, *PURE_ALSO, *PURE_STILL, *PURE_INSIDE, *PURE_FORMATS, *PURE_ASKING),
-    *PURE_CLIENT,
-    *PURE_DOORS,
+    *(*PURE_DOORS, *PURE_WAY_IN, *PURE_CLIENT),
 )
 
-PACKAGES = ("postgres", "spool", "sql", "columns", "formats", "client", "commands")
+PACKAGES = ("postgres", "spool", "sql", "columns", "formats", "proxy", "tls", "client", "commands")
 
 ORDER = [
-    *("errors", "framing", "reply", "faults", "pushes", "stream", "formats", "columns", "dialect"),
-    *("content", "batch", "moves", "sections", "places", "query", "route", "sql", "route_sections"),
-    *("content_sections", "query_sections", "channel_sections", "networks", "access_sections"),
-    *("listener_sections", "config", "secret_files", "example", "guest", "rates", "crowd", "files"),
-    *("direct", "sockets", "deadlines", "sweep", "answers", "pressure", "lock", "store", "memory"),
-    *("gate", "company", "fences", "together", "lane", "writer", "channels", "terms", "outlet"),
-    *("farewell", "throttle", "protocol", "factory", "door", "streams", "conversation"),
-    *("listener", "listeners", "spool", "postgres", "cautions", "title", "embedded"),
-    *("service", "reload", "tap"),
-    *("client", "commands", "cli"),
+    "errors",
+    "framing",
+    "telnet",
+    "reply",
+    "faults",
+    "pushes",
+    "stream",
+    "formats",
+    "columns",
+    "dialect",
+    "content",
+    "batch",
+    "moves",
+    "sections",
+    "places",
+    "query",
+    "route",
+    "sql",
+    "route_sections",
+    "content_sections",
+    "query_sections",
+    "channel_sections",
+    "networks",
+    "access_sections",
+    "listener_sections",
+    "config",
+    "secret_files",
+    "example",
+    "guest",
+    "rates",
+    "crowd",
+    "files",
+    "direct",
+    "sockets",
+    "deadlines",
+    "sweep",
+    "answers",
+    "pressure",
+    "lock",
+    "store",
+    "memory",
+    "gate",
+    "company",
+    "fences",
+    "together",
+    "lane",
+    "writer",
+    "channels",
+    "terms",
+    "outlet",
+    "farewell",
+    "throttle",
+    "protocol",
+    "factory",
+    "proxy",
+    "tls",
+    "door",
+    "streams",
+    "conversation",
+    "local",
+    "listening",
+    "listener",
+    "listeners",
+    "spool",
+    "postgres",
+    "cautions",
+    "title",
+    "embedded",
+    "service",
+    "reload",
+    "tap",
+    "client",
+    "commands",
+    "cli",
 ]
 
 
