@@ -73,7 +73,12 @@ TARGETS: Final = {
     ),
     "csv": Target(
         structured(Reading("csv", ("a", "b", "c")), "a", "c"),
-        [b'1,"two ""x""",\xff\n"a\nb",,c\r\n', b'a,b"c,d\xff\n1,2\xff\n"a" ,b,c', b"a,\x1e,b"],
+        [
+            b'1,"two ""x""",\xff\n"a\nb",,c\r\n',
+            b'a,b"c,d\xff\n1,2\xff\n"a" ,b,c',
+            b"a,\x1e,b",
+            b"a,\x1e,b\xff\n1,2,3\xff\n\x1e,,",
+        ],
     ),
     "csv-blanks": Target(
         structured(Reading("csv", ("a", "b"), WHITESPACE), "a", "b"),
@@ -119,6 +124,10 @@ TARGETS: Final = {
             b'{"n":2,"t":"x","d":{"a":[1]},"a":[1,2],"w":"2024-01-01"}',
             b'[1,"\\u0000"]',
             b' {"x":1}',
+            b'{"\xff":1}',
+            b"[" * 3000,
+            b'["\xff"]',
+            b"nonsense",
             b"[",
         ],
     ),
@@ -126,6 +135,7 @@ TARGETS: Final = {
         commands,
         [
             _COMMANDS,
+            b"\x02quit now\nQUIT \n@a quiT",
             b"\x01CALL rows [1]\nCALL no\nLISTEN news\nUNLISTEN news\nHELP put\nAUTH x\n@ \nNOPE",
         ],
     ),
