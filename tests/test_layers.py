@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parent.parent / "gateway"
 PURE = ("errors", "framing", "reply", "faults", "dialect", "route", "batch", "store")
 PURE_TOO = ("pressure", "config", "direct", "answers", "deadlines", "sockets", "sections", "lock")
 PURE_ALSO = ("content", "content_sections", "stream", "moves", "query", "query_sections")
-PURE_STILL = ("channel_sections", "pushes")
+PURE_STILL = ("channel_sections", "pushes", "patterns", "access_sections", "access")
 PURE_INSIDE = ("spool.record", "spool.mark", "sql.route", "columns.kinds", "formats.choice")
 PURE_FORMATS = tuple(
     f"formats.{name}" for name in ("json", "csv", "logfmt", "regex", "syslog", "influx")
@@ -35,7 +35,19 @@ PACKAGES = ("postgres", "spool", "sql", "columns", "formats", "client", "command
 
 ORDER = [
     *("errors", "framing", "reply", "faults", "pushes", "stream", "formats", "columns", "dialect"),
-    *("content", "batch", "moves", "sections", "query", "route", "sql", "route_sections"),
+    *(
+        "content",
+        "batch",
+        "moves",
+        "sections",
+        "patterns",
+        "access_sections",
+        "access",
+        "query",
+        "route",
+        "sql",
+        "route_sections",
+    ),
     *("content_sections", "query_sections", "channel_sections", "config", "example"),
     *("direct", "sockets", "deadlines", "sweep", "answers", "pressure", "lock", "store", "memory"),
     *("gate", "company", "fences", "together", "lane", "writer", "channels", "terms", "outlet"),
