@@ -16,7 +16,8 @@ PACKAGE = Path(__file__).parent.parent / "gateway"
 PURE = ("errors", "framing", "reply", "faults", "dialect", "route", "batch", "store")
 PURE_TOO = ("pressure", "config", "direct", "answers", "deadlines", "sockets", "sections", "lock")
 PURE_ALSO = ("content", "content_sections", "stream", "moves", "query", "query_sections")
-PURE_STILL = ("channel_sections", "pushes", "patterns", "access_sections", "access")
+PURE_STILL = ("channel_sections", "pushes")
+PURE_ACCESS = ("patterns", "access_sections", "access", "tokens", "token_file")
 PURE_INSIDE = ("spool.record", "spool.mark", "sql.route", "columns.kinds", "formats.choice")
 PURE_FORMATS = tuple(
     f"formats.{name}" for name in ("json", "csv", "logfmt", "regex", "syslog", "influx")
@@ -28,26 +29,15 @@ PURE_CLIENT = tuple(
 )
 PURE_MODULES = (
     *(*PURE, *PURE_TOO, *PURE_ALSO, *PURE_STILL, *PURE_INSIDE, *PURE_FORMATS, *PURE_ASKING),
-    *PURE_CLIENT,
+    *(*PURE_CLIENT, *PURE_ACCESS),
 )
 
 PACKAGES = ("postgres", "spool", "sql", "columns", "formats", "client", "commands")
 
 ORDER = [
-    *("errors", "framing", "reply", "faults", "pushes", "stream", "formats", "columns", "dialect"),
-    *(
-        "content",
-        "batch",
-        "moves",
-        "sections",
-        "patterns",
-        "access_sections",
-        "access",
-        "query",
-        "route",
-        "sql",
-        "route_sections",
-    ),
+    *("errors", "framing", "reply", "faults", "sections", "patterns", "access_sections", "access"),
+    *("tokens", "token_file", "verifier", "pushes", "stream", "formats", "columns", "dialect"),
+    *("content", "batch", "moves", "query", "route", "sql", "route_sections"),
     *("content_sections", "query_sections", "channel_sections", "config", "example"),
     *("direct", "sockets", "deadlines", "sweep", "answers", "pressure", "lock", "store", "memory"),
     *("gate", "company", "fences", "together", "lane", "writer", "channels", "terms", "outlet"),
