@@ -13,10 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from gateway.access import Rights
 from gateway.framing import OVERSIZE
 from gateway.pushes import Pushes
-from gateway.reply import Code, Fate, Outcome, refused
+from gateway.reply import Code, Fate, Outcome, goodbye, refused
 from gateway.stream import Stream
+
+LOCKED: Final = goodbye(Code.AUTH, "say AUTH and a token first")
 
 TOOBIG: Final = refused(Code.TOOBIG, "longer than max_frame of this listener")
 
@@ -61,7 +64,30 @@ class Work:
 class Peer(Protocol):
     """
     A connection, as what its frames ask for may need it.
+
+    @ivar rights: what it may do now.
+    @ivar identity: what it has proved; C{None}: nothing.
+    @ivar locked: whether it has still to prove who it is.
     """
+
+    @property
+    def rights(self) -> Rights: ...
+
+    @property
+    def identity(self) -> str | None: ...
+
+    @property
+    def locked(self) -> bool: ...
+
+    def admit(self, identity: str, token_id: str) -> Outcome | None:
+        """
+        It has proved with a token who it is.
+
+        @return: the last word, where that identity may do nothing here.
+        """
+
+    def turned_away(self, outcome: Outcome) -> None:
+        """It is told to go, and the log is to know."""
 
     def push(self, pushes: Pushes) -> bool:
         """Say something that is no answer; gives whether more may be said."""
@@ -87,6 +113,13 @@ class Reader(Protocol):
         @param oversize: whether L{OVERSIZE} may be among them.
         """
 
+    def changed(self, peer: Peer) -> Reader:
+        """
+        The peer's rights are others now.
+
+        @return: what reads its frames from here on.
+        """
+
     def gone(self) -> None:
         """The peer is gone."""
 
@@ -102,14 +135,19 @@ class Dialect(Protocol):
 
 class PlainDialect:
     """
-    Every frame is a message. Without state, so it is every peer's reader itself.
+    Every frame is a message. Without state, so it is itself the reader of every peer that may
+    use its route.
     """
 
     def __init__(self, route: str) -> None:
         self._route = route
+        self._on_the_wire = route.encode()
 
     def reader(self, peer: Peer) -> Reader:
-        return self
+        return self if self._on_the_wire in peer.rights.routes else _Refusing(self, self._route)
+
+    def changed(self, peer: Peer) -> Reader:
+        return self.reader(peer)
 
     def gone(self) -> None:
         """Nothing is kept of a peer."""
@@ -124,3 +162,29 @@ class PlainDialect:
             else:
                 work.messages.append(frame)
         return [work]
+
+
+class _Refusing:
+    """
+    Reads for a peer that may not use its listener's route.
+    """
+
+    def __init__(self, dialect: Dialect, route: str) -> None:
+        self._dialect = dialect
+        self._answer = route_denied(route)
+
+    def changed(self, peer: Peer) -> Reader:
+        return self._dialect.reader(peer)
+
+    def gone(self) -> None:
+        """Nothing is kept of a peer."""
+
+    def read(self, frames: list[bytes], oversize: bool) -> list[Work]:
+        return [Work("", gaps=[(position, self._answer) for position in range(len(frames))])]
+
+
+def route_denied(route: str) -> Outcome:
+    """
+    What is said to a message for a route that its peer may not use.
+    """
+    return refused(Code.DENIED, f"route {route} is not granted")
