@@ -14,14 +14,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from types import MappingProxyType
 from typing import Final
 
-from gateway.access_sections import UNIX, AccessSection, GrantSection
+from gateway.access_sections import AccessSection, GrantSection
+from gateway.networks import Address, Networks
 from gateway.patterns import IDENTITY, Pattern
-
-IPAddress = IPv4Address | IPv6Address
 
 REMEMBERED: Final = 4096
 """Rights that are kept for peers to come: so many identities with streams of their own."""
@@ -77,19 +75,16 @@ class _Grant:
     @ivar personal: whether what it gives hangs on who asks.
     """
 
-    __slots__ = ("_identities", "_listeners", "_networks", "_unix", "personal", "section")
+    __slots__ = ("_identities", "_listeners", "_networks", "personal", "section")
 
     def __init__(self, section: GrantSection) -> None:
         self.section = section
         self.personal = any(IDENTITY in stream for stream in section.streams)
         self._identities = tuple(map(Pattern.of, section.identities))
         self._listeners = tuple(map(Pattern.of, section.listeners))
-        self._unix = UNIX in section.networks
-        self._networks: tuple[IPv4Network | IPv6Network, ...] = tuple(
-            ip_network(network) for network in section.networks if network != UNIX
-        )
+        self._networks = Networks(section.networks)
 
-    def holds(self, listener: str, address: IPAddress | None, identity: str | None) -> bool:
+    def holds(self, listener: str, address: Address | None, identity: str | None) -> bool:
         """
         Whether it is for a peer.
         """
@@ -99,12 +94,10 @@ class _Grant:
             identity is None or not any(p.matches(identity) for p in self._identities)
         ):
             return False
-        if not self.section.networks:
+        if not self._networks:
             # One that names nobody is for nobody; the configuration has none.
             return bool(self.section.identities)
-        if address is None:
-            return self._unix
-        return any(address in network for network in self._networks)
+        return address in self._networks
 
 
 class Access:
@@ -123,9 +116,7 @@ class Access:
         self._grants = () if section is None else tuple(map(_Grant, section.grants.values()))
         self._rights = lru_cache(REMEMBERED)(self._added_up)
 
-    def rights(
-        self, listener: str, address: IPAddress | None, identity: str | None
-    ) -> Rights | None:
+    def rights(self, listener: str, address: Address | None, identity: str | None) -> Rights | None:
         """
         What a peer may do; the same object for all who may do the same.
 
@@ -138,9 +129,6 @@ class Access:
             return self._everything
         if identity is not None and self.refuses(identity):
             return None
-        if address is not None:
-            # A socket for both kinds of addresses shows the older kind in a cloak.
-            address = getattr(address, "ipv4_mapped", None) or address
         holding = tuple(grant for grant in self._grants if grant.holds(listener, address, identity))
         if not holding:
             return None

@@ -1,22 +1,20 @@
 """
-The keys of C{[access]}: who may use what.
+The keys of C{[access]}: who may do what.
 
-Once the section is there, whatever it does not grant is denied.
+Without the section everybody who gets in may do everything; with it, only what a grant
+allows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from ipaddress import ip_network
 from typing import Any, Final, Protocol
 
 from msgspec import Struct, field
 
+from gateway.networks import network_fault
 from gateway.patterns import IDENTITY
 from gateway.sections import Reader, meant
-
-UNIX: Final = "unix"
-"""Stands among networks for those who come through a Unix socket."""
 
 MAX_IDENTITY: Final = 255
 """Longest identity, in bytes."""
@@ -24,12 +22,13 @@ MAX_IDENTITY: Final = 255
 
 class GrantSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
-    What some peers may do. In all of these C{*} stands for anything.
+    What some peers may do. Names may hold C{*} for anything.
 
-    @ivar identities: of peers that proved who they are.
-    @ivar networks: in CIDR notation, or C{unix}. With C{identities} both must fit.
+    @ivar identities: who proved to be one of these, by a certificate or a token.
+    @ivar networks: who comes from one of these, in CIDR notation; C{unix} for Unix sockets.
+        With both, both must be so.
     @ivar listeners: where the grant holds.
-    @ivar streams: C{{identity}} in them is the peer's own.
+    @ivar streams: C{{identity}} stands for who the peer proved to be.
     """
 
     identities: tuple[str, ...] = ()
@@ -43,7 +42,9 @@ class GrantSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 class AccessSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
-    @ivar tokens: the file of C{gateway token}.
+    Who may do what.
+
+    @ivar tokens: the file that C{gateway token} keeps.
     @ivar deny: identities that are refused, whatever proves them.
     """
 
@@ -146,26 +147,10 @@ def _check_whom(reader: Reader, where: str, grant: GrantSection) -> None:
     for network in grant.networks:
         fault = network_fault(network)
         if fault is not None:
-            reader.note(f"{where}.networks", f"{network!r} {fault}")
-
-
-def network_fault(network: str) -> str | None:
-    """
-    Why this is neither a network nor C{unix}.
-    """
-    if network == UNIX:
-        return None
-    try:
-        ip_network(network)
-    except ValueError:
-        pass
-    else:
-        return None
-    try:
-        whole = ip_network(network, strict=False)
-    except ValueError:
-        return 'is no network: try "10.0.0.0/8", "2001:db8::/32", "192.0.2.7" or "unix"'
-    return f"has bits behind its prefix; did you mean {str(whole)!r}?"
+            reader.note(
+                f"{where}.networks",
+                f'{fault}; networks are "10.0.0.0/8", "2001:db8::/32" or "unix"',
+            )
 
 
 def _check_name(reader: Reader, where: str, key: str, word: str, known: Collection[str]) -> None:

@@ -71,9 +71,11 @@ def check(file: Path, data_dir: Path) -> None:
     from gateway.config import EMBEDDED
     from gateway.embedded import EmbeddedServer
     from gateway.tap import read_config
+    from gateway.token_file import tokens_of
 
     try:
         config = read_config(str(file))
+        tokens_of(config.access)
     except ConfigError as error:
         for problem in error.problems:
             click.echo(problem, err=True)

@@ -10,17 +10,26 @@ judge, such as an endpoint's syntax, is asked of a function that is passed in.
 
 from __future__ import annotations
 
+import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta, Struct, field
 
+from gateway.access_sections import AccessSection, check_access
 from gateway.channel_sections import ChannelsSection, check_channels
-from gateway.content_sections import check_content, check_name
 from gateway.errors import ConfigError
+from gateway.listener_sections import (
+    EndpointFault,
+    Listener,
+    Seconds,
+    Size,
+    check_listener,
+    resolved,
+)
 from gateway.query import Query
 from gateway.query_sections import DEFAULT_QUERIES, QuerySection, queries_of
 from gateway.route import Route
@@ -29,10 +38,7 @@ from gateway.sections import Reader, is_table
 
 EMBEDDED: Final = "embedded"
 
-Seconds = Annotated[float, Meta(gt=0)]
-Size = Annotated[int, Meta(ge=1)]
-# TCP_KEEPIDLE is whole seconds, at most 32767.
-Keepalive = Annotated[float, Meta(ge=1, le=32767)]
+_ANY_PORT: Final = re.compile(r"\w+:0(:|$)")
 
 
 class Database(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -58,11 +64,13 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
     What holds for the whole process.
 
+    @ivar connections: of peers at a time, fewer where the process may not open so many files.
     @ivar bytes_in_flight: payload bytes submitted and not answered, of all peers,
         over which all readers pause.
     @ivar drain_timeout: seconds that a stop waits for answers in flight.
     """
 
+    connections: Size = 20_000
     bytes_in_flight: Size = 64 * 1024 * 1024
     drain_timeout: Seconds = 10.0
 
@@ -81,41 +89,6 @@ class SpoolSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     on_outage: Literal["spool", "refuse"] = "spool"
 
 
-class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """
-    Where peers connect, and how they speak. Durations are in seconds.
-
-    @ivar endpoint: a Twisted server endpoint string.
-    @ivar route: for the plain dialect, where every frame goes; with C{route_by}, where
-        those go that C{routes} has no route for.
-    @ivar route_by: a field of each message, whose value chooses among C{routes}.
-    @ivar routes: value of that field -> route.
-    @ivar max_frame: largest payload in bytes, at most 64 MiB.
-    @ivar window: unanswered frames of a peer at which reading pauses.
-    @ivar ack: said instead of C{+OK}; C{none} says nothing.
-    @ivar nak: said instead of every other answer.
-    @ivar frame_timeout: for a frame that was begun to be finished.
-    @ivar write_timeout: for a peer that does not take its answers to take any.
-    @ivar idle_timeout: for a peer with nothing in flight to send; C{None}: for ever.
-    @ivar keepalive: silence after which TCP asks whether the peer is there.
-    """
-
-    endpoint: str
-    framing: Literal["line", "netstring", "octet-counted"] = "line"
-    dialect: Literal["plain", "command"] = "plain"
-    route: str | None = None
-    route_by: str | None = None
-    routes: dict[str, str] | None = None
-    max_frame: Annotated[int, Meta(ge=1, le=64 * 1024 * 1024)] = 65536
-    window: Annotated[int, Meta(ge=1, le=1_000_000)] = 1024
-    ack: str | None = None
-    nak: str | None = None
-    frame_timeout: Seconds = 60.0
-    write_timeout: Seconds = 60.0
-    idle_timeout: Seconds | None = None
-    keepalive: Keepalive = 60.0
-
-
 class Config(Struct, frozen=True, kw_only=True):
     """
     Everything that can be configured.
@@ -125,6 +98,7 @@ class Config(Struct, frozen=True, kw_only=True):
     limits: Limits = field(default_factory=Limits)
     spool: SpoolSection = field(default_factory=SpoolSection)
     channels: ChannelsSection = field(default_factory=ChannelsSection)
+    access: AccessSection | None = None
     listeners: dict[str, Listener] = field(default_factory=dict)
     routes: dict[str, Route] = field(default_factory=dict)
     queries: dict[str, Query] = field(default_factory=dict)
@@ -137,9 +111,6 @@ DEFAULT_LISTENERS: Final = {
     ),
     "commands": Listener(endpoint="tcp:8002:interface=127.0.0.1", dialect="command"),
 }
-
-EndpointFault = Callable[[str], str | None]
-"""An endpoint string -> what is wrong with it."""
 
 
 def default_config() -> Config:
@@ -173,8 +144,7 @@ def judge(data: Mapping[str, Any], path: PurePath, endpoint_fault: EndpointFault
     As L{load_config}, from the tables of a file.
     """
     reader = Reader(str(path))
-    sections_known = ("database", "limits", "spool", "channels", "listeners", "routes", "queries")
-    reader.known("", data, sections_known)
+    reader.known("", data, Config.__struct_fields__)
     database = reader.section("database", data.get("database", {}), Database) or Database()
     limits = reader.section("limits", data.get("limits", {}), Limits) or Limits()
     spool = reader.section("spool", data.get("spool", {}), SpoolSection) or SpoolSection()
@@ -183,6 +153,11 @@ def judge(data: Mapping[str, Any], path: PurePath, endpoint_fault: EndpointFault
     channels = reader.section("channels", data.get("channels", {}), ChannelsSection)
     channels = channels or ChannelsSection()
     check_channels(reader, channels)
+    access = None
+    if "access" in data:
+        access = reader.section("access", data["access"], AccessSection)
+    if access is not None and access.tokens is not None:
+        access = msgspec.structs.replace(access, tokens=str(path.parent / access.tokens))
     sections = reader.sections("routes", data.get("routes", {}), RouteSection)
     listeners = reader.sections("listeners", data.get("listeners", {}), Listener)
     # Names that are there but faulty are not "missing" as well.
@@ -201,14 +176,18 @@ def judge(data: Mapping[str, Any], path: PurePath, endpoint_fault: EndpointFault
     queries = queries_of(asked, reader)
     used: dict[str, str] = {}
     for name, listener in listeners.items():
-        listener = _resolved(listener, path)
+        listener = resolved(listener, path)
         listeners[name] = listener
-        _check_listener(reader, name, listener, route_names, routes, endpoint_fault)
+        check_listener(reader, name, listener, route_names, routes, endpoint_fault)
         other = used.setdefault(listener.endpoint, name)
-        if other != name and not listener.endpoint.startswith("tcp:0"):
+        if other != name and not _ANY_PORT.match(listener.endpoint):
             reader.note(
                 f"listeners.{name}.endpoint", f"is that of listeners.{other} too; give it its own"
             )
+    if access is not None or "access" not in data:
+        check_access(
+            reader, access, listeners, route_names, list(data.get("queries", ())), channels.allow
+        )
     if not listeners and not data.get("listeners"):
         reader.note("listeners", "there is none; nobody could connect")
     if reader.problems:
@@ -218,6 +197,7 @@ def judge(data: Mapping[str, Any], path: PurePath, endpoint_fault: EndpointFault
         limits=limits,
         spool=spool,
         channels=channels,
+        access=access,
         listeners=listeners,
         routes=routes,
         queries=queries,
@@ -231,49 +211,5 @@ def check_endpoints(config: Config, endpoint_fault: EndpointFault) -> list[str]:
     reader = Reader("command line")
     for name, listener in config.listeners.items():
         names = list(config.routes)
-        _check_listener(reader, name, listener, names, config.routes, endpoint_fault)
+        check_listener(reader, name, listener, names, config.routes, endpoint_fault)
     return reader.problems
-
-
-def _resolved(listener: Listener, path: PurePath) -> Listener:
-    """A Unix socket's path is relative to the configuration file, as every path in it."""
-    kind, colon, rest = listener.endpoint.partition(":")
-    if kind != "unix" or not colon or rest.startswith(("/", "address=/")):
-        return listener
-    prefix = "address=" if rest.startswith("address=") else ""
-    resolved = path.parent / rest.removeprefix("address=")
-    return msgspec.structs.replace(listener, endpoint=f"unix:{prefix}{resolved}")
-
-
-def _check_listener(
-    reader: Reader,
-    name: str,
-    listener: Listener,
-    route_names: list[str],
-    routes: Mapping[str, Route],
-    endpoint_fault: EndpointFault,
-) -> None:
-    """
-    @param route_names: of all routes, faulty ones too.
-    @param routes: those that could be read.
-    """
-    where = f"listeners.{name}"
-    fault = endpoint_fault(listener.endpoint)
-    if fault is not None:
-        reader.note(
-            f"{where}.endpoint",
-            f"{listener.endpoint!r} is no Twisted server endpoint ({fault});"
-            ' try "tcp:8000:interface=127.0.0.1" or "unix:gateway.sock"',
-        )
-    if listener.dialect != "plain":
-        for key in ("route", "route_by", "routes", "ack", "nak"):
-            if getattr(listener, key) is not None:
-                reader.note(f"{where}.{key}", 'is for dialect = "plain"; leave it out')
-        return
-    by_content = listener.route_by is not None or listener.routes is not None
-    if listener.route is not None:
-        check_name(reader, f"{where}.route", listener.route, route_names)
-    elif not by_content:
-        reader.note(f"{where}.route", "is missing: a plain listener needs one")
-    if by_content:
-        check_content(reader, where, listener.route_by, listener.routes, route_names, routes)

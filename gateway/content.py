@@ -20,7 +20,7 @@ import msgspec
 
 from gateway.columns.kind import shown
 from gateway.columns.structured import scalar
-from gateway.dialect import TOOBIG, Peer, Reader, Work, route_denied
+from gateway.dialect import TOOBIG, Peer, Reader, Work, route_denied, turned_away
 from gateway.formats.fields import Cells, Format, Tokens
 from gateway.framing import OVERSIZE
 from gateway.reply import Code, Outcome, refused
@@ -63,6 +63,9 @@ class ContentDialect:
 
     def changed(self, peer: Peer) -> Reader:
         return self.reader(peer)
+
+    def turn_away(self, frames: list[bytes], outcome: Outcome) -> Work:
+        return turned_away(frames, outcome)
 
     def gone(self) -> None:
         """Nothing is kept of a peer."""
@@ -134,6 +137,9 @@ class _Refusing:
 
     def changed(self, peer: Peer) -> Reader:
         return self._dialect.reader(peer)
+
+    def turn_away(self, frames: list[bytes], outcome: Outcome) -> Work:
+        return turned_away(frames, outcome)
 
     def gone(self) -> None:
         """Nothing is kept of a peer."""

@@ -21,9 +21,10 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from gateway.access import NOTHING
 from gateway.channels import Channels
 from gateway.command import MAX_STREAM, MAX_TAG, help_with, name_of, ping, shown, words_of
-from gateway.dialect import LOCKED, TOOBIG, Answered, Peer, Reader, Request, Work
+from gateway.dialect import TOOBIG, UNPROVEN, Answered, Peer, Reader, Request, Work, turned_away
 from gateway.framing import OVERSIZE
 from gateway.query import Queries
 from gateway.reply import STORED, Code, Fate, Outcome, Word, goodbye, refused
@@ -35,7 +36,7 @@ _NUMBER: Final = re.compile(rb"#([1-9][0-9]{0,18}) ")
 
 _marked = methodcaller("startswith", b"#")
 
-_UNLOCKED: Final = (b"AUTH", b"PING", b"HELP", b"QUIT")
+_UNPROVEN: Final = (b"AUTH", b"PING", b"HELP", b"QUIT")
 """What a peer may say that has still to prove who it is."""
 
 NO_MORE: Final = goodbye(Code.DENIED, "what is open here is not granted any more")
@@ -53,11 +54,8 @@ class CommandDialect:
         streams: Streams,
         queries: Queries,
         channels: Channels,
-        verifier: Verifier | None = None,
+        verifier: Verifier,
     ) -> None:
-        """
-        @param verifier: C{None} where there are no tokens.
-        """
         self.streams = streams
         self.queries = queries
         self.channels = channels
@@ -81,13 +79,13 @@ class Conversation:
         self._peer = peer
         self._stream: Stream | None = None
         self._gone = False
-        peer.tally()  # from here on
+        peer.answers.tally()  # from here on
 
     def changed(self, peer: Peer) -> Reader:
         stream = self._stream
         lost = stream is not None and not peer.rights.may_open(stream.name)
         if lost or not all(map(peer.rights.may_listen, self._offer.channels.of(peer))):
-            peer.dismiss(NO_MORE)
+            peer.dismiss(peer.turned_away(NO_MORE))
         return self
 
     def gone(self) -> None:
@@ -96,6 +94,12 @@ class Conversation:
             self._offer.streams.close(self._stream)
 
     # Reading.
+
+    def turn_away(self, frames: list[bytes], outcome: Outcome) -> Work:
+        work = turned_away(frames, outcome)
+        tags = [words_of(frame)[0] or b"" for frame in frames]
+        work.tags = tags if any(tags) else None
+        return work
 
     def read(self, frames: list[bytes], oversize: bool) -> list[Work]:
         alike = self._alike(frames)
@@ -136,9 +140,8 @@ class Conversation:
         work = Work("", tags=[])
         for position, frame in enumerate(frames):
             tag, verb, rest = words_of(frame)
-            if self._peer.locked and verb not in _UNLOCKED:
-                self._answer(work, b"", LOCKED)
-                self._peer.turned_away(LOCKED)
+            if self._peer.rights is NOTHING and verb not in _UNPROVEN:
+                self._answer(work, b"", self._peer.turned_away(UNPROVEN))
                 work.closes = True
                 break
             if frame is OVERSIZE:
@@ -301,7 +304,7 @@ class Conversation:
 
     def _auth(self, rest: bytes) -> Outcome | Request:
         verifier = self._offer.verifier
-        if verifier is None:
+        if not verifier.offered:
             return refused(Code.QUERY, "AUTH is not offered by this gateway; try HELP")
         if not rest:
             return refused(Code.FORMAT, "AUTH takes a token")
@@ -314,20 +317,19 @@ class Conversation:
         """
         peer = self._peer
         if isinstance(proof, Outcome):
-            peer.turned_away(proof)
-            return proof
+            return peer.turned_away(proof)
         is_open = self._stream is not None or bool(self._offer.channels.of(peer))
-        if is_open and proof.identity != peer.identity:
+        if is_open and proof.identity != peer.guest.identity:
             text = "a stream or channel of another identity is open here; connect again"
             return refused(Code.DENIED, text)
-        return peer.admit(proof.identity, proof.id) or STORED
+        return peer.known_as(peer.guest.proved(proof)) or STORED
 
     def _quiet(self, answered: Answered) -> None:
-        self._peer.hush()
+        self._peer.answers.quiet = True
         answered(Outcome(Word.OK))
 
     def _sync(self, answered: Answered) -> None:
-        kept, rejected, again = self._peer.tally()
+        kept, rejected, again = self._peer.answers.tally()
         answered(Outcome(Word.OK, values=f"ok={kept} rej={rejected} try={again}"))
 
     async def _open(self, name: str) -> Outcome:

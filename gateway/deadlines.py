@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,8 @@ class Timeouts:
     @ivar frame: for a frame that was begun to be finished.
     @ivar write: for a peer that has answers waiting to take any of them.
     @ivar idle: for a peer with nothing in flight to send something; infinite: for ever.
+    @ivar first: for the first frame to be finished, the one that proves who it is where that
+        is asked for; infinite: for ever.
     @ivar keepalive: of silence before the kernel asks whether a TCP peer is still there;
         one that is not is gone after about twice as long.
     """
@@ -31,12 +34,13 @@ class Timeouts:
     frame: float = 60.0
     write: float = 60.0
     idle: float = math.inf
+    first: float = math.inf
     keepalive: float = 60.0
 
     @property
     def interval(self) -> float:
         """Seconds between two looks."""
-        return min(5.0, max(0.05, min(self.frame, self.write, self.idle) / 10))
+        return min(5.0, max(0.05, min(self.frame, self.write, self.idle, self.first) / 10))
 
 
 class Limit(Enum):
@@ -47,6 +51,7 @@ class Limit(Enum):
     FRAME = "frame not finished"
     WRITE = "no answer taken"
     IDLE = "nothing sent"
+    FIRST = "no first message"
 
     def text(self, timeouts: Timeouts) -> str:
         """For people, with the seconds that were granted."""
@@ -54,8 +59,34 @@ class Limit(Enum):
             Limit.FRAME: timeouts.frame,
             Limit.WRITE: timeouts.write,
             Limit.IDLE: timeouts.idle,
+            Limit.FIRST: timeouts.first,
         }[self]
-        return f"{self.value} {'within' if self is Limit.FRAME else 'for'} {seconds:g} s"
+        within = self in (Limit.FRAME, Limit.FIRST)
+        return f"{self.value} {'within' if within else 'for'} {seconds:g} s"
+
+
+class Sight(NamedTuple):
+    """
+    What there is to see of a peer.
+
+    @ivar heard: whether bytes came since the last look.
+    @ivar finished: whether frames came to their end since then.
+    @ivar unfinished: whether a frame is begun now.
+    @ivar idle: whether nothing of the peer is in flight now.
+    @ivar silent: whether it has still to say its first word.
+    @ivar was_read: whether we read all that came since the last look; time in
+        which we did not is no fault of the peer's.
+    @ivar queue: what waits for the peer to take it, in bytes, C{None} where
+        nothing does; that it changed is taken for progress.
+    """
+
+    heard: bool
+    finished: bool
+    unfinished: bool
+    idle: bool
+    silent: bool
+    was_read: bool
+    queue: int | None
 
 
 class Watch:
@@ -63,52 +94,38 @@ class Watch:
     The stopwatches of one peer; C{None} is one that does not run.
     """
 
-    __slots__ = ("_frame", "_idle", "_queue", "_write")
+    __slots__ = ("_first", "_frame", "_idle", "_queue", "_write")
 
     def __init__(self) -> None:
         self._frame: float | None = None
         self._write: float | None = None
         self._idle: float | None = None
+        self._first: float | None = None
         self._queue: int | None = None
 
-    def look(
-        self,
-        timeouts: Timeouts,
-        seconds: float,
-        *,
-        heard: bool,
-        finished: bool,
-        unfinished: bool,
-        idle: bool,
-        was_read: bool,
-        queue: int | None,
-    ) -> Limit | None:
+    def look(self, timeouts: Timeouts, seconds: float, sight: Sight) -> Limit | None:
         """
         Look at the peer.
 
         @param seconds: since the last look.
-        @param heard: whether bytes came since then.
-        @param finished: whether frames came to their end since then.
-        @param unfinished: whether a frame is begun now.
-        @param idle: whether nothing of the peer is in flight now.
-        @param was_read: whether we read all that came since the last look; time in
-            which we did not is no fault of the peer's.
-        @param queue: what waits for the peer to take it, in bytes, C{None} where
-            nothing does; that it changed is taken for progress.
         @return: which limit is over.
         """
-        read = seconds if was_read else 0.0
+        read = seconds if sight.was_read else 0.0
+        queue, finished = sight.queue, sight.finished
         progress = queue != self._queue
         self._queue = queue
         self._write = _aged(self._write, queue is not None, progress, seconds)
-        self._frame = _aged(self._frame, unfinished, finished, read)
-        self._idle = _aged(self._idle, idle, heard or finished, read)
+        self._frame = _aged(self._frame, sight.unfinished, finished, read)
+        self._idle = _aged(self._idle, sight.idle, sight.heard or finished, read)
+        self._first = _aged(self._first, sight.silent, False, read)
         if self._write is not None and self._write >= timeouts.write:
             return Limit.WRITE
         if self._frame is not None and self._frame >= timeouts.frame:
             return Limit.FRAME
         if self._idle is not None and self._idle >= timeouts.idle:
             return Limit.IDLE
+        if self._first is not None and self._first >= timeouts.first:
+            return Limit.FIRST
         return None
 
 

@@ -15,11 +15,12 @@ from typing import Final, Protocol
 
 from gateway.access import Rights
 from gateway.framing import OVERSIZE
+from gateway.guest import Guest
 from gateway.pushes import Pushes
 from gateway.reply import Code, Fate, Outcome, goodbye, refused
 from gateway.stream import Stream
 
-LOCKED: Final = goodbye(Code.AUTH, "say AUTH and a token first")
+UNPROVEN: Final = goodbye(Code.AUTH, "say AUTH and a token first")
 
 TOOBIG: Final = refused(Code.TOOBIG, "longer than max_frame of this listener")
 
@@ -61,45 +62,53 @@ class Work:
         return len(self.messages) + len(self.gaps) + (self.request is not None)
 
 
+class Counted(Protocol):
+    """
+    What a peer is told, as L{gateway.answers} has it.
+
+    @ivar quiet: whether no C{+OK} is said to messages.
+    """
+
+    quiet: bool
+
+    def tally(self) -> tuple[int, int, int]:
+        """How many were kept, refused and to be sent again since this was last asked."""
+
+
 class Peer(Protocol):
     """
     A connection, as what its frames ask for may need it.
 
-    @ivar rights: what it may do now.
-    @ivar identity: what it has proved; C{None}: nothing.
-    @ivar locked: whether it has still to prove who it is.
+    @ivar guest: who it is, as far as it has proved that.
+    @ivar rights: what it may do now; L{gateway.access.NOTHING} as long as it has to prove
+        first who it is.
+    @ivar answers: what it is told.
     """
+
+    @property
+    def guest(self) -> Guest: ...
 
     @property
     def rights(self) -> Rights: ...
 
     @property
-    def identity(self) -> str | None: ...
+    def answers(self) -> Counted: ...
 
-    @property
-    def locked(self) -> bool: ...
-
-    def admit(self, identity: str, token_id: str) -> Outcome | None:
+    def known_as(self, guest: Guest) -> Outcome | None:
         """
-        It has proved with a token who it is.
+        It has proved who it is. Nothing may be in flight.
 
-        @return: the last word, where that identity may do nothing here.
+        @return: the last word, where that one may do nothing here.
         """
 
-    def turned_away(self, outcome: Outcome) -> None:
-        """It is told to go, and the log is to know."""
+    def turned_away(self, bye: Outcome) -> Outcome:
+        """It is told to go, and so is the log; gives what it was given."""
 
     def push(self, pushes: Pushes) -> bool:
         """Say something that is no answer; gives whether more may be said."""
 
     def dismiss(self, outcome: Outcome) -> None:
         """Say goodbye when everything in flight is answered."""
-
-    def hush(self) -> None:
-        """Say no C{+OK} to messages any more."""
-
-    def tally(self) -> tuple[int, int, int]:
-        """How many were kept, refused and to be sent again since it was last asked."""
 
 
 class Reader(Protocol):
@@ -111,6 +120,13 @@ class Reader(Protocol):
         """
         @param frames: one or more.
         @param oversize: whether L{OVERSIZE} may be among them.
+        """
+
+    def turn_away(self, frames: list[bytes], outcome: Outcome) -> Work:
+        """
+        Have all of these answered alike, unread.
+
+        @param frames: one or more.
         """
 
     def changed(self, peer: Peer) -> Reader:
@@ -133,6 +149,13 @@ class Dialect(Protocol):
         """For a new peer."""
 
 
+def turned_away(frames: Sequence[bytes], outcome: Outcome) -> Work:
+    """
+    Frames without tags that are all answered alike.
+    """
+    return Work("", gaps=[(position, outcome) for position in range(len(frames))])
+
+
 class PlainDialect:
     """
     Every frame is a message. Without state, so it is itself the reader of every peer that may
@@ -148,6 +171,9 @@ class PlainDialect:
 
     def changed(self, peer: Peer) -> Reader:
         return self.reader(peer)
+
+    def turn_away(self, frames: list[bytes], outcome: Outcome) -> Work:
+        return turned_away(frames, outcome)
 
     def gone(self) -> None:
         """Nothing is kept of a peer."""
@@ -176,11 +202,14 @@ class _Refusing:
     def changed(self, peer: Peer) -> Reader:
         return self._dialect.reader(peer)
 
+    def turn_away(self, frames: list[bytes], outcome: Outcome) -> Work:
+        return turned_away(frames, outcome)
+
     def gone(self) -> None:
         """Nothing is kept of a peer."""
 
     def read(self, frames: list[bytes], oversize: bool) -> list[Work]:
-        return [Work("", gaps=[(position, self._answer) for position in range(len(frames))])]
+        return [turned_away(frames, self._answer)]
 
 
 def route_denied(route: str) -> Outcome:

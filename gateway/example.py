@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.config import Listener
 from gateway.formats.choice import FormatName, Reading
+from gateway.listener_sections import Listener
 from gateway.route import Route
 
 _TEXT: Final = "hello"

@@ -4,22 +4,33 @@ The peers of one listener: what they have in common, and who is connected.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory
 
+from gateway.access import NOTHING, Access, Rights
 from gateway.batch import Origin
 from gateway.channels import Channels
+from gateway.crowd import Crowd
 from gateway.deadlines import Timeouts
 from gateway.dialect import Dialect
+from gateway.guest import Guest
+from gateway.networks import address_of
 from gateway.pressure import Pressure
 from gateway.protocol import PeerProtocol
-from gateway.reply import Words
+from gateway.rates import Allowance, Rates
+from gateway.reply import Code, Outcome, Words, goodbye
 from gateway.sweep import Sweep
-from gateway.writer import Writer
+from gateway.throttle import Throttle
+from gateway.writer import Answered, Source, Writer
 
 DEFAULT_TIMEOUTS: Final = Timeouts()
+
+_NOTHING_HERE: Final = goodbye(Code.DENIED, "nothing is granted to you here")
+
+_REVOKED: Final = goodbye(Code.AUTH, "the token is not good any more")
 
 
 class PeerFactory(Factory):
@@ -46,6 +57,10 @@ class PeerFactory(Factory):
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
         channels: Channels | None = None,
         push_buffer: int = 262144,
+        rates: Rates | None = None,
+        access: Access,
+        auth: bool = False,
+        crowd: Crowd | None = None,
     ) -> None:
         """
         @param listener: its name in the configuration.
@@ -54,6 +69,10 @@ class PeerFactory(Factory):
         @param window: unanswered frames of a peer at which reading pauses.
         @param channels: what peers may listen to.
         @param push_buffer: bytes of pushes that may wait for a peer.
+        @param rates: how much peers may send; C{None}: any amount.
+        @param access: who may do what.
+        @param auth: whether peers have to prove who they are.
+        @param crowd: the connections that there are.
         """
         self.listener = listener
         self.framing = framing
@@ -67,29 +86,96 @@ class PeerFactory(Factory):
         self.timeouts = timeouts
         self.channels = channels
         self.push_buffer = push_buffer
+        self.rates = Rates(Allowance()) if rates is None else rates
+        self.access = access
+        self.auth = auth
+        self.crowd = Crowd() if crowd is None else crowd
         self.peers: set[PeerProtocol] = set()
         self._sweep = Sweep(clock, timeouts, listener, self.peers)
 
     def joined(self, peer: PeerProtocol) -> None:
         """A peer connected."""
         self.peers.add(peer)
+        self.crowd.enter(peer.guest.site)
         self._sweep.peers_changed()
 
     def left(self, peer: PeerProtocol) -> None:
         """A peer is gone."""
         self.peers.discard(peer)
+        self.crowd.leave(peer.guest.site)
         if self.channels is not None:
             self.channels.leave(peer)
         self._sweep.peers_changed()
 
-    def let_go(self, reason: str) -> None:
+    def let_go(self, peer: PeerProtocol, reason: str) -> None:
         """A peer is told to go; for the log."""
-        self._sweep.let_go(reason)
+        self.not_let_in(peer.guest.name, reason)
+
+    def not_let_in(self, name: str, reason: str) -> None:
+        """
+        Somebody is kept outside; for the log.
+
+        @param name: the address.
+        """
+        self._sweep.let_go(reason, name)
+
+    def measure(self, rates: Rates) -> None:
+        """
+        From now on peers may send this much.
+        """
+        if rates.allowance != self.rates.allowance:
+            self.rates = rates
+            for peer in self.peers:
+                peer.measure()
+
+    def judge(self, access: Access, is_good: Callable[[Guest], bool]) -> None:
+        """
+        From now on this is who may do what. Who may do nothing any more is told to go.
+
+        @param is_good: whether what proved who somebody is still does.
+        """
+        self.access = access
+        for peer in list(self.peers):
+            found = self.rights(peer.guest) if is_good(peer.guest) else _REVOKED
+            if isinstance(found, Outcome):
+                peer.dismiss(peer.turned_away(found))
+            else:
+                peer.entitle(found)
+
+    # What is asked of it by those connected.
+
+    def rights(self, guest: Guest) -> Rights | Outcome:
+        if self.awaits_proof(guest):
+            return NOTHING
+        return self.access.rights(self.listener, guest.address, guest.identity) or _NOTHING_HERE
+
+    def source(self, guest: Guest, answered: Answered) -> Source:
+        return self.writer.source(Origin(guest.name, self.listener, guest.identity), answered)
+
+    def throttle(self, guest: Guest, resume: Callable[[], None]) -> Throttle | None:
+        bucket = self.rates.bucket(guest.account, self.clock.seconds())
+        if bucket is None:
+            return None
+        return Throttle(bucket, self.clock, resume, refuses=not self.words.silent)
+
+    def awaits_proof(self, guest: Guest) -> bool:
+        return self.auth and guest.identity is None
 
     def buildProtocol(self, addr: IAddress | None) -> PeerProtocol:
-        peer = PeerProtocol(self)
-        peer.source = self.writer.source(Origin(peer_name(addr), self.listener), peer.settled)
-        return peer
+        return self.peer(guest_of(addr))
+
+    def peer(self, guest: Guest) -> PeerProtocol:
+        """
+        For somebody who is let in.
+        """
+        return PeerProtocol(self, guest)
+
+
+def guest_of(addr: IAddress | None) -> Guest:
+    """
+    Who is connected, as the transport tells it.
+    """
+    return Guest(peer_name(addr), address_of(getattr(addr, "host", None)))
 
 
 def peer_name(addr: IAddress | None) -> str:

@@ -13,6 +13,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.python.failure import Failure
 
+from gateway.door import Door
 from gateway.factory import PeerFactory, peer_name
 
 BACKLOG: Final = 4096
@@ -25,17 +26,22 @@ class ListenerService:
     """
 
     def __init__(
-        self, endpoint: IStreamServerEndpoint, text: str, factory: PeerFactory, example: str
+        self, endpoint: IStreamServerEndpoint, text: str, door: Door, example: str
     ) -> None:
         """
         @param text: the endpoint as configured, for messages.
         @param example: what a peer may send, as an argument of printf(1).
         """
-        self.factory = factory
+        self.door = door
         self._endpoint = endpoint
         self._text = text
         self._example = example
         self._port: IListeningPort | None = None
+
+    @property
+    def factory(self) -> PeerFactory:
+        """Of those who are in."""
+        return self.door.peers
 
     def listen(self) -> None:
         """
@@ -46,7 +52,7 @@ class ListenerService:
         if self._port is not None:
             return
         results: list[object] = []
-        self._endpoint.listen(self.factory).addBoth(results.append)
+        self._endpoint.listen(self.door).addBoth(results.append)
         result = results[0] if results else None
         if isinstance(result, Failure):
             reason = result.value

@@ -21,15 +21,15 @@ class Outlet:
     @ivar carrier: the socket below, under TLS too; C{None} where there is none.
     @ivar direct: whether what is written goes to the kernel first. Whoever made the outlet
         then has to be the transport's pull producer, see L{gateway.direct}.
-    @ivar blocked: whether something waits for the peer to take it; set back by whoever
-        hears that nothing does any more.
+    @ivar blocked: whether something waits for the peer to take it, until L{written}.
     """
 
-    __slots__ = ("_transport", "blocked", "carrier", "direct")
+    __slots__ = ("_pushed", "_transport", "blocked", "carrier", "direct")
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self.blocked = False
+        self._pushed = 0
         # A Unix socket claims to be a TCP transport, but has no such option.
         if ITCPTransport.providedBy(transport) and not isinstance(transport.getPeer(), UNIXAddress):
             transport.setTcpNoDelay(True)
@@ -51,3 +51,22 @@ class Outlet:
             self.blocked = True
         self._transport.write(data)
         return len(data) if self.blocked else 0
+
+    def push(self, data: bytes, most: int) -> bool:
+        """
+        Write what is no answer.
+
+        @param most: bytes of such that may wait.
+        @return: whether there was room for it.
+        """
+        if self.blocked and self._pushed + len(data) > most:
+            return False
+        self._pushed += self.write(data)
+        return True
+
+    def written(self) -> None:
+        """
+        Nothing waits any more.
+        """
+        self.blocked = False
+        self._pushed = 0

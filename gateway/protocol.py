@@ -19,40 +19,26 @@ from collections import deque
 from collections.abc import Sequence
 from functools import partial
 from math import inf
-from typing import Final
 
-from twisted.internet.interfaces import (
-    IDelayedCall,
-    IHalfCloseableProtocol,
-    IPushProducer,
-)
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from gateway.access import NOTHING, Rights
 from gateway.answers import Answers, Slot
-from gateway.deadlines import Limit, Watch
+from gateway.deadlines import Limit, Sight
 from gateway.dialect import Request, Work
 from gateway.errors import FramingError
+from gateway.farewell import OVERRUN, Farewell
 from gateway.framing import FRAMINGS, Framing
+from gateway.guest import Guest
 from gateway.outlet import Outlet
 from gateway.pushes import Pushes
 from gateway.reply import Code, Fate, Outcome, Run, goodbye
 from gateway.sockets import keep_alive, unread
-from gateway.terms import Terms, Transport, close_half
-from gateway.writer import Source
-
-LINGER: Final = 2.0
-"""
-Seconds for which the rest of what a peer sent is read and thrown away after
-C{-BYE}: closing at once with unread data makes TCP drop the answers on their way
-(RFC 1122 section 4.2.2.13).
-"""
-
-
-STOPPING: Final = goodbye(Code.DRAIN, "the gateway stops; what has no answer is not stored")
-
-OVERRUN: Final = goodbye(Code.RATE, "does not take its pushes")
+from gateway.terms import Terms, Transport
+from gateway.throttle import Throttle
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
@@ -72,26 +58,27 @@ class PeerProtocol(Protocol):
     _pressed = False
     _ended = False
     _closing = False
-    _closed = False
     _lost = False
     _advancing = False
-    _pushed = 0
     _bye: Outcome | None = None
     _request: Request | None = None
     _asking: Slot | None = None
-    _lingering: IDelayedCall | None = None
-    _watch: Watch | None = None
+    _farewell: Farewell | None = None
+    _throttle: Throttle | None = None
+    _greeted = True
+    rights = NOTHING
 
-    # Given by whoever makes it, and by the connection.
-    source: Source
+    # By the connection.
     _outlet: Outlet
 
-    def __init__(self, terms: Terms[PeerProtocol]) -> None:
+    def __init__(self, terms: Terms[PeerProtocol], guest: Guest) -> None:
         self._terms = terms
         self._framing: Framing = FRAMINGS[terms.framing](terms.max_frame)
-        self._answers = Answers(self._framing, terms.words)
+        self.answers = Answers(self._framing, terms.words)
         self._held: deque[bytes] = deque()
         self._reader = terms.dialect.reader(self)
+        if (bye := self.known_as(guest)) is not None:
+            self._bye = bye
 
     def connectionMade(self) -> None:
         terms = self._terms
@@ -103,18 +90,24 @@ class PeerProtocol(Protocol):
             keep_alive(outlet.carrier, terms.timeouts.keepalive)
         # As a pull producer we hear whenever the transport has written all it had.
         transport.registerProducer(self, not outlet.direct)
+        if terms.timeouts.first < inf:
+            self._greeted = False
         if terms.pressure.full:
             self.hold_reading(True)
+        elif self._bye is not None:
+            self._advance()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._lost = True
-        self._answers.forget()
+        self.answers.forget()
         self._held.clear()
         self._reader.gone()
         self._terms.left(self)
         self._terms.pressure.remove_reader(self)
-        if self._lingering is not None and self._lingering.active():
-            self._lingering.cancel()
+        if self._farewell is not None:
+            self._farewell.forget()
+        if self._throttle is not None:
+            self._throttle.end()
 
     def dataReceived(self, data: bytes) -> None:
         if self._closing or self._bye is not None:
@@ -128,7 +121,7 @@ class PeerProtocol(Protocol):
         if frames:
             self._finished = True
             self._oversize = self._framing.oversize or (bool(self._held) and self._oversize)
-            room = self._terms.window - self._answers.unanswered
+            room = self._terms.window - self.answers.unanswered
             if self._held or self._asking is not None or len(frames) > room:
                 self._held.extend(frames)
             else:
@@ -150,7 +143,7 @@ class PeerProtocol(Protocol):
         """
         The transport has written all it had, and closed our own end.
         """
-        self._outlet.blocked = False
+        self._outlet.written()
 
     # Backpressure: several reasons to pause, one place that does it.
 
@@ -161,9 +154,7 @@ class PeerProtocol(Protocol):
 
     def resumeProducing(self) -> None:
         """The transport's: the peer took its answers."""
-        self._outlet.blocked = False
-        if self._pushed:
-            self._pushed = 0
+        self._outlet.written()
         self._update_reading()
 
     def stopProducing(self) -> None:
@@ -182,9 +173,10 @@ class PeerProtocol(Protocol):
         pause = (
             self._outlet.blocked
             or self._pressed
-            or self._answers.unanswered >= self._terms.window
+            or self.answers.unanswered >= self._terms.window
             or bool(self._held)
             or self._bye is not None
+            or (self._throttle is not None and self._throttle.holds)
         )
         if pause != self._paused:
             self._paused = pause
@@ -197,11 +189,18 @@ class PeerProtocol(Protocol):
     # From frames to slots.
 
     def _begin_all(self, frames: list[bytes]) -> None:
+        throttle = self._throttle
+        if throttle is not None:
+            over = throttle.part(frames, self._held)
+            if over:
+                self._begin(self._reader.turn_away(over, throttle.refusal()))
+            if not frames:
+                return
         for work in self._reader.read(frames, self._oversize):
             self._begin(work)
 
     def _begin(self, work: Work) -> None:
-        slot = self._answers.ask(work)
+        slot = self.answers.ask(work)
         if work.closes:
             self._stop_reading()
         if work.messages:
@@ -243,7 +242,7 @@ class PeerProtocol(Protocol):
         if self._advancing or self._lost:
             return
         self._advancing = True
-        answers = self._answers
+        answers = self.answers
         while True:
             due = answers.due()
             if answers.ended and not self._closing:
@@ -259,7 +258,8 @@ class PeerProtocol(Protocol):
                 request(partial(self._answered, asking))
             elif self._held:
                 room = self._terms.window - answers.unanswered
-                if self._pressed or room <= 0:
+                throttle = self._throttle
+                if self._pressed or room <= 0 or (throttle is not None and throttle.stalls):
                     break
                 popleft = self._held.popleft
                 self._begin_all([popleft() for _ in range(min(room, len(self._held)))])
@@ -280,20 +280,17 @@ class PeerProtocol(Protocol):
 
         @return: whether the peer may be told more; one that leaves too much is let go.
         """
-        if self._closing or self._closed or self._lost or self._bye is not None:
+        if self._closing or self._farewell or self._lost or self._bye is not None:
             return False
-        data = pushes.framed(self._framing)
-        if self._outlet.blocked and self._pushed + len(data) > self._terms.push_buffer:
-            self._bye = OVERRUN
-            self._terms.let_go(OVERRUN.text)
-            self._advance()
-            return False
-        self._pushed += self._outlet.write(data)
-        return True
+        if self._outlet.push(pushes.framed(self._framing), self._terms.push_buffer):
+            return True
+        self._bye = self.turned_away(OVERRUN)
+        self._advance()
+        return False
 
     # Limits in time.
 
-    def look(self, seconds: float) -> Limit | None:
+    def look(self) -> Sight | None:
         """
         The sweep's.
         """
@@ -308,55 +305,72 @@ class PeerProtocol(Protocol):
             self._was_paused = False
         timeouts = self._terms.timeouts
         queue = None
-        if self._outlet.blocked or (self._closed and self._lingering is None):
+        farewell = self._farewell
+        if self._outlet.blocked or (farewell is not None and farewell.lingers is None):
             carrier = self._outlet.carrier
             queue = 0 if carrier is None else unread(carrier)
-            if self._closing and self._closed and not (queue or self._outlet.blocked):
-                self._linger()
+            if self._closing and farewell is not None and not (queue or self._outlet.blocked):
+                farewell.linger()
                 return None
         open_ = not (self._closing or self._ended or self._bye is not None)
         unfinished = open_ and self._framing.unfinished
-        idle = open_ and timeouts.idle < inf and not self._answers.waiting and not self._held
-        if queue is None and not unfinished and not idle:
-            if self._watch is not None:
-                self._watch = None
+        idle = open_ and timeouts.idle < inf and not self.answers.waiting and not self._held
+        if finished and not self._greeted and not self._terms.awaits_proof(self.guest):
+            self._greeted = True
+        silent = open_ and not self._greeted
+        if queue is None and not (unfinished or idle or silent):
             return None
-        if self._watch is None:
-            self._watch = Watch()
-        return self._watch.look(
-            timeouts,
-            seconds,
-            heard=heard,
-            finished=finished,
-            unfinished=unfinished,
-            idle=idle,
-            was_read=was_read,
-            queue=queue,
-        )
+        return Sight(heard, finished, unfinished, idle, silent, was_read, queue)
 
     def expire(self, limit: Limit) -> None:
         """
         The sweep's: a peer that still listens is told, after all its answers.
         """
+        text = limit.text(self._terms.timeouts)
         if limit is Limit.WRITE:
             self.abort()
         else:
-            self._bye = goodbye(Code.RATE, limit.text(self._terms.timeouts))
+            self._bye = goodbye(Code.RATE, text)
             self._advance()
+        self._terms.let_go(self, text)
+
+    # Who it is.
+
+    def known_as(self, guest: Guest) -> Outcome | None:
+        """
+        From now on the peer is this one. Nothing may be in flight.
+
+        @return: the last word, where it may do nothing here.
+        """
+        rights = self._terms.rights(guest)
+        self.guest = guest
+        self.source = self._terms.source(guest, self.settled)
+        self.measure()
+        if isinstance(rights, Outcome):
+            self.entitle(NOTHING)
+            return self.turned_away(rights)
+        self.entitle(rights)
+        return None
+
+    def entitle(self, rights: Rights) -> None:
+        """From now on it may do this."""
+        self.rights = rights
+        self._reader = self._reader.changed(self)
+
+    def measure(self) -> None:
+        """See how much the peer may send."""
+        if self._throttle is not None:
+            self._throttle.end()
+        throttle = self._terms.throttle(self.guest, self._advance)
+        if throttle is not self._throttle:
+            self._throttle = throttle
 
     # For the conversation.
 
-    def hush(self) -> None:
-        """
-        Say no C{+OK} to messages any more.
-        """
-        self._answers.quiet = True
-
-    def tally(self) -> tuple[int, int, int]:
-        """
-        How many were kept, refused and to be sent again since it was last asked.
-        """
-        return self._answers.tally()
+    def turned_away(self, bye: Outcome) -> Outcome:
+        """It is told to go, and so is the log."""
+        self._terms.let_go(self, bye.text)
+        return bye
 
     # The end.
 
@@ -378,21 +392,6 @@ class PeerProtocol(Protocol):
         self.transport.abortConnection()
 
     def _close(self) -> None:
-        transport = self.transport
-        if not self._closed:
-            # Once: what waits to be written is written before the end all the same.
-            self._closed = True
-            transport.unregisterProducer()
-        if self._ended:
-            transport.loseConnection()
-        elif self._lingering is None:
-            if not close_half(transport):
-                transport.loseConnection()
-                return
-            transport.resumeProducing()
-            # A peer that is slow has until write_timeout to take what waits for it.
-            if not self._outlet.blocked:
-                self._linger()
-
-    def _linger(self) -> None:
-        self._lingering = self._terms.clock.callLater(LINGER, self.transport.abortConnection)
+        if self._farewell is None:
+            self._farewell = Farewell(self.transport, self._terms.clock)
+        self._farewell.say(ended=self._ended, blocked=self._outlet.blocked)

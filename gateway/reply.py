@@ -194,6 +194,11 @@ class Words:
             None if nak is None else nak.encode(),
         )
 
+    @property
+    def silent(self) -> bool:
+        """Whether nobody hears of a refusal."""
+        return self.nak == b""
+
     def payload(self, fate: Fate) -> bytes | Sequence[bytes] | None:
         """
         @return: the answer before framing, or one for each message, or C{None} where

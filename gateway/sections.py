@@ -59,6 +59,10 @@ class Reader:
         self.known(where, table, fields)
         for key, value in table.items():
             if key in fields:
+                inner = _inner(fields[key].type)
+                if inner is not None:
+                    self._nested(f"{where}.{key}", value, inner)
+                    continue
                 try:
                     msgspec.convert(value, fields[key].type)
                 except msgspec.ValidationError as error:
@@ -69,6 +73,16 @@ class Reader:
         if len(self.problems) > before:
             return None
         return msgspec.convert(table, kind)
+
+    def _nested(self, where: str, value: Any, inner: tuple[type[Struct], bool]) -> None:
+        """
+        Note the problems of a section in a section.
+        """
+        kind, named = inner
+        if named:
+            self.sections(where, value, kind)
+        else:
+            self.section(where, value, kind)
 
     def sections(self, where: str, tables: Any, kind: type[Section]) -> dict[str, Section]:
         """
@@ -83,6 +97,16 @@ class Reader:
             if section is not None:
                 found[name] = section
         return found
+
+
+def _inner(wanted: Any) -> tuple[type[Struct], bool] | None:
+    """
+    @return: of which section the key's type is, and whether of any number with names.
+    """
+    for choice in (wanted, *get_args(wanted)):
+        if isinstance(choice, type) and issubclass(choice, Struct):
+            return choice, get_origin(wanted) is dict
+    return None
 
 
 _TYPES: Final = {

@@ -28,13 +28,13 @@ from twisted.python.failure import Failure
 from gateway.company import backoff
 from gateway.embedded import DataDirectory, EmbeddedServer
 from gateway.errors import EmbeddedError, SpoolError, StoreError
+from gateway.farewell import STOPPING
 from gateway.listener import ListenerService
 from gateway.postgres.dsn import public_dsn
 from gateway.postgres.notifications import Notifications
 from gateway.postgres.pool import Pool
 from gateway.postgres.queries import PostgresQueries
 from gateway.postgres.store import PostgresStore
-from gateway.protocol import STOPPING
 from gateway.spool.detour import SpoolDetour
 from gateway.spool.queue import Spool
 from gateway.writer import Writer
@@ -263,9 +263,9 @@ class GatewayService(Service):
         return True
 
 
-def stop_on_signals(reactor: Any, service: GatewayService) -> None:
+def on_signals(reactor: Any, service: GatewayService, reload: Callable[[], None]) -> None:
     """
-    SIGTERM and SIGINT stop the reactor, a second one does not wait for answers.
+    SIGTERM and SIGINT stop the reactor, a second one does not wait for answers; SIGHUP reloads.
 
     Twisted's own handlers make twistd end itself with the signal again, so that
     an orderly stop would look like a crash to whoever started it.
@@ -276,9 +276,13 @@ def stop_on_signals(reactor: Any, service: GatewayService) -> None:
     def stop(number: int, frame: object) -> None:
         reactor.callFromThread(reactor.stop if next(signals) == 1 else service.force)
 
+    def again(number: int, frame: object) -> None:
+        reactor.callFromThread(reload)
+
     def install() -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
+        signal.signal(signal.SIGHUP, again)
 
     # The reactor installs its own when it starts.
     reactor.callWhenRunning(install)

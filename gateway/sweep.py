@@ -7,14 +7,13 @@ It runs only while there are peers.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection
 from typing import Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from gateway.deadlines import Limit, Timeouts
+from gateway.deadlines import Limit, Sight, Timeouts, Watch
 
 
 class Swept(Protocol):
@@ -22,10 +21,9 @@ class Swept(Protocol):
     Whatever has limits in time.
     """
 
-    def look(self, seconds: float) -> Limit | None:
+    def look(self) -> Sight | None:
         """
-        @param seconds: since the last look.
-        @return: which limit is over.
+        @return: what there is to see since the last look; C{None} where nothing has a limit.
         """
 
     def expire(self, limit: Limit) -> None:
@@ -34,7 +32,7 @@ class Swept(Protocol):
 
 class Sweep:
     """
-    Looks at the peers of one listener.
+    Looks at the peers of one listener, and says who had to go and who did not get in.
     """
 
     _log = Logger()
@@ -51,53 +49,71 @@ class Sweep:
         self._interval = timeouts.interval
         self._listener = listener
         self._peers = peers
+        self._watches: dict[Swept, Watch] = {}
         self._call: IDelayedCall | None = None
         self._looked = 0.0
-        self._let_go: Counter[str] = Counter()
+        self._let_go: dict[str, tuple[int, str]] = {}
 
-    def let_go(self, reason: str) -> None:
+    def let_go(self, reason: str, name: str) -> None:
         """
-        A peer was told to go between two looks; the log hears of it at the next.
+        A peer was told to go, or not let in; the log hears of it at the next look.
+
+        @param name: its address.
         """
-        self._let_go[reason] += 1
+        count, _ = self._let_go.get(reason, (0, ""))
+        self._let_go[reason] = count + 1, name
+        self._begin()
 
     def peers_changed(self) -> None:
         """
         Somebody came or went.
         """
-        if self._peers and self._call is None:
-            self._looked = self._clock.seconds()
-            self._call = self._clock.callLater(self._interval, self._look)
-        elif not self._peers and self._call is not None:
+        if self._peers:
+            self._begin()
+        elif self._call is not None:
             self._call.cancel()
             self._call = None
+            self._watches.clear()
             self._say()
+
+    def _begin(self) -> None:
+        if self._call is None:
+            self._looked = self._clock.seconds()
+            self._call = self._clock.callLater(self._interval, self._look)
 
     def _look(self) -> None:
         now = self._clock.seconds()
         # A gateway that was itself held up (stopped, swapped out) has read nobody
         # meanwhile, and must not blame its peers for it.
         seconds = min(now - self._looked, 2 * self._interval)
-        self._looked = now
-        self._call = self._clock.callLater(self._interval, self._look)
-        overdue = [
-            (peer, limit) for peer in self._peers if (limit := peer.look(seconds)) is not None
-        ]
+        self._call = None
+        watches, self._watches = self._watches, {}
+        overdue = []
+        for peer in self._peers:
+            sight = peer.look()
+            if sight is not None:
+                watch = self._watches[peer] = watches.get(peer) or Watch()
+                limit = watch.look(self._timeouts, seconds, sight)
+                if limit is not None:
+                    overdue.append((peer, limit))
         for peer, limit in overdue:
             peer.expire(limit)
-            self.let_go(limit.text(self._timeouts))
         self._say()
+        if self._peers:
+            self._begin()
 
     def _say(self) -> None:
         """
         One line for all, so that many bad peers do not flood the log.
         """
-        for reason, count in self._let_go.items():
+        for reason, (count, name) in self._let_go.items():
             self._log.warn(
-                "listener {listener}: {count} {peers} let go: {reason}",
+                "listener {listener}: {count} {peers} let go: {reason} ({last}{name})",
                 listener=self._listener,
                 count=count,
                 peers="peer" if count == 1 else "peers",
                 reason=reason,
+                last="" if count == 1 else "last ",
+                name=name,
             )
         self._let_go.clear()

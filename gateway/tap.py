@@ -7,8 +7,8 @@ the default.
 
 from __future__ import annotations
 
-import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,22 +23,17 @@ from gateway.company import backoff
 from gateway.config import (
     EMBEDDED,
     Config,
-    Listener,
     check_endpoints,
     default_config,
     load_config,
 )
-from gateway.content import ContentDialect
 from gateway.conversation import CommandDialect
-from gateway.deadlines import Timeouts
-from gateway.dialect import Dialect, PlainDialect
 from gateway.embedded import DataDirectory, EmbeddedServer
 from gateway.errors import ConfigError
-from gateway.example import example
-from gateway.factory import PeerFactory
-from gateway.formats.choice import format_of
+from gateway.files import raise_file_limit, room_for_peers
 from gateway.gate import Gates
-from gateway.listener import ListenerService
+from gateway.listener_sections import Listener
+from gateway.listeners import Listeners
 from gateway.postgres.dsn import dsn_fault
 from gateway.postgres.notifications import Notifications
 from gateway.postgres.opening import Opener, outside_of_process
@@ -46,12 +41,15 @@ from gateway.postgres.pool import Pool
 from gateway.postgres.queries import PostgresQueries, query_pool
 from gateway.postgres.store import PostgresStore
 from gateway.pressure import Pressure
-from gateway.reply import Words
-from gateway.service import GatewayService, stop_on_signals, use_monotonic_clock
+from gateway.reload import Reload
+from gateway.service import GatewayService, on_signals, use_monotonic_clock
 from gateway.spool.detour import SpoolDetour
 from gateway.spool.file import SpoolFile
 from gateway.spool.queue import Spool
 from gateway.streams import Streams
+from gateway.token_file import tokens_of
+from gateway.tokens import Token
+from gateway.verifier import Verifier, in_threads
 from gateway.writer import Writer
 
 DATA_DIR = "gateway-data"
@@ -62,6 +60,7 @@ class Options(usage.Options):
     Options of C{twistd gateway}.
 
     @ivar config: what they and the file say together; after C{postOptions}.
+    @ivar tokens: those of the file that it names, as last read; C{None} where it names none.
     """
 
     synopsis = "[options]"
@@ -84,6 +83,7 @@ class Options(usage.Options):
         super().__init__()  # type: ignore[no-untyped-call]
         self._endpoints: list[tuple[str, str, str]] = []
         self.config = Config()
+        self.tokens: Mapping[str, Token] | None = None
 
     def opt_line(self, endpoint: str) -> None:
         """Listen here for lines, for route 'messages' or the only one. May repeat."""
@@ -99,26 +99,38 @@ class Options(usage.Options):
 
     def postOptions(self) -> None:
         try:
-            config = read_config(self["config"])
-            if self["database"] is not None:
-                config = replace(config, database=replace(config.database, dsn=self["database"]))
-            if self._endpoints:
-                config = replace(config, listeners=self._listeners(config))
-                problems = check_endpoints(config, endpoint_fault)
-                if problems:
-                    raise ConfigError(problems)
-            dsn = config.database.dsn
-            fault = None if dsn == EMBEDDED else dsn_fault(dsn, outside_of_process())
-            if fault is not None:
-                source = "--database" if self["database"] is not None else "database.dsn"
-                raise ConfigError([f"{source}: {fault}"])
-            dsn = config.channels.dsn or ""
-            if dsn and (fault := dsn_fault(dsn, outside_of_process())) is not None:
-                raise ConfigError([f"channels.dsn: {fault}"])
+            self.config = self.read()
         except ConfigError as error:
             raise usage.UsageError(str(error)) from None
-        self["data-dir"] = str(Path(self["data-dir"]).absolute())
-        self.config = config
+        # A reload reads it again, wherever the daemon has gone to.
+        for path in ("config", "data-dir"):
+            if self[path] is not None:
+                self[path] = str(Path(self[path]).absolute())
+
+    def read(self) -> Config:
+        """
+        What they and the file say together.
+
+        @raise ConfigError: with every problem.
+        """
+        config = read_config(self["config"])
+        if self["database"] is not None:
+            config = replace(config, database=replace(config.database, dsn=self["database"]))
+        if self._endpoints:
+            config = replace(config, listeners=self._listeners(config))
+            problems = check_endpoints(config, endpoint_fault)
+            if problems:
+                raise ConfigError(problems)
+        dsn = config.database.dsn
+        fault = None if dsn == EMBEDDED else dsn_fault(dsn, outside_of_process())
+        if fault is not None:
+            source = "--database" if self["database"] is not None else "database.dsn"
+            raise ConfigError([f"{source}: {fault}"])
+        dsn = config.channels.dsn or ""
+        if dsn and (fault := dsn_fault(dsn, outside_of_process())) is not None:
+            raise ConfigError([f"channels.dsn: {fault}"])
+        self.tokens = tokens_of(config.access)
+        return config
 
     def _listeners(self, config: Config) -> dict[str, Listener]:
         route = "messages" if "messages" in config.routes else next(iter(config.routes), None)
@@ -211,36 +223,23 @@ def makeService(options: Options) -> IService:
     )
     channels = Channels(config.channels.allow, notifications, reactor)
     streams = Streams(store, detour.reached if detour is not None else lambda name: 0)
-    commands = CommandDialect(config.routes, streams, queries, channels)
-    listeners = []
-    for name, listener in config.listeners.items():
-        factory = PeerFactory(
-            listener=name,
-            framing=listener.framing,
-            dialect=_dialect(config, listener) or commands,
-            words=Words.configured(listener.ack, listener.nak),
-            max_frame=listener.max_frame,
-            window=listener.window,
-            writer=writer,
-            pressure=pressure,
-            clock=reactor,
-            timeouts=Timeouts(
-                frame=listener.frame_timeout,
-                write=listener.write_timeout,
-                idle=math.inf if listener.idle_timeout is None else listener.idle_timeout,
-                keepalive=listener.keepalive,
-            ),
-            channels=channels,
-            push_buffer=config.channels.push_buffer,
-        )
-        listeners.append(
-            ListenerService(
-                serverFromString(reactor, listener.endpoint),
-                listener.endpoint,
-                factory,
-                example(listener, config.routes),
-            )
-        )
+    verifier = Verifier(options.tokens, in_threads(reactor), time.time)
+    commands = CommandDialect(streams, queries, channels, verifier)
+    room = room_for_peers(
+        raise_file_limit(),
+        config.database.pool_max + config.database.query_connections + 2,
+        len(config.listeners),
+    )
+    listeners = Listeners(
+        config,
+        reactor,
+        connections=min(room, config.limits.connections),
+        writer=writer,
+        pressure=pressure,
+        channels=channels,
+        commands=commands,
+        verifier=verifier,
+    )
     service = GatewayService(
         clock=reactor,
         data_directory=DataDirectory(data_dir) if is_embedded else None,
@@ -249,7 +248,7 @@ def makeService(options: Options) -> IService:
         pool=pool,
         store=store,
         writer=writer,
-        listeners=listeners,
+        listeners=list(listeners),
         drain_timeout=config.limits.drain_timeout,
         spool=spool,
         detour=detour,
@@ -257,23 +256,11 @@ def makeService(options: Options) -> IService:
         notifications=notifications,
         channels_dsn=config.channels.dsn,
     )
-    stop_on_signals(reactor, service)
+    parts = [lambda _: verifier.take(options.tokens), listeners.reload]
+    reload = Reload(config, options.read, parts)
+    on_signals(reactor, service, reload)
     use_monotonic_clock(reactor)
     return service
-
-
-def _dialect(config: Config, listener: Listener) -> Dialect | None:
-    """
-    @return: C{None} for commands.
-    """
-    if listener.route_by is not None and listener.routes:
-        # All of them are read alike.
-        reading = config.routes[next(iter(listener.routes.values()))].reading
-        form = format_of(reading, [listener.route_by])
-        return ContentDialect(form, listener.route_by, listener.routes, listener.route)
-    if listener.route is not None:
-        return PlainDialect(listener.route)
-    return None
 
 
 def _spool(config: Config, data_dir: Path) -> Spool | None:

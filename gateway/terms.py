@@ -4,6 +4,7 @@ The terms on which peers connect to a listener, and the transports that carry th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from twisted.internet.interfaces import (
@@ -16,11 +17,15 @@ from twisted.internet.interfaces import (
     ITCPTransport,
 )
 
+from gateway.access import Rights
 from gateway.channels import Channels
 from gateway.deadlines import Timeouts
 from gateway.dialect import Dialect
+from gateway.guest import Guest
 from gateway.pressure import Pressure
-from gateway.reply import Words
+from gateway.reply import Outcome, Words
+from gateway.throttle import Throttle
+from gateway.writer import Answered, Source
 
 Peer = TypeVar("Peer", contravariant=True)
 
@@ -69,11 +74,23 @@ class Terms(Protocol[Peer]):
     clock: IReactorTime
     timeouts: Timeouts
 
+    def source(self, guest: Guest, answered: Answered) -> Source:
+        """What submits a peer's messages."""
+
+    def throttle(self, guest: Guest, resume: Callable[[], None]) -> Throttle | None:
+        """What limits a peer's rate; C{resume} is called when it may be read again."""
+
+    def rights(self, guest: Guest) -> Rights | Outcome:
+        """What a peer may do; the last word, where that is nothing."""
+
+    def awaits_proof(self, guest: Guest) -> bool:
+        """Whether the peer has still to prove who it is."""
+
     def joined(self, peer: Peer) -> None:
         """A peer connected."""
 
     def left(self, peer: Peer) -> None:
         """A peer is gone."""
 
-    def let_go(self, reason: str) -> None:
+    def let_go(self, peer: Peer, reason: str) -> None:
         """A peer is told to go; for the log."""

@@ -11,15 +11,27 @@ import fcntl
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from gateway.access_sections import AccessSection
 from gateway.errors import ConfigError
+from gateway.tokens import Token, read_tokens
 
 PRIVATE: Final = 0o600
 """The widest mode that the file may have."""
+
+
+def tokens_of(section: AccessSection | None) -> Mapping[str, Token] | None:
+    """
+    @return: the tokens of a configuration, by ID; C{None} where it names no file of them.
+    @raise ConfigError: with every problem.
+    """
+    if section is None or section.tokens is None:
+        return None
+    return read_tokens(TokenFile(Path(section.tokens)).read(), section.tokens)
 
 
 class TokenFile:

@@ -81,15 +81,17 @@ class _Check:
 class Verifier:
     """
     Says whose a token is.
+
+    @ivar offered: whether there are any.
     """
 
     _log = Logger()
 
     def __init__(
-        self, tokens: Mapping[str, Token], aside: Aside, wall: Callable[[], float]
+        self, tokens: Mapping[str, Token] | None, aside: Aside, wall: Callable[[], float]
     ) -> None:
         """
-        @param tokens: by ID.
+        @param tokens: by ID; C{None} where there is no file of them.
         @param wall: seconds since 1970.
         """
         self._aside = aside
@@ -100,11 +102,12 @@ class Verifier:
         self._busy = False
         self.take(tokens)
 
-    def take(self, tokens: Mapping[str, Token]) -> None:
+    def take(self, tokens: Mapping[str, Token] | None) -> None:
         """
         The file was read again.
         """
-        self._tokens = tokens
+        self.offered = tokens is not None
+        self._tokens = tokens or {}
         self._right: dict[bytes, str] = {}
 
     def is_good(self, token_id: str, identity: str) -> bool:

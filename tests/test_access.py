@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from gateway.access import Access, all_rights
 from gateway.access_sections import AccessSection, GrantSection, check_access
+from gateway.networks import address_of
 from gateway.patterns import Pattern
 from gateway.sections import Reader
 
@@ -85,7 +86,7 @@ def test_with_it_what_is_not_granted_is_denied() -> None:
         (GrantSection(identities=("till-*",)), "lines", FAR, "shop", False),
         (GrantSection(identities=("*",)), "lines", NEAR, None, False),
         (GrantSection(networks=("10.0.0.0/8",)), "lines", NEAR, None, True),
-        (GrantSection(networks=("10.0.0.0/8",)), "lines", ip_address("::ffff:10.9.9.9"), "x", True),
+        (GrantSection(networks=("10.0.0.0/8",)), "lines", address_of("::ffff:10.9.9.9"), "x", True),
         (GrantSection(networks=("10.0.0.0/8",)), "lines", None, "x", False),
         (GrantSection(networks=("unix",)), "lines", None, None, True),
         (GrantSection(networks=("unix",)), "lines", NEAR, None, False),
@@ -186,8 +187,8 @@ GOOD = GrantSection(networks=("10.0.0.0/8", "unix"), routes=("messages",))
     ("grant", "said"),
     [
         (GrantSection(routes=("*",)), "says nobody: it needs identities, networks or both"),
-        (GrantSection(networks=("10.0.0.1/8",), routes=("*",)), "did you mean '10.0.0.0/8'?"),
-        (GrantSection(networks=("lan",), routes=("*",)), "'lan' is no network"),
+        (GrantSection(networks=("10.0.0.1/8",), routes=("*",)), "10.0.0.1/8 has host bits set"),
+        (GrantSection(networks=("lan",), routes=("*",)), "'lan' does not appear"),
         (GrantSection(identities=("",), routes=("*",)), "'' is empty"),
         (GrantSection(identities=("a\n",), routes=("*",)), "has a control character"),
         (GrantSection(identities=("a" * 256,), routes=("*",)), "has 256 bytes"),

@@ -28,8 +28,8 @@ from gateway.channels import FULL, LONGEST_REST, SLICE, Channels
 from gateway.config import load_config
 from gateway.deadlines import Timeouts
 from gateway.errors import ConfigError
+from gateway.farewell import OVERRUN
 from gateway.framing import FRAMINGS
-from gateway.protocol import OVERRUN
 from gateway.pushes import Pushes
 from gateway.reply import Outcome
 from gateway.tap import endpoint_fault
@@ -467,7 +467,7 @@ def test_who_does_not_take_its_pushes_is_let_go() -> None:
         assert not events
         bench.wait(6)
     assert [formatEvent(event) for event in events] == [
-        "listener lines: 3 peers let go: does not take its pushes"
+        "listener lines: 3 peers let go: does not take its pushes (last 127.0.0.1:4000)"
     ]
     for pair in ends:
         for end in pair:

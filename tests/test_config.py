@@ -13,18 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.python.usage import UsageError
 
+from gateway.access_sections import AccessSection, GrantSection
 from gateway.channel_sections import ChannelsSection
 from gateway.config import (
     Config,
     Database,
     Limits,
-    Listener,
     SpoolSection,
     default_config,
     judge,
     load_config,
 )
 from gateway.errors import ConfigError
+from gateway.listener_sections import Listener, TlsSection
 from gateway.route import CONSTANT, Value
 from gateway.route_sections import RouteSection
 from gateway.tap import Options, endpoint_fault
@@ -55,6 +56,9 @@ def test_sample_is_accepted_and_complete() -> None:
         SpoolSection: set(data["spool"]),
         ChannelsSection: set(data["channels"]),
         Listener: {key for section in data["listeners"].values() for key in section},
+        TlsSection: set(data["listeners"]["public"]["tls"]),
+        AccessSection: set(data["access"]),
+        GrantSection: set(data["access"]["grants"]["devices"]),
         RouteSection: {key for section in data["routes"].values() for key in section},
     }
     for kind, keys in used.items():

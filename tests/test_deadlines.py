@@ -15,7 +15,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 
-from gateway.deadlines import Limit, Timeouts, Watch
+from gateway.deadlines import Limit, Sight, Timeouts, Watch
 from tests.in_memory import Bench, HalfClosing, OnSocket
 
 TEN = Timeouts(frame=10, write=10, idle=10)
@@ -30,21 +30,21 @@ QUIET = b"-BYE RATE :nothing sent for 10 s\n"
 @given(st.floats(0.5, 500), st.floats(0, 20), st.sampled_from(Limit))
 def test_never_early_and_hardly_late(timeout: float, begin: float, limit: Limit) -> None:
     """Whenever a state begins, its limit is over after the timeout and within two looks."""
-    timeouts = Timeouts(frame=timeout, write=timeout, idle=timeout)
+    timeouts = Timeouts(frame=timeout, write=timeout, idle=timeout, first=timeout)
     step = timeouts.interval
     watch = Watch()
     for looks in range(1, 1000):
         so = looks * step >= begin
-        found = watch.look(
-            timeouts,
-            step,
+        sight = Sight(
             heard=False,
             finished=False,
             unfinished=so and limit is Limit.FRAME,
             idle=so and limit is Limit.IDLE,
+            silent=so and limit is Limit.FIRST,
             was_read=True,
             queue=7 if so and limit is Limit.WRITE else None,
         )
+        found = watch.look(timeouts, step, sight)
         if found is not None:
             break
     assert found is limit
@@ -278,5 +278,5 @@ def test_many_late_peers_are_one_line_in_the_log() -> None:
     with capturedLogs() as events:
         bench.wait(13)
     assert [formatEvent(event) for event in events] == [
-        "listener lines: 50 peers let go: frame not finished within 10 s"
+        "listener lines: 50 peers let go: frame not finished within 10 s (last 127.0.0.1:4000)"
     ]

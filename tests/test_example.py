@@ -9,10 +9,10 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.config import Listener
 from gateway.example import example, sample
 from gateway.formats.choice import FormatName, Reading, format_of
 from gateway.framing import FRAMINGS
+from gateway.listener_sections import Listener
 from gateway.route import Route, Value
 
 

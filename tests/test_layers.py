@@ -16,8 +16,9 @@ PACKAGE = Path(__file__).parent.parent / "gateway"
 PURE = ("errors", "framing", "reply", "faults", "dialect", "route", "batch", "store")
 PURE_TOO = ("pressure", "config", "direct", "answers", "deadlines", "sockets", "sections", "lock")
 PURE_ALSO = ("content", "content_sections", "stream", "moves", "query", "query_sections")
-PURE_STILL = ("channel_sections", "pushes")
+PURE_STILL = ("channel_sections", "pushes", "networks", "listener_sections")
 PURE_ACCESS = ("patterns", "access_sections", "access", "tokens", "token_file")
+PURE_DOORS = ("rates", "crowd", "guest", "files")
 PURE_INSIDE = ("spool.record", "spool.mark", "sql.route", "columns.kinds", "formats.choice")
 PURE_FORMATS = tuple(
     f"formats.{name}" for name in ("json", "csv", "logfmt", "regex", "syslog", "influx")
@@ -29,20 +30,22 @@ PURE_CLIENT = tuple(
 )
 PURE_MODULES = (
     *(*PURE, *PURE_TOO, *PURE_ALSO, *PURE_STILL, *PURE_INSIDE, *PURE_FORMATS, *PURE_ASKING),
-    *(*PURE_CLIENT, *PURE_ACCESS),
+    *(*PURE_CLIENT, *PURE_DOORS, *PURE_ACCESS),
 )
 
 PACKAGES = ("postgres", "spool", "sql", "columns", "formats", "client", "commands")
 
 ORDER = [
-    *("errors", "framing", "reply", "faults", "sections", "patterns", "access_sections", "access"),
-    *("tokens", "token_file", "verifier", "pushes", "stream", "formats", "columns", "dialect"),
-    *("content", "batch", "moves", "query", "route", "sql", "route_sections"),
-    *("content_sections", "query_sections", "channel_sections", "config", "example"),
+    *("errors", "framing", "reply", "faults", "sections", "networks", "patterns"),
+    *("access_sections", "access", "tokens", "token_file", "verifier", "guest", "pushes"),
+    *("stream", "formats", "columns", "dialect", "content", "batch", "moves", "query", "route"),
+    *("sql", "route_sections", "content_sections", "query_sections", "channel_sections"),
+    *("listener_sections", "config", "example", "rates", "crowd", "files"),
     *("direct", "sockets", "deadlines", "sweep", "answers", "pressure", "lock", "store", "memory"),
-    *("gate", "company", "fences", "together", "lane", "writer", "channels", "terms", "outlet"),
-    *("protocol", "factory", "streams", "conversation"),
-    *("listener", "spool", "postgres", "embedded", "service", "tap", "client", "commands", "cli"),
+    *("gate", "company", "fences", "together", "lane", "writer", "channels", "throttle"),
+    *("terms", "outlet", "farewell", "protocol", "factory", "door", "streams", "command"),
+    *("conversation", "token_first", "listener", "listeners", "spool", "postgres", "embedded"),
+    *("service", "reload", "tap", "client", "commands", "cli"),
 ]
 
 

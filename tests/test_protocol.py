@@ -14,7 +14,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
 from gateway.factory import peer_name
-from gateway.protocol import STOPPING
+from gateway.farewell import STOPPING
 from gateway.reply import Words
 from tests.in_memory import Bench, HalfClosing
 

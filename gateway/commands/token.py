@@ -36,18 +36,16 @@ Examples:
 """
 
 
-class _Lifetime(click.ParamType):
+def _lifetime(context: click.Context, option: click.Parameter, value: str | None) -> Any:
     """
-    C{90d}: weeks, days, hours or minutes.
+    C{90d} as a timedelta: weeks, days, hours or minutes.
     """
-
-    name = "time"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> timedelta:
-        found = re.fullmatch(r"([1-9][0-9]{0,4})([wdhm])", str(value))
-        if found is None:
-            self.fail(f"{value!r} is no time; 90d is ninety days (w, d, h, m)", param, ctx)
-        return timedelta(seconds=int(found[1]) * _UNITS[found[2]])
+    if value is None:
+        return None
+    found = re.fullmatch(r"([1-9][0-9]{0,4})([wdhm])", value)
+    if found is None:
+        raise click.BadParameter(f"{value!r} is no time; 90d is ninety days (w, d, h, m)")
+    return timedelta(seconds=int(found[1]) * _UNITS[found[2]])
 
 
 def _of_file(command: Callable[..., None]) -> Callable[..., None]:
@@ -81,7 +79,12 @@ def token_command() -> None:
 
 @token_command.command()
 @click.argument("identity")
-@click.option("--expires", type=_Lifetime(), help="After so long, as in 90d; else never.")
+@click.option(
+    "--expires",
+    callback=_lifetime,
+    metavar="TIME",
+    help="After so long, as in 90d; without, never.",
+)
 @_of_file
 def add(identity: str, expires: timedelta | None, file: Path | None, config: Path | None) -> None:
     """Make a token for IDENTITY, and print it.

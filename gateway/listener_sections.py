@@ -1,0 +1,217 @@
+"""
+The keys of a listener: where peers connect, who gets in, and how they speak.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import PurePath
+from typing import Annotated, Final, Literal
+
+from msgspec import Meta, Struct
+from msgspec.structs import replace
+
+from gateway.content_sections import check_content, check_name
+from gateway.networks import network_fault
+from gateway.route import Route
+from gateway.sections import Reader
+
+Seconds = Annotated[float, Meta(gt=0)]
+Size = Annotated[int, Meta(ge=1)]
+Rate = Annotated[float, Meta(gt=0)]
+# TCP_KEEPIDLE is whole seconds, at most 32767.
+Keepalive = Annotated[float, Meta(ge=1, le=32767)]
+
+AUTH_TIMEOUT: Final = 10.0
+"""Seconds that a peer has to prove who it is, where the listener does not say."""
+
+_OWNER: Final = re.compile(r"[^:\s]*(:[^:\s]+)?")
+
+EndpointFault = Callable[[str], str | None]
+"""An endpoint string -> what is wrong with it."""
+
+
+class TlsSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """
+    TLS for a listener. Files are PEM.
+
+    @ivar certificate: of the listener, with its chain; the key may be in it too.
+    @ivar key: its private key; C{None}: in C{certificate}.
+    @ivar passphrase_file: what the key is encrypted with.
+    @ivar sni: a directory of C{*.pem}, each a certificate with its chain and key, for the names
+        that are in them; C{certificate} is for all others.
+    @ivar client_ca: authorities of the peers' certificates; C{None}: they show none.
+    @ivar client_certificate: whether a peer may do without.
+    @ivar minimum: version of TLS.
+    @ivar handshake_timeout: in seconds.
+    """
+
+    certificate: str
+    key: str | None = None
+    passphrase_file: str | None = None
+    sni: str | None = None
+    client_ca: str | None = None
+    client_certificate: Literal["required", "optional"] = "required"
+    minimum: Literal["1.2", "1.3"] = "1.2"
+    handshake_timeout: Seconds = 10.0
+
+
+class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """
+    Where peers connect, and how they speak. Durations are in seconds.
+
+    @ivar endpoint: a Twisted server endpoint string.
+    @ivar route: for the plain dialect, where every frame goes; with C{route_by}, where
+        those go that C{routes} has no route for.
+    @ivar route_by: a field of each message, whose value chooses among C{routes}.
+    @ivar routes: value of that field -> route.
+    @ivar max_frame: largest payload in bytes, at most 64 MiB.
+    @ivar window: unanswered frames of a peer at which reading pauses.
+    @ivar ack: said instead of C{+OK}; C{none} says nothing.
+    @ivar nak: said instead of every other answer.
+    @ivar telnet: whether peers may be telnet clients that negotiate.
+    @ivar auth: whether a token is asked for of peers whose certificate did not say who they are.
+    @ivar frame_timeout: for a frame that was begun to be finished.
+    @ivar write_timeout: for a peer that does not take its answers to take any.
+    @ivar idle_timeout: for a peer with nothing in flight to send; C{None}: for ever.
+    @ivar first_frame_timeout: for the first frame, the token where one is asked for.
+    @ivar max_connections: at a time; C{None}: as many as C{limits.connections}.
+    @ivar max_connections_per_address: from one address, or one IPv6 network of 64 bits.
+    @ivar messages_per_second: of one identity, or of one address.
+    @ivar bytes_per_second: likewise, of payload.
+    @ivar burst: seconds' worth of both that may come at once.
+    @ivar allow: networks that may connect; none: all.
+    @ivar deny: networks that may not, even if they are in C{allow}.
+    @ivar trusted_proxies: networks that connect with a PROXY header, nobody else may.
+    @ivar socket_mode: permissions of a Unix socket, octal.
+    @ivar socket_owner: C{user}, C{user:group} or C{:group} of a Unix socket.
+    @ivar reuse_port: whether several processes may listen here (SO_REUSEPORT).
+    @ivar send_buffer: of the kernel for each connection, in bytes (SO_SNDBUF).
+    @ivar receive_buffer: likewise (SO_RCVBUF).
+    @ivar backlog: peers that may wait to be accepted; net.core.somaxconn caps it.
+    @ivar no_delay: whether TCP sends answers at once (TCP_NODELAY).
+    @ivar keepalive: silence after which TCP asks whether the peer is there.
+    @ivar user_timeout: for which data may be unacknowledged; C{None}: twice C{keepalive}.
+    """
+
+    endpoint: str
+    framing: Literal["line", "netstring", "octet-counted"] = "line"
+    dialect: Literal["plain", "command"] = "plain"
+    route: str | None = None
+    route_by: str | None = None
+    routes: dict[str, str] | None = None
+    max_frame: Annotated[int, Meta(ge=1, le=64 * 1024 * 1024)] = 65536
+    window: Annotated[int, Meta(ge=1, le=1_000_000)] = 1024
+    ack: str | None = None
+    nak: str | None = None
+    telnet: bool = False
+    auth: bool = False
+    tls: TlsSection | None = None
+    frame_timeout: Seconds = 60.0
+    write_timeout: Seconds = 60.0
+    idle_timeout: Seconds | None = None
+    first_frame_timeout: Seconds | None = None
+    max_connections: Size | None = None
+    max_connections_per_address: Size | None = None
+    messages_per_second: Rate | None = None
+    bytes_per_second: Rate | None = None
+    burst: Seconds = 1.0
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
+    socket_mode: Annotated[str, Meta(pattern="^0?[0-7]{3}$")] | None = None
+    socket_owner: str | None = None
+    reuse_port: bool = False
+    send_buffer: Size | None = None
+    receive_buffer: Size | None = None
+    backlog: Size = 4096
+    no_delay: bool = True
+    keepalive: Keepalive = 60.0
+    user_timeout: Seconds | None = None
+
+    @property
+    def kind(self) -> str:
+        """The first word of the endpoint."""
+        return self.endpoint.partition(":")[0]
+
+
+def resolved(listener: Listener, path: PurePath) -> Listener:
+    """
+    With all its paths relative to the configuration file, as every path in it.
+    """
+    folder = path.parent
+    tls = listener.tls
+    if tls is not None:
+        paths = ("certificate", "key", "passphrase_file", "sni", "client_ca")
+        given = {name: value for name in paths if (value := getattr(tls, name)) is not None}
+        tls = replace(tls, **{name: str(folder / value) for name, value in given.items()})
+        listener = replace(listener, tls=tls)
+    _, colon, rest = listener.endpoint.partition(":")
+    if listener.kind != "unix" or not colon or rest.startswith(("/", "address=/")):
+        return listener
+    prefix = "address=" if rest.startswith("address=") else ""
+    where = folder / rest.removeprefix("address=")
+    return replace(listener, endpoint=f"unix:{prefix}{where}")
+
+
+def check_listener(
+    reader: Reader,
+    name: str,
+    listener: Listener,
+    route_names: list[str],
+    routes: Mapping[str, Route],
+    endpoint_fault: EndpointFault,
+) -> None:
+    """
+    @param route_names: of all routes, faulty ones too.
+    @param routes: those that could be read.
+    """
+    where = f"listeners.{name}"
+    fault = endpoint_fault(listener.endpoint)
+    if fault is not None:
+        reader.note(
+            f"{where}.endpoint",
+            f"{listener.endpoint!r} is no Twisted server endpoint ({fault});"
+            ' try "tcp:8000:interface=127.0.0.1" or "unix:gateway.sock"',
+        )
+    _check_door(reader, where, listener)
+    if listener.dialect != "plain":
+        for key in ("route", "route_by", "routes", "ack", "nak"):
+            if getattr(listener, key) is not None:
+                reader.note(f"{where}.{key}", 'is for dialect = "plain"; leave it out')
+        return
+    by_content = listener.route_by is not None or listener.routes is not None
+    if listener.route is not None:
+        check_name(reader, f"{where}.route", listener.route, route_names)
+    elif not by_content:
+        reader.note(f"{where}.route", "is missing: a plain listener needs one")
+    if by_content:
+        check_content(reader, where, listener.route_by, listener.routes, route_names, routes)
+
+
+def _check_door(reader: Reader, where: str, listener: Listener) -> None:
+    """
+    Note what is wrong with who gets in.
+    """
+    for key in ("allow", "deny", "trusted_proxies"):
+        for network in getattr(listener, key):
+            fault = network_fault(network)
+            if fault is not None:
+                reader.note(
+                    f"{where}.{key}",
+                    f'{fault}; networks are "10.0.0.0/8", "2001:db8::/32" or "unix"',
+                )
+    if listener.tls is not None and listener.kind in ("ssl", "tls"):
+        reader.note(
+            f"{where}.tls", f"is for a tcp: endpoint; {listener.kind}: brings a certificate itself"
+        )
+    if listener.telnet and listener.framing != "line":
+        reader.note(f"{where}.telnet", 'is for framing = "line"; leave it out')
+    if listener.kind != "unix":
+        for key in ("socket_mode", "socket_owner"):
+            if getattr(listener, key) is not None:
+                reader.note(f"{where}.{key}", "is for a unix: endpoint; leave it out")
+    owner = listener.socket_owner
+    if owner is not None and (not owner or _OWNER.fullmatch(owner) is None):
+        reader.note(f"{where}.socket_owner", f'{owner!r} is not "user", "user:group" or ":group"')

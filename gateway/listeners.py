@@ -1,0 +1,170 @@
+"""
+The listeners of a configuration, and what a new configuration changes about them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from twisted.internet.endpoints import serverFromString
+
+from gateway.access import Access
+from gateway.channels import Channels
+from gateway.config import Config
+from gateway.content import ContentDialect
+from gateway.conversation import CommandDialect
+from gateway.crowd import Crowd
+from gateway.deadlines import Timeouts
+from gateway.dialect import Dialect, PlainDialect
+from gateway.door import Door
+from gateway.example import example
+from gateway.factory import PeerFactory
+from gateway.formats.choice import format_of
+from gateway.guest import Guest
+from gateway.listener import ListenerService
+from gateway.listener_sections import AUTH_TIMEOUT, Listener
+from gateway.networks import Networks
+from gateway.pressure import Pressure
+from gateway.rates import Allowance, Rates
+from gateway.reply import Words
+from gateway.token_first import TokenFirst
+from gateway.verifier import Verifier
+from gateway.writer import Writer
+
+
+class Listeners:
+    """
+    All of them.
+
+    @ivar crowd: the connections of all their peers.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        reactor: Any,
+        *,
+        connections: int,
+        writer: Writer,
+        pressure: Pressure,
+        channels: Channels,
+        commands: CommandDialect,
+        verifier: Verifier,
+    ) -> None:
+        """
+        @param connections: that there may be.
+        """
+        self.crowd = Crowd(connections)
+        self._reactor = reactor
+        self._writer = writer
+        self._pressure = pressure
+        self._channels = channels
+        self._commands = commands
+        self._verifier = verifier
+        self._routes = tuple(config.routes)
+        self._access = Access(config.access, self._routes)
+        self._services = {
+            name: self._service(config, name, listener)
+            for name, listener in config.listeners.items()
+        }
+
+    def __iter__(self) -> Iterator[ListenerService]:
+        return iter(self._services.values())
+
+    def reload(self, config: Config) -> None:
+        """
+        Take over who may connect, how much each may send, and who may do what; who is
+        connected and may do anything at all stays.
+        """
+        for name, listener in config.listeners.items():
+            service = self._services.get(name)
+            if service is not None:
+                _let_in(service.door, listener)
+                service.factory.measure(Rates(_allowance(listener)))
+        # Routes are those there were at the start.
+        self._access = Access(config.access, self._routes)
+        for service in self._services.values():
+            service.factory.judge(self._access, self._is_good)
+
+    def _service(self, config: Config, name: str, listener: Listener) -> ListenerService:
+        reactor = self._reactor
+        peers = PeerFactory(
+            listener=name,
+            framing=listener.framing,
+            dialect=self._dialect(config, listener),
+            words=Words.configured(listener.ack, listener.nak),
+            max_frame=listener.max_frame,
+            window=listener.window,
+            writer=self._writer,
+            pressure=self._pressure,
+            clock=reactor,
+            timeouts=_timeouts(listener),
+            channels=self._channels,
+            push_buffer=config.channels.push_buffer,
+            rates=Rates(_allowance(listener)),
+            access=self._access,
+            auth=listener.auth,
+            crowd=Crowd(around=self.crowd),
+        )
+        door = Door(peers, reactor)
+        _let_in(door, listener)
+        endpoint = serverFromString(reactor, listener.endpoint)
+        return ListenerService(endpoint, listener.endpoint, door, example(listener, config.routes))
+
+    def _dialect(self, config: Config, listener: Listener) -> Dialect:
+        plain = _plain(config, listener)
+        if plain is None:
+            return self._commands
+        return TokenFirst(plain, self._verifier) if listener.auth else plain
+
+    def _is_good(self, guest: Guest) -> bool:
+        """
+        Whether the token that somebody said still proves who it is.
+        """
+        token, identity = guest.token, guest.identity
+        return token is None or (identity is not None and self._verifier.is_good(token, identity))
+
+
+def _let_in(door: Door, listener: Listener) -> None:
+    """
+    Say who may connect.
+    """
+    door.allow, door.deny = Networks(listener.allow), Networks(listener.deny)
+    crowd = door.peers.crowd
+    crowd.most = listener.max_connections or math.inf
+    crowd.most_alike = listener.max_connections_per_address or math.inf
+
+
+def _allowance(listener: Listener) -> Allowance:
+    return Allowance(
+        listener.messages_per_second or math.inf,
+        listener.bytes_per_second or math.inf,
+        listener.burst,
+    )
+
+
+def _timeouts(listener: Listener) -> Timeouts:
+    first = listener.first_frame_timeout or (AUTH_TIMEOUT if listener.auth else math.inf)
+    return Timeouts(
+        frame=listener.frame_timeout,
+        write=listener.write_timeout,
+        idle=listener.idle_timeout or math.inf,
+        first=first,
+        keepalive=listener.keepalive,
+    )
+
+
+def _plain(config: Config, listener: Listener) -> Dialect | None:
+    """
+    @return: C{None} for commands.
+    """
+    if listener.route_by is not None and listener.routes:
+        # All of them are read alike.
+        reading = config.routes[next(iter(listener.routes.values()))].reading
+        form = format_of(reading, [listener.route_by])
+        return ContentDialect(form, listener.route_by, listener.routes, listener.route)
+    if listener.route is not None:
+        return PlainDialect(listener.route)
+    return None

@@ -1,0 +1,97 @@
+"""
+The throttle: what a peer does who sends more than it may.
+
+It is told so (C{-TRY RATE}), and it is read no more for a moment: the answer is for its
+manners, the pause for everybody else, since refusing a flood costs nearly as much as reading
+it. Where the listener has no word for a refusal the message waits instead: nobody would know
+that it was not stored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from gateway.rates import Bucket
+from gateway.reply import Code, Outcome, try_later
+
+PAUSE: Final = 0.1
+"""Seconds that a peer over its rate is not read, at least."""
+
+
+class Throttle:
+    """
+    Of one peer.
+
+    @ivar holds: whether the peer is not to be read now.
+    @ivar refuses: whether what is over the rate is refused, rather than kept for later.
+    """
+
+    __slots__ = ("_bucket", "_call", "_clock", "_resume", "refuses")
+
+    def __init__(
+        self, bucket: Bucket, clock: IReactorTime, resume: Callable[[], None], *, refuses: bool
+    ) -> None:
+        """
+        @param resume: called when the peer may be read again.
+        """
+        self._bucket = bucket
+        self._clock = clock
+        self._resume = resume
+        self._call: IDelayedCall | None = None
+        self.refuses = refuses
+
+    @property
+    def holds(self) -> bool:
+        return self._call is not None
+
+    @property
+    def stalls(self) -> bool:
+        """Whether what is kept has to wait on."""
+        return self._call is not None and not self.refuses
+
+    def part(self, frames: list[bytes], held: deque[bytes]) -> list[bytes]:
+        """
+        Leave in C{frames} those that may pass, from the first on. What is over the rate holds
+        the peer.
+
+        @param held: what comes after them; those that have to wait go back in front of it.
+        @return: those that are to be refused: all or none, for each has to wait for what those
+            before it ask for.
+        """
+        now = self._clock.seconds()
+        passed = self._bucket.take(frames, now)
+        over = frames[passed:]
+        if not over:
+            return over
+        if self._call is None:
+            pause = max(PAUSE, self._bucket.wait(now))
+            self._call = self._clock.callLater(pause, self._over)
+        del frames[passed:]
+        if self.refuses and not passed:
+            return over
+        held.extendleft(reversed(over))
+        return []
+
+    def refusal(self) -> Outcome:
+        """
+        What is said of a message that may not pass.
+        """
+        seconds = max(1, math.ceil(self._bucket.wait(self._clock.seconds())))
+        return try_later(Code.RATE, "more than this listener takes from one peer", seconds)
+
+    def end(self) -> None:
+        """
+        The peer is gone, or is measured otherwise.
+        """
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+
+    def _over(self) -> None:
+        self._call = None
+        self._resume()
