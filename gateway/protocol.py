@@ -209,6 +209,8 @@ class PeerProtocol(Protocol):
             self._request = work.request
             self._asking = slot
             self._held.extendleft(reversed(work.rest))
+            if self._throttle is not None:
+                self._throttle.give_back(work.rest)
 
     def settled(self, slot: object, runs: Sequence[Run]) -> None:
         """
@@ -359,11 +361,12 @@ class PeerProtocol(Protocol):
 
     def measure(self) -> None:
         """See how much the peer may send."""
-        if self._throttle is not None:
-            self._throttle.end()
-        throttle = self._terms.throttle(self.guest, self._advance)
-        if throttle is not self._throttle:
+        before, throttle = self._throttle, self._terms.throttle(self.guest, self._advance)
+        if throttle is not before:
             self._throttle = throttle
+        if before is not None:
+            before.end()
+            self._advance()
 
     # For the conversation.
 

@@ -54,15 +54,15 @@ class Bucket:
 
     def take(self, messages: Sequence[bytes], now: float) -> int:
         """
-        @return: how many of them, from the first on, may pass. A message passes where any byte
-            may, so that one larger than the burst is not held up for ever; those that come
+        @return: how many of them, from the first on, may pass. A message passes where no byte is
+            owed, so that one larger than the burst is not held up for ever; those that come
             after it wait for all of it.
         """
         self._fill(now)
         passed = int(min(len(messages), self._messages))
         if self._bytes < math.inf and passed:
             sizes = list(map(len, messages[:passed]))
-            if sum(sizes) > self._bytes:
+            if self._bytes < 0 or sum(sizes) > self._bytes:
                 before = accumulate(sizes, initial=0)
                 passed = sum(
                     1 for size, _ in zip(before, sizes, strict=False) if size < self._bytes
@@ -78,9 +78,14 @@ class Bucket:
         self._fill(now)
         allowance = self._allowance
         lack = (1.0 - self._messages) / allowance.messages
-        if self._bytes <= 0.0:
-            lack = max(lack, (1.0 - self._bytes) / allowance.bytes)
-        return max(0.0, lack)
+        return max(0.0, lack, -self._bytes / allowance.bytes if self._bytes < 0 else 0.0)
+
+    def give_back(self, messages: Sequence[bytes]) -> None:
+        """
+        These passed too early: they will come again.
+        """
+        self._messages += len(messages)
+        self._bytes += sum(map(len, messages))
 
     def is_full(self, now: float) -> bool:
         """

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -76,6 +76,12 @@ class Throttle:
             return over
         held.extendleft(reversed(over))
         return []
+
+    def give_back(self, frames: Sequence[bytes]) -> None:
+        """
+        These have not begun: they will be parted again.
+        """
+        self._bucket.give_back(frames)
 
     def refusal(self) -> Outcome:
         """

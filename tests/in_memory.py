@@ -21,6 +21,7 @@ from gateway.access import Access
 from gateway.access_sections import AccessSection
 from gateway.channels import Channels, Receiver
 from gateway.conversation import CommandDialect
+from gateway.crowd import Crowd
 from gateway.deadlines import Timeouts
 from gateway.dialect import Dialect, PlainDialect
 from gateway.errors import Unavailable
@@ -30,6 +31,7 @@ from gateway.memory import MemoryStore
 from gateway.pressure import Pressure
 from gateway.protocol import PeerProtocol
 from gateway.query import Told
+from gateway.rates import Allowance, Rates
 from gateway.reply import Code, Listing, Run, Words, refused
 from gateway.streams import Streams
 from gateway.token_first import TokenFirst
@@ -228,6 +230,8 @@ class Bench:
         access: AccessSection | None = None,
         auth: bool = False,
         known: Sequence[str] = ("messages",),
+        allowance: Allowance | None = None,
+        crowd: Crowd | None = None,
     ) -> None:
         """
         @param routes: those of the command dialect; C{None}: plain.
@@ -270,6 +274,8 @@ class Bench:
             push_buffer=push_buffer,
             access=Access(access, known if routes is None else routes),
             auth=auth,
+            rates=Rates(allowance or Allowance()),
+            crowd=crowd,
         )
         self.peer, self.transport = self.connect(transport)
 

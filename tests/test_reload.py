@@ -1,0 +1,82 @@
+"""
+Reloading: all of a new configuration or nothing, and connections live on.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path, PurePath
+
+from gateway.config import Config, load_config
+from gateway.reload import changed_at_start
+from gateway.tap import endpoint_fault
+from tests.support import Database, Gateway
+
+Start = Callable[..., Gateway]
+
+LISTENER = """
+[listeners.lines]
+endpoint = "tcp:0:interface=127.0.0.1"
+route = "messages"
+"""
+
+
+def load(text: str) -> Config:
+    return load_config(text, PurePath("/etc/g.toml"), endpoint_fault)
+
+
+def test_what_waits_for_a_start_is_named() -> None:
+    """Keys that a reload does not take over are named as the file has them, no others."""
+    old = load(LISTENER)
+    assert changed_at_start(old, load(LISTENER)) == []
+    assert changed_at_start(old, load(LISTENER + 'allow = ["10.0.0.0/8"]\nburst = 7.0\n')) == []
+    assert changed_at_start(
+        old,
+        load(
+            LISTENER.replace("tcp:0", "tcp:9")
+            + 'window = 7\n[listeners.more]\nendpoint = "tcp:1"\nroute = "messages"\n'
+            + "[spool]\nmax_bytes = 2000000\n[database]\npool_max = 9\n"
+        ),
+    ) == [
+        "database",
+        "spool",
+        "listeners.lines.endpoint",
+        "listeners.lines.window",
+        "listeners.more",
+    ]
+
+
+def test_a_reload(
+    database: Database, tmp_path: Path, start_gateway: Callable[..., Gateway]
+) -> None:
+    """
+    SIGHUP with a good file takes it over and names what has to wait, with a bad one changes
+    nothing and names each problem; who is connected stays.
+    """
+    config = tmp_path / "g.toml"
+    head = f"[database]\ndsn = '''{database.dsn}'''\n"
+
+    def reload(text: str, said: str) -> None:
+        config.write_text(head + text)
+        os.kill(gateway.process.pid, signal.SIGHUP)
+        gateway.wait_log(said)
+
+    config.write_text(head + LISTENER)
+    gateway = start_gateway("--config", "g.toml")
+    peer = gateway.connect()
+    denied = LISTENER + 'deny = ["127.0.0.0/8"]\n'
+    reload(denied.replace("[listeners", "bad = 1\n[listeners"), r"not reloaded: .*bad: unknown key")
+    reload(denied.replace("route", "rout"), "not reloaded: .*did you mean 'route'")
+    assert "the configuration from before stays in force" in gateway.log
+    assert gateway.connect().ask(b"one\n") == b"+OK\n"
+    reload(denied + "window = 7\n", "changed, but for the next start: listeners.lines.window")
+    gateway.wait_log("configuration reloaded")
+    assert gateway.connect().ask(b"").startswith(b"-BYE DENIED ")
+    assert peer.ask(b"two\n") == b"+OK\n"
+    config.unlink()
+    os.kill(gateway.process.pid, signal.SIGHUP)
+    gateway.wait_log("not reloaded: .*cannot be read: No such file")
+    assert "Traceback" not in gateway.log
+    assert database.bodies() == ["one", "two"]
