@@ -16,7 +16,9 @@ import click
 from twisted.internet.endpoints import clientFromString
 from twisted.internet.error import ConnectError
 
+from gateway.client.answers import NotAllowed
 from gateway.commands.bench import Load, Report, bench
+from gateway.commands.proof import token_option
 from gateway.commands.running import run
 from gateway.errors import ConfigError
 from gateway.framing import FRAMINGS
@@ -119,6 +121,7 @@ def check(file: Path, data_dir: Path) -> None:
 )
 @click.option("--framing", default="line", show_default=True, type=click.Choice(list(FRAMINGS)))
 @click.option("--route", help="PUT the messages there; for a listener of the command dialect.")
+@token_option
 @click.option("--count", type=click.IntRange(1), help="Messages in all, instead of --duration.")
 @click.option(
     "--duration",
@@ -142,6 +145,9 @@ def bench_command(endpoint: str, as_json: bool, **options: Any) -> None:
             report = await bench(lambda: clientFromString(reactor, endpoint), load, reactor)
         except (ConnectError, ValueError) as error:
             click.echo(f"{endpoint}: cannot connect: {error}", err=True)
+            return 1
+        except NotAllowed as error:
+            click.echo(f"{endpoint}: {error}", err=True)
             return 1
         click.echo(json.dumps(asdict(report)) if as_json else _table(report))
         return 0 if set(report.answers) == {"+OK"} and not report.unanswered else 1

@@ -21,7 +21,7 @@ from gateway.commands.running import run
 _EPILOG: Final = """\b
 Exit status:
   0  the rows are on standard output, maybe none
-  1  refused: no such query, wrong arguments, or an error of the database
+  1  refused: no such query, wrong arguments, an error of the database, or the token
   2  wrong usage
   3  no answer within --timeout
 
@@ -53,6 +53,7 @@ def call_command(
     framing: str,
     tls: bool,
     ca: Path | None,
+    token: str | None,
     table: bool,
     timeout: float,
 ) -> None:
@@ -66,7 +67,12 @@ def call_command(
 
     async def work(reactor: Any) -> int:
         client = new_client(
-            endpoint, framing=framing, tls=trust(tls, ca), reactor=reactor, stop_timeout=0.0
+            endpoint,
+            framing=framing,
+            tls=trust(tls, ca),
+            token=token,
+            reactor=reactor,
+            stop_timeout=0.0,
         )
         client.startService()
         why: list[Failure] = []

@@ -15,6 +15,7 @@ import click
 
 from gateway.commands.dial import COMMANDS, framing_option, tls_options, trust
 from gateway.commands.inputs import CUTTERS
+from gateway.commands.proof import token_option
 from gateway.commands.running import run
 from gateway.commands.sending import ALL_KEPT, PATIENCE, Job, send
 from gateway.errors import InputError
@@ -48,6 +49,7 @@ Examples:
     " 8001 for netstrings, 8002 for the command dialect]",
 )
 @tls_options
+@token_option
 @framing_option
 @click.option(
     "--dialect",
@@ -183,6 +185,7 @@ def _job(
     endpoint: str | None,
     tls: bool,
     ca: Path | None,
+    token: str | None,
     framing: str,
     dialect: str | None,
     route: str | None,
@@ -226,6 +229,7 @@ def _job(
         names=names,
         endpoint=endpoint or (COMMANDS if command else plain),
         tls=trust(tls, ca),
+        token=token,
         framing=framing,
         dialect="command" if command else "plain",
         route=route or "messages",
