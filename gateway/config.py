@@ -38,7 +38,7 @@ from gateway.sections import Reader, is_table
 
 EMBEDDED: Final = "embedded"
 
-_ANY_PORT: Final = re.compile(r"\w+:0(:|$)")
+_ANY_PORT: Final = re.compile(r"\w+:(port=)?0+(:|$)")
 
 
 class Database(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -16,17 +16,22 @@ from gateway.channels import Channels
 from gateway.crowd import Crowd
 from gateway.deadlines import Timeouts
 from gateway.dialect import Dialect
+from gateway.framing import FRAMINGS, Framing
 from gateway.guest import Guest
 from gateway.networks import address_of
 from gateway.pressure import Pressure
 from gateway.protocol import PeerProtocol
 from gateway.rates import Allowance, Rates
 from gateway.reply import Code, Outcome, Words, goodbye
+from gateway.sockets import Carriage
 from gateway.sweep import Sweep
+from gateway.telnet import TelnetFraming
 from gateway.throttle import Throttle
 from gateway.writer import Answered, Source, Writer
 
 DEFAULT_TIMEOUTS: Final = Timeouts()
+
+DEFAULT_CARRIAGE: Final = Carriage()
 
 _NOTHING_HERE: Final = goodbye(Code.DENIED, "nothing is granted to you here")
 
@@ -61,6 +66,8 @@ class PeerFactory(Factory):
         access: Access,
         auth: bool = False,
         crowd: Crowd | None = None,
+        telnet: bool = False,
+        carriage: Carriage = DEFAULT_CARRIAGE,
     ) -> None:
         """
         @param listener: its name in the configuration.
@@ -73,6 +80,8 @@ class PeerFactory(Factory):
         @param access: who may do what.
         @param auth: whether peers have to prove who they are.
         @param crowd: the connections that there are.
+        @param telnet: whether peers may say Telnet's commands between their lines.
+        @param carriage: what the kernel does for each of them.
         """
         self.listener = listener
         self.framing = framing
@@ -90,6 +99,8 @@ class PeerFactory(Factory):
         self.access = access
         self.auth = auth
         self.crowd = Crowd() if crowd is None else crowd
+        self.telnet = telnet
+        self.carriage = carriage
         self.peers: set[PeerProtocol] = set()
         self._sweep = Sweep(clock, timeouts, listener, self.peers)
 
@@ -149,6 +160,10 @@ class PeerFactory(Factory):
             return NOTHING
         return self.access.rights(self.listener, guest.address, guest.identity) or _NOTHING_HERE
 
+    def frames(self, say: Callable[[bytes], object]) -> Framing:
+        framing = FRAMINGS[self.framing](self.max_frame)
+        return TelnetFraming(framing, say) if self.telnet else framing
+
     def source(self, guest: Guest, answered: Answered) -> Source:
         return self.writer.source(Origin(guest.name, self.listener, guest.identity), answered)
 
@@ -183,6 +198,9 @@ def peer_name(addr: IAddress | None) -> str:
     An address for people and for C{@peer}: C{host:port}, C{[v6]:port} or C{unix}.
     """
     host, port = getattr(addr, "host", None), getattr(addr, "port", None)
-    if host is None:
-        return "unix"
+    return "unix" if host is None else place_name(host, port)
+
+
+def place_name(host: str, port: object) -> str:
+    """C{host:port} or C{[v6]:port}."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

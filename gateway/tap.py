@@ -51,6 +51,8 @@ from gateway.spool.file import SpoolFile
 from gateway.spool.queue import Spool
 from gateway.streams import Streams
 from gateway.title import hide
+from gateway.tls.contexts import Contexts
+from gateway.tls.doors import TlsDoors, read_contexts
 from gateway.token_file import tokens_of
 from gateway.tokens import Token
 from gateway.verifier import Verifier, in_threads
@@ -66,6 +68,7 @@ class Options(usage.Options):
     @ivar config: what they and the file say together; after C{postOptions}.
     @ivar cautions: what the operator should know of it, one line each.
     @ivar tokens: those of the file that it names, as last read; C{None} where it names none.
+    @ivar contexts: for the listeners with TLS, from their files as last read.
     """
 
     synopsis = "[options]"
@@ -90,6 +93,7 @@ class Options(usage.Options):
         self.config = Config()
         self.tokens: Mapping[str, Token] | None = None
         self.cautions: list[str] = []
+        self.contexts: Mapping[str, Contexts] = {}
 
     def opt_line(self, endpoint: str) -> None:
         """Listen here for lines, for route 'messages' or the only one. May repeat."""
@@ -138,6 +142,7 @@ class Options(usage.Options):
         dsn = config.channels.dsn or ""
         if dsn and (fault := dsn_fault(dsn, outside_of_process())) is not None:
             raise ConfigError([f"{config.channels.said_in}: {fault}"])
+        self.contexts = read_contexts(config.listeners, self["config"], time.time)
         self.tokens = tokens_of(config.access)
         return config
 
@@ -262,6 +267,8 @@ def makeService(options: Options) -> IService:
         config.database.pool_max + config.database.query_connections + 1,
         len(config.listeners),
     )
+    tls = TlsDoors(reactor)
+    tls.take(options.contexts)
     listeners = Listeners(
         config,
         reactor,
@@ -270,6 +277,7 @@ def makeService(options: Options) -> IService:
         pressure=pressure,
         channels=channels,
         commands=commands,
+        tls=tls,
         verifier=verifier,
     )
     service = GatewayService(
@@ -288,8 +296,13 @@ def makeService(options: Options) -> IService:
         notifications=notifications,
         channels_dsn=config.channels.dsn,
         cautions=[*options.cautions, *caution],
+        tls=tls,
     )
-    parts = [lambda _: verifier.take(options.tokens), listeners.reload]
+    parts = [
+        lambda _: tls.take(options.contexts),
+        lambda _: verifier.take(options.tokens),
+        listeners.reload,
+    ]
     reload = Reload(config, options.read, parts)
     on_signals(reactor, service, reload)
     use_monotonic_clock(reactor)

@@ -20,6 +20,7 @@ PURE_STILL = ("channel_sections", "pushes", "places", "networks", "listener_sect
 PURE_ACCESS = ("patterns", "access_sections", "access", "tokens", "token_file")
 PURE_DOORS = ("rates", "crowd", "guest", "files")
 PURE_INSIDE = ("spool.record", "spool.mark", "sql.route", "columns.kinds", "formats.choice")
+PURE_WAY_IN = ("proxy.header", "telnet")
 PURE_FORMATS = tuple(
     f"formats.{name}" for name in ("json", "csv", "logfmt", "regex", "syslog", "influx")
 )
@@ -30,22 +31,23 @@ PURE_CLIENT = tuple(
 )
 PURE_MODULES = (
     *(*PURE, *PURE_TOO, *PURE_ALSO, *PURE_STILL, *PURE_INSIDE, *PURE_FORMATS, *PURE_ASKING),
-    *(*PURE_CLIENT, *PURE_DOORS, *PURE_ACCESS),
+    *(*PURE_CLIENT, *PURE_DOORS, *PURE_WAY_IN, *PURE_ACCESS),
 )
 
-PACKAGES = ("postgres", "spool", "sql", "columns", "formats", "client", "commands")
+PACKAGES = ("postgres", "spool", "sql", "columns", "formats", "proxy", "tls", "client", "commands")
 
 ORDER = [
-    *("errors", "framing", "reply", "faults", "sections", "networks", "patterns"),
-    *("access_sections", "access", "tokens", "token_file", "verifier", "guest", "pushes"),
-    *("stream", "formats", "columns", "dialect", "content", "batch", "moves", "places", "query"),
-    *("route", "sql", "route_sections", "content_sections", "query_sections", "channel_sections"),
+    *("errors", "framing", "telnet", "reply", "faults", "sections", "networks", "patterns"),
+    *("access_sections", "access", "tokens", "token_file", "verifier", "guest", "pushes", "stream"),
+    *("formats", "columns", "dialect", "content", "batch", "moves", "places", "query", "route"),
+    *("sql", "route_sections", "content_sections", "query_sections", "channel_sections"),
     *("listener_sections", "config", "secret_files", "example", "rates", "crowd", "files"),
     *("direct", "sockets", "deadlines", "sweep", "answers", "pressure", "lock", "store", "memory"),
-    *("gate", "company", "fences", "together", "lane", "writer", "channels", "throttle"),
-    *("terms", "outlet", "farewell", "protocol", "factory", "door", "streams", "command"),
-    *("conversation", "token_first", "listener", "listeners", "spool", "postgres", "cautions"),
-    *("title", "embedded", "service", "reload", "tap", "client", "commands", "cli"),
+    *("gate", "company", "fences", "together", "lane", "writer", "channels", "throttle", "terms"),
+    *("outlet", "farewell", "protocol", "factory", "proxy", "tls", "door", "streams", "command"),
+    *("conversation", "token_first", "local", "listening", "listener", "listeners", "spool"),
+    *("postgres", "cautions", "title", "embedded", "service", "reload", "tap", "client"),
+    *("commands", "cli"),
 ]
 
 
