@@ -39,7 +39,7 @@ arguments = json-object / json-array / %s"[" DIGIT "]" / "{" DQUOTE %s"n" DQUOTE
 """
 )
 """
-The names of L{tests.fuzz}'s configuration; C{QUIT} is left to the end. C{NEXT}, C{STREAM} and
+The names of L{tests.fuzzing.live}; C{QUIT} is left to the end. C{NEXT}, C{STREAM} and
 C{TOKEN} are replaced where a frame is said.
 """
 
