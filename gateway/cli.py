@@ -70,7 +70,7 @@ def check(file: Path, data_dir: Path) -> None:
     from gateway.commands.check import check_database
     from gateway.config import EMBEDDED
     from gateway.embedded import EmbeddedServer
-    from gateway.tap import read_config
+    from gateway.tap import cautions_of, read_config
     from gateway.tls.doors import read_contexts
 
     try:
@@ -85,8 +85,10 @@ def check(file: Path, data_dir: Path) -> None:
         for note in contexts.notes():
             click.echo(f"listeners.{name}.tls: {note}")
         for warning in contexts.warnings():
-            click.echo(f"listeners.{name}.tls: warning: {warning}", err=True)
+            click.echo(f"warning: listeners.{name}.tls: {warning}")
     dsn = config.database.dsn
+    for caution in cautions_of(config, str(file)):
+        click.echo(f"warning: {caution}")
     if dsn == EMBEDDED:
         server = EmbeddedServer(data_dir.absolute())
         if not server.running:

@@ -71,6 +71,7 @@ class GatewayService(Service):
         notifications: Notifications | None = None,
         channels_dsn: str | None = None,
         tls: TlsDoors | None = None,
+        cautions: Sequence[str] = (),
     ) -> None:
         """
         @param data_directory: held while we run; C{None} where nothing is kept in one.
@@ -81,6 +82,7 @@ class GatewayService(Service):
         @param notifications: what listens for peers.
         @param channels_dsn: where it does, if that is not C{dsn}.
         @param tls: of the listeners.
+        @param cautions: what the operator should know, one line each.
         """
         self._clock = clock
         self._data_directory = data_directory
@@ -97,6 +99,7 @@ class GatewayService(Service):
         self._notifications = notifications
         self._channels_dsn = channels_dsn
         self._tls = tls
+        self._cautions = cautions
         self._opening: Deferred[None] | None = None
         self._forced = False
 
@@ -125,6 +128,8 @@ class GatewayService(Service):
             self._log.info(
                 "database: open it with: psql {dsn}", dsn=shlex.quote(public) if public else ""
             )
+        for caution in self._cautions:
+            self._log.warn("{caution}", caution=caution)
         self._pool.start(dsn)
         self._queries.start(dsn)
         if self._notifications is not None:

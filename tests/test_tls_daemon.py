@@ -369,7 +369,7 @@ def test_no_start_with_files_that_cannot_be_used(
     done = tool("check", str(config))
     assert done.returncode == 0
     assert re.search(
-        r"^listeners\.secure\.tls: warning: .*late\.example expired on", done.stderr, re.M
+        r"^warning: listeners\.secure\.tls: .*late\.example expired on", done.stdout, re.M
     )
 
 
