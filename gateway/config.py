@@ -77,7 +77,7 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @ivar drain_timeout: seconds that a stop waits for answers in flight.
     """
 
-    connections: Size = 20_000
+    connections: Size = 16_384
     bytes_in_flight: Size = 64 * 1024 * 1024
     drain_timeout: Seconds = 10.0
 

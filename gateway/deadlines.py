@@ -27,15 +27,12 @@ class Timeouts:
     @ivar idle: for a peer with nothing in flight to send something; infinite: for ever.
     @ivar first: for the first frame to be finished, the one that proves who it is where that
         is asked for; infinite: for ever.
-    @ivar keepalive: of silence before the kernel asks whether a TCP peer is still there;
-        one that is not is gone after about twice as long.
     """
 
     frame: float = 60.0
     write: float = 60.0
     idle: float = math.inf
     first: float = math.inf
-    keepalive: float = 60.0
 
     @property
     def interval(self) -> float:

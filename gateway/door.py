@@ -10,6 +10,7 @@ the clear, and is closed without a word otherwise.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from twisted.internet.interfaces import (
@@ -22,11 +23,13 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from gateway.factory import PeerFactory, guest_of
-from gateway.farewell import LINGER
+from gateway.factory import PeerFactory, guest_of, place_name
+from gateway.farewell import LINGER, STOPPING
 from gateway.framing import FRAMINGS
 from gateway.guest import Guest
-from gateway.networks import Networks
+from gateway.networks import Networks, address_of
+from gateway.proxy.header import Source
+from gateway.proxy.protocol import ProxyHeader
 from gateway.reply import Code, Outcome, goodbye
 from gateway.terms import Transport, close_half
 from gateway.tls.handshake import TlsDoor
@@ -35,6 +38,8 @@ SPARE: Final = 32
 """Connections that are being told why they may not stay; more are closed without a word."""
 
 _DENIED: Final = goodbye(Code.DENIED, "connections from your address are not allowed here")
+
+_NO_PROXY: Final = goodbye(Code.DENIED, "connections come through a proxy here")
 
 
 class Door(Factory):
@@ -54,30 +59,54 @@ class Door(Factory):
         *,
         allow: Networks | None = None,
         deny: Networks | None = None,
+        proxies: Networks | None = None,
         tls: TlsDoor | None = None,
     ) -> None:
         """
         @param allow: who may connect; empty: everybody.
         @param deny: who may not, even so.
+        @param proxies: who says for whom it connects, and that one is looked at then; nobody
+            else may connect. Empty: everybody comes for themselves.
         """
         self.peers = peers
         self._clock = clock
         self.allow = Networks(()) if allow is None else allow
         self.deny = Networks(()) if deny is None else deny
+        self.proxies = Networks(()) if proxies is None else proxies
         self.tls = tls
         self._turned_away = 0
+        self._closed = False
+
+    def close(self) -> None:
+        """
+        Let nobody in any more, those neither that have connected and are not yet let in.
+        """
+        self._closed = True
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
-        return self._enter(guest_of(addr))
+        guest = guest_of(addr)
+        if not self.proxies:
+            return self._enter(guest)
+        if guest.address not in self.proxies:
+            return self._keep_out(guest, _NO_PROXY)
+        return ProxyHeader(
+            self._clock,
+            lambda source: self._enter(guest if source is None else _behind(source)),
+            partial(self.peers.not_let_in, guest.name),
+        )
 
     def _enter(self, guest: Guest) -> Protocol | None:
         refusal = self._refusal(guest)
         if refusal is None:
             return self.peers.peer(guest) if self.tls is None else self._shake(self.tls, guest)
-        if self.tls is not None:
-            self.peers.not_let_in(guest.name, refusal.text)
-            return None
-        return self._turn_away(guest, refusal)
+        return self._keep_out(guest, refusal)
+
+    def _keep_out(self, guest: Guest, refusal: Outcome) -> Protocol | None:
+        if self.tls is None:
+            return self._turn_away(guest, refusal)
+        # Nothing can be said before the handshake, and nobody kept out is worth one.
+        self.peers.not_let_in(guest.name, refusal.text)
+        return None
 
     def _shake(self, tls: TlsDoor, guest: Guest) -> Protocol:
         """
@@ -113,6 +142,8 @@ class Door(Factory):
         """
         @return: why somebody may not come in.
         """
+        if self._closed:
+            return STOPPING
         address = guest.address
         if address in self.deny or (self.allow and address not in self.allow):
             return _DENIED
@@ -123,6 +154,14 @@ class Door(Factory):
 
     def _gone(self) -> None:
         self._turned_away -= 1
+
+
+def _behind(source: Source) -> Guest:
+    """
+    For whom a proxy connects.
+    """
+    host = str(source.address)
+    return Guest(place_name(host, source.port), address_of(host))
 
 
 @implementer(IHalfCloseableProtocol)

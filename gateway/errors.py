@@ -65,6 +65,28 @@ class FramingError(PeerError):
         self.frames = frames
 
 
+class HeaderError(PeerError):
+    """
+    A trusted proxy did not begin with a header of the PROXY protocol.
+
+    Its text is for the log.
+    """
+
+
+class TelnetError(PeerError):
+    """
+    What the peer sent cannot be told from Telnet's commands any further.
+
+    @ivar data: what came before the fault, without commands.
+    @ivar answer: to the commands before it.
+    """
+
+    def __init__(self, text: str, data: bytes, answer: bytes) -> None:
+        super().__init__(text)
+        self.data = data
+        self.answer = answer
+
+
 class StoreError(GatewayError):
     """The batch is not known to be committed."""
 

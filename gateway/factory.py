@@ -4,6 +4,7 @@ The peers of one listener: what they have in common, and who is connected.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from twisted.internet.interfaces import IAddress, IReactorTime
@@ -14,16 +15,21 @@ from gateway.channels import Channels
 from gateway.crowd import Crowd
 from gateway.deadlines import Timeouts
 from gateway.dialect import Dialect
+from gateway.framing import FRAMINGS, Framing
 from gateway.guest import Guest
 from gateway.networks import address_of
 from gateway.pressure import Pressure
 from gateway.protocol import PeerProtocol
 from gateway.rates import Allowance, Bucket, Rates
 from gateway.reply import Words
+from gateway.sockets import Carriage
 from gateway.sweep import Sweep
+from gateway.telnet import TelnetFraming
 from gateway.writer import Answered, Source, Writer
 
 DEFAULT_TIMEOUTS: Final = Timeouts()
+
+DEFAULT_CARRIAGE: Final = Carriage()
 
 
 class PeerFactory(Factory):
@@ -53,6 +59,8 @@ class PeerFactory(Factory):
         rates: Rates | None = None,
         auth: bool = False,
         crowd: Crowd | None = None,
+        telnet: bool = False,
+        carriage: Carriage = DEFAULT_CARRIAGE,
     ) -> None:
         """
         @param listener: its name in the configuration.
@@ -64,6 +72,8 @@ class PeerFactory(Factory):
         @param rates: how much peers may send; C{None}: any amount.
         @param auth: whether peers have to prove who they are.
         @param crowd: the connections that there are.
+        @param telnet: whether peers may say Telnet's commands between their lines.
+        @param carriage: what the kernel does for each of them.
         """
         self.listener = listener
         self.framing = framing
@@ -80,6 +90,8 @@ class PeerFactory(Factory):
         self.rates = Rates(Allowance()) if rates is None else rates
         self.auth = auth
         self.crowd = Crowd() if crowd is None else crowd
+        self.telnet = telnet
+        self.carriage = carriage
         self.peers: set[PeerProtocol] = set()
         self._sweep = Sweep(clock, timeouts, listener, self.peers)
 
@@ -120,6 +132,10 @@ class PeerFactory(Factory):
 
     # What is asked of it by those connected.
 
+    def frames(self, say: Callable[[bytes], object]) -> Framing:
+        framing = FRAMINGS[self.framing](self.max_frame)
+        return TelnetFraming(framing, say) if self.telnet else framing
+
     def source(self, guest: Guest, answered: Answered) -> Source:
         return self.writer.source(Origin(guest.name, self.listener, guest.identity), answered)
 
@@ -151,6 +167,9 @@ def peer_name(addr: IAddress | None) -> str:
     An address for people and for C{@peer}: C{host:port}, C{[v6]:port} or C{unix}.
     """
     host, port = getattr(addr, "host", None), getattr(addr, "port", None)
-    if host is None:
-        return "unix"
+    return "unix" if host is None else place_name(host, port)
+
+
+def place_name(host: str, port: object) -> str:
+    """C{host:port} or C{[v6]:port}."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

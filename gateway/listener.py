@@ -5,8 +5,7 @@ Listeners: an endpoint, and a factory for those who connect to it.
 from __future__ import annotations
 
 import shlex
-from socket import socket
-from typing import Any, Final
+from typing import Any
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
@@ -16,9 +15,6 @@ from twisted.python.failure import Failure
 
 from gateway.door import Door
 from gateway.factory import PeerFactory, peer_name
-
-BACKLOG: Final = 4096
-"""Peers that may wait to be accepted; the kernel's net.core.somaxconn caps it."""
 
 
 class ListenerService:
@@ -65,11 +61,6 @@ class ListenerService:
             )
         assert IListeningPort.providedBy(result)
         self._port = result
-        # Twisted asks for 50 where the endpoint does not say; the rest of a storm of
-        # reconnecting peers would wait for a second or more each.
-        listening = getattr(result, "socket", None)
-        if isinstance(listening, socket) and "backlog=" not in self._text:
-            listening.listen(BACKLOG)
 
     @property
     def line(self) -> str:
@@ -79,22 +70,23 @@ class ListenerService:
         name = getattr(address, "name", None)
         if name is not None:
             where = name.decode() if isinstance(name, bytes) else str(name)
-            call = f"nc -N -U {shlex.quote(where)}"
-            secure = f"-unix {shlex.quote(where)}"
+            netcat, secure = f"-U {shlex.quote(where)}", f"-unix {shlex.quote(where)}"
         else:
             where = peer_name(address)
             host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
-            call = f"nc -N {host} {address.port}"
+            netcat = f"{host} {address.port}"
             secure = f"-connect {peer_name(IPv4Address('TCP', host, address.port))}"
+        over = ""
         if self.door.tls is not None or self._text.startswith(("ssl:", "tls:")):
-            return (
-                f"listener {self.factory.listener}: {self.factory.framing} frames over TLS on"
-                f" {where}; try: openssl s_client -quiet {secure}{self._shown}"
-            )
-        return (
-            f"listener {self.factory.listener}: {self.factory.framing} frames on {where};"
-            f" try: printf {self._example} | {call}"
-        )
+            over, call = " over TLS", f"openssl s_client -quiet {secure}{self._shown}"
+        elif self.factory.telnet and name is None:
+            call = f"telnet {netcat}"
+        else:
+            call = f"printf {self._example} | nc -N {netcat}"
+        # Nothing that a person types begins with a proxy's header.
+        hint = "through a proxy alone" if self.door.proxies else f"try: {call}"
+        framing = self.factory.framing
+        return f"listener {self.factory.listener}: {framing} frames{over} on {where}; {hint}"
 
     @property
     def _shown(self) -> str:
@@ -105,6 +97,7 @@ class ListenerService:
         return " -cert YOURS.pem"
 
     async def stop_listening(self) -> None:
+        self.door.close()
         if self._port is not None:
             await _maybe(self._port.stopListening())
 

@@ -89,7 +89,8 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @ivar reuse_port: whether several processes may listen here (SO_REUSEPORT).
     @ivar send_buffer: of the kernel for each connection, in bytes (SO_SNDBUF).
     @ivar receive_buffer: likewise (SO_RCVBUF).
-    @ivar backlog: peers that may wait to be accepted; net.core.somaxconn caps it.
+    @ivar backlog: peers that may wait to be accepted; net.core.somaxconn caps it. C{None}: as
+        the endpoint says, or 4096.
     @ivar no_delay: whether TCP sends answers at once (TCP_NODELAY).
     @ivar keepalive: silence after which TCP asks whether the peer is there.
     @ivar user_timeout: for which data may be unacknowledged; C{None}: twice C{keepalive}.
@@ -125,7 +126,7 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     reuse_port: bool = False
     send_buffer: Size | None = None
     receive_buffer: Size | None = None
-    backlog: Size = 4096
+    backlog: Size | None = None
     no_delay: bool = True
     keepalive: Keepalive = 60.0
     user_timeout: Seconds | None = None
@@ -205,6 +206,13 @@ def _check_door(reader: Reader, where: str, listener: Listener) -> None:
         )
     if listener.telnet and listener.framing != "line":
         reader.note(f"{where}.telnet", 'is for framing = "line"; leave it out')
+    if listener.trusted_proxies and listener.kind in ("haproxy", "ssl", "tls"):
+        reader.note(
+            f"{where}.trusted_proxies",
+            f"is for a tcp: or unix: endpoint; {listener.kind}: reads what comes first itself",
+        )
+    if listener.reuse_port and listener.kind == "unix":
+        reader.note(f"{where}.reuse_port", "is for TCP; leave it out")
     if listener.kind != "unix":
         for key in ("socket_mode", "socket_owner"):
             if getattr(listener, key) is not None:

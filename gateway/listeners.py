@@ -23,10 +23,12 @@ from gateway.factory import PeerFactory
 from gateway.formats.choice import format_of
 from gateway.listener import ListenerService
 from gateway.listener_sections import AUTH_TIMEOUT, Listener
+from gateway.listening import ListeningReactor, ListenOptions
 from gateway.networks import Networks
 from gateway.pressure import Pressure
 from gateway.rates import Allowance, Rates
 from gateway.reply import Words
+from gateway.sockets import Carriage
 from gateway.tls.doors import TlsDoors
 from gateway.writer import Writer
 
@@ -97,10 +99,19 @@ class Listeners:
             rates=Rates(_allowance(listener)),
             auth=listener.auth,
             crowd=Crowd(around=self.crowd),
+            telnet=listener.telnet,
+            carriage=Carriage(
+                keepalive=listener.keepalive,
+                user_timeout=listener.user_timeout,
+                no_delay=listener.no_delay,
+                send_buffer=listener.send_buffer,
+                receive_buffer=listener.receive_buffer,
+            ),
         )
         door = Door(peers, reactor, tls=self._tls.door(name))
         _let_in(door, listener)
-        endpoint = serverFromString(reactor, listener.endpoint)
+        making = ListeningReactor(reactor, listener.endpoint, _made(listener))
+        endpoint = serverFromString(making, listener.endpoint)
         return ListenerService(endpoint, listener.endpoint, door, example(listener, config.routes))
 
 
@@ -109,6 +120,7 @@ def _let_in(door: Door, listener: Listener) -> None:
     Say who may connect.
     """
     door.allow, door.deny = Networks(listener.allow), Networks(listener.deny)
+    door.proxies = Networks(listener.trusted_proxies)
     crowd = door.peers.crowd
     crowd.most = listener.max_connections or math.inf
     crowd.most_alike = listener.max_connections_per_address or math.inf
@@ -129,7 +141,17 @@ def _timeouts(listener: Listener) -> Timeouts:
         write=listener.write_timeout,
         idle=listener.idle_timeout or math.inf,
         first=first,
-        keepalive=listener.keepalive,
+    )
+
+
+def _made(listener: Listener) -> ListenOptions:
+    return ListenOptions(
+        backlog=listener.backlog,
+        reuse_port=listener.reuse_port,
+        send_buffer=listener.send_buffer,
+        receive_buffer=listener.receive_buffer,
+        mode=None if listener.socket_mode is None else int(listener.socket_mode, 8),
+        owner=listener.socket_owner,
     )
 
 

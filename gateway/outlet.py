@@ -6,8 +6,7 @@ from __future__ import annotations
 
 from socket import socket
 
-from twisted.internet.address import UNIXAddress
-from twisted.internet.interfaces import ISystemHandle, ITCPTransport
+from twisted.internet.interfaces import ISystemHandle
 
 from gateway.direct import send_now
 from gateway.sockets import carrier_of
@@ -30,9 +29,6 @@ class Outlet:
         self._transport = transport
         self.blocked = False
         self._pushed = 0
-        # A Unix socket claims to be a TCP transport, but has no such option.
-        if ITCPTransport.providedBy(transport) and not isinstance(transport.getPeer(), UNIXAddress):
-            transport.setTcpNoDelay(True)
         carrier: socket | None = carrier_of(transport)
         self.carrier = carrier
         plain = ISystemHandle.providedBy(transport) and transport.getHandle() is carrier

@@ -33,12 +33,11 @@ from gateway.deadlines import Limit, Sight
 from gateway.dialect import Request, Work
 from gateway.errors import FramingError
 from gateway.farewell import OVERRUN, Farewell
-from gateway.framing import FRAMINGS, Framing
 from gateway.guest import Guest
 from gateway.outlet import Outlet
 from gateway.pushes import Pushes
 from gateway.reply import Code, Fate, Outcome, Run, goodbye
-from gateway.sockets import keep_alive, unread
+from gateway.sockets import unread
 from gateway.terms import Terms, Transport
 from gateway.throttle import Throttle
 
@@ -75,7 +74,7 @@ class PeerProtocol(Protocol):
     def __init__(self, terms: Terms[PeerProtocol], guest: Guest) -> None:
         self._terms = terms
         self.known_as(guest)
-        self._framing: Framing = FRAMINGS[terms.framing](terms.max_frame)
+        self._framing = terms.frames(lambda answer: self._outlet.write(answer))
         self._answers = Answers(self._framing, terms.words)
         self._held: deque[bytes] = deque()
         self._reader = terms.dialect.reader(self)
@@ -87,7 +86,7 @@ class PeerProtocol(Protocol):
         transport = self.transport
         outlet = self._outlet = Outlet(transport)
         if outlet.carrier is not None:
-            keep_alive(outlet.carrier, terms.timeouts.keepalive)
+            terms.carriage.apply(outlet.carrier)
         # As a pull producer we hear whenever the transport has written all it had.
         transport.registerProducer(self, not outlet.direct)
         if terms.timeouts.first < inf:

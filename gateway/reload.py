@@ -17,7 +17,7 @@ from gateway.errors import ConfigError
 from gateway.listener_sections import Listener
 
 LIVE: Final = (
-    *("allow", "deny", "max_connections", "max_connections_per_address"),
+    *("allow", "deny", "trusted_proxies", "max_connections", "max_connections_per_address"),
     *("messages_per_second", "bytes_per_second", "burst", "tls"),
 )
 """Keys of a listener that a reload takes over."""

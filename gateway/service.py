@@ -70,8 +70,8 @@ class GatewayService(Service):
         detour: SpoolDetour | None = None,
         notifications: Notifications | None = None,
         channels_dsn: str | None = None,
-        tls: TlsDoors | None = None,
         cautions: Sequence[str] = (),
+        tls: TlsDoors | None = None,
     ) -> None:
         """
         @param data_directory: held while we run; C{None} where nothing is kept in one.
@@ -81,8 +81,8 @@ class GatewayService(Service):
         @param detour: what puts messages into the spool and stores them.
         @param notifications: what listens for peers.
         @param channels_dsn: where it does, if that is not C{dsn}.
-        @param tls: of the listeners.
         @param cautions: what the operator should know, one line each.
+        @param tls: of the listeners.
         """
         self._clock = clock
         self._data_directory = data_directory
@@ -98,8 +98,8 @@ class GatewayService(Service):
         self._detour = detour
         self._notifications = notifications
         self._channels_dsn = channels_dsn
-        self._tls = tls
         self._cautions = cautions
+        self._tls = tls
         self._opening: Deferred[None] | None = None
         self._forced = False
 

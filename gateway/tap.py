@@ -63,8 +63,8 @@ class Options(usage.Options):
     Options of C{twistd gateway}.
 
     @ivar config: what they and the file say together; after C{postOptions}.
-    @ivar contexts: for the listeners with TLS, from their files as last read.
     @ivar cautions: what the operator should know of it, one line each.
+    @ivar contexts: for the listeners with TLS, from their files as last read.
     """
 
     synopsis = "[options]"
@@ -87,8 +87,8 @@ class Options(usage.Options):
         super().__init__()  # type: ignore[no-untyped-call]
         self._endpoints: list[tuple[str, str, str]] = []
         self.config = Config()
-        self.contexts: Mapping[str, Contexts] = {}
         self.cautions: list[str] = []
+        self.contexts: Mapping[str, Contexts] = {}
 
     def opt_line(self, endpoint: str) -> None:
         """Listen here for lines, for route 'messages' or the only one. May repeat."""
@@ -287,8 +287,8 @@ def makeService(options: Options) -> IService:
         queries=queries,
         notifications=notifications,
         channels_dsn=config.channels.dsn,
-        tls=tls,
         cautions=[*options.cautions, *caution],
+        tls=tls,
     )
     parts = [lambda _: tls.take(options.contexts), listeners.reload]
     reload = Reload(config, options.read, parts)

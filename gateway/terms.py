@@ -4,6 +4,7 @@ The terms on which peers connect to a listener, and the transports that carry th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from twisted.internet.interfaces import (
@@ -19,10 +20,12 @@ from twisted.internet.interfaces import (
 from gateway.channels import Channels
 from gateway.deadlines import Timeouts
 from gateway.dialect import Dialect
+from gateway.framing import Framing
 from gateway.guest import Guest
 from gateway.pressure import Pressure
 from gateway.rates import Bucket
 from gateway.reply import Words
+from gateway.sockets import Carriage
 from gateway.writer import Answered, Source
 
 Peer = TypeVar("Peer", contravariant=True)
@@ -54,23 +57,27 @@ class Terms(Protocol[Peer]):
     """
     What holds for all peers of a listener, and who is told of them.
 
-    @ivar framing: a key of L{FRAMINGS}.
-    @ivar max_frame: largest payload of a frame, in bytes.
     @ivar window: unanswered frames of a peer at which reading pauses.
     @ivar channels: what peers may listen to; C{None}: nothing.
     @ivar push_buffer: bytes of pushes that may wait for a peer.
     """
 
-    framing: str
     dialect: Dialect
     words: Words
-    max_frame: int
     window: int
     channels: Channels | None
     push_buffer: int
     pressure: Pressure
     clock: IReactorTime
     timeouts: Timeouts
+    carriage: Carriage
+
+    def frames(self, say: Callable[[bytes], object]) -> Framing:
+        """
+        What cuts a peer's bytes.
+
+        @param say: takes what has to be answered, but is no frame's answer.
+        """
 
     def source(self, guest: Guest, answered: Answered) -> Source:
         """What submits a peer's messages."""

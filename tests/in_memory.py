@@ -22,7 +22,7 @@ from gateway.crowd import Crowd
 from gateway.deadlines import Timeouts
 from gateway.dialect import Dialect, PlainDialect
 from gateway.errors import Unavailable
-from gateway.factory import DEFAULT_TIMEOUTS, PeerFactory
+from gateway.factory import DEFAULT_CARRIAGE, DEFAULT_TIMEOUTS, PeerFactory
 from gateway.gate import Gates
 from gateway.memory import MemoryStore
 from gateway.pressure import Pressure
@@ -30,6 +30,7 @@ from gateway.protocol import PeerProtocol
 from gateway.query import Told
 from gateway.rates import Allowance, Rates
 from gateway.reply import Code, Listing, Run, Words, refused
+from gateway.sockets import Carriage
 from gateway.streams import Streams
 from gateway.writer import Writer
 
@@ -169,6 +170,8 @@ class Bench:
         routes: Sequence[str] | None = None,
         words: Words | None = None,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
+        telnet: bool = False,
+        carriage: Carriage = DEFAULT_CARRIAGE,
         transport: Any = None,
         channels: Sequence[str] = ("news", "orders"),
         push_buffer: int = 16384,
@@ -206,6 +209,8 @@ class Bench:
             pressure=self.pressure,
             clock=self.clock,
             timeouts=timeouts,
+            telnet=telnet,
+            carriage=carriage,
             channels=self.channels,
             push_buffer=push_buffer,
             rates=Rates(allowance or Allowance()),

@@ -61,6 +61,104 @@ def test_addresses(allow: list[str], deny: list[str], inside: bool) -> None:
         assert not bench.store.rows
 
 
+LINE = b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\r\n"
+
+
+def behind(bench: Bench, **networks: Any) -> Door:
+    """A door that one proxy may use."""
+    return Door(bench.factory, bench.clock, proxies=Networks(["127.0.0.1/32"]), **networks)
+
+
+def inside_of(transport: Any, protocol: Any) -> Any:
+    """Who has the transport, as the reactor does it, after the header."""
+    transport.protocol = protocol
+    protocol.dataReceived(LINE + b"hello\n")
+    return transport.protocol
+
+
+def test_a_proxy_says_for_whom() -> None:
+    """What a trusted proxy says is the peer's address from then on, with what follows."""
+    bench = Bench(held=False)
+    protocol, transport = come_in(behind(bench))
+    assert not isinstance(protocol, PeerProtocol) and protocol not in bench.factory.peers
+    peer = inside_of(transport, protocol)
+    assert isinstance(peer, PeerProtocol) and peer in bench.factory.peers
+    assert (peer.guest.name, str(peer.guest.address)) == ("192.0.2.7:56324", "192.0.2.7")
+    assert transport.value() == b"+OK\n"
+
+
+@pytest.mark.parametrize(
+    ("allow", "deny", "inside"),
+    [
+        (["192.0.2.0/24"], [], True),
+        (["127.0.0.0/8"], [], False),
+        ([], ["192.0.2.7/32"], False),
+        ([], ["127.0.0.1/32"], True),
+    ],
+)
+def test_the_told_address_is_looked_at(allow: list[str], deny: list[str], inside: bool) -> None:
+    """Who may connect is asked of whom the proxy named, and not of the proxy."""
+    bench = Bench()
+    protocol, transport = come_in(behind(bench, allow=Networks(allow), deny=Networks(deny)))
+    assert isinstance(inside_of(transport, protocol), PeerProtocol) is inside
+    assert (b"-BYE DENIED" in transport.value()) is not inside
+
+
+def test_limits_count_those_behind_a_proxy() -> None:
+    """How many may come from one address goes by whom the proxy named."""
+    crowd = Crowd()
+    bench = Bench(crowd=crowd)
+    crowd.most_alike = 1
+    door = behind(bench)
+    protocol, transport = come_in(door)
+    assert isinstance(inside_of(transport, protocol), PeerProtocol)
+    protocol, transport = come_in(door)
+    assert isinstance(inside_of(transport, protocol), TurnedAway)
+    assert b"-BYE BUSY :too many connections from this address" in transport.value()
+
+
+def test_nobody_else_says_for_whom() -> None:
+    """Who is no trusted proxy is refused before a byte of a header is read, or of a message."""
+    bench = Bench()
+    protocol, transport = come_in(behind(bench), address("127.0.0.2"))
+    assert isinstance(inside_of(transport, protocol), TurnedAway)
+    assert transport.value() == b"-BYE DENIED :connections come through a proxy here\n"
+    assert len(bench.factory.peers) == 1
+
+
+def test_a_proxy_that_sends_no_header() -> None:
+    """It is closed without a word, and the log says why and who."""
+    bench = Bench()
+    with capturedLogs() as events:
+        protocol, transport = come_in(behind(bench))
+        protocol.dataReceived(b"hello\n")
+        bench.wait(6)
+    assert transport.aborted and not transport.value()
+    assert [formatEvent(event) for event in events] == [
+        "listener lines: 1 peer let go: no PROXY header: these are not its first bytes"
+        " (127.0.0.1:5000)"
+    ]
+
+
+def test_a_proxy_for_itself() -> None:
+    """A header without a source is that of the proxy's own connection."""
+    bench = Bench()
+    protocol, transport = come_in(behind(bench))
+    transport.protocol = protocol
+    protocol.dataReceived(b"PROXY UNKNOWN\r\n")
+    assert transport.protocol.guest.name == "127.0.0.1:5000"
+
+
+def test_who_comes_while_it_stops() -> None:
+    """Whose header ends when the gateway stops is not let in any more."""
+    bench = Bench()
+    door = behind(bench)
+    protocol, transport = come_in(door)
+    door.close()
+    assert isinstance(inside_of(transport, protocol), TurnedAway)
+    assert transport.value().startswith(b"-BYE DRAIN ")
+
+
 def test_a_unix_socket_is_no_network() -> None:
     """Who comes through a Unix socket is meant by C{unix} alone."""
     bench = Bench()

@@ -8,8 +8,7 @@ import socket
 
 import pytest
 
-from gateway.deadlines import Timeouts
-from gateway.sockets import carrier_of, keep_alive, unread
+from gateway.sockets import Carriage, carrier_of, keep_alive, unread
 from tests.in_memory import Bench, OnSocket
 from tests.support import wait_until
 
@@ -42,11 +41,11 @@ def test_every_tcp_peer_is_asked() -> None:
     """The listener's keepalive reaches the sockets of those who connect, TCP only."""
     ours, theirs = tcp_pair()
     with ours, theirs:
-        Bench(timeouts=Timeouts(keepalive=9), transport=OnSocket(ours))
+        Bench(carriage=Carriage(keepalive=9), transport=OnSocket(ours))
         assert option(ours, "TCP_KEEPIDLE") == 9
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        Bench(timeouts=Timeouts(keepalive=9), transport=OnSocket(ours))
+        Bench(carriage=Carriage(keepalive=9), transport=OnSocket(ours))
         assert not ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
 

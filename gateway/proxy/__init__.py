@@ -1,0 +1,3 @@
+"""
+The PROXY protocol: a proxy in front says whose connection it passes on.
+"""
