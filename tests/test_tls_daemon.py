@@ -346,7 +346,9 @@ def test_no_start_with_files_that_cannot_be_used(
 ) -> None:
     """One line for each problem and status 1; check says the same; a good one has its days told."""
     config = tmp_path / "gateway.toml"
-    config.write_text(f"[database]\ndsn = '''{database.dsn}'''\n{sections()}")
+    # A query's table would have to be there.
+    without = sections().partition("[queries.")[0]
+    config.write_text(f"[database]\ndsn = '''{database.dsn}'''\n{without}")
     ours, other = issuer.issue("localhost"), issuer.issue("other.example")
     (tmp_path / "gateway.pem").write_bytes(
         ours.certificate_file.read_bytes() + other.key_file.read_bytes()
@@ -484,3 +486,73 @@ def test_certificates_of_clients_that_cannot_be_used(issuer: Issuer, tmp_path: P
             BlockingClient("localhost", 1, **keys)
         with pytest.raises(ValueError, match="certificate"):
             GatewayClient("tcp:localhost:1", **keys)
+
+
+def test_behind_a_proxy(
+    start_with: Start, issuer: Issuer, database: Database, tmp_path: Path
+) -> None:
+    """
+    A trusted proxy's header comes before TLS, in one piece with it or not; whoever comes without
+    one is refused, and nobody hears plain text.
+    """
+    show(issuer, tmp_path)
+    trusting = 'trusted_proxies = ["127.0.0.0/8"]\n[listeners.secure.tls]'
+    gateway = start_with(sections().replace("[listeners.secure.tls]", trusting))
+    gateway.wait_log("listener secure: line frames over TLS on .*; through a proxy alone")
+    port = int(gateway.wait_log(r"listener secure: .* on 127\.0\.0\.1:(\d+);")[1])
+    context = ssl.create_default_context(cafile=str(issuer.file))
+    context.load_cert_chain(issuer.issue("device.example").file)
+    header = b"PROXY TCP4 192.0.2.7 192.0.2.1 4711 443\r\n"
+    found = Peer(port)
+    found.send(header)
+    found.socket = context.wrap_socket(found.socket, server_hostname="localhost")
+    found.send(b"one\n")
+    assert found.read_lines(1) == [b"+OK"]
+    found.close()
+    # Header and the beginning of the handshake in one segment.
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
+    found = Peer(port)
+    before = header
+    while True:
+        try:
+            client.do_handshake()
+            break
+        except ssl.SSLWantReadError:
+            found.send(before + outgoing.read())
+            before = b""
+            incoming.write(found.socket.recv(65536))
+    client.write(b"two\n")
+    found.send(outgoing.read())
+    wait_until(lambda: len(database.bodies()) == 2, "the second message")
+    found.close()
+    assert database.execute("SELECT body, who, peer FROM messages ORDER BY id") == [
+        ("one", "device.example", "192.0.2.7:4711"),
+        ("two", "device.example", "192.0.2.7:4711"),
+    ]
+    found = Peer(port)
+    with pytest.raises(OSError):
+        found.socket = context.wrap_socket(found.socket, server_hostname="localhost")
+    found.close()
+    gateway.wait_log("listener secure: .* peers? let go: .*header")
+
+
+def test_who_is_kept_out_hears_no_plain_text(
+    start_with: Start, issuer: Issuer, tmp_path: Path
+) -> None:
+    """An address that may not connect to a TLS port is closed before any handshake."""
+    show(issuer, tmp_path)
+    text = sections()
+    for listener, key in (
+        ("secure", 'deny = ["127.0.0.0/8"]'),
+        ("commands", 'trusted_proxies = ["10.0.0.1/32"]'),
+    ):
+        text = text.replace(f"[listeners.{listener}]\n", f"[listeners.{listener}]\n{key}\n")
+    gateway = start_with(text)
+    for listener in ("secure", "commands"):
+        port = int(gateway.wait_log(rf"listener {listener}: .* on 127\.0\.0\.1:(\d+);")[1])
+        assert last_words(Peer(port)) == b""
+    gateway.wait_log(
+        "listener secure: 1 peer let go: connections from your address are not allowed"
+    )
+    gateway.wait_log("listener commands: 1 peer let go: connections come through a proxy here")
