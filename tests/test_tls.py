@@ -400,7 +400,7 @@ async def test_whoever_is_refused_cannot_stay(
     shown = issuer.issue(common_names=["two words" if wanted else "ann"])
 
     def stay() -> None:
-        client = open_client(served.port, SSL.TLS1_2_VERSION, shown)
+        client = open_client(served.port, SSL.TLS1_3_VERSION, shown)
         with pytest.raises(SSL.Error):
             client.recv(100)
         # Without a goodbye of ours TCP would stay as it is.
