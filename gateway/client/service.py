@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 from .answers import Answer, ClientError, Closed, Refused, Unknown
 from .asking import Params
 from .buffer import Buffer, MemoryBuffer
+from .dial import Shown
 from .link import Link
 from .parcel import Event, Parcel, Push, Question, Runs
 from .patience import backoff
@@ -53,6 +54,8 @@ class GatewayClient(Service):
         token: str | None = None,
         tls: object = None,
         server_name: str | None = None,
+        certificate: Shown = None,
+        key: Shown = None,
         reactor: Any = None,
         retry: Callable[[int], float] | None = None,
         jitter: Callable[[], float] = random.random,
@@ -78,6 +81,7 @@ class GatewayClient(Service):
             yours, or trust roots as C{optionsForClientTLS} takes them. The host's name is always
             verified. Endpoint strings with C{tls:} need none of this.
         @param server_name: the name to verify, where it is not the one connected to.
+        @param certificate: PEM file to show to the gateway; C{key}: with its key, if not in it.
         @param reactor: Twisted's, if not the one installed.
         @param retry: how many seconds to wait before the nth try in a row; the default doubles
             from 0.1 to 30.
@@ -109,7 +113,7 @@ class GatewayClient(Service):
         self._link = Link(
             self._session,
             self,
-            client_endpoint(endpoint, tls, server_name, reactor),
+            client_endpoint(endpoint, tls, server_name, reactor, certificate, key),
             reactor,
             retry,
             connect_timeout,
@@ -136,6 +140,11 @@ class GatewayClient(Service):
     def connected(self) -> bool:
         """Whether messages can be sent right now."""
         return self._link.connected
+
+    @property
+    def trouble(self) -> BaseException | None:
+        """Why the last connection was lost or could not be made."""
+        return self._link.trouble
 
     def send(self, message: bytes, route: str | None = None) -> Deferred[Answer]:
         """
