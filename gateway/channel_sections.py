@@ -26,11 +26,18 @@ class ChannelsSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         to 8000.
     @ivar dsn: where to listen, if that is not C{database.dsn}: a pooler that shares
         sessions has no LISTEN.
+    @ivar dsn_file: a file that says it instead, C{credential:NAME} for one of systemd's.
     """
 
     allow: tuple[str, ...] = ()
     push_buffer: Annotated[int, Meta(ge=16384)] = 262144
     dsn: str | None = None
+    dsn_file: str | None = None
+
+    @property
+    def said_in(self) -> str:
+        """The key that says where to listen."""
+        return "channels.dsn" if self.dsn_file is None else "channels.dsn_file"
 
 
 def check_channels(reader: Reader, section: ChannelsSection) -> None:
@@ -53,5 +60,7 @@ def check_channels(reader: Reader, section: ChannelsSection) -> None:
             reader.note(where, f"{name!r}: a push whose channel begins with ! is the gateway's own")
         elif name in section.allow[:number]:
             reader.note(where, f"{name!r} is there twice; remove one")
+    if section.dsn is not None and section.dsn_file is not None:
+        reader.note("channels.dsn_file", "channels.dsn is there too; leave one of them out")
     if section.dsn == "embedded":
         reader.note("channels.dsn", "names a server; without it database.dsn is used")

@@ -69,7 +69,7 @@ def check(file: Path, data_dir: Path) -> None:
     from gateway.commands.check import check_database
     from gateway.config import EMBEDDED
     from gateway.embedded import EmbeddedServer
-    from gateway.tap import read_config
+    from gateway.tap import cautions_of, read_config
 
     try:
         config = read_config(str(file))
@@ -79,6 +79,8 @@ def check(file: Path, data_dir: Path) -> None:
         sys.exit(1)
     click.echo(f"{file}: no problem in the file itself")
     dsn = config.database.dsn
+    for caution in cautions_of(config, str(file)):
+        click.echo(f"warning: {caution}")
     if dsn == EMBEDDED:
         server = EmbeddedServer(data_dir.absolute())
         if not server.running:

@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Annotated, Any, Final, Literal
 
-import msgspec
 from msgspec import Meta, Struct, field
 
 from gateway.access_sections import AccessSection
@@ -30,6 +29,7 @@ from gateway.listener_sections import (
     check_listener,
     resolved,
 )
+from gateway.places import Places
 from gateway.query import Query
 from gateway.query_sections import DEFAULT_QUERIES, QuerySection, queries_of
 from gateway.route import Route
@@ -46,10 +46,12 @@ class Database(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     Where PostgreSQL is and how its connections are kept. Durations are in seconds.
 
     @ivar dsn: C{embedded}, or any libpq URI or conninfo; C{""} for PG* variables alone.
+    @ivar dsn_file: a file that says it instead, C{credential:NAME} for one of systemd's.
     @ivar query_connections: most connections that queries use, beside C{pool_max}.
     """
 
     dsn: str = EMBEDDED
+    dsn_file: str | None = None
     pool_min: Size = 2
     pool_max: Size = 8
     query_connections: Size = 2
@@ -58,6 +60,11 @@ class Database(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     statement_timeout: Seconds = 30.0
     recycle_after: Seconds = 1800.0
     idle_timeout: Seconds = 300.0
+
+    @property
+    def said_in(self) -> str:
+        """The key that says where PostgreSQL is."""
+        return "database.dsn" if self.dsn_file is None else "database.dsn_file"
 
 
 class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -124,40 +131,54 @@ def default_config() -> Config:
     )
 
 
-def load_config(text: str, path: PurePath, endpoint_fault: EndpointFault) -> Config:
+def load_config(
+    text: str,
+    path: PurePath,
+    endpoint_fault: EndpointFault,
+    credentials: PurePath | None = None,
+) -> Config:
     """
     Read a configuration file.
 
     @param text: its content.
     @param path: its name for messages; relative paths in it are relative to its folder.
+    @param credentials: the folder of what systemd hands to the service.
     @raise ConfigError: with every problem.
     """
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([f"{path}: not TOML: {error}"]) from None
-    return judge(data, path, endpoint_fault)
+    return judge(data, path, endpoint_fault, credentials)
 
 
-def judge(data: Mapping[str, Any], path: PurePath, endpoint_fault: EndpointFault) -> Config:
+def judge(
+    data: Mapping[str, Any],
+    path: PurePath,
+    endpoint_fault: EndpointFault,
+    credentials: PurePath | None = None,
+) -> Config:
     """
     As L{load_config}, from the tables of a file.
     """
     reader = Reader(str(path))
     reader.known("", data, Config.__struct_fields__)
+    places = Places(path.parent, credentials)
     database = reader.section("database", data.get("database", {}), Database) or Database()
+    database = places.resolved(reader, "database", database, ["dsn_file"])
     limits = reader.section("limits", data.get("limits", {}), Limits) or Limits()
     spool = reader.section("spool", data.get("spool", {}), SpoolSection) or SpoolSection()
-    if spool.path is not None:
-        spool = msgspec.structs.replace(spool, path=str(path.parent / spool.path))
+    spool = places.resolved(reader, "spool", spool, ["path"])
     channels = reader.section("channels", data.get("channels", {}), ChannelsSection)
-    channels = channels or ChannelsSection()
+    channels = places.resolved(reader, "channels", channels or ChannelsSection(), ["dsn_file"])
     check_channels(reader, channels)
     access = None
     if "access" in data:
         access = reader.section("access", data["access"], AccessSection)
-    if access is not None and access.tokens is not None:
-        access = msgspec.structs.replace(access, tokens=str(path.parent / access.tokens))
+    if access is not None:
+        access = places.resolved(reader, "access", access, ["tokens"])
+    if database.dsn_file is not None and "dsn" in data["database"]:
+        reader.note("database.dsn_file", "database.dsn is there too; leave one of them out")
     sections = reader.sections("routes", data.get("routes", {}), RouteSection)
     listeners = reader.sections("listeners", data.get("listeners", {}), Listener)
     # Names that are there but faulty are not "missing" as well.
@@ -176,7 +197,7 @@ def judge(data: Mapping[str, Any], path: PurePath, endpoint_fault: EndpointFault
     queries = queries_of(asked, reader)
     used: dict[str, str] = {}
     for name, listener in listeners.items():
-        listener = resolved(listener, path)
+        listener = resolved(reader, name, listener, places)
         listeners[name] = listener
         check_listener(reader, name, listener, route_names, routes, endpoint_fault)
         other = used.setdefault(listener.endpoint, name)

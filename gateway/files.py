@@ -30,10 +30,19 @@ def raise_file_limit() -> int:
     return hard
 
 
-def room_for_peers(files: int, database_connections: int, listeners: int) -> int:
+def room_for_peers(
+    wanted: int, files: int, database_connections: int, listeners: int
+) -> tuple[int, list[str]]:
     """
+    @param wanted: connections.
     @param files: that may be open.
     @param database_connections: at most; a broken one may be open beside its successor.
-    @return: connections that peers may have.
+    @return: connections that peers may have, and what the operator should know of that.
     """
-    return max(1, files - 2 * database_connections - listeners - _OWN)
+    room = max(1, files - 2 * database_connections - listeners - _OWN)
+    if room >= wanted:
+        return wanted, []
+    return room, [
+        f"limits.connections: {wanted} are more than fit into the {files} files that this process"
+        f" may open: at most {room}; raise LimitNOFILE= of the service, or ulimit -Hn"
+    ]

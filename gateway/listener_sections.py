@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from pathlib import PurePath
 from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
@@ -14,6 +13,7 @@ from msgspec.structs import replace
 
 from gateway.content_sections import check_content, check_name
 from gateway.networks import network_fault
+from gateway.places import Places
 from gateway.route import Route
 from gateway.sections import Reader
 
@@ -137,23 +137,20 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return self.endpoint.partition(":")[0]
 
 
-def resolved(listener: Listener, path: PurePath) -> Listener:
+def resolved(reader: Reader, name: str, listener: Listener, places: Places) -> Listener:
     """
-    With all its paths relative to the configuration file, as every path in it.
+    With all its paths as they can be opened.
     """
-    folder = path.parent
-    tls = listener.tls
-    if tls is not None:
+    if listener.tls is not None:
         paths = ("certificate", "key", "passphrase_file", "sni", "client_ca")
-        given = {name: value for name in paths if (value := getattr(tls, name)) is not None}
-        tls = replace(tls, **{name: str(folder / value) for name, value in given.items()})
-        listener = replace(listener, tls=tls)
+        where = f"listeners.{name}.tls"
+        listener = replace(listener, tls=places.resolved(reader, where, listener.tls, paths))
     _, colon, rest = listener.endpoint.partition(":")
     if listener.kind != "unix" or not colon or rest.startswith(("/", "address=/")):
         return listener
     prefix = "address=" if rest.startswith("address=") else ""
-    where = folder / rest.removeprefix("address=")
-    return replace(listener, endpoint=f"unix:{prefix}{where}")
+    path = places.folder / rest.removeprefix("address=")
+    return replace(listener, endpoint=f"unix:{prefix}{path}")
 
 
 def check_listener(

@@ -69,6 +69,7 @@ class GatewayService(Service):
         detour: SpoolDetour | None = None,
         notifications: Notifications | None = None,
         channels_dsn: str | None = None,
+        cautions: Sequence[str] = (),
     ) -> None:
         """
         @param data_directory: held while we run; C{None} where nothing is kept in one.
@@ -78,6 +79,7 @@ class GatewayService(Service):
         @param detour: what puts messages into the spool and stores them.
         @param notifications: what listens for peers.
         @param channels_dsn: where it does, if that is not C{dsn}.
+        @param cautions: what the operator should know, one line each.
         """
         self._clock = clock
         self._data_directory = data_directory
@@ -93,6 +95,7 @@ class GatewayService(Service):
         self._detour = detour
         self._notifications = notifications
         self._channels_dsn = channels_dsn
+        self._cautions = cautions
         self._opening: Deferred[None] | None = None
         self._forced = False
 
@@ -121,6 +124,8 @@ class GatewayService(Service):
             self._log.info(
                 "database: open it with: psql {dsn}", dsn=shlex.quote(public) if public else ""
             )
+        for caution in self._cautions:
+            self._log.warn("{caution}", caution=caution)
         self._pool.start(dsn)
         self._queries.start(dsn)
         if self._notifications is not None:

@@ -7,6 +7,7 @@ the default.
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +18,7 @@ from twisted.internet import reactor as global_reactor
 from twisted.internet.endpoints import serverFromString
 from twisted.python import usage
 
+from gateway.cautions import ON_THE_COMMAND_LINE, cautions
 from gateway.channels import Channels
 from gateway.company import backoff
 from gateway.config import (
@@ -41,11 +43,13 @@ from gateway.postgres.queries import PostgresQueries, query_pool
 from gateway.postgres.store import PostgresStore
 from gateway.pressure import Pressure
 from gateway.reload import Reload
+from gateway.secret_files import filled, mode_of
 from gateway.service import GatewayService, on_signals, use_monotonic_clock
 from gateway.spool.detour import SpoolDetour
 from gateway.spool.file import SpoolFile
 from gateway.spool.queue import Spool
 from gateway.streams import Streams
+from gateway.title import hide
 from gateway.writer import Writer
 
 DATA_DIR = "gateway-data"
@@ -56,6 +60,7 @@ class Options(usage.Options):
     Options of C{twistd gateway}.
 
     @ivar config: what they and the file say together; after C{postOptions}.
+    @ivar cautions: what the operator should know of it, one line each.
     """
 
     synopsis = "[options]"
@@ -78,6 +83,7 @@ class Options(usage.Options):
         super().__init__()  # type: ignore[no-untyped-call]
         self._endpoints: list[tuple[str, str, str]] = []
         self.config = Config()
+        self.cautions: list[str] = []
 
     def opt_line(self, endpoint: str) -> None:
         """Listen here for lines, for route 'messages' or the only one. May repeat."""
@@ -92,6 +98,8 @@ class Options(usage.Options):
         self._endpoints.append(("commands", "line", endpoint))
 
     def postOptions(self) -> None:
+        database: str | None = self["database"]
+        hidden = database is not None and hide(database)
         try:
             self.config = self.read()
         except ConfigError as error:
@@ -100,6 +108,8 @@ class Options(usage.Options):
         for path in ("config", "data-dir"):
             if self[path] is not None:
                 self[path] = str(Path(self[path]).absolute())
+        self.cautions = [ON_THE_COMMAND_LINE] if hidden else []
+        self.cautions += cautions_of(self.config, self["config"], database is not None)
 
     def read(self) -> Config:
         """
@@ -107,9 +117,8 @@ class Options(usage.Options):
 
         @raise ConfigError: with every problem.
         """
-        config = read_config(self["config"])
-        if self["database"] is not None:
-            config = replace(config, database=replace(config.database, dsn=self["database"]))
+        database: str | None = self["database"]
+        config = read_config(self["config"], database)
         if self._endpoints:
             config = replace(config, listeners=self._listeners(config))
             problems = check_endpoints(config, endpoint_fault)
@@ -118,11 +127,11 @@ class Options(usage.Options):
         dsn = config.database.dsn
         fault = None if dsn == EMBEDDED else dsn_fault(dsn, outside_of_process())
         if fault is not None:
-            source = "--database" if self["database"] is not None else "database.dsn"
+            source = "--database" if database is not None else config.database.said_in
             raise ConfigError([f"{source}: {fault}"])
         dsn = config.channels.dsn or ""
         if dsn and (fault := dsn_fault(dsn, outside_of_process())) is not None:
-            raise ConfigError([f"channels.dsn: {fault}"])
+            raise ConfigError([f"{config.channels.said_in}: {fault}"])
         return config
 
     def _listeners(self, config: Config) -> dict[str, Listener]:
@@ -140,14 +149,36 @@ class Options(usage.Options):
         return listeners
 
 
-def read_config(path: str | None) -> Config:
+def read_config(path: str | None, database: str | None = None) -> Config:
     """
-    The configuration in a file, or the default.
+    The configuration in a file, or the default, with the secrets that it has in files.
 
+    @param database: a connection string that beats what the file says.
     @raise ConfigError: with every problem.
     """
-    if path is None:
-        return default_config()
+    config = default_config() if path is None else _read_file(path)
+    if database is not None:
+        config = replace(config, database=replace(config.database, dsn=database, dsn_file=None))
+    return filled(config)
+
+
+def cautions_of(config: Config, path: str | None, overridden: bool = False) -> list[str]:
+    """
+    What the operator should know of a configuration before it is used, one line each.
+
+    @param overridden: whether the database is not that of the file.
+    """
+    file = None if path is None or overridden else Path(path).absolute()
+    return cautions(config, outside_of_process(), mode_of, file, _credentials())
+
+
+def _credentials() -> Path | None:
+    """Where systemd puts what it hands to the service."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    return Path(folder) if folder else None
+
+
+def _read_file(path: str) -> Config:
     file = Path(path).absolute()
     try:
         text = file.read_text("utf-8")
@@ -155,7 +186,7 @@ def read_config(path: str | None) -> Config:
         raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from None
     except UnicodeDecodeError as error:
         raise ConfigError([f"{path}: not UTF-8 at byte {error.start}"]) from None
-    return load_config(text, file, endpoint_fault)
+    return load_config(text, file, endpoint_fault, _credentials())
 
 
 def endpoint_fault(endpoint: str) -> str | None:
@@ -217,15 +248,16 @@ def makeService(options: Options) -> IService:
     channels = Channels(config.channels.allow, notifications, reactor)
     streams = Streams(store, detour.reached if detour is not None else lambda name: 0)
     commands = CommandDialect(config.routes, streams, queries, channels)
-    room = room_for_peers(
+    connections, caution = room_for_peers(
+        config.limits.connections,
         raise_file_limit(),
-        config.database.pool_max + config.database.query_connections + 2,
+        config.database.pool_max + config.database.query_connections + 1,
         len(config.listeners),
     )
     listeners = Listeners(
         config,
         reactor,
-        connections=min(room, config.limits.connections),
+        connections=connections,
         writer=writer,
         pressure=pressure,
         channels=channels,
@@ -246,6 +278,7 @@ def makeService(options: Options) -> IService:
         queries=queries,
         notifications=notifications,
         channels_dsn=config.channels.dsn,
+        cautions=[*options.cautions, *caution],
     )
     reload = Reload(config, options.read, [listeners.reload])
     on_signals(reactor, service, reload)

@@ -24,9 +24,10 @@ from twisted.internet.task import Clock
 from gateway.config import Database
 from gateway.errors import ConfigError
 from gateway.postgres.dsn import dsn_fault
-from gateway.postgres.hosts import DEFAULTS, Host, Outside, read_hosts
+from gateway.postgres.hosts import DEFAULTS, Host, read_hosts
 from gateway.postgres.names import Names, look_up
 from gateway.postgres.opening import Opener
+from gateway.postgres.said import Outside
 
 SERVICES = """
 # comment
@@ -205,8 +206,9 @@ def test_where_a_service_is_found(
         ("", {"PGSERVICE": "x"}, "names the service 'x', but [x] is not in"),
         ("service=broken", {}, "/home/me/.pg_service.conf:15 is not keyword=value"),
         ("service=ldap", {}, "/home/me/.pg_service.conf:13 looks it up in LDAP"),
-        # libpq takes pa for a port here.
-        ("postgresql://user:pa/ss@host/db", {}, "has in port what is no number from 1 to 65535"),
+        # libpq takes pa for a port here, and in the next.
+        ("postgresql://user:pa/ss@host/db", {}, "has an @ in the name of a host or database; in"),
+        ("postgresql://user:pa/ss", {}, "has in port what is no number from 1 to 65535"),
         ("port=65536", {}, "has in port what is no number from 1 to 65535"),
         ("port=0", {}, "has in port what is no number from 1 to 65535"),
         *((f"target_session_attrs={a}", {}, None) for a in ("any", "read-write", "primary")),

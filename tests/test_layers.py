@@ -16,7 +16,14 @@ PACKAGE = Path(__file__).parent.parent / "gateway"
 PURE = ("errors", "framing", "reply", "faults", "dialect", "route", "batch", "store")
 PURE_TOO = ("pressure", "config", "direct", "answers", "deadlines", "sockets", "sections", "lock")
 PURE_ALSO = ("content", "content_sections", "stream", "moves", "query", "query_sections")
-PURE_STILL = ("channel_sections", "pushes", "networks", "listener_sections", "access_sections")
+PURE_STILL = (
+    "channel_sections",
+    "pushes",
+    "places",
+    "networks",
+    "listener_sections",
+    "access_sections",
+)
 PURE_DOORS = ("rates", "crowd", "guest", "files")
 PURE_INSIDE = ("spool.record", "spool.mark", "sql.route", "columns.kinds", "formats.choice")
 PURE_WAY_IN = ("proxy.header", "telnet")
@@ -37,13 +44,14 @@ PACKAGES = ("postgres", "spool", "sql", "columns", "formats", "proxy", "client",
 
 ORDER = [
     *("errors", "framing", "telnet", "reply", "faults", "pushes", "stream", "formats", "columns"),
-    *("dialect", "content", "batch", "moves", "sections", "query", "route", "sql"),
+    *("dialect", "content", "batch", "moves", "sections", "places", "query", "route", "sql"),
     *("route_sections", "content_sections", "query_sections", "channel_sections", "networks"),
-    *("access_sections", "listener_sections", "config", "example", "guest", "rates", "crowd"),
-    *("files", "direct", "sockets", "deadlines", "sweep", "answers", "pressure", "lock", "store"),
-    *("memory", "gate", "company", "fences", "together", "lane", "writer", "channels", "terms"),
-    *("outlet", "farewell", "throttle", "protocol", "factory", "proxy", "door", "streams"),
-    *("conversation", "local", "listening", "listener", "listeners", "spool", "postgres"),
+    *("access_sections", "listener_sections", "config", "secret_files", "example"),
+    *("guest", "rates", "crowd", "files"),
+    *("direct", "sockets", "deadlines", "sweep", "answers", "pressure", "lock", "store", "memory"),
+    *("gate", "company", "fences", "together", "lane", "writer", "channels", "terms", "outlet"),
+    *("farewell", "throttle", "protocol", "factory", "proxy", "door", "streams", "conversation"),
+    *("local", "listening", "listener", "listeners", "spool", "postgres", "cautions", "title"),
     *("embedded", "service", "reload", "tap", "client", "commands", "cli"),
 ]
 

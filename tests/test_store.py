@@ -36,9 +36,10 @@ from gateway.faults import BatchesRefused, FramesRefused
 from gateway.memory import MemoryStore
 from gateway.postgres.connection import Connection
 from gateway.postgres.durability import judge
+from gateway.postgres.opened import AT_A_TIME, in_turns
 from gateway.postgres.pool import Pool
 from gateway.postgres.schema import migrations
-from gateway.postgres.store import AT_A_TIME, PostgresStore, in_turns
+from gateway.postgres.store import PostgresStore
 from gateway.reply import STORED, Code, Outcome, refused
 from gateway.route import DEFAULT_COLUMNS, Route, Value
 from gateway.sql.statement import Binding, Bound, Statement

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from msgspec.structs import replace
 
 from gateway.commands.running import run
 from gateway.config import EMBEDDED, Config
@@ -20,6 +19,7 @@ from gateway.postgres.connection import Connection
 from gateway.postgres.dsn import dsn_fault
 from gateway.postgres.opening import Opener
 from gateway.tap import DATA_DIR, read_config
+from gateway.title import hide
 
 Work = Callable[[Connection, Config], Awaitable[int]]
 """Does something with a connection; gives the exit status."""
@@ -48,11 +48,11 @@ def database_options(command: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         def access(work: Work) -> None:
             try:
-                found = read_config(None if config is None else str(config))
+                if database is not None:
+                    hide(database)
+                found = read_config(None if config is None else str(config), database)
             except ConfigError as error:
                 raise click.ClickException(str(error)) from None
-            if database is not None:
-                found = replace(found, database=replace(found.database, dsn=database))
             run(lambda reactor: _connected(found, data_dir.absolute(), reactor, work))
 
         command(*arguments, access=access, **options)
@@ -75,7 +75,7 @@ async def _connected(config: Config, data_dir: Path, reactor: Any, work: Work) -
             return 1
         dsn = server.dsn
     elif (fault := dsn_fault(dsn, opener.outside)) is not None:
-        click.echo(f"database.dsn: {fault}", err=True)
+        click.echo(f"{settings.said_in}: {fault}", err=True)
         return 1
     try:
         connection = await opener.begin(dsn).run()

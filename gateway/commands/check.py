@@ -79,7 +79,7 @@ async def check_database(config: Config, dsn: str, reactor: Any) -> Report:
     opener = Opener.of_process(database, reactor)
     fault = dsn_fault(dsn, opener.outside)
     if fault is not None:
-        report.problems.append(f"database.dsn: {fault}")
+        report.problems.append(f"{database.said_in}: {fault}")
         return report
     connection: Connection | None = None
 
@@ -103,7 +103,7 @@ async def check_database(config: Config, dsn: str, reactor: Any) -> Report:
                 report.notes.append(f"{where}: {judgement.sound.note}")
         await _check_channels(config, opener, connection, report)
     except StoreError as error:
-        report.problems.append(f"database.dsn: {error}")
+        report.problems.append(f"{database.said_in}: {error}")
     finally:
         if connection is not None:
             connection.discard()
@@ -166,12 +166,12 @@ async def _check_channels(
         return
     fault = dsn_fault(channels.dsn, opener.outside)
     if fault is not None:
-        report.problems.append(f"channels.dsn: {fault}")
+        report.problems.append(f"{channels.said_in}: {fault}")
         return
     try:
         direct = await opener.begin(channels.dsn).run()
     except StoreError as error:
-        report.problems.append(f"channels.dsn: {error}")
+        report.problems.append(f"{channels.said_in}: {error}")
         return
     try:
         (other, process), *_ = await direct.query(_SESSION, None, timeout)
@@ -181,9 +181,11 @@ async def _check_channels(
                 " a NOTIFY is heard in its own database only"
             )
         elif process != direct.get_backend_pid():
-            report.problems.append("channels.dsn: leads to a pooler; it must lead to the server")
+            report.problems.append(
+                f"{channels.said_in}: leads to a pooler; it must lead to the server"
+            )
     except StoreError as error:
-        report.problems.append(f"channels.dsn: {error}")
+        report.problems.append(f"{channels.said_in}: {error}")
     finally:
         direct.discard()
 

@@ -20,7 +20,7 @@ from typing import Final
 from psycopg2 import extensions
 
 from gateway.errors import ConfigError
-from gateway.postgres.servicefile import NAME, SYSTEM_FOLDERS, ReadFile, read_service
+from gateway.postgres.said import Outside, Said
 
 DEFAULTS: Final = {
     # A server that vanished without a word is noticed after a minute (seconds, seconds,
@@ -35,34 +35,12 @@ DEFAULTS: Final = {
 }
 """What we ask of libpq where neither the connection string nor the service says."""
 
-_ENVIRONMENT: Final = {
-    "host": "PGHOST",
-    "hostaddr": "PGHOSTADDR",
-    "port": "PGPORT",
-    "target_session_attrs": "PGTARGETSESSIONATTRS",
-    "load_balance_hosts": "PGLOADBALANCEHOSTS",
-}
-
 _WRITABLE: Final = ("any", "read-write", "primary", "prefer-standby")
 _READ_ONLY: Final = ("read-only", "standby")
 _BALANCING: Final = ("disable", "random")
 
 _DEFAULT_PORT: Final = "5432"
 """For people to read; where a port is left out, libpq knows its own."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outside:
-    """
-    What a connection string leaves to the machine.
-
-    @ivar environment: PG* variables, among others.
-    @ivar home: the folder that C{~/.pg_service.conf} is in.
-    """
-
-    environment: Mapping[str, str]
-    home: str
-    read: ReadFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +63,17 @@ class Host:
         except ValueError:
             return True
         return False
+
+    @property
+    def local(self) -> bool:
+        """Whether no network lies between."""
+        where = self.hostaddr or self.host
+        if not where or where == "localhost" or where.startswith(("/", "@")):
+            return True
+        try:
+            return ipaddress.ip_address(where).is_loopback
+        except ValueError:
+            return False
 
     def __str__(self) -> str:
         """C{db1 (10.0.0.1:5432)}, C{db1:5432} or C{/run/postgresql:5432}."""
@@ -129,65 +118,16 @@ def read_hosts(dsn: str, outside: Outside) -> Hosts:
     @raise ConfigError: with one line that says what does not fit; it repeats nothing
         that may be a piece of a mistyped password.
     """
-    own = extensions.parse_dsn(dsn)
-    service = _service(own, outside)
-    said = _Said(own, service, outside.environment)
+    said = Said(dsn, outside)
     _check_attributes(said)
     balancing = said.value("load_balance_hosts", "disable")
     if balancing not in _BALANCING:
         raise ConfigError([f"{said.name('load_balance_hosts')} must be disable or random"])
-    defaults = {key: value for key, value in DEFAULTS.items() if key not in service}
-    return Hosts(_walk(said), balancing == "random", {**defaults, **own})
+    defaults = {key: value for key, value in DEFAULTS.items() if key not in said.service}
+    return Hosts(_walk(said), balancing == "random", {**defaults, **said.own})
 
 
-class _Said:
-    """
-    What was said of a keyword, and by whom: the connection string beats the service,
-    which beats the environment.
-    """
-
-    def __init__(
-        self, own: Mapping[str, str], service: Mapping[str, str], environment: Mapping[str, str]
-    ) -> None:
-        variables = {
-            key: environment[name] for key, name in _ENVIRONMENT.items() if name in environment
-        }
-        self._ranks = (own, service, variables)
-
-    def value(self, key: str, default: str = "") -> str:
-        for rank in self._ranks:
-            if key in rank:
-                return rank[key]
-        return default
-
-    def list(self, key: str) -> list[str]:
-        """Its elements; none where it is empty."""
-        value = self.value(key)
-        return value.split(",") if value else []
-
-    def name(self, key: str) -> str:
-        """The keyword as whoever said it calls it."""
-        own, service, _ = self._ranks
-        if key in own:
-            return key
-        return f"{key} of the service" if key in service else _ENVIRONMENT[key]
-
-
-def _service(own: Mapping[str, str], outside: Outside) -> dict[str, str]:
-    environment = outside.environment
-    service = own.get("service", environment.get("PGSERVICE"))
-    if service is None:
-        return {}
-    # "servicefile" is known to libpq from version 18 on.
-    file = own.get("servicefile", environment.get("PGSERVICEFILE"))
-    files = [file if file is not None else f"{outside.home}/.{NAME}"]
-    system = environment.get("PGSYSCONFDIR")
-    folders = SYSTEM_FOLDERS if system is None else (system,)
-    files += [f"{folder}/{NAME}" for folder in folders]
-    return read_service(service, files, outside.read)
-
-
-def _check_attributes(said: _Said) -> None:
+def _check_attributes(said: Said) -> None:
     key = "target_session_attrs"
     value = said.value(key, "any")
     if value in _READ_ONLY:
@@ -201,7 +141,7 @@ def _check_attributes(said: _Said) -> None:
         raise ConfigError([f"{said.name(key)} must be one of {', '.join(_WRITABLE)}"])
 
 
-def _walk(said: _Said) -> tuple[Host, ...]:
+def _walk(said: Said) -> tuple[Host, ...]:
     hosts, addresses, ports = (said.list(key) for key in ("host", "hostaddr", "port"))
     count = len(addresses) or len(hosts) or 1
     if hosts and len(hosts) != count:

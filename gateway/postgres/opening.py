@@ -22,8 +22,10 @@ from twisted.internet.interfaces import IReactorTime
 from gateway.config import Database
 from gateway.errors import ConfigError, StoreError, Unavailable
 from gateway.postgres.connection import MINIMUM_VERSION, Connection, server_settings
-from gateway.postgres.hosts import Host, Hosts, Outside, read_hosts
+from gateway.postgres.hosts import Host, Hosts, read_hosts
 from gateway.postgres.names import Addresses, Names, Resolver
+from gateway.postgres.said import Outside
+from gateway.postgres.tls_advice import with_advice
 
 _WHERE: Final = re.compile(r"connection to server (at|on) .*? failed: ")
 """How libpq begins when it says why it could not connect (fe-connect.c, since version 14)."""
@@ -190,7 +192,7 @@ class Opening:
             await self._opener.connect(connection, hosts.conninfo(place))
         except StoreError as error:
             connection.discard()
-            self._faults.append((place, str(error)))
+            self._faults.append((place, with_advice(str(error))))
             return None
         finally:
             self._connection = None

@@ -1,12 +1,8 @@
 """
 The Store that commits to PostgreSQL: one statement and one round trip a batch.
 
-A route is opened when it is first used: the schema is brought up to date, its
-table is made if it may be, the catalog is asked for its types and the statement
-is written. Any error that says the route no longer fits closes it, so that the
-next batch looks again; a table changed under us heals without a restart.
-
-How statements are run is L{gateway.postgres.execution}'s.
+How a route becomes a statement is L{gateway.postgres.opened}'s, how statements are run
+L{gateway.postgres.execution}'s.
 """
 
 from __future__ import annotations
@@ -15,11 +11,9 @@ import json
 from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, cast
 
 from twisted.internet.defer import DeferredLock
-from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from gateway.batch import Batch, Fence
@@ -27,19 +21,17 @@ from gateway.config import Database
 from gateway.errors import OutcomeUnknown, RouteError, StoredPartly, StoreError
 from gateway.faults import BatchesRefused, Faults, FramesRefused
 from gateway.moves import unmoved_rows
-from gateway.postgres.catalog import examine
-from gateway.postgres.connection import Connection, Query, Rows, Values
+from gateway.postgres.connection import Connection, Rows, Values
 from gateway.postgres.dead_letter import BURY, bury_values
 from gateway.postgres.driver_errors import StoredBefore, StreamsUnmoved
 from gateway.postgres.durability import weaknesses
 from gateway.postgres.execution import Execution
-from gateway.postgres.findings import Findings
+from gateway.postgres.opened import OpenedRoutes, in_turns
 from gateway.postgres.pool import Pool
-from gateway.postgres.schema import create_table, migrate
 from gateway.reply import STORED, Outcome, Run
 from gateway.route import Route
 from gateway.sql.fates import runs_of
-from gateway.sql.statement import Binding, Bound, Insert
+from gateway.sql.statement import Bound, Insert
 from gateway.sql.streams import CLAIM, marks_of, refusals_of
 from gateway.store import Claim, Written
 from gateway.stream import KEPT_REFUSALS
@@ -50,15 +42,6 @@ Seconds that a statement may take beyond C{statement_timeout} before its connect
 is closed: the server should be the one to give up, that costs no connection.
 """
 
-
-LOOKED_AT_FOR: Final = 60.0
-"""Seconds after which a route's table is looked at again, though no error says it changed."""
-
-LOOKED_AT_AGAIN: Final = 1.0
-"""Seconds after which it is, before messages are refused for the types it had."""
-
-AT_A_TIME: Final = 0.01
-"""Seconds of reading messages after which others have their turn."""
 
 ABANDONED: Final = 90 * 86400.0
 """
@@ -80,17 +63,6 @@ _TOUCH: Final = (
 _NO_TURN: Final[AbstractAsyncContextManager[object]] = nullcontext()
 
 
-class _Open(NamedTuple):
-    """
-    A route that takes messages.
-
-    @ivar since: when its table was looked at, in seconds of the reactor's clock.
-    """
-
-    insert: Insert
-    since: float
-
-
 class PostgresStore:
     """
     Stores batches through a pool.
@@ -104,7 +76,7 @@ class PostgresStore:
         self._pool = pool
         self._routes = routes
         self._deadline = settings.statement_timeout + DEADLINE_MARGIN
-        self._open: dict[str, _Open] = {}
+        self._opened = OpenedRoutes(routes, pool.reactor, self._deadline)
         self.execution = Execution(pool.reactor, self._deadline)
         self._turns: dict[str, DeferredLock] = {}
         # Lanes on which a statement was lost. A server that stood still may come to it
@@ -112,22 +84,24 @@ class PostgresStore:
         self._doubtful: set[str] = set()
 
     async def write(self, batch: Batch, fence: Fence) -> Written:
-        opened = self._open.get(batch.route)
+        opened = self._opened.fresh(batch.route)
         bound = None
-        if opened is not None and self._pool.reactor.seconds() - opened.since < LOOKED_AT_FOR:
+        if opened is not None:
             # Values first: what cannot be stored needs no connection to be refused.
             try:
-                bound = await self._bind(opened.insert, batch)
+                bound = await self._bind(opened, batch)
             except FramesRefused as refused:
-                bound = await self._bind_anew(opened, batch, refused)
+                if not (refused.by_type and await self._looked_again(batch.route)):
+                    raise
+                bound = await self._bind(self._opened[batch.route], batch)
         async with self._turn(batch.route), self._pool.checkout() as connection:
             if bound is not None:
                 try:
                     return await self._store(connection, batch, bound, fence)
                 except RouteError:
                     # The table may have changed under us: look again, then say so.
-                    self._open.pop(batch.route, None)
-            insert = await self._open_route(connection, self._route(batch.route))
+                    self._opened.forget(batch.route)
+            insert = await self._opened.open(connection, batch.route)
             bound = await self._bind(insert, batch)
             try:
                 return await self._store(connection, batch, bound, fence)
@@ -148,33 +122,30 @@ class PostgresStore:
             AbstractAsyncContextManager[object], self._turns.setdefault(route, DeferredLock())
         )
 
-    async def _bind_anew(self, opened: _Open, batch: Batch, refused: FramesRefused) -> Bound:
+    async def _looked_again(self, route: str) -> bool:
         """
-        Look whether the columns are still what messages were refused for.
-
-        @raise FramesRefused: they are, or nobody can tell.
+        @return: whether what messages were refused for may be otherwise by now.
         """
-        if not refused.by_type or self._pool.reactor.seconds() - opened.since < LOOKED_AT_AGAIN:
-            raise refused
+        if not self._opened.may_be_old(route):
+            return False
         try:
-            await self.probe(batch.route)
+            await self.probe(route)
         except StoreError:
-            raise refused from None
-        return await self._bind(self._open[batch.route].insert, batch)
+            return False
+        return True
 
     async def write_together(self, batches: Sequence[Batch], fences: Sequence[Fence]) -> bool:
-        now = self._pool.reactor.seconds()
         bounds: list[Bound] = []
         faults: list[Faults] = []
         for batch in batches:
-            opened = self._open.get(batch.route)
-            if opened is None or now - opened.since >= LOOKED_AT_FOR:
+            opened = self._opened.fresh(batch.route)
+            if opened is None:
                 return False  # looked at when its messages are stored alone
             try:
-                bounds.append(await self._bind(opened.insert, batch))
+                bounds.append(await self._bind(opened, batch))
                 faults.append([])
             except FramesRefused as refused:
-                if refused.by_type and now - opened.since >= LOOKED_AT_AGAIN:
+                if refused.by_type and self._opened.may_be_old(batch.route):
                     return False
                 faults.append(refused.faults)
         if any(faults):
@@ -206,17 +177,11 @@ class PostgresStore:
         @raise StoreError: for the first that cannot be.
         """
         async with self._pool.checkout() as connection:
-            for route in self._routes.values():
-                if route.name not in self._open:
-                    try:
-                        await self._open_route(connection, route)
-                    except RouteError as error:
-                        text = f"route {route.name}: {error}"
-                        raise RouteError(text, error.sqlstate) from None
+            await self._opened.open_all(connection)
 
     async def probe(self, route: str) -> None:
         async with self._pool.checkout() as connection:
-            await self._open_route(connection, self._route(route))
+            await self._opened.open(connection, route)
 
     async def bury(self, batch: Batch, outcomes: Sequence[Outcome], fence: Fence) -> Written:
         async with self._pool.checkout() as connection:
@@ -333,7 +298,7 @@ class PostgresStore:
     def _runs(self, batch: Batch, fates: str | None) -> list[Run]:
         if fates is None:
             return [(batch.count, STORED)]
-        return runs_of(fates, batch.count, self._route(batch.route).returning)
+        return runs_of(fates, batch.count, self._opened.route(batch.route).returning)
 
     async def _confirm(self, connection: Connection, fence: Fence) -> Sequence[Any]:
         """
@@ -354,47 +319,5 @@ class PostgresStore:
             raise OutcomeUnknown("committed, but not known to be on the synchronous standby")
         return found[0]
 
-    def _route(self, name: str) -> Route:
-        """
-        @raise RouteError: there is none: the spool may hold messages for a route that
-            has been taken out of the configuration since.
-        """
-        route = self._routes.get(name)
-        if route is None:
-            raise RouteError("it is not in the configuration; its messages wait in the spool")
-        return route
-
-    async def _open_route(self, connection: Connection, route: Route) -> Insert:
-        findings = await connection.transaction(partial(_ready, route), self._deadline)
-        insert = findings.sound
-        self._open[route.name] = _Open(insert, self._pool.reactor.seconds())
-        return insert
-
     async def _query(self, connection: Connection, sql: str, values: Values) -> Rows:
         return await connection.query(sql, values, self._deadline)
-
-
-async def _ready(route: Route, query: Query) -> Findings:
-    """
-    Make what may be made, then look at what is there.
-    """
-    await migrate(query)
-    if route.create_columns is not None:
-        await create_table(query, route)
-    return await examine(query, route)
-
-
-async def in_turns(binding: Binding, clock: IReactorTime) -> Bound:
-    """
-    Bind a batch, however much work it is, without holding up the reactor for long.
-    """
-    since = clock.seconds()
-    while True:
-        try:
-            next(binding)
-        except StopIteration as done:
-            bound: Bound = done.value
-            return bound
-        if clock.seconds() - since > AT_A_TIME:
-            await deferLater(clock, 0)
-            since = clock.seconds()

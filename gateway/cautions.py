@@ -1,0 +1,58 @@
+"""
+What a configuration leaves open to others on this machine and on the way to the database.
+
+It may be meant so, therefore the gateway starts all the same; it says so in one line each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import PurePath
+
+from gateway.config import EMBEDDED, Config
+from gateway.postgres.dsn import dsn_fault, has_password
+from gateway.postgres.precautions import Mode, precautions
+from gateway.postgres.said import Outside
+from gateway.secret_files import OPEN
+
+ON_THE_COMMAND_LINE = (
+    "--database: a password on the command line is seen by others until the gateway has hidden it;"
+    " put the connection string into a file that database.dsn_file names"
+)
+
+
+def cautions(
+    config: Config,
+    outside: Outside,
+    mode: Mode,
+    file: PurePath | None = None,
+    credentials: PurePath | None = None,
+) -> list[str]:
+    """
+    @param file: that it was read from.
+    @param credentials: systemd's folder, which it guards itself: its modes show an ACL's mask.
+    """
+    found = []
+    for key, path in _secret_files(config, file):
+        permissions = mode(path)
+        guarded = credentials is not None and PurePath(path).is_relative_to(credentials)
+        if permissions is not None and permissions & OPEN and not guarded:
+            found.append(
+                f"{key}: group or others may read or change what is secret: chmod 600 {path}"
+            )
+    places = {config.database.said_in: config.database.dsn}
+    if config.channels.dsn is not None:
+        places[config.channels.said_in] = config.channels.dsn
+    for key, dsn in places.items():
+        if dsn != EMBEDDED and dsn_fault(dsn, outside) is None:
+            found += [f"{key}: {line}" for line in precautions(dsn, outside, mode)]
+    return found
+
+
+def _secret_files(config: Config, file: PurePath | None) -> Iterator[tuple[str, str]]:
+    """Each with the key that names it."""
+    for section in (config.database, config.channels):
+        if section.dsn_file is not None:
+            yield section.said_in, section.dsn_file
+        elif file is not None and section.dsn is not None and has_password(section.dsn):
+            yield f"{section.said_in} holds a password", str(file)

@@ -1,0 +1,46 @@
+"""
+Paths of a configuration: relative to its file, or a credential that systemd hands over.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+
+import pytest
+
+from gateway.errors import ConfigError
+from gateway.places import Places
+
+SERVICE = Places(PurePath("/etc/gateway"), PurePath("/run/credentials/gateway.service"))
+
+
+@pytest.mark.parametrize(
+    ("value", "path"),
+    [
+        ("dsn", "/etc/gateway/dsn"),
+        ("../dsn", "/etc/gateway/../dsn"),
+        ("/run/dsn", "/run/dsn"),
+        ("credential:dsn", "/run/credentials/gateway.service/dsn"),
+        ("./credential:dsn", "/etc/gateway/credential:dsn"),
+    ],
+)
+def test_where_a_path_leads(value: str, path: str) -> None:
+    """To the configuration's folder, to the root, to systemd's credentials."""
+    assert SERVICE.path(value) == path
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../shadow", "a/b", "/etc/shadow"])
+def test_a_credential_is_one_file(name: str) -> None:
+    """No name of a credential leads out of their folder."""
+    with pytest.raises(ConfigError, match="is that of a file"):
+        SERVICE.path(f"credential:{name}")
+
+
+def test_without_systemd() -> None:
+    """One line says that there are no credentials, and which setting would give this one."""
+    with pytest.raises(ConfigError) as caught:
+        Places(PurePath("/etc")).path("credential:dsn")
+    assert caught.value.problems == (
+        "'credential:dsn': $CREDENTIALS_DIRECTORY is not set: start the gateway as a service with"
+        " LoadCredential=dsn:PATH",
+    )
