@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shutil
 import signal
 import socket
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import psutil
 import pytest
 
+from gateway.config import load_config
+from gateway.tap import endpoint_fault
 from tests.faults.look import assert_quiet
 from tests.support import PATIENCE, Database, Gateway, Peer, wait_until
 
@@ -29,6 +32,8 @@ endpoint = "{endpoint}"
 route = "messages"
 {keys}
 """
+
+ROOT = Path(__file__).parent.parent
 
 NO_HAPROXY = "needs haproxy, which is not here"
 
@@ -392,3 +397,31 @@ def test_a_socket_that_became_anothers(start_with: Start, tmp_path: Path) -> Non
     assert gateway.process.wait(PATIENCE) == 0
     assert path.read_text() == "another's"
     assert_quiet(gateway)
+
+
+def documented(kind: str) -> list[str]:
+    """What docs/security.md shows about addresses, by how it begins."""
+    text = (ROOT / "docs" / "security.md").read_text()
+    section = text.partition("\n## Addresses\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"^```\w*\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    return [block for block in blocks if block.startswith(kind)]
+
+
+def test_documented_listeners() -> None:
+    """The listeners that the documentation shows are valid as they stand."""
+    blocks = documented("[listeners.")
+    assert len(blocks) == 2
+    listeners = load_config("".join(blocks), PurePath("/etc/g.toml"), endpoint_fault).listeners
+    assert listeners["public"].trusted_proxies and listeners["local"].socket_owner == ":adm"
+
+
+def test_documented_proxy(tmp_path: Path) -> None:
+    """HAProxy takes the lines that the documentation has for it."""
+    program = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        pytest.skip(NO_HAPROXY)
+    (block,) = documented("listen gateway")
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(f"defaults\n timeout connect 5s\n{block}")
+    said = subprocess.run([program, "-c", "-f", str(config)], capture_output=True, check=False)
+    assert (said.returncode, b"WARN" in said.stderr) == (0, False), said

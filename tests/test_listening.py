@@ -8,6 +8,8 @@ import errno
 import os
 import socket
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -221,6 +223,30 @@ def test_nobody_is_let_in_too_early(tmp_path: Path) -> None:
                 pass
     finally:
         os.umask(mask)
+
+
+NARROW = """
+import os, stat, sys
+from gateway.local import bind_local
+
+def look(event, arguments):
+    if event in ("os.chown", "os.chmod"):
+        print(event, oct(stat.S_IMODE(os.lstat(path).st_mode)))
+
+path = sys.argv[1]
+os.umask(0)
+sys.addaudithook(look)
+bind_local(path, 0o666, (os.geteuid(), os.getegid()))
+"""
+
+
+def test_narrow_from_the_first_moment(tmp_path: Path) -> None:
+    """Until the file has its owner and its mode it is for nobody but who runs the gateway."""
+    said = subprocess.run(
+        [sys.executable, "-c", NARROW, str(tmp_path / "s")], capture_output=True, check=True
+    )
+    assert said.stdout.splitlines() == [b"os.chown 0o600", b"os.chmod 0o600"]
+    assert mode_of(tmp_path / "s") == 0o666
 
 
 def test_another_owner(tmp_path: Path) -> None:
