@@ -413,6 +413,23 @@ async def test_sockets_of_others(tmp_path: Path) -> None:
         assert path.is_socket()
 
 
+@pytest_twisted.ensureDeferred
+async def test_ports_of_others() -> None:
+    """A TCP port that systemd opened gets the listener's options all the same."""
+    with socket.create_server(("127.0.0.1", 0)) as theirs:
+        theirs.setblocking(False)
+        factory = Held()
+        adopting: Any = ListeningReactor(reactor, "systemd:...", ListenOptions(send_buffer=30000))
+        port = adopting.adoptStreamPort(theirs.fileno(), socket.AF_INET, factory)
+        with connected(theirs.getsockname()):
+            await until(lambda: factory.peers, "somebody is accepted")
+            ours: Any = factory.peers[0].transport
+            assert option(ours.getHandle(), "SO_SNDBUF") == 60000
+            assert option(ours.getHandle(), "SO_OOBINLINE")
+        ours.loseConnection()
+        await port.stopListening()
+
+
 def test_the_rest_is_the_reactors() -> None:
     """What is not about listening is the reactor's own."""
     assert ListeningReactor(reactor, "tcp:0").callLater == reactor.callLater
