@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from dataclasses import asdict
 from importlib import import_module
 from importlib.metadata import version
@@ -70,14 +71,21 @@ def check(file: Path, data_dir: Path) -> None:
     from gateway.config import EMBEDDED
     from gateway.embedded import EmbeddedServer
     from gateway.tap import cautions_of, read_config
+    from gateway.tls.doors import read_contexts
 
     try:
         config = read_config(str(file))
+        tls = read_contexts(config.listeners, str(file), time.time)
     except ConfigError as error:
         for problem in error.problems:
             click.echo(problem, err=True)
         sys.exit(1)
     click.echo(f"{file}: no problem in the file itself")
+    for name, contexts in tls.items():
+        for note in contexts.notes():
+            click.echo(f"listeners.{name}.tls: {note}")
+        for warning in contexts.warnings():
+            click.echo(f"listeners.{name}.tls: warning: {warning}", err=True)
     dsn = config.database.dsn
     for caution in cautions_of(config, str(file)):
         click.echo(f"warning: {caution}")

@@ -38,7 +38,7 @@ from gateway.sections import Reader, is_table
 
 EMBEDDED: Final = "embedded"
 
-_ANY_PORT: Final = re.compile(r"\w+:0(:|$)")
+_ANY_PORT: Final = re.compile(r"\w+:(port=)?0+(:|$)")
 
 
 class Database(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -77,7 +77,7 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @ivar drain_timeout: seconds that a stop waits for answers in flight.
     """
 
-    connections: Size = 20_000
+    connections: Size = 16_384
     bytes_in_flight: Size = 64 * 1024 * 1024
     drain_timeout: Seconds = 10.0
 

@@ -9,6 +9,7 @@ the clear, and is closed without a word otherwise.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -31,6 +32,7 @@ from gateway.proxy.header import Source
 from gateway.proxy.protocol import ProxyHeader
 from gateway.reply import Code, Outcome, goodbye
 from gateway.terms import Transport, close_half
+from gateway.tls.handshake import TlsDoor
 
 SPARE: Final = 32
 """Connections that are being told why they may not stay; more are closed without a word."""
@@ -45,6 +47,7 @@ class Door(Factory):
     Makes what a new connection begins with.
 
     @ivar peers: those who are in.
+    @ivar tls: what a peer has to pass first; C{None}: peers speak in the clear.
     """
 
     noisy = False
@@ -57,6 +60,7 @@ class Door(Factory):
         allow: Networks | None = None,
         deny: Networks | None = None,
         proxies: Networks | None = None,
+        tls: TlsDoor | None = None,
     ) -> None:
         """
         @param allow: who may connect; empty: everybody.
@@ -69,6 +73,7 @@ class Door(Factory):
         self.allow = Networks(()) if allow is None else allow
         self.deny = Networks(()) if deny is None else deny
         self.proxies = Networks(()) if proxies is None else proxies
+        self.tls = tls
         self._turned_away = 0
         self._closed = False
 
@@ -93,8 +98,30 @@ class Door(Factory):
     def _enter(self, guest: Guest) -> Protocol | None:
         refusal = self._refusal(guest)
         if refusal is None:
-            return self.peers.peer(guest)
+            return self.peers.peer(guest) if self.tls is None else self._shake(self.tls, guest)
+        if self.tls is not None:
+            self.peers.not_let_in(guest.name, refusal.text)
+            return None
         return self._turn_away(guest, refusal)
+
+    def _shake(self, tls: TlsDoor, guest: Guest) -> Protocol:
+        """
+        Have a handshake first; meanwhile it counts as a connection.
+        """
+        crowd = self.peers.crowd
+        crowd.enter(guest.site)
+
+        def build(identity: str | None) -> Protocol | None:
+            crowd.leave(guest.site)
+            known = replace(guest, identity=identity)
+            refusal = self._refusal(known)
+            return self.peers.peer(known) if refusal is None else self._turn_away(known, refusal)
+
+        def refused(reason: str) -> None:
+            crowd.leave(guest.site)
+            self.peers.not_let_in(guest.name, reason)
+
+        return tls.protocol(build, refused)
 
     def _turn_away(self, guest: Guest, refusal: Outcome) -> Protocol | None:
         self.peers.not_let_in(guest.name, refusal.text)

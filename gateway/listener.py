@@ -7,6 +7,7 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
@@ -66,22 +67,34 @@ class ListenerService:
         """Where it listens, and one way to use it."""
         assert self._port is not None
         address: Any = self._port.getHost()
-        telnet = None
         name = getattr(address, "name", None)
         if name is not None:
             where = name.decode() if isinstance(name, bytes) else str(name)
-            call = f"nc -N -U {shlex.quote(where)}"
+            netcat, secure = f"-U {shlex.quote(where)}", f"-unix {shlex.quote(where)}"
         else:
             where = peer_name(address)
             host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
-            call = f"nc -N {host} {address.port}"
-            if self.factory.telnet:
-                telnet = f"telnet {host} {address.port}"
-        listens = f"listener {self.factory.listener}: {self.factory.framing} frames on {where}"
-        if self.door.proxies:
-            # Nothing that a person types begins with a header.
-            return f"{listens}; through a proxy alone"
-        return f"{listens}; try: {telnet or f'printf {self._example} | {call}'}"
+            netcat = f"{host} {address.port}"
+            secure = f"-connect {peer_name(IPv4Address('TCP', host, address.port))}"
+        over = ""
+        if self.door.tls is not None or self._text.startswith(("ssl:", "tls:")):
+            over, call = " over TLS", f"openssl s_client -quiet {secure}{self._shown}"
+        elif self.factory.telnet and name is None:
+            call = f"telnet {netcat}"
+        else:
+            call = f"printf {self._example} | nc -N {netcat}"
+        # Nothing that a person types begins with a proxy's header.
+        hint = "through a proxy alone" if self.door.proxies else f"try: {call}"
+        framing = self.factory.framing
+        return f"listener {self.factory.listener}: {framing} frames{over} on {where}; {hint}"
+
+    @property
+    def _shown(self) -> str:
+        """What openssl(1) needs to be let in."""
+        tls = None if self.door.tls is None else self.door.tls.contexts.section
+        if tls is None or tls.client_ca is None:
+            return ""
+        return " -cert YOURS.pem"
 
     async def stop_listening(self) -> None:
         self.door.close()

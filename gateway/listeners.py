@@ -29,6 +29,7 @@ from gateway.pressure import Pressure
 from gateway.rates import Allowance, Rates
 from gateway.reply import Words
 from gateway.sockets import Carriage
+from gateway.tls.doors import TlsDoors
 from gateway.writer import Writer
 
 
@@ -49,9 +50,11 @@ class Listeners:
         pressure: Pressure,
         channels: Channels,
         commands: CommandDialect,
+        tls: TlsDoors,
     ) -> None:
         """
         @param connections: that there may be.
+        @param tls: of the listeners that have it.
         """
         self.crowd = Crowd(connections)
         self._reactor = reactor
@@ -59,6 +62,7 @@ class Listeners:
         self._pressure = pressure
         self._channels = channels
         self._commands = commands
+        self._tls = tls
         self._services = {
             name: self._service(config, name, listener)
             for name, listener in config.listeners.items()
@@ -104,7 +108,7 @@ class Listeners:
                 receive_buffer=listener.receive_buffer,
             ),
         )
-        door = Door(peers, reactor)
+        door = Door(peers, reactor, tls=self._tls.door(name))
         _let_in(door, listener)
         making = ListeningReactor(reactor, listener.endpoint, _made(listener))
         endpoint = serverFromString(making, listener.endpoint)

@@ -37,6 +37,7 @@ from gateway.postgres.queries import PostgresQueries
 from gateway.postgres.store import PostgresStore
 from gateway.spool.detour import SpoolDetour
 from gateway.spool.queue import Spool
+from gateway.tls.doors import TlsDoors
 from gateway.writer import Writer
 
 _GOODBYE: Final = 1.0
@@ -70,6 +71,7 @@ class GatewayService(Service):
         notifications: Notifications | None = None,
         channels_dsn: str | None = None,
         cautions: Sequence[str] = (),
+        tls: TlsDoors | None = None,
     ) -> None:
         """
         @param data_directory: held while we run; C{None} where nothing is kept in one.
@@ -80,6 +82,7 @@ class GatewayService(Service):
         @param notifications: what listens for peers.
         @param channels_dsn: where it does, if that is not C{dsn}.
         @param cautions: what the operator should know, one line each.
+        @param tls: of the listeners.
         """
         self._clock = clock
         self._data_directory = data_directory
@@ -96,6 +99,7 @@ class GatewayService(Service):
         self._notifications = notifications
         self._channels_dsn = channels_dsn
         self._cautions = cautions
+        self._tls = tls
         self._opening: Deferred[None] | None = None
         self._forced = False
 
@@ -139,6 +143,8 @@ class GatewayService(Service):
             self._detour.start()
         for listener in self._listeners:
             self._log.info("{line}", line=listener.line)
+        if self._tls is not None:
+            self._tls.start()
         self._opening = Deferred.fromCoroutine(self._open())
         self._opening.addErrback(self._not_opened)
 
@@ -213,6 +219,8 @@ class GatewayService(Service):
         """
         Stop accepting, answer what is in flight, then close what is behind.
         """
+        if self._tls is not None:
+            self._tls.stop()
         for listener in self._listeners:
             await listener.stop_listening()
         for listener in self._listeners:

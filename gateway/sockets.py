@@ -9,7 +9,7 @@ import socket
 import struct
 from dataclasses import dataclass
 from fcntl import ioctl
-from termios import TIOCOUTQ
+from termios import FIONREAD, TIOCOUTQ
 from typing import Final
 
 _PROBES: Final = 4
@@ -109,4 +109,12 @@ def unread(connection: socket.socket) -> int:
         not acknowledged on TCP, not read on a Unix socket.
     """
     answer: tuple[int] = _INT.unpack(ioctl(connection, TIOCOUTQ, _INT.pack(0)))
+    return answer[0]
+
+
+def unheard(connection: socket.socket) -> int:
+    """
+    @return: bytes that the other end has sent and nobody has read.
+    """
+    answer: tuple[int] = _INT.unpack(ioctl(connection, FIONREAD, _INT.pack(0)))
     return answer[0]

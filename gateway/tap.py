@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -50,6 +51,8 @@ from gateway.spool.file import SpoolFile
 from gateway.spool.queue import Spool
 from gateway.streams import Streams
 from gateway.title import hide
+from gateway.tls.contexts import Contexts
+from gateway.tls.doors import TlsDoors, read_contexts
 from gateway.writer import Writer
 
 DATA_DIR = "gateway-data"
@@ -61,6 +64,7 @@ class Options(usage.Options):
 
     @ivar config: what they and the file say together; after C{postOptions}.
     @ivar cautions: what the operator should know of it, one line each.
+    @ivar contexts: for the listeners with TLS, from their files as last read.
     """
 
     synopsis = "[options]"
@@ -84,6 +88,7 @@ class Options(usage.Options):
         self._endpoints: list[tuple[str, str, str]] = []
         self.config = Config()
         self.cautions: list[str] = []
+        self.contexts: Mapping[str, Contexts] = {}
 
     def opt_line(self, endpoint: str) -> None:
         """Listen here for lines, for route 'messages' or the only one. May repeat."""
@@ -132,6 +137,7 @@ class Options(usage.Options):
         dsn = config.channels.dsn or ""
         if dsn and (fault := dsn_fault(dsn, outside_of_process())) is not None:
             raise ConfigError([f"{config.channels.said_in}: {fault}"])
+        self.contexts = read_contexts(config.listeners, self["config"], time.time)
         return config
 
     def _listeners(self, config: Config) -> dict[str, Listener]:
@@ -254,6 +260,8 @@ def makeService(options: Options) -> IService:
         config.database.pool_max + config.database.query_connections + 1,
         len(config.listeners),
     )
+    tls = TlsDoors(reactor)
+    tls.take(options.contexts)
     listeners = Listeners(
         config,
         reactor,
@@ -262,6 +270,7 @@ def makeService(options: Options) -> IService:
         pressure=pressure,
         channels=channels,
         commands=commands,
+        tls=tls,
     )
     service = GatewayService(
         clock=reactor,
@@ -279,8 +288,10 @@ def makeService(options: Options) -> IService:
         notifications=notifications,
         channels_dsn=config.channels.dsn,
         cautions=[*options.cautions, *caution],
+        tls=tls,
     )
-    reload = Reload(config, options.read, [listeners.reload])
+    parts = [lambda _: tls.take(options.contexts), listeners.reload]
+    reload = Reload(config, options.read, parts)
     on_signals(reactor, service, reload)
     use_monotonic_clock(reactor)
     return service

@@ -40,7 +40,7 @@ PURE_MODULES = (
     *(*PURE_DOORS, *PURE_WAY_IN, *PURE_CLIENT),
 )
 
-PACKAGES = ("postgres", "spool", "sql", "columns", "formats", "proxy", "client", "commands")
+PACKAGES = ("postgres", "spool", "sql", "columns", "formats", "proxy", "tls", "client", "commands")
 
 ORDER = [
     "errors",
@@ -98,6 +98,7 @@ ORDER = [
     "protocol",
     "factory",
     "proxy",
+    "tls",
     "door",
     "streams",
     "conversation",

@@ -17,7 +17,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from socket import socket
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred, DeferredList, FirstError, gatherResults
 from twisted.internet.endpoints import connectProtocol
@@ -128,8 +128,9 @@ class _Peer(Protocol):
 
     def connectionMade(self) -> None:
         transport: Any = self.transport
-        if ISystemHandle.providedBy(transport):
-            self._socket = cast(socket, transport.getHandle())
+        handle = transport.getHandle() if ISystemHandle.providedBy(transport) else None
+        # With TLS it is no socket, and nothing may go past the encryption.
+        self._socket = handle if isinstance(handle, socket) else None
         transport.registerProducer(self, False)
 
     def start(self) -> None:

@@ -40,7 +40,7 @@ def test_no_files_left(database: Database, start_gateway: Start, peers: ExitStac
     gateway = start_gateway(
         *("--database", database.dsn, "--line", "tcp:0:interface=127.0.0.1"), wrapper=limited
     )
-    room = int(gateway.wait_log(r"limits.connections: 20000 .* at most (\d+);")[1])
+    room = int(gateway.wait_log(r"limits.connections: 16384 .* at most (\d+);")[1])
     crowd = [gateway.connect() for _ in range(400)]
     for peer in crowd:
         peers.callback(peer.close)

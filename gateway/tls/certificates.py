@@ -1,0 +1,244 @@
+"""
+Certificates, their keys and authorities, from PEM files.
+
+Whatever is wrong with a file is one line that names it and says what to do.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import floor
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.dsa import DSAPrivateKey
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import NameOID
+
+from gateway.errors import GatewayError
+
+PrivateKey = (
+    RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey | Ed448PrivateKey | DSAPrivateKey
+)
+"""Those that OpenSSL can sign a handshake with."""
+
+_BLOCK: Final = re.compile(
+    rb"^-----BEGIN ([A-Z0-9 ]+)-----[ \t]*\r?$.*?^-----END \1-----", re.DOTALL | re.MULTILINE
+)
+
+_DAY: Final = 86400.0
+
+SOON: Final = 21.0
+"""
+Days before its end at which a certificate is spoken of. Those of Let's Encrypt live for 90
+days and are renewed 30 days before their end: by then a renewal has failed for nine days.
+"""
+
+
+class Unusable(GatewayError):
+    """
+    The operator must act.
+
+    @ivar setting: the key of the section that leads to the fault.
+    """
+
+    def __init__(self, setting: str, text: str) -> None:
+        super().__init__(text)
+        self.setting = setting
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """
+    What a server shows: a certificate with its chain, and the key to it.
+
+    @ivar file: where the certificate was read.
+    """
+
+    file: Path
+    certificate: x509.Certificate
+    chain: tuple[x509.Certificate, ...]
+    key: PrivateKey
+
+
+def read_identity(
+    certificate: Path, key: Path | None = None, passphrase_file: Path | None = None
+) -> Identity:
+    """
+    @param certificate: the file with the certificate first, then its chain.
+    @param key: the file with the key; C{None}: it is in the same one.
+    @param passphrase_file: opens the key if that is encrypted.
+    @raise Unusable: something is missing, or does not belong together.
+    """
+    first, *chain = _certificates(certificate, "certificate")
+    key_file, setting = (certificate, "certificate") if key is None else (key, "key")
+    block = next((b for label, b in _blocks(key_file, setting) if label.endswith("KEY")), None)
+    if block is None:
+        hint = "; put it there, or name its file in key" if key is None else ""
+        raise Unusable(setting, f"{key_file}: no private key in PEM form in it{hint}")
+    private = _private_key(key_file, setting, block, passphrase_file)
+    public = _public_bytes(private.public_key())
+    if public != _public_bytes(first.public_key()):
+        if any(public == _public_bytes(other.public_key()) for other in chain):
+            raise Unusable(
+                "certificate",
+                f"{certificate}: begins with the certificate of {name_of(first)}, which is not"
+                " that of the key; put the gateway's own first, then its chain",
+            )
+        raise Unusable(
+            setting,
+            f"{key_file}: this key does not belong to the certificate of {name_of(first)} in"
+            f" {certificate}",
+        )
+    return Identity(certificate, first, tuple(chain), private)
+
+
+def read_authorities(file: Path) -> list[x509.Certificate]:
+    """
+    @raise Unusable: there is none, or something else among them.
+    """
+    found = _certificates(file, "client_ca")
+    for certificate in found:
+        if certificate.issuer != certificate.subject and not _may_sign(certificate):
+            raise Unusable(
+                "client_ca",
+                f"{file}: {name_of(certificate)} is not an authority (CA:FALSE); this file is for"
+                " those that sign the clients' certificates",
+            )
+    return found
+
+
+def host_names(certificate: x509.Certificate) -> list[str]:
+    """
+    The DNS names it is valid for, in lower case; maybe with a wildcard.
+    """
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+        return []
+    return [name.lower() for name in names.value.get_values_for_type(x509.DNSName)]
+
+
+def name_of(certificate: x509.Certificate) -> str:
+    """
+    For people: a host name, the common name or the whole subject.
+    """
+    common = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    names = [*host_names(certificate), *(str(name.value) for name in common)]
+    text = next(iter(names), None) or certificate.subject.rfc4514_string() or "nobody"
+    return text if text.isprintable() else repr(text)
+
+
+def days_left(certificate: x509.Certificate, now: float) -> int:
+    """
+    @param now: seconds since 1970.
+    @return: whole days until it expires; below zero: it has.
+    """
+    return floor((certificate.not_valid_after_utc.timestamp() - now) / _DAY)
+
+
+def validity_warning(certificate: x509.Certificate, now: float) -> str | None:
+    """
+    @return: what an operator should know of its dates; C{None}: nothing.
+    """
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if begin.timestamp() > now:
+        return f"{name_of(certificate)} is not valid before {begin:%Y-%m-%d %H:%M} UTC"
+    days = days_left(certificate, now)
+    if days < 0:
+        return f"{name_of(certificate)} expired on {end:%Y-%m-%d %H:%M} UTC; renew it"
+    if days < SOON:
+        return f"{name_of(certificate)} expires in {days} days, {end:%Y-%m-%d %H:%M} UTC; renew it"
+    return None
+
+
+def _read(file: Path, setting: str) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise Unusable(setting, f"{file}: cannot be read: {error.strerror}") from None
+
+
+def _blocks(file: Path, setting: str) -> list[tuple[str, bytes]]:
+    """
+    @return: label and text of everything in PEM form.
+    """
+    found = _BLOCK.finditer(_read(file, setting))
+    return [(block[1].decode("ascii"), block[0] + b"\n") for block in found]
+
+
+def _certificates(file: Path, setting: str) -> list[x509.Certificate]:
+    blocks = [block for label, block in _blocks(file, setting) if label.endswith("CERTIFICATE")]
+    if not blocks:
+        raise Unusable(setting, f"{file}: no certificate in PEM form in it")
+    certificates = []
+    for number, block in enumerate(blocks, 1):
+        try:
+            certificates.append(x509.load_pem_x509_certificate(block))
+        except ValueError as error:
+            raise Unusable(
+                setting, f"{file}: certificate {number} in it cannot be read: {_line(error)}"
+            ) from None
+    return certificates
+
+
+def _private_key(
+    file: Path, setting: str, block: bytes, passphrase_file: Path | None
+) -> PrivateKey:
+    passphrase = None
+    if b"ENCRYPTED" in block:
+        if passphrase_file is None:
+            raise Unusable(
+                setting,
+                f"{file}: the key is encrypted; name a file with its passphrase in passphrase_file",
+            )
+        passphrase = _passphrase(passphrase_file)
+    try:
+        key = load_pem_private_key(block, passphrase)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        if passphrase is not None and "password" in str(error):
+            raise Unusable(
+                "passphrase_file", f"{passphrase_file}: is not the passphrase of the key in {file}"
+            ) from None
+        raise Unusable(setting, f"{file}: the key cannot be read: {_line(error)}") from None
+    if not isinstance(key, PrivateKey):
+        raise Unusable(setting, f"{file}: a key of this kind cannot sign; use RSA or EC")
+    return key
+
+
+def _passphrase(file: Path) -> bytes:
+    lines = _read(file, "passphrase_file").splitlines()
+    if not lines or not lines[0]:
+        raise Unusable("passphrase_file", f"{file}: its first line should be the passphrase")
+    return lines[0]
+
+
+def _public_bytes(key: PublicKeyTypes) -> bytes:
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _may_sign(certificate: x509.Certificate) -> bool:
+    try:
+        basic = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+        # Certificates of version 1 have no extensions; OpenSSL decides.
+        return True
+    return basic.value.ca
+
+
+def _line(error: BaseException) -> str:
+    words: Sequence[str] = str(error).split()
+    return " ".join(words) or type(error).__name__

@@ -1,0 +1,212 @@
+"""
+What a listener shows to peers and asks of them: OpenSSL contexts, made from its files.
+
+Strategy: the contexts of a listener are made together or not at all, and swapped in; a
+connection keeps the one it was made with for as long as it lives. C{CertificateOptions} sets
+what it can, the few things it has no word for are added before a context is first used.
+
+@see: U{https://ssl-config.mozilla.org/guidelines/5.7.json}, "intermediate", for versions and
+    ciphers; those with DHE are left out, for they need parameters and are slow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from cryptography import x509
+from OpenSSL import SSL, crypto
+from twisted.internet.ssl import AcceptableCiphers, CertificateOptions, TLSVersion
+from twisted.logger import Logger
+
+from gateway.errors import ConfigError
+from gateway.listener_sections import TlsSection
+from gateway.tls.certificates import (
+    Identity,
+    Unusable,
+    days_left,
+    name_of,
+    validity_warning,
+)
+from gateway.tls.files import Files, Stamp, read_files, stamp_of
+from gateway.tls.transport import TlsConnection
+
+CIPHERS: Final = (
+    "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:"
+    "ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:"
+    "ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305:"
+    "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
+)
+
+_Choose = Callable[[bytes | None], SSL.Context | None]
+
+
+class Contexts:
+    """
+    Those of one listener.
+
+    @ivar section: what they are made from.
+    @ivar stamp: of the files in use, or last tried.
+    """
+
+    _log = Logger()
+
+    def __init__(self, section: TlsSection, listener: str, now: Callable[[], float]) -> None:
+        """
+        @param listener: its name in the configuration, for messages.
+        @param now: seconds since 1970.
+        @raise ConfigError: with every problem, C{listeners.NAME.tls.KEY: what and what to do}.
+        """
+        self.section = section
+        self._listener = listener
+        self._now = now
+        self._load()
+
+    def reload(self) -> bool:
+        """
+        Read the files again, for the connections to come.
+
+        @return: C{False}: something is wrong with them, and all stays as it was.
+        """
+        try:
+            self._load()
+        except ConfigError as error:
+            self._log.error(
+                "listener {listener}: the certificate stays as it was: {problems}",
+                listener=self._listener,
+                problems="; ".join(error.problems),
+            )
+            return False
+        self._log.info(
+            "listener {listener}: certificate read again: {notes}",
+            listener=self._listener,
+            notes="; ".join(self.notes()),
+        )
+        self.warn()
+        return True
+
+    @property
+    def changed(self) -> Stamp | None:
+        """
+        The stamp that the files have now, if it is not C{stamp}.
+        """
+        stamp = stamp_of(self.section)
+        return None if stamp == self.stamp else stamp
+
+    def notes(self) -> list[str]:
+        """
+        Each certificate shown, and how long it will be valid; one line each.
+        """
+        now = self._now()
+        return [
+            f"{one.file}: {name_of(one.certificate)}, {days_left(one.certificate, now)} days left"
+            for one in (self._files.default, *self._files.others)
+        ]
+
+    def warnings(self) -> list[str]:
+        """
+        Certificates that are not valid now, or soon will not be; one line each.
+        """
+        files = self._files
+        dated = [(f"{one.file}", one.certificate) for one in (files.default, *files.others)]
+        dated += [(f"{self.section.client_ca}", one) for one in files.authorities]
+        found = [(file, validity_warning(one, self._now())) for file, one in dated]
+        return [f"{file}: {warning}" for file, warning in found if warning is not None]
+
+    def warn(self) -> None:
+        """
+        Say them in the log.
+        """
+        for warning in self.warnings():
+            self._log.warn(
+                "listener {listener}: certificate in {warning}",
+                listener=self._listener,
+                warning=warning,
+            )
+
+    def connection(self) -> TlsConnection:
+        """
+        For one more peer.
+        """
+        return TlsConnection(self._default)
+
+    def _load(self) -> None:
+        """
+        @raise ConfigError: with every problem.
+        """
+        where = f"listeners.{self._listener}.tls"
+        # First the stamp: what changes while it is read will be found changed.
+        self.stamp = stamp_of(self.section)
+        files = read_files(self.section, where)
+        contexts: dict[int, SSL.Context] = {}
+
+        def choose(name: bytes | None) -> SSL.Context:
+            return contexts[id(files.named(name))]
+
+        problems = []
+        for identity in (files.default, *files.others):
+            try:
+                contexts[id(identity)] = _context(self.section, files, identity, choose)
+            except Unusable as error:
+                key = error.setting if identity is files.default else "sni"
+                problems.append(f"{where}.{key}: {error}")
+        if problems:
+            raise ConfigError(problems)
+        self._files = files
+        self._default = contexts[id(files.default)]
+
+
+def _context(section: TlsSection, files: Files, identity: Identity, choose: _Choose) -> SSL.Context:
+    """
+    All contexts of a listener are alike but for what they show: with the one that a name
+    chooses OpenSSL takes over its authorities too.
+
+    @raise Unusable: OpenSSL does not like the certificate, or its key.
+    """
+    options = CertificateOptions(
+        acceptableCiphers=AcceptableCiphers.fromOpenSSLCipherString(CIPHERS),
+        raiseMinimumTo=TLSVersion.TLSv1_3 if section.minimum == "1.3" else TLSVersion.TLSv1_2,
+        contextForServerName=choose,
+        **_client_options(section, files.authorities),
+    )
+    context = options.getContext()
+    context.set_options(SSL.OP_NO_RENEGOTIATION)
+    # There is one protocol here; Twisted would refuse whoever offers names of any.
+    context.set_alpn_select_callback(lambda peer, offered: SSL.NO_OVERLAPPING_PROTOCOLS)
+    if files.authorities:
+        context.set_verify(context.get_verify_mode(), _note_fault)
+        for authority in files.authorities:
+            context.add_client_ca(authority)
+    try:
+        context.use_certificate(identity.certificate)
+        context.use_privatekey(identity.key)
+        for link in identity.chain:
+            context.add_extra_chain_cert(link)
+    except SSL.Error as error:
+        reason = error.args[0][-1][-1] if error.args and error.args[0] else "no reason given"
+        raise Unusable("certificate", f"{identity.file}: OpenSSL refuses it: {reason}") from None
+    return context
+
+
+def _client_options(section: TlsSection, authorities: Sequence[x509.Certificate]) -> dict[str, Any]:
+    """
+    What is asked of clients: nothing where there is no authority for them.
+    """
+    if not authorities:
+        return {}
+    return {
+        "verify": True,
+        "caCerts": [crypto.X509.from_cryptography(authority) for authority in authorities],
+        "requireCertificate": section.client_certificate == "required",
+    }
+
+
+def _note_fault(
+    connection: SSL.Connection, certificate: object, fault: int, depth: int, valid: int
+) -> bool:
+    """
+    OpenSSL's judgement of a certificate in the peer's chain: it stands, and is kept for the log.
+    """
+    if not valid and isinstance(connection, TlsConnection):
+        connection.fault = fault
+    return bool(valid)

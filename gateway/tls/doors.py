@@ -1,0 +1,77 @@
+"""
+The TLS of all listeners: read whole from a configuration, then taken over at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from twisted.internet.interfaces import IReactorTime
+
+from gateway.errors import ConfigError
+from gateway.listener_sections import Listener
+from gateway.tls.contexts import Contexts
+from gateway.tls.handshake import TlsDoor
+from gateway.tls.watch import INTERVAL, CertificateWatch
+
+
+def read_contexts(
+    listeners: Mapping[str, Listener], source: str | None, now: Callable[[], float]
+) -> dict[str, Contexts]:
+    """
+    @param source: the configuration file's name, for messages.
+    @param now: seconds since 1970.
+    @raise ConfigError: with every problem of their files.
+    """
+    problems: list[str] = []
+    contexts = {}
+    for name, listener in listeners.items():
+        if listener.tls is not None:
+            try:
+                contexts[name] = Contexts(listener.tls, name, now)
+            except ConfigError as error:
+                problems += error.problems
+    if problems:
+        prefix = "" if source is None else f"{source}: "
+        raise ConfigError([prefix + problem for problem in problems])
+    return contexts
+
+
+class TlsDoors:
+    """
+    Those of the listeners that have TLS, and the watch over their files.
+    """
+
+    def __init__(self, clock: IReactorTime, interval: float = INTERVAL) -> None:
+        """
+        @param interval: seconds between two looks at the files.
+        """
+        self._clock = clock
+        self._doors: dict[str, TlsDoor] = {}
+        self._watch = CertificateWatch(clock, interval)
+
+    def take(self, contexts: Mapping[str, Contexts]) -> None:
+        """
+        What the listeners show from now on; connections live on with what they were shown.
+        """
+        for name, found in contexts.items():
+            if name in self._doors:
+                self._doors[name].contexts = found
+            else:
+                self._doors[name] = TlsDoor(found, self._clock)
+        self._watch.watch([door.contexts for door in self._doors.values()])
+
+    def door(self, listener: str) -> TlsDoor | None:
+        """
+        @return: C{None}: it has none.
+        """
+        return self._doors.get(listener)
+
+    def start(self) -> None:
+        """
+        Warn of certificates that end, and watch their files.
+        """
+        self._watch.start()
+
+    def stop(self) -> None:
+        self._watch.stop()

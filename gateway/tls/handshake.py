@@ -1,0 +1,144 @@
+"""
+A handshake, at a gate that a peer has to pass before its protocol exists.
+
+Twisted calls C{connectionMade} before the handshake, also for those that will be refused. So
+the gate is what TLS carries at first; once the handshake is over and the certificate names
+somebody, it has the real protocol made and steps aside. What comes behind the handshake in the
+same read is already the real protocol's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IHandshakeListener,
+    IOpenSSLServerConnectionCreator,
+    IProtocol,
+    IReactorTime,
+)
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from gateway.sockets import carrier_of, unheard
+from gateway.tls.contexts import Contexts
+from gateway.tls.identity import identity_of
+from gateway.tls.reasons import NO_IDENTITY, reason_of
+from gateway.tls.transport import TlsConnection, TlsTransport
+
+Build = Callable[[str | None], IProtocol | None]
+"""
+The identity in the peer's certificate, C{None} where it showed none -> its protocol; C{None}:
+it is not let in, and whoever decided that has said so.
+"""
+
+Refused = Callable[[str], None]
+"""Told why a handshake failed, in a few words; once for each that did."""
+
+_PATIENCE: Final = 3
+"""
+Times C{handshake_timeout} that a peer has whose bytes have come, and which we have not read: a
+storm of peers takes a millisecond of our time for each handshake, and who waits in it would
+come back and make it worse.
+"""
+
+
+@implementer(IHandshakeListener)
+class Handshake(Protocol):
+    """
+    The gate.
+    """
+
+    transport: TlsTransport
+    _deadline: IDelayedCall | None = None
+    _over = False
+
+    def __init__(self, timeout: float, clock: IReactorTime, build: Build, refused: Refused) -> None:
+        """
+        @param timeout: seconds for the handshake.
+        """
+        self._timeout = timeout
+        self._clock = clock
+        self._build = build
+        self._refused = refused
+
+    def connectionMade(self) -> None:
+        self._late = self._clock.seconds() + _PATIENCE * self._timeout
+        self._deadline = self._clock.callLater(self._timeout, self._expire)
+
+    def handshakeCompleted(self) -> None:
+        self._cancel()
+        certificate = self.transport.certificate
+        identity = None
+        if certificate is not None:
+            identity = identity_of(certificate)
+            if identity is None:
+                self._refuse(NO_IDENTITY)
+                return
+        self._over = True
+        peer = self._build(identity)
+        if peer is None:
+            self._abort()
+        else:
+            self.transport.hand_over(peer)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._cancel()
+        self._tell(reason_of(reason.value, self.transport.fault))
+
+    def _expire(self) -> None:
+        self._deadline = None
+        carrier = carrier_of(self.transport)
+        if carrier is not None and self._clock.seconds() < self._late and unheard(carrier):
+            # It is we who are late.
+            self._deadline = self._clock.callLater(min(1.0, self._timeout), self._expire)
+            return
+        self._refuse(f"handshake not finished within {self._timeout:g} s")
+
+    def _refuse(self, reason: str) -> None:
+        self._tell(reason)
+        self._abort()
+
+    def _abort(self) -> None:
+        # Not loseConnection, which waits for a goodbye that may never come.
+        self.transport.abortConnection()  # type: ignore[no-untyped-call]
+
+    def _tell(self, reason: str) -> None:
+        if not self._over:
+            self._over = True
+            self._refused(reason)
+
+    def _cancel(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class TlsDoor:
+    """
+    Lets the peers of one listener in.
+
+    @ivar contexts: for those to come; may be replaced.
+    """
+
+    def __init__(self, contexts: Contexts, clock: IReactorTime) -> None:
+        self.contexts = contexts
+        self._clock = clock
+        self._factory = TLSMemoryBIOFactory(self, False, Factory(), clock)
+
+    def protocol(self, build: Build, refused: Refused) -> Protocol:
+        """
+        Either C{build} or C{refused} is called, once.
+
+        @return: what to connect to the transport of one peer.
+        """
+        timeout = self.contexts.section.handshake_timeout
+        return TlsTransport(self._factory, Handshake(timeout, self._clock, build, refused))
+
+    def serverConnectionForTLS(self, protocol: object) -> TlsConnection:
+        return self.contexts.connection()

@@ -1,0 +1,67 @@
+"""
+Why a handshake failed, in a few words for the log.
+
+Only from lists, ours and OpenSSL's: nothing that a peer can choose, so that many bad peers
+make few different lines.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from OpenSSL import SSL
+
+NOT_TLS: Final = "not TLS"
+
+CLOSED: Final = "closed during the handshake"
+
+NO_IDENTITY: Final = "its certificate names no usable identity"
+
+_FAULTS: Final = {
+    3: "the list of revoked certificates is missing",
+    7: "signature of its certificate is wrong",
+    9: "certificate is not yet valid",
+    10: "certificate has expired",
+    18: "certificate is self-signed, and not in client_ca",
+    19: "authority of its certificate is not in client_ca",
+    20: "authority of its certificate is not in client_ca",
+    21: "authority of its certificate is not in client_ca",
+    23: "certificate is revoked",
+    24: "authority of its certificate is none",
+    26: "certificate is not for TLS clients (extended key usage)",
+    27: "certificate is not trusted for TLS clients",
+    66: "key of its certificate is too weak",
+    67: "key of its authority is too weak",
+    68: "signature of its certificate is too weak",
+}
+"""
+@see: X509_STORE_CTX_get_error(3)
+"""
+
+_STRANGERS: Final = frozenset(
+    {
+        "http request",
+        "https proxy request",
+        "packet length too long",
+        "unknown protocol",
+        "unsupported record type",
+        "wrong version number",
+        "bad record type",
+        "invalid record type",
+    }
+)
+"""What OpenSSL says of bytes that are no TLS record."""
+
+
+def reason_of(error: BaseException | None, fault: int) -> str:
+    """
+    @param error: why the connection was lost.
+    @param fault: OpenSSL's number of what is wrong with the peer's certificate, 0: nothing.
+    """
+    if fault:
+        return f"handshake failed: {_FAULTS.get(fault, f'certificate refused (error {fault})')}"
+    queue = error.args[0] if isinstance(error, SSL.Error) and error.args else None
+    if not isinstance(queue, list) or not queue:
+        return CLOSED
+    text = str(queue[-1][-1])
+    return NOT_TLS if text in _STRANGERS else f"handshake failed: {text}"

@@ -1,0 +1,412 @@
+"""
+The daemon with TLS: certificates from its configuration, peers with theirs, changes while it runs.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import ssl
+import struct
+import subprocess
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import pytest
+from OpenSSL import SSL
+
+from tests.issuer import Issued, Issuer
+from tests.support import PATIENCE, Database, Gateway, Peer, tool, wait_until
+
+Start = Callable[..., Gateway]
+
+LISTENERS: Final = """
+[listeners.secure]
+endpoint = "tcp:0:interface=127.0.0.1"
+frame_timeout = 3
+route = "messages"
+[listeners.secure.tls]
+certificate = "gateway.pem"
+client_ca = "authority.pem"
+client_certificate = "optional"
+handshake_timeout = {timeout}
+[listeners.commands]
+endpoint = "tcp:0:interface=127.0.0.1"
+frame_timeout = 3
+dialect = "command"
+tls = {{ certificate = "gateway.pem", client_ca = "authority.pem" }}
+[listeners.plain]
+endpoint = "tcp:0:interface=127.0.0.1"
+route = "messages"
+{more}
+[routes.messages]
+table = "messages"
+columns = {{ body = "@frame", who = "@identity", peer = "@peer" }}
+create = true
+[routes.messages.create_columns]
+id = "bigserial"
+body = "text"
+who = "text"
+peer = "text"
+"""
+
+
+@pytest.fixture
+def issuer(tmp_path: Path) -> Issuer:
+    issuer = Issuer(tmp_path)
+    (tmp_path / "authority.pem").write_bytes(issuer.pem)
+    return issuer
+
+
+def show(issuer: Issuer, folder: Path, *names: str) -> Issued:
+    """Give the gateway another certificate."""
+    issued = issuer.issue(*(names or ("localhost",)))
+    (folder / "new.pem").write_bytes(issued.file.read_bytes())
+    (folder / "new.pem").rename(folder / "gateway.pem")
+    return issued
+
+
+def sections(timeout: float = 10, more: str = "") -> str:
+    return LISTENERS.format(timeout=timeout, more=more)
+
+
+@pytest.fixture
+def gateway(start_with: Start, issuer: Issuer, tmp_path: Path) -> Gateway:
+    show(issuer, tmp_path)
+    return start_with(sections())
+
+
+def peer(
+    gateway: Gateway,
+    issuer: Issuer,
+    shown: Issued | None = None,
+    listener: str = "secure",
+    name: str = "localhost",
+) -> Peer:
+    """Somebody who speaks TLS."""
+    context = ssl.create_default_context(cafile=str(issuer.file))
+    if shown is not None:
+        context.load_cert_chain(shown.file)
+    found = Peer(gateway.port(listener))
+    try:
+        found.socket = context.wrap_socket(found.socket, server_hostname=name)
+    except BaseException:
+        found.close()
+        raise
+    return found
+
+
+def last_words(found: Peer) -> bytes:
+    """What somebody hears before the end, which may be a hard one; then it goes."""
+    heard = b""
+    try:
+        while more := found.socket.recv(65536):
+            heard += more
+    except OSError:
+        pass
+    finally:
+        found.close()
+    return heard
+
+
+def test_messages_over_tls(gateway: Gateway, issuer: Issuer, database: Database) -> None:
+    """+OK over TLS; who a certificate names is in the row, nobody where there is none."""
+    device = peer(gateway, issuer, issuer.issue("device-7.example"))
+    device.send(b"one\ntwo\n")
+    assert device.read_lines(2) == [b"+OK", b"+OK"]
+    nobody = peer(gateway, issuer)
+    nobody.send(b"three\n")
+    assert nobody.read_lines(1) == [b"+OK"]
+    plain = gateway.connect("plain")
+    plain.send(b"four\n")
+    assert plain.read_lines(1) == [b"+OK"]
+    assert database.execute("SELECT body, who, peer FROM messages ORDER BY id") == [
+        ("one", "device-7.example", device.name),
+        ("two", "device-7.example", device.name),
+        ("three", None, nobody.name),
+        ("four", None, plain.name),
+    ]
+    for one in (device, nobody, plain):
+        one.close()
+
+
+def test_many_bytes_in_records_of_any_size(
+    gateway: Gateway, issuer: Issuer, database: Database
+) -> None:
+    """However the stream is cut into TLS records, each message is stored and answered once."""
+    messages = [b"%d:" % number + b"x" * (number * 37 % 9000) for number in range(300)]
+    device = peer(gateway, issuer)
+    stream = b"".join(message + b"\n" for message in messages)
+    start = 0
+    for number in range(len(stream)):
+        size = (1, 2, 16384, 5000, 3)[number % 5]
+        device.send(stream[start : start + size])
+        start += size
+        if start >= len(stream):
+            break
+    assert device.read_lines(300) == [b"+OK"] * 300
+    device.close()
+    assert database.bodies() == [message.decode() for message in messages]
+
+
+def test_the_line_at_the_start(gateway: Gateway, issuer: Issuer) -> None:
+    """What a listener with TLS suggests works as it stands."""
+    found = gateway.wait_log(
+        r"listener secure: line frames over TLS on ([\d.:]+); try: (openssl s_client -quiet"
+        r" -connect \1)(?: -cert YOURS\.pem)?\n"
+    )
+    done = subprocess.run(
+        [*found[2].split(), "-no_ign_eof"],
+        input=b"hello\n",
+        capture_output=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert "depth=0" in done.stderr.decode()
+    gateway.wait_log(r"listener plain: line frames on [\d.:]+; try: printf ")
+
+
+@pytest.mark.parametrize("goodbye", [True, False])
+def test_half_close(gateway: Gateway, issuer: Issuer, database: Database, goodbye: bool) -> None:
+    """A peer that says goodbye, or ends TCP alone, hears the answers to all it had sent."""
+    # Python's own TLS does not read after its goodbye.
+    context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    with socket.create_connection(("127.0.0.1", gateway.port("secure"))) as raw:
+        connection = SSL.Connection(context, raw)
+        connection.set_connect_state()
+        connection.do_handshake()
+        connection.sendall(b"message\n" * 500 + b"unfinished")
+        if goodbye:
+            connection.shutdown()
+        else:
+            raw.shutdown(socket.SHUT_WR)
+        heard = b""
+        with pytest.raises(SSL.ZeroReturnError):
+            while True:
+                heard += connection.recv(65536)
+    assert heard == b"+OK\n" * 500
+    assert database.column("SELECT count(*) FROM messages") == [500]
+
+
+def test_whoever_fails_is_one_line_for_all(
+    start_with: Start, issuer: Issuer, database: Database, tmp_path: Path
+) -> None:
+    """
+    Plain text, no certificate, a stranger's, silence: refused without a word of ours, with one
+    line for each reason, and nothing of it is stored; others are served meanwhile.
+    """
+    show(issuer, tmp_path)
+    gateway = start_with(sections(timeout=0.3))
+    device = peer(gateway, issuer)
+    for _ in range(3):
+        plain = Peer(gateway.port("secure"))
+        plain.send(b"hello\nworld\n")
+        assert b"+" not in last_words(plain)
+    silent = Peer(gateway.port("secure"))
+    assert last_words(silent) == b""
+    for shown in (None, Issuer(tmp_path).issue("device.example")):
+        stranger = peer(gateway, issuer, shown, "commands")
+        with suppress(OSError):
+            stranger.send(b"PUT messages hello\n")
+        assert last_words(stranger) == b""
+    device.send(b"one\n")
+    assert device.read_lines(1) == [b"+OK"]
+    gateway.wait_log(r"listener secure: \d peers? let go: not TLS \(.*127\.0\.0\.1:\d+\)")
+    gateway.wait_log(r"listener secure: 1 peer let go: handshake not finished within 0\.3 s")
+    gateway.wait_log(r"listener commands: 1 peer let go: handshake failed: peer did not return")
+    gateway.wait_log(
+        r"listener commands: 1 peer let go: handshake failed: authority of its certificate is not"
+    )
+    device.close()
+    assert database.bodies() == ["one"]
+    assert "Traceback" not in gateway.log and "Unhandled" not in gateway.log
+
+
+def test_handshakes_are_connections(start_with: Start, issuer: Issuer, tmp_path: Path) -> None:
+    """Who is still shaking hands has its place in the crowd, and gives it back."""
+    show(issuer, tmp_path)
+    more = sections(timeout=60).replace(
+        "[listeners.secure.tls]", "max_connections = 2\n[listeners.secure.tls]"
+    )
+    gateway = start_with(more)
+    port = gateway.port("secure")
+    silent = [Peer(port), Peer(port)]
+    third = Peer(port)
+    # Without a word: nothing can be said in the clear here.
+    assert last_words(third) == b""
+    gateway.wait_log("listener secure: 1 peer let go: too many connections at this listener")
+    silent[0].close()
+
+    def come_in() -> Peer | None:
+        try:
+            return peer(gateway, issuer)
+        except OSError:
+            return None
+
+    device = wait_until(come_in, "a place")
+    device.send(b"one\n")
+    assert device.read_lines(1) == [b"+OK"]
+    assert last_words(Peer(port)) == b""
+    device.close()
+    silent[1].close()
+    both = [wait_until(come_in, "a place"), wait_until(come_in, "another")]
+    for one in both:
+        one.send(b"two\n")
+        assert one.read_lines(1) == [b"+OK"]
+        one.close()
+
+
+def test_certificates_change_while_it_runs(
+    gateway: Gateway, issuer: Issuer, tmp_path: Path
+) -> None:
+    """
+    SIGHUP and a change of the files bring a new certificate to those who come; one that cannot
+    be used is named and changes nothing. Who is connected stays.
+    """
+    device = peer(gateway, issuer)
+
+    def still_there() -> None:
+        device.send(b"here\n")
+        assert device.read_lines(1) == [b"+OK"]
+
+    show(issuer, tmp_path, "second.example")
+    gateway.process.send_signal(signal.SIGHUP)
+    gateway.wait_log("configuration reloaded")
+    peer(gateway, issuer, name="second.example").close()
+    still_there()
+    other = issuer.issue("third.example")
+    (tmp_path / "gateway.pem").write_bytes(
+        other.certificate_file.read_bytes() + issuer.issue("x.example").key_file.read_bytes()
+    )
+    gateway.process.send_signal(signal.SIGHUP)
+    gateway.wait_log(
+        r"not reloaded: .*gateway\.toml: listeners\.secure\.tls\.certificate: .*gateway\.pem: this"
+        r" key does not belong to the certificate of third\.example"
+    )
+    peer(gateway, issuer, name="second.example").close()
+    still_there()
+    # Nobody says anything this time.
+    show(issuer, tmp_path, "third.example")
+    gateway.wait_log(r"listener secure: certificate read again: .*third\.example, \d+ days left")
+    gateway.wait_log(r"listener commands: certificate read again: .*third\.example")
+    peer(gateway, issuer, name="third.example").close()
+    with pytest.raises(ssl.SSLCertVerificationError):
+        peer(gateway, issuer, name="second.example")
+    still_there()
+    device.close()
+    assert "Traceback" not in gateway.log
+
+
+def test_a_certificate_that_ends_soon(start_with: Start, issuer: Issuer, tmp_path: Path) -> None:
+    """It is served, and the log says when it ends."""
+    (tmp_path / "gateway.pem").write_bytes(issuer.issue("localhost", ends=5.5).file.read_bytes())
+    gateway = start_with(sections())
+    gateway.wait_log(
+        r"listener secure: certificate in .*gateway\.pem: localhost expires in 5 days, 20"
+    )
+    peer(gateway, issuer).close()
+
+
+def test_a_stop_in_the_middle_of_a_handshake(gateway: Gateway, issuer: Issuer) -> None:
+    """Peers at the gate do not hold up a stop, nor leave a trace in the log."""
+    silent = Peer(gateway.port("secure"))
+    device = peer(gateway, issuer)
+    device.send(b"one\n")
+    assert device.read_lines(1) == [b"+OK"]
+    assert gateway.terminate() == 0
+    assert last_words(silent) == b""
+    assert last_words(device).startswith(b"-BYE DRAIN")
+    assert "Traceback" not in gateway.log and "Unhandled" not in gateway.log
+
+
+def test_a_reset_peer(gateway: Gateway, issuer: Issuer, database: Database) -> None:
+    """A reset after the message, in the middle of TLS, is no error of ours."""
+    device = peer(gateway, issuer)
+    device.send(b"one\n")
+    device.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    device.close()
+    other = peer(gateway, issuer)
+    other.send(b"two\n")
+    assert other.read_lines(1) == [b"+OK"]
+    other.close()
+    assert set(database.bodies()) - {"one"} == {"two"}
+    assert "Traceback" not in gateway.log and "Unhandled" not in gateway.log
+
+
+def test_no_start_with_files_that_cannot_be_used(
+    database: Database, issuer: Issuer, tmp_path: Path
+) -> None:
+    """One line for each problem and status 1; check says the same; a good one has its days told."""
+    config = tmp_path / "gateway.toml"
+    config.write_text(f"[database]\ndsn = '''{database.dsn}'''\n{sections()}")
+    ours, other = issuer.issue("localhost"), issuer.issue("other.example")
+    (tmp_path / "gateway.pem").write_bytes(
+        ours.certificate_file.read_bytes() + other.key_file.read_bytes()
+    )
+    wrong = (
+        f"{config}: listeners.secure.tls.certificate: {tmp_path}/gateway.pem: this key does not"
+        f" belong to the certificate of localhost in {tmp_path}/gateway.pem"
+    )
+    gateway = Gateway(("--config", str(config)), tmp_path)
+    try:
+        assert gateway.process.wait(PATIENCE) == 1
+    finally:
+        gateway.end()
+    assert wrong in gateway.log and "Traceback" not in gateway.log
+    done = tool("check", str(config))
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [wrong, wrong.replace("secure", "commands")]
+    (tmp_path / "gateway.pem").write_bytes(ours.file.read_bytes())
+    done = tool("check", str(config))
+    assert done.returncode == 0, done.stderr
+    assert f"listeners.secure.tls: {tmp_path}/gateway.pem: localhost, 89 days left\n" in done.stdout
+    (tmp_path / "gateway.pem").write_bytes(
+        issuer.issue("late.example", ends=-0.5).file.read_bytes()
+    )
+    done = tool("check", str(config))
+    assert done.returncode == 0
+    assert re.search(
+        r"^listeners\.secure\.tls: warning: .*late\.example expired on", done.stderr, re.M
+    )
+
+
+def test_endpoints_with_tls_of_their_own(start_with: Start, issuer: Issuer, tmp_path: Path) -> None:
+    """ssl: endpoints go on, several on any port too; a tls table beside one is a mistake."""
+    ours = issuer.issue("localhost")
+    one = f"ssl:0:privateKey={ours.key_file}:certKey={ours.certificate_file}:interface=127.0.0.1"
+    listeners = "".join(
+        f'[listeners.{name}]\nendpoint = "{one}"\nroute = "messages"\n' for name in ("a", "b")
+    )
+    gateway = start_with(listeners)
+    for name in ("a", "b"):
+        gateway.wait_log(f"listener {name}: .*; try: openssl s_client -quiet -connect 127")
+        found = peer(gateway, issuer, listener=name)
+        found.send(b"hello\n")
+        assert found.read_lines(1) == [b"+OK"]
+        found.close()
+    config = tmp_path / "other.toml"
+    config.write_text(
+        f'[listeners.a]\nendpoint = "{one}"\nroute = "messages"\n'
+        'tls = { certificate = "gateway.pem" }\n'
+    )
+    done = tool("check", str(config))
+    assert done.returncode == 1 and "listeners.a.tls: is for a tcp: endpoint" in done.stderr
+
+
+def test_a_unix_socket_with_tls(start_with: Start, issuer: Issuer, tmp_path: Path) -> None:
+    """TLS does not need TCP."""
+    show(issuer, tmp_path)
+    gateway = start_with(
+        '[listeners.local]\nendpoint = "unix:g.sock"\nroute = "messages"\n'
+        'tls = { certificate = "gateway.pem" }\n'
+    )
+    gateway.wait_log(rf"try: openssl s_client -quiet -unix {tmp_path}/g\.sock\n")
+    found = Peer(str(tmp_path / "g.sock"))
+    context = ssl.create_default_context(cafile=str(issuer.file))
+    found.socket = context.wrap_socket(found.socket, server_hostname="localhost")
+    found.send(b"hello\n")
+    assert found.read_lines(1) == [b"+OK"]
+    found.close()
