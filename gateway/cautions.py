@@ -56,3 +56,11 @@ def _secret_files(config: Config, file: PurePath | None) -> Iterator[tuple[str, 
             yield section.said_in, section.dsn_file
         elif file is not None and section.dsn is not None and has_password(section.dsn):
             yield f"{section.said_in} holds a password", str(file)
+    for name, listener in config.listeners.items():
+        tls, where = listener.tls, f"listeners.{name}.tls"
+        if tls is not None and tls.passphrase_file is not None:
+            yield f"{where}.passphrase_file", tls.passphrase_file
+        elif tls is not None:
+            yield (f"{where}.key", tls.key) if tls.key else (where, tls.certificate)
+    if config.access is not None and config.access.tokens is not None:
+        yield "access.tokens", config.access.tokens

@@ -1,5 +1,7 @@
 """
 Fixtures: one embedded PostgreSQL for the whole run, and gateways as processes.
+
+Everything is in memory where there is enough of it (L{tests.scratch}).
 """
 
 from __future__ import annotations
@@ -11,12 +13,22 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.installing import Installer
+from tests.scratch import in_memory
 from tests.sending import Running, StartSend
 from tests.support import Database, Gateway, TemporaryServer
 
 # How fast the machine is, and what else runs on it, is not what is tested.
 settings.register_profile("gateway", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("gateway")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Whoever names a folder with --basetemp gets that one."""
+    if config.option.basetemp is None:
+        scratch = in_memory()
+        if scratch is not None:
+            config.option.basetemp = str(scratch.folder)
+            config.add_cleanup(scratch.remove)
 
 
 @pytest.fixture(scope="session")

@@ -37,7 +37,7 @@ arguments = json-object / json-array / %s"[" DIGIT "]" / "{" DQUOTE %s"n" DQUOTE
 """
 )
 """
-The names of L{tests.fuzz}'s configuration; C{QUIT} is left to the end. C{NEXT} and C{STREAM}
+The names of L{tests.fuzzing.live}; C{QUIT} is left to the end. C{NEXT} and C{STREAM}
 are replaced where a frame is said.
 """
 

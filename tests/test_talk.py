@@ -1,7 +1,7 @@
 """
 Fuzzing of the command dialect, the short form: one peer of a gateway in memory.
 
-C{python -m tests.fuzz} is the long one, with real processes.
+C{python -m tests.fuzzing.live} is the long one, with real processes.
 """
 
 from __future__ import annotations

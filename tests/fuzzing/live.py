@@ -2,8 +2,8 @@
 Fuzzing of the command dialect, the long form: a gateway in a process of its own on a real
 PostgreSQL, and many peers at once who say what is right, nearly right and not right at all.
 
-    python -m tests.fuzz                    # ten minutes
-    python -m tests.fuzz --seconds 30 --seed 7
+    python -m tests.fuzzing.live                    # ten minutes
+    python -m tests.fuzzing.live --seconds 30 --seed 7
 
 Every frame must be answered as C{docs/protocol.md} has it, in order; no connection may end
 but for a reason that was said; the log must hold no error; memory must not grow. Prints what
@@ -399,11 +399,11 @@ def report(verdict: Verdict, seconds: float, seed: int) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzzing.live")
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     options = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory(prefix="gateway-fuzz-") as folder:
+    with tempfile.TemporaryDirectory(prefix="gateway-fuzzing-") as folder:
         verdict = fuzz(Path(folder), options.seconds, options.seed)
     print(report(verdict, options.seconds, options.seed))
     return 0 if verdict.good else 1

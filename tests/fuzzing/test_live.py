@@ -1,12 +1,12 @@
 """
-The long form of fuzzing, short.
+A gateway that is fuzzed as a process, for a moment.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from tests.fuzz import fuzz
+from tests.fuzzing.live import fuzz
 
 
 def test_fuzz(tmp_path: Path) -> None:
