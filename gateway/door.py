@@ -169,8 +169,9 @@ def _behind(source: Source) -> Guest:
     """
     For whom a proxy connects.
     """
-    host = str(source.address)
-    return Guest(place_name(host, source.port), address_of(host))
+    # One of IPv4 may be told in the words of IPv6.
+    address = address_of(str(source.address))
+    return Guest(place_name(str(address), source.port), address)
 
 
 @implementer(IHalfCloseableProtocol)

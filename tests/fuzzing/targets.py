@@ -21,7 +21,7 @@ from gateway.columns.column import Column, Misfits
 from gateway.columns.kind import Misfit, SqlType
 from gateway.columns.kinds import kind_of
 from gateway.config import load_config
-from gateway.errors import ConfigError, FramingError
+from gateway.errors import ConfigError, FramingError, HeaderError
 from gateway.faults import Faults, FramesRefused
 from gateway.formats.choice import Reading, format_of
 from gateway.formats.csv import WHITESPACE
@@ -30,9 +30,11 @@ from gateway.formats.text import BytesFormat, TextFormat
 from gateway.framing import FRAMINGS, OVERSIZE, Framing
 from gateway.postgres.dsn import dsn_fault, has_password, public_dsn
 from gateway.postgres.said import Outside
+from gateway.proxy.header import MOST_V2, HeaderReader
 from gateway.query import Param
 from gateway.reply import Words
 from gateway.sql.arguments import Arguments
+from gateway.telnet import TelnetFraming
 from tests.in_memory import Bench
 
 BETWEEN: Final = b"\xff\n"
@@ -106,6 +108,53 @@ def _frames(
     if parser.kind not in (b"\n", b"\r\n", b":", b" "):
         raise AssertionError(parser.kind)
     return frames, [frame is OVERSIZE for frame in frames], end + parser.kind
+
+
+# Telnet: the same lines and the same answers however the bytes are cut; answers are refusals,
+# no longer than what asked for them.
+
+
+def telnet(data: bytes) -> None:
+    stream = data[1:]
+    found = []
+    for each in ([stream], pieces(stream, data[0] if data else 0)):
+        said = bytearray()
+        framing = TelnetFraming(FRAMINGS["line"](50), said.extend)
+        frames: list[bytes] = []
+        broken = False
+        for piece in each:
+            try:
+                frames += framing.receive(piece)
+            except FramingError as error:
+                frames += error.frames
+                broken = True
+                break
+        found.append((frames, bytes(said), broken))
+        assert re.fullmatch(rb"(\xff[\xfc\xfe].)*", said, re.DOTALL), bytes(said)
+        assert len(said) <= len(stream)
+    assert found[0] == found[1], found
+
+
+# A proxy's header: however the bytes are cut, the same source, rest or refusal.
+
+
+def proxy_header(data: bytes) -> None:
+    stream = data[1:]
+    assert _header([stream]) == _header(pieces(stream, data[0] if data else 0))
+
+
+def _header(stream: Sequence[bytes]) -> object:
+    reader = HeaderReader()
+    for number, piece in enumerate(stream):
+        try:
+            header = reader.receive(piece)
+        except HeaderError as error:
+            assert str(error).startswith("no PROXY header: ") and str(error).isprintable()
+            return HeaderError
+        if header is not None:
+            return header.source, header.rest + b"".join(stream[number + 1 :])
+        assert sum(map(len, stream[: number + 1])) < MOST_V2
+    return None
 
 
 # A client's framings: the same of what a gateway, or somebody in its place, answers.
@@ -361,6 +410,25 @@ TARGETS: Final = {
     "octet-counted": Target(
         framing("octet-counted"),
         [b"\x09\x015 hello3 a b", b"\x63\x02" + b"2 ab" * 20, b"\x09\x000 "],
+    ),
+    "telnet": Target(
+        telnet,
+        [
+            b"\x01one\r\n\xff\xf4\xff\xfd\x06two\r\0\n\xff\xff\xfb\x01\xff\xfc\x01\xff\xfb\x01",
+            b"\x00a\xff\xfa\x18\x00xterm\xff\xff\xff\xf0b\n\xff",
+            b"\x02" + b"\xff\xfa" + b"x" * 600,
+        ],
+    ),
+    "proxy-header": Target(
+        proxy_header,
+        [
+            b"\x01PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\r\nhello",
+            b"\x00PROXY TCP6 2001:db8::1 ::1 1 65535\r\n",
+            b"\x02PROXY UNKNOWN ffff::1\r\nx",
+            b"\x01\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0f" + bytes(12) + b"\x04\x00\x00x",
+            b"\x03\r\n\r\n\0\r\nQUIT\n\x21\x21\x00\x24" + bytes(36),
+            b"\x01\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00x",
+        ],
     ),
     "client": Target(
         wire,
