@@ -77,12 +77,18 @@ def check(file: Path, data_dir: Path) -> None:
     from gateway.tls.doors import read_contexts
     from gateway.token_file import tokens_of
 
+    problems: list[str] = []
     try:
         config = read_config(str(file))
-        tokens_of(config.access)
+        try:
+            tokens_of(config.access)
+        except ConfigError as error:
+            problems += error.problems
         tls = read_contexts(config.listeners, str(file), time.time)
     except ConfigError as error:
-        for problem in error.problems:
+        problems += error.problems
+    if problems:
+        for problem in problems:
             click.echo(problem, err=True)
         sys.exit(1)
     click.echo(f"{file}: no problem in the file itself")

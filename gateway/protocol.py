@@ -316,9 +316,9 @@ class PeerProtocol(Protocol):
         open_ = not (self._closing or self._ended or self._bye is not None)
         unfinished = open_ and self._framing.unfinished
         idle = open_ and timeouts.idle < inf and not self.answers.waiting and not self._held
-        if finished and not self._greeted and not self._terms.awaits_proof(self.guest):
-            self._greeted = True
-        silent = open_ and not self._greeted
+        if not self._greeted and (finished or self.guest.token):
+            self._greeted = not self._terms.awaits_proof(self.guest)
+        silent = open_ and not self._greeted and not self.answers.waiting
         if queue is None and not (unfinished or idle or silent):
             return None
         return Sight(heard, finished, unfinished, idle, silent, was_read, queue)

@@ -14,9 +14,11 @@ from twisted.internet.testing import StringTransport
 from gateway.access import Access
 from gateway.access_sections import AccessSection, GrantSection
 from gateway.content import ContentDialect
+from gateway.deadlines import Timeouts
+from gateway.door import Door
 from gateway.formats.choice import Reading, format_of
 from gateway.reply import Words
-from tests.in_memory import TOKENS, Bench, saying, token_of
+from tests.in_memory import TOKENS, Bench, HalfClosing, saying, token_of
 
 ROUTES = ["messages", "orders"]
 
@@ -184,6 +186,23 @@ def test_auth_begins_when_all_before_is_answered() -> None:
     found.commit_all()
     assert found.said == b"+OK\n" * 3
     assert [origin.identity for origin, _ in found.store.rows] == [None, "till-1"]
+
+
+def test_the_time_for_a_token() -> None:
+    """It ends for who says none; not while one is looked at, nor afterwards."""
+    ten = Timeouts(first=10)
+    late = bench(timeouts=ten)
+    late.wait(9)
+    say(late, b"PING a")
+    late.wait(3)
+    assert late.said.endswith(b"\n-BYE RATE :no first message within 10 s\n")
+    found = bench(timeouts=ten)
+    found.desk.held = True
+    say(found, TILL_1)
+    found.wait(20)
+    found.desk.work()
+    found.wait(100)
+    assert found.said == b"+OK\n" and not found.transport.disconnecting
 
 
 # Grants.
@@ -375,6 +394,18 @@ def test_content_is_granted_route_by_route() -> None:
     denied = b"-REJ DENIED :route orders is not granted\n"
     assert found.said == b"+OK\n" + denied + b"+OK\n" + denied + b"+OK\n"
     assert stored(found) == [sent[0], sent[2], sent[4]]
+
+
+def test_who_may_do_nothing_does_not_get_in() -> None:
+    """It is told at the door, and takes nobody's place."""
+    found = bench(auth=False)
+    door = Door(found.factory, found.clock)
+    transport: Any = HalfClosing()  # type: ignore[no-untyped-call]
+    stranger: Any = door.buildProtocol(IPv4Address("TCP", "192.0.2.1", 9))
+    before = found.factory.crowd.count
+    stranger.makeConnection(transport)
+    assert transport.value() == b"-BYE DENIED :nothing is granted to you here\n"
+    assert found.factory.crowd.count == before and stranger not in found.factory.peers
 
 
 # What changes while somebody is connected.

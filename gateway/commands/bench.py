@@ -128,7 +128,8 @@ class _Peer(Protocol):
         self._ok = self._framing.frame(b"+OK")
         self._starts: deque[tuple[float, int]] = deque()
         self.unanswered = 0
-        self.admitted: Deferred[None] = Deferred()
+        # Fires with why it is not.
+        self.admitted: Deferred[str] = Deferred()
         self.done: Deferred[None] = Deferred()
 
     def connectionMade(self) -> None:
@@ -140,19 +141,17 @@ class _Peer(Protocol):
         if self._run.proof:
             self._write(self._run.proof)
         else:
-            self.admitted.callback(None)
+            self.admitted.callback("")
 
     def start(self) -> None:
         self._send(self._run.load.window)
 
     def dataReceived(self, data: bytes) -> None:
         if not self.admitted.called:
-            for answer in self._framing.receive(data):
-                if answer == b"+OK":
-                    self.admitted.callback(None)
-                else:
-                    self.admitted.errback(NotAllowed(answer.decode("utf-8", "replace")))
-                return
+            for answer in self._framing.receive(data)[:1]:
+                self.admitted.callback(
+                    "" if answer == b"+OK" else answer.decode("utf-8", "replace")
+                )
             return
         count, rest = divmod(len(data), len(self._ok))
         if rest == 0 and not self._framing.pending and data == self._ok * count:
@@ -165,7 +164,7 @@ class _Peer(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if not self.admitted.called:
-            self.admitted.errback(NotAllowed("the connection was lost before the token's answer"))
+            self.admitted.callback("the connection was lost before the token had its answer")
         if not self.done.called:
             self.done.callback(None)
 
@@ -268,10 +267,12 @@ async def bench(endpoint: Callable[[], IStreamClientEndpoint], load: Load, react
             [connectProtocol(endpoint(), _Peer(run)) for _ in range(load.connections)],
             consumeErrors=True,
         )
-        await gatherResults([peer.admitted for peer in peers], consumeErrors=True)
     except FirstError as first:
         first.subFailure.raiseException()
         raise
+    refusals = [text for text in await gatherResults([peer.admitted for peer in peers]) if text]
+    if refusals:
+        raise NotAllowed(refusals[0])
     begun = reactor.seconds()
     if load.count is None:
         run.until = begun + load.duration
