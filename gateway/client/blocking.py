@@ -24,7 +24,7 @@ from typing import Any, Final
 from .answers import Answer, ClientError, Closed, Refused, Unknown
 from .asking import Params
 from .buffer import Buffer, MemoryBuffer
-from .dial import Tls, dial, tls_context
+from .dial import Shown, Tls, dial, tls_context
 from .parcel import Parcel, Push, Question, Runs
 from .patience import backoff
 from .session import Session
@@ -54,8 +54,11 @@ class BlockingClient:
         buffer: Buffer | None = None,
         resend: bool = True,
         takeover: str = "stop",
+        token: str | None = None,
         tls: Tls = False,
         server_name: str | None = None,
+        certificate: Shown = None,
+        key: Shown = None,
         timeout: float = 60.0,
         connect_timeout: float = 10.0,
         answer_timeout: float = 30.0,
@@ -73,9 +76,11 @@ class BlockingClient:
         @param resend: without a stream, whether what was unanswered when the connection was lost
             is sent again (at least once), or L{Unknown}.
         @param takeover: C{stop} where another client takes the stream over, or C{retry}.
+        @param token: says who this client is, first on each connection; see C{gateway token}.
         @param tls: C{True} for TLS with the system's authorities, the path of a PEM file of
             yours, or a context that verifies. The host's name is always verified.
         @param server_name: the name to verify, where it is not the one connected to.
+        @param certificate: PEM file to show to the gateway; C{key}: with its key, if not in it.
         @param timeout: seconds that a call may take in all, connecting again included.
         @param connect_timeout: seconds for one connection, TLS included.
         @param answer_timeout: seconds without a word while something is unanswered, after which
@@ -86,10 +91,9 @@ class BlockingClient:
         """
         self.route = route
         self._where = (host, port)
-        self._context = tls_context(tls)
+        self._context = tls_context(tls, certificate, key)
         self._server_name = server_name or host
-        self._timeout = timeout
-        self._connect_timeout = connect_timeout
+        self._timeout, self._connect_timeout = timeout, connect_timeout
         self._answer_timeout = answer_timeout
         self._retry = backoff(random.random) if retry is None else retry
         self._window = window
@@ -103,13 +107,13 @@ class BlockingClient:
             window=window,
             resend=resend,
             takeover=takeover,
+            token=token,
         )
         self._session.open()
         self._socket: socket.socket | None = None
         self._selector: selectors.BaseSelector | None = None
         self._out = bytearray()
-        self._heard = 0.0
-        self._not_before = 0.0
+        self._heard = self._not_before = 0.0
         self._failures = 0
         self._reason: OSError | ClientError | None = None
         self._pushes: deque[Push] = deque()

@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 from .answers import Answer, ClientError, Closed, Refused, Unknown
 from .asking import Params
 from .buffer import Buffer, MemoryBuffer
+from .dial import Shown
 from .link import Link
 from .parcel import Event, Parcel, Push, Question, Runs
 from .patience import backoff
@@ -50,8 +51,11 @@ class GatewayClient(Service):
         buffer: Buffer | None = None,
         resend: bool = True,
         takeover: str = "stop",
+        token: str | None = None,
         tls: object = None,
         server_name: str | None = None,
+        certificate: Shown = None,
+        key: Shown = None,
         reactor: Any = None,
         retry: Callable[[int], float] | None = None,
         jitter: Callable[[], float] = random.random,
@@ -72,10 +76,12 @@ class GatewayClient(Service):
         @param resend: without a stream, whether what was unanswered when the connection was lost
             is sent again (at least once), or fails with L{Unknown}.
         @param takeover: C{stop} where another client takes the stream over, or C{retry}.
+        @param token: says who this client is, first on each connection; see C{gateway token}.
         @param tls: C{True} for TLS with the system's authorities, the path of a PEM file of
             yours, or trust roots as C{optionsForClientTLS} takes them. The host's name is always
             verified. Endpoint strings with C{tls:} need none of this.
         @param server_name: the name to verify, where it is not the one connected to.
+        @param certificate: PEM file to show to the gateway; C{key}: with its key, if not in it.
         @param reactor: Twisted's, if not the one installed.
         @param retry: how many seconds to wait before the nth try in a row; the default doubles
             from 0.1 to 30.
@@ -102,11 +108,12 @@ class GatewayClient(Service):
             window=window,
             resend=resend,
             takeover=takeover,
+            token=token,
         )
         self._link = Link(
             self._session,
             self,
-            client_endpoint(endpoint, tls, server_name, reactor),
+            client_endpoint(endpoint, tls, server_name, reactor, certificate, key),
             reactor,
             retry,
             connect_timeout,
@@ -133,6 +140,11 @@ class GatewayClient(Service):
     def connected(self) -> bool:
         """Whether messages can be sent right now."""
         return self._link.connected
+
+    @property
+    def trouble(self) -> BaseException | None:
+        """Why the last connection was lost or could not be made."""
+        return self._link.trouble
 
     def send(self, message: bytes, route: str | None = None) -> Deferred[Answer]:
         """

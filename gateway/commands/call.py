@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -15,13 +14,13 @@ from twisted.internet.defer import TimeoutError as Late
 from twisted.python.failure import Failure
 
 from gateway.client.answers import ClientError
-from gateway.commands.dial import gateway_options, new_client, reason, trust
+from gateway.commands.dial import Trust, gateway_options, new_client, reason
 from gateway.commands.running import run
 
 _EPILOG: Final = """\b
 Exit status:
   0  the rows are on standard output, maybe none
-  1  refused: no such query, wrong arguments, or an error of the database
+  1  refused: no such query, wrong arguments, an error of the database, or the token
   2  wrong usage
   3  no answer within --timeout
 
@@ -51,8 +50,8 @@ def call_command(
     arguments: tuple[str, ...],
     endpoint: str,
     framing: str,
-    tls: bool,
-    ca: Path | None,
+    trust: Trust,
+    token: str | None,
     table: bool,
     timeout: float,
 ) -> None:
@@ -66,7 +65,7 @@ def call_command(
 
     async def work(reactor: Any) -> int:
         client = new_client(
-            endpoint, framing=framing, tls=trust(tls, ca), reactor=reactor, stop_timeout=0.0
+            endpoint, trust, framing=framing, token=token, reactor=reactor, stop_timeout=0.0
         )
         client.startService()
         why: list[Failure] = []

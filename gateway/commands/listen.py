@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import sys
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -15,14 +14,14 @@ from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.python.failure import Failure
 
 from gateway.client.answers import ClientError
-from gateway.commands.dial import gateway_options, new_client, reason, trust
+from gateway.commands.dial import Trust, gateway_options, new_client, reason
 from gateway.commands.interrupts import on_interrupt
 from gateway.commands.running import run
 
 _EPILOG: Final = """\b
 Exit status:
   0    --count notifications came, or the reader of the output went away
-  1    the gateway refused a channel
+  1    the gateway refused a channel, or the token
   2    wrong usage
   130  ended by Ctrl-C (143: by SIGTERM)
 
@@ -44,8 +43,8 @@ def listen_command(
     channels: tuple[str, ...],
     endpoint: str,
     framing: str,
-    tls: bool,
-    ca: Path | None,
+    trust: Trust,
+    token: str | None,
     as_json: bool,
     count: int | None,
     quiet: bool,
@@ -60,12 +59,14 @@ def listen_command(
 
     async def work(reactor: Any) -> int:
         client = new_client(
-            endpoint, framing=framing, tls=trust(tls, ca), reactor=reactor, stop_timeout=0.0
+            endpoint, trust, framing=framing, token=token, reactor=reactor, stop_timeout=0.0
         )
         restore = await on_interrupt(reactor, listening.end)
         client.startService()
 
         def away(failure: Failure) -> None:
+            if failure.check(ClientError):
+                return  # that is the end, and said as such
             text = reason(failure.value)
             listening.say(f"cannot connect to {endpoint}: {text}; trying again")
 

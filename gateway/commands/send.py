@@ -13,8 +13,9 @@ from urllib.parse import quote
 
 import click
 
-from gateway.commands.dial import COMMANDS, framing_option, tls_options, trust
+from gateway.commands.dial import COMMANDS, Trust, framing_option, tls_options
 from gateway.commands.inputs import CUTTERS
+from gateway.commands.proof import token_option
 from gateway.commands.running import run
 from gateway.commands.sending import ALL_KEPT, PATIENCE, Job, send
 from gateway.errors import InputError
@@ -48,6 +49,7 @@ Examples:
     " 8001 for netstrings, 8002 for the command dialect]",
 )
 @tls_options
+@token_option
 @framing_option
 @click.option(
     "--dialect",
@@ -181,8 +183,8 @@ def send_command(as_json: bool, quiet: bool, **options: Any) -> None:
 def _job(
     files: tuple[str, ...],
     endpoint: str | None,
-    tls: bool,
-    ca: Path | None,
+    trust: Trust,
+    token: str | None,
     framing: str,
     dialect: str | None,
     route: str | None,
@@ -225,7 +227,8 @@ def _job(
     return Job(
         names=names,
         endpoint=endpoint or (COMMANDS if command else plain),
-        tls=trust(tls, ca),
+        trust=trust,
+        token=token,
         framing=framing,
         dialect="command" if command else "plain",
         route=route or "messages",
