@@ -7,6 +7,7 @@ A target is as in L{tests.fuzzing.streams}.
 from __future__ import annotations
 
 import re
+from fnmatch import fnmatchcase
 from ipaddress import ip_address
 from pathlib import PurePath
 
@@ -71,9 +72,9 @@ def tokens(data: bytes) -> None:
 
 
 def patterns(data: bytes) -> None:
-    """A pattern and a name, with a character between: as a regular expression would say."""
+    """A pattern and a name, with a character between: as the shell would say, and soon."""
     text, _, name = data.decode("utf-8", "replace").partition("\x1e")
-    meaning = ".*".join(map(re.escape, text[:20].split("*")))
-    assert Pattern.of(text[:20]).matches(name) == bool(re.fullmatch(f"(?s){meaning}", name))
+    of_shell = text.replace("[", "[[]").replace("?", "[?]")
+    assert Pattern.of(text).matches(name) == fnmatchcase(name, of_shell)
     mine = Pattern.personal(f"{text}{{identity}}", "*")
     assert mine is not None and (not mine.matches(f"{text}x") or "*" in text)
