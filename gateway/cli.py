@@ -96,7 +96,7 @@ def check(file: Path, data_dir: Path) -> None:
         for note in contexts.notes():
             click.echo(f"listeners.{name}.tls: {note}")
         for warning in contexts.warnings():
-            click.echo(f"listeners.{name}.tls: warning: {warning}", err=True)
+            click.echo(f"warning: listeners.{name}.tls: {warning}")
     dsn = config.database.dsn
     for caution in cautions_of(config, str(file)):
         click.echo(f"warning: {caution}")

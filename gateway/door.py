@@ -88,7 +88,7 @@ class Door(Factory):
         if not self.proxies:
             return self._enter(guest)
         if guest.address not in self.proxies:
-            return self._turn_away(guest, _NO_PROXY)
+            return self._keep_out(guest, _NO_PROXY)
         return ProxyHeader(
             self._clock,
             lambda source: self._enter(guest if source is None else _behind(source)),
@@ -99,10 +99,14 @@ class Door(Factory):
         refusal = self._refusal(guest)
         if refusal is None:
             return self._let_in(guest) if self.tls is None else self._shake(self.tls, guest)
-        if self.tls is not None:
-            self.peers.not_let_in(guest.name, refusal.text)
-            return None
-        return self._turn_away(guest, refusal)
+        return self._keep_out(guest, refusal)
+
+    def _keep_out(self, guest: Guest, refusal: Outcome) -> Protocol | None:
+        if self.tls is None:
+            return self._turn_away(guest, refusal)
+        # Nothing can be said before the handshake, and nobody kept out is worth one.
+        self.peers.not_let_in(guest.name, refusal.text)
+        return None
 
     def _shake(self, tls: TlsDoor, guest: Guest) -> Protocol:
         """
@@ -165,8 +169,9 @@ def _behind(source: Source) -> Guest:
     """
     For whom a proxy connects.
     """
-    host = str(source.address)
-    return Guest(place_name(host, source.port), address_of(host))
+    # One of IPv4 may be told in the words of IPv6.
+    address = address_of(str(source.address))
+    return Guest(place_name(str(address), source.port), address)
 
 
 @implementer(IHalfCloseableProtocol)

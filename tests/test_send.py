@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,27 @@ def test_nobody_there(tmp_path: Path) -> None:
         done = send(where, "--give-up-after", "1", given=b"one\n")
         assert done.returncode == 3
         assert b"trying again" in done.stderr and b"; for 1 s" in done.stderr
+
+
+def test_a_connection_that_is_lost_is_not_all_kept(tmp_path: Path) -> None:
+    """With --no-retry what was sent and not answered is not known: said so, status 3."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def hear_and_go() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(100)
+
+        thread = threading.Thread(target=hear_and_go)
+        thread.start()
+        where = f"tcp:127.0.0.1:{server.getsockname()[1]}"
+        bad = tmp_path / "bad.jsonl"
+        done = send(where, "--no-retry", "--refused", str(bad), given=b"one\ntwo\n")
+        thread.join()
+    assert done.returncode == 3
+    assert b": the connection was lost (" in done.stderr
+    assert b"0 stored, 2 without an answer: stored or not" in done.stderr
+    assert not bad.exists() or not bad.read_bytes()
 
 
 def test_no_answer_in_time(gateway: Gateway, database: Database) -> None:

@@ -390,6 +390,31 @@ async def test_certificates_that_are_refused(
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("wanted", [True, False])
+async def test_whoever_is_refused_cannot_stay(
+    serve: Callable[..., Served], issuer: Issuer, ours: Issued, wanted: bool
+) -> None:
+    """A peer that is refused after its handshake is cut off at once, and not asked to go."""
+    served = serve(ours, client_ca=str(issuer.file))
+    served.lets_in = wanted
+    shown = issuer.issue(common_names=["two words" if wanted else "ann"])
+
+    def stay() -> None:
+        client = open_client(served.port, SSL.TLS1_3_VERSION, shown)
+        with pytest.raises(SSL.Error):
+            client.recv(100)
+        # Without a goodbye of ours TCP would stay as it is.
+        with socket.socket(fileno=os.dup(client.fileno())) as raw:
+            raw.settimeout(PATIENCE)
+            with suppress(ConnectionResetError):
+                assert raw.recv(100) == b""
+        client.close()
+
+    await deferToThread(stay)
+    assert not served.built
+
+
+@pytest_twisted.ensureDeferred
 @pytest.mark.parametrize("certificate", ["required", "optional"])
 @pytest.mark.parametrize("purposes", [[FOR_CLIENTS], []])
 async def test_an_identity(
@@ -597,13 +622,16 @@ async def test_what_follows_the_handshake_at_once(
     assert served.built[0].heard == b"at once"
 
 
-def open_client(port: int, version: int) -> SSL.Connection:
+def open_client(port: int, version: int, shown: Issued | None = None) -> SSL.Connection:
     """
     A client on OpenSSL itself: Python's own TLS does not read after its goodbye.
     """
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)
     context.set_min_proto_version(version)
     context.set_max_proto_version(version)
+    if shown is not None:
+        context.use_certificate(shown.certificate)
+        context.use_privatekey(shown.key)
     raw = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
     raw.setblocking(True)
     client = SSL.Connection(context, raw)

@@ -18,7 +18,10 @@ from typing import Final
 import pytest
 from OpenSSL import SSL
 
-from tests.issuer import Issued, Issuer
+from gateway.client.blocking import BlockingClient
+from gateway.client.service import GatewayClient
+from tests.issuer import Issued, Issuer, key_pem
+from tests.sending import send
 from tests.support import PATIENCE, Database, Gateway, Peer, tool, wait_until
 
 Start = Callable[..., Gateway]
@@ -51,6 +54,8 @@ id = "bigserial"
 body = "text"
 who = "text"
 peer = "text"
+[queries.count]
+sql = "select count(*) from messages"
 """
 
 
@@ -341,7 +346,9 @@ def test_no_start_with_files_that_cannot_be_used(
 ) -> None:
     """One line for each problem and status 1; check says the same; a good one has its days told."""
     config = tmp_path / "gateway.toml"
-    config.write_text(f"[database]\ndsn = '''{database.dsn}'''\n{sections()}")
+    # A query's table would have to be there.
+    without = sections().partition("[queries.")[0]
+    config.write_text(f"[database]\ndsn = '''{database.dsn}'''\n{without}")
     ours, other = issuer.issue("localhost"), issuer.issue("other.example")
     (tmp_path / "gateway.pem").write_bytes(
         ours.certificate_file.read_bytes() + other.key_file.read_bytes()
@@ -369,7 +376,7 @@ def test_no_start_with_files_that_cannot_be_used(
     done = tool("check", str(config))
     assert done.returncode == 0
     assert re.search(
-        r"^listeners\.secure\.tls: warning: .*late\.example expired on", done.stderr, re.M
+        r"^warning: listeners\.secure\.tls: .*late\.example expired on", done.stdout, re.M
     )
 
 
@@ -410,3 +417,142 @@ def test_a_unix_socket_with_tls(start_with: Start, issuer: Issuer, tmp_path: Pat
     found.send(b"hello\n")
     assert found.read_lines(1) == [b"+OK"]
     found.close()
+
+
+def test_the_clients_show_their_certificates(
+    gateway: Gateway, issuer: Issuer, database: Database
+) -> None:
+    """
+    BlockingClient, gateway send and gateway call prove who they are; without a certificate, or
+    where the gateway has another name, nothing is sent.
+    """
+    port, ca = gateway.port("commands"), str(issuer.file)
+    ours = issuer.issue("Device-7.example")
+    with BlockingClient("localhost", port, tls=ca, certificate=ours.file) as client:
+        assert client.send(b"one").word == "+OK"
+    with BlockingClient(
+        "localhost", port, tls=ca, certificate=ours.certificate_file, key=ours.key_file
+    ) as client:
+        assert client.send(b"two").word == "+OK"
+    with (
+        BlockingClient("localhost", port, tls=ca, timeout=0.5) as client,
+        pytest.raises((TimeoutError, OSError)),
+    ):
+        client.ping()
+    shown = ("--certificate", str(ours.certificate_file), "--key", str(ours.key_file))
+    trust = ("--ca", ca)
+    command = ("--route", "messages", *trust)
+    done = send(f"tcp:localhost:{port}", *command, *shown, given=b"three\n")
+    assert done.returncode == 0, done.stderr
+    done = send(f"tcp:localhost:{port}", *command, "--no-retry", given=b"four\n")
+    assert done.returncode == 3 and b"alert certificate required" in done.stderr, done.stderr
+    assert b"0 stored, 1 without an answer: stored or not" in done.stderr
+    done = send(f"tcp:localhost:{port}", *command, "--give-up-after", "0.5", given=b"four\n")
+    assert done.returncode == 3 and b"alert certificate required" in done.stderr, done.stderr
+    # The same gateway by a name that its certificate does not have.
+    done = send(f"tcp:127.0.0.1:{port}", *command, *shown, "--no-retry", given=b"five\n")
+    assert done.returncode == 3, done.stderr
+    done = send(f"tcp:localhost:{gateway.port('secure')}", "--no-retry", given=b"six\n")
+    assert done.returncode == 3
+    asked = ("--endpoint", f"tcp:localhost:{port}", *trust, "--timeout", "5")
+    called = tool("call", *asked, "--certificate", str(ours.file), "count")
+    assert (called.returncode, called.stdout) == (0, '{"count":3}\n'), called.stderr
+    assert database.execute("SELECT body, who FROM messages ORDER BY id") == [
+        (word, "device-7.example") for word in ("one", "two", "three")
+    ]
+
+
+def test_certificates_of_clients_that_cannot_be_used(issuer: Issuer, tmp_path: Path) -> None:
+    """A key of another, an encrypted one, none at all: told at once, and no terminal is asked."""
+    ours, other = issuer.issue("a.example"), issuer.issue("b.example")
+    locked = tmp_path / "locked.pem"
+    locked.write_bytes(key_pem(ours.key, b"secret"))
+    certificate, ca = str(ours.certificate_file), str(issuer.file)
+    for key, why in (
+        (other.key_file, "does not belong"),
+        (locked, "encrypted"),
+        (ours.certificate_file, "no key in PEM form"),
+    ):
+        done = send(
+            *("tcp:localhost:1", "--ca", ca, "--certificate", certificate, "--key", str(key))
+        )
+        assert done.returncode == 2 and why.encode() in done.stderr, done.stderr
+        with pytest.raises(ValueError, match=r"certificate: .*issued"):
+            BlockingClient("localhost", 1, tls=ca, certificate=certificate, key=key)
+    done = send("tcp:localhost:1", "--ca", ca, "--key", str(ours.key_file))
+    assert done.returncode == 2 and b"--key is for --certificate" in done.stderr
+    for keys in ({"certificate": certificate}, {"tls": ca, "key": ours.key_file}):
+        with pytest.raises(ValueError, match="certificate"):
+            BlockingClient("localhost", 1, **keys)
+        with pytest.raises(ValueError, match="certificate"):
+            GatewayClient("tcp:localhost:1", **keys)
+
+
+def test_behind_a_proxy(
+    start_with: Start, issuer: Issuer, database: Database, tmp_path: Path
+) -> None:
+    """
+    A trusted proxy's header comes before TLS, in one piece with it or not; whoever comes without
+    one is refused, and nobody hears plain text.
+    """
+    show(issuer, tmp_path)
+    trusting = 'trusted_proxies = ["127.0.0.0/8"]\n[listeners.secure.tls]'
+    gateway = start_with(sections().replace("[listeners.secure.tls]", trusting))
+    gateway.wait_log("listener secure: line frames over TLS on .*; through a proxy alone")
+    port = int(gateway.wait_log(r"listener secure: .* on 127\.0\.0\.1:(\d+);")[1])
+    context = ssl.create_default_context(cafile=str(issuer.file))
+    context.load_cert_chain(issuer.issue("device.example").file)
+    header = b"PROXY TCP4 192.0.2.7 192.0.2.1 4711 443\r\n"
+    found = Peer(port)
+    found.send(header)
+    found.socket = context.wrap_socket(found.socket, server_hostname="localhost")
+    found.send(b"one\n")
+    assert found.read_lines(1) == [b"+OK"]
+    found.close()
+    # Header and the beginning of the handshake in one segment.
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
+    found = Peer(port)
+    before = header
+    while True:
+        try:
+            client.do_handshake()
+            break
+        except ssl.SSLWantReadError:
+            found.send(before + outgoing.read())
+            before = b""
+            incoming.write(found.socket.recv(65536))
+    client.write(b"two\n")
+    found.send(outgoing.read())
+    wait_until(lambda: len(database.bodies()) == 2, "the second message")
+    found.close()
+    assert database.execute("SELECT body, who, peer FROM messages ORDER BY id") == [
+        ("one", "device.example", "192.0.2.7:4711"),
+        ("two", "device.example", "192.0.2.7:4711"),
+    ]
+    found = Peer(port)
+    with pytest.raises(OSError):
+        found.socket = context.wrap_socket(found.socket, server_hostname="localhost")
+    found.close()
+    gateway.wait_log("listener secure: .* peers? let go: .*header")
+
+
+def test_who_is_kept_out_hears_no_plain_text(
+    start_with: Start, issuer: Issuer, tmp_path: Path
+) -> None:
+    """An address that may not connect to a TLS port is closed before any handshake."""
+    show(issuer, tmp_path)
+    text = sections()
+    for listener, key in (
+        ("secure", 'deny = ["127.0.0.0/8"]'),
+        ("commands", 'trusted_proxies = ["10.0.0.1/32"]'),
+    ):
+        text = text.replace(f"[listeners.{listener}]\n", f"[listeners.{listener}]\n{key}\n")
+    gateway = start_with(text)
+    for listener in ("secure", "commands"):
+        port = int(gateway.wait_log(rf"listener {listener}: .* on 127\.0\.0\.1:(\d+);")[1])
+        assert last_words(Peer(port)) == b""
+    gateway.wait_log(
+        "listener secure: 1 peer let go: connections from your address are not allowed"
+    )
+    gateway.wait_log("listener commands: 1 peer let go: connections come through a proxy here")

@@ -237,7 +237,7 @@ def test_dates(issuer: Issuer) -> None:
     """Days are counted down whole; three weeks before the end there is a warning, and after it."""
     late, early, soon, good = (
         issuer.issue("gw.example", begins=begins, ends=ends).certificate
-        for begins, ends in ((-9, -2), (3, 30), (-1, 20.5), (-1, 21.5))
+        for begins, ends in ((-9, -1.5), (3, 30), (-1, 20.5), (-1, 21.5))
     )
     now = good.not_valid_after_utc.timestamp() - 21.5 * 86400
     assert [days_left(one, now) for one in (late, soon, good)] == [-2, 20, 21]

@@ -19,15 +19,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
 from .answers import Answer, ClientError, Closed, Refused, Unknown
 from .asking import Params
 from .buffer import Buffer, MemoryBuffer
-from .dial import Tls, dial, tls_context
+from .dial import Shown, Tls, dial, tls_context
 from .parcel import Parcel, Push, Question, Runs
 from .patience import backoff
 from .session import Session
+from .speech import Speech
 
 _AT_ONCE: Final = 256 * 1024
 """Bytes read or written at a time."""
@@ -47,66 +48,43 @@ class BlockingClient:
         port: int = 8002,
         *,
         route: str = "messages",
-        stream: str | None = None,
-        dialect: str = "command",
-        framing: str = "line",
-        window: int = 1000,
         buffer: Buffer | None = None,
-        resend: bool = True,
-        takeover: str = "stop",
-        token: str | None = None,
         tls: Tls = False,
         server_name: str | None = None,
+        certificate: Shown = None,
+        key: Shown = None,
         timeout: float = 60.0,
         connect_timeout: float = 10.0,
         answer_timeout: float = 30.0,
         retry: Callable[[int], float] | None = None,
+        **speech: Unpack[Speech],
     ) -> None:
         """
         @param host: a name or an address; with a slash, the path of a Unix socket.
         @param route: where messages go that name no route; the command dialect only.
-        @param stream: the name of a numbered stream: each message is stored exactly once and in
-            order, whatever connections do. Only one client at a time can have it.
-        @param dialect: C{command}, or C{plain} for a listener that takes bare messages.
-        @param framing: C{line}, C{netstring} or C{octet-counted}, as the listener has it.
-        @param window: messages without an answer at a time.
         @param buffer: a L{gateway.client.buffer.DiskBuffer} to survive the end of this process.
-        @param resend: without a stream, whether what was unanswered when the connection was lost
-            is sent again (at least once), or L{Unknown}.
-        @param takeover: C{stop} where another client takes the stream over, or C{retry}.
-        @param token: says who this client is, first on each connection; see C{gateway token}.
         @param tls: C{True} for TLS with the system's authorities, the path of a PEM file of
             yours, or a context that verifies. The host's name is always verified.
         @param server_name: the name to verify, where it is not the one connected to.
+        @param certificate: PEM file to show to the gateway; C{key}: with its key, if not in it.
         @param timeout: seconds that a call may take in all, connecting again included.
         @param connect_timeout: seconds for one connection, TLS included.
         @param answer_timeout: seconds without a word while something is unanswered, after which
             the connection is given up and made again.
         @param retry: how many seconds to wait before the nth try in a row.
+        @param speech: see L{Speech}.
         @raise ValueError: naming the parameter that does not fit.
         @raise ClientError: of the buffer.
         """
         self.route = route
         self._where = (host, port)
-        self._context = tls_context(tls)
+        self._context = tls_context(tls, certificate, key)
         self._server_name = server_name or host
-        self._timeout = timeout
-        self._connect_timeout = connect_timeout
+        self._timeout, self._connect_timeout = timeout, connect_timeout
         self._answer_timeout = answer_timeout
         self._retry = backoff(random.random) if retry is None else retry
-        self._window = window
         self._buffer: Buffer = MemoryBuffer() if buffer is None else buffer
-        self._session = Session(
-            self._buffer,
-            self._retry,
-            dialect=dialect,
-            framing=framing,
-            stream=stream,
-            window=window,
-            resend=resend,
-            takeover=takeover,
-            token=token,
-        )
+        self._session = Session(self._buffer, self._retry, **speech)
         self._session.open()
         self._socket: socket.socket | None = None
         self._selector: selectors.BaseSelector | None = None
@@ -160,7 +138,7 @@ class BlockingClient:
         """
         waiting: deque[Parcel] = deque()
         rest = iter(messages)
-        while chunk := list(islice(rest, max(1, self._window // 2))):
+        while chunk := list(islice(rest, max(1, self._session.window // 2))):
             while waiting and (len(waiting) == _AHEAD or not self._roomy(chunk)):
                 yield from self._first(waiting)
             waiting.append(self._put(chunk, route))

@@ -11,20 +11,35 @@ import ssl
 Tls = bool | str | os.PathLike[str] | ssl.SSLContext
 """Whether, with the authorities of which PEM file, or in which context."""
 
+Shown = str | os.PathLike[str] | None
+"""The path of a PEM file, or none."""
 
-def tls_context(tls: Tls) -> ssl.SSLContext | None:
+
+def tls_context(tls: Tls, certificate: Shown = None, key: Shown = None) -> ssl.SSLContext | None:
     """
-    @raise ValueError: this context would trust anyone.
+    @param certificate: PEM file with what to show to the gateway, and its chain.
+    @param key: PEM file with the key; C{None}: it is in the same one.
+    @raise ValueError: this context would trust anyone; or there is nothing usable to show.
     """
+    if certificate is None and key is not None:
+        raise ValueError("key: is for certificate=, which is missing")
+    if certificate is not None and (tls is False or isinstance(tls, ssl.SSLContext)):
+        raise ValueError("certificate: needs tls=True or a PEM file; a context has its own")
     if tls is False:
         return None
-    if tls is True:
-        return ssl.create_default_context()
     if isinstance(tls, ssl.SSLContext):
         if not tls.check_hostname or tls.verify_mode != ssl.CERT_REQUIRED:
             raise ValueError("tls: this context does not verify the gateway's certificate and name")
         return tls
-    return ssl.create_default_context(cafile=os.fspath(tls))
+    context = ssl.create_default_context(cafile=None if tls is True else os.fspath(tls))
+    if certificate is not None:
+        try:
+            # Without this function a terminal would be asked.
+            context.load_cert_chain(certificate, key, lambda: "")
+        except (ssl.SSLError, ValueError) as error:
+            why = getattr(error, "reason", None) or "no key, no certificate, or an encrypted key"
+            raise ValueError(f"certificate: {certificate}, {key or 'its key too'}: {why}") from None
+    return context
 
 
 def dial(

@@ -59,6 +59,8 @@ class Hearer(Protocol):
 class Link:
     """
     A session's way to its gateway.
+
+    @ivar trouble: why the last connection was lost or could not be made.
     """
 
     _log = Logger()
@@ -98,6 +100,7 @@ class Link:
         self._wake: IDelayedCall | None = None
         self._look: IDelayedCall | None = None
         self._connecting: list[tuple[Deferred[None], int | None]] = []
+        self.trouble: BaseException | None = None
 
     @property
     def connected(self) -> bool:
@@ -235,6 +238,7 @@ class Link:
 
     def _failed(self, reason: Failure) -> None:
         """A connection could not be made, or is lost."""
+        self.trouble = reason.value
         self._connecting, waiting = [], self._connecting
         for deferred, left in waiting:
             if left is not None and left <= 1:

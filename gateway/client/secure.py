@@ -15,15 +15,26 @@ from typing import Any, Final
 from twisted.internet.endpoints import clientFromString, wrapClientTLS
 from twisted.internet.interfaces import IStreamClientEndpoint
 
+from .dial import Shown
+
 _HOST: Final = re.compile(r"tcp:(?:host=)?((?:[^:\\]|\\.)+)")
 
 _CERTIFICATE: Final = re.compile(
     rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----\r?\n?", re.DOTALL
 )
 
+_KEY: Final = re.compile(
+    rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----.+?-----END (?:[A-Z]+ )*PRIVATE KEY-----", re.DOTALL
+)
+
 
 def client_endpoint(
-    where: str | IStreamClientEndpoint, tls: object, server_name: str | None, reactor: Any
+    where: str | IStreamClientEndpoint,
+    tls: object,
+    server_name: str | None,
+    reactor: Any,
+    certificate: Shown = None,
+    key: Shown = None,
 ) -> IStreamClientEndpoint:
     """
     @param where: a client endpoint string, or an endpoint.
@@ -31,6 +42,8 @@ def client_endpoint(
         authorities. A path: TLS, with the authorities of that PEM file. Else: trust roots as
         C{optionsForClientTLS} takes them.
     @param server_name: the name to verify, where it is not the one connected to.
+    @param certificate: PEM file with what to show to the other end, and its chain.
+    @param key: PEM file with the key; C{None}: it is in the same one.
     @raise ValueError: that cannot be done, or could not be trusted.
     """
     text = where if isinstance(where, str) else ""
@@ -43,7 +56,11 @@ def client_endpoint(
         endpoint: IStreamClientEndpoint = clientFromString(reactor, where)
     else:
         endpoint = where
+    if certificate is None and key is not None:
+        raise ValueError("key= is for certificate=, which is missing")
     if tls is None or tls is False:
+        if certificate is not None:
+            raise ValueError("certificate= needs tls=")
         return endpoint
     found = _HOST.match(text)
     if text and found is None and (server_name is None or re.match(r"(tls|ssl):", text)):
@@ -56,7 +73,38 @@ def client_endpoint(
     from twisted.internet.ssl import optionsForClientTLS
 
     trust = None if tls is True else _trust_root(tls)
-    return wrapClientTLS(optionsForClientTLS(server_name, trustRoot=trust), endpoint)
+    shown = None if certificate is None else _shown(Path(certificate), Path(key or certificate))
+    options = optionsForClientTLS(server_name, trustRoot=trust, extraCertificateOptions=shown)
+    return wrapClientTLS(options, endpoint)
+
+
+def _shown(certificate: Path, key: Path) -> dict[str, Any]:
+    """
+    @return: more arguments of C{CertificateOptions}.
+    """
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        private = load_pem_private_key(_block(key, _KEY), None)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{key}: no key that can be used: {error}") from None
+    first, *chain = x509.load_pem_x509_certificates(_block(certificate, _CERTIFICATE))
+    if private.public_key() != first.public_key():
+        raise ValueError(f"{key}: this key does not belong to the certificate in {certificate}")
+    return {"privateKey": private, "certificate": first, "extraCertChain": chain}
+
+
+def _block(path: Path, pattern: re.Pattern[bytes]) -> bytes:
+    """
+    @return: what a PEM file has of one kind, and nothing else.
+    """
+    found = pattern.findall(path.read_bytes())
+    if not found:
+        raise ValueError(
+            f"{path}: no {'key' if pattern is _KEY else 'certificate'} in PEM form in it"
+        )
+    return b"\n".join(found)
 
 
 def _trust_root(tls: object) -> Any:

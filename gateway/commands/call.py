@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -15,7 +14,7 @@ from twisted.internet.defer import TimeoutError as Late
 from twisted.python.failure import Failure
 
 from gateway.client.answers import ClientError
-from gateway.commands.dial import gateway_options, new_client, reason, trust
+from gateway.commands.dial import Trust, gateway_options, new_client, reason
 from gateway.commands.running import run
 
 _EPILOG: Final = """\b
@@ -51,8 +50,7 @@ def call_command(
     arguments: tuple[str, ...],
     endpoint: str,
     framing: str,
-    tls: bool,
-    ca: Path | None,
+    trust: Trust,
     token: str | None,
     table: bool,
     timeout: float,
@@ -67,12 +65,7 @@ def call_command(
 
     async def work(reactor: Any) -> int:
         client = new_client(
-            endpoint,
-            framing=framing,
-            tls=trust(tls, ca),
-            token=token,
-            reactor=reactor,
-            stop_timeout=0.0,
+            endpoint, trust, framing=framing, token=token, reactor=reactor, stop_timeout=0.0
         )
         client.startService()
         why: list[Failure] = []

@@ -5,6 +5,8 @@ How commands reach a gateway: their options, and the first connection.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,14 +22,50 @@ COMMANDS: Final = "tcp:127.0.0.1:8002"
 Command = Callable[..., Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """
+    Whom to trust, and what to be trusted for; as the client takes it.
+    """
+
+    tls: object = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+
 def tls_options(command: Command) -> Command:
     """
-    C{--tls} and C{--ca}, as C{tls} and C{ca}.
+    C{--tls}, C{--ca}, C{--certificate} and C{--key}, as one C{trust}.
     """
+
+    @wraps(command)
+    def trusting(
+        *, tls: bool, ca: Path | None, certificate: Path | None, key: Path | None, **options: Any
+    ) -> Any:
+        if key is not None and certificate is None:
+            raise click.UsageError("--key is for --certificate FILE, which is missing")
+        secure = tls or certificate is not None or None
+        trust = Trust(secure if ca is None else str(ca), certificate, key)
+        return command(trust=trust, **options)
+
+    wrapped: Command = trusting
+    file = click.Path(exists=True, dir_okay=False, path_type=Path)
     for option in (
         click.option(
+            "--key",
+            type=file,
+            metavar="FILE",
+            help="The key to --certificate, where it is in a file of its own.",
+        ),
+        click.option(
+            "--certificate",
+            type=file,
+            metavar="FILE",
+            help="Show this PEM file's certificate to the gateway. Implies --tls.",
+        ),
+        click.option(
             "--ca",
-            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            type=file,
             metavar="FILE",
             help="Trust the authorities in this PEM file instead of the system's. Implies --tls.",
         ),
@@ -37,8 +75,8 @@ def tls_options(command: Command) -> Command:
             help="Speak TLS; the certificate must be of a known authority and of the host's name.",
         ),
     ):
-        command = option(command)
-    return command
+        wrapped = option(wrapped)
+    return wrapped
 
 
 def framing_option(command: Command) -> Command:
@@ -54,8 +92,8 @@ def framing_option(command: Command) -> Command:
 
 def gateway_options(command: Command) -> Command:
     """
-    For commands that need the command dialect: C{--endpoint}, C{--framing}, C{--tls}, C{--ca},
-    C{--token-file}.
+    For commands that need the command dialect: C{--endpoint}, C{--framing}, C{--token-file} and
+    those of TLS.
     """
     return click.option(
         "-e",
@@ -68,23 +106,24 @@ def gateway_options(command: Command) -> Command:
     )(framing_option(tls_options(token_option(command))))
 
 
-def new_client(endpoint: str, **options: Any) -> GatewayClient:
+def new_client(endpoint: str, trust: Trust, **options: Any) -> GatewayClient:
     """
     A client, with its mistakes told as the user's.
 
     @raise click.UsageError: the endpoint, or how to trust it, makes no sense.
     """
     try:
-        return GatewayClient(endpoint, **options)
+        return GatewayClient(
+            endpoint, tls=trust.tls, certificate=trust.certificate, key=trust.key, **options
+        )
     except (ValueError, OSError) as error:
         raise click.UsageError(f"--endpoint {endpoint}: {error}") from None
 
 
-def trust(tls: bool, ca: Path | None) -> object:
-    """What the client takes as C{tls}."""
-    return str(ca) if ca is not None else tls or None
-
-
 def reason(error: BaseException | None) -> str:
     """One line for people."""
+    queue = error.args[0] if error is not None and error.args else None
+    if isinstance(queue, list) and queue and isinstance(queue[-1], tuple):
+        # OpenSSL's: (library, function, reason), each call's after that of those it made.
+        return str(queue[-1][-1])
     return " ".join(str(error).split()).rstrip(".:") or type(error).__name__

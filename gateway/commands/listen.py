@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import sys
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -15,7 +14,7 @@ from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.python.failure import Failure
 
 from gateway.client.answers import ClientError
-from gateway.commands.dial import gateway_options, new_client, reason, trust
+from gateway.commands.dial import Trust, gateway_options, new_client, reason
 from gateway.commands.interrupts import on_interrupt
 from gateway.commands.running import run
 
@@ -44,8 +43,7 @@ def listen_command(
     channels: tuple[str, ...],
     endpoint: str,
     framing: str,
-    tls: bool,
-    ca: Path | None,
+    trust: Trust,
     token: str | None,
     as_json: bool,
     count: int | None,
@@ -61,12 +59,7 @@ def listen_command(
 
     async def work(reactor: Any) -> int:
         client = new_client(
-            endpoint,
-            framing=framing,
-            tls=trust(tls, ca),
-            token=token,
-            reactor=reactor,
-            stop_timeout=0.0,
+            endpoint, trust, framing=framing, token=token, reactor=reactor, stop_timeout=0.0
         )
         restore = await on_interrupt(reactor, listening.end)
         client.startService()

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import click
 
-from gateway.commands.dial import COMMANDS, framing_option, tls_options, trust
+from gateway.commands.dial import COMMANDS, Trust, framing_option, tls_options
 from gateway.commands.inputs import CUTTERS
 from gateway.commands.proof import token_option
 from gateway.commands.running import run
@@ -183,8 +183,7 @@ def send_command(as_json: bool, quiet: bool, **options: Any) -> None:
 def _job(
     files: tuple[str, ...],
     endpoint: str | None,
-    tls: bool,
-    ca: Path | None,
+    trust: Trust,
     token: str | None,
     framing: str,
     dialect: str | None,
@@ -228,7 +227,7 @@ def _job(
     return Job(
         names=names,
         endpoint=endpoint or (COMMANDS if command else plain),
-        tls=trust(tls, ca),
+        trust=trust,
         token=token,
         framing=framing,
         dialect="command" if command else "plain",

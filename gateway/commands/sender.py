@@ -21,7 +21,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
-from gateway.client.answers import Answer, ClientError, Unsendable
+from gateway.client.answers import UNKNOWN, Answer, ClientError, Unknown, Unsendable
 from gateway.client.service import GatewayClient
 from gateway.client.wire import WIRES
 from gateway.commands.inputs import Block, Source
@@ -270,6 +270,8 @@ class Sender:
                     f"a message of {block.name} is longer than the listener's max_frame: run this"
                     " again with --max-frame as the listener has it, so that it is left out"
                 )
+        if any(answer is UNKNOWN for _, answer in runs):
+            raise Unknown(UNKNOWN.text)
         if self._settled is not None and block.size:
             self._settled(block, first + len(block.messages) - 1)
         self._wake()
@@ -281,7 +283,7 @@ class Sender:
         place = drift = 0
         stream = self._manner.stream
         for count, answer in runs:
-            if not answer.kept:
+            if not answer.kept and answer is not UNKNOWN:
                 for at in range(place, place + count):
                     if answer.code == "TOOBIG":
                         number, drift = 0, drift + 1  # its number goes to the next one

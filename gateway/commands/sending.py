@@ -18,11 +18,18 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
-from gateway.client.answers import ClientError, NotAllowed, Refused, StreamLost, StreamTaken
+from gateway.client.answers import (
+    ClientError,
+    NotAllowed,
+    Refused,
+    StreamLost,
+    StreamTaken,
+    Unknown,
+)
 from gateway.client.buffer import MemoryBuffer
 from gateway.client.parcel import Parcel
 from gateway.commands.bookmark import Bookmark
-from gateway.commands.dial import new_client, reason
+from gateway.commands.dial import Trust, new_client, reason
 from gateway.commands.followed import Followed, StreamPlace
 from gateway.commands.inputs import CUTTERS, Files
 from gateway.commands.interrupts import on_interrupt
@@ -61,7 +68,7 @@ class Job:
 
     names: tuple[str, ...]
     endpoint: str
-    tls: object | None
+    trust: Trust
     token: str | None = field(repr=False)
     framing: str
     dialect: str
@@ -153,6 +160,7 @@ class _Run:
         )
         self._client = new_client(
             job.endpoint,
+            job.trust,
             route=job.route,
             stream=job.stream,
             dialect=job.dialect,
@@ -160,7 +168,6 @@ class _Run:
             window=job.window,
             buffer=self._buffer,
             resend=job.retry,
-            tls=job.tls,
             token=job.token,
             reactor=reactor,
             stop_timeout=0.0,
@@ -208,6 +215,8 @@ class _Run:
                 )
         except InputError as error:
             fault = error
+        except Unknown:
+            self._end(UNDELIVERED, self._lost())
         except ClientError as error:
             self._end(UNDELIVERED, str(error))
         except CancelledError:
@@ -297,7 +306,7 @@ class _Run:
         """
         if self._sender is not None and not self._client.connected and self._reconnect is None:
             if not self._job.retry:
-                self._end(UNDELIVERED, f"{self._job.endpoint}: the connection was lost")
+                self._end(UNDELIVERED, self._lost())
                 self._stop(at_once=True)
                 return
             self._reconnect = self._client.whenConnected()
@@ -315,14 +324,24 @@ class _Run:
         idle = now - then
         limit = self._job.give_up_after
         if limit is not None and idle >= limit:
-            text = f"nothing was answered for {limit:g} s"
+            text = f"nothing was answered for {limit:g} s{self._why()}"
             if self._sender is None and self._away:
                 text = f"{self._away}; for {limit:g} s"
             self._end(UNDELIVERED, text)
             self._stop(at_once=True)
         elif idle >= SLOW and not self._told:
             self._told = True
-            self._say(f"{self._job.endpoint}: nothing was answered for {idle:.0f} s; still trying")
+            self._say(
+                f"{self._job.endpoint}: nothing was answered for {idle:.0f} s{self._why()}; still"
+                " trying"
+            )
+
+    def _lost(self) -> str:
+        return f"{self._job.endpoint}: the connection was lost{self._why()}"
+
+    def _why(self) -> str:
+        trouble = self._client.trouble
+        return "" if trouble is None else f" ({reason(trouble)})"
 
     def _there_again(self, result: None) -> None:
         self._reconnect = None

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from gateway.client.answers import Answer
+from gateway.client.answers import UNKNOWN, Answer
 
 
 class Tally:
@@ -41,6 +41,8 @@ class Tally:
         """
         refused = 0
         for count, answer in runs:
+            if answer is UNKNOWN:
+                continue
             self.words[answer.word] += count
             if not answer.kept:
                 refused += count
