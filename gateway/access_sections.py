@@ -7,7 +7,17 @@ allows.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from typing import Any, Final, Protocol
+
 from msgspec import Struct, field
+
+from gateway.networks import network_fault
+from gateway.patterns import IDENTITY
+from gateway.sections import Reader, meant
+
+MAX_IDENTITY: Final = 255
+"""Longest identity, in bytes."""
 
 
 class GrantSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -41,3 +51,124 @@ class AccessSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     tokens: str | None = None
     deny: tuple[str, ...] = ()
     grants: dict[str, GrantSection] = field(default_factory=dict)
+
+
+class AskingListener(Protocol):
+    """
+    What is to be known of a listener.
+    """
+
+    @property
+    def auth(self) -> bool:
+        """Whether a peer is asked for a token."""
+
+    @property
+    def tls(self) -> Any:
+        """Its certificates; C{None} for none."""
+
+
+def check_access(
+    reader: Reader,
+    section: AccessSection | None,
+    listeners: Mapping[str, AskingListener],
+    routes: Collection[str],
+    queries: Collection[str],
+    channels: Collection[str],
+) -> None:
+    """
+    Note what a type cannot say.
+
+    @param section: C{None} where there is none.
+    @param listeners: all of them, likewise C{routes} and C{queries}.
+    @param channels: those that peers may listen to.
+    """
+    if section is None or section.tokens is None:
+        for name, listener in listeners.items():
+            if listener.auth and getattr(listener.tls, "client_ca", None) is None:
+                reader.note(
+                    f"listeners.{name}.auth",
+                    "asks for a token, and there is no [access] tokens: name the file that"
+                    " 'gateway token add' writes",
+                )
+    if section is None:
+        return
+    if not section.grants:
+        reader.note(
+            "access.grants",
+            "there is none, so nobody may do anything; add [access.grants.NAME], or leave"
+            " [access] out to allow everything",
+        )
+    for identity in section.deny:
+        _check_identity(reader, "access.deny", identity)
+    known = {"listeners": listeners, "routes": routes, "queries": queries, "channels": channels}
+    for name, grant in section.grants.items():
+        where = f"access.grants.{name}"
+        _check_whom(reader, where, grant)
+        for key, there in known.items():
+            for word in getattr(grant, key):
+                _check_name(reader, where, key, word, there)
+        for stream in grant.streams:
+            _check_stream(reader, f"{where}.streams", stream)
+        if not (grant.routes or grant.queries or grant.channels or grant.streams):
+            reader.note(where, "grants nothing: it has no routes, queries, channels or streams")
+
+
+def identity_fault(identity: str) -> str | None:
+    """
+    Why nobody can be called that.
+    """
+    size = len(identity.encode("utf-8", "surrogatepass"))
+    if not identity:
+        return "is empty"
+    if size > MAX_IDENTITY:
+        return f"has {size} bytes; an identity has at most {MAX_IDENTITY}"
+    if not identity.isprintable():
+        return "has a control character"
+    return None
+
+
+def _check_identity(reader: Reader, where: str, identity: str) -> None:
+    fault = identity_fault(identity)
+    if fault is not None:
+        reader.note(where, f"{identity!r} {fault}; nobody can be called that")
+
+
+def _check_whom(reader: Reader, where: str, grant: GrantSection) -> None:
+    if not grant.identities and not grant.networks:
+        reader.note(
+            where,
+            "says nobody: it needs identities, networks or both; for everybody"
+            ' networks = ["0.0.0.0/0", "::/0", "unix"]',
+        )
+    if not grant.listeners:
+        reader.note(f"{where}.listeners", "names none, so it holds nowhere; leave it out for all")
+    for identity in grant.identities:
+        _check_identity(reader, f"{where}.identities", identity)
+    for network in grant.networks:
+        fault = network_fault(network)
+        if fault is not None:
+            reader.note(
+                f"{where}.networks",
+                f'{fault}; networks are "10.0.0.0/8", "2001:db8::/32" or "unix"',
+            )
+
+
+def _check_name(reader: Reader, where: str, key: str, word: str, known: Collection[str]) -> None:
+    if "*" in word or word in known:
+        return
+    if IDENTITY in word:
+        reader.note(f"{where}.{key}", f"{word!r}: only streams are named by identities")
+        return
+    what = {"queries": "query"}.get(key, key[:-1])
+    hint = meant(word, known) or f"; there are {', '.join(known) or 'none'}"
+    reader.note(f"{where}.{key}", f"there is no {what} {word!r}{hint}")
+
+
+def _check_stream(reader: Reader, where: str, word: str) -> None:
+    text = word.replace(IDENTITY, "")
+    if not word:
+        reader.note(where, "a stream has a name; remove ''")
+    elif not text.isprintable() or " " in text:
+        reader.note(where, f"{word!r} has a space or control character, which no stream has")
+    elif "{" in text or "}" in text:
+        reader.note(where, f"{word!r}: what stands for the peer's identity is {IDENTITY}")

@@ -200,6 +200,12 @@ class Channels:
             self._release(channel)
         return STORED
 
+    def of(self, subscriber: Subscriber) -> Sequence[str]:
+        """
+        What a subscriber listens to, or is about to.
+        """
+        return [*self._subscribed.get(subscriber, ()), *self._asking.get(subscriber, ())]
+
     def leave(self, subscriber: Subscriber) -> None:
         """
         End all its subscriptions, those it still waits for too; again is harmless.

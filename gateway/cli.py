@@ -17,7 +17,9 @@ import click
 from twisted.internet.endpoints import clientFromString
 from twisted.internet.error import ConnectError
 
+from gateway.client.answers import NotAllowed
 from gateway.commands.bench import Load, Report, bench
+from gateway.commands.proof import token_option
 from gateway.commands.running import run
 from gateway.errors import ConfigError
 from gateway.framing import FRAMINGS
@@ -29,6 +31,7 @@ _ELSEWHERE: Final = {
     "listen": "gateway.commands.listen:listen_command",
     "routes": "gateway.commands.routes:routes",
     "send": "gateway.commands.send:send_command",
+    "token": "gateway.commands.token:token_command",
 }
 """Commands in modules of their own: only the one that is used is imported, at each TAB too."""
 
@@ -72,12 +75,20 @@ def check(file: Path, data_dir: Path) -> None:
     from gateway.embedded import EmbeddedServer
     from gateway.tap import cautions_of, read_config
     from gateway.tls.doors import read_contexts
+    from gateway.token_file import tokens_of
 
+    problems: list[str] = []
     try:
         config = read_config(str(file))
+        try:
+            tokens_of(config.access)
+        except ConfigError as error:
+            problems += error.problems
         tls = read_contexts(config.listeners, str(file), time.time)
     except ConfigError as error:
-        for problem in error.problems:
+        problems += error.problems
+    if problems:
+        for problem in problems:
             click.echo(problem, err=True)
         sys.exit(1)
     click.echo(f"{file}: no problem in the file itself")
@@ -124,6 +135,7 @@ def check(file: Path, data_dir: Path) -> None:
 )
 @click.option("--framing", default="line", show_default=True, type=click.Choice(list(FRAMINGS)))
 @click.option("--route", help="PUT the messages there; for a listener of the command dialect.")
+@token_option
 @click.option("--count", type=click.IntRange(1), help="Messages in all, instead of --duration.")
 @click.option(
     "--duration",
@@ -147,6 +159,9 @@ def bench_command(endpoint: str, as_json: bool, **options: Any) -> None:
             report = await bench(lambda: clientFromString(reactor, endpoint), load, reactor)
         except (ConnectError, ValueError) as error:
             click.echo(f"{endpoint}: cannot connect: {error}", err=True)
+            return 1
+        except NotAllowed as error:
+            click.echo(f"{endpoint}: {error}", err=True)
             return 1
         click.echo(json.dumps(asdict(report)) if as_json else _table(report))
         return 0 if set(report.answers) == {"+OK"} and not report.unanswered else 1

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct, field
 
-from gateway.access_sections import AccessSection
+from gateway.access_sections import AccessSection, check_access
 from gateway.channel_sections import ChannelsSection, check_channels
 from gateway.errors import ConfigError
 from gateway.listener_sections import (
@@ -205,6 +205,10 @@ def judge(
             reader.note(
                 f"listeners.{name}.endpoint", f"is that of listeners.{other} too; give it its own"
             )
+    if access is not None or "access" not in data:
+        check_access(
+            reader, access, listeners, route_names, list(data.get("queries", ())), channels.allow
+        )
     if not listeners and not data.get("listeners"):
         reader.note("listeners", "there is none; nobody could connect")
     if reader.problems:

@@ -20,13 +20,15 @@ import msgspec
 
 from gateway.columns.kind import shown
 from gateway.columns.structured import scalar
-from gateway.dialect import TOOBIG, Peer, Reader, Work, turned_away
+from gateway.dialect import TOOBIG, Peer, Reader, Work, route_denied, turned_away
 from gateway.formats.fields import Cells, Format, Tokens
 from gateway.framing import OVERSIZE
 from gateway.reply import Code, Outcome, refused
 
 _Way = str | Outcome
 """What becomes of a message: the route that it goes to, or its answer."""
+
+_NONE: Mapping[str, Outcome] = {}
 
 _BETWEEN = "\x1f"
 """Stands between JSON's values, which hold no control characters other than whitespace."""
@@ -50,12 +52,17 @@ class ContentDialect:
         self._field = field
         self._routes = dict(routes)
         self._fallback = fallback
+        self._names = dict.fromkeys([*routes.values(), *([fallback] if fallback else [])])
         self._missing: _Way = fallback or refused(
             Code.ROUTE, f"the message has no {field!r} to route it by"
         )
 
     def reader(self, peer: Peer) -> Reader:
-        return self
+        denied = [name for name in self._names if name.encode() not in peer.rights.routes]
+        return _Refusing(self, denied) if denied else self
+
+    def changed(self, peer: Peer) -> Reader:
+        return self.reader(peer)
 
     def turn_away(self, frames: list[bytes], outcome: Outcome) -> Work:
         return turned_away(frames, outcome)
@@ -63,12 +70,19 @@ class ContentDialect:
     def gone(self) -> None:
         """Nothing is kept of a peer."""
 
-    def read(self, frames: list[bytes], oversize: bool) -> list[Work]:
+    def read(
+        self, frames: list[bytes], oversize: bool, denied: Mapping[str, Outcome] = _NONE
+    ) -> list[Work]:
+        """
+        @param denied: routes that the peer may not use -> what it is told.
+        """
         messages = [f for f in frames if f is not OVERSIZE] if oversize else frames
         ways = self._ways(messages) if messages else []
         if len(messages) < len(frames):
             known = iter(ways)
             ways = [TOOBIG if frame is OVERSIZE else next(known) for frame in frames]
+        if denied:
+            ways = [denied.get(way, way) if isinstance(way, str) else way for way in ways]
         first = ways[0]
         if isinstance(first, str) and ways.count(first) == len(ways):
             return [Work(first, frames)]
@@ -110,6 +124,28 @@ class ContentDialect:
         return self._fallback or refused(
             Code.ROUTE, f"no route where {self._field!r} is {shown(value)}"
         )
+
+
+class _Refusing:
+    """
+    Reads for a peer that may not use all of the routes.
+    """
+
+    def __init__(self, dialect: ContentDialect, denied: Sequence[str]) -> None:
+        self._dialect = dialect
+        self._denied = {route: route_denied(route) for route in denied}
+
+    def changed(self, peer: Peer) -> Reader:
+        return self._dialect.reader(peer)
+
+    def turn_away(self, frames: list[bytes], outcome: Outcome) -> Work:
+        return turned_away(frames, outcome)
+
+    def gone(self) -> None:
+        """Nothing is kept of a peer."""
+
+    def read(self, frames: list[bytes], oversize: bool) -> list[Work]:
+        return self._dialect.read(frames, oversize, self._denied)
 
 
 def _texts(cells: Cells) -> Sequence[str | None]:

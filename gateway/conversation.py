@@ -13,7 +13,7 @@ The grammar is in C{docs/protocol.md}.
 from __future__ import annotations
 
 import re
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from operator import methodcaller
 from typing import Any, Final
 
@@ -21,38 +21,27 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from gateway.access import NOTHING
 from gateway.channels import Channels
-from gateway.dialect import TOOBIG, Answered, Peer, Request, Work, turned_away
+from gateway.command import MAX_STREAM, MAX_TAG, help_with, name_of, ping, shown, words_of
+from gateway.dialect import TOOBIG, UNPROVEN, Answered, Peer, Reader, Request, Work, turned_away
 from gateway.framing import OVERSIZE
 from gateway.query import Queries
-from gateway.reply import Code, Fate, Outcome, Word, goodbye, refused
+from gateway.reply import STORED, Code, Fate, Outcome, Word, goodbye, refused
 from gateway.stream import Stream
 from gateway.streams import Streams
-
-MAX_TAG: Final = 64
-"""Longest tag, in bytes, the C{@} counted."""
-
-MAX_STREAM: Final = 128
-"""Longest name of a stream, in bytes."""
+from gateway.verifier import Proof, Verifier
 
 _NUMBER: Final = re.compile(rb"#([1-9][0-9]{0,18}) ")
 
 _marked = methodcaller("startswith", b"#")
 
-_BUG: Final = goodbye(Code.INTERNAL, "the gateway failed; its log says why")
+_UNPROVEN: Final = (b"AUTH", b"PING", b"HELP", b"QUIT")
+"""What a peer may say that has still to prove who it is."""
 
-_VERBS: Final[Mapping[str, tuple[str, str]]] = {
-    "PUT": ("PUT route [#n] payload", "store the payload by a route; in a stream with its number"),
-    "CALL": ("CALL query [json]", "run a query with an object or array of arguments: *N, N rows"),
-    "LISTEN": ("LISTEN channel", "be told what is notified there: >channel payload"),
-    "UNLISTEN": ("UNLISTEN channel", "be told no more"),
-    "HELLO": ("HELLO stream", "number what follows: +OK seq=N, then PUT route #N+1 payload"),
-    "PING": ("PING [text]", "answer the text"),
-    "QUIET": ("QUIET", "say no +OK to PUT any more"),
-    "SYNC": ("SYNC", "say how many were kept, refused, and to be sent again since the last"),
-    "HELP": ("HELP [verb]", "this"),
-    "QUIT": ("QUIT", "answer everything, then close"),
-}
+NO_MORE: Final = goodbye(Code.DENIED, "what is open here is not granted any more")
+
+_BUG: Final = goodbye(Code.INTERNAL, "the gateway failed; its log says why")
 
 
 class CommandDialect:
@@ -62,18 +51,15 @@ class CommandDialect:
 
     def __init__(
         self,
-        routes: Mapping[str, object],
         streams: Streams,
         queries: Queries,
         channels: Channels,
+        verifier: Verifier,
     ) -> None:
-        """
-        @param routes: by the names that PUT may use.
-        """
-        self.routes = {name.encode(): name for name in routes}
         self.streams = streams
         self.queries = queries
         self.channels = channels
+        self.verifier = verifier
 
     def reader(self, peer: Peer) -> Conversation:
         return Conversation(self, peer)
@@ -93,7 +79,14 @@ class Conversation:
         self._peer = peer
         self._stream: Stream | None = None
         self._gone = False
-        peer.tally()  # from here on
+        peer.answers.tally()  # from here on
+
+    def changed(self, peer: Peer) -> Reader:
+        stream = self._stream
+        lost = stream is not None and not peer.rights.may_open(stream.name)
+        if lost or not all(map(peer.rights.may_listen, self._offer.channels.of(peer))):
+            peer.dismiss(peer.turned_away(NO_MORE))
+        return self
 
     def gone(self) -> None:
         self._gone = True
@@ -104,7 +97,7 @@ class Conversation:
 
     def turn_away(self, frames: list[bytes], outcome: Outcome) -> Work:
         work = turned_away(frames, outcome)
-        tags = [_words(frame)[0] or b"" for frame in frames]
+        tags = [words_of(frame)[0] or b"" for frame in frames]
         work.tags = tags if any(tags) else None
         return work
 
@@ -120,7 +113,7 @@ class Conversation:
         """
         end = frames[0].find(b" ", 4)
         head = frames[0][: end + 1]
-        route = self._offer.routes.get(head[4:-1])
+        route = self._peer.rights.routes.get(head[4:-1])
         if route is None or not head.startswith(b"PUT "):
             return None
         size = len(head)
@@ -146,7 +139,11 @@ class Conversation:
         works: list[Work] = []
         work = Work("", tags=[])
         for position, frame in enumerate(frames):
-            tag, verb, rest = _words(frame)
+            tag, verb, rest = words_of(frame)
+            if self._peer.rights is NOTHING and verb not in _UNPROVEN:
+                self._answer(work, b"", self._peer.turned_away(UNPROVEN))
+                work.closes = True
+                break
             if frame is OVERSIZE:
                 self._answer(work, b"", TOOBIG)
             elif tag is None:
@@ -182,9 +179,9 @@ class Conversation:
         @return: what goes on; what came before it may be finished.
         """
         name, space, payload = rest.partition(b" ")
-        route = self._offer.routes.get(name)
+        route = self._peer.rights.routes.get(name)
         if route is None:
-            self._answer(work, tag, _no_route(name))
+            self._answer(work, tag, self._no_route(name))
             return work
         if not space:
             text = "PUT takes a route, a space and a payload"
@@ -234,13 +231,18 @@ class Conversation:
         number = _NUMBER.match(payload)
         if number is None:
             return False
-        return name not in self._offer.routes or stream.is_in_doubt(int(number[1]))
+        return name not in self._peer.rights.routes or stream.is_in_doubt(int(number[1]))
+
+    def _no_route(self, name: bytes) -> Outcome:
+        if self._peer.rights.may_use_route(name.decode("utf-8", "backslashreplace")):
+            return refused(Code.ROUTE, f"no route {shown(name)}")
+        return _denied("PUT to", name)
 
     def _put_in_turn(self, rest: bytes) -> Request:
         name, _, payload = rest.partition(b" ")
         number, stream = _NUMBER.match(payload), self._stream
         assert number is not None and stream is not None
-        refusal = None if name in self._offer.routes else _no_route(name)
+        refusal = None if name in self._peer.rights.routes else self._no_route(name)
         return lambda answered: answered(stream.take_in_turn(int(number[1]), refusal))
 
     # The other verbs.
@@ -248,9 +250,9 @@ class Conversation:
     def _verb(self, verb: bytes, rest: bytes) -> Outcome | Request:
         match verb:
             case b"PING":
-                return _ping(rest)
+                return ping(rest)
             case b"HELP":
-                return _help(rest)
+                return help_with(rest)
             case b"PUT":
                 return self._put_in_turn(rest)
             case b"CALL":
@@ -266,8 +268,8 @@ class Conversation:
             case b"SYNC":
                 return self._sync
             case b"AUTH":
-                return refused(Code.QUERY, "AUTH is not offered by this gateway; try HELP")
-        return refused(Code.FORMAT, f"unknown verb {_shown(verb)}; try HELP")
+                return self._auth(rest)
+        return refused(Code.FORMAT, f"unknown verb {shown(verb)}; try HELP")
 
     def _call(self, rest: bytes) -> Outcome | Request:
         name, _, arguments = rest.partition(b" ")
@@ -275,31 +277,59 @@ class Conversation:
             return refused(Code.FORMAT, "CALL takes a query and maybe its arguments in JSON")
         queries = self._offer.queries
         query = name.decode("utf-8", "backslashreplace")
+        if not self._peer.rights.may_call(query):
+            return _denied("CALL of", name)
         return lambda answered: queries.ask(query, arguments, answered)
 
     def _hello(self, rest: bytes) -> Outcome | Request:
-        name = _name(rest, MAX_STREAM)
+        name = name_of(rest, MAX_STREAM)
         if name is None:
             text = f"HELLO takes a stream: 1 to {MAX_STREAM} bytes of UTF-8 without spaces"
             return refused(Code.FORMAT, text)
+        if not self._peer.rights.may_open(name):
+            return _denied("HELLO to", rest)
         return lambda answered: self._run(self._open(name), answered)
 
     def _listen(self, verb: bytes, rest: bytes) -> Outcome | Request:
         # PostgreSQL's names have at most 63 bytes.
-        channel = _name(rest, 63)
+        channel = name_of(rest, 63)
         if channel is None:
             return refused(Code.FORMAT, f"{verb.decode()} takes a channel")
         channels = self._offer.channels
         if verb == b"LISTEN":
+            if not self._peer.rights.may_listen(channel):
+                return _denied("LISTEN to", rest)
             return lambda answered: self._run(channels.subscribe(channel, self._peer), answered)
         return lambda answered: self._run(channels.unsubscribe(channel, self._peer), answered)
 
+    def _auth(self, rest: bytes) -> Outcome | Request:
+        verifier = self._offer.verifier
+        if not verifier.offered:
+            return refused(Code.QUERY, "AUTH is not offered by this gateway; try HELP")
+        if not rest:
+            return refused(Code.FORMAT, "AUTH takes a token")
+        return lambda answered: verifier.verify(rest, lambda proof: answered(self._proved(proof)))
+
+    def _proved(self, proof: Proof) -> Outcome:
+        """
+        @return: the answer to AUTH. What is open was opened by who the peer was before, and
+            does not become another's.
+        """
+        peer = self._peer
+        if isinstance(proof, Outcome):
+            return peer.turned_away(proof)
+        is_open = self._stream is not None or bool(self._offer.channels.of(peer))
+        if is_open and proof.identity != peer.guest.identity:
+            text = "a stream or channel of another identity is open here; connect again"
+            return refused(Code.DENIED, text)
+        return peer.known_as(peer.guest.proved(proof)) or STORED
+
     def _quiet(self, answered: Answered) -> None:
-        self._peer.hush()
+        self._peer.answers.quiet = True
         answered(Outcome(Word.OK))
 
     def _sync(self, answered: Answered) -> None:
-        kept, rejected, again = self._peer.tally()
+        kept, rejected, again = self._peer.answers.tally()
         answered(Outcome(Word.OK, values=f"ok={kept} rej={rejected} try={again}"))
 
     async def _open(self, name: str) -> Outcome:
@@ -326,55 +356,5 @@ class Conversation:
         return _BUG
 
 
-def _words(frame: bytes) -> tuple[bytes | None, bytes, bytes]:
-    """
-    @return: the tag with its C{@} (C{b""}: none; C{None}: not a tag), the verb
-        in capitals, and the rest.
-    """
-    tag: bytes | None = b""
-    if frame.startswith(b"@"):
-        tag, _, frame = frame.partition(b" ")
-        if not 1 < len(tag) <= MAX_TAG or min(tag) < 0x21:
-            tag = None
-    verb, _, rest = frame.partition(b" ")
-    if verb.upper() in (b"QUIET", b"SYNC", b"QUIT"):
-        rest = frame[len(verb) :]  # they take nothing, not even a space
-    return tag, verb.upper(), rest
-
-
-def _no_route(name: bytes) -> Outcome:
-    return refused(Code.ROUTE, f"no route {_shown(name)}")
-
-
-def _ping(rest: bytes) -> Outcome:
-    try:
-        text = rest.decode()
-    except UnicodeDecodeError:
-        return refused(Code.DATA, "PING takes text in UTF-8")
-    return Outcome(Word.OK, text=text)
-
-
-def _help(rest: bytes) -> Outcome:
-    if not rest:
-        return Outcome(Word.OK, text=" | ".join(usage for usage, _ in _VERBS.values()))
-    found = _VERBS.get(rest.strip().decode("utf-8", "replace").upper())
-    if found is None:
-        return refused(Code.FORMAT, f"unknown verb {_shown(rest)}; try HELP")
-    return Outcome(Word.OK, text=": ".join(found))
-
-
-def _name(word: bytes, most: int) -> str | None:
-    """
-    @return: C{None} for what is no name.
-    """
-    try:
-        name = word.decode()
-    except UnicodeDecodeError:
-        return None
-    return name if 0 < len(word) <= most and name.isprintable() and " " not in name else None
-
-
-def _shown(word: bytes) -> str:
-    """A peer's word for the text of an answer: short, whatever it holds."""
-    text = word.decode("utf-8", "backslashreplace")
-    return text if len(text) <= 40 else text[:37] + "..."
+def _denied(what: str, name: bytes) -> Outcome:
+    return refused(Code.DENIED, f"{what} {shown(name)} is not granted")

@@ -13,10 +13,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from gateway.access import Rights
 from gateway.framing import OVERSIZE
+from gateway.guest import Guest
 from gateway.pushes import Pushes
-from gateway.reply import Code, Fate, Outcome, refused
+from gateway.reply import Code, Fate, Outcome, goodbye, refused
 from gateway.stream import Stream
+
+UNPROVEN: Final = goodbye(Code.AUTH, "say AUTH and a token first")
 
 TOOBIG: Final = refused(Code.TOOBIG, "longer than max_frame of this listener")
 
@@ -58,22 +62,53 @@ class Work:
         return len(self.messages) + len(self.gaps) + (self.request is not None)
 
 
+class Counted(Protocol):
+    """
+    What a peer is told, as L{gateway.answers} has it.
+
+    @ivar quiet: whether no C{+OK} is said to messages.
+    """
+
+    quiet: bool
+
+    def tally(self) -> tuple[int, int, int]:
+        """How many were kept, refused and to be sent again since this was last asked."""
+
+
 class Peer(Protocol):
     """
     A connection, as what its frames ask for may need it.
+
+    @ivar guest: who it is, as far as it has proved that.
+    @ivar rights: what it may do now; L{gateway.access.NOTHING} as long as it has to prove
+        first who it is.
+    @ivar answers: what it is told.
     """
+
+    @property
+    def guest(self) -> Guest: ...
+
+    @property
+    def rights(self) -> Rights: ...
+
+    @property
+    def answers(self) -> Counted: ...
+
+    def known_as(self, guest: Guest) -> Outcome | None:
+        """
+        It has proved who it is. Nothing may be in flight.
+
+        @return: the last word, where that one may do nothing here.
+        """
+
+    def turned_away(self, bye: Outcome) -> Outcome:
+        """It is told to go, and so is the log; gives what it was given."""
 
     def push(self, pushes: Pushes) -> bool:
         """Say something that is no answer; gives whether more may be said."""
 
     def dismiss(self, outcome: Outcome) -> None:
         """Say goodbye when everything in flight is answered."""
-
-    def hush(self) -> None:
-        """Say no C{+OK} to messages any more."""
-
-    def tally(self) -> tuple[int, int, int]:
-        """How many were kept, refused and to be sent again since it was last asked."""
 
 
 class Reader(Protocol):
@@ -92,6 +127,13 @@ class Reader(Protocol):
         Have all of these answered alike, unread.
 
         @param frames: one or more.
+        """
+
+    def changed(self, peer: Peer) -> Reader:
+        """
+        The peer's rights are others now.
+
+        @return: what reads its frames from here on.
         """
 
     def gone(self) -> None:
@@ -116,14 +158,19 @@ def turned_away(frames: Sequence[bytes], outcome: Outcome) -> Work:
 
 class PlainDialect:
     """
-    Every frame is a message. Without state, so it is every peer's reader itself.
+    Every frame is a message. Without state, so it is itself the reader of every peer that may
+    use its route.
     """
 
     def __init__(self, route: str) -> None:
         self._route = route
+        self._on_the_wire = route.encode()
 
     def reader(self, peer: Peer) -> Reader:
-        return self
+        return self if self._on_the_wire in peer.rights.routes else _Refusing(self, self._route)
+
+    def changed(self, peer: Peer) -> Reader:
+        return self.reader(peer)
 
     def turn_away(self, frames: list[bytes], outcome: Outcome) -> Work:
         return turned_away(frames, outcome)
@@ -141,3 +188,32 @@ class PlainDialect:
             else:
                 work.messages.append(frame)
         return [work]
+
+
+class _Refusing:
+    """
+    Reads for a peer that may not use its listener's route.
+    """
+
+    def __init__(self, dialect: Dialect, route: str) -> None:
+        self._dialect = dialect
+        self._answer = route_denied(route)
+
+    def changed(self, peer: Peer) -> Reader:
+        return self._dialect.reader(peer)
+
+    def turn_away(self, frames: list[bytes], outcome: Outcome) -> Work:
+        return turned_away(frames, outcome)
+
+    def gone(self) -> None:
+        """Nothing is kept of a peer."""
+
+    def read(self, frames: list[bytes], oversize: bool) -> list[Work]:
+        return [turned_away(frames, self._answer)]
+
+
+def route_denied(route: str) -> Outcome:
+    """
+    What is said to a message for a route that its peer may not use.
+    """
+    return refused(Code.DENIED, f"route {route} is not granted")

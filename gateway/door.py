@@ -98,7 +98,7 @@ class Door(Factory):
     def _enter(self, guest: Guest) -> Protocol | None:
         refusal = self._refusal(guest)
         if refusal is None:
-            return self.peers.peer(guest) if self.tls is None else self._shake(self.tls, guest)
+            return self._let_in(guest) if self.tls is None else self._shake(self.tls, guest)
         return self._keep_out(guest, refusal)
 
     def _keep_out(self, guest: Guest, refusal: Outcome) -> Protocol | None:
@@ -119,13 +119,22 @@ class Door(Factory):
             crowd.leave(guest.site)
             known = replace(guest, identity=identity)
             refusal = self._refusal(known)
-            return self.peers.peer(known) if refusal is None else self._turn_away(known, refusal)
+            return self._let_in(known) if refusal is None else self._turn_away(known, refusal)
 
         def refused(reason: str) -> None:
             crowd.leave(guest.site)
             self.peers.not_let_in(guest.name, reason)
 
         return tls.protocol(build, refused)
+
+    def _let_in(self, guest: Guest) -> Protocol | None:
+        """
+        Who it is is known as far as it can be before it speaks.
+        """
+        rights = self.peers.rights(guest)
+        if isinstance(rights, Outcome):
+            return self._turn_away(guest, rights)
+        return self.peers.peer(guest)
 
     def _turn_away(self, guest: Guest, refusal: Outcome) -> Protocol | None:
         self.peers.not_let_in(guest.name, refusal.text)
@@ -160,8 +169,9 @@ def _behind(source: Source) -> Guest:
     """
     For whom a proxy connects.
     """
-    host = str(source.address)
-    return Guest(place_name(host, source.port), address_of(host))
+    # One of IPv4 may be told in the words of IPv6.
+    address = address_of(str(source.address))
+    return Guest(place_name(str(address), source.port), address)
 
 
 @implementer(IHalfCloseableProtocol)

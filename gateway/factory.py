@@ -10,6 +10,7 @@ from typing import Final
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory
 
+from gateway.access import NOTHING, Access, Rights
 from gateway.batch import Origin
 from gateway.channels import Channels
 from gateway.crowd import Crowd
@@ -20,16 +21,21 @@ from gateway.guest import Guest
 from gateway.networks import address_of
 from gateway.pressure import Pressure
 from gateway.protocol import PeerProtocol
-from gateway.rates import Allowance, Bucket, Rates
-from gateway.reply import Words
+from gateway.rates import Allowance, Rates
+from gateway.reply import Code, Outcome, Words, goodbye
 from gateway.sockets import Carriage
 from gateway.sweep import Sweep
 from gateway.telnet import TelnetFraming
+from gateway.throttle import Throttle
 from gateway.writer import Answered, Source, Writer
 
 DEFAULT_TIMEOUTS: Final = Timeouts()
 
 DEFAULT_CARRIAGE: Final = Carriage()
+
+_NOTHING_HERE: Final = goodbye(Code.DENIED, "nothing is granted to you here")
+
+_REVOKED: Final = goodbye(Code.AUTH, "the token is not good any more")
 
 
 class PeerFactory(Factory):
@@ -57,6 +63,7 @@ class PeerFactory(Factory):
         channels: Channels | None = None,
         push_buffer: int = 262144,
         rates: Rates | None = None,
+        access: Access,
         auth: bool = False,
         crowd: Crowd | None = None,
         telnet: bool = False,
@@ -70,6 +77,7 @@ class PeerFactory(Factory):
         @param channels: what peers may listen to.
         @param push_buffer: bytes of pushes that may wait for a peer.
         @param rates: how much peers may send; C{None}: any amount.
+        @param access: who may do what.
         @param auth: whether peers have to prove who they are.
         @param crowd: the connections that there are.
         @param telnet: whether peers may say Telnet's commands between their lines.
@@ -88,6 +96,7 @@ class PeerFactory(Factory):
         self.channels = channels
         self.push_buffer = push_buffer
         self.rates = Rates(Allowance()) if rates is None else rates
+        self.access = access
         self.auth = auth
         self.crowd = Crowd() if crowd is None else crowd
         self.telnet = telnet
@@ -130,7 +139,26 @@ class PeerFactory(Factory):
             for peer in self.peers:
                 peer.measure()
 
+    def judge(self, access: Access, is_good: Callable[[Guest], bool]) -> None:
+        """
+        From now on this is who may do what. Who may do nothing any more is told to go.
+
+        @param is_good: whether what proved who somebody is still does.
+        """
+        self.access = access
+        for peer in list(self.peers):
+            found = self.rights(peer.guest) if is_good(peer.guest) else _REVOKED
+            if isinstance(found, Outcome):
+                peer.dismiss(peer.turned_away(found))
+            else:
+                peer.entitle(found)
+
     # What is asked of it by those connected.
+
+    def rights(self, guest: Guest) -> Rights | Outcome:
+        if self.awaits_proof(guest):
+            return NOTHING
+        return self.access.rights(self.listener, guest.address, guest.identity) or _NOTHING_HERE
 
     def frames(self, say: Callable[[bytes], object]) -> Framing:
         framing = FRAMINGS[self.framing](self.max_frame)
@@ -139,8 +167,11 @@ class PeerFactory(Factory):
     def source(self, guest: Guest, answered: Answered) -> Source:
         return self.writer.source(Origin(guest.name, self.listener, guest.identity), answered)
 
-    def bucket(self, guest: Guest) -> Bucket | None:
-        return self.rates.bucket(guest.account, self.clock.seconds())
+    def throttle(self, guest: Guest, resume: Callable[[], None]) -> Throttle | None:
+        bucket = self.rates.bucket(guest.account, self.clock.seconds())
+        if bucket is None:
+            return None
+        return Throttle(bucket, self.clock, resume, refuses=not self.words.silent)
 
     def awaits_proof(self, guest: Guest) -> bool:
         return self.auth and guest.identity is None

@@ -5,9 +5,10 @@ Guests: who is connected, as far as that is known.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gateway.networks import Address, site_of
+from gateway.tokens import Token
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,3 +37,9 @@ class Guest:
     def account(self) -> Hashable:
         """Whose rate is drawn on: the identity's, else the address's."""
         return self.site if self.identity is None else self.identity
+
+    def proved(self, token: Token) -> Guest:
+        """
+        The same, now that it has said this token.
+        """
+        return replace(self, identity=token.identity, token=token.id)

@@ -10,6 +10,7 @@ from typing import Any
 
 from twisted.internet.endpoints import serverFromString
 
+from gateway.access import Access
 from gateway.channels import Channels
 from gateway.config import Config
 from gateway.content import ContentDialect
@@ -21,6 +22,7 @@ from gateway.door import Door
 from gateway.example import example
 from gateway.factory import PeerFactory
 from gateway.formats.choice import format_of
+from gateway.guest import Guest
 from gateway.listener import ListenerService
 from gateway.listener_sections import AUTH_TIMEOUT, Listener
 from gateway.listening import ListeningReactor, ListenOptions
@@ -30,6 +32,8 @@ from gateway.rates import Allowance, Rates
 from gateway.reply import Words
 from gateway.sockets import Carriage
 from gateway.tls.doors import TlsDoors
+from gateway.token_first import TokenFirst
+from gateway.verifier import Verifier
 from gateway.writer import Writer
 
 
@@ -51,6 +55,7 @@ class Listeners:
         channels: Channels,
         commands: CommandDialect,
         tls: TlsDoors,
+        verifier: Verifier,
     ) -> None:
         """
         @param connections: that there may be.
@@ -63,6 +68,9 @@ class Listeners:
         self._channels = channels
         self._commands = commands
         self._tls = tls
+        self._verifier = verifier
+        self._routes = tuple(config.routes)
+        self._access = Access(config.access, self._routes)
         self._services = {
             name: self._service(config, name, listener)
             for name, listener in config.listeners.items()
@@ -73,20 +81,25 @@ class Listeners:
 
     def reload(self, config: Config) -> None:
         """
-        Take over who may connect and how much each may send; who is connected stays.
+        Take over who may connect, how much each may send, and who may do what; who is
+        connected and may do anything at all stays.
         """
         for name, listener in config.listeners.items():
             service = self._services.get(name)
             if service is not None:
                 _let_in(service.door, listener)
                 service.factory.measure(Rates(_allowance(listener)))
+        # Routes are those there were at the start.
+        self._access = Access(config.access, self._routes)
+        for service in self._services.values():
+            service.factory.judge(self._access, self._is_good)
 
     def _service(self, config: Config, name: str, listener: Listener) -> ListenerService:
         reactor = self._reactor
         peers = PeerFactory(
             listener=name,
             framing=listener.framing,
-            dialect=_dialect(config, listener) or self._commands,
+            dialect=self._dialect(config, listener),
             words=Words.configured(listener.ack, listener.nak),
             max_frame=listener.max_frame,
             window=listener.window,
@@ -97,6 +110,7 @@ class Listeners:
             channels=self._channels,
             push_buffer=config.channels.push_buffer,
             rates=Rates(_allowance(listener)),
+            access=self._access,
             auth=listener.auth,
             crowd=Crowd(around=self.crowd),
             telnet=listener.telnet,
@@ -113,6 +127,19 @@ class Listeners:
         making = ListeningReactor(reactor, listener.endpoint, _made(listener))
         endpoint = serverFromString(making, listener.endpoint)
         return ListenerService(endpoint, listener.endpoint, door, example(listener, config.routes))
+
+    def _dialect(self, config: Config, listener: Listener) -> Dialect:
+        plain = _plain(config, listener)
+        if plain is None:
+            return self._commands
+        return TokenFirst(plain, self._verifier) if listener.auth else plain
+
+    def _is_good(self, guest: Guest) -> bool:
+        """
+        Whether the token that somebody said still proves who it is.
+        """
+        token, identity = guest.token, guest.identity
+        return token is None or (identity is not None and self._verifier.is_good(token, identity))
 
 
 def _let_in(door: Door, listener: Listener) -> None:
@@ -155,7 +182,7 @@ def _made(listener: Listener) -> ListenOptions:
     )
 
 
-def _dialect(config: Config, listener: Listener) -> Dialect | None:
+def _plain(config: Config, listener: Listener) -> Dialect | None:
     """
     @return: C{None} for commands.
     """

@@ -96,14 +96,7 @@ class ListeningReactor:
                 listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 if options.reuse_port:
                     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-                # Those who connect inherit these.
-                urgent_in_line(listening)
-                if options.send_buffer is not None:
-                    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, options.send_buffer)
-                if options.receive_buffer is not None:
-                    listening.setsockopt(
-                        socket.SOL_SOCKET, socket.SO_RCVBUF, options.receive_buffer
-                    )
+                self._prepare(listening)
                 where: Any = (interface, port)
                 if family == socket.AF_INET6:
                     # With the number of a zone, as in fe80::1%eth0.
@@ -165,15 +158,28 @@ class ListeningReactor:
         """
         For sockets of others, as C{systemd:} has them: whoever made one has chosen its mode.
         """
-        if addressFamily != socket.AF_UNIX:
-            adopted: IListeningPort = self._reactor.adoptStreamPort(
-                fileDescriptor, addressFamily, factory
-            )
-            return adopted
         listening = socket.fromfd(fileDescriptor, addressFamily, socket.SOCK_STREAM)
+        if addressFamily != socket.AF_UNIX:
+            with listening:
+                self._prepare(listening)
+                adopted: IListeningPort = self._reactor.adoptStreamPort(
+                    fileDescriptor, addressFamily, factory
+                )
+                return adopted
         port = LocalPort(listening, factory, self._reactor, is_ours=False)
         port.startListening()
         return port
+
+    def _prepare(self, listening: socket.socket) -> None:
+        """
+        Set what those who connect inherit.
+        """
+        options = self._options
+        urgent_in_line(listening)
+        if options.send_buffer is not None:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, options.send_buffer)
+        if options.receive_buffer is not None:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, options.receive_buffer)
 
     def _queue(self, backlog: int) -> int:
         if self._options.backlog is not None:

@@ -18,6 +18,7 @@ import socket
 import stat
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from twisted.internet import tcp, unix
@@ -119,15 +120,16 @@ def take_away(path: str, left: os.stat_result) -> None:
 
     @raise OSError: it is another one, which is left where it was.
     """
-    file, aside = Path(path), Path(f"{path}.{os.getpid()}")
-    file.rename(aside)
-    found = aside.lstat()
-    if (found.st_dev, found.st_ino, found.st_mtime_ns) != (
-        *(left.st_dev, left.st_ino, left.st_mtime_ns),
-    ):
-        aside.rename(file)
-        raise OSError(errno.EADDRINUSE, f"{path} is in use")
-    aside.unlink()
+    file = Path(path)
+    with TemporaryDirectory(prefix=f"{file.name}.", dir=file.parent) as folder:
+        aside = Path(folder, file.name)
+        file.rename(aside)
+        found = aside.lstat()
+        if (found.st_dev, found.st_ino, found.st_mtime_ns) != (
+            *(left.st_dev, left.st_ino, left.st_mtime_ns),
+        ):
+            aside.rename(file)
+            raise OSError(errno.EADDRINUSE, f"{path} is in use")
 
 
 class LocalPort(unix.Port):

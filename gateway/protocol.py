@@ -20,14 +20,12 @@ from collections.abc import Sequence
 from functools import partial
 from math import inf
 
-from twisted.internet.interfaces import (
-    IHalfCloseableProtocol,
-    IPushProducer,
-)
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from gateway.access import NOTHING, Rights
 from gateway.answers import Answers, Slot
 from gateway.deadlines import Limit, Sight
 from gateway.dialect import Request, Work
@@ -67,17 +65,19 @@ class PeerProtocol(Protocol):
     _farewell: Farewell | None = None
     _throttle: Throttle | None = None
     _greeted = True
+    rights = NOTHING
 
     # By the connection.
     _outlet: Outlet
 
     def __init__(self, terms: Terms[PeerProtocol], guest: Guest) -> None:
         self._terms = terms
-        self.known_as(guest)
         self._framing = terms.frames(lambda answer: self._outlet.write(answer))
-        self._answers = Answers(self._framing, terms.words)
+        self.answers = Answers(self._framing, terms.words)
         self._held: deque[bytes] = deque()
         self._reader = terms.dialect.reader(self)
+        if (bye := self.known_as(guest)) is not None:
+            self._bye = bye
 
     def connectionMade(self) -> None:
         terms = self._terms
@@ -98,7 +98,7 @@ class PeerProtocol(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._lost = True
-        self._answers.forget()
+        self.answers.forget()
         self._held.clear()
         self._reader.gone()
         self._terms.left(self)
@@ -120,7 +120,7 @@ class PeerProtocol(Protocol):
         if frames:
             self._finished = True
             self._oversize = self._framing.oversize or (bool(self._held) and self._oversize)
-            room = self._terms.window - self._answers.unanswered
+            room = self._terms.window - self.answers.unanswered
             if self._held or self._asking is not None or len(frames) > room:
                 self._held.extend(frames)
             else:
@@ -172,7 +172,7 @@ class PeerProtocol(Protocol):
         pause = (
             self._outlet.blocked
             or self._pressed
-            or self._answers.unanswered >= self._terms.window
+            or self.answers.unanswered >= self._terms.window
             or bool(self._held)
             or self._bye is not None
             or (self._throttle is not None and self._throttle.holds)
@@ -199,7 +199,7 @@ class PeerProtocol(Protocol):
             self._begin(work)
 
     def _begin(self, work: Work) -> None:
-        slot = self._answers.ask(work)
+        slot = self.answers.ask(work)
         if work.closes:
             self._stop_reading()
         if work.messages:
@@ -243,7 +243,7 @@ class PeerProtocol(Protocol):
         if self._advancing or self._lost:
             return
         self._advancing = True
-        answers = self._answers
+        answers = self.answers
         while True:
             due = answers.due()
             if answers.ended and not self._closing:
@@ -285,8 +285,7 @@ class PeerProtocol(Protocol):
             return False
         if self._outlet.push(pushes.framed(self._framing), self._terms.push_buffer):
             return True
-        self._bye = OVERRUN
-        self._terms.let_go(self, OVERRUN.text)
+        self._bye = self.turned_away(OVERRUN)
         self._advance()
         return False
 
@@ -316,10 +315,10 @@ class PeerProtocol(Protocol):
                 return None
         open_ = not (self._closing or self._ended or self._bye is not None)
         unfinished = open_ and self._framing.unfinished
-        idle = open_ and timeouts.idle < inf and not self._answers.waiting and not self._held
-        if finished and not self._greeted and not self._terms.awaits_proof(self.guest):
-            self._greeted = True
-        silent = open_ and not self._greeted
+        idle = open_ and timeouts.idle < inf and not self.answers.waiting and not self._held
+        if not self._greeted and (finished or self.guest.token):
+            self._greeted = not self._terms.awaits_proof(self.guest)
+        silent = open_ and not self._greeted and not self.answers.waiting
         if queue is None and not (unfinished or idle or silent):
             return None
         return Sight(heard, finished, unfinished, idle, silent, was_read, queue)
@@ -338,40 +337,42 @@ class PeerProtocol(Protocol):
 
     # Who it is.
 
-    def known_as(self, guest: Guest) -> None:
+    def known_as(self, guest: Guest) -> Outcome | None:
         """
         From now on the peer is this one. Nothing may be in flight.
+
+        @return: the last word, where it may do nothing here.
         """
+        rights = self._terms.rights(guest)
         self.guest = guest
         self.source = self._terms.source(guest, self.settled)
         self.measure()
+        if isinstance(rights, Outcome):
+            self.entitle(NOTHING)
+            return self.turned_away(rights)
+        self.entitle(rights)
+        return None
+
+    def entitle(self, rights: Rights) -> None:
+        """From now on it may do this."""
+        self.rights = rights
+        self._reader = self._reader.changed(self)
 
     def measure(self) -> None:
-        """
-        See how much the peer may send.
-        """
-        terms, before, self._throttle = self._terms, self._throttle, None
-        bucket = terms.bucket(self.guest)
-        if bucket is not None:
-            refuses = not terms.words.silent
-            self._throttle = Throttle(bucket, terms.clock, self._advance, refuses=refuses)
+        """See how much the peer may send."""
+        before, throttle = self._throttle, self._terms.throttle(self.guest, self._advance)
+        if throttle is not before:
+            self._throttle = throttle
         if before is not None:
             before.end()
             self._advance()
 
     # For the conversation.
 
-    def hush(self) -> None:
-        """
-        Say no C{+OK} to messages any more.
-        """
-        self._answers.quiet = True
-
-    def tally(self) -> tuple[int, int, int]:
-        """
-        How many were kept, refused and to be sent again since it was last asked.
-        """
-        return self._answers.tally()
+    def turned_away(self, bye: Outcome) -> Outcome:
+        """It is told to go, and so is the log."""
+        self._terms.let_go(self, bye.text)
+        return bye
 
     # The end.
 

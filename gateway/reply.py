@@ -44,6 +44,7 @@ class Code(StrEnum):
     ROUTE = "ROUTE"
     QUERY = "QUERY"
     DENIED = "DENIED"
+    AUTH = "AUTH"
     BUSY = "BUSY"
     DOWN = "DOWN"
     RATE = "RATE"

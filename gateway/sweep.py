@@ -7,6 +7,7 @@ It runs only while there are peers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from typing import Protocol
 
@@ -53,6 +54,7 @@ class Sweep:
         self._call: IDelayedCall | None = None
         self._looked = 0.0
         self._let_go: dict[str, tuple[int, str]] = {}
+        self._said = -math.inf
 
     def let_go(self, reason: str, name: str) -> None:
         """
@@ -71,6 +73,8 @@ class Sweep:
         if self._peers:
             self._begin()
         elif self._call is not None:
+            if self._let_go and self._clock.seconds() - self._said < self._interval:
+                return  # a peer after the other, each let go, must not have a line each
             self._call.cancel()
             self._call = None
             self._watches.clear()
@@ -106,6 +110,8 @@ class Sweep:
         """
         One line for all, so that many bad peers do not flood the log.
         """
+        if self._let_go:
+            self._said = self._clock.seconds()
         for reason, (count, name) in self._let_go.items():
             self._log.warn(
                 "listener {listener}: {count} {peers} let go: {reason} ({last}{name})",

@@ -53,6 +53,9 @@ from gateway.streams import Streams
 from gateway.title import hide
 from gateway.tls.contexts import Contexts
 from gateway.tls.doors import TlsDoors, read_contexts
+from gateway.token_file import tokens_of
+from gateway.tokens import Token
+from gateway.verifier import Verifier, in_threads
 from gateway.writer import Writer
 
 DATA_DIR = "gateway-data"
@@ -64,6 +67,7 @@ class Options(usage.Options):
 
     @ivar config: what they and the file say together; after C{postOptions}.
     @ivar cautions: what the operator should know of it, one line each.
+    @ivar tokens: those of the file that it names, as last read; C{None} where it names none.
     @ivar contexts: for the listeners with TLS, from their files as last read.
     """
 
@@ -87,6 +91,7 @@ class Options(usage.Options):
         super().__init__()  # type: ignore[no-untyped-call]
         self._endpoints: list[tuple[str, str, str]] = []
         self.config = Config()
+        self.tokens: Mapping[str, Token] | None = None
         self.cautions: list[str] = []
         self.contexts: Mapping[str, Contexts] = {}
 
@@ -138,6 +143,7 @@ class Options(usage.Options):
         if dsn and (fault := dsn_fault(dsn, outside_of_process())) is not None:
             raise ConfigError([f"{config.channels.said_in}: {fault}"])
         self.contexts = read_contexts(config.listeners, self["config"], time.time)
+        self.tokens = tokens_of(config.access)
         return config
 
     def _listeners(self, config: Config) -> dict[str, Listener]:
@@ -253,7 +259,8 @@ def makeService(options: Options) -> IService:
     )
     channels = Channels(config.channels.allow, notifications, reactor)
     streams = Streams(store, detour.reached if detour is not None else lambda name: 0)
-    commands = CommandDialect(config.routes, streams, queries, channels)
+    verifier = Verifier(options.tokens, in_threads(reactor), time.time)
+    commands = CommandDialect(streams, queries, channels, verifier)
     connections, caution = room_for_peers(
         config.limits.connections,
         raise_file_limit(),
@@ -271,6 +278,7 @@ def makeService(options: Options) -> IService:
         channels=channels,
         commands=commands,
         tls=tls,
+        verifier=verifier,
     )
     service = GatewayService(
         clock=reactor,
@@ -290,7 +298,11 @@ def makeService(options: Options) -> IService:
         cautions=[*options.cautions, *caution],
         tls=tls,
     )
-    parts = [lambda _: tls.take(options.contexts), listeners.reload]
+    parts = [
+        lambda _: tls.take(options.contexts),
+        lambda _: verifier.take(options.tokens),
+        listeners.reload,
+    ]
     reload = Reload(config, options.read, parts)
     on_signals(reactor, service, reload)
     use_monotonic_clock(reactor)

@@ -17,15 +17,16 @@ from twisted.internet.interfaces import (
     ITCPTransport,
 )
 
+from gateway.access import Rights
 from gateway.channels import Channels
 from gateway.deadlines import Timeouts
 from gateway.dialect import Dialect
 from gateway.framing import Framing
 from gateway.guest import Guest
 from gateway.pressure import Pressure
-from gateway.rates import Bucket
-from gateway.reply import Words
+from gateway.reply import Outcome, Words
 from gateway.sockets import Carriage
+from gateway.throttle import Throttle
 from gateway.writer import Answered, Source
 
 Peer = TypeVar("Peer", contravariant=True)
@@ -82,8 +83,11 @@ class Terms(Protocol[Peer]):
     def source(self, guest: Guest, answered: Answered) -> Source:
         """What submits a peer's messages."""
 
-    def bucket(self, guest: Guest) -> Bucket | None:
-        """What limits a peer's rate."""
+    def throttle(self, guest: Guest, resume: Callable[[], None]) -> Throttle | None:
+        """What limits a peer's rate; C{resume} is called when it may be read again."""
+
+    def rights(self, guest: Guest) -> Rights | Outcome:
+        """What a peer may do; the last word, where that is nothing."""
 
     def awaits_proof(self, guest: Guest) -> bool:
         """Whether the peer has still to prove who it is."""

@@ -4,9 +4,10 @@ A gateway in memory: one peer, its transport, a store whose commits the test rel
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from socket import socket
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
@@ -16,6 +17,8 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from gateway.access import Access
+from gateway.access_sections import AccessSection
 from gateway.channels import Channels, Receiver
 from gateway.conversation import CommandDialect
 from gateway.crowd import Crowd
@@ -32,6 +35,9 @@ from gateway.rates import Allowance, Rates
 from gateway.reply import Code, Listing, Run, Words, refused
 from gateway.sockets import Carriage
 from gateway.streams import Streams
+from gateway.token_first import TokenFirst
+from gateway.tokens import Token
+from gateway.verifier import Verifier
 from gateway.writer import Writer
 
 
@@ -155,6 +161,54 @@ class MemoryNotifier:
         self._receiver.missed(channels)
 
 
+class PlainToken(Token):
+    """
+    A token whose hash is its secret.
+    """
+
+    def fits(self, secret: bytes) -> bool:
+        return secret.decode() == self.hash
+
+
+def token_of(identity: str, expires: datetime | None = None) -> PlainToken:
+    """A token for somebody."""
+    begin = datetime(2026, 1, 1, tzinfo=UTC)
+    return PlainToken(f"ID-of-{identity}", identity, begin, expires, f"secret-of-{identity}")
+
+
+def saying(identity: str) -> bytes:
+    """The same as a peer says it."""
+    return f"ID-of-{identity}.secret-of-{identity}".encode()
+
+
+TOKENS: Final = tuple(map(token_of, ("till-1", "till-2", "shop", "nobody")))
+
+
+class Desk:
+    """
+    Where tokens are verified.
+
+    @ivar now: by the wall clock.
+    @ivar held: whether the test does the work.
+    """
+
+    def __init__(self) -> None:
+        self.now = datetime(2026, 6, 1, tzinfo=UTC).timestamp()
+        self.held = False
+        self._waiting: list[tuple[Callable[[], bool], Callable[[bool | Failure], None]]] = []
+
+    def __call__(self, work: Callable[[], bool], done: Callable[[bool | Failure], None]) -> None:
+        self._waiting.append((work, done))
+        if not self.held:
+            self.work()
+
+    def work(self) -> None:
+        """Verify what waits."""
+        while self._waiting:
+            work, done = self._waiting.pop(0)
+            done(work())
+
+
 class Bench:
     """
     One peer of a gateway in memory.
@@ -176,11 +230,17 @@ class Bench:
         channels: Sequence[str] = ("news", "orders"),
         push_buffer: int = 16384,
         dead_letters: frozenset[str] = frozenset(),
+        access: AccessSection | None = None,
+        auth: bool = False,
+        known: Sequence[str] = ("messages",),
         allowance: Allowance | None = None,
         crowd: Crowd | None = None,
     ) -> None:
         """
         @param routes: those of the command dialect; C{None}: plain.
+        @param auth: whether a token is asked for: C{ID-of-WHO.secret} is WHO's, and is verified
+            when the test says so (C{self.desk}).
+        @param known: the routes there are, where C{routes} does not say.
         """
         self.clock = Clock()
         self.notifier = MemoryNotifier()
@@ -188,8 +248,12 @@ class Bench:
         self.store = MemoryStore(held)
         self.pressure = Pressure(cap)
         self.streams = Streams(self.store, lambda stream: 0)
+        self.desk = Desk()
+        self.verifier = Verifier({t.id: t for t in TOKENS}, self.desk, lambda: self.desk.now)
         if routes is not None:
-            dialect = CommandDialect(dict.fromkeys(routes), self.streams, Listed(), self.channels)
+            dialect = CommandDialect(self.streams, Listed(), self.channels, self.verifier)
+        elif auth:
+            dialect = TokenFirst(dialect or PlainDialect("messages"), self.verifier)
         self.factory = PeerFactory(
             listener="lines",
             framing=framing,
@@ -213,6 +277,8 @@ class Bench:
             carriage=carriage,
             channels=self.channels,
             push_buffer=push_buffer,
+            access=Access(access, known if routes is None else routes),
+            auth=auth,
             rates=Rates(allowance or Allowance()),
             crowd=crowd,
         )

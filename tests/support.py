@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -139,11 +139,14 @@ class Database:
         )
 
 
-def tool(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def tool(
+    *arguments: str, cwd: Path | None = None, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """The gateway command."""
     return subprocess.run(
         [str(BIN / "gateway"), *arguments],
         cwd=cwd,
+        env={**os.environ, **(environment or {})},
         capture_output=True,
         text=True,
         timeout=PATIENCE,

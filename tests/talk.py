@@ -27,6 +27,8 @@ SPOKEN: Final = DOCUMENTED.extended(
     JSON
     + """
 command = put / put / put / put / call / listen / hello / ping / "QUIET" / "SYNC" / help
+        / auth
+token   = %s"TOKEN"
 route   = %s"messages" / %s"messages" / %s"numbers" / %s"once" / %s"nowhere"
 query   = %s"last" / %s"last" / %s"fails" / %s"none"
 channel = %s"news" / %s"news" / %s"secret"
@@ -37,8 +39,8 @@ arguments = json-object / json-array / %s"[" DIGIT "]" / "{" DQUOTE %s"n" DQUOTE
 """
 )
 """
-The names of L{tests.fuzzing.live}; C{QUIT} is left to the end. C{NEXT} and C{STREAM}
-are replaced where a frame is said.
+The names of L{tests.fuzzing.live}; C{QUIT} is left to the end. C{NEXT}, C{STREAM} and
+C{TOKEN} are replaced where a frame is said.
 """
 
 _LOOSE: Final = DOCUMENTED.extended(
@@ -55,6 +57,7 @@ _PUSH: Final = _LOOSE.compiled("push")
 _GOODBYE: Final = _LOOSE.compiled("goodbye")
 _ROWS: Final = re.compile(b"(?:%s )?\\*(\\d+)" % _LOOSE.compiled("tag").pattern)
 _QUIT: Final = re.compile(b"(?:%s )?(?i:QUIT)" % _LOOSE.compiled("tag").pattern)
+_AUTH: Final = re.compile(b"((?:%s )?)(?i:AUTH) (.+)" % _LOOSE.compiled("tag").pattern, re.DOTALL)
 _NUMBERED: Final = re.compile(b"#(%s) " % _LOOSE.compiled("number").pattern)
 
 _LINE: Final = _LOOSE.compiled("line").pattern
@@ -77,6 +80,9 @@ _NO_COMMAND: Final = _refused(b"FORMAT", b"DATA", b"ROUTE", b"QUERY", b"DENIED")
 _DATA: Final = (b"DATA", b"CONSTRAINT")
 
 ROUTES: Final = ("messages", "numbers", "once")
+
+TOKEN: Final = b"fuzzer-1.secret"
+"""That every gateway here knows; it ends the conversation to say another."""
 
 SHARED: Final = b"shared-"
 """Streams whose names begin with this are opened by several peers."""
@@ -227,6 +233,9 @@ class Judge:
                 return rb"\+OK", False
             case b"SYNC":
                 return rb"\+OK " + _TALLY, False
+            case b"AUTH":
+                # Who has opened something stays who he is.
+                return rb"\+OK|" + _refused(b"DENIED"), False
             case b"PING":
                 return _echoed(rest), False
             case b"HELP":
@@ -343,7 +352,7 @@ class Speaker:
         """
         The frame with the number and the stream it is said with.
         """
-        frame = frame.replace(b"STREAM", self._name)
+        frame = frame.replace(b"STREAM", self._name).replace(b"TOKEN", TOKEN)
         hello = re.search(rb"(?i:HELLO) (\S+)", frame)
         if hello is not None:
             self._stream = hello[1]
@@ -355,7 +364,10 @@ class Speaker:
         number = self._next.get(self._stream, 1)
         if b"#NEXT " in frame and self._stream:
             self._next[self._stream] = number + 1
-        return fitting(frame.replace(b"#NEXT ", b"#%d " % number), self._framing, self._max_frame)
+        frame = fitting(frame.replace(b"#NEXT ", b"#%d " % number), self._framing, self._max_frame)
+        auth = _AUTH.fullmatch(frame)
+        # That another token is the end is for other tests.
+        return frame if auth is None or auth[2] == TOKEN else _AUTH.sub(rb"\1HTUA \2", frame)
 
     def heard(self, frame: bytes, answer: bytes) -> None:
         """

@@ -7,18 +7,26 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shutil
 import signal
 import socket
+import ssl
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from contextlib import suppress
+from itertools import count
+from pathlib import Path, PurePath
 
 import psutil
 import pytest
 
+from gateway.config import load_config
+from gateway.errors import ConfigError
+from gateway.tap import endpoint_fault
 from tests.faults.look import assert_quiet
+from tests.issuer import Issuer
 from tests.support import PATIENCE, Database, Gateway, Peer, wait_until
 
 Start = Callable[..., Gateway]
@@ -29,6 +37,10 @@ endpoint = "{endpoint}"
 route = "messages"
 {keys}
 """
+
+ROOT = Path(__file__).parent.parent
+
+_numbers = count()
 
 NO_HAPROXY = "needs haproxy, which is not here"
 
@@ -45,13 +57,16 @@ def talk(port: int, data: bytes, source: str = "127.0.0.1", to: str = "127.0.0.1
     with socket.create_connection((to, port), PATIENCE, (source, 0)) as peer:
         peer.sendall(data)
         peer.shutdown(socket.SHUT_WR)
-        said = b""
-        try:
-            while more := peer.recv(65536):
-                said += more
-        except ConnectionResetError:
-            pass
-        return said
+        return heard(peer)
+
+
+def heard(peer: socket.socket) -> bytes:
+    """All until the end, which may be a hard one."""
+    said = b""
+    with suppress(ConnectionResetError):
+        while more := peer.recv(65536):
+            said += more
+    return said
 
 
 class HAProxy:
@@ -68,8 +83,9 @@ class HAProxy:
         @param host: the address that it listens on.
         """
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        config = folder / "haproxy.cfg"
-        self._control = folder / "haproxy.sock"
+        number = next(_numbers)
+        config = folder / f"haproxy-{number}.cfg"
+        self._control = folder / f"haproxy-{number}.sock"
         with socket.create_server((host, 0), family=family) as listening:
             self.port: int = listening.getsockname()[1]
             config.write_text(
@@ -124,26 +140,23 @@ def proxied_port(gateway: Gateway) -> int:
 PROXIED = 'trusted_proxies = ["127.0.0.1/32"]'
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 @pytest.mark.parametrize("how", ["send-proxy", "send-proxy-v2", "send-proxy-v2-ssl"])
 def test_behind_haproxy(
-    how: str, host: str, start_with: Start, in_front: Callable[..., HAProxy], database: Database
+    how: str, start_with: Start, in_front: Callable[..., HAProxy], database: Database
 ) -> None:
     """The peer's own address is stored, of either family, by each version of the header."""
     gateway = start_with(lines(keys=PROXIED))
-    proxy = in_front(gateway, how, host)
-    with socket.create_connection((host, proxy.port), PATIENCE) as peer:
-        name, port = peer.getsockname()[:2]
-        peer.sendall(b"hello\nworld\n")
-        peer.shutdown(socket.SHUT_WR)
-        said = b""
-        while more := peer.recv(65536):
-            said += more
-    assert said == b"+OK\n+OK\n"
-    where = f"[{name}]:{port}" if ":" in host else f"{name}:{port}"
+    names = []
+    for host in ("127.0.0.1", "::1"):
+        proxy = in_front(gateway, how, host)
+        with socket.create_connection((host, proxy.port), PATIENCE) as peer:
+            name, port = peer.getsockname()[:2]
+            names.append(f"[{name}]:{port}" if ":" in name else f"{name}:{port}")
+            peer.sendall(b"hello\nworld\n")
+            peer.shutdown(socket.SHUT_WR)
+            assert heard(peer) == b"+OK\n+OK\n"
     assert database.execute("SELECT body, peer FROM messages ORDER BY id") == [
-        ("hello", where),
-        ("world", where),
+        (body, name) for name in names for body in ("hello", "world")
     ]
     assert_quiet(gateway)
 
@@ -172,25 +185,28 @@ def test_health_checks_of_haproxy(
     assert_quiet(gateway)
 
 
-@pytest.mark.parametrize(
-    "sent",
-    [
-        b"hello\n",
-        b"PROXY TCP4 192.0.2.7\r\nhello\n",
-        b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\nhello\n",
-        b"PROXY TCP4 999.0.2.7 198.51.100.1 56324 443\r\nhello\n",
-        b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x04\xc0\x00\x02\x07hello\n",
-        b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xffhello\n",
-    ],
-)
-def test_malformed_headers(sent: bytes, start_with: Start, database: Database) -> None:
-    """A trusted proxy that sends none, or a bad one, is closed without a word."""
+MALFORMED = [
+    b"hello\n",
+    b"PROXY TCP4 192.0.2.7\r\nhello\n",
+    b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\nhello\n",
+    b"PROXY TCP4 999.0.2.7 198.51.100.1 56324 443\r\nhello\n",
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x04\xc0\x00\x02\x07hello\n",
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xffhello\n",
+]
+
+
+def test_malformed_headers(start_with: Start, database: Database) -> None:
+    """A trusted proxy that sends none, or a bad one, is closed without a word; others go on."""
     gateway = start_with(lines(keys=PROXIED))
     port = proxied_port(gateway)
-    assert talk(port, sent) == b""
-    assert talk(port, b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\r\nfine\n") == b"+OK\n"
-    assert database.execute("SELECT body, peer FROM messages") == [("fine", "192.0.2.7:56324")]
-    gateway.wait_log(r"1 peer let go: no PROXY header: .* \(127\.0\.0\.1:\d+\)")
+    for sent in MALFORMED:
+        assert talk(port, sent) == b""
+        assert talk(port, b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\r\nfine\n") == b"+OK\n"
+    assert database.execute("SELECT DISTINCT body, peer FROM messages") == [
+        ("fine", "192.0.2.7:56324")
+    ]
+    for why in ("these are not its first bytes", "no address of TCP4", "65551 bytes, over"):
+        gateway.wait_log(rf"let go: no PROXY header: {why}.* \((last )?127\.0\.0\.1:\d+\)")
     assert_quiet(gateway)
 
 
@@ -211,6 +227,63 @@ def test_without_proxies_a_header_is_a_message(start_with: Start, database: Data
     name = peer.name
     assert peer.ask(b"PROXY TCP4 192.0.2.7 198.51.100.1 1 2\r\n") == b"+OK\r\n"
     assert database.column("SELECT peer FROM messages") == [name]
+
+
+TLS = """
+[listeners.lines]
+endpoint = "tcp:0:interface=127.0.0.1"
+frame_timeout = 1.0
+route = "messages"
+trusted_proxies = ["127.0.0.1/32"]
+deny = ["127.0.0.3/32"]
+[listeners.lines.tls]
+certificate = "{certificate}"
+client_ca = "{authority}"
+[routes.messages]
+table = "messages"
+columns = {{ body = "@frame", who = "@identity", peer = "@peer" }}
+create = true
+create_columns = {{ body = "text", who = "text", peer = "text" }}
+"""
+
+
+def behind_tls(issuer: Issuer) -> str:
+    """A listener with TLS, as a section of a configuration file."""
+    certificate = issuer.issue("localhost").file
+    return TLS.format(certificate=certificate, authority=issuer.file)
+
+
+@pytest.mark.parametrize("how", ["send-proxy", "send-proxy-v2"])
+def test_tls_behind_haproxy(
+    how: str,
+    start_with: Start,
+    in_front: Callable[..., HAProxy],
+    database: Database,
+    tmp_path: Path,
+) -> None:
+    """The header comes before TLS: the proxy tells the address, the certificate the identity."""
+    issuer = Issuer(tmp_path)
+    port = in_front(start_with(behind_tls(issuer)), how).port
+    context = ssl.create_default_context(cafile=str(issuer.file))
+    context.load_cert_chain(issuer.issue("device-1").file)
+    with socket.create_connection(("127.0.0.1", port), PATIENCE, ("127.0.0.2", 0)) as plain:
+        where = ":".join(map(str, plain.getsockname()))
+        with context.wrap_socket(plain, server_hostname="localhost") as peer:
+            peer.sendall(b"hello\n")
+            assert peer.recv(100) == b"+OK\n"
+    assert database.execute("SELECT * FROM messages") == [("hello", "device-1", where)]
+
+
+def test_no_words_before_tls(start_with: Start, tmp_path: Path) -> None:
+    """Who is refused at a door with TLS hears nothing, since it could not understand."""
+    gateway = start_with(behind_tls(Issuer(tmp_path)))
+    port = proxied_port(gateway)
+    assert talk(port, b"\x16\x03\x01", "127.0.0.2") == b""
+    denied = b"PROXY TCP4 127.0.0.3 127.0.0.1 1 2\r\n"
+    assert talk(port, denied + b"\x16\x03\x01") == b""
+    gateway.wait_log(r"connections come through a proxy here \(127\.0\.0\.2:\d+\)")
+    gateway.wait_log(r"connections from your address are not allowed here \(127\.0\.0\.3:1\)")
+    assert_quiet(gateway)
 
 
 def test_both_families(start_with: Start, database: Database) -> None:
@@ -392,3 +465,57 @@ def test_a_socket_that_became_anothers(start_with: Start, tmp_path: Path) -> Non
     assert gateway.process.wait(PATIENCE) == 0
     assert path.read_text() == "another's"
     assert_quiet(gateway)
+
+
+def documented(kind: str) -> list[str]:
+    """What docs/security.md shows about addresses, by how it begins."""
+    text = (ROOT / "docs" / "security.md").read_text()
+    section = text.partition("\n## Addresses\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"^```\w*\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    return [block for block in blocks if block.startswith(kind)]
+
+
+def test_documented_listeners() -> None:
+    """The listeners that the documentation shows are valid as they stand."""
+    blocks = documented("[listeners.")
+    assert len(blocks) == 2
+    listeners = load_config("".join(blocks), PurePath("/etc/g.toml"), endpoint_fault).listeners
+    assert listeners["public"].trusted_proxies and listeners["local"].socket_owner == ":adm"
+
+
+def test_documented_proxy(tmp_path: Path) -> None:
+    """HAProxy takes the lines that the documentation has for it."""
+    program = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        pytest.skip(NO_HAPROXY)
+    (block,) = documented("listen gateway")
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(f"defaults\n timeout connect 5s\n{block}")
+    said = subprocess.run([program, "-c", "-f", str(config)], capture_output=True, check=False)
+    assert (said.returncode, b"WARN" in said.stderr) == (0, False), said
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "keys", "problem"),
+    [
+        (
+            "haproxy:tcp:0",
+            PROXIED,
+            "trusted_proxies: is for a tcp: or unix: endpoint;"
+            " haproxy: reads what comes first itself",
+        ),
+        (
+            "tcp:0",
+            'trusted_proxies = ["10.0.0.1/8"]',
+            "trusted_proxies: 10.0.0.1/8 has host bits set;"
+            ' networks are "10.0.0.0/8", "2001:db8::/32" or "unix"',
+        ),
+        ("unix:g.sock", "reuse_port = true", "reuse_port: is for TCP; leave it out"),
+        ("tcp:0", 'socket_mode = "0600"', "socket_mode: is for a unix: endpoint; leave it out"),
+    ],
+)
+def test_keys_that_do_not_fit(endpoint: str, keys: str, problem: str) -> None:
+    """A key that would do nothing, or not what it seems to, is named and explained."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(lines(endpoint, keys), PurePath("/etc/g.toml"), endpoint_fault)
+    assert caught.value.problems == (f"/etc/g.toml: listeners.lines.{problem}",)

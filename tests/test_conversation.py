@@ -62,7 +62,7 @@ def test_refusals_name_what_is_wrong() -> None:
     (work,) = conversation().read(
         [
             *(b"NOPE", b"PUT nowhere x", b"PUT messages", b"@ PING", b"@c", b"PING \xff", b""),
-            *(b"HELLO", b"HELLO a b", b"LISTEN", b"QUIET now", b"AUTH x", OVERSIZE),
+            *(b"HELLO", b"HELLO a b", b"LISTEN", b"QUIET now", b"AUTH", OVERSIZE),
             *(b"HELP me", b"PUT messages #7 x", b"CALL", b"@\x01 PING", b"@" + b"t" * 64),
             *(b"QUIT now", b"quit ", b"PUT messages #%d x" % (10**19 - 1)),
         ],
@@ -80,7 +80,7 @@ def test_refusals_name_what_is_wrong() -> None:
         "-REJ FORMAT :HELLO takes a stream: 1 to 128 bytes of UTF-8 without spaces",
         "-REJ FORMAT :LISTEN takes a channel",
         "-REJ FORMAT :QUIET takes nothing",
-        "-REJ QUERY :AUTH is not offered by this gateway; try HELP",
+        "-REJ FORMAT :AUTH takes a token",
         "-REJ TOOBIG :longer than max_frame of this listener",
         "-REJ FORMAT :unknown verb me; try HELP",
         "-REJ FORMAT :a number needs a stream; say HELLO stream first",
@@ -232,9 +232,7 @@ def test_a_claim_elsewhere_ends_this_one() -> None:
     elsewhere = Bench(routes=ROUTES, held=False)
     elsewhere.store = bench.store
     other = Streams(bench.store, lambda stream: 0)
-    elsewhere.factory.dialect = CommandDialect(
-        dict.fromkeys(ROUTES), other, Listed(), bench.channels
-    )
+    elsewhere.factory.dialect = CommandDialect(other, Listed(), bench.channels, bench.verifier)
     peer, transport = elsewhere.connect()
     peer.dataReceived(b"HELLO s\n")
     assert transport.value() == b"+OK seq=1\n"

@@ -280,3 +280,19 @@ def test_many_late_peers_are_one_line_in_the_log() -> None:
     assert [formatEvent(event) for event in events] == [
         "listener lines: 50 peers let go: frame not finished within 10 s (last 127.0.0.1:4000)"
     ]
+
+
+def test_one_after_the_other_they_are_few_lines_too() -> None:
+    """Who comes, is told to go, and comes again does not fill the log."""
+    bench = Bench(timeouts=FRAME)
+    bench.peer.connectionLost()
+    with capturedLogs() as events:
+        for number in range(50):
+            bench.factory.not_let_in(f"peer {number}", "no such token")
+            bench.connect()[0].connectionLost()
+            bench.wait(0.05)
+        bench.wait(2)
+    said = [formatEvent(event) for event in events]
+    assert said[0] == "listener lines: 1 peer let go: no such token (peer 0)"
+    counts = [int(line.split()[2]) for line in said]
+    assert sum(counts) == 50 and len(counts) <= 4

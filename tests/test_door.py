@@ -104,6 +104,15 @@ def test_the_told_address_is_looked_at(allow: list[str], deny: list[str], inside
     assert (b"-BYE DENIED" in transport.value()) is not inside
 
 
+def test_a_told_address_of_ipv4_is_one() -> None:
+    """A proxy that listens for both families tells it in the words of IPv6."""
+    bench = Bench()
+    protocol, transport = come_in(behind(bench, allow=Networks(["192.0.2.0/24"])))
+    transport.protocol = protocol
+    protocol.dataReceived(b"PROXY TCP6 ::ffff:192.0.2.7 ::ffff:127.0.0.1 5 6\r\n")
+    assert transport.protocol.guest.name == "192.0.2.7:5"
+
+
 def test_limits_count_those_behind_a_proxy() -> None:
     """How many may come from one address goes by whom the proxy named."""
     crowd = Crowd()

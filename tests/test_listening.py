@@ -8,6 +8,8 @@ import errno
 import os
 import socket
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -223,6 +225,30 @@ def test_nobody_is_let_in_too_early(tmp_path: Path) -> None:
         os.umask(mask)
 
 
+NARROW = """
+import os, stat, sys
+from gateway.local import bind_local
+
+def look(event, arguments):
+    if event in ("os.chown", "os.chmod"):
+        print(event, oct(stat.S_IMODE(os.lstat(path).st_mode)))
+
+path = sys.argv[1]
+os.umask(0)
+sys.addaudithook(look)
+bind_local(path, 0o666, (os.geteuid(), os.getegid()))
+"""
+
+
+def test_narrow_from_the_first_moment(tmp_path: Path) -> None:
+    """Until the file has its owner and its mode it is for nobody but who runs the gateway."""
+    said = subprocess.run(
+        [sys.executable, "-c", NARROW, str(tmp_path / "s")], capture_output=True, check=True
+    )
+    assert said.stdout.splitlines() == [b"os.chown 0o600", b"os.chmod 0o600"]
+    assert mode_of(tmp_path / "s") == 0o666
+
+
 def test_another_owner(tmp_path: Path) -> None:
     """Root may give the file to anybody; who may not do so leaves none behind."""
     path = tmp_path / "s"
@@ -385,6 +411,23 @@ async def test_sockets_of_others(tmp_path: Path) -> None:
             await until(lambda: factory.peers, "somebody is accepted")
         await port.stopListening()
         assert path.is_socket()
+
+
+@pytest_twisted.ensureDeferred
+async def test_ports_of_others() -> None:
+    """A TCP port that systemd opened gets the listener's options all the same."""
+    with socket.create_server(("127.0.0.1", 0)) as theirs:
+        theirs.setblocking(False)
+        factory = Held()
+        adopting: Any = ListeningReactor(reactor, "systemd:...", ListenOptions(send_buffer=30000))
+        port = adopting.adoptStreamPort(theirs.fileno(), socket.AF_INET, factory)
+        with connected(theirs.getsockname()):
+            await until(lambda: factory.peers, "somebody is accepted")
+            ours: Any = factory.peers[0].transport
+            assert option(ours.getHandle(), "SO_SNDBUF") == 60000
+            assert option(ours.getHandle(), "SO_OOBINLINE")
+        ours.loseConnection()
+        await port.stopListening()
 
 
 def test_the_rest_is_the_reactors() -> None:

@@ -4,11 +4,14 @@ The wheel: installed alone in a fresh environment, twistd knows the gateway.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import venv
 import zipfile
 from pathlib import Path
+
+from tests.installing import LAZY
 
 ROOT = Path(__file__).parent.parent
 
@@ -28,13 +31,15 @@ def test_the_wheel_brings_the_plugin(tmp_path: Path) -> None:
     for wanted in ("gateway/py.typed", "gateway/postgres/schema/0001_lane.sql"):
         assert wanted in names
     assert [n for n in names if n.startswith("twisted/")] == ["twisted/plugins/gateway_plugin.py"]
-    venv.create(tmp_path / "fresh", with_pip=True)
+    # Without a pip of its own: ours can install there.
+    venv.create(tmp_path / "fresh")
     python = tmp_path / "fresh" / "bin" / "python"
     subprocess.run(
         [
-            *(python, "-m", "pip", "install", "-q", "-c", ROOT / "requirements.lock"),
-            f"{wheel}[binary]",
+            *(sys.executable, "-m", "pip", "--python", python),
+            *("install", "-q", "-c", ROOT / "requirements.lock", f"{wheel}[binary]"),
         ],
+        env={**os.environ, **LAZY},
         check=True,
     )
 

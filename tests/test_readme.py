@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from gateway.embedded import find_binaries
-from tests.installing import Installer
+from tests.installing import LAZY, Installer
 from tests.support import PATIENCE, Database, wait_until
 
 ROOT = Path(__file__).parent.parent
@@ -63,7 +63,13 @@ def test_the_run_command_and_the_sessions(installer: Installer, tmp_path: Path) 
     log_path = tmp_path / "log"
     with log_path.open("wb") as log:
         gateway = subprocess.Popen(
-            SETUPS[0], shell=True, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True
+            SETUPS[0],
+            shell=True,
+            cwd=tmp_path,
+            env={**os.environ, **LAZY},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     try:
         wait_until(

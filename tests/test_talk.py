@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -19,7 +20,7 @@ from gateway.framing import FRAMINGS
 from gateway.pushes import Pushes
 from gateway.query import Told
 from gateway.reply import Code, Listing, Outcome, Word, refused
-from tests.in_memory import Bench
+from tests.in_memory import TOKENS, Bench
 from tests.talk import ROUTES, SPOKEN, Expected, Hearing, Judge, Speaker, Tally, paired, spoiled
 
 MAX_FRAME = 100
@@ -66,6 +67,9 @@ class OneChannel:
     async def unsubscribe(self, channel: str, subscriber: Any) -> Outcome:
         return self._answer(channel, False)
 
+    def of(self, subscriber: Any) -> list[str]:
+        return ["news"] * self.listens
+
     def leave(self, subscriber: Any) -> None:
         self.listens = False
 
@@ -92,6 +96,7 @@ class Fuzzed:
     def __init__(self, framing: str, window: int, chance: Random) -> None:
         self.bench = Bench(framing, window=window, routes=ROUTES)
         self.bench.store.poison = {b"7"}
+        self.bench.verifier.take({"fuzzer-1": replace(TOKENS[0], id="fuzzer-1", hash="secret")})
         self._chance = chance
         self._queries = HeldQueries()
         self._channel = OneChannel()

@@ -58,6 +58,13 @@ class StreamTaken(ClientError):
     """Another client said HELLO to this stream; the newer one has it."""
 
 
+class NotAllowed(ClientError):
+    """
+    The gateway will not have this client: its token is not good, or nothing is granted to it.
+    To try again does not help; a person must act.
+    """
+
+
 class Unknown(ClientError):
     """The connection was lost before the answer: the message is stored once, or not at all."""
 

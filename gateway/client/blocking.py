@@ -54,6 +54,7 @@ class BlockingClient:
         buffer: Buffer | None = None,
         resend: bool = True,
         takeover: str = "stop",
+        token: str | None = None,
         tls: Tls = False,
         server_name: str | None = None,
         certificate: Shown = None,
@@ -75,6 +76,7 @@ class BlockingClient:
         @param resend: without a stream, whether what was unanswered when the connection was lost
             is sent again (at least once), or L{Unknown}.
         @param takeover: C{stop} where another client takes the stream over, or C{retry}.
+        @param token: says who this client is, first on each connection; see C{gateway token}.
         @param tls: C{True} for TLS with the system's authorities, the path of a PEM file of
             yours, or a context that verifies. The host's name is always verified.
         @param server_name: the name to verify, where it is not the one connected to.
@@ -105,13 +107,13 @@ class BlockingClient:
             window=window,
             resend=resend,
             takeover=takeover,
+            token=token,
         )
         self._session.open()
         self._socket: socket.socket | None = None
         self._selector: selectors.BaseSelector | None = None
         self._out = bytearray()
-        self._heard = 0.0
-        self._not_before = 0.0
+        self._heard = self._not_before = 0.0
         self._failures = 0
         self._reason: OSError | ClientError | None = None
         self._pushes: deque[Push] = deque()

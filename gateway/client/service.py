@@ -51,6 +51,7 @@ class GatewayClient(Service):
         buffer: Buffer | None = None,
         resend: bool = True,
         takeover: str = "stop",
+        token: str | None = None,
         tls: object = None,
         server_name: str | None = None,
         certificate: Shown = None,
@@ -75,6 +76,7 @@ class GatewayClient(Service):
         @param resend: without a stream, whether what was unanswered when the connection was lost
             is sent again (at least once), or fails with L{Unknown}.
         @param takeover: C{stop} where another client takes the stream over, or C{retry}.
+        @param token: says who this client is, first on each connection; see C{gateway token}.
         @param tls: C{True} for TLS with the system's authorities, the path of a PEM file of
             yours, or trust roots as C{optionsForClientTLS} takes them. The host's name is always
             verified. Endpoint strings with C{tls:} need none of this.
@@ -106,6 +108,7 @@ class GatewayClient(Service):
             window=window,
             resend=resend,
             takeover=takeover,
+            token=token,
         )
         self._link = Link(
             self._session,

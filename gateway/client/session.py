@@ -25,7 +25,7 @@ from .answers import (
     Answer,
     ClientError,
     Garbled,
-    Refused,
+    NotAllowed,
     StreamLost,
     StreamTaken,
     Unsendable,
@@ -33,12 +33,13 @@ from .answers import (
 )
 from .asking import Asking, Params, call
 from .buffer import Buffer
+from .greeting import Greeting, judged
 from .outbox import Outbox
 from .parcel import Event, Parcel, Push, Question, Segment, push
 from .patience import Patience
 from .wire import WIRES, Wire, check_word
 
-_AWAY, _HELLO, _OPEN, _LEAVING = range(4)
+_AWAY, _GREETING, _OPEN, _LEAVING = range(4)
 
 
 class Session:
@@ -60,6 +61,7 @@ class Session:
         window: int = 1000,
         resend: bool = True,
         takeover: str = "stop",
+        token: str | None = None,
     ) -> None:
         """
         @param buffer: keeps the messages; see L{open}.
@@ -74,10 +76,7 @@ class Session:
             raise ValueError(f"takeover is stop or retry, not {takeover!r}")
         if window < 1:
             raise ValueError(f"window is at least 1, not {window}")
-        if stream is not None:
-            check_word("stream", stream)
-            if dialect == "plain":
-                raise ValueError("a stream needs the command dialect, which numbers messages")
+        self._greeting = Greeting(token, stream, dialect == "plain")
         self.failure: ClientError | None = None
         self.goodbye: Answer | None = None
         self._buffer = buffer
@@ -204,11 +203,15 @@ class Session:
         """A connection is there."""
         self._disconnect()
         self.open()
-        if self._stream is None:
-            self._opened()
+        self._greet(self._greeting.begin())
+
+    def _greet(self, question: Question | None) -> None:
+        if question is None:
+            self._state = _OPEN
+            self._asking.opened()
         else:
-            self._state = _HELLO
-            self._asking.first(Question(b"HELLO " + self._stream.encode(), own=True))
+            self._state = _GREETING
+            self._asking.first(question)
 
     def lost(self) -> None:
         """The connection is gone."""
@@ -352,17 +355,10 @@ class Session:
                 self._asking.forget(question.channel)
             self._complete(question)
 
-    def _greeted(self, hello: Question, answer: Answer) -> None:
-        stream = self.open().stream
-        if not answer.kept or answer.seq is None or stream is None:
-            self.failure = Refused(answer, hello.payload)
-            return
-        stream.greeted(answer.seq)
-        self._opened()
-
-    def _opened(self) -> None:
-        self._state = _OPEN
-        self._asking.opened()
+    def _greeted(self, question: Question, answer: Answer) -> None:
+        self.failure = judged(question, answer, self.open().stream)
+        if self.failure is None:
+            self._greet(self._greeting.next())
 
     def _listing(self, digits: bytes) -> None:
         question = self._flight.popleft() if self._flight else None
@@ -384,6 +380,8 @@ class Session:
         was, self._state = self._state, _LEAVING
         if answer.code == "FORMAT":
             self._unframed(answer, now)
+        elif answer.code in ("AUTH", "DENIED"):
+            self.failure = NotAllowed(f"the gateway does not let this client in: {answer}")
         elif answer.code == "BUSY" and self._stream is not None and was == _OPEN:
             self.open().taken_over()
             taken = StreamTaken(f"stream {self._stream}: another client has taken it ({answer})")

@@ -15,7 +15,7 @@ import string
 from array import array
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from socket import socket
 from typing import Any, Final
 
@@ -31,6 +31,8 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from gateway.client.answers import NotAllowed
+from gateway.client.greeting import MAX_TOKEN
 from gateway.direct import send_now
 from gateway.framing import FRAMINGS
 
@@ -46,6 +48,7 @@ class Load:
     @ivar window: unanswered messages of a connection.
     @ivar size: payload bytes of a message.
     @ivar route: for a listener with the command dialect: where to PUT the messages.
+    @ivar token: said first by each connection.
     @ivar count: messages in all; C{None}: as many as fit into C{duration} seconds.
     """
 
@@ -54,6 +57,7 @@ class Load:
     size: int = 100
     framing: str = "line"
     route: str | None = None
+    token: str | None = field(default=None, repr=False)
     count: int | None = None
     duration: float = 10.0
 
@@ -124,6 +128,8 @@ class _Peer(Protocol):
         self._ok = self._framing.frame(b"+OK")
         self._starts: deque[tuple[float, int]] = deque()
         self.unanswered = 0
+        # Fires with why it is not.
+        self.admitted: Deferred[str] = Deferred()
         self.done: Deferred[None] = Deferred()
 
     def connectionMade(self) -> None:
@@ -132,11 +138,21 @@ class _Peer(Protocol):
         # With TLS it is no socket, and nothing may go past the encryption.
         self._socket = handle if isinstance(handle, socket) else None
         transport.registerProducer(self, False)
+        if self._run.proof:
+            self._write(self._run.proof)
+        else:
+            self.admitted.callback("")
 
     def start(self) -> None:
         self._send(self._run.load.window)
 
     def dataReceived(self, data: bytes) -> None:
+        if not self.admitted.called:
+            for answer in self._framing.receive(data)[:1]:
+                self.admitted.callback(
+                    "" if answer == b"+OK" else answer.decode("utf-8", "replace")
+                )
+            return
         count, rest = divmod(len(data), len(self._ok))
         if rest == 0 and not self._framing.pending and data == self._ok * count:
             self._run.answers["+OK"] += count
@@ -147,6 +163,8 @@ class _Peer(Protocol):
         self._answered(count)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if not self.admitted.called:
+            self.admitted.callback("the connection was lost before the token had its answer")
         if not self.done.called:
             self.done.callback(None)
 
@@ -203,6 +221,10 @@ class _Run:
         self.until = float("inf")
         frame = FRAMINGS[load.framing](load.size).frame
         head = b"" if load.route is None else f"PUT {load.route} ".encode()
+        self.proof = b""
+        if load.token is not None:
+            verb = b"" if load.route is None else b"AUTH "
+            self.proof = FRAMINGS[load.framing](MAX_TOKEN + 8).frame(verb + load.token.encode())
         # Distinct enough that no compression on the way flatters us.
         alphabet = string.ascii_letters + string.digits + " "
         messages = [
@@ -237,6 +259,7 @@ async def bench(endpoint: Callable[[], IStreamClientEndpoint], load: Load, react
 
     @param endpoint: how to connect, once for each connection.
     @raise twisted.internet.error.ConnectError: a connection could not be made.
+    @raise NotAllowed: the token was not taken.
     """
     run = _Run(load, reactor)
     try:
@@ -247,6 +270,9 @@ async def bench(endpoint: Callable[[], IStreamClientEndpoint], load: Load, react
     except FirstError as first:
         first.subFailure.raiseException()
         raise
+    refusals = [text for text in await gatherResults([peer.admitted for peer in peers]) if text]
+    if refusals:
+        raise NotAllowed(refusals[0])
     begun = reactor.seconds()
     if load.count is None:
         run.until = begun + load.duration

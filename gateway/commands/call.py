@@ -20,7 +20,7 @@ from gateway.commands.running import run
 _EPILOG: Final = """\b
 Exit status:
   0  the rows are on standard output, maybe none
-  1  refused: no such query, wrong arguments, or an error of the database
+  1  refused: no such query, wrong arguments, an error of the database, or the token
   2  wrong usage
   3  no answer within --timeout
 
@@ -51,6 +51,7 @@ def call_command(
     endpoint: str,
     framing: str,
     trust: Trust,
+    token: str | None,
     table: bool,
     timeout: float,
 ) -> None:
@@ -63,7 +64,9 @@ def call_command(
     values = _arguments(arguments)
 
     async def work(reactor: Any) -> int:
-        client = new_client(endpoint, trust, framing=framing, reactor=reactor, stop_timeout=0.0)
+        client = new_client(
+            endpoint, trust, framing=framing, token=token, reactor=reactor, stop_timeout=0.0
+        )
         client.startService()
         why: list[Failure] = []
         client.whenConnected(failAfterFailures=1).addErrback(why.append)

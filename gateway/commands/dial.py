@@ -13,6 +13,7 @@ from typing import Any, Final
 import click
 
 from gateway.client.service import GatewayClient
+from gateway.commands.proof import token_option
 from gateway.framing import FRAMINGS
 
 COMMANDS: Final = "tcp:127.0.0.1:8002"
@@ -91,7 +92,8 @@ def framing_option(command: Command) -> Command:
 
 def gateway_options(command: Command) -> Command:
     """
-    For commands that need the command dialect: C{--endpoint}, C{--framing} and those of TLS.
+    For commands that need the command dialect: C{--endpoint}, C{--framing}, C{--token-file} and
+    those of TLS.
     """
     return click.option(
         "-e",
@@ -101,7 +103,7 @@ def gateway_options(command: Command) -> Command:
         metavar="ENDPOINT",
         help="A listener with the command dialect, as Twisted's client endpoints say it:"
         " tcp:HOST:PORT or unix:PATH.",
-    )(framing_option(tls_options(command)))
+    )(framing_option(tls_options(token_option(command))))
 
 
 def new_client(endpoint: str, trust: Trust, **options: Any) -> GatewayClient:

@@ -21,7 +21,7 @@ from gateway.commands.running import run
 _EPILOG: Final = """\b
 Exit status:
   0    --count notifications came, or the reader of the output went away
-  1    the gateway refused a channel
+  1    the gateway refused a channel, or the token
   2    wrong usage
   130  ended by Ctrl-C (143: by SIGTERM)
 
@@ -44,6 +44,7 @@ def listen_command(
     endpoint: str,
     framing: str,
     trust: Trust,
+    token: str | None,
     as_json: bool,
     count: int | None,
     quiet: bool,
@@ -57,11 +58,15 @@ def listen_command(
     listening = _Listening(as_json, count, quiet)
 
     async def work(reactor: Any) -> int:
-        client = new_client(endpoint, trust, framing=framing, reactor=reactor, stop_timeout=0.0)
+        client = new_client(
+            endpoint, trust, framing=framing, token=token, reactor=reactor, stop_timeout=0.0
+        )
         restore = await on_interrupt(reactor, listening.end)
         client.startService()
 
         def away(failure: Failure) -> None:
+            if failure.check(ClientError):
+                return  # that is the end, and said as such
             text = reason(failure.value)
             listening.say(f"cannot connect to {endpoint}: {text}; trying again")
 

@@ -15,6 +15,7 @@ import click
 
 from gateway.commands.dial import COMMANDS, Trust, framing_option, tls_options
 from gateway.commands.inputs import CUTTERS
+from gateway.commands.proof import token_option
 from gateway.commands.running import run
 from gateway.commands.sending import ALL_KEPT, PATIENCE, Job, send
 from gateway.errors import InputError
@@ -48,6 +49,7 @@ Examples:
     " 8001 for netstrings, 8002 for the command dialect]",
 )
 @tls_options
+@token_option
 @framing_option
 @click.option(
     "--dialect",
@@ -182,6 +184,7 @@ def _job(
     files: tuple[str, ...],
     endpoint: str | None,
     trust: Trust,
+    token: str | None,
     framing: str,
     dialect: str | None,
     route: str | None,
@@ -225,6 +228,7 @@ def _job(
         names=names,
         endpoint=endpoint or (COMMANDS if command else plain),
         trust=trust,
+        token=token,
         framing=framing,
         dialect="command" if command else "plain",
         route=route or "messages",

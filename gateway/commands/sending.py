@@ -10,7 +10,7 @@ leaves the same summary.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +18,14 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
-from gateway.client.answers import ClientError, Refused, StreamLost, StreamTaken, Unknown
+from gateway.client.answers import (
+    ClientError,
+    NotAllowed,
+    Refused,
+    StreamLost,
+    StreamTaken,
+    Unknown,
+)
 from gateway.client.buffer import MemoryBuffer
 from gateway.client.parcel import Parcel
 from gateway.commands.bookmark import Bookmark
@@ -62,6 +69,7 @@ class Job:
     names: tuple[str, ...]
     endpoint: str
     trust: Trust
+    token: str | None = field(repr=False)
     framing: str
     dialect: str
     route: str
@@ -160,6 +168,7 @@ class _Run:
             window=job.window,
             buffer=self._buffer,
             resend=job.retry,
+            token=job.token,
             reactor=reactor,
             stop_timeout=0.0,
         )
@@ -238,7 +247,7 @@ class _Run:
         try:
             self._step = self._client.whenConnected(failAfterFailures=1)
             await self._step
-        except (CancelledError, Refused, StreamLost, StreamTaken):
+        except (CancelledError, NotAllowed, Refused, StreamLost, StreamTaken):
             raise
         except Exception as error:  # noqa: BLE001 - whatever an endpoint says
             text = f"cannot connect to {self._job.endpoint}: {reason(error)}"

@@ -38,6 +38,10 @@ class Model:
     @ivar fate: gives the answer to a message that may be stored; it is stored for C{+}.
     @ivar forgets: whether refusals behind which nothing is stored are forgotten with their
         connection, as by a gateway that is killed.
+    @ivar token: that it asks for; C{b""}: none.
+    @ivar offered: whether it knows AUTH.
+    @ivar later: how often it wants to be told the token again later.
+    @ivar busy: how many connections it has no time for.
     """
 
     def __init__(self, dialect: str = "command", framing: str = "line", max_frame: int = 1000):
@@ -51,6 +55,9 @@ class Model:
         self.queries: dict[str, Callable[[object], list[object]]] = {}
         self.peers: list[Peer] = []
         self.denied: set[str] = set()
+        self.token = b""
+        self.offered = True
+        self.later = self.busy = 0
 
     def connect(self) -> Peer:
         peer = Peer(self)
@@ -87,6 +94,7 @@ class Peer:
         self.out = bytearray()
         self.closed = False
         self.mute = False
+        self._proven = not model.token
 
     def say(self, payload: bytes) -> None:
         if not self.mute:
@@ -105,6 +113,8 @@ class Peer:
                 return
             if frame is OVERSIZE:
                 self.say(b"-REJ TOOBIG :longer than max_frame of this listener")
+            elif not self._proven:
+                self._prove(frame)
             elif self._model.dialect == "plain":
                 self.say(self._store(frame))
             else:
@@ -129,6 +139,24 @@ class Peer:
         if answer.startswith(b"+"):
             self._model.table.append(message)
         return answer
+
+    def _prove(self, frame: bytes) -> None:
+        model = self._model
+        if model.dialect == "command" and not frame.startswith(b"AUTH "):
+            self.leave(b"-BYE AUTH :say AUTH and a token first")
+        elif not model.offered:
+            self.say(b"-REJ QUERY :AUTH is not offered by this gateway")
+        elif model.later:
+            model.later -= 1
+            self.say(b"-TRY RATE retry=1 :slowly")
+        elif model.busy:
+            model.busy -= 1
+            self.leave(b"-BYE BUSY :too many tokens")
+        elif frame.removeprefix(b"AUTH ") != model.token:
+            self.leave(b"-BYE AUTH :no such token")
+        else:
+            self._proven = True
+            self.say(OK)
 
     def _command(self, frame: bytes) -> None:
         verb, _, rest = frame.partition(b" ")

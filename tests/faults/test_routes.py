@@ -138,13 +138,13 @@ def test_backends_terminated_all_the_time(start_with: StartWith, database: Datab
     def terminate() -> None:
         while not stop.is_set():
             database.execute(kill)
-            time.sleep(0.02)
+            time.sleep(0.04)
 
     killer = threading.Thread(target=terminate)
     killer.start()
     chance = random.Random(7)
     kinds = ["plain", "alarm", "ignore", "own"]
-    sent = [(chance.choice(kinds), n) for n in range(100, 6100)]
+    sent = [(chance.choice(kinds), n) for n in range(100, 3100)]
     peer = gateway.connect()
     try:
         for start in range(0, len(sent), 500):

@@ -30,10 +30,12 @@ from random import Random
 from typing import Final
 
 import psutil
+from argon2 import PasswordHasher
 
 from gateway.framing import FRAMINGS
+from gateway.token_file import TokenFile
 from tests.support import PATIENCE, Database, Gateway, Peer, TemporaryServer
-from tests.talk import SHARED, Expected, Hearing, Judge, Speaker, Tally, paired
+from tests.talk import SHARED, TOKEN, Expected, Hearing, Judge, Speaker, Tally, paired
 
 MAX_FRAME: Final = 4096
 
@@ -77,6 +79,14 @@ key = ["body"]
 body = "@frame"
 [channels]
 allow = ["news"]
+[access]
+tokens = "tokens"
+[access.grants.all]
+networks = ["127.0.0.0/8"]
+routes = ["*"]
+queries = ["*"]
+channels = ["*"]
+streams = ["*"]
 [queries.last]
 sql = "SELECT body FROM messages ORDER BY id DESC LIMIT %(n)s"
 max_rows = 5
@@ -328,6 +338,10 @@ def fuzz(folder: Path, seconds: float, seed: int, peers: int = PEERS) -> Verdict
     try:
         database = Database(server.embedded.dsn)
         database.execute(TABLES)
+        hashed = PasswordHasher(1, 1024).hash(TOKEN.partition(b".")[2])
+        TokenFile(folder / "tokens").change(
+            lambda _: f"fuzzer-1 fuzzer 2026-01-01T00:00:00Z - {hashed}\n", make=True
+        )
         config = folder / "gateway.toml"
         config.write_text(CONFIG.format(dsn=database.dsn.replace("'", "")))
         gateway = Gateway(("--config", str(config)), folder)

@@ -1,42 +1,18 @@
 """
-What must hold of each parser, whatever bytes it is given.
-
-A target is a function of some bytes that returns where the invariant held and raises where
-it did not. The first bytes choose what is free (limits, where TCP cuts), the rest is what a
-peer, a server or an operator would have sent.
+The parsers, each with its invariant and with seeds that reach deep into it.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
-from random import Random
-from typing import Any, Final
+from typing import Final
 
-from gateway.client.answers import Garbled
-from gateway.client.wire import WIRES
-from gateway.columns.column import Column, Misfits
-from gateway.columns.kind import Misfit, SqlType
-from gateway.columns.kinds import kind_of
-from gateway.config import load_config
-from gateway.errors import ConfigError, FramingError
-from gateway.faults import Faults, FramesRefused
-from gateway.formats.choice import Reading, format_of
+from gateway.formats.choice import Reading
 from gateway.formats.csv import WHITESPACE
-from gateway.formats.fields import Cells, Tokens
-from gateway.formats.text import BytesFormat, TextFormat
-from gateway.framing import FRAMINGS, OVERSIZE, Framing
-from gateway.postgres.dsn import dsn_fault, has_password, public_dsn
-from gateway.postgres.said import Outside
-from gateway.query import Param
-from gateway.reply import Words
-from gateway.sql.arguments import Arguments
-from tests.in_memory import Bench
-
-BETWEEN: Final = b"\xff\n"
-"""What stands between messages where a target takes several."""
+from tests.fuzzing.settings import configuration, connection_string, networks
+from tests.fuzzing.streams import commands, framing, proxy, telnet, wire
+from tests.fuzzing.values import BETWEEN, TYPES, arguments, columns, structured, text
 
 
 @dataclass(frozen=True)
@@ -48,293 +24,6 @@ class Target:
 
     check: Callable[[bytes], None]
     seeds: Sequence[bytes]
-
-
-def pieces(stream: bytes, how: int) -> list[bytes]:
-    """
-    A stream as TCP may cut it.
-
-    @param how: 0 for one byte at a time, else a seed.
-    """
-    chance = Random(how)
-    found = []
-    while stream:
-        size = chance.choice((1, 2, 7, 50)) if how else 1
-        found.append(stream[:size])
-        stream = stream[size:]
-    return found
-
-
-# Framings: however the bytes are cut, the same frames come out; only FramingError is raised.
-
-
-def framing(kind: str) -> Callable[[bytes], None]:
-    def check(data: bytes) -> None:
-        most, how, stream = data[:1], data[1:2], data[2:]
-        max_frame = 1 + (most[0] if most else 9)
-        whole = _frames(FRAMINGS[kind](max_frame), [stream], max_frame)
-        cut = _frames(FRAMINGS[kind](max_frame), pieces(stream, how[0] if how else 0), max_frame)
-        assert whole == cut, (whole, cut)
-        assert all(len(frame) <= max_frame for frame in whole[0])
-        again = FRAMINGS[kind](max_frame)
-        good = [frame for frame in whole[0] if frame is not OVERSIZE and not frame.endswith(b"\r")]
-        assert again.receive(b"".join(map(again.frame, good))) == good
-
-    return check
-
-
-def _frames(
-    parser: Framing, stream: Sequence[bytes], max_frame: int
-) -> tuple[list[bytes], list[bool], bytes]:
-    """
-    @return: the frames, which of them stand for one too long, and how they ended.
-    """
-    frames: list[bytes] = []
-    end = b""
-    for piece in stream:
-        try:
-            frames += parser.receive(piece)
-        except FramingError as error:
-            frames += error.frames
-            end = b"broken"
-            break
-        # A length and its mark, or a CR that may be part of the ending.
-        assert parser.pending <= max_frame + len(str(max_frame)) + 2, parser.pending
-        assert parser.pending == 0 or parser.unfinished
-    else:
-        end = b"unfinished" if parser.unfinished else b"whole"
-    if parser.kind not in (b"\n", b"\r\n", b":", b" "):
-        raise AssertionError(parser.kind)
-    return frames, [frame is OVERSIZE for frame in frames], end + parser.kind
-
-
-# A client's framings: the same of what a gateway, or somebody in its place, answers.
-
-
-def wire(data: bytes) -> None:
-    for kind in WIRES.values():
-        found = []
-        for stream in ([data[1:]], pieces(data[1:], data[0] if data else 0)):
-            receiver, frames, broken = kind(), [], False
-            try:
-                for piece in stream:
-                    frames += receiver.receive(piece)
-            except Garbled:
-                broken = True
-            found.append((frames, broken))
-        whole, cut = found
-        # What came before garbage in the same read is of no use to a client.
-        assert cut[1] == whole[1] and (whole == cut or whole[1]), found
-
-
-# Formats: no exception, and each message is read or refused, as it would be alone.
-
-
-def structured(reading: Reading, *fields: str) -> Callable[[bytes], None]:
-    parser = format_of(reading, fields)
-
-    def check(data: bytes) -> None:
-        messages = data.split(BETWEEN)
-        together = parser.read(messages)
-        assert set(together.cells) == set(fields)
-        _check_faults(together.faults, len(messages))
-        rows = _rows(together.cells.values(), len(messages))
-        faults = dict(together.faults)
-        for number, message in enumerate(messages):
-            alone = parser.read([message])
-            (row,) = _rows(alone.cells.values(), 1)
-            assert row == rows[number], (message, row, rows[number])
-            assert dict(alone.faults).get(0) == faults.get(number), message
-
-    return check
-
-
-def _rows(columns: Any, count: int) -> list[tuple[bytes | str | None, ...]]:
-    lists = [
-        [bytes(value) for value in cells.values] if isinstance(cells, Tokens) else cells.values
-        for cells in columns
-    ]
-    assert all(len(values) == count for values in lists)
-    return list(zip(*lists, strict=True))
-
-
-def _check_faults(faults: Faults, count: int) -> None:
-    numbers = [number for number, _ in faults]
-    assert numbers == sorted(set(numbers)) and set(numbers) <= set(range(count))
-    for _, outcome in faults:
-        said = Words().payload(outcome)
-        assert isinstance(said, bytes) and said.startswith(b"-REJ ")
-        assert said.decode().isprintable(), said
-
-
-def text(data: bytes) -> None:
-    """Whole messages: the same bytes come out, or those at fault are named."""
-    messages = data.split(BETWEEN)
-    try:
-        joined, separator = TextFormat().encode(messages)
-        assert [part.encode() for part in joined.split(separator)] == messages
-    except FramesRefused as refused:
-        _check_faults(refused.faults, len(messages))
-        assert refused.faults
-    joined, separator = BytesFormat().encode(messages)
-    assert [bytes.fromhex(part) for part in joined.split(separator)] == messages
-
-
-# Columns: each value becomes one element of an array literal, or is refused by name.
-
-TYPES: Final = [
-    *(SqlType(name, name) for name in ("int2", "int8", "float8", "numeric", "bool", "text")),
-    *(SqlType(name, name) for name in ("uuid", "inet", "cidr", "bytea", "json", "jsonb", "date")),
-    *(SqlType(name, name) for name in ("timestamptz", "timestamp", "interval")),
-    SqlType("character varying", "varchar", 3),
-    SqlType("integer[]", "_int4", 0, SqlType("integer", "int4")),
-    SqlType("text[]", "_text", 0, SqlType("text", "text")),
-]
-
-_JSON: Final = format_of(Reading("json"), ["v"])
-_LINES: Final = format_of(Reading("regex", pattern="(?s)(?P<v>.*)"), ["v"])
-
-
-def columns(data: bytes) -> None:
-    sql_type = TYPES[data[0] % len(TYPES)] if data else TYPES[0]
-    column = Column("c", "v", kind_of(sql_type))
-    messages = data[1:].split(BETWEEN)
-    for parser in (_JSON, _LINES):
-        read = parser.read(messages)
-        rows = dict(read.faults)
-        good = [message for number, message in enumerate(messages) if number not in rows]
-        if good:
-            _check_column(column, parser.read(good).cells["v"], len(good))
-
-
-def _check_column(column: Column, cells: Cells, count: int) -> None:
-    misfits: Misfits = {}
-    together = elements(column.encode(cells, misfits))
-    assert len(together) == count, together
-    for number in range(count):
-        own: Misfits = {}
-        one = type(cells)([cells.values[number]])  # type: ignore[list-item]
-        (alone,) = elements(column.encode(one, own))
-        assert _meaning(alone) == _meaning(together[number]), (alone, together[number])
-        assert own.get(0) == misfits.get(number)
-
-
-def _meaning(element: str) -> str:
-    # An integer may keep its leading zeros or not; both are the same to PostgreSQL.
-    return str(int(element)) if re.fullmatch("-?[0-9]+", element) else element
-
-
-def elements(piece: str) -> list[str]:
-    """
-    The elements of an array literal without its braces, as PostgreSQL would find them.
-    """
-    assert "\0" not in piece
-    piece.encode()
-    found, start, depth, quoted = [], 0, 0, False
-    place = 0
-    while place < len(piece):
-        character = piece[place]
-        if character == "\\":
-            assert quoted, piece
-            place += 1
-        elif character == '"':
-            quoted = not quoted
-        elif not quoted and character in "{}":
-            depth += 1 if character == "{" else -1
-            assert depth >= 0, piece
-        elif not quoted and not depth and character == ",":
-            found.append(piece[start:place])
-            start = place + 1
-        place += 1
-    assert not quoted and not depth, piece
-    found.append(piece[start:])
-    assert all(found), piece
-    return found
-
-
-# Arguments of CALL: an element for each parameter, or a Misfit.
-
-_PARAMS: Final = {
-    "n": Param("int4", default="1"),
-    "t": Param("text", required=False),
-    "d": Param("jsonb", required=False),
-    "a": Param("int4[]", required=False),
-    "w": Param("timestamptz", required=False),
-}
-_ARGUMENTS: Final = Arguments(
-    _PARAMS,
-    [
-        SqlType("integer", "int4"),
-        SqlType("text", "text"),
-        SqlType("jsonb", "jsonb"),
-        SqlType("integer[]", "_int4", 0, SqlType("integer", "int4")),
-        SqlType("timestamp with time zone", "timestamptz"),
-    ],
-)
-
-
-def arguments(data: bytes) -> None:
-    try:
-        found = _ARGUMENTS.read(data)
-    except Misfit as error:
-        assert str(error)
-    else:
-        assert len(found) == len(_PARAMS)
-        for element in found:
-            assert len(elements(element)) == 1, element
-
-
-# The command grammar: one answer for each frame, in order, however the bytes are cut.
-
-_ANSWER: Final = (b"+OK", b"+DUP", b"-REJ ", b"-TRY ", b"-BYE ", b"*")
-
-
-def commands(data: bytes) -> None:
-    how, stream = data[:1], data[1:].replace(b"\r", b"") + b"\nPING end\nQUIT\n"
-    whole = _said([stream])
-    cut = _said(pieces(stream, how[0] if how else 0))
-    assert whole == cut, (whole, cut)
-
-
-def _said(stream: Sequence[bytes]) -> list[bytes]:
-    bench = Bench(held=False, routes=["messages", "numbers"], window=1000)
-    for piece in stream:
-        bench.peer.dataReceived(piece)
-        bench.commit_all()
-    bench.wait(1)
-    assert bench.transport.disconnecting
-    assert bench.pressure.used == 0
-    *answers, rest = bench.said.split(b"\n")
-    assert not rest
-    for answer in answers:
-        if answer.startswith(b"@"):
-            answer = answer.partition(b" ")[2]
-        assert answer.startswith(_ANSWER) or answer.startswith((b"{", b"[")) or answer, answer
-        assert b"INTERNAL" not in answer, answer
-    return answers
-
-
-# What an operator writes: problems in one line each, no other exception.
-
-
-def configuration(data: bytes) -> None:
-    try:
-        load_config(data.decode("utf-8", "replace"), PurePath("/g.toml"), lambda endpoint: None)
-    except ConfigError as error:
-        assert error.problems
-        assert all(problem.startswith("/g.toml: ") for problem in error.problems), error.problems
-
-
-def connection_string(data: bytes) -> None:
-    dsn, _, service = data.decode("utf-8", "replace").partition("\x1e")
-    outside = Outside({"PGSERVICEFILE": "/s"}, "/home", {"/s": service}.get)
-    fault = dsn_fault(dsn, outside)
-    has_password(dsn)
-    if fault is None:
-        # What is shown can be read again, and has no password.
-        assert not has_password(public_dsn(dsn))
-    else:
-        assert fault and "\n" not in fault
 
 
 _SYSLOG = b'<34>1 2003-10-11T22:14:15.003Z host app - ID47 [e@1 iut="3" x="a\\]b"] \xef\xbb\xbfm'
@@ -454,6 +143,26 @@ TARGETS: Final = {
             b"postgresql://u:p%40@h1:1,h2/d?sslmode=require",
             b"host=a,b port=1 password='x y'",
             b"service=s\x1e[s]\nhost=a\n#x\n[t]",
+        ],
+    ),
+    "networks": Target(networks, [b"10.0.0.0/8", b"2001:db8::/32", b"unix", b"::ffff:1.2.3.4/128"]),
+    "proxy": Target(
+        proxy,
+        [
+            b"\x01PROXY TCP4 192.0.2.1 192.0.2.2 56324 443\r\nrest",
+            b"\x02PROXY TCP6 2001:db8::1 ::1 1 65535\r\n",
+            b"\x00PROXY UNKNOWN anything\r\n",
+            b"\x03\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\2\1\xc0\0\2\2\0\1\0\2rest",
+            b"\x03\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x28" + bytes(40) + b"rest",
+            b"\x03\r\n\r\n\0\r\nQUIT\n\x20\0\0\0",
+        ],
+    ),
+    "telnet": Target(
+        telnet,
+        [
+            b"\x01a\xff\xfd\x06b\xff\xff\r\0c\r\n\xff\xf4\xff\xfd\x06",
+            b"\x02\xff\xfb\x18\xff\xfa\x18\0xterm\xff\xf0line\r\n\xff\xfc\x18\xff\xfb\x18",
+            b"\x00\xff\xfa" + b"x" * 520,
         ],
     ),
 }

@@ -1,0 +1,82 @@
+"""
+What a client says first on each connection: who it is, then which stream it sends.
+
+One after the other, since the gateway may ask to be told the first one again later.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .answers import Answer, Refused
+from .numbering import Numbering
+from .parcel import Question
+from .wire import check_word
+
+MAX_TOKEN: Final = 256
+"""Longest token that a gateway looks at, in bytes."""
+
+_AUTH: Final = b"AUTH "
+
+_HELLO: Final = b"HELLO "
+
+
+def check_token(token: str) -> None:
+    """
+    @raise ValueError: no gateway has such a token; it is not in the text.
+    """
+    if not 0 < len(token) <= MAX_TOKEN:
+        raise ValueError(f"a token has 1 to {MAX_TOKEN} characters, not {len(token)}")
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise ValueError("a token has no spaces, and no characters beside those of ASCII")
+
+
+class Greeting:
+    """
+    Of one client.
+    """
+
+    def __init__(self, token: str | None, stream: str | None, plain: bool) -> None:
+        """
+        @param plain: whether the token is a frame of its own, and there are no streams.
+        @raise ValueError: naming the parameter that does not fit; never the token.
+        """
+        self._steps: list[bytes] = []
+        if token is not None:
+            check_token(token)
+            self._steps.append((b"" if plain else _AUTH) + token.encode())
+        if stream is not None:
+            check_word("stream", stream)
+            if plain:
+                raise ValueError("a stream needs the command dialect, which numbers messages")
+            self._steps.append(_HELLO + stream.encode())
+        self._left: list[bytes] = []
+
+    def begin(self) -> Question | None:
+        """
+        @return: as L{next}, on a new connection.
+        """
+        self._left = self._steps[:]
+        return self.next()
+
+    def next(self) -> Question | None:
+        """
+        @return: what is to be said now; C{None}: all is said.
+        """
+        return Question(self._left.pop(0), own=True) if self._left else None
+
+
+def judged(question: Question, answer: Answer, stream: Numbering | None) -> Refused | None:
+    """
+    What was said is answered.
+
+    @param stream: is told how far it is.
+    @return: the gateway did not take it; the token is not in there.
+    @raise StreamLost: of the stream.
+    """
+    if not question.payload.startswith(_HELLO):
+        return None if answer.kept else Refused(answer, _AUTH.strip())
+    if not answer.kept or answer.seq is None or stream is None:
+        return Refused(answer, question.payload)
+    stream.greeted(answer.seq)
+    return None

@@ -1,0 +1,69 @@
+"""
+A token first: what a plain listener that asks who is there reads before all messages.
+
+The first frame is the token, and is answered as a message is. What follows waits for that
+answer, and is then read by the listener's own dialect, at no cost.
+"""
+
+from __future__ import annotations
+
+from gateway.access import NOTHING
+from gateway.dialect import Dialect, Peer, Reader, Work, turned_away
+from gateway.framing import OVERSIZE
+from gateway.reply import STORED, Outcome
+from gateway.verifier import WRONG, Proof, Verifier
+
+
+class TokenFirst:
+    """
+    A dialect behind a token.
+    """
+
+    def __init__(self, dialect: Dialect, verifier: Verifier) -> None:
+        """
+        @param dialect: what is spoken by those who proved who they are.
+        """
+        self.dialect = dialect
+        self.verifier = verifier
+
+    def reader(self, peer: Peer) -> Reader:
+        return _First(self, peer) if peer.rights is NOTHING else self.dialect.reader(peer)
+
+
+class _First:
+    """
+    Reads one frame.
+    """
+
+    def __init__(self, offer: TokenFirst, peer: Peer) -> None:
+        self._offer = offer
+        self._peer = peer
+
+    def changed(self, peer: Peer) -> Reader:
+        return self._offer.reader(peer)
+
+    def turn_away(self, frames: list[bytes], outcome: Outcome) -> Work:
+        return turned_away(frames, outcome)
+
+    def gone(self) -> None:
+        """Nothing is kept of a peer."""
+
+    def read(self, frames: list[bytes], oversize: bool) -> list[Work]:
+        said = frames[0]
+        if said is OVERSIZE:
+            return [Work("", gaps=[(0, self._peer.turned_away(WRONG))], closes=True)]
+        verifier = self._offer.verifier
+        return [
+            Work(
+                "",
+                request=lambda answered: verifier.verify(
+                    said, lambda proof: answered(self._proved(proof))
+                ),
+                rest=frames[1:],
+            )
+        ]
+
+    def _proved(self, proof: Proof) -> Outcome:
+        if isinstance(proof, Outcome):
+            return self._peer.turned_away(proof)
+        return self._peer.known_as(self._peer.guest.proved(proof)) or STORED

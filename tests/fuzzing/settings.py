@@ -1,0 +1,49 @@
+"""
+What an operator writes: problems in one line each, and no other exception.
+
+A target is as in L{tests.fuzzing.streams}.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from pathlib import PurePath
+
+from gateway.config import load_config
+from gateway.errors import ConfigError
+from gateway.networks import Networks, network_fault
+from gateway.postgres.dsn import dsn_fault, has_password, public_dsn
+from gateway.postgres.said import Outside
+
+
+def configuration(data: bytes) -> None:
+    try:
+        load_config(data.decode("utf-8", "replace"), PurePath("/g.toml"), lambda endpoint: None)
+    except ConfigError as error:
+        assert error.problems
+        assert all(problem.startswith("/g.toml: ") for problem in error.problems), error.problems
+
+
+def connection_string(data: bytes) -> None:
+    dsn, _, service = data.decode("utf-8", "replace").partition("\x1e")
+    outside = Outside({"PGSERVICEFILE": "/s"}, "/home", {"/s": service}.get)
+    fault = dsn_fault(dsn, outside)
+    has_password(dsn)
+    if fault is None:
+        # What is shown can be read again, and has no password.
+        assert not has_password(public_dsn(dsn))
+    else:
+        assert fault and "\n" not in fault
+
+
+def networks(data: bytes) -> None:
+    text = data.decode("utf-8", "replace")
+    fault = network_fault(text)
+    if fault is None:
+        found = Networks([text])
+        assert found
+        for address in ("127.0.0.1", "::1", "10.1.2.3", "2001:db8::1"):
+            assert (ip_address(address) in found) in (True, False)
+        assert (None in found) == (text == "unix")
+    else:
+        assert fault and "\n" not in fault

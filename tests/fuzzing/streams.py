@@ -1,0 +1,205 @@
+"""
+Streams: however TCP cuts them, the same comes out.
+
+A target is a function of some bytes that returns where the invariant held and raises where
+it did not. The first bytes choose what is free (limits, where the stream is cut), the rest is
+what a peer would have sent.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Final
+
+from gateway.client.answers import Garbled
+from gateway.client.wire import WIRES
+from gateway.errors import FramingError, HeaderError, TelnetError
+from gateway.framing import FRAMINGS, OVERSIZE, Framing
+from gateway.proxy.header import MOST_V2, Header, HeaderReader
+from gateway.telnet import MOST, Telnet, TelnetFraming
+from tests.in_memory import Bench
+
+
+def pieces(stream: bytes, how: int) -> list[bytes]:
+    """
+    A stream as TCP may cut it.
+
+    @param how: 0 for one byte at a time, else a seed.
+    """
+    chance = Random(how)
+    found = []
+    while stream:
+        size = chance.choice((1, 2, 7, 50)) if how else 1
+        found.append(stream[:size])
+        stream = stream[size:]
+    return found
+
+
+# Framings: however the bytes are cut, the same frames come out; only FramingError is raised.
+
+
+def framing(kind: str) -> Callable[[bytes], None]:
+    def check(data: bytes) -> None:
+        most, how, stream = data[:1], data[1:2], data[2:]
+        max_frame = 1 + (most[0] if most else 9)
+        whole = _frames(FRAMINGS[kind](max_frame), [stream], max_frame)
+        cut = _frames(FRAMINGS[kind](max_frame), pieces(stream, how[0] if how else 0), max_frame)
+        assert whole == cut, (whole, cut)
+        assert all(len(frame) <= max_frame for frame in whole[0])
+        again = FRAMINGS[kind](max_frame)
+        good = [frame for frame in whole[0] if frame is not OVERSIZE and not frame.endswith(b"\r")]
+        assert again.receive(b"".join(map(again.frame, good))) == good
+
+    return check
+
+
+def _frames(
+    parser: Framing, stream: Sequence[bytes], max_frame: int
+) -> tuple[list[bytes], list[bool], bytes]:
+    """
+    @return: the frames, which of them stand for one too long, and how they ended.
+    """
+    frames: list[bytes] = []
+    end = b""
+    for piece in stream:
+        try:
+            frames += parser.receive(piece)
+        except FramingError as error:
+            frames += error.frames
+            end = b"broken"
+            break
+        # A length and its mark, or a CR that may be part of the ending.
+        assert parser.pending <= max_frame + len(str(max_frame)) + 2, parser.pending
+        assert parser.pending == 0 or parser.unfinished
+    else:
+        end = b"unfinished" if parser.unfinished else b"whole"
+    if parser.kind not in (b"\n", b"\r\n", b":", b" "):
+        raise AssertionError(parser.kind)
+    return frames, [frame is OVERSIZE for frame in frames], end + parser.kind
+
+
+# A client's framings: the same of what a gateway, or somebody in its place, answers.
+
+
+def wire(data: bytes) -> None:
+    for kind in WIRES.values():
+        found = []
+        for stream in ([data[1:]], pieces(data[1:], data[0] if data else 0)):
+            receiver, frames, broken = kind(), [], False
+            try:
+                for piece in stream:
+                    frames += receiver.receive(piece)
+            except Garbled:
+                broken = True
+            found.append((frames, broken))
+        whole, cut = found
+        # What came before garbage in the same read is of no use to a client.
+        assert cut[1] == whole[1] and (whole == cut or whole[1]), found
+
+
+# A proxy's header: the same source and the same bytes behind it, or HeaderError; never much kept.
+
+
+def proxy(data: bytes) -> None:
+    how, stream = data[:1], data[1:]
+    whole = _headed([stream])
+    assert whole == _headed(pieces(stream, how[0] if how else 0))
+    if isinstance(whole, Header):
+        assert stream.endswith(whole.rest)
+
+
+def _headed(stream: Sequence[bytes]) -> Header | str | None:
+    """
+    @return: a header with all that follows it; why there is none; C{None} where it may come yet.
+    """
+    reader = HeaderReader()
+    for number, piece in enumerate(stream):
+        try:
+            header = reader.receive(piece)
+        except HeaderError as error:
+            assert "\n" not in str(error)
+            return "refused"
+        if header is not None:
+            return Header(header.source, header.rest + b"".join(stream[number + 1 :]))
+    # What is longer than the longest header is one, or is refused.
+    assert sum(map(len, stream)) < MOST_V2
+    return None
+
+
+# Telnet's commands: the same data and answers; only what does not end is refused.
+
+
+def telnet(data: bytes) -> None:
+    how, stream = data[:1], data[1:]
+    cut = pieces(stream, how[0] if how else 0)
+    whole = _without_commands([stream])
+    assert whole == _without_commands(cut)
+    clean, said, _ = whole
+    assert len(clean) + len(said) <= len(stream)
+    assert _lines([stream]) == _lines(cut)
+
+
+def _without_commands(stream: Sequence[bytes]) -> tuple[bytes, bytes, bool]:
+    reader, clean, said = Telnet(), b"", b""
+    for piece in stream:
+        try:
+            more, answer = reader.receive(piece)
+        except TelnetError as error:
+            return clean + error.data, said + error.answer, True
+        clean, said = clean + more, said + answer
+    return clean, said, False
+
+
+def _lines(stream: Sequence[bytes]) -> tuple[list[bytes], bytes, bool]:
+    said: list[bytes] = []
+    framing = TelnetFraming(FRAMINGS["line"](MOST // 4), said.append)
+    frames: list[bytes] = []
+    for piece in stream:
+        try:
+            frames += framing.receive(piece)
+        except FramingError as error:
+            return frames + error.frames, b"".join(said), True
+    return frames, b"".join(said), False
+
+
+# The command grammar: one answer for each frame, in order, however the bytes are cut.
+
+_QUIT: Final = re.compile(rb"(?i)(?:@[\x21-\xff]{1,63} )?quit")
+_ANSWER: Final = re.compile(rb"(?s)(?:@[\x21-\xff]{1,63} )?(?:[+-][A-Z]{2,3}(?: .*)?|\*([0-9]+))")
+
+
+def commands(data: bytes) -> None:
+    how, stream = data[:1], data[1:].replace(b"\r", b"") + b"\nPING end\nQUIT\n"
+    whole = _said([stream])
+    assert whole == _said(pieces(stream, how[0] if how else 0))
+    lines = iter(whole)
+    answers = []
+    for line in lines:
+        found = _ANSWER.fullmatch(line)
+        assert found, line
+        answers.append(line)
+        rows = [next(lines) for _ in range(int(found[1] or 0))]
+        assert all(row is not None for row in rows)
+    frames = stream.split(b"\n")[:-1]
+    asked = next(n for n, frame in enumerate(frames, 1) if _QUIT.fullmatch(frame))
+    quiet = b"QUIET" in stream.upper() or any(b"-BYE" in answer for answer in answers)
+    assert len(answers) <= asked if quiet else len(answers) == asked, (frames, answers)
+    for frame, answer in zip(frames, answers, strict=False):
+        if not quiet and answer.startswith(b"@"):
+            assert answer.split(b" ")[0] == frame.split(b" ")[0]
+    assert not any(b" INTERNAL " in answer for answer in answers), answers
+
+
+def _said(stream: Sequence[bytes]) -> list[bytes]:
+    bench = Bench(held=False, routes=["messages", "numbers"], window=1000)
+    for piece in stream:
+        bench.peer.dataReceived(piece)
+        bench.commit_all()
+    bench.wait(1)
+    assert bench.transport.disconnecting
+    assert bench.pressure.used == 0
+    *answers, rest = bench.said.split(b"\n")
+    assert not rest
+    return answers
