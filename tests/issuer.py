@@ -49,7 +49,7 @@ class Issuer:
         @param above: who vouches for this one; C{None}: nobody but itself.
         """
         self._folder = folder
-        self._ca = trustme.CA() if above is None else above._ca.create_child_ca()
+        self._ca: trustme.CA = trustme.CA() if above is None else above._ca.create_child_ca()
         self.file = folder / f"authority-{next(_numbers)}.pem"
         self.file.write_bytes(self.pem)
 
