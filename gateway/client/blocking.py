@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
 from .answers import Answer, ClientError, Closed, Refused, Unknown
 from .asking import Params
@@ -28,6 +28,7 @@ from .dial import Shown, Tls, dial, tls_context
 from .parcel import Parcel, Push, Question, Runs
 from .patience import backoff
 from .session import Session
+from .speech import Speech
 
 _AT_ONCE: Final = 256 * 1024
 """Bytes read or written at a time."""
@@ -47,14 +48,7 @@ class BlockingClient:
         port: int = 8002,
         *,
         route: str = "messages",
-        stream: str | None = None,
-        dialect: str = "command",
-        framing: str = "line",
-        window: int = 1000,
         buffer: Buffer | None = None,
-        resend: bool = True,
-        takeover: str = "stop",
-        token: str | None = None,
         tls: Tls = False,
         server_name: str | None = None,
         certificate: Shown = None,
@@ -63,20 +57,12 @@ class BlockingClient:
         connect_timeout: float = 10.0,
         answer_timeout: float = 30.0,
         retry: Callable[[int], float] | None = None,
+        **speech: Unpack[Speech],
     ) -> None:
         """
         @param host: a name or an address; with a slash, the path of a Unix socket.
         @param route: where messages go that name no route; the command dialect only.
-        @param stream: the name of a numbered stream: each message is stored exactly once and in
-            order, whatever connections do. Only one client at a time can have it.
-        @param dialect: C{command}, or C{plain} for a listener that takes bare messages.
-        @param framing: C{line}, C{netstring} or C{octet-counted}, as the listener has it.
-        @param window: messages without an answer at a time.
         @param buffer: a L{gateway.client.buffer.DiskBuffer} to survive the end of this process.
-        @param resend: without a stream, whether what was unanswered when the connection was lost
-            is sent again (at least once), or L{Unknown}.
-        @param takeover: C{stop} where another client takes the stream over, or C{retry}.
-        @param token: says who this client is, first on each connection; see C{gateway token}.
         @param tls: C{True} for TLS with the system's authorities, the path of a PEM file of
             yours, or a context that verifies. The host's name is always verified.
         @param server_name: the name to verify, where it is not the one connected to.
@@ -85,6 +71,7 @@ class BlockingClient:
         @param connect_timeout: seconds for one connection, TLS included.
         @param answer_timeout: seconds of silence with answers due; then it connects anew.
         @param retry: how many seconds to wait before the nth try in a row.
+        @param speech: see L{Speech}.
         @raise ValueError: naming the parameter that does not fit.
         @raise ClientError: of the buffer.
         """
@@ -95,19 +82,8 @@ class BlockingClient:
         self._timeout, self._connect_timeout = timeout, connect_timeout
         self._answer_timeout = answer_timeout
         self._retry = backoff(random.random) if retry is None else retry
-        self._window = window
         self._buffer: Buffer = MemoryBuffer() if buffer is None else buffer
-        self._session = Session(
-            self._buffer,
-            self._retry,
-            dialect=dialect,
-            framing=framing,
-            stream=stream,
-            window=window,
-            resend=resend,
-            takeover=takeover,
-            token=token,
-        )
+        self._session = Session(self._buffer, self._retry, **speech)
         self._session.open()
         self._socket: socket.socket | None = None
         self._selector: selectors.BaseSelector | None = None
@@ -161,7 +137,7 @@ class BlockingClient:
         """
         waiting: deque[Parcel] = deque()
         rest = iter(messages)
-        while chunk := list(islice(rest, max(1, self._window // 2))):
+        while chunk := list(islice(rest, max(1, self._session.window // 2))):
             while waiting and (len(waiting) == _AHEAD or not self._roomy(chunk)):
                 yield from self._first(waiting)
             waiting.append(self._put(chunk, route))

@@ -11,7 +11,7 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, Unpack
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, fail, succeed
@@ -28,6 +28,7 @@ from .parcel import Event, Parcel, Push, Question, Runs
 from .patience import backoff
 from .secure import client_endpoint
 from .session import Session
+from .speech import Speech
 
 
 class GatewayClient(Service):
@@ -44,14 +45,7 @@ class GatewayClient(Service):
         endpoint: str | IStreamClientEndpoint,
         *,
         route: str = "messages",
-        stream: str | None = None,
-        dialect: str = "command",
-        framing: str = "line",
-        window: int = 1000,
         buffer: Buffer | None = None,
-        resend: bool = True,
-        takeover: str = "stop",
-        token: str | None = None,
         tls: object = None,
         server_name: str | None = None,
         certificate: Shown = None,
@@ -62,21 +56,13 @@ class GatewayClient(Service):
         connect_timeout: float = 30.0,
         answer_timeout: float = 60.0,
         stop_timeout: float = 5.0,
+        **speech: Unpack[Speech],
     ) -> None:
         """
         @param endpoint: a client endpoint string (C{tcp:localhost:8002}) or an endpoint.
         @param route: where messages go that name no route; the command dialect only.
-        @param stream: the name of a numbered stream: each message is stored exactly once and in
-            order, whatever connections do. Only one client at a time can have it.
-        @param dialect: C{command}, or C{plain} for a listener that takes bare messages.
-        @param framing: C{line}, C{netstring} or C{octet-counted}, as the listener has it.
-        @param window: messages without an answer at a time.
         @param buffer: a L{gateway.client.buffer.DiskBuffer} to survive the end of this process;
             the default keeps up to 64 MiB in memory.
-        @param resend: without a stream, whether what was unanswered when the connection was lost
-            is sent again (at least once), or fails with L{Unknown}.
-        @param takeover: C{stop} where another client takes the stream over, or C{retry}.
-        @param token: says who this client is, first on each connection; see C{gateway token}.
         @param tls: C{True} for TLS with the system's authorities, the path of a PEM file of
             yours, or trust roots as C{optionsForClientTLS} takes them. The host's name is always
             verified. Endpoint strings with C{tls:} need none of this.
@@ -89,6 +75,7 @@ class GatewayClient(Service):
         @param answer_timeout: seconds without a word while something is unanswered, after which
             the connection is given up and made again.
         @param stop_timeout: seconds in which L{stopService} waits for answers.
+        @param speech: see L{Speech}.
         @raise ValueError: naming the parameter that does not fit.
         """
         if reactor is None:
@@ -98,17 +85,7 @@ class GatewayClient(Service):
         self._buffer: Buffer = MemoryBuffer() if buffer is None else buffer
         retry = backoff(jitter) if retry is None else retry
         self._stop_timeout = stop_timeout
-        self._session = Session(
-            self._buffer,
-            retry,
-            dialect=dialect,
-            framing=framing,
-            stream=stream,
-            window=window,
-            resend=resend,
-            takeover=takeover,
-            token=token,
-        )
+        self._session = Session(self._buffer, retry, **speech)
         self._link = Link(
             self._session,
             self,

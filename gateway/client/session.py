@@ -48,6 +48,7 @@ class Session:
 
     @ivar failure: why it ended for good; nothing is sent any more.
     @ivar goodbye: the last -BYE.
+    @ivar window: messages without an answer at a time.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class Session:
         self._plain = dialect == "plain"
         self._framing = framing
         self._stream = stream
-        self._window = window
+        self.window = window
         self._resend = resend
         self._takeover = takeover
         self._events: list[Event] = []
@@ -113,7 +114,7 @@ class Session:
                 self._buffer,
                 self._patience,
                 self._stream,
-                self._window,
+                self.window,
                 self._resend,
                 self._plain,
             )

@@ -54,7 +54,9 @@ class ModelServer:
         """Push what the model has said of its own accord."""
         with self.lock:
             for peer, connection in self._pairs:
-                connection.sendall(bytes(peer.out))
+                # One that was cut may not have left yet.
+                with contextlib.suppress(OSError):
+                    connection.sendall(bytes(peer.out))
                 peer.out.clear()
 
     @property
