@@ -38,7 +38,7 @@ CIPHERS: Final = (
     "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
 )
 
-_Choose = Callable[[bytes | None], SSL.Context | None]
+_Choose = Callable[[bytes | None], SSL.Context]
 
 
 class Contexts:
@@ -168,11 +168,13 @@ def _context(section: TlsSection, files: Files, identity: Identity, choose: _Cho
     options = CertificateOptions(
         acceptableCiphers=AcceptableCiphers.fromOpenSSLCipherString(CIPHERS),
         raiseMinimumTo=TLSVersion.TLSv1_3 if section.minimum == "1.3" else TLSVersion.TLSv1_2,
-        contextForServerName=choose,
         **_client_options(section, files.authorities),
     )
     context = options.getContext()
     context.set_options(SSL.OP_NO_RENEGOTIATION)
+    context.set_tlsext_servername_callback(
+        lambda peer: peer.set_context(choose(peer.get_servername()))
+    )
     # There is one protocol here; Twisted would refuse whoever offers names of any.
     context.set_alpn_select_callback(lambda peer, offered: SSL.NO_OVERLAPPING_PROTOCOLS)
     if files.authorities:
