@@ -50,7 +50,7 @@ def cautions(
 
 
 def _secret_files(config: Config, file: PurePath | None) -> Iterator[tuple[str, str]]:
-    """Each with the key that names it."""
+    """Each with the key that names it; the file of tokens is not read at all where it is open."""
     for section in (config.database, config.channels):
         if section.dsn_file is not None:
             yield section.said_in, section.dsn_file
@@ -62,5 +62,3 @@ def _secret_files(config: Config, file: PurePath | None) -> Iterator[tuple[str, 
             yield f"{where}.passphrase_file", tls.passphrase_file
         elif tls is not None:
             yield (f"{where}.key", tls.key) if tls.key else (where, tls.certificate)
-    if config.access is not None and config.access.tokens is not None:
-        yield "access.tokens", config.access.tokens

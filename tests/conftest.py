@@ -40,6 +40,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TemporaryServer
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data of a server that was made and stopped."""
+    made = TemporaryServer(tmp_path_factory.mktemp("template"))
+    made.start()
+    made.stop()
+    return made.embedded.data
+
+
 @pytest.fixture
 def database(server: TemporaryServer) -> Iterator[Database]:
     """An empty database of its own."""

@@ -59,10 +59,17 @@ class TemporaryServer:
     A PostgreSQL that tests may kill and start again.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, template: Path | None = None) -> None:
+        """
+        @param template: the data of one that was stopped, for a quicker first start.
+        """
         self.embedded = EmbeddedServer(folder)
+        self._template = template
 
     def start(self) -> None:
+        data = self.embedded.data
+        if self._template is not None and not data.exists():
+            subprocess.run(["cp", "-a", self._template, data], check=True)
         self.embedded.start()
 
     def stop(self, how: int = signal.SIGINT) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path, PurePath
 import psutil
 import pytest
 
-from gateway.access_sections import AccessSection
 from gateway.cautions import ON_THE_COMMAND_LINE, cautions
 from gateway.config import Config, Database
 from gateway.embedded import find_binaries
@@ -149,21 +148,19 @@ def test_files_that_others_may_read(tmp_path: Path) -> None:
         ]
 
 
-def test_keys_and_tokens_that_others_may_read() -> None:
-    """The same of a listener's key, or of what it is encrypted with, and of hashed tokens."""
+def test_keys_that_others_may_read() -> None:
+    """The same of a listener's key, or of what it is encrypted with."""
     listeners = {
         "a": TlsSection(certificate="/c", key="/k"),
         "b": TlsSection(certificate="/both"),
         "c": TlsSection(certificate="/c", key="/encrypted", passphrase_file="/p"),
     }
     config = Config(
-        listeners={n: Listener(endpoint="tcp:1", tls=tls) for n, tls in listeners.items()},
-        access=AccessSection(tokens="/t"),
+        listeners={n: Listener(endpoint="tcp:1", tls=tls) for n, tls in listeners.items()}
     )
     found = cautions(config, around(), lambda path: 0o644)
     assert [line.split()[0] + line.split()[-1] for line in found] == [
         *("listeners.a.tls.key:/k", "listeners.b.tls:/both", "listeners.c.tls.passphrase_file:/p"),
-        "access.tokens:/t",
     ]
     systemds = PurePath("/")
     assert cautions(config, around(), lambda path: 0o440, credentials=systemds) == []

@@ -285,6 +285,21 @@ def test_problems_name_the_line(line: str, said: str) -> None:
     assert TOKEN.hash not in str(raised.value) and secret not in str(raised.value)
 
 
+@pytest.mark.parametrize("moment", ["0126-01-31T12:00:00Z", "0126-01-31T12:00:00+01:00"])
+def test_a_moment_long_ago_is_written_as_it_is_read(moment: str) -> None:
+    """Years before 1000 keep their four digits, whatever strftime(3) makes of them."""
+    text = str(TOKEN).replace("2026-03-01T12:00:00Z", moment)
+    (again,) = read_tokens("\n".join(map(str, read_tokens(text, "f").values())), "f").values()
+    assert again.created == datetime.fromisoformat(moment)
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+05:00", "9999-12-31T23:59:59-05:00"])
+def test_a_moment_outside_of_time_is_none(moment: str) -> None:
+    """What has no time in UTC is told with its line."""
+    with pytest.raises(ConfigError, match="f:1: CREATED is a time such as"):
+        read_tokens(str(TOKEN).replace("2026-03-01T12:00:00Z", moment), "f")
+
+
 def test_a_hash_is_not_shown() -> None:
     """Not where a token is printed by a trace of a bug."""
     assert TOKEN.hash not in repr(TOKEN)

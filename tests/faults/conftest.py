@@ -41,9 +41,9 @@ dialect = "command"
 
 
 @pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[TemporaryServer]:
+def own_server(tmp_path: Path, template: Path) -> Iterator[TemporaryServer]:
     """A server that may be killed."""
-    server = TemporaryServer(tmp_path)
+    server = TemporaryServer(tmp_path, template)
     server.start()
     yield server
     server.stop()

@@ -6,14 +6,18 @@ A target is as in L{tests.fuzzing.streams}.
 
 from __future__ import annotations
 
+import re
+from fnmatch import fnmatchcase
 from ipaddress import ip_address
 from pathlib import PurePath
 
 from gateway.config import load_config
 from gateway.errors import ConfigError
 from gateway.networks import Networks, network_fault
+from gateway.patterns import Pattern
 from gateway.postgres.dsn import dsn_fault, has_password, public_dsn
 from gateway.postgres.said import Outside
+from gateway.tokens import read_tokens
 
 
 def configuration(data: bytes) -> None:
@@ -47,3 +51,30 @@ def networks(data: bytes) -> None:
         assert (None in found) == (text == "unix")
     else:
         assert fault and "\n" not in fault
+
+
+def tokens(data: bytes) -> None:
+    """The file of tokens: what is read can be written and read again; faults show nothing of it."""
+    try:
+        found = read_tokens(data.decode("utf-8", "replace"), "/t")
+    except ConfigError as error:
+        assert error.problems
+        assert all(re.fullmatch(r"/t:[0-9]+: [ -~]+", problem) for problem in error.problems)
+        assert not any("argon2id$" in problem for problem in error.problems)
+        return
+    again = read_tokens("\n".join(map(str, found.values())), "/t")
+    assert [(token.id, token.identity, token.hash) for token in found.values()] == [
+        (token.id, token.identity, token.hash) for token in again.values()
+    ]
+    for token in found.values():
+        assert token.is_good(0.0) in (True, False)
+        assert token.hash not in repr(token)
+
+
+def patterns(data: bytes) -> None:
+    """A pattern and a name, with a character between: as the shell would say, and soon."""
+    text, _, name = data.decode("utf-8", "replace").partition("\x1e")
+    of_shell = text.replace("[", "[[]").replace("?", "[?]")
+    assert Pattern.of(text).matches(name) == fnmatchcase(name, of_shell)
+    mine = Pattern.personal(f"{text}{{identity}}", "*")
+    assert mine is not None and (not mine.matches(f"{text}x") or "*" in text)

@@ -22,19 +22,20 @@ from gateway.telnet import MOST, Telnet, TelnetFraming
 from tests.in_memory import Bench
 
 
-def pieces(stream: bytes, how: int) -> list[bytes]:
+def cuts(stream: bytes, how: bytes) -> list[list[bytes]]:
     """
-    A stream as TCP may cut it.
+    A stream as TCP may cut it: byte by byte, and in some other way.
 
-    @param how: 0 for one byte at a time, else a seed.
+    @param how: a seed.
     """
     chance = Random(how)
     found = []
-    while stream:
-        size = chance.choice((1, 2, 7, 50)) if how else 1
-        found.append(stream[:size])
-        stream = stream[size:]
-    return found
+    rest = stream
+    while rest:
+        size = chance.choice((1, 2, 7, 50))
+        found.append(rest[:size])
+        rest = rest[size:]
+    return [[stream[n : n + 1] for n in range(len(stream))], found]
 
 
 # Framings: however the bytes are cut, the same frames come out; only FramingError is raised.
@@ -45,8 +46,9 @@ def framing(kind: str) -> Callable[[bytes], None]:
         most, how, stream = data[:1], data[1:2], data[2:]
         max_frame = 1 + (most[0] if most else 9)
         whole = _frames(FRAMINGS[kind](max_frame), [stream], max_frame)
-        cut = _frames(FRAMINGS[kind](max_frame), pieces(stream, how[0] if how else 0), max_frame)
-        assert whole == cut, (whole, cut)
+        for cut in cuts(stream, how):
+            frames = _frames(FRAMINGS[kind](max_frame), cut, max_frame)
+            assert whole == frames, (whole, frames)
         assert all(len(frame) <= max_frame for frame in whole[0])
         again = FRAMINGS[kind](max_frame)
         good = [frame for frame in whole[0] if frame is not OVERSIZE and not frame.endswith(b"\r")]
@@ -86,7 +88,7 @@ def _frames(
 def wire(data: bytes) -> None:
     for kind in WIRES.values():
         found = []
-        for stream in ([data[1:]], pieces(data[1:], data[0] if data else 0)):
+        for stream in ([data[1:]], *cuts(data[1:], data[:1])):
             receiver, frames, broken = kind(), [], False
             try:
                 for piece in stream:
@@ -94,9 +96,9 @@ def wire(data: bytes) -> None:
             except Garbled:
                 broken = True
             found.append((frames, broken))
-        whole, cut = found
+        whole = found[0]
         # What came before garbage in the same read is of no use to a client.
-        assert cut[1] == whole[1] and (whole == cut or whole[1]), found
+        assert all(cut[1] == whole[1] and (whole == cut or whole[1]) for cut in found), found
 
 
 # A proxy's header: the same source and the same bytes behind it, or HeaderError; never much kept.
@@ -105,7 +107,7 @@ def wire(data: bytes) -> None:
 def proxy(data: bytes) -> None:
     how, stream = data[:1], data[1:]
     whole = _headed([stream])
-    assert whole == _headed(pieces(stream, how[0] if how else 0))
+    assert all(whole == _headed(cut) for cut in cuts(stream, how))
     if isinstance(whole, Header):
         assert stream.endswith(whole.rest)
 
@@ -133,12 +135,12 @@ def _headed(stream: Sequence[bytes]) -> Header | str | None:
 
 def telnet(data: bytes) -> None:
     how, stream = data[:1], data[1:]
-    cut = pieces(stream, how[0] if how else 0)
-    whole = _without_commands([stream])
-    assert whole == _without_commands(cut)
+    whole, lines = _without_commands([stream]), _lines([stream])
+    for cut in cuts(stream, how):
+        assert whole == _without_commands(cut)
+        assert lines == _lines(cut)
     clean, said, _ = whole
     assert len(clean) + len(said) <= len(stream)
-    assert _lines([stream]) == _lines(cut)
 
 
 def _without_commands(stream: Sequence[bytes]) -> tuple[bytes, bytes, bool]:
@@ -173,7 +175,7 @@ _ANSWER: Final = re.compile(rb"(?s)(?:@[\x21-\xff]{1,63} )?(?:[+-][A-Z]{2,3}(?: 
 def commands(data: bytes) -> None:
     how, stream = data[:1], data[1:].replace(b"\r", b"") + b"\nPING end\nQUIT\n"
     whole = _said([stream])
-    assert whole == _said(pieces(stream, how[0] if how else 0))
+    assert all(whole == _said(cut) for cut in cuts(stream, how))
     lines = iter(whole)
     answers = []
     for line in lines:

@@ -10,7 +10,7 @@ from typing import Final
 
 from gateway.formats.choice import Reading
 from gateway.formats.csv import WHITESPACE
-from tests.fuzzing.settings import configuration, connection_string, networks
+from tests.fuzzing.settings import configuration, connection_string, networks, patterns, tokens
 from tests.fuzzing.streams import commands, framing, proxy, telnet, wire
 from tests.fuzzing.values import BETWEEN, TYPES, arguments, columns, structured, text
 
@@ -32,6 +32,11 @@ _OLD = b"<13>Oct 11 22:14:15 host su[123]: failed"
 _COMMANDS = (
     b"\x05PUT messages hello\n@7 PUT messages x\nHELLO s\nPUT messages #1 a\nPUT messages #1 a\n"
     b"PUT messages #3 c\nPUT nowhere #2 b\nSYNC\nQUIET\nPUT numbers #3 z\nSYNC"
+)
+
+_TOKEN = (
+    b"0123456789ab device-1 2026-01-31T12:00:00Z 2027-01-31T12:00:00+01:00"
+    b" $argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHQ$aGFzaGhhc2hoYXNoaGFzaA"
 )
 
 TARGETS: Final = {
@@ -73,7 +78,12 @@ TARGETS: Final = {
     ),
     "csv": Target(
         structured(Reading("csv", ("a", "b", "c")), "a", "c"),
-        [b'1,"two ""x""",\xff\n"a\nb",,c\r\n', b'a,b"c,d\xff\n1,2\xff\n"a" ,b,c', b"a,\x1e,b"],
+        [
+            b'1,"two ""x""",\xff\n"a\nb",,c\r\n',
+            b'a,b"c,d\xff\n1,2\xff\n"a" ,b,c',
+            b"a,\x1e,b",
+            b"a,\x1e,b\xff\n1,2,3\xff\n\x1e,,",
+        ],
     ),
     "csv-blanks": Target(
         structured(Reading("csv", ("a", "b"), WHITESPACE), "a", "b"),
@@ -119,6 +129,10 @@ TARGETS: Final = {
             b'{"n":2,"t":"x","d":{"a":[1]},"a":[1,2],"w":"2024-01-01"}',
             b'[1,"\\u0000"]',
             b' {"x":1}',
+            b'{"\xff":1}',
+            b"[" * 3000,
+            b'["\xff"]',
+            b"nonsense",
             b"[",
         ],
     ),
@@ -126,6 +140,7 @@ TARGETS: Final = {
         commands,
         [
             _COMMANDS,
+            b"\x02quit now\nQUIT \n@a quiT",
             b"\x01CALL rows [1]\nCALL no\nLISTEN news\nUNLISTEN news\nHELP put\nAUTH x\n@ \nNOPE",
         ],
     ),
@@ -165,4 +180,8 @@ TARGETS: Final = {
             b"\x00\xff\xfa" + b"x" * 520,
         ],
     ),
+    "patterns": Target(
+        patterns, [b"sensor-*\x1esensor-7", b"*a*b*\x1exxaxxbxx", b"*\x1e", b"a*a\x1ea"]
+    ),
+    "tokens": Target(tokens, [b"# comment\n\n" + _TOKEN, _TOKEN + b"\n" + _TOKEN, b"a b c d e"]),
 }

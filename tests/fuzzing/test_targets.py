@@ -19,7 +19,7 @@ def test_whatever_comes(name: str) -> None:
     target = TARGETS[name]
     for seed in target.seeds:
         target.check(seed)
-    checked(target, 400, derandomize=True)()
+    checked(target, 200, derandomize=True)()
 
 
 def test_the_long_form(tmp_path_factory: pytest.TempPathFactory) -> None:

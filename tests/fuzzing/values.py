@@ -38,7 +38,11 @@ def structured(reading: Reading, *fields: str) -> Callable[[bytes], None]:
         _check_faults(together.faults, len(messages))
         rows = _rows(together.cells.values(), len(messages))
         faults = dict(together.faults)
+        nothing = [
+            b"null" if isinstance(cells, Tokens) else None for cells in together.cells.values()
+        ]
         for number, message in enumerate(messages):
+            assert number not in faults or list(rows[number]) == nothing
             alone = parser.read([message])
             (row,) = _rows(alone.cells.values(), 1)
             assert row == rows[number], (message, row, rows[number])
