@@ -29,7 +29,10 @@ def example(listener: Listener, routes: Mapping[str, Route]) -> str:
         message = sample(routes[name], (listener.route_by, value))
     else:
         message = sample(routes[listener.route or ""])
-    return _printed(listener.framing, message)
+    if not listener.auth:
+        return _printed(listener.framing, message)
+    token = "AUTH TOKEN" if listener.dialect == "command" else "TOKEN"
+    return _printed(listener.framing, token, message)
 
 
 def sample(route: Route, choice: tuple[str, str] | None = None) -> str:
@@ -89,15 +92,18 @@ _SAMPLES: Final[Mapping[FormatName, Callable[[Mapping[str, Any], Reading], str]]
 }
 
 
-def _printed(framing: str, message: str) -> str:
+def _printed(framing: str, *messages: str) -> str:
     """
-    A frame as an argument of printf(1), quoted for a shell.
+    Frames as an argument of printf(1), quoted for a shell.
     """
+    text = "".join(_framed(framing, message) for message in messages)
+    return "'" + text.replace("'", "'\"'\"'") + "'"
+
+
+def _framed(framing: str, message: str) -> str:
     text = message.replace("\\", "\\\\").replace("%", "%%")
     if framing == "netstring":
-        text = f"{len(message.encode())}:{text},"
-    elif framing == "octet-counted":
-        text = f"{len(message.encode())} {text}"
-    else:
-        text += r"\n"
-    return "'" + text.replace("'", "'\"'\"'") + "'"
+        return f"{len(message.encode())}:{text},"
+    if framing == "octet-counted":
+        return f"{len(message.encode())} {text}"
+    return text + r"\n"

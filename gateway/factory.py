@@ -136,7 +136,7 @@ class PeerFactory(Factory):
         """
         if rates.allowance != self.rates.allowance:
             self.rates = rates
-            for peer in self.peers:
+            for peer in list(self.peers):
                 peer.measure()
 
     def judge(self, access: Access, is_good: Callable[[Guest], bool]) -> None:

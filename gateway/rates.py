@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
 
+_DUST: Final = 1e-6
+"""Of a message or byte, lost to rounding."""
+
 _MANY: Final = 1024
 """Buckets among which full ones are looked for, at least."""
 
@@ -59,14 +62,12 @@ class Bucket:
             after it wait for all of it.
         """
         self._fill(now)
-        passed = int(min(len(messages), self._messages))
+        passed = int(min(len(messages), self._messages + _DUST))
         if self._bytes < math.inf and passed:
             sizes = list(map(len, messages[:passed]))
             if self._bytes < 0 or sum(sizes) > self._bytes:
-                before = accumulate(sizes, initial=0)
-                passed = sum(
-                    1 for size, _ in zip(before, sizes, strict=False) if size < self._bytes
-                )
+                before = accumulate(sizes, initial=-_DUST)
+                passed = sum(size <= self._bytes for size, _ in zip(before, sizes, strict=False))
             self._bytes -= sum(sizes[:passed])
         self._messages -= passed
         return passed

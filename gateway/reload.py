@@ -39,11 +39,11 @@ class Reload:
 
     def __init__(self, config: Config, read: Callable[[], Config], parts: Sequence[Part]) -> None:
         """
-        @param config: what holds now.
+        @param config: what the gateway was started with.
         @param read: what is to hold; raises L{ConfigError}.
         @param parts: those who take it over, in this order.
         """
-        self._config = config
+        self._started = config
         self._read = read
         self._parts = tuple(parts)
 
@@ -57,11 +57,10 @@ class Reload:
                 self._log.error("not reloaded: {problem}", problem=problem)
             self._log.error("the configuration from before stays in force")
             return
-        waiting = changed_at_start(self._config, config)
+        waiting = changed_at_start(self._started, config)
         if waiting:
             self._log.warn("changed, but for the next start: {keys}", keys=", ".join(waiting))
         self._log.info("configuration reloaded; connections live on")
-        self._config = config
 
 
 def changed_at_start(old: Config, new: Config) -> list[str]:

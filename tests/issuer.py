@@ -44,9 +44,12 @@ class Issuer:
     @ivar file: its own certificate, in a file.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, above: Issuer | None = None) -> None:
+        """
+        @param above: who vouches for this one; C{None}: nobody but itself.
+        """
         self._folder = folder
-        self._ca = trustme.CA()
+        self._ca: trustme.CA = trustme.CA() if above is None else above._ca.create_child_ca()
         self.file = folder / f"authority-{next(_numbers)}.pem"
         self.file.write_bytes(self.pem)
 

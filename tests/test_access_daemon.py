@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import re
 import signal
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.issuer import Issued, Issuer
 from tests.support import Database, Gateway, Peer, tool, wait_until
 
 Start = Callable[..., Gateway]
@@ -447,3 +449,64 @@ def test_a_token_file_that_has_none(tmp_path: Path, content: str, words: str) ->
     done = tool("call", "--token-file", str(file), "last")
     assert done.returncode == 2 and words in done.stderr
     assert not content or content not in done.stderr
+
+
+# Certificates.
+
+SECURE = """
+[listeners.secure]
+endpoint = "tcp:0:interface=127.0.0.1"
+dialect = "command"
+auth = true
+[listeners.secure.tls]
+certificate = "gateway.pem"
+client_ca = "authority.pem"
+client_certificate = "optional"
+"""
+
+
+def secure(gateway: Gateway, issuer: Issuer, shown: Issued | None, *lines: str) -> list[str]:
+    """All answers to some lines, said by who shows a certificate or none."""
+    context = ssl.create_default_context(cafile=str(issuer.file))
+    if shown is not None:
+        context.load_cert_chain(shown.file)
+    peer = gateway.connect("secure")
+    peer.socket = context.wrap_socket(peer.socket, server_hostname="localhost")
+    # Over TLS an end cannot be one-sided: the peer asks for it.
+    peer.send("".join(f"{line}\n" for line in (*lines, "QUIT")).encode())
+    answers = peer.read_all().decode().splitlines()
+    peer.close()
+    return answers
+
+
+def test_certificates_and_tokens(
+    tokens: dict[str, str], start_with: Start, database: Database, tmp_path: Path
+) -> None:
+    """Either proves an identity; what it is granted, and whether it is denied, does not depend."""
+    issuer = Issuer(tmp_path)
+    (tmp_path / "authority.pem").write_bytes(issuer.pem)
+    (tmp_path / "gateway.pem").write_bytes(issuer.issue("localhost").file.read_bytes())
+    tills = GRANTS.replace('"asks", "lines"', '"asks", "lines", "secure"')
+    gateway = start_with(LISTENERS + tills + SECURE)
+    till = issuer.issue("till-1")
+    assert secure(gateway, issuer, till, "PUT messages a", "HELLO till-1", "HELLO till-2") == [
+        *("+OK", "+OK seq=0", denied("HELLO to till-2"), "+OK")
+    ]
+    # The last that was proved counts.
+    assert secure(gateway, issuer, till, f"AUTH {tokens['shop']}", "PUT orders b") == ["+OK"] * 3
+    refusal = "-BYE AUTH :say AUTH and a token first"
+    assert secure(gateway, issuer, None, "PUT messages a") == [refusal]
+    assert secure(gateway, issuer, None, f"AUTH {tokens['till-1']}", "HELLO till-1") == [
+        *("+OK", "+OK seq=0", "+OK")
+    ]
+    assert database.column("SELECT peer FROM messages") == ["till-1"]
+    assert database.column("SELECT peer FROM orders") == ["shop"]
+    nothing = "-BYE DENIED :nothing is granted to you here"
+    assert secure(gateway, issuer, issuer.issue("stranger"), "PUT messages a") == [nothing]
+    config = tmp_path / "gateway.toml"
+    text = config.read_text()
+    config.write_text(text.replace('tokens = "tokens"', 'tokens = "tokens"\ndeny = ["till-1"]'))
+    reload(gateway)
+    assert secure(gateway, issuer, till, "PUT messages a") == [nothing]
+    assert secure(gateway, issuer, None, f"AUTH {tokens['till-1']}") == [nothing]
+    silent(gateway, tokens)

@@ -60,6 +60,15 @@ def test_commands_and_choices() -> None:
     assert example(choosing, routes) == r"""'{"kind":{"name":"alarm"},"a":1}\n'"""
 
 
+def test_a_token_first() -> None:
+    """Where one is asked for, the line shows its place."""
+    routes = {"r": replace(route([], Reading()), name="r")}
+    commands = Listener(endpoint="tcp:0", dialect="command", auth=True)
+    assert example(commands, routes) == r"'AUTH TOKEN\nPUT r hello\n'"
+    plain = Listener(endpoint="tcp:0", route="r", framing="netstring", auth=True)
+    assert example(plain, routes) == "'5:TOKEN,5:hello,'"
+
+
 def test_other_formats() -> None:
     """Where nobody can say what a pattern matches, it is a word."""
     name: FormatName = "regex"

@@ -63,9 +63,9 @@ def test_after_the_wait_a_message_passes(messages: float, size: float, length: i
         while bucket.take(message, now):
             pass
         wait = bucket.wait(now)
-        assert wait > 0
-        assert not bucket.take(message, now + wait * 0.9)
-        now += wait + 1e-6 * (1 + wait)
+        if wait > 0.01:
+            assert not bucket.take(message, now + wait * 0.9)
+        now += wait
         assert bucket.take(message, now)
 
 

@@ -73,6 +73,8 @@ def test_a_reload(
     assert gateway.connect().ask(b"one\n") == b"+OK\n"
     reload(denied + "window = 7\n", "changed, but for the next start: listeners.lines.window")
     gateway.wait_log("configuration reloaded")
+    # As long as it waits it is named, at every reload.
+    reload(denied + "window = 7\n", "(?s)configuration reloaded.*for the next start: .*window")
     assert gateway.connect().ask(b"").startswith(b"-BYE DENIED ")
     assert peer.ask(b"two\n") == b"+OK\n"
     config.unlink()

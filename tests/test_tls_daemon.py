@@ -556,3 +556,39 @@ def test_who_is_kept_out_hears_no_plain_text(
         "listener secure: 1 peer let go: connections from your address are not allowed"
     )
     gateway.wait_log("listener commands: 1 peer let go: connections come through a proxy here")
+
+
+def test_what_a_certificate_may_do(
+    start_with: Start, issuer: Issuer, database: Database, tmp_path: Path
+) -> None:
+    """
+    A valid certificate opens what its name was granted: its own stream, nobody else's; one that
+    was granted nothing, or is denied, hears so and is let go.
+    """
+    show(issuer, tmp_path)
+    access = """
+[access]
+deny = ["device-13"]
+[access.grants.devices]
+identities = ["device-*"]
+listeners = ["commands"]
+routes = ["messages"]
+streams = ["{identity}"]
+"""
+    gateway = start_with(sections() + access)
+
+    def certified(name: str) -> Peer:
+        return peer(gateway, issuer, issuer.issue(common_names=[name]), "commands")
+
+    device = certified("device-7")
+    device.send(b"HELLO device-8\nHELLO device-7\nPUT messages #1 one\n")
+    first, second, third = device.read_lines(3)
+    assert first.startswith(b"-REJ DENIED") and second.startswith(b"+OK")
+    assert third.startswith(b"+OK")
+    device.close()
+    for name in ("device-13", "printer-1"):
+        stranger = certified(name)
+        with suppress(OSError):
+            stranger.send(b"PUT messages two\n")
+        assert last_words(stranger).startswith(b"-BYE DENIED")
+    assert database.execute("SELECT body, who FROM messages") == [("one", "device-7")]

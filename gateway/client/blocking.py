@@ -69,8 +69,7 @@ class BlockingClient:
         @param certificate: PEM file to show to the gateway; C{key}: with its key, if not in it.
         @param timeout: seconds that a call may take in all, connecting again included.
         @param connect_timeout: seconds for one connection, TLS included.
-        @param answer_timeout: seconds without a word while something is unanswered, after which
-            the connection is given up and made again.
+        @param answer_timeout: seconds of silence with answers due; then it connects anew.
         @param retry: how many seconds to wait before the nth try in a row.
         @param speech: see L{Speech}.
         @raise ValueError: naming the parameter that does not fit.
@@ -232,8 +231,7 @@ class BlockingClient:
         return parcel.runs
 
     def _roomy(self, messages: Sequence[bytes]) -> bool:
-        size = sum(map(len, messages)) * 2
-        return self._buffer.size + size <= self._buffer.max_bytes
+        return self._buffer.size + 2 * sum(map(len, messages)) <= self._buffer.max_bytes
 
     def _ask(self, ask: Callable[[], Question]) -> Question:
         self._check_open()

@@ -69,8 +69,7 @@ class GatewayClient(Service):
         @param server_name: the name to verify, where it is not the one connected to.
         @param certificate: PEM file to show to the gateway; C{key}: with its key, if not in it.
         @param reactor: Twisted's, if not the one installed.
-        @param retry: how many seconds to wait before the nth try in a row; the default doubles
-            from 0.1 to 30.
+        @param retry: seconds to wait before the nth try in a row; else they double from 0.1 to 30.
         @param jitter: gives numbers from 0 to 1, by which the default is up to halved.
         @param connect_timeout: seconds for a connection, and again for TLS.
         @param answer_timeout: seconds without a word while something is unanswered, after which

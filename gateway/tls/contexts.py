@@ -38,7 +38,7 @@ CIPHERS: Final = (
     "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
 )
 
-_Choose = Callable[[bytes | None], SSL.Context | None]
+_Choose = Callable[[bytes | None], SSL.Context]
 
 
 class Contexts:
@@ -95,23 +95,25 @@ class Contexts:
 
     def notes(self) -> list[str]:
         """
-        Each certificate shown, and how long it will be valid; one line each.
+        Each certificate shown, each authority, and how long it will be valid; one line each.
         """
         now = self._now()
         return [
-            f"{one.file}: {name_of(one.certificate)}, {days_left(one.certificate, now)} days left"
-            for one in (self._files.default, *self._files.others)
+            f"{file}: {name_of(one)}, {days_left(one, now)} days left" for file, one in self._dated
         ]
 
     def warnings(self) -> list[str]:
         """
         Certificates that are not valid now, or soon will not be; one line each.
         """
-        files = self._files
-        dated = [(f"{one.file}", one.certificate) for one in (files.default, *files.others)]
-        dated += [(f"{self.section.client_ca}", one) for one in files.authorities]
-        found = [(file, validity_warning(one, self._now())) for file, one in dated]
+        found = [(file, validity_warning(one, self._now())) for file, one in self._dated]
         return [f"{file}: {warning}" for file, warning in found if warning is not None]
+
+    @property
+    def _dated(self) -> list[tuple[str, x509.Certificate]]:
+        files = self._files
+        own = [(str(one.file), one.certificate) for one in (files.default, *files.others)]
+        return own + [(str(self.section.client_ca), one) for one in files.authorities]
 
     def warn(self) -> None:
         """
@@ -166,14 +168,21 @@ def _context(section: TlsSection, files: Files, identity: Identity, choose: _Cho
     options = CertificateOptions(
         acceptableCiphers=AcceptableCiphers.fromOpenSSLCipherString(CIPHERS),
         raiseMinimumTo=TLSVersion.TLSv1_3 if section.minimum == "1.3" else TLSVersion.TLSv1_2,
-        contextForServerName=choose,
         **_client_options(section, files.authorities),
     )
     context = options.getContext()
     context.set_options(SSL.OP_NO_RENEGOTIATION)
+    context.set_tlsext_servername_callback(
+        lambda peer: peer.set_context(choose(peer.get_servername()))
+    )
     # There is one protocol here; Twisted would refuse whoever offers names of any.
     context.set_alpn_select_callback(lambda peer, offered: SSL.NO_OVERLAPPING_PROTOCOLS)
     if files.authorities:
+        # One that is not at the end of its own chain is trusted as it stands, and not the
+        # others that its superior has signed.
+        store = context.get_cert_store()
+        assert store is not None
+        store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
         context.set_verify(context.get_verify_mode(), _note_fault)
         for authority in files.authorities:
             context.add_client_ca(authority)

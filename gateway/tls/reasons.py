@@ -18,6 +18,7 @@ CLOSED: Final = "closed during the handshake"
 NO_IDENTITY: Final = "its certificate names no usable identity"
 
 _FAULTS: Final = {
+    2: "authority of its certificate is not in client_ca",
     3: "the list of revoked certificates is missing",
     7: "signature of its certificate is wrong",
     9: "certificate is not yet valid",
