@@ -34,7 +34,7 @@ from gateway.query import Query
 from gateway.query_sections import DEFAULT_QUERIES, QuerySection, queries_of
 from gateway.route import Route
 from gateway.route_sections import DEFAULT_ROUTES, RouteSection, routes_of
-from gateway.sections import Reader, is_table
+from gateway.sections import Reader
 
 EMBEDDED: Final = "embedded"
 
@@ -182,7 +182,7 @@ def judge(
     sections = reader.sections("routes", data.get("routes", {}), RouteSection)
     listeners = reader.sections("listeners", data.get("listeners", {}), Listener)
     # Names that are there but faulty are not "missing" as well.
-    route_names = list(data["routes"]) if is_table(data.get("routes")) else []
+    route_names, query_names = (_names(data.get(key)) for key in ("routes", "queries"))
     if "routes" not in data:
         sections = dict(DEFAULT_ROUTES)
         route_names = list(DEFAULT_ROUTES)
@@ -234,3 +234,8 @@ def check_endpoints(config: Config, endpoint_fault: EndpointFault) -> list[str]:
         names = list(config.routes)
         check_listener(reader, name, listener, names, config.routes, endpoint_fault)
     return reader.problems
+
+
+def _names(tables: object) -> list[str]:
+    """Of tables that may be none."""
+    return list(tables) if isinstance(tables, Mapping) else []
