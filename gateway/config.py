@@ -206,9 +206,7 @@ def judge(
                 f"listeners.{name}.endpoint", f"is that of listeners.{other} too; give it its own"
             )
     if access is not None or "access" not in data:
-        check_access(
-            reader, access, listeners, route_names, list(data.get("queries", ())), channels.allow
-        )
+        check_access(reader, access, listeners, route_names, query_names, channels.allow)
     if not listeners and not data.get("listeners"):
         reader.note("listeners", "there is none; nobody could connect")
     if reader.problems:
