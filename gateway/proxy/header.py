@@ -122,21 +122,22 @@ class HeaderReader:
         return None
 
     def _binary(self, kept: bytes) -> Header | None:
-        # Each byte is judged as soon as it is there, its command before its family.
+        # Each byte is judged as soon as it is there, its command before its family. What was
+        # wrong is told without the peer's numbers: the log has one line for each reason.
         command = kept[12] if len(kept) > 12 else _PROXY
         if command not in (_LOCAL, _PROXY):
-            _refuse(f"version and command 0x{command:02x}")
+            _refuse("no version and command it knows")
         family = kept[13] if len(kept) > 13 else 0
         if command == _PROXY and (family & 0xF0 not in _LENGTHS or family & 0x0F > 2):
-            _refuse(f"family and protocol 0x{family:02x}")
+            _refuse("no family and protocol it knows")
         if len(kept) < _FIXED:
             return None
         length = int.from_bytes(kept[14:_FIXED], "big")
         if _FIXED + length > MOST_V2:
-            _refuse(f"{_FIXED + length} bytes, over the limit of {MOST_V2}")
+            _refuse(f"over the limit of {MOST_V2} bytes")
         is_addressed = command == _PROXY and family & 0x0F != 0
         if is_addressed and length < _LENGTHS[family & 0xF0]:
-            _refuse(f"{length} bytes of addresses are too few")
+            _refuse("too few bytes for its addresses")
         if len(kept) < _FIXED + length:
             return None
         block, rest = kept[_FIXED : _FIXED + length], kept[_FIXED + length :]
