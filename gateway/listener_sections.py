@@ -19,7 +19,9 @@ from gateway.sections import Reader
 
 Seconds = Annotated[float, Meta(gt=0)]
 Size = Annotated[int, Meta(ge=1)]
-Rate = Annotated[float, Meta(gt=0)]
+# One message in a quarter of an hour; with less nobody would see the end of a pause.
+MessageRate = Annotated[float, Meta(ge=0.001)]
+ByteRate = Annotated[float, Meta(ge=1)]
 # TCP_KEEPIDLE is whole seconds, at most 32767.
 Keepalive = Annotated[float, Meta(ge=1, le=32767)]
 
@@ -115,8 +117,8 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     first_frame_timeout: Seconds | None = None
     max_connections: Size | None = None
     max_connections_per_address: Size | None = None
-    messages_per_second: Rate | None = None
-    bytes_per_second: Rate | None = None
+    messages_per_second: MessageRate | None = None
+    bytes_per_second: ByteRate | None = None
     burst: Seconds = 1.0
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()

@@ -166,6 +166,23 @@ def test_no_listener(text: str, said: list[str]) -> None:
     assert [line.removeprefix("/etc/g.toml: ") for line in problems(text)] == said
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "least"),
+    [
+        ("messages_per_second", "1e-320", "0.001"),
+        ("messages_per_second", "nan", "0.001"),
+        ("bytes_per_second", "0.5", "1.0"),
+    ],
+)
+def test_rates_that_would_stop_everything(key: str, value: str, least: str) -> None:
+    """A rate so low that nothing would ever pass is a mistake, and is named as one."""
+    text = '[listeners.a]\nendpoint = "tcp:1"\nroute = "messages"\n'
+    assert problems(f"{text}{key} = {value}") == [
+        f"/etc/g.toml: listeners.a.{key}: expected a number >= {least}"
+    ]
+    load(f"{text}{key} = {least}")
+
+
 def test_not_toml() -> None:
     """A syntax error says where."""
     assert "line 2" in problems("[database]\npool_min = = 3")[0]
