@@ -295,9 +295,10 @@ def on_signals(reactor: Any, service: GatewayService, reload: Callable[[], None]
     def install() -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
-        signal.signal(signal.SIGHUP, again)
 
-    # The reactor installs its own when it starts.
+    # The reactor installs its own when it starts, but none for SIGHUP, which would end the
+    # process until then; what is asked for meanwhile waits for the reactor.
+    signal.signal(signal.SIGHUP, again)
     reactor.callWhenRunning(install)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 
 from gateway.config import Config, load_config
 from gateway.reload import changed_at_start
+from gateway.service import on_signals
 from gateway.tap import endpoint_fault
 from tests.support import Database, Gateway
 
@@ -46,6 +47,37 @@ def test_what_waits_for_a_start_is_named() -> None:
         "listeners.lines.window",
         "listeners.more",
     ]
+
+
+class NotRunning:
+    """
+    A reactor that has still to start.
+    """
+
+    def __init__(self) -> None:
+        self.queued: list[Callable[[], None]] = []
+
+    def callWhenRunning(self, call: Callable[[], None]) -> None:
+        """Never, here."""
+
+    def callFromThread(self, call: Callable[[], None]) -> None:
+        self.queued.append(call)
+
+
+def test_a_signal_before_the_reactor_runs() -> None:
+    """SIGHUP while the gateway is still starting waits for the reactor, and ends nothing."""
+    reactor, calls = NotRunning(), list[str]()
+    # Without a gateway's answer to it the signal would end the tests.
+    before = signal.signal(signal.SIGHUP, lambda number, frame: calls.append("lost"))
+    try:
+        on_signals(reactor, None, lambda: calls.append("reload"))  # type: ignore[arg-type]
+        signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert calls == []
+    (queued,) = reactor.queued
+    queued()
+    assert calls == ["reload"]
 
 
 def test_a_reload(
