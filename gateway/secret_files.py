@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from gateway.config import Config
 from gateway.errors import ConfigError
+from gateway.plain_files import read_plain
 
 OPEN: Final = 0o066
 """Bits of a file's mode that let its group or others read or change it."""
@@ -27,11 +28,9 @@ def read_secret(path: str) -> str:
     @raise ConfigError: with one line, which names the file and nothing that is in it.
     """
     try:
-        with Path(path).open("rb") as file:
-            content = file.read(_MOST + 1)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigError([f"{path}: cannot be read: {reason}"]) from None
+        content = read_plain(Path(path), _MOST + 1)
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from None
     if len(content) > _MOST:
         raise ConfigError([f"{path}: has more than {_MOST} bytes; that is no secret"])
     try:

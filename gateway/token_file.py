@@ -18,6 +18,7 @@ from typing import Final
 
 from gateway.access_sections import AccessSection
 from gateway.errors import ConfigError
+from gateway.plain_files import plain_file
 from gateway.tokens import Token, read_tokens
 
 PRIVATE: Final = 0o600
@@ -47,9 +48,10 @@ class TokenFile:
         @raise ConfigError: with one line that says what to do.
         """
         try:
-            with self.path.open("rb") as file:
-                self._check_mode(os.fstat(file.fileno()))
-                return file.read().decode()
+            with plain_file(self.path) as handle:
+                self._check_mode(os.fstat(handle))
+                with os.fdopen(handle, "rb", closefd=False) as file:
+                    return file.read().decode()
         except OSError as error:
             raise self._unusable("read", error) from None
         except UnicodeDecodeError as error:
@@ -78,8 +80,7 @@ class TokenFile:
     @contextmanager
     def _locked(self, target: Path) -> Iterator[os.stat_result]:
         while True:
-            handle = os.open(target, os.O_RDONLY | os.O_CLOEXEC)
-            try:
+            with plain_file(target) as handle:
                 fcntl.flock(handle, fcntl.LOCK_EX)
                 there = os.fstat(handle)
                 # Another may have replaced it while this one waited.
@@ -87,8 +88,6 @@ class TokenFile:
                     if os.path.samestat(there, target.stat()):
                         yield there
                         return
-            finally:
-                os.close(handle)
 
     def _replace(self, target: Path, there: os.stat_result, text: str) -> None:
         """

@@ -18,7 +18,7 @@ PURE_TOO = ("pressure", "config", "direct", "answers", "deadlines", "sockets", "
 PURE_ALSO = ("content", "content_sections", "stream", "moves", "query", "query_sections")
 PURE_STILL = ("channel_sections", "pushes", "places", "networks", "listener_sections")
 PURE_ACCESS = ("patterns", "access_sections", "access", "tokens", "token_file")
-PURE_DOORS = ("rates", "crowd", "guest", "files")
+PURE_DOORS = ("rates", "crowd", "guest", "files", "plain_files")
 PURE_INSIDE = ("spool.record", "spool.mark", "sql.route", "columns.kinds", "formats.choice")
 PURE_WAY_IN = ("proxy.header", "telnet")
 PURE_FORMATS = tuple(
@@ -37,9 +37,9 @@ PURE_MODULES = (
 PACKAGES = ("postgres", "spool", "sql", "columns", "formats", "proxy", "tls", "client", "commands")
 
 ORDER = [
-    *("errors", "framing", "telnet", "reply", "faults", "sections", "networks", "patterns"),
-    *("access_sections", "access", "tokens", "token_file", "verifier", "guest", "pushes", "stream"),
-    *("formats", "columns", "dialect", "content", "batch", "moves", "places", "query", "route"),
+    *("errors", "plain_files", "framing", "telnet", "reply", "faults", "sections", "networks"),
+    *("patterns", "access_sections", "access", "tokens", "token_file", "verifier", "guest"),
+    *("pushes", "stream", "formats", "columns", "dialect", "content", "batch", "moves", "places", "query", "route"),
     *("sql", "route_sections", "content_sections", "query_sections", "channel_sections"),
     *("listener_sections", "config", "secret_files", "example", "rates", "crowd", "files"),
     *("direct", "sockets", "deadlines", "sweep", "answers", "pressure", "lock", "store", "memory"),

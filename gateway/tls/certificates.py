@@ -29,6 +29,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 
 from gateway.errors import GatewayError
+from gateway.plain_files import read_plain
 
 PrivateKey = (
     RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey | Ed448PrivateKey | DSAPrivateKey
@@ -167,7 +168,7 @@ def validity_warning(certificate: x509.Certificate, now: float) -> str | None:
 
 def _read(file: Path, setting: str) -> bytes:
     try:
-        return file.read_bytes()
+        return read_plain(file)
     except OSError as error:
         raise Unusable(setting, f"{file}: cannot be read: {error.strerror}") from None
 
