@@ -12,6 +12,7 @@ Pure: what C{$CREDENTIALS_DIRECTORY} says comes in.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -24,6 +25,14 @@ from gateway.errors import ConfigError
 from gateway.sections import Reader
 
 CREDENTIAL: Final = "credential:"
+
+_SECRET: Final = re.compile(
+    # A URI, a conninfo, or a token: an ID and, in base64, 32 random bytes (gateway.tokens).
+    r"://|password\s*=|(?<![\w-])[\w-]{8,64}\.[\w-]{43}(?![\w-])",
+    re.IGNORECASE | re.ASCII,
+)
+
+_CONTROL: Final = re.compile(r"[\0-\x1f\x7f-\x9f]")
 
 Section = TypeVar("Section", bound=Struct)
 
@@ -41,8 +50,18 @@ class Places:
     def path(self, value: str) -> str:
         """
         @param value: as in the file: a path or C{credential:NAME}.
-        @raise ConfigError: with one line, where it leads nowhere.
+        @raise ConfigError: with one line, where it leads nowhere. A value that may be a secret
+            in the wrong place is not shown.
         """
+        if _SECRET.search(value):
+            raise ConfigError(
+                [
+                    "names a file, and this looks like a connection string, password or token"
+                    " itself (it is not shown): write it into a file of mode 0600, and name that"
+                ]
+            )
+        if _CONTROL.search(value):
+            raise ConfigError(["names a file, and this has a control character"])
         if not value.startswith(CREDENTIAL):
             return str(self.folder / value)
         name = value.removeprefix(CREDENTIAL)

@@ -4,12 +4,16 @@ Paths of a configuration: relative to its file, or a credential that systemd han
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import PurePath
 
 import pytest
 
+from gateway.access_sections import AccessSection
 from gateway.errors import ConfigError
 from gateway.places import Places
+from gateway.sections import Reader
+from gateway.tokens import issue
 
 SERVICE = Places(PurePath("/etc/gateway"), PurePath("/run/credentials/gateway.service"))
 
@@ -34,6 +38,30 @@ def test_a_credential_is_one_file(name: str) -> None:
     """No name of a credential leads out of their folder."""
     with pytest.raises(ConfigError, match="is that of a file"):
         SERVICE.path(f"credential:{name}")
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "postgresql://u:s3cret@h/db",
+        "host=h password=s3cret",
+        "host=h PASSWORD = 's3cret'",
+        issue("s3cret", datetime.now(UTC), None)[1],
+        "credential:postgresql://u:s3cret@h/db",
+        "-----BEGIN PRIVATE KEY-----\ns3cret\n-----END PRIVATE KEY-----\n",
+    ],
+)
+def test_a_secret_in_place_of_its_file(secret: str) -> None:
+    """What should be in a file and is in the configuration is named, and never shown."""
+    with pytest.raises(ConfigError) as caught:
+        SERVICE.path(secret)
+    (problem,) = caught.value.problems
+    assert problem.startswith("names a file, and this ") and problem.isprintable()
+    assert "s3cret" not in problem and secret not in problem
+    reader = Reader("/etc/g.toml")
+    section = AccessSection(tokens=secret)
+    assert SERVICE.resolved(reader, "access", section, ["tokens"]) == section
+    assert reader.problems == [f"/etc/g.toml: access.tokens: {problem}"]
 
 
 def test_without_systemd() -> None:
