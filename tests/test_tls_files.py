@@ -4,6 +4,7 @@ Certificates, keys and authorities in files: each problem is one line that says 
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import shutil
 from pathlib import Path
@@ -162,6 +163,30 @@ def test_files_that_are_not_what_they_should_be(issuer: Issuer, tmp_path: Path) 
     assert problem(section(broken)).endswith(
         f"{broken}: a key of this kind cannot sign; use RSA or EC"
     )
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "said"),
+    [
+        ("a003020102", "a003020107", "certificate 1 in it cannot be read: 7 is not a valid X509"),
+        ("06072a8648ce3d0201", "06072a8648ce3d0209", "is for a key of an unknown kind; use RSA"),
+        ("06082a8648ce3d030107", "06082a8648ce3d030179", "is for a key of an unknown kind; use"),
+    ],
+)
+def test_certificates_of_another_world(issuer: Issuer, good: str, bad: str, said: str) -> None:
+    """A version, a kind of key or a curve that nobody knows is one line, not a traceback."""
+    ours = issuer.issue("gw.example")
+    text = ours.certificate.public_bytes(serialization.Encoding.DER)
+    assert bytes.fromhex(good) in text
+    text = text.replace(bytes.fromhex(good), bytes.fromhex(bad), 1)
+    ours.file.write_bytes(
+        b"-----BEGIN CERTIFICATE-----\n"
+        + base64.encodebytes(text)
+        + b"-----END CERTIFICATE-----\n"
+        + key_pem(ours.key)
+    )
+    line = problem(section(ours.file))
+    assert line.startswith(f"listeners.a.tls.certificate: {ours.file}: ") and said in line
 
 
 def test_authorities_of_clients(issuer: Issuer, tmp_path: Path) -> None:

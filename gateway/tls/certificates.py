@@ -40,6 +40,14 @@ _BLOCK: Final = re.compile(
     rb"^-----BEGIN ([A-Z0-9 ]+)-----[ \t]*\r?$.*?^-----END \1-----", re.DOTALL | re.MULTILINE
 )
 
+_NO_EXTENSION: Final = (
+    x509.ExtensionNotFound,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+    ValueError,
+)
+"""There is none of a kind, or none that can be read."""
+
 _DAY: Final = 86400.0
 
 SOON: Final = 21.0
@@ -92,8 +100,15 @@ def read_identity(
         raise Unusable(setting, f"{key_file}: no private key in PEM form in it{hint}")
     private = _private_key(key_file, setting, block, passphrase_file)
     public = _public_bytes(private.public_key())
-    if public != _public_bytes(first.public_key()):
-        if any(public == _public_bytes(other.public_key()) for other in chain):
+    shown = _certified(first)
+    if shown is None:
+        raise Unusable(
+            "certificate",
+            f"{certificate}: the certificate of {name_of(first)} is for a key of an unknown kind;"
+            " use RSA or EC",
+        )
+    if public != shown:
+        if any(public == _certified(other) for other in chain):
             raise Unusable(
                 "certificate",
                 f"{certificate}: begins with the certificate of {name_of(first)}, which is not"
@@ -128,7 +143,7 @@ def host_names(certificate: x509.Certificate) -> list[str]:
     """
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+    except _NO_EXTENSION:
         return []
     return [name.lower() for name in names.value.get_values_for_type(x509.DNSName)]
 
@@ -188,12 +203,22 @@ def _certificates(file: Path, setting: str) -> list[x509.Certificate]:
     certificates = []
     for number, block in enumerate(blocks, 1):
         try:
-            certificates.append(x509.load_pem_x509_certificate(block))
-        except ValueError as error:
+            certificates.append(_certificate(block))
+        except (ValueError, x509.InvalidVersion, UnsupportedAlgorithm) as error:
             raise Unusable(
                 setting, f"{file}: certificate {number} in it cannot be read: {_line(error)}"
             ) from None
     return certificates
+
+
+def _certificate(block: bytes) -> x509.Certificate:
+    """
+    One whose names and dates can be read: they are not looked at before somebody asks.
+    """
+    certificate = x509.load_pem_x509_certificate(block)
+    for part in ("subject", "issuer", "not_valid_before_utc", "not_valid_after_utc"):
+        getattr(certificate, part)
+    return certificate
 
 
 def _private_key(
@@ -231,10 +256,20 @@ def _public_bytes(key: PublicKeyTypes) -> bytes:
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
+def _certified(certificate: x509.Certificate) -> bytes | None:
+    """
+    @return: the key that it is for; C{None}: it is of a kind that nobody here knows.
+    """
+    try:
+        return _public_bytes(certificate.public_key())
+    except (ValueError, UnsupportedAlgorithm):
+        return None
+
+
 def _may_sign(certificate: x509.Certificate) -> bool:
     try:
         basic = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+    except _NO_EXTENSION:
         # Certificates of version 1 have no extensions; OpenSSL decides.
         return True
     return basic.value.ca
