@@ -11,7 +11,6 @@ judge, such as an endpoint's syntax, is asked of a function that is passed in.
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Annotated, Any, Final, Literal
@@ -35,6 +34,7 @@ from gateway.query_sections import DEFAULT_QUERIES, QuerySection, queries_of
 from gateway.route import Route
 from gateway.route_sections import DEFAULT_ROUTES, RouteSection, routes_of
 from gateway.sections import Reader
+from gateway.toml import tables_of
 
 EMBEDDED: Final = "embedded"
 
@@ -145,11 +145,7 @@ def load_config(
     @param credentials: the folder of what systemd hands to the service.
     @raise ConfigError: with every problem.
     """
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError([f"{path}: not TOML: {error}"]) from None
-    return judge(data, path, endpoint_fault, credentials)
+    return judge(tables_of(text, str(path)), path, endpoint_fault, credentials)
 
 
 def judge(

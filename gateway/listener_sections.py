@@ -28,7 +28,7 @@ Keepalive = Annotated[float, Meta(ge=1, le=32767)]
 AUTH_TIMEOUT: Final = 10.0
 """Seconds that a peer has to prove who it is, where the listener does not say."""
 
-_OWNER: Final = re.compile(r"[^:\s]*(:[^:\s]+)?")
+_OWNER: Final = re.compile(r"[^:\s\0]*(:[^:\s\0]+)?")
 
 EndpointFault = Callable[[str], str | None]
 """An endpoint string -> what is wrong with it."""

@@ -27,6 +27,14 @@ def meant(word: str, known: Any) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
+def one_line(text: str) -> str:
+    """
+    Text from a file as it may be shown: with the escapes of Python for control characters, so
+    that it can neither begin a line nor change a terminal.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class Reader:
     """
     Collects problems while it converts.
@@ -37,7 +45,7 @@ class Reader:
         self._path = path
 
     def note(self, key: str, text: str) -> None:
-        self.problems.append(f"{self._path}: {key}: {text}")
+        self.problems.append(f"{self._path}: {one_line(key)}: {one_line(text)}")
 
     def known(self, where: str, table: Mapping[str, Any], keys: Any) -> None:
         """
@@ -93,6 +101,10 @@ class Reader:
             return {}
         found = {}
         for name, table in tables.items():
+            if not name.isprintable():
+                # The log and the answers of commands show it.
+                self.note(f"{where}.{name}", "a name has no control characters")
+                continue
             section = self.section(f"{where}.{name}", table, kind)
             if section is not None:
                 found[name] = section

@@ -205,6 +205,8 @@ def endpoint_fault(endpoint: str) -> str | None:
     """
     What is wrong with an endpoint string, as Twisted sees it.
     """
+    if "\0" in endpoint:
+        return "no address has a NUL"
     try:
         serverFromString(global_reactor, endpoint)
     except (ValueError, TypeError, KeyError, IndexError, LookupError, OSError) as error:

@@ -188,6 +188,64 @@ def test_not_toml() -> None:
     assert "line 2" in problems("[database]\npool_min = = 3")[0]
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x = " + "[" * 5000 + "]" * 5000, "not TOML: nested too deeply"),
+        ("x = " + "{a = " * 5000 + "1" + "}" * 5000, "not TOML: nested too deeply"),
+        (f"limits.connections = {'9' * 5000}", "not TOML: a number in it has too many digits"),
+        (f"limits.connections = 0x{'f' * 5000}", "limits.connections: a number of more than 64"),
+        ("x" + ".x" * 5000 + " = 1", ".x: nested more than 32 deep"),
+        ("x = " + "[" * 99 + "]" * 99, "x: nested more than 32 deep"),
+    ],
+)
+def test_files_that_are_too_much(text: str, said: str) -> None:
+    """What is too deep or too long to be read is one line with the file's name."""
+    (line,) = problems(text)
+    assert line.startswith("/etc/g.toml: ") and said in line
+
+
+def test_names_cannot_write_into_the_log() -> None:
+    """Control characters of keys, names and values are shown by their escapes."""
+    text = """
+    "dat\\u001b[31mabase\\n" = 1
+    [listeners."\\u001b[31mEVIL\\nlog"]
+    endpoint = "tcp:1"
+    [listeners.a]
+    endpoint = "tcp:1"
+    framing = "li\\nne"
+    route = "messages"
+    "win\\r\\u0085dow" = 1
+    """
+    found = problems(text)
+    assert len(found) == 4 and all(line.isprintable() for line in found)
+    assert r"/etc/g.toml: dat\x1b[31mabase\n: unknown key; did you mean 'database'?" in found
+    assert r"/etc/g.toml: listeners.\x1b[31mEVIL\nlog: a name has no control characters" in found
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ('[access]\ntokens = "to\\u0000kens"', "access.tokens"),
+        ('[database]\ndsn_file = "d\\u0000sn"', "database.dsn_file"),
+        ('[channels]\ndsn_file = "d\\u0000sn"', "channels.dsn_file"),
+        ('[spool]\npath = "spool\\u0000"', "spool.path"),
+        ('[listeners.a.tls]\ncertificate = "gw\\u0000.pem"', "listeners.a.tls.certificate"),
+        ('[listeners.a]\nendpoint = "unix:a\\u0000b"', "listeners.a.endpoint"),
+        (
+            '[listeners.a]\nendpoint = "unix:a"\nsocket_owner = "a\\u0000b"',
+            "listeners.a.socket_owner",
+        ),
+    ],
+)
+def test_a_nul_in_a_path(text: str, key: str) -> None:
+    """Where no file can be meant the key is named, and nothing is opened."""
+    if "a.tls" in text:
+        text = f'[listeners.a]\nendpoint = "tcp:1"\n{text}'
+    (line,) = [line for line in problems(text) if line.startswith(f"/etc/g.toml: {key}: ")]
+    assert line.isprintable()
+
+
 @pytest.mark.parametrize("text", ["database = 1", "routes = []", "listeners.a = 'tcp:1'"])
 def test_tables_that_are_none(text: str) -> None:
     """A value where a table belongs is an error, not a traceback."""

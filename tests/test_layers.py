@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parent.parent / "gateway"
 PURE = ("errors", "framing", "reply", "faults", "dialect", "route", "batch", "store")
 PURE_TOO = ("pressure", "config", "direct", "answers", "deadlines", "sockets", "sections", "lock")
 PURE_ALSO = ("content", "content_sections", "stream", "moves", "query", "query_sections")
-PURE_STILL = ("channel_sections", "pushes", "places", "networks", "listener_sections")
+PURE_STILL = ("channel_sections", "pushes", "places", "toml", "networks", "listener_sections")
 PURE_ACCESS = ("patterns", "access_sections", "access", "tokens", "token_file")
 PURE_DOORS = ("rates", "crowd", "guest", "files", "plain_files")
 PURE_INSIDE = ("spool.record", "spool.mark", "sql.route", "columns.kinds", "formats.choice")
@@ -37,9 +37,10 @@ PURE_MODULES = (
 PACKAGES = ("postgres", "spool", "sql", "columns", "formats", "proxy", "tls", "client", "commands")
 
 ORDER = [
-    *("errors", "plain_files", "framing", "telnet", "reply", "faults", "sections", "networks"),
-    *("patterns", "access_sections", "access", "tokens", "token_file", "verifier", "guest"),
-    *("pushes", "stream", "formats", "columns", "dialect", "content", "batch", "moves", "places", "query", "route"),
+    *("errors", "plain_files", "framing", "telnet", "reply", "faults", "sections", "toml"),
+    *("networks", "patterns", "access_sections", "access", "tokens", "token_file", "verifier"),
+    *("guest", "pushes", "stream", "formats", "columns", "dialect", "content", "batch", "moves"),
+    *("places", "query", "route"),
     *("sql", "route_sections", "content_sections", "query_sections", "channel_sections"),
     *("listener_sections", "config", "secret_files", "example", "rates", "crowd", "files"),
     *("direct", "sockets", "deadlines", "sweep", "answers", "pressure", "lock", "store", "memory"),
