@@ -13,13 +13,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import psycopg2
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
+from twisted.logger import ILogObserver, globalLogPublisher
+from zope.interface import implementer
 
 from gateway.embedded import EmbeddedServer, as_other_user
 
@@ -43,6 +46,22 @@ def wait_until(condition: Any, what: str, patience: float = PATIENCE) -> Any:
             raise AssertionError(f"{what}: not within {patience} s")
         time.sleep(0.01)
     return result
+
+
+@contextmanager
+def logged() -> Iterator[list[dict[str, Any]]]:
+    """What is logged meanwhile."""
+    events: list[dict[str, Any]] = []
+
+    @implementer(ILogObserver)
+    def note(event: dict[str, Any]) -> None:
+        events.append(event)
+
+    globalLogPublisher.addObserver(note)
+    try:
+        yield events
+    finally:
+        globalLogPublisher.removeObserver(note)
 
 
 async def until(condition: Callable[[], Any], what: str) -> None:

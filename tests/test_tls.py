@@ -13,7 +13,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,12 @@ from zope.interface import implementer
 
 from gateway.listener_sections import TlsSection
 from gateway.tls.contexts import Contexts
+from gateway.tls.files import Stamp
 from gateway.tls.handshake import TlsDoor
 from gateway.tls.transport import TlsConnection
 from gateway.tls.watch import CertificateWatch
 from tests.issuer import FOR_CLIENTS, FOR_SERVERS, Issued, Issuer
-from tests.support import PATIENCE, until
+from tests.support import PATIENCE, logged, until
 
 
 class Echo(Protocol):
@@ -122,22 +123,6 @@ class Served(Factory):
 
     async def stop(self) -> None:
         await self._port.stopListening()
-
-
-@contextmanager
-def logged() -> Iterator[list[dict[str, Any]]]:
-    """What is logged meanwhile."""
-    events: list[dict[str, Any]] = []
-
-    @implementer(ILogObserver)
-    def note(event: dict[str, Any]) -> None:
-        events.append(event)
-
-    globalLogPublisher.addObserver(note)
-    try:
-        yield events
-    finally:
-        globalLogPublisher.removeObserver(note)
 
 
 @pytest.fixture
@@ -888,6 +873,40 @@ async def test_watch(serve: Callable[..., Served], issuer: Issuer, ours: Issued)
         assert [event["log_level"].name for event in events[5:]] == ["warn"]
         watch.stop()
         assert not clock.getDelayedCalls()
+
+
+class Broken:
+    """
+    Files that are new at every other look, and fail in a way that nobody thought of.
+    """
+
+    def __init__(self) -> None:
+        self.reloads = 0
+
+    @property
+    def changed(self) -> Stamp:
+        return (("x", self.reloads, 0, 0),)
+
+    def reload(self) -> bool:
+        self.reloads += 1
+        raise RuntimeError("unforeseen")
+
+    def warn(self) -> None:
+        """Nothing."""
+
+
+def test_the_watch_survives_what_nobody_thought_of() -> None:
+    """Any exception is logged as a bug, and the watch goes on, over the other files as well."""
+    clock = Clock()
+    watch = CertificateWatch(clock, interval=2.0)
+    both = Broken(), Broken()
+    watch.watch(both)  # type: ignore[arg-type]
+    watch.start()
+    with logged() as events:
+        clock.pump([2.0] * 4)
+    assert [each.reloads for each in both] == [2, 2]
+    assert [event["log_level"].name for event in events] == ["critical"] * 4
+    watch.stop()
 
 
 flights = st.one_of(

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
 
 from gateway.tls.contexts import Contexts
 from gateway.tls.files import Stamp
@@ -27,6 +28,8 @@ class CertificateWatch:
     """
     Watches the files of all listeners.
     """
+
+    _log = Logger()
 
     def __init__(self, clock: IReactorTime, interval: float = INTERVAL) -> None:
         """
@@ -72,13 +75,25 @@ class CertificateWatch:
     def _look(self) -> None:
         self._call = self._clock.callLater(self._interval, self._look)
         for contexts, seen in self._contexts.items():
-            stamp = contexts.changed
-            if stamp is not None and stamp == seen:
-                contexts.reload()
-                stamp = None
-            self._contexts[contexts] = stamp
+            self._contexts[contexts] = self._tried(contexts, seen)
         if self._clock.seconds() - self._warned >= REMIND:
             self._warn()
+
+    def _tried(self, contexts: Contexts, seen: Stamp | None) -> Stamp | None:
+        """
+        Read the files again if they have changed since the look before the last, and not since.
+
+        @param seen: their stamp at the last look, if it was new.
+        @return: their stamp now, if they are still to be read.
+        """
+        try:
+            stamp = contexts.changed
+            if stamp is None or stamp != seen:
+                return stamp
+            contexts.reload()
+        except Exception:  # noqa: BLE001 - peers are still shown what they were shown before
+            self._log.failure("the certificate could not be read again, and stays as it was")
+        return None
 
     def _warn(self) -> None:
         self._warned = self._clock.seconds()
