@@ -9,11 +9,14 @@ import signal
 from collections.abc import Callable
 from pathlib import Path, PurePath
 
+import pytest
+from twisted.logger import formatEvent
+
 from gateway.config import Config, load_config
-from gateway.reload import changed_at_start
+from gateway.reload import GONE, Reload, changed_at_start
 from gateway.service import on_signals
 from gateway.tap import endpoint_fault
-from tests.support import Database, Gateway
+from tests.support import Database, Gateway, logged
 
 Start = Callable[..., Gateway]
 
@@ -47,6 +50,61 @@ def test_what_waits_for_a_start_is_named() -> None:
         "listeners.lines.window",
         "listeners.more",
     ]
+
+
+ACCESS = '[access.grants.all]\nnetworks = ["unix"]\nroutes = ["*"]\n'
+
+
+class Reloading:
+    """
+    A gateway's reloads, of files that are given as text, and what the log says of each.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.taken: list[Config] = []
+        self.reload = Reload(load(text), lambda: load(self.text), [self.take])
+
+    def take(self, config: Config) -> None:
+        self.taken.append(config)
+
+    def __call__(self, text: str) -> list[str]:
+        self.text = text
+        with logged() as events:
+            self.reload()
+        return [str(formatEvent(event)) for event in events]
+
+
+@pytest.mark.parametrize("text", ["", "# begun", LISTENER])
+def test_a_reload_does_not_take_access_away(text: str) -> None:
+    """Where [access] is in force, from the start or a reload, a file without it changes nothing."""
+    refused = [f"not reloaded: {GONE}", "the configuration from before stays in force"]
+    guarded = Reloading(LISTENER + ACCESS)
+    assert guarded(text) == refused and not guarded.taken
+    # What is in force counts, not what the gateway was started with.
+    later = Reloading(LISTENER)
+    assert later(LISTENER)[-1].startswith("configuration reloaded")
+    assert later(LISTENER + ACCESS)[-1].startswith("configuration reloaded")
+    assert later(text) == refused and len(later.taken) == 2
+    assert later(LISTENER + ACCESS)[-1].startswith("configuration reloaded")
+
+
+def test_a_reload_survives_what_nobody_thought_of() -> None:
+    """Any exception is logged as a bug, says what is in force, and the next reload works."""
+
+    def broken(*_: object) -> Config:
+        raise RuntimeError("unforeseen")
+
+    for read, parts, said in (
+        (broken, [], "the configuration from before stays in force"),
+        (lambda: load(LISTENER + ACCESS), [broken], "the configuration from before stays in"),
+    ):
+        with logged() as events:
+            Reload(load(LISTENER + ACCESS), read, parts)()  # type: ignore[arg-type]
+        failure, last = events
+        assert failure["log_level"].name == "critical"
+        assert failure["log_failure"].check(RuntimeError)
+        assert str(formatEvent(last)).startswith(said)
 
 
 class NotRunning:
