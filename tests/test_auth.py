@@ -572,7 +572,7 @@ def test_a_token_is_not_refused_for_what_its_neighbours_send() -> None:
 def test_who_sends_too_much_does_not_win_time() -> None:
     """The time for a token runs while a peer is not read for what it sends over its rate."""
     transport = HalfClosing()  # type: ignore[no-untyped-call]
-    limits = {"allowance": Allowance(messages=10), "timeouts": Timeouts(first=10)}
+    limits: dict[str, Any] = {"allowance": Allowance(messages=10), "timeouts": Timeouts(first=10)}
     found = bench(transport=transport, **limits)
     for _ in range(130):
         found.peer.dataReceived(b"PING\n" * 10)
