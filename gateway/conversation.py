@@ -277,9 +277,18 @@ class Conversation:
             return refused(Code.FORMAT, "CALL takes a query and maybe its arguments in JSON")
         queries = self._offer.queries
         query = name.decode("utf-8", "backslashreplace")
+        denied = _denied("CALL of", name)
         if not self._peer.rights.may_call(query):
-            return _denied("CALL of", name)
-        return lambda answered: queries.ask(query, arguments, answered)
+            return denied
+
+        def ask(answered: Answered) -> None:
+            # A reload may have changed what holds since this was read.
+            if self._peer.rights.may_call(query):
+                queries.ask(query, arguments, answered)
+            else:
+                answered(denied)
+
+        return ask
 
     def _hello(self, rest: bytes) -> Outcome | Request:
         name = name_of(rest, MAX_STREAM)
@@ -299,7 +308,7 @@ class Conversation:
         if verb == b"LISTEN":
             if not self._peer.rights.may_listen(channel):
                 return _denied("LISTEN to", rest)
-            return lambda answered: self._run(channels.subscribe(channel, self._peer), answered)
+            return lambda answered: self._run(self._subscribe(channel), answered)
         return lambda answered: self._run(channels.unsubscribe(channel, self._peer), answered)
 
     def _auth(self, rest: bytes) -> Outcome | Request:
@@ -324,6 +333,13 @@ class Conversation:
             return refused(Code.DENIED, text)
         return peer.known_as(peer.guest.proved(proof)) or STORED
 
+    async def _subscribe(self, channel: str) -> Outcome:
+        found = await self._offer.channels.subscribe(channel, self._peer)
+        if self._peer.rights.may_listen(channel):
+            return found
+        await self._offer.channels.unsubscribe(channel, self._peer)
+        return _denied("LISTEN to", channel.encode())
+
     def _quiet(self, answered: Answered) -> None:
         self._peer.answers.quiet = True
         answered(Outcome(Word.OK))
@@ -340,6 +356,10 @@ class Conversation:
         found = await streams.open(name, self._peer)
         if isinstance(found, Outcome):
             return found
+        if not self._peer.rights.may_open(name):
+            # A reload came between.
+            streams.close(found)
+            return _denied("HELLO to", name.encode())
         if self._gone:
             streams.close(found)
         self._stream = found

@@ -89,10 +89,17 @@ class Door(Factory):
             return self._enter(guest)
         if guest.address not in self.proxies:
             return self._keep_out(guest, _NO_PROXY)
+        # Until it is known for whom it speaks it counts as somebody of no address.
+        crowd, nobody = self.peers.crowd, object()
+        excess, what = crowd.excess(nobody)
+        if excess > 0:
+            return self._keep_out(guest, _too_many(what))
+        crowd.enter(nobody)
         return ProxyHeader(
             self._clock,
             lambda source: self._enter(guest if source is None else _behind(source)),
             partial(self.peers.not_let_in, guest.name),
+            partial(crowd.leave, nobody),
         )
 
     def _enter(self, guest: Guest) -> Protocol | None:
@@ -158,11 +165,15 @@ class Door(Factory):
             return _DENIED
         excess, what = self.peers.crowd.excess(guest.site)
         if excess > 0:
-            return goodbye(Code.BUSY, f"too many {what}; try again later")
+            return _too_many(what)
         return None
 
     def _gone(self) -> None:
         self._turned_away -= 1
+
+
+def _too_many(what: str) -> Outcome:
+    return goodbye(Code.BUSY, f"too many {what}; try again later")
 
 
 def _behind(source: Source) -> Guest:

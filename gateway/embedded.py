@@ -229,7 +229,11 @@ class EmbeddedServer:
             self._gone = True
             self._log.warn("embedded PostgreSQL is gone; starting it again")
         program, *arguments = as_other_user(self._start_command())
-        await getProcessOutputAndValue(program, arguments, os.environ)
+        try:
+            await getProcessOutputAndValue(program, arguments, os.environ)
+        except OSError as error:
+            # No process or file to be had now; the next look may find some.
+            self._log.warn("embedded PostgreSQL: {reason}", reason=error.strerror or str(error))
         if self.running:
             self._gone = False
             self._log.info("embedded PostgreSQL is running again")

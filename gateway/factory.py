@@ -21,7 +21,7 @@ from gateway.guest import Guest
 from gateway.networks import address_of
 from gateway.pressure import Pressure
 from gateway.protocol import PeerProtocol
-from gateway.rates import Allowance, Rates
+from gateway.rates import Allowance, Bucket, Rates
 from gateway.reply import Code, Outcome, Words, goodbye
 from gateway.sockets import Carriage
 from gateway.sweep import Sweep
@@ -149,6 +149,7 @@ class PeerFactory(Factory):
         for peer in list(self.peers):
             found = self.rights(peer.guest) if is_good(peer.guest) else _REVOKED
             if isinstance(found, Outcome):
+                peer.rights = NOTHING  # for what it has asked and is not begun yet
                 peer.dismiss(peer.turned_away(found))
             else:
                 peer.entitle(found)
@@ -168,7 +169,13 @@ class PeerFactory(Factory):
         return self.writer.source(Origin(guest.name, self.listener, guest.identity), answered)
 
     def throttle(self, guest: Guest, resume: Callable[[], None]) -> Throttle | None:
-        bucket = self.rates.bucket(guest.account, self.clock.seconds())
+        now = self.clock.seconds()
+        bucket: Bucket | None
+        if self.awaits_proof(guest) and self.rates.allowance.limited:
+            # Its own, so that nobody without a token can use up that of others with one.
+            bucket = Bucket(self.rates.allowance, now)
+        else:
+            bucket = self.rates.bucket(guest.account, now)
         if bucket is None:
             return None
         return Throttle(bucket, self.clock, resume, refuses=not self.words.silent)

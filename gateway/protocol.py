@@ -51,7 +51,7 @@ class PeerProtocol(Protocol):
     # On the class, so that an idle connection pays for none of it.
     _oversize = False
     _paused = False
-    _was_paused = False
+    _excused = False
     _heard = False
     _finished = False
     _pressed = False
@@ -117,6 +117,8 @@ class PeerProtocol(Protocol):
         except FramingError as error:
             frames = error.frames
             bye = goodbye(Code.FORMAT, str(error))
+        throttle = self._throttle
+        beside = 0 if throttle is None else len(data) - sum(map(len, frames))
         if frames:
             self._finished = True
             self._oversize = self._framing.oversize or (bool(self._held) and self._oversize)
@@ -127,21 +129,19 @@ class PeerProtocol(Protocol):
                 self._begin_all(frames)
         else:
             self._heard = True
+        if throttle is not None:
+            throttle.charge(beside)
         if bye is not None:
             self._bye = bye
         self._advance()
 
     def readConnectionLost(self) -> None:
-        """
-        The peer has said all it had to say; what it sent is still answered.
-        """
+        """The peer has said all it had to say; what it sent is still answered."""
         self._ended = True
         self._advance()
 
     def writeConnectionLost(self) -> None:
-        """
-        The transport has written all it had, and closed our own end.
-        """
+        """The transport has written all it had, and closed our own end."""
         self._outlet.written()
 
     # Backpressure: several reasons to pause, one place that does it.
@@ -164,23 +164,29 @@ class PeerProtocol(Protocol):
         self._pressed = held
         self._advance()
 
-    def _update_reading(self) -> None:
-        if self._ended or self._closing:
-            # After the end of the stream there is nothing to read; a reader put
-            # back would only find the same end again.
-            return
-        pause = (
+    @property
+    def _busy(self) -> bool:
+        """Whether there is enough to do, for us or for the peer, before more is read."""
+        return (
             self._outlet.blocked
             or self._pressed
             or self.answers.unanswered >= self._terms.window
             or bool(self._held)
             or self._bye is not None
-            or (self._throttle is not None and self._throttle.holds)
         )
+
+    def _update_reading(self) -> None:
+        if self._ended or self._closing:
+            # After the end of the stream there is nothing to read; a reader put
+            # back would only find the same end again.
+            return
+        busy = self._busy
+        if busy:
+            self._excused = True
+        pause = busy or (self._throttle is not None and self._throttle.holds)
         if pause != self._paused:
             self._paused = pause
             if pause:
-                self._was_paused = True
                 self.transport.pauseProducing()
             else:
                 self.transport.resumeProducing()
@@ -212,17 +218,13 @@ class PeerProtocol(Protocol):
                 self._throttle.give_back(work.rest)
 
     def settled(self, slot: object, runs: Sequence[Run]) -> None:
-        """
-        The store has spoken.
-        """
+        """The store has spoken."""
         assert isinstance(slot, Slot)
         slot.runs = runs
         self._advance()
 
     def _answered(self, slot: Slot, fate: Fate) -> None:
-        """
-        What took its time has its answer.
-        """
+        """What took its time has its answer."""
         self._asking = None
         self.settled(slot, [(1, fate)])
 
@@ -237,13 +239,11 @@ class PeerProtocol(Protocol):
     # From slots to answers.
 
     def _advance(self) -> None:
-        """
-        Write what is due, begin what now has room, and again until neither is left.
-        """
+        """Write what is due, begin what now has room, and again until neither is left."""
         if self._advancing or self._lost:
             return
         self._advancing = True
-        answers = self.answers
+        answers, stride = self.answers, self._terms.window
         while True:
             due = answers.due()
             if answers.ended and not self._closing:
@@ -263,7 +263,9 @@ class PeerProtocol(Protocol):
                 if self._pressed or room <= 0 or (throttle is not None and throttle.stalls):
                     break
                 popleft = self._held.popleft
-                self._begin_all([popleft() for _ in range(min(room, len(self._held)))])
+                self._begin_all([popleft() for _ in range(min(room, stride, len(self._held)))])
+                # Requests give back what comes after them: among many, a few at a time.
+                stride = 2 * stride if self._asking is None else 1
             elif self._bye is not None and not self._pressed:
                 self._begin(Work("", gaps=[(0, self._bye)], closes=True))
             else:
@@ -292,18 +294,17 @@ class PeerProtocol(Protocol):
     # Limits in time.
 
     def look(self) -> Sight | None:
-        """
-        The sweep's.
-        """
+        """The sweep's."""
         heard, finished = self._heard, self._finished
-        was_read = not (self._paused or self._was_paused)
+        # That it sends too much excuses nobody.
+        was_read = not (self._excused or self._busy)
         # Only what is set is set back: a peer that was always silent stays as small as it is.
         if heard:
             self._heard = False
         if finished:
             self._finished = False
-        if self._was_paused:
-            self._was_paused = False
+        if self._excused:
+            self._excused = False
         timeouts = self._terms.timeouts
         queue = None
         farewell = self._farewell
@@ -324,9 +325,7 @@ class PeerProtocol(Protocol):
         return Sight(heard, finished, unfinished, idle, silent, was_read, queue)
 
     def expire(self, limit: Limit) -> None:
-        """
-        The sweep's: a peer that still listens is told, after all its answers.
-        """
+        """The sweep's: a peer that still listens is told, after all its answers."""
         text = limit.text(self._terms.timeouts)
         if limit is Limit.WRITE:
             self.abort()
@@ -377,10 +376,8 @@ class PeerProtocol(Protocol):
     # The end.
 
     def dismiss(self, outcome: Outcome) -> None:
-        """
-        Take nothing more; when everything in flight is answered, say goodbye.
-        """
-        if not self._closing and not self._ended:
+        """Take nothing more; when everything in flight is answered, say goodbye."""
+        if not self._closing:
             # What is held was read but never submitted: it gets no answer, as if unread.
             self._held.clear()
             self._bye = outcome
@@ -388,9 +385,7 @@ class PeerProtocol(Protocol):
             self._advance()
 
     def abort(self) -> None:
-        """
-        Close at once.
-        """
+        """Close at once."""
         self.transport.abortConnection()
 
     def _close(self) -> None:

@@ -72,6 +72,16 @@ class Bucket:
         self._messages -= passed
         return passed
 
+    def charge(self, size: int, now: float) -> bool:
+        """
+        Take bytes whether they may pass or not.
+
+        @return: whether any are owed now.
+        """
+        self._fill(now)
+        self._bytes -= size
+        return self._bytes < 0
+
     def wait(self, now: float) -> float:
         """
         @return: seconds until another message may pass.

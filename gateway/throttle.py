@@ -68,14 +68,21 @@ class Throttle:
         over = frames[passed:]
         if not over:
             return over
-        if self._call is None:
-            pause = max(PAUSE, self._bucket.wait(now))
-            self._call = self._clock.callLater(pause, self._over)
+        self._hold(now)
         del frames[passed:]
         if self.refuses and not passed:
             return over
         held.extendleft(reversed(over))
         return []
+
+    def charge(self, size: int) -> None:
+        """
+        Bytes came that are no message's, or not yet: line endings, lengths, what is skipped, the
+        beginning of a message. Less than nothing: a message has come whole that was charged.
+        """
+        now = self._clock.seconds()
+        if self._bucket.charge(size, now):
+            self._hold(now)
 
     def give_back(self, frames: Sequence[bytes]) -> None:
         """
@@ -97,6 +104,11 @@ class Throttle:
         if self._call is not None:
             self._call.cancel()
             self._call = None
+
+    def _hold(self, now: float) -> None:
+        if self._call is None:
+            pause = max(PAUSE, self._bucket.wait(now))
+            self._call = self._clock.callLater(pause, self._over)
 
     def _over(self) -> None:
         self._call = None

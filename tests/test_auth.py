@@ -17,6 +17,7 @@ from gateway.content import ContentDialect
 from gateway.deadlines import Timeouts
 from gateway.door import Door
 from gateway.formats.choice import Reading, format_of
+from gateway.rates import Allowance
 from gateway.reply import Words
 from tests.in_memory import TOKENS, Bench, HalfClosing, saying, token_of
 
@@ -513,3 +514,67 @@ def test_expired() -> None:
     old = token_of("till-1", expires=TOKENS[0].created)
     found.verifier.take({old.id: old})
     assert say(found, TILL_1) == [NO_TOKEN]
+
+
+def test_who_has_ended_is_revoked_too() -> None:
+    """What is in flight is answered; what was only read, or waits for that, is not done."""
+    found = Bench(routes=ROUTES, auth=True, access=GRANTED)
+    say(found, TILL_1, b"PUT messages a", b"CALL rows", b"PUT messages b")
+    found.peer.readConnectionLost()
+    judged(found, GRANTED, *TOKENS[1:])
+    found.commit_all()
+    assert found.said.splitlines() == [
+        *(b"+OK", b"+OK", b"-REJ DENIED :CALL of rows is not granted"),
+        b"-BYE AUTH :the token is not good any more",
+    ]
+    assert stored(found) == [b"a"]
+
+
+NO_CHANNEL = GrantSection(identities=("*",), routes=("*",), streams=("*",))
+
+NO_STREAM = GrantSection(identities=("*",), routes=("*",), channels=("*",))
+
+
+def test_a_channel_that_is_asked_for_while_it_is_taken_away() -> None:
+    """Nobody stays subscribed to what is not granted any more."""
+    found = Bench(routes=ROUTES, auth=True, access=GRANTED)
+    say(found, TILL_1, b"PUT messages a", b"LISTEN news")
+    judged(found, AccessSection(grants={"a": NO_CHANNEL}))
+    found.commit_all()
+    assert found.said.splitlines()[1:] == [*(b"+OK", b"-REJ DENIED :LISTEN to news is not granted")]
+    found.notifier.notify(("news", "x"))
+    assert b">news" not in found.said
+
+
+def test_a_stream_that_is_opened_while_it_is_taken_away() -> None:
+    """Nobody has a stream that is not granted any more."""
+    found = Bench(routes=ROUTES, auth=True, access=GRANTED)
+    say(found, TILL_1, b"HELLO till-1", b"PUT messages #1 a")
+    other, transport = found.connect()
+    # The first one's message has to be settled before the stream is the second one's.
+    other.dataReceived(TILL_1 + b"\nHELLO till-1\n")
+    judged(found, AccessSection(grants={"a": NO_STREAM}))
+    found.commit_all()
+    assert transport.value() == b"+OK\n-REJ DENIED :HELLO to till-1 is not granted\n"
+    other.dataReceived(b"PUT messages #2 b\n")
+    assert b"a number needs a stream" in transport.value()
+
+
+def test_a_token_is_not_refused_for_what_its_neighbours_send() -> None:
+    """Who proved nothing yet draws on no bucket but its own, however often it comes."""
+    found = bench(allowance=Allowance(messages=2))
+    for _ in range(20):
+        stranger, _ = found.connect()
+        stranger.dataReceived(b"PING\n" * 10)
+    assert say(found, TILL_1) == [b"+OK"]
+
+
+def test_who_sends_too_much_does_not_win_time() -> None:
+    """The time for a token runs while a peer is not read for what it sends over its rate."""
+    transport = HalfClosing()  # type: ignore[no-untyped-call]
+    limits: dict[str, Any] = {"allowance": Allowance(messages=10), "timeouts": Timeouts(first=10)}
+    found = bench(transport=transport, **limits)
+    for _ in range(130):
+        found.peer.dataReceived(b"PING\n" * 10)
+        found.wait(0.1)
+    assert found.said.endswith(b"-BYE RATE :no first message within 10 s\n")

@@ -4,6 +4,8 @@ The command dialect: what peers say, and what they are told.
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -374,3 +376,24 @@ def test_a_refusal_without_a_dead_letter() -> None:
     bench.peer.dataReceived(b"PUT messages #2 bad\nPUT messages #3 c\n")
     assert [answer[:4] for answer in bench.said.splitlines()] == [b"+OK ", b"+OK", b"-REJ", b"+OK"]
     assert [message for _, message in bench.store.rows] == [b"a", b"c"]
+
+
+def test_many_requests_at_once_are_read_once() -> None:
+    """What comes after a request is not read again and again."""
+    bench = Bench(routes=["messages"], window=1000)
+    conversation: Any = bench.peer._reader
+    seen = 0
+
+    class Counting:
+        def read(self, frames: list[bytes], oversize: bool) -> Any:
+            nonlocal seen
+            seen += len(frames)
+            return conversation.read(frames, oversize)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(conversation, name)
+
+    bench.peer._reader = cast(Any, Counting())
+    bench.peer.dataReceived(b"SYNC\n" * 5000)
+    assert bench.said == b"+OK ok=0 rej=0 try=0\n" * 5000
+    assert seen < 4 * 5000

@@ -263,3 +263,24 @@ def test_who_says_nothing_at_first_is_let_go() -> None:
     assert transport.value() == b"-BYE RATE :no first message within 10 s\n"
     bench.wait(60)
     assert other.value() == b"+OK\n" and not other.half_closed
+
+
+def test_who_waits_for_a_header_counts() -> None:
+    """Connections that never say for whom they are take no more places than others, and give
+    them back."""
+    crowd = Crowd()
+    bench = Bench(crowd=crowd)
+    crowd.most = 3
+    door = behind(bench)
+    waiting = [come_in(door)[0] for _ in range(2)]
+    assert crowd.count == 3
+    assert isinstance(come_in(door)[0], TurnedAway)
+    waiting[0].connectionLost()
+    waiting[1].dataReceived(b"nonsense")
+    assert crowd.count == 1
+    late, _ = come_in(door)
+    bench.clock.advance(11)
+    assert crowd.count == 1 and late.transport.aborted
+    protocol, transport = come_in(door)
+    inside_of(transport, protocol)
+    assert crowd.count == 2

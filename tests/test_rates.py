@@ -144,3 +144,38 @@ def test_a_new_rate_holds_for_those_who_are_there() -> None:
     bench.transport.clear()
     bench.peer.dataReceived(b"x\n" * 99)
     assert bench.said == b"+OK\n" * 99
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"a" * 60_000, b"\n" * 60_000, b"a\n" * 30_000, b"a" * 60_000 + b"\n"],
+    ids=["no end", "empty", "short", "too long"],
+)
+def test_all_bytes_count(sent: bytes) -> None:
+    """
+    Those of line endings and of what is skipped too: for a minute's worth of bytes the peer is
+    not read for a minute.
+    """
+    bench = Bench(allowance=Allowance(bytes=1000), held=False, window=100_000)
+    bench.peer.dataReceived(sent)
+    read = 0
+    for _ in range(50):
+        bench.wait(1)
+        if not bench.paused:
+            read += 1
+            bench.peer.dataReceived(sent)
+    assert read < (2 if sent[:2] != b"a\n" else 50)
+    assert len(bench.store.rows) <= 60_000
+
+
+def test_a_message_in_pieces_is_charged_once() -> None:
+    """However TCP cuts it, and with its ending."""
+    for step in (1, 7, 100):
+        bench = Bench(allowance=Allowance(bytes=100, burst=10), held=False)
+        message = b"x" * 98 + b"\r\n"
+        for _ in range(10):
+            for begin in range(0, 100, step):
+                bench.peer.dataReceived(message[begin : begin + step])
+        assert bench.said == b"+OK\r\n" * 10 and not bench.paused
+        bench.peer.dataReceived(b"xx\r\n")
+        assert bench.paused

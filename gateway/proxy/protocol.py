@@ -39,15 +39,18 @@ class ProxyHeader(Protocol):
         clock: IReactorTime,
         build: Callable[[Source | None], IProtocol | None],
         refused: Callable[[str], None],
+        over: Callable[[], None] = lambda: None,
     ) -> None:
         """
         @param build: makes the protocol of whoever the proxy named; C{None} ends the
             connection. Without a source the transport's own address counts.
         @param refused: told why a connection brought no header.
+        @param over: told once that the wait for the header is over, before C{build}.
         """
         self._clock = clock
         self._build = build
         self._refused = refused
+        self._over = over
         self._reader = HeaderReader()
         self._call: IDelayedCall | None = None
 
@@ -82,7 +85,6 @@ class ProxyHeader(Protocol):
         self._stop_waiting()
 
     def _late(self) -> None:
-        self._call = None
         self._refuse(LATE)
 
     def _refuse(self, reason: str) -> None:
@@ -92,6 +94,8 @@ class ProxyHeader(Protocol):
         self.transport.abortConnection()
 
     def _stop_waiting(self) -> None:
-        if self._call is not None:
-            self._call.cancel()
-            self._call = None
+        call, self._call = self._call, None
+        if call is not None:
+            if call.active():
+                call.cancel()
+            self._over()
