@@ -36,6 +36,7 @@ from gateway.files import raise_file_limit, room_for_peers
 from gateway.gate import Gates
 from gateway.listener_sections import Listener
 from gateway.listeners import Listeners
+from gateway.plain_files import read_plain
 from gateway.postgres.dsn import dsn_fault
 from gateway.postgres.notifications import Notifications
 from gateway.postgres.opening import Opener, outside_of_process
@@ -193,7 +194,10 @@ def _credentials() -> Path | None:
 def _read_file(path: str) -> Config:
     file = Path(path).absolute()
     try:
-        text = file.read_text("utf-8")
+        handed_over = str(file) == "/dev/stdin" or file.is_relative_to("/dev/fd")
+        # What a shell hands over may well be a pipe.
+        content = file.read_bytes() if handed_over else read_plain(file)
+        text = content.decode("utf-8")
     except OSError as error:
         raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from None
     except UnicodeDecodeError as error:

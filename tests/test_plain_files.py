@@ -20,6 +20,7 @@ from gateway.errors import ConfigError
 from gateway.listener_sections import TlsSection
 from gateway.plain_files import read_plain
 from gateway.secret_files import read_secret
+from gateway.tap import read_config
 from gateway.tls.contexts import Contexts
 from gateway.tls.files import read_files
 from gateway.tls.watch import CertificateWatch
@@ -70,6 +71,7 @@ def test_what_is_read_is_a_plain_file(tmp_path: Path, pipe: Path) -> None:
 @pytest.mark.parametrize(
     "use",
     [
+        lambda path: read_config(str(path)),
         lambda path: read_secret(str(path)),
         lambda path: tokens_of(AccessSection(tokens=str(path))),
         lambda path: TokenFile(path).change(lambda text: text, make=True),
@@ -77,12 +79,23 @@ def test_what_is_read_is_a_plain_file(tmp_path: Path, pipe: Path) -> None:
     ],
 )
 def test_a_pipe_in_place_of_a_file(pipe: Path, use: Callable[[Path], object]) -> None:
-    """A connection string, tokens, read or written, and certificates: one line, and no wait."""
+    """For whatever is read, or written where tokens are: one line, and no wait."""
     with pytest.raises(ConfigError) as caught:
         use(pipe)
     (problem,) = caught.value.problems
     assert f"{pipe}: cannot be " in problem and problem.endswith(": is no plain file")
     assert pipe.is_fifo()
+
+
+def test_a_configuration_that_a_shell_hands_over() -> None:
+    """A pipe that is named as an open file, as bash's <(...) is, can be read."""
+    reading, writing = os.pipe()
+    try:
+        os.write(writing, b"[limits]\nconnections = 7\n")
+        os.close(writing)
+        assert read_config(f"/dev/fd/{reading}").limits.connections == 7
+    finally:
+        os.close(reading)
 
 
 def test_a_pipe_under_the_watch(tmp_path: Path, pipe: Path) -> None:
