@@ -35,7 +35,8 @@ from zope.interface import implementer
 from gateway.listener_sections import TlsSection
 from gateway.tls.contexts import Contexts
 from gateway.tls.files import Stamp
-from gateway.tls.handshake import TlsDoor
+from gateway.tls.handshake import Handshake, TlsDoor
+from gateway.tls.reasons import NO_IDENTITY
 from gateway.tls.transport import TlsConnection
 from gateway.tls.watch import CertificateWatch
 from tests.issuer import FOR_CLIENTS, FOR_SERVERS, Issued, Issuer
@@ -951,3 +952,27 @@ async def test_garbage(serve: Callable[..., Served], issuer: Issuer, ours: Issue
         blockingCallFromThread(real, lambda: Deferred.fromCoroutine(refusal(served)))  # type: ignore[arg-type]
 
     await deferToThread(send)
+
+
+def test_a_certificate_that_cannot_be_read_names_nobody() -> None:
+    """What OpenSSL takes and cryptography does not is refused, and is no error of ours."""
+
+    class Shown:
+        aborted = False
+
+        @property
+        def certificate(self) -> None:
+            raise x509.InvalidVersion("7 is not a valid X509 version", 7)
+
+        def abortConnection(self) -> None:
+            self.aborted = True
+
+    built: list[str | None] = []
+    refused: list[str] = []
+    clock: Any = Clock()
+    gate = Handshake(10.0, clock, built.append, refused.append)
+    shown: Any = Shown()
+    gate.makeConnection(shown)  # type: ignore[no-untyped-call]
+    gate.handshakeCompleted()
+    assert refused == [NO_IDENTITY] and built == [] and shown.aborted
+    assert not clock.getDelayedCalls()

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from cryptography import x509
 from twisted.internet.interfaces import (
     IDelayedCall,
     IHandshakeListener,
@@ -72,7 +73,12 @@ class Handshake(Protocol):
 
     def handshakeCompleted(self) -> None:
         self._cancel()
-        certificate = self.transport.certificate
+        try:
+            certificate = self.transport.certificate
+        except (ValueError, x509.InvalidVersion):
+            # OpenSSL takes what cryptography cannot read.
+            self._refuse(NO_IDENTITY)
+            return
         identity = None
         if certificate is not None:
             identity = identity_of(certificate)
