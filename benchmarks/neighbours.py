@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import trustme
@@ -40,6 +40,9 @@ EVERY = 0.1
 """Seconds between two messages of an ordinary peer."""
 
 HALF_OPEN = 2000
+
+Beside = Callable[[], AbstractContextManager[None]]
+"""Has a neighbour for as long as it is entered."""
 
 BOUND = 2.0
 """p99 beside a neighbour over p99 without."""
@@ -192,7 +195,7 @@ def main() -> None:
         gateway = Gateway(("--config", str(config)), folder)
         try:
             gateway.wait_ready()
-            neighbours: dict[str, Callable[[], object]] = {
+            neighbours: dict[str, Beside] = {
                 "a flood": lambda: flooding(gateway.port("lines")),
                 "a flood, limited": lambda: flooding(gateway.port("limited")),
                 "half-open TLS": lambda: half_open(gateway.port("secure")),
@@ -206,7 +209,7 @@ def main() -> None:
 def measure(
     gateway: Gateway,
     database: Database,
-    neighbours: dict[str, Callable[[], object]],
+    neighbours: dict[str, Beside],
     seconds: float,
     rounds: int,
 ) -> None:
@@ -219,7 +222,7 @@ def measure(
             database.execute("CHECKPOINT")
             ordinary(port, 1.0)  # what comes after a checkpoint first is slow
             alone = ordinary(port, seconds)
-            with beside():  # type: ignore[attr-defined]
+            with beside():
                 took = ordinary(port, seconds)
             stored = database.column("SELECT count(*) FROM messages")[0]
             ratios[name].append(p99(took) / p99(alone))
