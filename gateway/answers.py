@@ -24,18 +24,18 @@ class Slot:
     Answers of one piece of work.
 
     @ivar runs: fates of its messages in order, C{None} until the store has spoken.
-    @ivar stream: that they are numbered in, submitted in this C{epoch} of it.
+    @ivar stream: that they are numbered in, submitted in this C{series} of it.
     @ivar asked: whether it is a request, and not messages.
     """
 
-    __slots__ = ("asked", "count", "epoch", "gaps", "runs", "stream", "tags")
+    __slots__ = ("asked", "count", "gaps", "runs", "series", "stream", "tags")
 
     count: int
     gaps: list[tuple[int, Outcome]]
     tags: list[bytes] | None
     runs: Sequence[Run] | None
     stream: Stream | None
-    epoch: int
+    series: int
     asked: bool
 
 
@@ -81,7 +81,7 @@ class Answers:
         slot.tags = work.tags
         slot.stream = work.stream
         if work.stream is not None:
-            slot.epoch = work.stream.epoch
+            slot.series = work.stream.series
         slot.asked = work.request is not None
         slot.runs = None if work.messages or slot.asked else []
         self._slots.append(slot)
@@ -121,7 +121,7 @@ class Answers:
             slot = slots.popleft()
             self.unanswered -= slot.count
             if slot.stream is not None:
-                runs = slot.stream.told(slot.epoch, runs)
+                runs = slot.stream.told(slot.series, runs)
             if self._tally is not None:
                 runs = self._counted(slot, runs, self._tally)
             if slot.gaps:

@@ -12,9 +12,15 @@ store decides whether.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
+from math import inf
+from operator import itemgetter, not_
+from sys import byteorder
 from typing import Final, NamedTuple
+from zlib import adler32, crc32
 
 from gateway.reply import Fate, Outcome, Run, Word, part
 from gateway.stream import Stream
@@ -30,6 +36,10 @@ MAX_BYTES: Final = 8 * 1024 * 1024
 Most payload bytes of one statement, unless a single chunk is larger. PostgreSQL's
 own limit of one statement is 1 GiB; escaping can double a payload.
 """
+
+
+DIGEST: Final = 8
+"""Bytes of one message in L{digests_of}."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +65,13 @@ class Chunk:
     @ivar token: what the submitter knows the chunk by.
     @ivar stream: that the messages are numbered in.
     @ivar first: the number of the first of them; those of the others follow.
+    @ivar refusal: why all of them are refused, where that is known from the start: they only
+        use their numbers up.
     """
 
     __slots__ = (
-        *("_answered", "_epoch", "_left", "_runs", "first", "frames"),
-        *("origin", "received_at", "route", "size", "stream", "token"),
+        *("_answered", "_left", "_runs", "_series", "first", "frames"),
+        *("origin", "received_at", "refusal", "route", "size", "stream", "token"),
     )
 
     def __init__(
@@ -72,6 +84,7 @@ class Chunk:
         token: object = None,
         stream: Stream | None = None,
         first: int = 0,
+        refusal: Outcome | None = None,
     ) -> None:
         """
         @param route: the route's name.
@@ -88,8 +101,10 @@ class Chunk:
         self.token = token
         self.stream = stream
         self.first = first
+        self.refusal = refusal
         if stream is not None:
-            self._epoch = stream.epoch
+            # What was read with it may have met its fate already, and taken its number back.
+            self._series = stream.series if first < stream.next or stream.loose else -1
             stream.begin(first, len(frames))
         self._answered = answered
         self._left = len(frames)
@@ -114,7 +129,7 @@ class Chunk:
         """
         Whether it must not be stored any more, since something before it was not.
         """
-        return self.stream is not None and self._epoch != self.stream.epoch
+        return self.stream is not None and self._series != self.stream.series
 
     def abandon(self, outcome: Outcome) -> None:
         """
@@ -177,26 +192,92 @@ class Fence:
             object.__setattr__(self, "first", self.number)
 
 
+class Refusal(NamedTuple):
+    """
+    A row that is not stored; what is said of it is said once the batch is.
+
+    @ivar row: of the chunk.
+    @ivar bury: whether it is kept as a dead letter, in the same commit.
+    @ivar counts: whether its stream moves past it with the batch; else it has, or never will.
+    """
+
+    chunk: Chunk
+    row: int
+    outcome: Outcome
+    bury: bool = False
+    counts: bool = True
+
+    @property
+    def number(self) -> int:
+        """Its number, where it has one."""
+        return self.chunk.first + self.row
+
+    @property
+    def stream(self) -> Stream | None:
+        """That it moves with the batch."""
+        return self.chunk.stream if self.counts else None
+
+
 class Batch:
     """
     Rows of one route that one statement stores, in order.
 
-    @ivar count: number of rows, at least one.
+    @ivar slices: the rows to be stored.
+    @ivar count: number of these.
+    @ivar refusals: rows that are refused by the commit that stores the others.
     """
 
-    __slots__ = ("count", "route", "slices")
+    __slots__ = ("_moves", "count", "refusals", "route", "slices")
 
-    def __init__(self, route: str, slices: list[Slice]) -> None:
+    def __init__(self, route: str, slices: list[Slice], refusals: Sequence[Refusal] = ()) -> None:
         self.route = route
         self.slices = slices
+        self.refusals = refusals
         self.count = sum([stop - start for _, start, stop in slices])
+        self._moves: list[Move] | None = None
+
+    @property
+    def streams(self) -> frozenset[str]:
+        """The streams that have messages in it; none for most."""
+        names = [chunk.stream.name for chunk, _, _ in self.slices if chunk.stream is not None]
+        if self.refusals:
+            names += [r.stream.name for r in self.refusals if r.stream is not None]
+        return frozenset(names)
+
+    @property
+    def moves(self) -> Sequence[Move]:
+        """How far the batch takes each stream that has messages in it; none for most."""
+        if self._moves is None:
+            self._moves = moves_of([self])
+        return self._moves
+
+    @property
+    def void(self) -> bool:
+        """Whether some rows must not be stored any more."""
+        return any(chunk.void for chunk, _, _ in self.slices) or any(
+            refusal.chunk.void for refusal in self.refusals
+        )
+
+    @property
+    def buried(self) -> Sequence[Refusal]:
+        """Rows that become dead letters."""
+        return [refusal for refusal in self.refusals if refusal.bury]
 
     @classmethod
     def of(cls, chunks: Sequence[Chunk]) -> Batch:
         """
         Whole chunks, all of one route.
         """
-        return cls(chunks[0].route, [Slice(chunk, 0, len(chunk.frames)) for chunk in chunks])
+        slices = [Slice(chunk, 0, len(chunk.frames)) for chunk in chunks if chunk.refusal is None]
+        refusals: list[Refusal] = []
+        if len(slices) < len(chunks):
+            refusals += [
+                Refusal(chunk, row, chunk.refusal)
+                for chunk in chunks
+                if chunk.refusal is not None
+                for row in range(len(chunk.frames))
+            ]
+        return cls(chunks[0].route, slices, refusals)
 
     @classmethod
     def by_route(cls, chunks: Sequence[Chunk]) -> list[Batch]:
@@ -216,36 +297,58 @@ class Batch:
         @param chunks: that the rows are of, in the order in which they came.
         """
         places = {id(chunk): place for place, chunk in enumerate(chunks)}
-        slices = [piece for batch in batches for piece in batch.slices]
-        slices.sort(key=lambda piece: (places[id(piece.chunk)], piece.start))
-        found: list[tuple[str, list[Slice]]] = []
+        pieces: list[Slice | Refusal] = []
+        for batch in batches:
+            pieces += batch.slices
+            pieces += batch.refusals
+        # Both begin with a chunk and a row of it.
+        pieces.sort(key=lambda piece: (places[id(piece[0])], piece[1]))
+        found: list[tuple[str, list[Slice], list[Refusal]]] = []
         # The batch that a peer has come to: what it sent later goes there or behind.
         reached: dict[int, int] = {}
-        for piece in slices:
+        for piece in pieces:
             route, origin = piece.chunk.route, id(piece.chunk.origin)
             place = reached.get(origin, 0)
             while place < len(found) and found[place][0] != route:
                 place += 1
             if place == len(found):
-                found.append((route, []))
-            found[place][1].append(piece)
+                found.append((route, [], []))
+            if isinstance(piece, Slice):
+                found[place][1].append(piece)
+            else:
+                found[place][2].append(piece)
             reached[origin] = place
-        return [cls(route, parts) for route, parts in found]
+        return [cls(*parts) for parts in found]
 
     def settle(self, runs: Sequence[Run]) -> None:
         """
-        Say what became of the rows.
+        Say what became of the rows, and of those refused with them.
 
-        @param runs: of all of them, in order.
+        @param runs: of all rows to be stored, in order.
         """
+        self._settle_rows(runs)
+        for refusal in self.refusals:
+            refusal.chunk.settle(refusal.row, refusal.row + 1, refusal.outcome)
+
+    def fail(self, outcome: Outcome) -> None:
+        """
+        Say of all rows, refused ones too, that they were not brought to their end.
+        """
+        if self.count:
+            self._settle_rows([(self.count, outcome)])
+        for refusal in self.refusals:
+            refusal.chunk.settle(refusal.row, refusal.row + 1, outcome)
+
+    def _settle_rows(self, runs: Sequence[Run]) -> None:
         waiting = iter(runs)
-        count, fate = next(waiting)
+        count, fate = next(waiting, (0, None))
         done = 0
         for chunk, start, stop in self.slices:
             while start < stop:
                 if done == count:
                     count, fate = next(waiting)
                     done = 0
+                assert fate is not None
                 take = min(count - done, stop - start)
                 chunk.settle(start, start + take, part(fate, done, done + take))
                 start += take
@@ -271,7 +374,20 @@ class Batch:
             else:
                 second.append(piece)
             middle -= rows
-        return Batch(self.route, first), Batch(self.route, second)
+        # A refused row goes where it leaves each stream's numbers in a row.
+        starts: dict[str, int] = {}
+        for piece in second:
+            if piece.chunk.stream is not None:
+                name = piece.chunk.stream.name
+                starts[name] = min(starts.get(name, piece.first), piece.first)
+        later = [
+            refusal.stream is not None and refusal.number > starts.get(refusal.stream.name, inf)
+            for refusal in self.refusals
+        ]
+        return (
+            Batch(self.route, first, [*compress(self.refusals, map(not_, later))]),
+            Batch(self.route, second, [*compress(self.refusals, later)]),
+        )
 
     def only(self, rows: Sequence[int]) -> Batch:
         """
@@ -291,14 +407,18 @@ class Batch:
             base += stop - start
         return Batch(self.route, found)
 
-    def refuse(self, faults: Sequence[tuple[int, Outcome]]) -> Batch | None:
+    def refuse(self, faults: Sequence[tuple[int, Outcome]], bury: bool = False) -> Batch | None:
         """
-        Settle the rows at fault.
+        Take the rows at fault out. What has a number and is refused for good uses it up, and is
+        told so by the commit that says so to the database; everything else is told at once.
 
         @param faults: (row of the batch, its outcome), ascending.
+        @param bury: whether refused rows become dead letters in that commit, with a number or
+            without.
         @return: the batch without them; C{None} where nothing is left.
         """
         left: list[Slice] = []
+        refusals = [*self.refusals]
         base = 0
         at = 0
         for chunk, start, stop in self.slices:
@@ -309,12 +429,149 @@ class Batch:
                 outcome = faults[at][1]
                 if row > begin:
                     left.append(Slice(chunk, begin, row))
-                if chunk.stream is not None and outcome.word is Word.REJ:
-                    chunk.stream.refused_here(chunk.first + row, outcome)
-                chunk.settle(row, row + 1, outcome)
+                if outcome.word is Word.REJ and (chunk.stream is not None or bury):
+                    refusals.append(Refusal(chunk, row, outcome, bury))
+                else:
+                    chunk.settle(row, row + 1, outcome)
                 begin = row + 1
                 at += 1
             if begin < stop:
                 left.append(Slice(chunk, begin, stop))
             base += rows
-        return Batch(self.route, left) if left else None
+        return Batch(self.route, left, refusals) if left or refusals else None
+
+    def stream_of(self, row: int) -> Stream | None:
+        """
+        @param row: of those to be stored.
+        @return: that it has a number in.
+        """
+        for chunk, start, stop in self.slices:
+            row -= stop - start
+            if row < 0:
+                return chunk.stream
+        raise IndexError("the batch has no such row")
+
+    def parted(self, streams: Collection[str]) -> tuple[Batch | None, Batch | None]:
+        """
+        @return: the rows of some streams, and all others; C{None} where there are none.
+        """
+        slices: tuple[list[Slice], list[Slice]] = ([], [])
+        refusals: tuple[list[Refusal], list[Refusal]] = ([], [])
+        for piece in self.slices:
+            stream = piece.chunk.stream
+            slices[stream is None or stream.name not in streams].append(piece)
+        for refusal in self.refusals:
+            stream = refusal.stream
+            refusals[stream is None or stream.name not in streams].append(refusal)
+        theirs, others = (
+            Batch(self.route, some, refused) if some or refused else None
+            for some, refused in zip(slices, refusals, strict=True)
+        )
+        return theirs, others
+
+    def without(self, streams: Collection[str], outcome: Outcome) -> Batch | None:
+        """
+        Settle all rows of some streams, refused ones too.
+
+        @return: the batch without them; C{None} where nothing is left.
+        """
+        theirs, others = self.parted(streams)
+        if theirs is not None:
+            theirs.fail(outcome)
+        return others
+
+    def without_void(self) -> Batch | None:
+        """
+        Settle the rows that must not be stored any more, since something before them was not.
+
+        @return: the batch without them; C{None} where nothing is left.
+        """
+        if not self.void:
+            return self
+        left, refusals = [], []
+        for piece in self.slices:
+            if piece.chunk.void and piece.chunk.stream is not None:
+                piece.chunk.stream.back_to(piece.first)
+                piece.chunk.settle(piece.start, piece.stop, piece.chunk.stream.gap())
+            else:
+                left.append(piece)
+        for refusal in self.refusals:
+            if refusal.chunk.void and refusal.chunk.stream is not None:
+                refusal.chunk.stream.back_to(refusal.number)
+                gap = refusal.chunk.stream.gap()
+                refusal.chunk.settle(refusal.row, refusal.row + 1, gap)
+            else:
+                refusals.append(refusal)
+        return Batch(self.route, left, refusals) if left or refusals else None
+
+
+def digests_of(frames: Sequence[bytes]) -> bytes:
+    """
+    By which messages are told from others under the same numbers: CRC-32 and Adler-32 of each,
+    little-endian.
+
+    Two checksums of unlike kinds and not a cryptographic one, since this is done for each
+    message, and whoever could forge one would only lose what is his own.
+    """
+    both = array("I", bytes(DIGEST * len(frames)))
+    both[::2] = array("I", map(crc32, frames))
+    both[1::2] = array("I", map(adler32, frames))
+    if byteorder == "big":
+        both.byteswap()
+    return both.tobytes()
+
+
+class Move(NamedTuple):
+    """
+    A stream's mark is moved from just before some numbers to the last of them.
+
+    @ivar digests: of all messages, L{DIGEST} bytes for each.
+    @ivar refused: number -> what is said of those that are not stored.
+    @ivar whole: whether the numbers are in a row, each of them once and in its place.
+    """
+
+    stream: Stream
+    first: int
+    last: int
+    digests: bytes
+    refused: Mapping[int, Outcome]
+    whole: bool
+
+
+def moves_of(batches: Sequence[Batch]) -> list[Move]:
+    """
+    @param batches: that share a commit.
+    @return: a move for each stream and epoch, in one order for all commits, or two of them
+        would wait for each other.
+    """
+    pieces: dict[tuple[str, str], list[tuple[int, Sequence[bytes], Outcome | None, Stream]]] = {}
+    for batch in batches:
+        for piece in batch.slices:
+            stream = piece.chunk.stream
+            if stream is not None:
+                key = (stream.name, stream.epoch)
+                pieces.setdefault(key, []).append((piece.first, piece.frames, None, stream))
+        for refusal in batch.refusals:
+            stream = refusal.stream
+            if stream is not None:
+                refused_one = [refusal.chunk.frames[refusal.row]]
+                pieces.setdefault((stream.name, stream.epoch), []).append(
+                    (refusal.number, refused_one, refusal.outcome, stream)
+                )
+    moves = []
+    for key in sorted(pieces):
+        parts = sorted(pieces[key], key=itemgetter(0))
+        after = first = parts[0][0]
+        rows = [part[0] for part in pieces[key] if part[2] is None]
+        whole = rows == sorted(rows)
+        refused: dict[int, Outcome] = {}
+        frames: list[bytes] = []
+        for number, some, outcome, _ in parts:
+            whole = whole and number == after
+            after = max(after, number + len(some))
+            frames += some
+            if outcome is not None:
+                refused[number] = outcome
+        move = Move(parts[0][3], first, after - 1, digests_of(frames), refused, whole)
+        moves.append(move)
+    return moves

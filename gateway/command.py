@@ -20,7 +20,10 @@ _VERBS: Final[Mapping[str, tuple[str, str]]] = {
     "CALL": ("CALL query [json]", "run a query with an object or array of arguments: *N, N rows"),
     "LISTEN": ("LISTEN channel", "be told what is notified there: >channel payload"),
     "UNLISTEN": ("UNLISTEN channel", "be told no more"),
-    "HELLO": ("HELLO stream", "number what follows: +OK seq=N, then PUT route #N+1 payload"),
+    "HELLO": (
+        "HELLO stream [seen=n [epoch=e]]",
+        "number what follows: +OK seq=N epoch=E, then PUT route #N+1 payload",
+    ),
     "AUTH": ("AUTH token", "prove who you are"),
     "PING": ("PING [text]", "answer the text"),
     "QUIET": ("QUIET", "say no +OK to PUT any more"),

@@ -46,7 +46,9 @@ class Company(Protocol):
 
     @ivar detour: the spool; C{None} where messages are refused while the database is away.
     @ivar dead_letters: routes whose refused messages are kept.
-    @ivar opened: told the UUID of each lane before it is used.
+    @ivar new_id: makes up UUIDs of lanes.
+    @ivar answer_timeout: seconds after which a batch that was sent and has no answer goes to
+        the spool.
     @ivar unknown: how often a connection was lost with a batch in flight.
     @ivar resolved: how often the fence showed that such a batch had been committed.
     """
@@ -56,7 +58,8 @@ class Company(Protocol):
     gates: Gates
     detour: Detour | None
     dead_letters: frozenset[str]
-    opened: Callable[[str], None]
+    new_id: Callable[[], str]
+    answer_timeout: float
     unknown: int
     resolved: int
 

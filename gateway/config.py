@@ -47,6 +47,7 @@ class Database(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @ivar dsn: C{embedded}, or any libpq URI or conninfo; C{""} for PG* variables alone.
     @ivar dsn_file: a file that says it instead, C{credential:NAME} for one of systemd's.
+    @ivar answer_timeout: after which a batch that was sent and has no answer goes to the spool.
     @ivar query_connections: most connections that queries use, beside C{pool_max}.
     """
 
@@ -56,6 +57,7 @@ class Database(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pool_max: Size = 8
     query_connections: Size = 2
     acquire_timeout: Seconds = 5.0
+    answer_timeout: Seconds = 5.0
     connect_timeout: Seconds = 5.0
     statement_timeout: Seconds = 30.0
     recycle_after: Seconds = 1800.0

@@ -28,11 +28,14 @@ from gateway.dialect import TOOBIG, UNPROVEN, Answered, Peer, Reader, Request, W
 from gateway.framing import OVERSIZE
 from gateway.query import Queries
 from gateway.reply import STORED, Code, Fate, Outcome, Word, goodbye, refused
+from gateway.store import Seen
 from gateway.stream import Stream
 from gateway.streams import Streams
 from gateway.verifier import Proof, Verifier
 
 _NUMBER: Final = re.compile(rb"#([1-9][0-9]{0,18}) ")
+
+_SEEN: Final = re.compile(rb"seen=(0|[1-9][0-9]{0,17})(?: epoch=([0-9A-Za-z-]{1,64}))?")
 
 _marked = methodcaller("startswith", b"#")
 
@@ -70,7 +73,7 @@ class Conversation:
     What one peer says.
     """
 
-    __slots__ = ("_gone", "_offer", "_peer", "_stream")
+    __slots__ = ("_gone", "_offer", "_peer", "_put_off", "_stream")
 
     _log = Logger()
 
@@ -78,6 +81,8 @@ class Conversation:
         self._offer = offer
         self._peer = peer
         self._stream: Stream | None = None
+        # Why the last HELLO has to be said again, and with it what follows it.
+        self._put_off: Outcome | None = None
         self._gone = False
         peer.answers.tally()  # from here on
 
@@ -116,24 +121,25 @@ class Conversation:
         route = self._peer.rights.routes.get(head[4:-1])
         if route is None or not head.startswith(b"PUT "):
             return None
+        stream, count = self._stream, len(frames)
+        if stream is not None:
+            first = stream.next
+            numbered = head.replace(b"%", b"%%") + b"#%d "
+            heads = [numbered % number for number in range(first, first + count)]
+            if stream.ended or not all(map(bytes.startswith, frames, heads)):
+                return None
+            stream.take_all(first, count)
+            size = len(heads[0])
+            if size == len(heads[-1]):
+                messages = [frame[size:] for frame in frames]
+            else:
+                messages = [frame[len(own) :] for frame, own in zip(frames, heads, strict=True)]
+            return Work(route, messages, stream=stream, first=first)
         size = len(head)
         payloads = [frame[size:] for frame in frames if frame.startswith(head)]
-        if len(payloads) != len(frames):
+        if len(payloads) != count or any(map(_marked, payloads)):
             return None
-        stream = self._stream
-        if stream is None:
-            if any(map(_marked, payloads)):
-                return None
-            return Work(route, payloads)
-        first, count = stream.next, len(payloads)
-        numbers = [b"#%d " % number for number in range(first, first + count)]
-        if stream.ended or not all(map(bytes.startswith, payloads, numbers)):
-            return None
-        stream.take_all(first, count)
-        messages = [
-            payload[len(number) :] for payload, number in zip(payloads, numbers, strict=True)
-        ]
-        return Work(route, messages, stream=stream, first=first)
+        return Work(route, payloads)
 
     def _read_each(self, frames: list[bytes]) -> list[Work]:
         works: list[Work] = []
@@ -180,22 +186,25 @@ class Conversation:
         """
         name, space, payload = rest.partition(b" ")
         route = self._peer.rights.routes.get(name)
-        if route is None:
-            self._answer(work, tag, self._no_route(name))
+        number = _NUMBER.match(payload)
+        refusal = self._no_route(name) if route is None else None
+        numbered = number is not None and (self._stream or self._put_off) is not None
+        if refusal is not None and not numbered:
+            self._answer(work, tag, refusal)
             return work
         if not space:
             text = "PUT takes a route, a space and a payload"
             self._answer(work, tag, refused(Code.FORMAT, text))
             return work
-        number = _NUMBER.match(payload)
         answer = self._numbered(number)
         if answer is not None:
             self._answer(work, tag, answer)
             return work
-        if work.messages and work.route != route:
+        if work.messages and (work.route != (route or "") or work.refusal != refusal):
             works.append(work)
             work = Work("", tags=[])
-        work.route = route
+        work.route = route or ""
+        work.refusal = refusal
         assert work.tags is not None
         work.tags.append(tag)
         if number is not None:
@@ -213,7 +222,8 @@ class Conversation:
         if stream is None:
             if number is None:
                 return None
-            return refused(Code.FORMAT, "a number needs a stream; say HELLO stream first")
+            text = "a number needs a stream; say HELLO stream first"
+            return self._put_off or refused(Code.FORMAT, text)
         if number is None:
             text = f"in a stream a PUT has its number: PUT route #{stream.next} payload"
             return refused(Code.FORMAT, text)
@@ -222,16 +232,13 @@ class Conversation:
     def _takes_its_time(self, rest: bytes) -> bool:
         """
         Whether what becomes of a message hangs on those before it: its number is sent again
-        and has no answer yet, or is to be used up without a message.
+        and has no answer yet.
         """
         stream = self._stream
         if stream is None:
             return False
-        name, _, payload = rest.partition(b" ")
-        number = _NUMBER.match(payload)
-        if number is None:
-            return False
-        return name not in self._peer.rights.routes or stream.is_in_doubt(int(number[1]))
+        number = _NUMBER.match(rest.partition(b" ")[2])
+        return number is not None and stream.is_in_doubt(int(number[1]))
 
     def _no_route(self, name: bytes) -> Outcome:
         if self._peer.rights.may_use_route(name.decode("utf-8", "backslashreplace")):
@@ -239,11 +246,9 @@ class Conversation:
         return _denied("PUT to", name)
 
     def _put_in_turn(self, rest: bytes) -> Request:
-        name, _, payload = rest.partition(b" ")
-        number, stream = _NUMBER.match(payload), self._stream
+        number, stream = _NUMBER.match(rest.partition(b" ")[2]), self._stream
         assert number is not None and stream is not None
-        refusal = None if name in self._peer.rights.routes else self._no_route(name)
-        return lambda answered: answered(stream.take_in_turn(int(number[1]), refusal))
+        return lambda answered: answered(stream.take_in_turn(int(number[1])))
 
     # The other verbs.
 
@@ -291,13 +296,18 @@ class Conversation:
         return ask
 
     def _hello(self, rest: bytes) -> Outcome | Request:
-        name = name_of(rest, MAX_STREAM)
+        word, more, said = rest.partition(b" ")
+        name, known = name_of(word, MAX_STREAM), _SEEN.fullmatch(said)
         if name is None:
             text = f"HELLO takes a stream: 1 to {MAX_STREAM} bytes of UTF-8 without spaces"
             return refused(Code.FORMAT, text)
+        if more and known is None:
+            text = "behind the stream HELLO takes seen=N, the last number that was answered,"
+            return refused(Code.FORMAT, f"{text} and epoch=E, as HELLO told it")
         if not self._peer.rights.may_open(name):
-            return _denied("HELLO to", rest)
-        return lambda answered: self._run(self._open(name), answered)
+            return _denied("HELLO to", word)
+        seen = None if known is None else Seen(int(known[1]), (known[2] or b"").decode())
+        return lambda answered: self._run(self._open(name, seen), answered)
 
     def _listen(self, verb: bytes, rest: bytes) -> Outcome | Request:
         # PostgreSQL's names have at most 63 bytes.
@@ -348,13 +358,15 @@ class Conversation:
         kept, rejected, again = self._peer.answers.tally()
         answered(Outcome(Word.OK, values=f"ok={kept} rej={rejected} try={again}"))
 
-    async def _open(self, name: str) -> Outcome:
+    async def _open(self, name: str, seen: Seen | None) -> Outcome:
         streams = self._offer.streams
         if self._stream is not None:
             streams.close(self._stream)
             self._stream = None
-        found = await streams.open(name, self._peer)
+        self._put_off = None
+        found = await streams.open(name, self._peer, seen)
         if isinstance(found, Outcome):
+            self._put_off = found
             return found
         if not self._peer.rights.may_open(name):
             # A reload came between.
@@ -363,7 +375,7 @@ class Conversation:
         if self._gone:
             streams.close(found)
         self._stream = found
-        return Outcome(Word.OK, values=f"seq={found.last}")
+        return Outcome(Word.OK, values=f"seq={found.last} epoch={found.epoch}")
 
     def _run(self, work: Coroutine[Deferred[Any], Any, Fate], answered: Answered) -> None:
         running = Deferred.fromCoroutine(work)

@@ -42,6 +42,7 @@ class Work:
     @ivar tags: what each answer repeats, one for each frame; C{None} for none at all.
     @ivar closes: whether the connection ends after these answers.
     @ivar stream: that the messages are numbered in, from C{first} on.
+    @ivar refusal: why the messages are not to be stored; they use their numbers up.
     @ivar request: what the one frame asks for, where that takes its time.
     @ivar rest: frames behind a request, to be read when it is answered.
     """
@@ -53,6 +54,7 @@ class Work:
     closes: bool = False
     stream: Stream | None = None
     first: int = 0
+    refusal: Outcome | None = None
     request: Request | None = None
     rest: Sequence[bytes] = ()
 

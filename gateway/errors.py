@@ -126,6 +126,28 @@ class StoredPartly(StoreError):
         self.number = number
 
 
+class FenceVoid(StoreError):
+    """
+    The fence was taken so that an earlier try can never store anything behind it: what it
+    was for is not stored, and needs a fence of its own.
+
+    @ivar number: that of the batch.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"the fence of batch {number} is void")
+        self.number = number
+
+
+class StreamBehind(GatewayError):
+    """
+    A stream has not come as far as its peer says it was answered: the rest may wait in another
+    gateway's spool, or the database was set back.
+
+    Its text is for the peer.
+    """
+
+
 class TransientError(StoreError):
     """
     The database gave up on the statement for a reason that passes: try again, same fence.

@@ -4,7 +4,10 @@ Faults: messages that can never be stored, while their neighbours can.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from gateway.errors import PeerError
+from gateway.moves import Standing
 from gateway.reply import Outcome
 
 Faults = list[tuple[int, Outcome]]
@@ -35,3 +38,15 @@ class FramesRefused(PeerError):
         super().__init__(f"{len(faults)} frames refused")
         self.faults = faults
         self.by_type = by_type
+
+
+class StreamsElsewhere(PeerError):
+    """
+    Streams with messages in the batch are not just before them; nothing is stored.
+
+    @ivar standings: where they are, by name.
+    """
+
+    def __init__(self, standings: Mapping[str, Standing]) -> None:
+        super().__init__(f"{len(standings)} streams are elsewhere")
+        self.standings = standings

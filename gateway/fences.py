@@ -5,7 +5,6 @@ The fences of a lane: who may store which batch of a route next.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from uuid import uuid4
 
 from gateway.batch import Fence
 
@@ -16,11 +15,11 @@ class Fences:
     no other from going on.
     """
 
-    def __init__(self, opened: Callable[[str], None]) -> None:
+    def __init__(self, new_id: Callable[[], str]) -> None:
         """
-        @param opened: told the UUID of each row before it is used.
+        @param new_id: makes up a UUID.
         """
-        self._opened = opened
+        self._new_id = new_id
         self._reached: dict[str, tuple[str, int]] = {}
 
     @property
@@ -34,8 +33,7 @@ class Fences:
         """
         reached = self._reached.get(route)
         if reached is None:
-            reached = self._reached[route] = (str(uuid4()), 0)
-            self._opened(reached[0])
+            reached = self._reached[route] = (self._new_id(), 0)
         lane, number = reached
         return Fence(lane, number + 1)
 

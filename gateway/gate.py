@@ -69,7 +69,7 @@ class Gates:
         A batch of this route was stored.
         """
         if self._said and self._said.pop(route, None) is not None:
-            del self._failures[route]
+            self._failures.pop(route, None)
             self._closed.pop(route, None)
             self._log.info("route {route}: storing again", route=route)
 

@@ -19,16 +19,16 @@ What a store cannot take is dealt with here:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
-from gateway.batch import MAX_BYTES, MAX_ROWS, Batch, Chunk, Fence
+from gateway.batch import MAX_BYTES, MAX_ROWS, Batch, Chunk, Fence, Refusal
 from gateway.company import BUG, OPEN_FOR, RETRY_FOR, Company, backoff
 from gateway.errors import (
+    FenceVoid,
     OutcomeUnknown,
     RouteError,
     RowError,
@@ -38,13 +38,11 @@ from gateway.errors import (
     TransientError,
     Unavailable,
 )
-from gateway.faults import Faults, FramesRefused
+from gateway.faults import Faults, FramesRefused, StreamsElsewhere
 from gateway.fences import Fences
-from gateway.moves import have_moved, void_rows, without_number
 from gateway.reply import (
     QUEUED,
     RETRY_AFTER,
-    STORED,
     Code,
     Outcome,
     Run,
@@ -72,7 +70,7 @@ class Lane:
         self._company = company
         self._queue: deque[Chunk] = deque()
         self._running = False
-        self._fences = Fences(company.opened)
+        self._fences = Fences(company.new_id)
         self._together = Together(company, self._fences, self._without)
 
     @property
@@ -124,70 +122,84 @@ class Lane:
             chunks.append(queue.popleft())
         return chunks
 
-    async def _without(self, batch: Batch, faults: Faults) -> Batch | None:
+    def _without(self, batch: Batch, faults: Faults) -> Batch | None:
         """
         @return: the batch without its rows at fault; C{None} where nothing is left.
         """
-        return batch.refuse(await self._bury(batch, faults)) if faults else batch
+        return batch.refuse(faults, bury=batch.route in self._company.dead_letters)
 
-    async def _commit(self, batch: Batch) -> None:
+    async def _commit(self, whole: Batch) -> None:
         """
         Bring every row of the batch to its end.
         """
-        if void := void_rows(batch):
-            remaining = batch.refuse(void)
-            if remaining is None:
-                return
-            batch = remaining
-        try:
-            runs = await self._carry(batch, partial(self._company.store.write, batch))
-        except FramesRefused as error:
-            left = await self._without(batch, error.faults)
-            if left is not None:
-                await self._commit(left)
+        batch = whole.without_void()
+        if batch is None:
             return
+        detour = self._company.detour
+        if detour is not None and (waiting := detour.waiting(batch)):
+            # Nobody else waits for what their streams wait for.
+            behind, others = batch.parted(waiting)
+            for part in (others, behind):
+                if part is not None:
+                    await self._bring(part)
+            return
+        await self._bring(batch)
+
+    async def _bring(self, batch: Batch) -> None:
+        left: list[Batch | None]
+        try:
+            runs = await self._carry(batch)
+        except FramesRefused as error:
+            left = [self._without(batch, error.faults)]
+        except StreamsElsewhere as error:
+            left = [_without_streams(batch, error)]
         except RowError as error:
             # Refused at the end of its transaction, so that nobody could say which.
             if batch.count > 1:
-                for half in batch.halves():
-                    await self._commit(half)
+                left = [*batch.halves()]
             else:
-                await self._without(batch, [(0, row_refused(str(error), error.sqlstate))])
+                left = [self._without(batch, [(0, row_refused(str(error), error.sqlstate))])]
+        else:
+            fate = runs[0][1]
+            if isinstance(fate, Outcome) and fate.word in (Word.TRY, Word.BYE):
+                batch.fail(fate)
+                return
+            faults = refused_rows(runs)
+            if faults and (kept := await self._bury(batch, faults)) is not faults:
+                # A stream has moved past what was refused in it, dead letter or not.
+                runs = replaced(runs, [f for f in kept if batch.stream_of(f[0]) is None])
+            batch.settle(runs)
             return
-        if runs[0][1].word not in (Word.TRY, Word.BYE):
-            have_moved(batch)
-        faults = refused_rows(runs)
-        if faults and (kept := await self._bury(batch, faults)) is not faults:
-            # A stream has moved past what was refused in it, dead letter or not.
-            runs = replaced(runs, without_number(batch, kept))
-        batch.settle(runs)
+        for part in left:
+            if part is not None:
+                await self._commit(part)
 
     async def _bury(self, batch: Batch, faults: Faults) -> Faults:
         """
-        Keep the rows at fault as dead letters, if the route says so.
+        Keep rows that the database refused as dead letters, if the route says so.
 
         @return: what to tell their peers.
         """
-        company = self._company
-        bad_rows = [(row, outcome) for row, outcome in faults if outcome.word is Word.REJ]
-        if batch.route not in company.dead_letters or not bad_rows:
+        if batch.route not in self._company.dead_letters:
             return faults
-        bad = batch.only([row for row, _ in bad_rows])
-        outcomes = [outcome for _, outcome in bad_rows]
-        ((_, kept),) = await self._carry(bad, partial(company.store.bury, bad, outcomes))
-        if kept is STORED:
-            return faults
-        assert isinstance(kept, Outcome)
-        return [(row, kept if outcome.word is Word.REJ else outcome) for row, outcome in faults]
+        bad = batch.only([row for row, _ in faults])
+        refusals = [
+            Refusal(piece.chunk, piece.start, outcome, bury=True, counts=False)
+            for piece, (_, outcome) in zip(bad.slices, faults, strict=True)
+        ]
+        ((_, kept),) = await self._carry(Batch(batch.route, [], refusals))
+        if kept.word in (Word.TRY, Word.BYE):
+            assert isinstance(kept, Outcome)
+            return [(row, kept) for row, _ in faults]
+        return faults
 
-    async def _carry(
-        self, batch: Batch, write: Callable[[Fence], Awaitable[Written]]
-    ) -> Sequence[Run]:
+    async def _carry(self, batch: Batch) -> Sequence[Run]:
         """
         Write with the lane's next number, as often as it takes.
 
         @return: what became of the rows; for all of them alike where none is stored.
         @raise FramesRefused: rows are at fault; nothing is stored.
+        @raise StreamsElsewhere: so are streams; nothing is stored.
         @raise RowError: some row is at fault; nothing is stored.
         """
         company = self._company
@@ -200,7 +212,7 @@ class Lane:
         while True:
             if not unknown and (closed := company.gates.answer(route)) is not None:
                 return [(batch.count, closed)]
-            if company.detour is not None and (late or company.detour.leads(route)):
+            if company.detour is not None and (late or company.detour.leads(batch)):
                 try:
                     if await company.detour.take(batch, fence if unknown else None, reason):
                         if unknown:
@@ -217,18 +229,26 @@ class Lane:
                         return [(batch.count, try_later(Code.DOWN, str(error), RETRY_AFTER))]
                 late = False
             try:
-                return self._written(route, fence, await write(fence))
-            except (FramesRefused, RowError):
+                return self._written(route, fence, await company.store.write(batch, fence))
+            except (FramesRefused, StreamsElsewhere, RowError):
                 if not unknown:
                     raise
+                # What follows is not the same batch: the first try must never store it.
                 try:
-                    written = await company.store.recall(batch, fence)
+                    written = await company.store.resolve(batch, fence)
                 except StoreError as error:
                     trouble: StoreError = error
                 else:
                     if written is None:
+                        self._fences.moved(route, fence.number)
                         raise
                     return self._written(route, fence, written)
+            except FenceVoid:
+                # It was taken when the reply was lost.
+                self._fences.moved(route, fence.number)
+                fence = self._fences.next(route)
+                unknown = False
+                continue
             except OutcomeUnknown as error:
                 unknown = True
                 company.unknown += 1
@@ -242,7 +262,8 @@ class Lane:
                 trouble = error
             attempt += 1
             waited = company.clock.seconds() - started
-            late = waited > RETRY_FOR or isinstance(trouble, Unavailable)
+            late = waited > (company.answer_timeout if unknown else RETRY_FOR)
+            late = late or isinstance(trouble, Unavailable)
             if late and company.detour is None:
                 company.troubled(route, trouble)
                 if not unknown:
@@ -261,6 +282,18 @@ class Lane:
         self._fences.moved(route, fence.number)
         company.well(route)
         return written.runs
+
+
+def _without_streams(batch: Batch, error: StreamsElsewhere) -> Batch | None:
+    """
+    Say goodbye to the peers of streams that are not just before their messages.
+    """
+    left: Batch | None = batch
+    for move in batch.moves:
+        standing = error.standings.get(move.stream.name)
+        if standing is not None and left is not None:
+            left = left.without({move.stream.name}, standing.outcome(move))
+    return left
 
 
 def _not_stored(error: StoreError) -> Outcome:

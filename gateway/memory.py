@@ -9,30 +9,42 @@ and tell it what to do with the next ones.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from uuid import uuid4
 
 from twisted.internet.defer import Deferred
 
-from gateway.batch import Batch, Fence, Origin
-from gateway.errors import OutcomeUnknown, RouteError, RowError, StoredPartly
-from gateway.faults import BatchesRefused, Faults, FramesRefused
+from gateway.batch import DIGEST, Batch, Fence, Move, Origin, moves_of
+from gateway.errors import (
+    FenceVoid,
+    OutcomeUnknown,
+    RouteError,
+    RowError,
+    StoredPartly,
+    StreamBehind,
+)
+from gateway.faults import BatchesRefused, Faults, FramesRefused, StreamsElsewhere
 from gateway.formats.text import TextFormat
-from gateway.moves import Mark, moves_of, unmoved_rows
+from gateway.moves import Standing
 from gateway.reply import STORED, Fate, Outcome, Run, Word, row_refused
-from gateway.store import Claim, Written
+from gateway.store import Claim, Seen, Spooled, Written, reached
 
 
 @dataclass(slots=True)
-class _Kept:
+class KeptStream:
     """
     What is kept of a stream.
+
+    @ivar digests: number -> what the message was.
     """
 
-    claim: int = 0
-    marks: dict[str, int] = field(default_factory=dict)
+    claim: str = ""
+    epoch: str = ""
+    mark: int = 0
     refusals: dict[int, Outcome] = field(default_factory=dict)
+    digests: dict[int, bytes] = field(default_factory=dict)
 
 
 class MemoryStore:
@@ -44,13 +56,18 @@ class MemoryStore:
     @ivar poison: messages that hold one of these are refused as by a constraint.
     @ivar held: whether commits wait for L{commit}.
     @ivar failures: errors that the next writes raise instead of storing.
-    @ivar bury_failures: errors that the next burials raise.
+    @ivar bury_failures: errors that the next writes raise that keep dead letters.
+    @ivar streams: what is kept of each stream.
     @ivar closed: routes that are out of service.
     @ivar dead_letters: (message, why it was refused), in order.
     @ivar lost_replies: how many of the next writes commit, but say L{OutcomeUnknown}.
     """
 
-    def __init__(self, held: bool = False) -> None:
+    def __init__(self, held: bool = False, word: Callable[[], str] = lambda: str(uuid4())) -> None:
+        """
+        @param word: makes up epochs and claims.
+        """
+        self._word = word
         self.rows: list[tuple[Origin, bytes]] = []
         self.writes: list[int] = []
         self.poison: set[bytes] = set()
@@ -61,8 +78,8 @@ class MemoryStore:
         self.dead_letters: list[tuple[bytes, Outcome]] = []
         self.lost_replies = 0
         self._fences: dict[str, int] = {}
-        self._last: dict[str, list[Run]] = {}
-        self._streams: dict[str, _Kept] = {}
+        self._last: dict[str, list[Run] | None] = {}  # None: void
+        self.streams: dict[str, KeptStream] = {}
         self._waiting: deque[Deferred[None]] = deque()
         self._format = TextFormat()
 
@@ -85,11 +102,13 @@ class MemoryStore:
         self.writes.append(batch.count)
         frames = self._frames(batch)
         await self._begun()
-        if batch.route in self.closed:
+        if batch.buried and self.bury_failures:
+            raise self.bury_failures.popleft()
+        if batch.count and batch.route in self.closed:
             raise RouteError("table does not exist", "42P01")
         if (written := self._before(batch, fence)) is not None:
             return written
-        self._follow(batch)
+        self._follow(batch.moves)
         if fence.first < fence.number and any(word in f for f in frames for word in self.poison):
             raise RowError("violates a check constraint", "23514")
         fates: list[Fate] = []
@@ -100,8 +119,10 @@ class MemoryStore:
                 else:
                     fates.append(STORED)
                     self.rows.append((part.chunk.origin, frame))
-        runs = [(len([*alike]), fate) for fate, alike in groupby(fates)]
-        self._move_streams(batch, fates)
+        self._bury(batch)
+        runs = [(len([*alike]), fate) for fate, alike in groupby(fates)] or [(0, STORED)]
+        self._move_streams(batch.moves)
+        self._remember(batch, fates)
         return self._moved(fence, runs)
 
     async def write_together(self, batches: Sequence[Batch], fences: Sequence[Fence]) -> bool:
@@ -118,7 +139,7 @@ class MemoryStore:
             raise BatchesRefused(faults)
         await self._begun()
         for batch in batches:
-            if batch.route in self.closed:
+            if batch.count and batch.route in self.closed:
                 raise RouteError("table does not exist", "42P01")
         rows = [
             (part.chunk.origin, frame)
@@ -131,46 +152,53 @@ class MemoryStore:
         for batch, fence in zip(batches, fences, strict=True):
             if self._before(batch, fence) is not None:
                 return True
+        moves = moves_of(batches)
         try:
-            for batch in batches:
-                self._follow(batch)
-        except FramesRefused:
+            self._follow(moves)
+        except StreamsElsewhere:
             return False
-        for batch in batches:
-            self._move_streams(batch, [STORED] * batch.count)
+        self._move_streams(moves)
         self.rows += rows
+        for batch in batches:
+            self._bury(batch)
         for batch, fence in zip(batches, fences, strict=True):
             self._fences[fence.lane] = fence.number
             self._last[fence.lane] = [(batch.count, STORED)]
         self._reply()
         return True
 
-    async def claim(self, fence: Fence) -> bool:
+    async def resolve(self, batch: Batch, fence: Fence) -> Written | None:
         if self.failures:
             raise self.failures.popleft()
-        reached = self._fences.get(fence.lane, 0)
-        self._fences[fence.lane] = fence.number + 1
-        return reached == fence.number
+        try:
+            written = self._before(batch, fence)
+        except FenceVoid as void:
+            if void.number != fence.number:
+                raise
+            return None
+        if written is None:
+            self._fences[fence.lane] = fence.number
+            self._last[fence.lane] = None
+        return written
 
-    async def bury(self, batch: Batch, outcomes: Sequence[Outcome], fence: Fence) -> Written:
-        for failures in (self.bury_failures, self.failures):
-            if failures:
-                raise failures.popleft()
-        if (written := self._before(batch, fence)) is not None:
-            return written
-        frames = [frame for part in batch.slices for frame in part.frames]
-        self.dead_letters += zip(frames, outcomes, strict=True)
-        return self._moved(fence, [(batch.count, STORED)])
-
-    async def recall(self, batch: Batch, fence: Fence) -> Written | None:
-        return self._before(batch, fence)
-
-    async def claim_stream(self, name: str) -> Claim:
+    async def claim_stream(self, name: str, seen: Seen | None, spooled: Spooled) -> Claim:
         if self.failures:
             raise self.failures.popleft()
-        kept = self._streams.setdefault(name, _Kept())
-        kept.claim += 1
-        return Claim(kept.claim, dict(kept.marks), dict(kept.refusals))
+        kept = self.streams.get(name) or KeptStream()
+        epoch = kept.epoch
+        begun = [key for key, waiting in spooled.items() if waiting and waiting[0][0] == 1]
+        if not epoch and not kept.mark and len(begun) == 1:
+            epoch = begun[0]
+        end = reached(kept.mark, sorted([*spooled.get(epoch, ()), *spooled.get("", ())]))
+        if seen is None:
+            if end == kept.mark:
+                epoch = ""
+        elif end < seen.number or (seen.epoch and seen.epoch != epoch):
+            raise StreamBehind(str(end))
+        self.streams[name] = kept
+        kept.epoch = epoch or self._word()
+        kept.claim = self._word()
+        return Claim(kept.claim, kept.epoch, kept.mark, dict(kept.refusals))
 
     async def probe(self, route: str) -> None:
         if route in self.closed:
@@ -198,26 +226,43 @@ class MemoryStore:
             raise FramesRefused(faults)
         return frames
 
-    def _follow(self, batch: Batch) -> None:
+    def _follow(self, moves: Sequence[Move]) -> None:
         """
-        @raise FramesRefused: streams are not where they were expected.
+        @raise StreamsElsewhere: streams are not where they were expected.
         """
-        marks = {}
-        for move in moves_of(batch):
-            kept = self._streams.setdefault(move.stream.name, _Kept())
-            mark = kept.marks.get(batch.route, 0)
-            claimed = move.stream.claim in (None, kept.claim)
-            expected = mark < move.first and move.before in (None, mark)
-            if not claimed or not expected:
-                marks[move.stream.name] = Mark(claimed, mark)
-        if marks:
-            raise FramesRefused(unmoved_rows(batch, marks))
+        standings = {}
+        for move in moves:
+            name, claim, epoch = move.stream.name, move.stream.claim, move.stream.epoch
+            kept = self.streams.get(name)
+            if kept is None and claim is None and move.first == 1:
+                kept = KeptStream()
+            claimed = claim is None or (kept is not None and claim == kept.claim)
+            current = kept is None or epoch == "" or kept.epoch in ("", epoch)
+            mark = 0 if kept is None else kept.mark
+            if kept is None or not (claimed and current and mark == move.first - 1):
+                known = {} if kept is None or claim is not None else kept.digests
+                digests = b"".join(
+                    known.get(n, bytes(DIGEST)) for n in range(move.first, move.last + 1)
+                )
+                standings[name] = Standing(claimed, current, mark, move.first, digests)
+        if standings:
+            raise StreamsElsewhere(standings)
 
-    def _move_streams(self, batch: Batch, fates: Sequence[Fate]) -> None:
-        for move in moves_of(batch):
-            kept = self._streams[move.stream.name]
-            kept.marks[batch.route] = move.last
+    def _move_streams(self, moves: Sequence[Move]) -> None:
+        for move in moves:
+            kept = self.streams.setdefault(move.stream.name, KeptStream())
+            kept.epoch = kept.epoch or move.stream.epoch
+            kept.mark = move.last
             kept.refusals |= move.refused
+            for place, number in enumerate(range(move.first, move.last + 1)):
+                kept.digests[number] = move.digests[place * DIGEST : (place + 1) * DIGEST]
+
+    def _bury(self, batch: Batch) -> None:
+        for refusal in batch.buried:
+            frame = refusal.chunk.frames[refusal.row]
+            self.dead_letters.append((frame, refusal.outcome))
+
+    def _remember(self, batch: Batch, fates: Sequence[Fate]) -> None:
         row = 0
         for part in batch.slices:
             stream = part.chunk.stream
@@ -227,7 +272,7 @@ class MemoryStore:
                 if stream is None or stream.loose or not isinstance(fate, Outcome):
                     continue
                 if fate.word is Word.REJ:
-                    self._streams[stream.name].refusals[number] = fate
+                    self.streams[stream.name].refusals[number] = fate
 
     async def _begun(self) -> None:
         if self.held:
@@ -239,12 +284,14 @@ class MemoryStore:
 
     def _before(self, batch: Batch, fence: Fence) -> Written | None:
         number = self._fences.get(fence.lane, 0)
+        if fence.first <= number <= fence.number and self._last[fence.lane] is None:
+            raise FenceVoid(number)
         if fence.first <= number < fence.number:
             raise StoredPartly(number)
         if number < fence.number:
             return None
-        runs = self._last[fence.lane] if number == fence.number else [(batch.count, STORED)]
-        return Written(runs, True)
+        runs = self._last[fence.lane] if number == fence.number else None
+        return Written(runs or [(batch.count, STORED)], True)
 
     def _moved(self, fence: Fence, runs: list[Run]) -> Written:
         self._fences[fence.lane] = fence.number

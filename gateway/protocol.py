@@ -209,7 +209,9 @@ class PeerProtocol(Protocol):
         if work.closes:
             self._stop_reading()
         if work.messages:
-            self.source.submit(work.route, work.messages, slot, work.stream, work.first)
+            self.source.submit(
+                *(work.route, work.messages, slot), *(work.stream, work.first, work.refusal)
+            )
         elif work.request is not None:
             self._request = work.request
             self._asking = slot

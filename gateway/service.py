@@ -27,7 +27,7 @@ from twisted.python.failure import Failure
 
 from gateway.company import backoff
 from gateway.embedded import DataDirectory, EmbeddedServer
-from gateway.errors import EmbeddedError, SpoolError, StoreError
+from gateway.errors import EmbeddedError, StoreError
 from gateway.farewell import STOPPING
 from gateway.listener import ListenerService
 from gateway.postgres.dsn import public_dsn
@@ -137,8 +137,6 @@ class GatewayService(Service):
             self._notifications.start(dsn if own is None else own)
         if self._spool is not None:
             self._spool.start()
-            for lane in self._writer.lanes:
-                self._spool.keep_lane(lane)
         if self._detour is not None:
             self._detour.start()
         for listener in self._listeners:
@@ -244,8 +242,8 @@ class GatewayService(Service):
         if self._detour is not None:
             self._detour.end()
         if drained and self._pool.size:
-            closing = Deferred.fromCoroutine(self._close_lanes())
-            closing.addErrback(lambda failure: failure.trap(StoreError, SpoolError))
+            closing = Deferred.fromCoroutine(self._store.close_lanes(self._writer.lanes))
+            closing.addErrback(lambda failure: failure.trap(StoreError))
             # Where it fails or takes too long, some rows of a few bytes stay behind.
             await self._within(_GOODBYE, lambda: closing.called)
         self._queries.close()
@@ -258,11 +256,6 @@ class GatewayService(Service):
             await self._embedded.stop(self._clock)
         if self._data_directory is not None:
             self._data_directory.unlock()
-
-    async def _close_lanes(self) -> None:
-        await self._store.close_lanes(self._writer.lanes)
-        if self._spool is not None:
-            await self._spool.drop_lanes(self._writer.lanes)
 
     def _nobody(self) -> bool:
         return not any(listener.factory.peers for listener in self._listeners)

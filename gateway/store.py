@@ -8,7 +8,7 @@ L{Detour} is L{gateway.spool.detour.SpoolDetour}.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from gateway.batch import Batch, Fence
@@ -32,19 +32,68 @@ class Claim(NamedTuple):
     """
     A stream that is its caller's from now on.
 
-    @ivar number: of the claim, one more than that of the one before.
-    @ivar marks: route -> highest number stored through it.
+    @ivar claim: a word made up for it.
+    @ivar epoch: that the stream is in.
+    @ivar mark: the number up to which everything is settled in the database.
     @ivar refusals: what was told to messages that were refused.
     """
 
-    number: int
-    marks: Mapping[str, int]
+    claim: str
+    epoch: str
+    mark: int
     refusals: Mapping[int, Outcome]
 
-    @property
-    def last(self) -> int:
-        """The last number that is settled."""
-        return max(self.marks.values(), default=0)
+
+class Seen(NamedTuple):
+    """
+    What a peer knows of its stream.
+
+    @ivar number: the highest one that it had an answer for.
+    @ivar epoch: that it was told; C{""} where it does not say.
+    """
+
+    number: int
+    epoch: str
+
+
+Spooled = Mapping[str, Sequence[tuple[int, int]]]
+"""Numbers of a stream that wait in the gateway's spool: epoch -> (first, last), ascending."""
+
+
+def reached(mark: int, waiting: Sequence[tuple[int, int]]) -> int:
+    """
+    @param waiting: numbers in a spool, of the epoch that the stream is in.
+    @return: how far the stream is, with what goes on exactly from its mark.
+    """
+    for first, last in waiting:
+        if first <= mark + 1:
+            mark = max(mark, last)
+    return mark
+
+
+class Waiting(NamedTuple):
+    """
+    What a spool holds of a stream.
+
+    @ivar numbers: those that wait.
+    @ivar refusals: epoch -> what was told to those of them that are refused.
+    @ivar last: the epoch and the number of what was put there last.
+    """
+
+    numbers: Spooled
+    refusals: Mapping[str, Mapping[int, Outcome]]
+    last: tuple[str, int]
+
+
+class Backlog(Protocol):
+    """
+    What a spool holds of streams.
+    """
+
+    def of(self, stream: str) -> Waiting | None:
+        """
+        @return: C{None} where it holds nothing of the stream.
+        """
 
 
 class Store(Protocol):
@@ -60,13 +109,17 @@ class Store(Protocol):
         stored as one are stored whole. A fence is moved by its first committed batch.
         Writing again with the same fence stores nothing and tells what the first write
         did: that is how an unknown outcome is resolved. Streams that have messages in the
-        batch move with it.
+        batch move with it, from just before these to the last of them; the batch's refusals
+        are remembered, and its dead letters kept. There may be no row to be stored at all.
 
         @raise gateway.faults.FramesRefused: some rows can never be stored; nothing is.
+        @raise gateway.faults.StreamsElsewhere: streams are not just before the batch's
+            messages; nothing is stored, nor ever will be by this call.
         @raise gateway.errors.Unavailable: never sent, so not stored.
         @raise gateway.errors.OutcomeUnknown: lost in flight; write again.
         @raise gateway.errors.StoredPartly: the first batches of the fence's range
             are stored, the others are not.
+        @raise gateway.errors.FenceVoid: L{resolve} has taken the fence; not stored.
         @raise gateway.errors.TransientError: not stored by this call; write again.
         @raise gateway.errors.RowError: some row is at fault, and nobody can say which, or it is
             of several batches; nothing is stored.
@@ -78,49 +131,32 @@ class Store(Protocol):
         Store batches of several routes and move their fences, or do neither.
 
         For what is expected to go well: whoever hears of an error writes the batches one
-        by one, after the fate of an unknown outcome is settled by L{claim}.
+        by one, after the fate of an unknown outcome is settled by L{resolve}.
 
-        @return: C{False} where they cannot be stored together; nothing was tried.
+        @return: C{False} where they cannot be stored together; nothing is stored.
         @raise gateway.faults.BatchesRefused: some rows can never be stored; nothing is.
         @raise gateway.errors.StoreError: as for L{write}; whatever row is at fault.
         """
 
-    async def claim(self, fence: Fence) -> bool:
+    async def resolve(self, batch: Batch, fence: Fence) -> Written | None:
         """
-        Settle the fate of L{write_together}: afterwards it has happened, or never will.
+        Settle the fate of an earlier L{write} or L{write_together}: afterwards it has
+        happened, or never will, whatever a server that stood still may come to.
 
-        This takes the number after the fence's.
-
-        @param fence: the first one.
-
-        @return: whether it has happened.
+        @param fence: of several, the first one.
+        @return: what it did; C{None} where it did nothing: the fence is void from now on.
+        @raise gateway.errors.StoredPartly: as for L{write}.
         @raise gateway.errors.StoreError: it is not settled yet; ask again.
         """
 
-    async def bury(self, batch: Batch, outcomes: Sequence[Outcome], fence: Fence) -> Written:
-        """
-        Keep refused messages as dead letters and move the fence, or do neither.
-
-        @param outcomes: why each row was refused.
-        @raise gateway.errors.StoreError: as for L{write}.
-        """
-
-    async def recall(self, batch: Batch, fence: Fence) -> Written | None:
-        """
-        What an earlier L{write} or L{bury} of this batch with this fence did.
-
-        For messages that cannot be read as they could when the first try was lost: the
-        table's types may have changed since.
-
-        @return: C{None} where the fence is not moved, nor ever will be by that try.
-        @raise gateway.errors.StoredPartly: as for L{write}.
-        @raise gateway.errors.StoreError: that cannot be said now.
-        """
-
-    async def claim_stream(self, name: str) -> Claim:
+    async def claim_stream(self, name: str, seen: Seen | None, spooled: Spooled) -> Claim:
         """
         Make a stream this gateway's; what others still want to store for it is refused.
 
+        @param seen: what its peer knows; C{None}: nothing, so that a new epoch begins, unless
+            C{spooled} goes on from the mark.
+        @raise gateway.errors.StreamBehind: the stream has not come so far in that epoch;
+            nothing is changed.
         @raise gateway.errors.StoreError: that cannot be done now.
         """
 
@@ -145,9 +181,15 @@ class Detour(Protocol):
     The way round a store that cannot be reached: kept durably now, stored later, in order.
     """
 
-    def leads(self, route: str) -> bool:
+    def leads(self, batch: Batch) -> bool:
         """
-        Whether this route's batches must go this way now: behind what went before.
+        Whether a batch must go this way now: behind what went before of its route, or of
+        its streams.
+        """
+
+    def waiting(self, batch: Batch) -> Collection[str]:
+        """
+        @return: streams of the batch that must go this way, while others need not.
         """
 
     async def take(self, batch: Batch, fence: Fence | None, reason: str) -> bool:

@@ -1,10 +1,12 @@
 """
 Numbered streams: which number comes next, and what became of those before.
 
-A peer that opened a stream numbers its messages. Each is stored once, whatever is
-sent again: the database keeps, for each route of a stream, the highest number stored
-through it, and moves that mark in the transaction that stores the message. (One mark a
-route, because routes may overtake each other where one of them is out of service.)
+A peer that opened a stream numbers its messages, over all routes. The database keeps one
+mark for each stream: every number up to it is settled, and it moves by exactly the
+numbers of the batch that is stored, in the same transaction. So nothing overtakes.
+
+A stream's I{epoch} is a time in which one number is one message. It is made up anew
+whenever somebody opens the stream who does not know how far it was.
 
 A L{Stream} is what one claim knows; a later claim of the same name, here or at another
 gateway, has a L{Stream} of its own. All of it is synchronous and talks to nobody.
@@ -35,48 +37,52 @@ BEHIND: Final = goodbye(
     Code.GAP, "the database is behind what it was; say HELLO again and go on from there"
 )
 
+MOVED: Final = goodbye(
+    Code.GAP, "the stream went on by another way; say HELLO again and go on from there"
+)
+
 
 class Stream:
     """
     One claim of a stream.
 
+    @ivar claim: what the database knows this claim by; C{None} where it was not asked.
+    @ivar epoch: a word of the database's; C{""} for what an earlier version left in a spool.
     @ivar next: the number that its peer has to send next.
-    @ivar epoch: what was submitted in an earlier one and is not written yet is void.
-    @ivar marks: route -> highest number stored through it, as far as is known here.
+    @ivar series: what was submitted in an earlier one and is not written yet is void.
     @ivar refusals: number -> what it was told; for those that are sent again.
-    @ivar unsaved: those of them that the database does not know of.
     @ivar ended: whether nothing more is taken.
+    @ivar sure: whether what is settled here can be told where the database cannot be asked.
     @ivar loose: whether this is no claim, but what was left in the spool by one.
     @ivar idle: called whenever everything submitted has met its fate.
     """
 
     __slots__ = (
         *("_begun", "_pending", "_told", "claim", "ended", "epoch", "idle", "loose"),
-        *("marks", "name", "next", "refusals", "unsaved"),
+        *("name", "next", "refusals", "series", "sure"),
     )
 
     def __init__(
         self,
         name: str,
-        claim: int | None = None,
+        epoch: str,
+        claim: str | None = None,
         last: int = 0,
-        marks: Mapping[str, int] | None = None,
         refusals: Mapping[int, Outcome] | None = None,
         loose: bool = False,
     ) -> None:
         """
-        @param claim: what the database knows this claim by; C{None} where it was not asked.
         @param last: the last number that is settled.
         """
         self.name = name
+        self.epoch = epoch
         self.claim = claim
         self.next = last + 1
-        self.epoch = 0
-        self.marks = dict(marks or {})
+        self.series = 0
         self.refusals = dict(refusals or {})
-        self.unsaved: dict[int, Outcome] = {}
         self.loose = loose
         self.ended = False
+        self.sure = True
         self.idle: Callable[[], None] | None = None
         self._pending: dict[int, int] = {}
         self._begun = last
@@ -116,22 +122,14 @@ class Stream:
         # What was read at once is taken before any of it is submitted.
         return number > self._begun or (bool(self._pending) and number >= min(self._pending))
 
-    def take_in_turn(self, number: int, refusal: Outcome | None = None) -> Outcome:
+    def take_in_turn(self, number: int) -> Outcome:
         """
-        As L{take}, when everything before is answered.
-
-        @param refusal: uses the number up if it comes next; C{None} for one that was in
-            doubt: if it comes next it was not stored, and has to be sent again.
+        As L{take} for a number that was in doubt, when everything before is answered: if it
+        comes next it was not stored, and has to be sent again.
         """
         if self.ended or number != self.next:
             return self.take(number) or DUPLICATE
-        if refusal is None:
-            return self.gap()
-        self.next += 1
-        self._begun = number
-        self.refusals[number] = self.unsaved[number] = refusal
-        self._forget()
-        return refusal
+        return self.gap()
 
     def take_all(self, first: int, count: int) -> None:
         """
@@ -148,19 +146,19 @@ class Stream:
         """
         return Outcome(Word.TRY, Code.GAP, f"send #{self.next} next", values=f"seq={self.last}")
 
-    def told(self, epoch: int, runs: Sequence[Run]) -> Sequence[Run]:
+    def told(self, series: int, runs: Sequence[Run]) -> Sequence[Run]:
         """
         What is said to messages that were submitted, now that it is their turn: who has
         to send a message again has to send all behind it again, refused ones too.
 
-        @param epoch: in which they were submitted.
+        @param series: in which they were submitted.
         """
-        again = epoch < self._told
+        again = series < self._told
         found: list[Run] = []
         for count, fate in runs:
             if fate.word is Word.TRY:
                 again = True
-                self._told = self.epoch
+                self._told = self.series
             found.append((count, self.gap() if again and fate.word is Word.REJ else fate))
         return found
 
@@ -169,14 +167,14 @@ class Stream:
         Its peer is gone, or no longer the one that has it: what is not written yet never is.
         """
         self.ended = True
-        self.epoch += 1
+        self.series += 1
 
     def rest(self) -> None:
         """
         Nothing is in flight and nobody sends: keep no more than is needed to go on.
         """
         kept = list(self.refusals)[-_AT_REST:]
-        self.refusals = {number: self.refusals[number] for number in kept} | self.unsaved
+        self.refusals = {number: self.refusals[number] for number in kept}
 
     # For those who store.
 
@@ -193,7 +191,10 @@ class Stream:
         Some messages of a chunk have met their fate.
         """
         if fate.word in (Word.TRY, Word.BYE):
-            self._back_to(first)
+            self.back_to(first)
+            if fate.word is Word.BYE:
+                # Whether it is stored, or what was before it still is, nobody here knows.
+                self.sure = False
         elif fate.word is Word.REJ and isinstance(fate, Outcome):
             for number in range(first, min(first + count, self.next)):
                 self.refusals[number] = fate
@@ -206,33 +207,16 @@ class Stream:
             if not self._pending and self.idle is not None:
                 self.idle()
 
-    def refused_here(self, number: int, outcome: Outcome) -> None:
-        """
-        A message was refused before the database saw it, which has to remember it with
-        the next one that is stored.
-        """
-        self.unsaved[number] = outcome
-
-    def moved(self, route: str, number: int) -> None:
-        """
-        Everything through a route up to a number is stored, and refusals are remembered.
-        """
-        self.marks[route] = number
-        if self.unsaved:
-            # Those behind it may have been added since.
-            self.unsaved = {n: o for n, o in self.unsaved.items() if n > number}
-
-    def _back_to(self, number: int) -> None:
+    def back_to(self, number: int) -> None:
         """
         This number and those behind it are not stored, and have to be sent again.
         """
         if number < self.next:
             self.next = number
             self._begun = number - 1
-            self.epoch += 1
-            for known in (self.refusals, self.unsaved):
-                for later in [n for n in known if n >= number]:
-                    del known[later]
+            self.series += 1
+            for later in [n for n in self.refusals if n >= number]:
+                del self.refusals[later]
 
     def _forget(self) -> None:
         if len(self.refusals) > KEPT_REFUSALS:

@@ -1,27 +1,28 @@
 """
 Who has which numbered stream.
 
-A stream belongs to the connection that opened it last. Opening it claims it in the
-database first, so that whatever another gateway still wants to store for it is refused;
-then the connection that had it here is let go, and what it had in flight is waited for:
-only then is it certain which number comes next.
+A stream belongs to the connection that opened it last. A connection that had it here is let
+go first, and what it had in flight is waited for; then the stream is claimed in the
+database, which tells how far it is and from then on refuses what any other gateway still
+wants to store for it. What this gateway's own spool holds counts, where it goes on from
+there.
 
-While the database is away a stream can be opened all the same if this gateway knows how
-far it is: from its spool, or because the stream was open here before.
+While the database is away a stream can be opened by a peer that says what it has seen, if
+this gateway has settled as much itself, in the same epoch: in its spool, or because the
+stream was open here before. Nobody is told a number from memory who does not say so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final, Protocol
 
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 
-from gateway.errors import StoreError
+from gateway.errors import StoreError, StreamBehind
 from gateway.reply import RETRY_AFTER, Code, Outcome, try_later
-from gateway.store import Claim, Store
-from gateway.stream import TAKEN, Stream
+from gateway.store import Backlog, Claim, Seen, Store, Waiting, reached
+from gateway.stream import BEHIND, TAKEN, Stream
 
 REMEMBERED: Final = 10_000
 """Streams of which it is remembered how far they were when they were closed."""
@@ -43,27 +44,30 @@ class Streams:
 
     _log = Logger()
 
-    def __init__(self, store: Store, spooled: Callable[[str], int]) -> None:
+    def __init__(self, store: Store, backlog: Backlog | None = None) -> None:
         """
-        @param spooled: the highest number of a stream that waits in the spool; 0 for none.
+        @param backlog: what waits in the spool; C{None} where there is none.
         """
         self._store = store
-        self._spooled = spooled
+        self._backlog = backlog
         self._open: dict[str, tuple[Stream, Claimant]] = {}
         self._closed: dict[str, Stream] = {}
         self._turns: dict[str, tuple[DeferredLock, int]] = {}
 
-    async def open(self, name: str, claimant: Claimant) -> Stream | Outcome:
+    async def open(
+        self, name: str, claimant: Claimant, seen: Seen | None = None
+    ) -> Stream | Outcome:
         """
         Claim a stream; a connection that had it is told goodbye.
 
+        @param seen: what its peer knows; C{None}: nothing.
         @return: the stream, or why it cannot be opened now.
         """
         lock, waiting = self._turns.get(name, (DeferredLock(), 0))
         self._turns[name] = (lock, waiting + 1)
         try:
             async with lock:
-                return await self._claim(name, claimant)
+                return await self._claim(name, claimant, seen)
         finally:
             lock, waiting = self._turns[name]
             if waiting > 1:
@@ -81,32 +85,49 @@ class Streams:
             del self._open[stream.name]
             self._remember(stream)
 
-    async def _claim(self, name: str, claimant: Claimant) -> Stream | Outcome:
-        claim: Claim | None = None
+    def missing(self, name: str, epoch: str) -> None:
+        """
+        Something of a stream is gone that was answered: its peer is told, wherever it is.
+        """
+        kept = self._open.get(name)
+        if kept is not None and kept[0].epoch == epoch:
+            stream, claimant = kept
+            stream.sure = False
+            self.close(stream)
+            claimant.dismiss(BEHIND)
+        closed = self._closed.get(name)
+        if closed is not None and closed.epoch == epoch:
+            closed.sure = False
+
+    async def _claim(self, name: str, claimant: Claimant, seen: Seen | None) -> Stream | Outcome:
+        before = await self._taken_over(name, claimant)
+        waiting = None if self._backlog is None else self._backlog.of(name)
         try:
-            claim = await self._store.claim_stream(name)
+            claim = await self._store.claim_stream(
+                name, seen, {} if waiting is None else waiting.numbers
+            )
+        except StreamBehind as behind:
+            self._keep(before)
+            return _behind(f"it is at #{behind}")
         except StoreError as error:
-            if not (name in self._open or name in self._closed or self._spooled(name)):
-                self._log.debug("stream {name}: not opened: {error}", name=name, error=str(error))
+            self._keep(before)
+            self._log.debug("stream {name}: not claimed: {error}", name=name, error=str(error))
+            known = None if seen is None else _known(before, waiting, seen.number)
+            if seen is None or known is None:
                 text = "the database cannot be asked how far the stream is"
                 return try_later(Code.DOWN, text, RETRY_AFTER)
-        before = await self._taken_over(name, claimant)
-        spooled = self._spooled(name)
-        if claim is not None:
-            marks, refusals = dict(claim.marks), dict(claim.refusals)
-            last = max(claim.last, spooled)
+            epoch, last = known
+            if last < seen.number or seen.epoch not in ("", epoch):
+                return _behind("the database cannot be asked")
+            stream = Stream(name, epoch, None, last)
+            if before is not None and before.epoch == epoch:
+                stream.refusals.update(before.refusals)
         else:
-            marks, refusals, last = {}, {}, spooled
-        if before is not None:
-            # Refusals of which the database was not told yet, and marks it has since.
-            if claim is None:
-                last = max(last, before.last)
-                marks = dict(before.marks)
-            last = max(last, *(before.unsaved or (0,)))
-            refusals.update(before.refusals)
-        stream = Stream(name, None if claim is None else claim.number, last, marks, refusals)
-        if before is not None:
-            stream.unsaved = dict(before.unsaved)
+            stream = _claimed(name, claim, waiting)
+        if waiting is not None:
+            for epoch in ("", stream.epoch):
+                stream.refusals.update(waiting.refusals.get(epoch, {}))
+        self._closed.pop(name, None)
         self._open[name] = (stream, claimant)
         return stream
 
@@ -116,7 +137,7 @@ class Streams:
 
         @return: it, with nothing in flight any more.
         """
-        stream = self._closed.pop(name, None)
+        stream = self._closed.get(name)
         kept = self._open.pop(name, None)
         if kept is not None:
             stream, other = kept
@@ -130,6 +151,13 @@ class Streams:
             stream.idle = None
         return stream
 
+    def _keep(self, stream: Stream | None) -> None:
+        """
+        It could not be opened again: what was known of it still is.
+        """
+        if stream is not None and self._closed.get(stream.name) is not stream:
+            self._remember(stream)
+
     def _remember(self, stream: Stream) -> None:
         self._closed.pop(stream.name, None)
         self._closed[stream.name] = stream
@@ -139,3 +167,36 @@ class Streams:
                 if not oldest.busy:
                     del self._closed[name]
                     break
+
+
+def _claimed(name: str, claim: Claim, waiting: Waiting | None) -> Stream:
+    last = claim.mark
+    if waiting is not None:
+        numbers = waiting.numbers
+        last = reached(last, sorted([*numbers.get(claim.epoch, ()), *numbers.get("", ())]))
+    return Stream(name, claim.epoch, claim.claim, last, claim.refusals)
+
+
+def _known(before: Stream | None, waiting: Waiting | None, seen: int) -> tuple[str, int] | None:
+    """
+    @param seen: the last number that the peer had an answer for.
+    @return: the epoch and the last number that this gateway has settled itself.
+    """
+    if before is not None and before.sure:
+        return before.epoch, before.last
+    if waiting is None:
+        return None
+    epoch, last = waiting.last
+    if last < seen:
+        return epoch, last
+    # What waits there may have a hole, where a disk failed.
+    return epoch, reached(seen, waiting.numbers.get(epoch, ()))
+
+
+def _behind(text: str) -> Outcome:
+    return try_later(
+        Code.GAP,
+        f"the stream has not come as far as it was answered ({text}): the rest may wait in"
+        " another gateway's spool",
+        RETRY_AFTER,
+    )

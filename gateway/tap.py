@@ -49,7 +49,7 @@ from gateway.secret_files import filled, mode_of
 from gateway.service import GatewayService, on_signals, use_monotonic_clock
 from gateway.spool.detour import SpoolDetour
 from gateway.spool.file import SpoolFile
-from gateway.spool.queue import Spool
+from gateway.spool.queue import OwnThread, Spool
 from gateway.streams import Streams
 from gateway.title import hide
 from gateway.tls.contexts import Contexts
@@ -234,6 +234,7 @@ def makeService(options: Options) -> IService:
     pressure = Pressure(config.limits.bytes_in_flight)
     gates = Gates(store, reactor, backoff)
     spool = _spool(config, data_dir)
+    streams = Streams(store, None if spool is None else spool.backlog)
     detour = None
     if spool is not None:
         detour = SpoolDetour(
@@ -242,7 +243,7 @@ def makeService(options: Options) -> IService:
             gates,
             reactor,
             backoff,
-            live_lanes=lambda: writer.lanes,
+            streams.missing,
             takes=config.spool.on_outage == "spool",
         )
     writer = Writer(
@@ -254,7 +255,7 @@ def makeService(options: Options) -> IService:
         gates,
         detour,
         frozenset(route.name for route in config.routes.values() if route.dead_letter),
-        opened=lambda lane: None if spool is None else spool.keep_lane(lane),
+        config.database.answer_timeout,
     )
     own = config.channels.dsn is not None
     notifications = Notifications(
@@ -264,7 +265,6 @@ def makeService(options: Options) -> IService:
         Opener.of_process(config.database, reactor) if own else opener,
     )
     channels = Channels(config.channels.allow, notifications, reactor)
-    streams = Streams(store, detour.reached if detour is not None else lambda name: 0)
     verifier = Verifier(options.tokens, in_threads(reactor), time.time)
     commands = CommandDialect(streams, queries, channels, verifier)
     connections, caution = room_for_peers(
@@ -323,4 +323,4 @@ def _spool(config: Config, data_dir: Path) -> Spool | None:
     path = path.absolute()
     if config.spool.on_outage == "refuse" and not path.exists():
         return None
-    return Spool(SpoolFile(path, config.spool.max_bytes), global_reactor)
+    return Spool(SpoolFile(path, config.spool.max_bytes), OwnThread(global_reactor))

@@ -10,19 +10,18 @@ arrival afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 from twisted.internet.task import deferLater
 
 from gateway.batch import Batch, Fence
-from gateway.company import BUG, OPEN_FOR, RETRY_FOR, Company, backoff
+from gateway.company import BUG, OPEN_FOR, Company, backoff
 from gateway.errors import OutcomeUnknown, SpoolError, SpoolUnknown, StoreError, Unavailable
 from gateway.faults import BatchesRefused, Faults
 from gateway.fences import Fences
-from gateway.moves import have_moved, void_rows
 from gateway.reply import QUEUED, STORED
 
-Without = Callable[[Batch, Faults], Awaitable[Batch | None]]
+Without = Callable[[Batch, Faults], Batch | None]
 """Refuses rows of a batch; gives what is left of it."""
 
 
@@ -44,6 +43,7 @@ class Together:
         store = self._company.store
         while len(batches) > 1 and self._free(batches):
             fences = [self._fences.next(batch.route) for batch in batches]
+            started = self._company.clock.seconds()
             try:
                 if not await store.write_together(batches, fences):
                     break
@@ -51,12 +51,12 @@ class Together:
                 batches = [
                     left
                     for batch, faults in zip(batches, error.faults, strict=True)
-                    if (left := await self._without(batch, faults)) is not None
+                    if (left := self._without(batch, faults)) is not None
                 ]
                 continue
             except OutcomeUnknown as error:
                 self._company.unknown += 1
-                if not await self._settle(batches, fences, error):
+                if not await self._settle(batches, fences, error, started):
                     break
                 return []
             except StoreError:
@@ -69,9 +69,7 @@ class Together:
         """Whether the straight way is open to all of them."""
         gates, detour = self._company.gates, self._company.detour
         return not any(
-            void_rows(batch)
-            or gates.answer(batch.route)
-            or (detour is not None and detour.leads(batch.route))
+            batch.void or gates.answer(batch.route) or (detour is not None and detour.leads(batch))
             for batch in batches
         )
 
@@ -79,24 +77,27 @@ class Together:
         for batch, fence in zip(batches, fences, strict=True):
             self._fences.moved(batch.route, fence.number)
             self._company.well(batch.route)
-            have_moved(batch)
             batch.settle([(batch.count, STORED)])
 
     async def _settle(
-        self, batches: Sequence[Batch], fences: Sequence[Fence], trouble: StoreError
+        self,
+        batches: Sequence[Batch],
+        fences: Sequence[Fence],
+        trouble: StoreError,
+        started: float,
     ) -> bool:
         """
         Find out what became of a commit whose reply was lost.
 
+        @param started: when it was sent, in seconds of the clock.
         @return: whether the batches are settled; else they are not stored, nor ever will be.
         """
         company = self._company
-        started = company.clock.seconds()
         attempt = 0
         while True:
             attempt += 1
             waited = company.clock.seconds() - started
-            if waited > RETRY_FOR or isinstance(trouble, Unavailable):
+            if waited > company.answer_timeout or isinstance(trouble, Unavailable):
                 if company.detour is None:
                     company.troubled(batches[0].route, trouble)
                     if waited > OPEN_FOR:
@@ -105,15 +106,18 @@ class Together:
                     return True
             await deferLater(company.clock, backoff(attempt))
             try:
-                stored = await company.store.claim(fences[0])
+                stored = await company.store.resolve(batches[0], fences[0]) is not None
             except StoreError as error:
                 trouble = error
                 continue
             if stored:
                 company.resolved += 1
                 self._stored(batches, fences)
-            # Whoever claims takes a number of its own.
-            self._fences.moved(batches[0].route, fences[0].number + 1)
+            else:
+                # The fence is void; the others never stand for another batch.
+                self._fences.moved(batches[0].route, fences[0].number)
+                for batch in batches[1:]:
+                    self._fences.renew(batch.route)
             return stored
 
     async def _spool(self, batches: Sequence[Batch], fences: Sequence[Fence], reason: str) -> bool:
@@ -143,6 +147,8 @@ class Together:
                 break
             # The fence is the spool's now.
             self._fences.renew(batch.route)
-            have_moved(batch)
-            batch.settle([(batch.count, outcome)])
+            if outcome is QUEUED:
+                batch.settle([(batch.count, outcome)])
+            else:
+                batch.fail(outcome)
         return True

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Final
+from uuid import uuid4
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -20,7 +21,7 @@ from gateway.errors import StoreError
 from gateway.gate import Gates
 from gateway.lane import Lane
 from gateway.pressure import Pressure
-from gateway.reply import Run
+from gateway.reply import Outcome, Run
 from gateway.store import Detour, Store
 from gateway.stream import Stream
 
@@ -57,6 +58,7 @@ class Source:
         token: object,
         stream: Stream | None = None,
         first: int = 0,
+        refusal: Outcome | None = None,
     ) -> None:
         """
         Have messages stored.
@@ -64,11 +66,12 @@ class Source:
         @param frames: one or more messages, in the order they were sent.
         @param token: what the answer is given with, maybe before this returns.
         @param stream: that they are numbered in, from C{first} on.
+        @param refusal: why they only use their numbers up.
         """
         writer = self._writer
         chunk = Chunk(
             *(route, frames, self._origin, writer.wall_clock(), self._settled, token),
-            *(stream, first),
+            *(stream, first, refusal),
         )
         lane = self._lane
         if lane is None:
@@ -106,7 +109,8 @@ class Writer:
         gates: Gates,
         detour: Detour | None = None,
         dead_letters: frozenset[str] = frozenset(),
-        opened: Callable[[str], None] = lambda lane: None,
+        answer_timeout: float = 5.0,
+        new_id: Callable[[], str] = lambda: str(uuid4()),
     ) -> None:
         """
         @param clock: monotonic; for waiting before a retry.
@@ -115,7 +119,9 @@ class Writer:
         @param detour: where batches go while the store is away; C{None}: their peers
             are told to try later.
         @param dead_letters: routes whose refused messages are kept.
-        @param opened: told the UUID of each lane before it is used.
+        @param answer_timeout: seconds after which a batch that was sent and has no answer
+            goes that way too.
+        @param new_id: makes up UUIDs of lanes.
         """
         self.store = store
         self.clock = clock
@@ -123,7 +129,8 @@ class Writer:
         self.gates = gates
         self.detour = detour
         self.dead_letters = dead_letters
-        self.opened = opened
+        self.answer_timeout = answer_timeout
+        self.new_id = new_id
         self.in_flight = 0
         self.unknown = 0
         self.resolved = 0

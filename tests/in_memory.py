@@ -4,6 +4,7 @@ A gateway in memory: one peer, its transport, a store whose commits the test rel
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from socket import socket
@@ -39,6 +40,12 @@ from gateway.token_first import TokenFirst
 from gateway.tokens import Token
 from gateway.verifier import Verifier
 from gateway.writer import Writer
+
+
+def made_up() -> Callable[[], str]:
+    """Words that are the same in each run: w1, w2, and so on."""
+    numbers = itertools.count(1)
+    return lambda: f"w{next(numbers)}"
 
 
 def said(runs: list[Run]) -> list[str]:
@@ -245,9 +252,9 @@ class Bench:
         self.clock = Clock()
         self.notifier = MemoryNotifier()
         self.channels = Channels(channels, self.notifier, self.clock)
-        self.store = MemoryStore(held)
+        self.store = MemoryStore(held, made_up())
         self.pressure = Pressure(cap)
-        self.streams = Streams(self.store, lambda stream: 0)
+        self.streams = Streams(self.store)
         self.desk = Desk()
         self.verifier = Verifier({t.id: t for t in TOKENS}, self.desk, lambda: self.desk.now)
         if routes is not None:

@@ -33,14 +33,16 @@ route   = %s"messages" / %s"messages" / %s"numbers" / %s"once" / %s"nowhere"
 query   = %s"last" / %s"last" / %s"fails" / %s"none"
 channel = %s"news" / %s"news" / %s"secret"
 stream  = %s"STREAM" DIGIT
+seen    = %s"SEEN" / %s"SEEN" / %s"SEEN" / DIGIT
+epoch   = %s"EPOCH" / %s"EPOCH" / ( %s"never-" DIGIT )
 number  = %s"NEXT" / %s"NEXT" / %s"NEXT" / %s"NEXT" / %x31-39 / ( %x31-39 17DIGIT )
 payload = text / *OCTET / number
 arguments = json-object / json-array / %s"[" DIGIT "]" / "{" DQUOTE %s"n" DQUOTE ":" DIGIT "}"
 """
 )
 """
-The names of L{tests.fuzzing.live}; C{QUIT} is left to the end. C{NEXT}, C{STREAM} and
-C{TOKEN} are replaced where a frame is said.
+The names of L{tests.fuzzing.live}; C{QUIT} is left to the end. C{NEXT}, C{SEEN}, C{EPOCH},
+C{STREAM} and C{TOKEN} are replaced where a frame is said.
 """
 
 _LOOSE: Final = DOCUMENTED.extended(
@@ -65,7 +67,10 @@ _STATE: Final = b"(?: %s)?" % _LOOSE.compiled("sqlstate").pattern
 _STORED: Final = _LOOSE.compiled("stored").pattern
 _TRY: Final = _LOOSE.compiled("later").pattern
 _TALLY: Final = _LOOSE.compiled("tally").pattern
-_SEQ: Final = re.compile(rb".*\+OK seq=(\d+)", re.DOTALL)
+_OPENED: Final = rb"\+OK seq=%b epoch=" + _LOOSE.compiled("epoch").pattern
+_SEQ: Final = re.compile(rb".*\+OK seq=(\d+) epoch=(\S+)", re.DOTALL)
+_HELLO: Final = re.compile(rb"(?i:HELLO) (\S+)")
+_PUT_OFF: Final = rb"-TRY GAP retry=\d+ :" + _LINE
 
 
 _compiled = lru_cache(maxsize=256)(re.compile)
@@ -186,12 +191,25 @@ class Judge:
         self._takes = takes
         self._channel = channel
         self._quiet = False
-        # Whether the peer has a stream; None: it depends on what Unicode says of a name.
+        # Whether the peer has a stream; None: it depends on what Unicode says of a name, or on
+        # what others did with it.
         self._has_stream: bool | None = False
+        # Whether the last HELLO was put off, and with it what has a number.
+        self._put_off = False
+        # Epochs of its streams, as far as they were heard; all before them are over.
+        self._epochs: dict[bytes, bytes] = {}
         # What is told to each number of its streams that is sent again, from the first on.
         self._streams: dict[bytes, list[bytes]] = {}
         self._told: list[bytes] | None = None
         self._own = re.compile(re.escape(streams) + rb"\d")
+
+    def heard(self, frame: bytes, answer: bytes) -> None:
+        """
+        An answer came that may tell a stream's epoch; what was said since may have ended it.
+        """
+        hello, opened = _HELLO.search(frame), _SEQ.fullmatch(answer)
+        if hello is not None and opened is not None and hello[1] in self._streams:
+            self._epochs[hello[1]] = opened[2]
 
     def expect(self, frame: bytes) -> Expected:
         """
@@ -247,7 +265,11 @@ class Judge:
         is_known = route.decode("latin-1") in ROUTES
         numbered = _NUMBERED.match(payload)
         if self._has_stream is None:
-            return b"|".join([_STORED, _TRY, _refused(*_DATA, b"FORMAT", b"ROUTE")]), is_known
+            # Where it has one, a number that is known is a duplicate, whatever its route.
+            told = b"|".join([_STORED, _TRY, _refused(*_DATA, b"FORMAT", b"ROUTE")])
+            return told, is_known or numbered is not None
+        if numbered is not None and self._put_off:
+            return _PUT_OFF, False
         if (numbered is not None) != self._has_stream:
             return _refused(b"FORMAT") if is_known else _refused(b"ROUTE", b"FORMAT"), False
         if numbered is None:
@@ -284,19 +306,37 @@ class Judge:
                 return refused, refused
         return stored + b"|" + refused, rb"\+DUP|" + refused
 
-    def _hello(self, name: bytes) -> bytes:
+    def _hello(self, rest: bytes) -> bytes:
+        name, *known = rest.split(b" ")
         if len(name) > 128:
             return _refused(b"FORMAT")
         self._told = None
+        self._put_off = False
         if self._own.fullmatch(name):
+            told = self._told = self._streams.setdefault(name, [])
+            if known and not self._goes_on(name, len(told), *known):
+                self._told, self._has_stream, self._put_off = None, False, True
+                return _PUT_OFF
+            if not known:
+                # Another one begins, which is not heard yet.
+                self._epochs.pop(name, None)
             self._has_stream = True
-            self._told = self._streams.setdefault(name, [])
-            return rb"\+OK seq=%d" % len(self._told)
+            return _OPENED % (b"%d" % len(told))
+        opened = _OPENED % rb"\d+"
+        if known:
+            opened += b"|" + _PUT_OFF
         if name.decode().isprintable():
-            self._has_stream = True
-            return rb"\+OK seq=\d+"
+            self._has_stream = None if known else True
+            return opened
         self._has_stream = None
-        return rb"\+OK seq=\d+|" + _refused(b"FORMAT")
+        return opened + b"|" + _refused(b"FORMAT")
+
+    def _goes_on(self, name: bytes, last: int, seen: bytes, epoch: bytes = b"") -> bool:
+        """
+        Whether a stream of its own has come as far as the peer says, in the epoch it says.
+        """
+        word = epoch.removeprefix(b"epoch=")
+        return int(seen[5:]) <= last and (not word or word == self._epochs.get(name))
 
 
 def _called(name: bytes, arguments: bytes = b"") -> bytes:
@@ -331,6 +371,7 @@ class Speaker:
         self._framing = framing
         self._max_frame = max_frame
         self._next: dict[bytes, int] = {}
+        self._epochs: dict[bytes, bytes] = {}
         self._stream = b""
 
     def frame(self) -> bytes:
@@ -353,9 +394,12 @@ class Speaker:
         The frame with the number and the stream it is said with.
         """
         frame = frame.replace(b"STREAM", self._name).replace(b"TOKEN", TOKEN)
-        hello = re.search(rb"(?i:HELLO) (\S+)", frame)
+        hello = _HELLO.search(frame)
         if hello is not None:
             self._stream = hello[1]
+            seen = self._next.get(self._stream, 1) - 1
+            frame = frame.replace(b"=SEEN", b"=%d" % seen)
+            frame = frame.replace(b"=EPOCH", b"=" + self._epochs.get(self._stream, b"never"))
             # Spoiled names may be anybody's.
             own = hello[1][:-1] == self._name and hello[1][-1:].isdigit()
             self.shares = self.shares or not own or self._name == SHARED
@@ -371,11 +415,12 @@ class Speaker:
 
     def heard(self, frame: bytes, answer: bytes) -> None:
         """
-        An answer came, which may tell how far a stream is.
+        An answer came, which may tell how far a stream is, and its epoch.
         """
-        found = _SEQ.fullmatch(answer)
-        if found is not None and b" " in frame:
-            self._next[frame.rpartition(b" ")[2]] = int(found[1]) + 1
+        found, hello = _SEQ.fullmatch(answer), _HELLO.search(frame)
+        if found is not None and hello is not None:
+            self._next[hello[1]] = int(found[1]) + 1
+            self._epochs[hello[1]] = found[2]
 
 
 class Hearing:

@@ -109,6 +109,8 @@ def test_samples_are_matched() -> None:
         *(b"PUT messages hello", b"@7 put readings {}", b"PUT r #12 ", b"PUT r ", b"ping"),
         *(b"PING ", b"CALL last", b'CALL last {"n":2}', b"HELLO till-3", b"help put", b"QUIT"),
         *(b"@" + b"\xff" * 63 + b" SYNC", b"LISTEN \xc3\xa4", b"Unlisten a", b"quiet"),
+        *(b"HELLO s seen=0", b"hello s seen=" + b"9" * 18, b"@a HELLO s seen=7 epoch=a-B-0"),
+        b"HELLO s seen=7 epoch=" + b"e" * 64,
     ],
 )
 def test_frames_of_the_documentation(frame: bytes) -> None:
@@ -132,6 +134,15 @@ def test_frames_of_the_documentation(frame: bytes) -> None:
             b"QUIET ",
             b"PING \xff",
             b"HELLO a b",
+            b"HELLO a seen=",
+            b"HELLO a seen=01",
+            b"HELLO a SEEN=1",
+            b"HELLO a seen=" + b"9" * 19,
+            b"HELLO a epoch=e",
+            b"HELLO a seen=1 epoch=",
+            b"HELLO a seen=1 epoch=a_b",
+            b"HELLO a seen=1 epoch=" + b"e" * 65,
+            b"HELLO a seen=1 epoch=e f",
             b"HELLO \xc2\x85",
             b" PING",
             b"@a\tb PING",
@@ -142,3 +153,23 @@ def test_frames_of_the_documentation(frame: bytes) -> None:
 def test_no_frames_of_the_documentation(frame: bytes) -> None:
     """And not those that are refused."""
     assert not MATCHERS["frame"].fullmatch(frame)
+
+
+OPENED = DOCUMENTED.compiled("opened")
+
+
+@pytest.mark.parametrize(
+    ("answer", "opens"),
+    [
+        (b"+OK seq=0 epoch=w1", True),
+        (b"@7 +OK seq=41 epoch=5b0c72e6-0a4d-4ad7-9f0e-6b8f3f1d2c11", True),
+        (b"-TRY GAP retry=1 :the stream has not come as far", False),
+        (b"-TRY GAP seq=2 :send #3 next", False),
+        (b"+OK seq=01 epoch=w1", False),
+        (b"+OK seq=1", False),
+    ],
+)
+def test_answers_of_the_documentation(answer: bytes, opens: bool) -> None:
+    """The documented grammar has what a peer is told of its stream: a number and an epoch."""
+    assert MATCHERS["answer"].fullmatch(answer)
+    assert (OPENED.fullmatch(answer.rpartition(b"+OK ")[2]) is not None) is opens

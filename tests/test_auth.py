@@ -156,7 +156,7 @@ def test_auth_again() -> None:
     """The last token that was right counts; a wrong one is the end."""
     found = bench()
     assert say(found, TILL_1, b"HELLO till-2", TILL_2, b"HELLO till-2") == [
-        *(b"+OK", b"-REJ DENIED :HELLO to till-2 is not granted", b"+OK", b"+OK seq=0")
+        *(b"+OK", b"-REJ DENIED :HELLO to till-2 is not granted", b"+OK", b"+OK seq=0 epoch=w1")
     ]
     assert say(found, b"AUTH x") == [NO_TOKEN]
 
@@ -264,15 +264,17 @@ def test_nobody_writes_the_stream_of_another(stream: bytes) -> None:
     denied = b"-REJ DENIED :HELLO to " + stream + b" is not granted"
     assert answers[1] == answers[4] == denied
     assert answers[2].startswith(b"-REJ FORMAT :a number needs a stream")
-    assert answers[3] == b"+OK seq=0" and answers[5] == b"+OK"
+    assert answers[3] == b"+OK seq=0 epoch=w1" and answers[5] == b"+OK"
     assert stored(found) == [b"own"]
     claim = say(bench(), TILL_2, b"HELLO till-2")
-    assert claim == [b"+OK", b"+OK seq=0"]
+    assert claim == [b"+OK", b"+OK seq=0 epoch=w1"]
 
 
 def test_streams_of_ones_own() -> None:
     """An identity's pattern allows all that begins with it as configured."""
-    assert talk(TILL_1, b"HELLO till-1/7", b"HELLO till-1/")[1:] == [b"+OK seq=0"] * 2
+    assert talk(TILL_1, b"HELLO till-1/7", b"HELLO till-1/")[1:] == [
+        *(b"+OK seq=0 epoch=w1", b"+OK seq=0 epoch=w3")
+    ]
 
 
 def test_in_a_stream_what_is_denied_uses_its_number_up() -> None:
@@ -283,8 +285,14 @@ def test_in_a_stream_what_is_denied_uses_its_number_up() -> None:
         *(TILL_1, b"HELLO till-1", b"PUT messages #1 a", b"PUT orders #2 b", b"PUT messages #3 c"),
         *(b"PUT orders #2 b", b"HELLO till-1"),
     ) == [
-        *(b"+OK", b"+OK seq=0", b"+OK", b"-REJ DENIED :PUT to orders is not granted", b"+OK"),
-        *(b"-REJ DENIED :PUT to orders is not granted", b"+OK seq=3"),
+        *(
+            b"+OK",
+            b"+OK seq=0 epoch=w1",
+            b"+OK",
+            b"-REJ DENIED :PUT to orders is not granted",
+            b"+OK",
+        ),
+        *(b"-REJ DENIED :PUT to orders is not granted", b"+OK seq=3 epoch=w3"),
     ]
     assert stored(found) == [b"a", b"c"]
 

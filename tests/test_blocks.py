@@ -149,12 +149,13 @@ class Alone:
     def __init__(self, store: Any, clock: Any) -> None:
         self.store, self.clock, self.detour = store, clock, None
         self.dead_letters: frozenset[str] = frozenset()
+        self.new_id = new_lane
+        self.answer_timeout = 5.0
         self.unknown = self.resolved = 0
         self.gates = self
         self.errors: list[object] = []
 
     def answer(self, route: str) -> None: ...
-    def opened(self, lane: str) -> None: ...
     def well(self, route: str) -> None: ...
     def troubled(self, route: str, error: Exception) -> None: ...
 

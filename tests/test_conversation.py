@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -79,7 +80,8 @@ def test_refusals_name_what_is_wrong() -> None:
         "-REJ DATA :PING takes text in UTF-8",
         "-REJ FORMAT :unknown verb ; try HELP",
         "-REJ FORMAT :HELLO takes a stream: 1 to 128 bytes of UTF-8 without spaces",
-        "-REJ FORMAT :HELLO takes a stream: 1 to 128 bytes of UTF-8 without spaces",
+        "-REJ FORMAT :behind the stream HELLO takes seen=N, the last number that was answered,"
+        " and epoch=E, as HELLO told it",
         "-REJ FORMAT :LISTEN takes a channel",
         "-REJ FORMAT :QUIET takes nothing",
         "-REJ FORMAT :AUTH takes a token",
@@ -136,7 +138,7 @@ def test_a_stream() -> None:
         *(b"@x PUT messages #3 again", b"PUT messages #9 z", b"PUT messages n", b"PING"),
     )
     assert said == [
-        *(b"+OK seq=0", b"+OK", b"+OK", b"+OK", b"@x +DUP"),
+        *(b"+OK seq=0 epoch=w1", b"+OK", b"+OK", b"+OK", b"@x +DUP"),
         *(b"-TRY GAP seq=3 :send #4 next",),
         *(b"-REJ FORMAT :in a stream a PUT has its number: PUT route #4 payload", b"+OK"),
     ]
@@ -151,11 +153,11 @@ def test_what_is_sent_twice_at_once() -> None:
         b"HELLO s\nPUT messages #1 a\nPUT messages #1 a\nPUT messages #2 bad\n"
         b"@x PUT messages #2 bad\nPUT messages #3 c\nSYNC\n"
     )
-    assert bench.said == b"+OK seq=0\n"
+    assert bench.said == b"+OK seq=0 epoch=w1\n"
     bench.commit_all()
     refused = b"-REJ CONSTRAINT sqlstate=23514 :violates a check constraint"
     assert bench.said.splitlines() == [
-        *(b"+OK seq=0", b"+OK", b"+DUP", refused, b"@x " + refused, b"+OK"),
+        *(b"+OK seq=0 epoch=w1", b"+OK", b"+DUP", refused, b"@x " + refused, b"+OK"),
         b"+OK ok=3 rej=2 try=0",
     ]
 
@@ -168,7 +170,7 @@ def test_an_unknown_route_uses_its_number_up() -> None:
     )
     bench.commit_all()
     assert bench.said.splitlines() == [
-        *(b"+OK seq=0", b"+OK", b"-REJ ROUTE :no route nowhere"),
+        *(b"+OK seq=0 epoch=w1", b"+OK", b"-REJ ROUTE :no route nowhere"),
         *(b"-TRY GAP seq=2 :send #3 next", b"+OK"),
     ]
     bench.peer.dataReceived(b"PUT nowhere #4 d\n")
@@ -176,7 +178,7 @@ def test_an_unknown_route_uses_its_number_up() -> None:
     peer.dataReceived(b"HELLO s\nPUT messages #2 b\nPUT messages #4 d\nPUT messages #5 e\n")
     bench.commit_all()
     refusal = b"-REJ ROUTE :no route nowhere"
-    assert transport.value().splitlines() == [b"+OK seq=4", refusal, refusal, b"+OK"]
+    assert transport.value().splitlines() == [b"+OK seq=4 epoch=w3", refusal, refusal, b"+OK"]
     assert [message for _, message in bench.store.rows] == [b"a", b"c", b"e"]
 
 
@@ -189,7 +191,7 @@ def test_a_stream_goes_on() -> None:
     peer, transport = bench.connect()
     peer.dataReceived(b"HELLO s\nPUT messages #2 bad\nPUT messages #3 c\nPUT messages #4 d\n")
     assert transport.value().splitlines() == [
-        *(b"+OK seq=3", b"-REJ CONSTRAINT sqlstate=23514 :violates a check constraint"),
+        *(b"+OK seq=3 epoch=w3", b"-REJ CONSTRAINT sqlstate=23514 :violates a check constraint"),
         *(b"+DUP", b"+OK"),
     ]
     assert [message for _, message in bench.store.rows] == [b"a", b"c", b"d"]
@@ -202,15 +204,16 @@ def test_the_newer_connection_wins() -> None:
     peer, transport = bench.connect()
     peer.dataReceived(b"HELLO s\nPUT messages #2 b\n")
     assert bench.said.splitlines() == [
-        *(b"+OK seq=0", b"+OK"),
+        *(b"+OK seq=0 epoch=w1", b"+OK"),
         b"-BYE BUSY :another connection has opened this stream",
     ]
-    assert transport.value() == b"+OK seq=1\n+OK\n"
+    assert transport.value() == b"+OK seq=1 epoch=w3\n+OK\n"
     assert [message for _, message in bench.store.rows] == [b"a", b"b"]
 
 
 def test_what_a_lost_claim_had_under_way_is_not_stored() -> None:
-    """What an older connection has not stored yet is the newer one's to send."""
+    """What an older connection has in flight is waited for; what it has not begun to store yet is
+    the newer one's to send."""
     bench = Bench(routes=ROUTES)
     bench.peer.dataReceived(b"HELLO s\nPUT messages #1 old\n")
     bench.peer.dataReceived(b"PUT messages #2 old\n")  # waits for the commit before it
@@ -219,12 +222,13 @@ def test_what_a_lost_claim_had_under_way_is_not_stored() -> None:
     assert not transport.value()  # what the other one has in flight is waited for
     bench.commit_all()
     assert bench.said.splitlines() == [
-        *(b"+OK seq=0", b"-BYE BUSY :another connection has opened this stream"),
+        *(b"+OK seq=0 epoch=w1", b"+OK", b"-TRY GAP seq=1 :send #2 next"),
+        b"-BYE BUSY :another connection has opened this stream",
     ]
-    assert transport.value() == b"+OK seq=0\n"
-    peer.dataReceived(b"PUT messages #1 new\n")
+    assert transport.value() == b"+OK seq=1 epoch=w3\n"
+    peer.dataReceived(b"PUT messages #2 new\n")
     bench.commit_all()
-    assert [message for _, message in bench.store.rows] == [b"new"]
+    assert [message for _, message in bench.store.rows] == [b"old", b"new"]
 
 
 def test_a_claim_elsewhere_ends_this_one() -> None:
@@ -233,11 +237,11 @@ def test_a_claim_elsewhere_ends_this_one() -> None:
     bench.peer.dataReceived(b"HELLO s\nPUT messages #1 a\n")
     elsewhere = Bench(routes=ROUTES, held=False)
     elsewhere.store = bench.store
-    other = Streams(bench.store, lambda stream: 0)
+    other = Streams(bench.store)
     elsewhere.factory.dialect = CommandDialect(other, Listed(), bench.channels, bench.verifier)
     peer, transport = elsewhere.connect()
     peer.dataReceived(b"HELLO s\n")
-    assert transport.value() == b"+OK seq=1\n"
+    assert transport.value() == b"+OK seq=1 epoch=w3\n"
     bench.peer.dataReceived(b"PUT messages #2 b\nPUT messages #3 c\n")
     assert bench.said.splitlines()[2:] == [b"-BYE BUSY :another connection has opened this stream"]
     assert [message for _, message in bench.store.rows] == [b"a"]
@@ -253,7 +257,7 @@ def test_nothing_overtakes_a_message_that_failed() -> None:
     bench.commit_all()
     bench.wait(1)
     assert bench.said.splitlines() == [
-        *(b"+OK seq=0", b"-TRY DOWN retry=1 :the database cannot be reached"),
+        *(b"+OK seq=0 epoch=w1", b"-TRY DOWN retry=1 :the database cannot be reached"),
         *(b"-TRY GAP seq=0 :send #1 next",) * 2,
     ]
     bench.peer.dataReceived(b"PUT messages #1 a\nPUT messages #2 b\nPUT messages #3 c\n")
@@ -261,20 +265,174 @@ def test_nothing_overtakes_a_message_that_failed() -> None:
     assert [message for _, message in bench.store.rows] == [b"a", b"b", b"c"]
 
 
+DOWN = b"-TRY DOWN retry=1 :the database cannot be asked how far the stream is"
+
+
+def gap(why: bytes) -> bytes:
+    return (
+        b"-TRY GAP retry=1 :the stream has not come as far as it was answered (%b): the rest may"
+        b" wait in another gateway's spool" % why
+    )
+
+
 def test_hello_while_the_database_is_away() -> None:
-    """A stream that nobody here knows cannot be opened; one that was open here can."""
+    """Nobody is told from memory how far a stream is who does not say how far it was; who does is
+    let in where this gateway has settled as much, in the same epoch."""
     bench = Bench(routes=ROUTES, held=False)
     bench.peer.dataReceived(b"HELLO s\nPUT messages #1 a\n")
     bench.peer.connectionLost()
-    bench.store.failures += [Unavailable("away"), TransientError("disk full", "53100")]
+    bench.store.failures += [Unavailable("away"), TransientError("disk full", "53100")] * 4
     peer, transport = bench.connect()
-    peer.dataReceived(b"HELLO t\nHELLO s\n")
+    peer.dataReceived(
+        b"HELLO t\nHELLO s\nHELLO t seen=0\nHELLO s seen=2\nHELLO s seen=1 epoch=w9\n"
+        b"HELLO s seen=0\nHELLO s\nHELLO s seen=1 epoch=w1\n"
+    )
+    away = gap(b"the database cannot be asked")
     assert transport.value().splitlines() == [
-        b"-TRY DOWN retry=1 :the database cannot be asked how far the stream is",
-        b"+OK seq=1",
+        *(DOWN, DOWN, DOWN, away, away, b"+OK seq=1 epoch=w1", DOWN, b"+OK seq=1 epoch=w1")
     ]
     peer.dataReceived(b"PUT messages #2 b\n")
     assert [message for _, message in bench.store.rows] == [b"a", b"b"]
+
+
+def test_hello_with_what_was_seen() -> None:
+    """A peer that says what it has seen goes on in its epoch; one that does not begins another, in
+    which nothing is said of the one before."""
+    bench = Bench(routes=ROUTES, held=False)
+    bench.peer.dataReceived(b"HELLO s\nPUT messages #1 a\nPUT messages #2 b\n")
+    for hello, answer in (
+        (b"HELLO s seen=2 epoch=w1", b"+OK seq=2 epoch=w1"),
+        (b"hello s seen=1", b"+OK seq=2 epoch=w1"),
+        (b"@7 HELLO s seen=3 epoch=w1", b"@7 " + gap(b"it is at #2")),
+        (b"HELLO s seen=3", gap(b"it is at #2")),
+        (b"HELLO s seen=2 epoch=w2", gap(b"it is at #2")),
+        (b"HELLO s seen=0 epoch=w2", gap(b"it is at #2")),
+        (b"HELLO s", b"+OK seq=2 epoch=w5"),
+        (b"HELLO s seen=2 epoch=w1", gap(b"it is at #2")),
+        (b"HELLO s seen=2 epoch=w5", b"+OK seq=2 epoch=w5"),
+    ):
+        peer, transport = bench.connect()
+        peer.dataReceived(hello + b"\n")
+        assert transport.value().splitlines() == [answer]
+    assert bench.store.streams["s"].mark == 2
+
+
+def test_words_behind_hello() -> None:
+    """What is no number that was answered, or no epoch, is refused and leaves the stream open."""
+    text = (
+        b"-REJ FORMAT :behind the stream HELLO takes seen=N, the last number that was answered,"
+        b" and epoch=E, as HELLO told it"
+    )
+    wrong = [
+        *(b"seen", b"seen=", b"seen=-1", b"seen=01", b"seen=1 ", b"seen=1x", b"SEEN=1", b" seen=1"),
+        *(b"seen=" + b"1" * 19, b"epoch=w1", b"epoch=w1 seen=1", b"seen=1 epoch=", b"", b"#1"),
+        *(b"seen=1 epoch=a b", b"seen=1 epoch=a_b", b"seen=1 epoch=" + b"e" * 65),
+        *(b"seen=1  epoch=a", b"seen=\xd9\xa1", b"seen=1 epoch=\xc3\xa9", b"seen=1 seen=1"),
+    ]
+    _, said = talk(b"HELLO s", *[b"HELLO s " + words for words in wrong], b"PUT messages #1 a")
+    assert said == [b"+OK seq=0 epoch=w1", *[text] * len(wrong), b"+OK"]
+    longest = b"HELLO s seen=" + b"1" * 18 + b" epoch=" + b"e-" * 32
+    (work,) = conversation().read([longest], False)
+    assert work.request is not None
+
+
+def test_what_follows_a_hello_that_was_put_off() -> None:
+    """Whatever has a number is to be sent again as HELLO is, and with its words; what has none is
+    stored, and when HELLO was right the numbers are."""
+    bench = Bench(routes=ROUTES, held=False)
+    bench.peer.dataReceived(
+        b"HELLO s seen=1\nPUT messages #2 b\n@7 PUT messages #3 c\nPUT nowhere #4 d\n"
+        b"PUT messages e\nPUT nowhere f\nPUT messages\nSYNC\n"
+    )
+    late = gap(b"it is at #0")
+    assert bench.said.splitlines() == [
+        *(late, late, b"@7 " + late, late, b"+OK", b"-REJ ROUTE :no route nowhere"),
+        *(b"-REJ FORMAT :PUT takes a route, a space and a payload", b"+OK ok=1 rej=2 try=4"),
+    ]
+    bench.transport.clear()
+    bench.store.failures.append(Unavailable("away"))
+    bench.peer.dataReceived(
+        b"HELLO s\nPUT messages #1 a\nHELLO s\nPUT messages #1 a\nHELLO t x\nPUT messages #2 b\n"
+    )
+    answers = bench.said.splitlines()
+    assert answers[:4] == [DOWN, DOWN, b"+OK seq=0 epoch=w1", b"+OK"]
+    assert answers[4].startswith(b"-REJ FORMAT") and answers[5:] == [b"+OK"]
+    assert [message for _, message in bench.store.rows] == [b"e", b"a", b"b"]
+
+
+def test_a_hello_that_was_put_off_has_left_its_stream() -> None:
+    """Whoever asks for another stream, or for the same one anew, has none until HELLO is right."""
+    bench = Bench(routes=ROUTES, held=False)
+    bench.peer.dataReceived(
+        b"HELLO s\nPUT messages #1 a\nHELLO s seen=7\nPUT messages #2 b\nPUT messages #1 a\n"
+    )
+    late = gap(b"it is at #1")
+    assert bench.said.splitlines() == [b"+OK seq=0 epoch=w1", b"+OK", late, late, late]
+
+
+def test_a_refusal_is_told_when_it_is_kept() -> None:
+    """A message of a stream that is refused is told so when the database has it, in the commit of
+    those beside it; where it cannot have it the message is to be sent again."""
+    bench = Bench(routes=ROUTES)
+    bench.peer.dataReceived(b"HELLO s\nPUT nowhere #1 a\nPUT nowhere #2 b\n")
+    assert bench.said == b"+OK seq=0 epoch=w1\n" and bench.store.waiting == 1
+    bench.commit_all()
+    refusal = b"-REJ ROUTE :no route nowhere"
+    assert bench.said.splitlines()[1:] == [refusal] * 2
+    assert bench.store.streams["s"].refusals.keys() == {1, 2}
+    bench.peer.dataReceived(b"PUT messages #3 c\n")
+    bench.peer.dataReceived(b"PUT nowhere #4 d\nPUT messages #5 \xff\nPUT other #6 f\n")
+    bench.commit_all()
+    assert [answer[:4] for answer in bench.said.splitlines()[3:]] == [
+        b"+OK",
+        b"-REJ",
+        b"-REJ",
+        b"+OK",
+    ]
+    assert bench.store.streams["s"].mark == 6
+    bench.store.failures.append(Unavailable("away"))
+    bench.store.held = False
+    bench.peer.dataReceived(b"PUT nowhere #7 g\n")
+    assert bench.said.splitlines()[-1] == b"-TRY DOWN retry=1 :the database cannot be reached"
+    bench.peer.dataReceived(b"PUT messages #7 g\n")
+    assert bench.said.splitlines()[-1] == b"+OK"
+
+
+def test_a_refusal_that_another_gateway_does_not_agree_with() -> None:
+    """What is refused here and stored elsewhere is told as the database has it."""
+    bench = Bench(routes=ROUTES, held=False)
+    bench.peer.dataReceived(b"HELLO s\nPUT messages #1 a\nPUT nowhere #2 b\n")
+    assert bench.said.splitlines()[2] == b"-REJ ROUTE :no route nowhere"
+    # The database is set back, and #2 is stored by another gateway.
+    kept = bench.store.streams["s"]
+    kept.refusals.clear()
+    peer, transport = bench.connect()
+    peer.dataReceived(b"HELLO s seen=2 epoch=w1\nPUT nowhere #2 b\n")
+    assert transport.value().splitlines() == [b"+OK seq=2 epoch=w1", b"+DUP"]
+
+
+@pytest.mark.parametrize(
+    ("change", "goodbye"),
+    [
+        (-1, b"-BYE GAP :the database is behind what it was; say HELLO again and go on from there"),
+        (1, b"-BYE GAP :the stream went on by another way; say HELLO again and go on from there"),
+    ],
+)
+def test_a_stream_that_is_elsewhere(change: int, goodbye: bytes) -> None:
+    """A database that was set back, or a spool that was stored meanwhile: nothing is stored in the
+    wrong place, and the peer is sent to say HELLO again."""
+    bench = Bench(routes=ROUTES, held=False)
+    bench.peer.dataReceived(b"HELLO s\nPUT messages #1 a\n")
+    bench.store.streams["s"].mark += change
+    other, transport = bench.connect()
+    bench.peer.dataReceived(b"PUT messages #2 b\nPUT messages #3 c\n")
+    other.dataReceived(b"PUT messages x\n")
+    assert bench.said.splitlines()[2:] == [goodbye] and transport.value() == b"+OK\n"
+    assert [message for _, message in bench.store.rows] == [b"a", b"x"]
+    peer, transport = bench.connect()
+    peer.dataReceived(b"HELLO s seen=1 epoch=w1\n")
+    told = gap(b"it is at #0") if change < 0 else b"+OK seq=2 epoch=w1"
+    assert transport.value().splitlines() == [told]
 
 
 def test_a_peer_that_left_during_hello() -> None:
@@ -286,9 +444,9 @@ def test_a_peer_that_left_during_hello() -> None:
     peer.connectionLost()
     bench.commit_all()
     third, transport = bench.connect()
-    third.dataReceived(b"HELLO s\nPUT messages #1 b\n")
+    third.dataReceived(b"HELLO s\nPUT messages #1 b\nPUT messages #2 b\n")
     bench.commit_all()
-    assert transport.value() == b"+OK seq=0\n+OK\n"
+    assert transport.value() == b"+OK seq=1 epoch=w5\n+DUP\n+OK\n"
 
 
 # Quiet.
@@ -303,7 +461,7 @@ def test_quiet_and_sync() -> None:
     )
     assert said == [
         *(b"+OK", b"+OK ok=1 rej=0 try=0", b"+OK", b"+OK x"),
-        *(b"-REJ FORMAT :unknown verb NOPE; try HELP", b"+OK seq=0", b"+DUP"),
+        *(b"-REJ FORMAT :unknown verb NOPE; try HELP", b"+OK seq=0 epoch=w1", b"+DUP"),
         *(b"-TRY GAP seq=1 :send #2 next", b"@t +OK ok=4 rej=1 try=1", b"+OK ok=0 rej=0 try=0"),
     ]
     assert len(bench.store.rows) == 4

@@ -290,7 +290,7 @@ def test_database_down_at_the_start(on_outage: str, early: bytes, tmp_path: Path
         server.restart()
         gateway.wait_ready()
         if on_outage == "spool":
-            gateway.wait_log("spool: empty, its 1 messages are stored")
+            gateway.wait_log("spool: empty, 1 messages are stored")
         peer.send(b"now\n")
         assert peer.read_lines(1) == [b"+OK"]
         stored = Database(server.embedded.dsn).bodies()
@@ -441,6 +441,7 @@ def test_check_grants(database: Database, tmp_path: Path, start_gateway: Start) 
         dsn = database.dsn.replace("'", "").replace("user=gateway", "user=nobody_much")
         config.write_text(
             f'[database]\ndsn = "{dsn}"\n[listeners.a]\nendpoint = "tcp:0"\nroute = "r"\n'
+            '[listeners.commands]\nendpoint = "tcp:0:interface=127.0.0.1"\ndialect = "command"\n'
             '[routes.r]\ntable = "t"\ncolumns = { body = "@frame" }\n'
         )
         done = tool("check", str(config))
@@ -455,6 +456,9 @@ def test_check_grants(database: Database, tmp_path: Path, start_gateway: Start) 
             "gateway.lane",
             "gateway.dead_letter",
             "gateway.migration",
+            "gateway.stream",
+            "gateway.refusal",
+            "gateway.digest",
         }
         for grant in grants:
             assert done.returncode == 1
@@ -462,6 +466,17 @@ def test_check_grants(database: Database, tmp_path: Path, start_gateway: Start) 
         database.execute("GRANT INSERT, SELECT ON t TO nobody_much")
         done = tool("check", str(config))
         assert (done.returncode, done.stderr) == (0, "")
+        # And with no more than that a stream is opened, stored and left behind.
+        gateway = start_gateway("--config", str(config))
+        peer = gateway.connect("commands")
+        peer.send(b"HELLO s\nPUT r #1 a\nPUT nowhere #2 b\nPUT r #2 b\nHELLO s seen=2\nQUIT\n")
+        answers = peer.read_all().splitlines()
+        assert [answer.split(b" epoch=")[0] for answer in answers] == [
+            *(b"+OK seq=0", b"+OK", b"-REJ ROUTE :no route nowhere"),
+            *(b"-REJ ROUTE :no route nowhere", b"+OK seq=2", b"+OK"),
+        ]
+        peer.close()
+        gateway.terminate()
         database.execute("REVOKE INSERT ON gateway.dead_letter FROM nobody_much")
         done = tool("check", str(config))
         assert done.returncode == 1 and "gateway.dead_letter" in done.stderr

@@ -5,9 +5,10 @@ Round an outage: kept at once, stored in order, exactly once, and then straight 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import pytest_twisted
@@ -15,20 +16,30 @@ from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from gateway.batch import MAX_ROWS, Batch, Fence, Origin
-from gateway.errors import OutcomeUnknown, RowError, SpoolError, TransientError, Unavailable
+from gateway.batch import MAX_ROWS, Batch, Chunk, Fence, Origin, digests_of
+from gateway.errors import (
+    FenceVoid,
+    OutcomeUnknown,
+    RowError,
+    SpoolError,
+    TransientError,
+    Unavailable,
+)
+from gateway.faults import FramesRefused
 from gateway.gate import Gates
-from gateway.memory import MemoryStore
+from gateway.memory import KeptStream, MemoryStore
 from gateway.pressure import Pressure
-from gateway.reply import Run
+from gateway.reply import Code, Outcome, Run, refused
 from gateway.spool.detour import SpoolDetour
 from gateway.spool.file import SpoolFile
-from gateway.spool.queue import Spool
+from gateway.spool.queue import OwnThread, Spool
 from gateway.spool.record import Parcel, Record, unpack
 from gateway.store import Written
+from gateway.stream import Stream
 from gateway.writer import Source, Writer
 from tests.in_memory import said
 from tests.support import PATIENCE
+from tests.test_spool import earlier
 
 reactor = global_reactor
 
@@ -42,15 +53,16 @@ class Bench:
 
     def __init__(self, file: SpoolFile, store: MemoryStore, takes: bool) -> None:
         self.store = store
+        self.missing: list[str] = []
         self.gates = Gates(store, reactor, lambda attempt: 0.01)
-        self.spool = Spool(file, reactor)
+        self.spool = Spool(file, OwnThread(reactor))
         self.detour = SpoolDetour(
             self.spool,
             store,
             self.gates,
             reactor,
             lambda attempt: 0.01,
-            lambda: self.writer.lanes,
+            lambda stream, epoch: self.missing.append(stream),
             takes,
         )
         self.writer = Writer(
@@ -61,7 +73,6 @@ class Bench:
             lambda: 0.0,
             self.gates,
             self.detour,
-            opened=self.spool.keep_lane,
         )
         self.answers: list[str] = []
 
@@ -230,10 +241,10 @@ class OpenCommit(Outage):
         self.away = True
         raise OutcomeUnknown("lost")
 
-    async def claim(self, fence: Fence) -> bool:
+    async def resolve(self, batch: Batch, fence: Fence) -> Written | None:
         if self.away:
             raise AWAY
-        return await super().claim(fence)
+        return await super().resolve(batch, fence)
 
 
 @pytest.mark.parametrize("done", [True, False])
@@ -434,11 +445,11 @@ class Unreadable(SpoolFile):
 
     errors = 3
 
-    def next(self, after: int, without: Collection[str]) -> Parcel | None:
+    def next(self, *arguments: Any) -> Parcel | None:
         if self.rows and self.errors:
             self.errors -= 1
             raise sqlite3.OperationalError("disk I/O error")
-        return super().next(after, without)
+        return super().next(*arguments)
 
 
 @pytest_twisted.ensureDeferred
@@ -467,12 +478,12 @@ async def test_what_nobody_foresaw_does_not_stop_the_spool(tmp_path: Path) -> No
         store.failures.append(KeyError("nobody foresaw"))
         read, failures = bench.spool.next, [SpoolError("unreadable"), ValueError("odd")]
 
-        async def unreadable(after: int, without: Collection[str]) -> Parcel | None:
+        async def unreadable(*arguments: Any) -> Parcel | None:
             if failures:
                 raise failures.pop()
-            return await read(after, without)
+            return await read(*arguments)
 
-        bench.spool.next = unreadable  # type: ignore[method-assign]
+        bench.spool.next = cast(Any, unreadable)  # type: ignore[method-assign]
         store.away = False
         await bench.until(lambda: len(bench.bodies) == 2)
         assert not failures and not store.failures
@@ -588,23 +599,21 @@ async def test_a_spool_that_only_ends(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_lanes_are_cleared_away(tmp_path: Path) -> None:
-    """Rows of lanes that nothing needs any more are removed, those of a dead process too."""
+    """Rows of lanes that nothing needs any more are removed; those of a dead process only age
+    removes, since a server that stood still may yet come to what that sent."""
     store = Outage()
     async with opened(tmp_path, store) as bench:
         bench.source().submit("r", [b"1"], None)
         await bench.answered(1)
-        for lane in bench.writer.lanes:
-            bench.spool.keep_lane(lane)
         store.away = True
         bench.source().submit("r", [b"2"], None)
         await bench.answered(1)
-        inherited = {record.lane for record in await spooled(bench)}
+        inherited = {record.lane for record in await spooled(bench)} | set(store._fences)
     before = set(store._fences)
     store.away = False
     async with opened(tmp_path, store) as bench:
         await bench.emptied()
         assert before and bench.bodies == [b"1", b"2"]
-        # A server that stood still may yet come to what the dead process sent of those.
         await bench.until(lambda: set(store._fences) == inherited)
         store.away = True
         bench.source().submit("r", [b"3"], None)
@@ -618,3 +627,324 @@ async def spooled(bench: Bench) -> Sequence[Record]:
     parcel = await bench.spool.next(0, ())
     assert parcel is not None
     return parcel.records
+
+
+# Numbered streams.
+
+
+def known(store: MemoryStore, name: str = "s", mark: int = 0, epoch: str = "e") -> Stream:
+    """A stream that the store knows, claimed."""
+    store.streams[name] = KeptStream("c", epoch, mark)
+    return Stream(name, epoch, "c", mark)
+
+
+def send(
+    source: Source,
+    stream: Stream,
+    *frames: bytes,
+    route: str = "r",
+    refusal: Outcome | None = None,
+) -> None:
+    """With the numbers that come next."""
+    first = stream.next
+    stream.take_all(first, len(frames))
+    source.submit(route, [*frames], None, stream, first, refusal)
+
+
+NO_ROUTE = refused(Code.ROUTE, "no route")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stream_in_an_outage(tmp_path: Path) -> None:
+    """Its numbers are kept in the spool, refused ones too before that is said, and stored in their
+    order; then it goes on the straight way."""
+    store = Outage()
+    async with opened(tmp_path, store) as bench:
+        stream, source = known(store), bench.source()
+        send(source, stream, b"1")
+        assert await bench.answered(1) == ["+OK"]
+        store.away = True
+        for number in range(2, 7):
+            send(source, stream, b"%d" % number)
+            assert await bench.answered(1) == ["+QUE"]
+        send(source, stream, b"7", route="", refusal=NO_ROUTE)
+        assert await bench.answered(1) == ["-REJ ROUTE :no route"]
+        send(source, stream, b"8", route="t")
+        assert await bench.answered(1) == ["+QUE"]
+        waiting = bench.spool.backlog.of("s")
+        assert waiting is not None and waiting.numbers == {"e": ((2, 8),)}
+        assert waiting.refusals == {"e": {7: NO_ROUTE}} and waiting.last == ("e", 8)
+        store.away = False
+        await bench.emptied()
+        assert bench.spool.backlog.of("s") is None
+        send(source, stream, b"9")
+        assert await bench.answered(1) == ["+OK"]
+        assert bench.bodies == [b"%d" % n for n in (1, 2, 3, 4, 5, 6, 8, 9)]
+        kept = store.streams["s"]
+        assert (kept.mark, kept.refusals) == (9, {7: NO_ROUTE}) and not store.dead_letters
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stream_that_another_epoch_ended(tmp_path: Path) -> None:
+    """What waited when a new epoch began is not stored in it: it becomes a dead letter that says
+    why, unless it is shown to be there; plain messages beside it are stored."""
+    store = Outage()
+    async with opened(tmp_path, store) as bench:
+        stream, source = known(store), bench.source()
+        store.away = True
+        send(source, stream, b"1", b"2", b"3")
+        source.submit("r", [b"plain"], None)
+        send(source, stream, b"4", refusal=NO_ROUTE)
+        await bench.answered(5)
+        # Meanwhile its peer went on elsewhere, and there #1 was the same message.
+        kept = store.streams["s"]
+        kept.epoch, kept.mark, kept.digests = "f", 2, {1: digests_of([b"1"])}
+        store.away = False
+        await bench.emptied()
+        assert bench.bodies == [b"plain"]
+        letters = dict(store.dead_letters)
+        assert letters.keys() == {b"2", b"3"}
+        assert all(o.code is Code.GAP and "went on elsewhere" in o.text for o in letters.values())
+        assert (kept.epoch, kept.mark, kept.refusals) == ("f", 2, {})
+
+
+@pytest_twisted.ensureDeferred
+async def test_numbers_that_were_stored_by_another_way(tmp_path: Path) -> None:
+    """What is shown to be stored leaves the spool, another message under a number becomes a dead
+    letter, and what comes behind them is stored."""
+    store = Outage()
+    async with opened(tmp_path, store) as bench:
+        stream, source = known(store), bench.source()
+        store.away = True
+        send(source, stream, b"1", b"2", b"3", b"4")
+        await bench.answered(4)
+        kept = store.streams["s"]
+        kept.mark, kept.digests = 2, {1: digests_of([b"1"]), 2: digests_of([b"other"])}
+        store.away = False
+        await bench.emptied()
+        assert bench.bodies == [b"3", b"4"] and kept.mark == 4
+        ((frame, outcome),) = store.dead_letters
+        assert frame == b"2" and outcome.code is Code.GAP and "#2" in outcome.text
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stream_waits_for_what_is_missing(tmp_path: Path) -> None:
+    """Where a number before them is missing its messages wait, over a restart too; other streams
+    and plain messages pass, its peer is told, and what it sends goes behind them."""
+    store = Outage()
+    async with opened(tmp_path, store) as bench:
+        stream, other, source = known(store), known(store, "t"), bench.source()
+        send(source, stream, b"1")
+        assert await bench.answered(1) == ["+OK"]
+        store.away = True
+        send(source, stream, b"2", b"3")
+        send(source, other, b"t1")
+        source.submit("r", [b"plain"], None)
+        send(source, stream, b"4", route="q")
+        await bench.answered(5)
+        store.streams["s"].mark = 0  # the database is set back
+        store.away = False
+        await bench.until(lambda: bench.spool.aside == {"s": 3} and len(bench.bodies) == 3)
+        assert bench.missing and set(bench.missing) == {"s"}
+        assert not bench.spool.rows
+        send(source, other, b"t2")
+        source.submit("q", [b"more"], None)
+        assert await bench.answered(2) == ["+OK"] * 2
+        send(source, stream, b"5")
+        assert await bench.answered(1) == ["+QUE"]
+        assert bench.spool.aside == {"s": 4}
+    async with opened(tmp_path, store) as bench:
+        assert bench.spool.aside == {"s": 4}
+        await bench.until(lambda: bench.missing)
+        assert len(bench.bodies) == 5
+        # Another gateway's spool had #1.
+        store.streams["s"].mark = 1
+        await bench.emptied()
+        assert bench.bodies == [b"1", b"t1", b"plain", b"t2", b"more", b"2", b"3", b"4", b"5"]
+        assert store.streams["s"].mark == 5 and not store.dead_letters
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stream_waits_for_its_parked_route(tmp_path: Path) -> None:
+    """A message whose route is out of service holds its stream up on every route and nobody else;
+    when the route is mended all are stored in order."""
+    store = Outage()
+    async with opened(tmp_path, store) as bench:
+        stream, other, source = known(store), known(store, "t"), bench.source()
+        store.away = True
+        for number, route in enumerate(["r", "gone", "r", "gone", "r"], 1):
+            send(source, stream, b"%d" % number, route=route)
+            send(source, other, b"t%d" % number)
+            await bench.answered(2)
+        store.closed.add("gone")
+        store.away = False
+        await bench.until(lambda: store.streams["t"].mark == 5)
+        await bench.until(lambda: bench.spool.aside == {"s": 2})
+        assert bench.spool.rows == {"gone": 2} and store.streams["s"].mark == 1
+        assert not bench.missing, "nothing is lost"
+        send(source, other, b"t6")
+        assert await bench.answered(1) == ["+OK"]
+        send(source, stream, b"6")
+        assert await bench.answered(1) == ["+QUE"]
+        store.closed.clear()
+        await bench.emptied()
+        bodies = [body for body in bench.bodies if not body.startswith(b"t")]
+        assert bodies == [b"%d" % number for number in range(1, 7)]
+        assert not store.dead_letters
+
+
+@pytest_twisted.ensureDeferred
+async def test_refused_numbers_in_the_spool(tmp_path: Path) -> None:
+    """A message of a stream that the database refuses after +QUE is kept as a dead letter, and the
+    stream goes on behind it."""
+    store = Outage()
+    store.poison = {b"bad"}
+    async with opened(tmp_path, store) as bench:
+        stream, source = known(store), bench.source()
+        store.away = True
+        for frames in ([b"1", b"bad", b"\xff"], [b"bad"], [b"5"]):
+            send(source, stream, *frames)
+            await bench.answered(len(frames))
+        store.away = False
+        await bench.emptied()
+        assert bench.bodies == [b"1", b"5"] and store.streams["s"].mark == 5
+        assert sorted(frame for frame, _ in store.dead_letters) == [b"bad", b"bad", b"\xff"]
+
+
+@pytest.mark.parametrize("done", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_a_stream_of_an_open_commit(tmp_path: Path, done: bool) -> None:
+    """A commit over several routes whose reply was lost goes into the spool with its fences: stored
+    or not, each number is stored once and in order."""
+    store = OpenCommit(done)
+    async with opened(tmp_path, store) as bench:
+        stream, source = known(store), bench.source()
+        started: Deferred[None] = Deferred()
+        store.before = lambda: started
+        for number, route in enumerate("rqrqr", 1):
+            send(source, stream, b"%d" % number, route=route)
+        store.before = None
+        started.callback(None)
+        assert await bench.answered(5) == ["+OK", *["+QUE"] * 4]
+        store.away = False
+        await bench.emptied()
+        assert sorted(bench.bodies) == [b"%d" % number for number in range(1, 6)]
+        assert store.streams["s"].mark == 5 and not store.dead_letters
+        if not done:
+            assert bench.bodies == sorted(bench.bodies)
+
+
+@pytest.mark.parametrize("ended", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_a_late_statement_finds_its_fence_taken(tmp_path: Path, ended: bool) -> None:
+    """What a frozen server still wants to store of a record that was taken apart is never stored
+    beside its pieces; nor when the process ended between the two."""
+    store = Outage()
+    store.poison = {b"bad"}
+    async with opened(tmp_path, store) as bench:
+        bench.source().submit("r", [b"0"], None)
+        assert await bench.answered(1) == ["+OK"]
+        store.failures.append(OutcomeUnknown("frozen"))
+        bench.source().submit("r", [b"1", b"2", b"3"], None)
+        store.away = True
+        assert await bench.answered(3) == ["+QUE"] * 3
+        (record,) = await spooled(bench)
+        late = unpack([record])
+        if ended:
+            assert await MemoryStore.resolve(store, late.batch, late.fence) is None
+        else:
+            # What could be stored then cannot be any more, so that it is taken apart.
+            store.failures.append(FramesRefused([(1, NO_ROUTE)]))
+    async with opened(tmp_path, store) as bench:
+        store.away = False
+        await bench.emptied()
+        with pytest.raises(FenceVoid):
+            await MemoryStore.write(store, late.batch, late.fence)
+        buried = [] if ended else [b"2"]
+        assert bench.bodies == [m for m in (b"0", b"1", b"2", b"3") if m not in buried]
+        assert [frame for frame, _ in store.dead_letters] == buried
+
+
+@pytest.mark.parametrize("place", [0, 1, 3])
+@pytest_twisted.ensureDeferred
+async def test_a_void_fence_in_the_spool(tmp_path: Path, place: int) -> None:
+    """A record whose fence was taken, and that a crash left there, is stored under another one;
+    what is before it was stored and what is behind it is, each once and in order."""
+    store = Outage()
+    async with opened(tmp_path, store) as bench:
+        stream, source = known(store), bench.source()
+        assert await bench.spool.next(0, ()) is None  # it is tidied up behind the one before
+        store.away = True
+        for number in range(1, 5):
+            send(source, stream, b"%d" % number)
+            await bench.answered(1)
+        records = await spooled(bench)
+        assert len(records) == 4
+        for number, record in enumerate(records[: place + 1]):
+            parcel = unpack([record])
+            if number < place:
+                await MemoryStore.write(store, parcel.batch, parcel.fence)
+            else:
+                assert await MemoryStore.resolve(store, parcel.batch, parcel.fence) is None
+    async with opened(tmp_path, store) as bench:
+        store.away = False
+        await bench.emptied()
+        assert bench.bodies == [b"1", b"2", b"3", b"4"]
+        assert store.streams["s"].mark == 4 and not store.dead_letters
+
+
+@pytest_twisted.ensureDeferred
+async def test_which_batches_go_round(tmp_path: Path) -> None:
+    """While a stream waits, only batches that have it go the way round, and of these only its own
+    part; when a route has something that can be stored, all of that route do."""
+    store = Outage()
+    async with opened(tmp_path, store) as bench:
+        stream, other, source = known(store), known(store, "t"), bench.source()
+
+        def batch_of(*streams: Stream | None, route: str = "r") -> Batch:
+            chunks = [
+                Chunk(*(route, [b"m"], Origin("p", "l"), 0.0, lambda c, runs: None, None, s, 1))
+                for s in streams
+            ]
+            return Batch.of(chunks)
+
+        plain, mixed = batch_of(None), batch_of(None, stream, other)
+        detour = bench.detour
+        assert not any(map(detour.leads, (plain, mixed))) and not detour.waiting(mixed)
+        store.away = True
+        send(source, stream, b"1")
+        await bench.answered(1)
+        assert all(map(detour.leads, (plain, mixed, batch_of(None, route="q"))))
+        assert not detour.waiting(mixed), "all of it goes"
+        store.streams["s"].mark = -1  # something before it is missing
+        store.away = False
+        await bench.until(lambda: bench.spool.aside == {"s": 1} and not bench.spool.rows)
+        await bench.until(lambda: not detour.leads(plain))
+        assert detour.leads(mixed) and [*detour.waiting(mixed)] == ["s"]
+        assert not detour.leads(batch_of(other)) and detour.leads(batch_of(stream, route="q"))
+        store.streams["s"].mark = 0
+        await bench.emptied()
+        assert not detour.leads(mixed)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_spool_of_the_version_before(tmp_path: Path) -> None:
+    """What a gateway kept that knew of no epochs is stored: numbers that are next, once those that
+    are there already are left out."""
+    store = Outage()
+    earlier(
+        tmp_path / "spool.db",
+        ("r", "s", 1, [b"1", b"2"]),
+        ("r", "s", 3, [b"3"]),
+        ("r", None, 0, [b"plain"]),
+        ("q", "s", 4, [b"4"]),
+        ("r", "new", 1, [b"n1", b"n2"]),
+    )
+    known(store, "s", 2)
+    kept = store.streams["s"]
+    kept.digests = {1: digests_of([b"1"]), 2: digests_of([b"2"])}
+    async with opened(tmp_path, store) as bench:
+        await bench.emptied()
+        assert bench.bodies.index(b"3") < bench.bodies.index(b"4")
+        assert sorted(bench.bodies) == [b"3", b"4", b"n1", b"n2", b"plain"]
+        assert kept.mark == 4 and store.streams["new"].mark == 2 and not store.dead_letters

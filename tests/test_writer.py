@@ -7,11 +7,13 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from gateway.batch import Origin
+from gateway.batch import Batch, Chunk, Fence, Origin
 from gateway.company import OPEN_FOR, RETRY_FOR, backoff
 from gateway.errors import (
+    FenceVoid,
     OutcomeUnknown,
     RouteError,
     StoreError,
@@ -20,9 +22,10 @@ from gateway.errors import (
 )
 from gateway.faults import FramesRefused
 from gateway.gate import Gates
-from gateway.memory import MemoryStore
+from gateway.memory import KeptStream, MemoryStore
 from gateway.pressure import Pressure
-from gateway.reply import Code, Run, refused
+from gateway.reply import Code, Outcome, Run, refused
+from gateway.stream import BEHIND, MOVED, TAKEN, Stream
 from gateway.writer import Source, Writer
 from tests.in_memory import said
 
@@ -413,16 +416,183 @@ def test_refused_messages_are_kept_where_the_route_says_so() -> None:
 
 
 def test_what_cannot_be_kept_is_not_refused_for_good() -> None:
-    """No dead letter, no -REJ: the peer is told to try later, its neighbours are stored."""
+    """No dead letter, no -REJ: it is kept in the commit of those beside it, and where that fails
+    all of them are to be sent again."""
     bench = Bench(dead_letters=frozenset({"r"}))
     bench.store.failures += [FramesRefused([(1, BAD)]), Unavailable("away")]
     bench.source("p").submit("r", [b"1", b"x"], 0)
-    assert bench.answers == [(0, ["+OK", "-TRY DOWN retry=1 :the database cannot be reached"])]
+    later = "-TRY DOWN retry=1 :the database cannot be reached"
+    assert bench.answers == [(0, [later, later])] and not bench.bodies
     bench.store.lost_replies = 1
     bench.store.failures.append(FramesRefused([(0, BAD)]))
     bench.source("p").submit("r", [b"y"], 1)
     bench.pass_time(1)
+    assert bench.answers[1] == (1, ["-REJ DATA :bad"])
     assert [frame for frame, _ in bench.store.dead_letters] == [b"y"], "once"
+
+
+def test_what_the_database_refused_and_cannot_be_kept() -> None:
+    """Its neighbours are stored by then, and stay so; it alone is to be sent again."""
+    bench = Bench(dead_letters=frozenset({"r"}))
+    bench.store.poison = {b"bad"}
+    bench.store.bury_failures.append(Unavailable("away"))
+    bench.source("p").submit("r", [b"1", b"bad", b"2"], 0)
+    later = "-TRY DOWN retry=1 :the database cannot be reached"
+    assert bench.answers == [(0, ["+OK", later, "+OK"])]
+    assert bench.bodies == [b"1", b"2"] and not bench.store.dead_letters
+
+
+def test_dead_letters_take_no_commit_of_their_own() -> None:
+    """What is known to be bad before the database is asked is kept with what is stored."""
+    bench = Bench(dead_letters=frozenset({"r"}))
+    bench.source("p").submit("r", [b"1", b"\xff", b"2"], 0)
+    bench.source("p").submit("r", [b"\xff"], 1)
+    assert bench.store.writes == [3, 2, 1, 0]
+    assert [[word[:4] for word in words] for _, words in bench.answers] == [
+        *(["+OK", "-REJ", "+OK"], ["-REJ"])
+    ]
+    assert [frame for frame, _ in bench.store.dead_letters] == [b"\xff"] * 2
+
+
+# Numbered streams.
+
+
+def numbered(bench: Bench, name: str = "s", last: int = 0) -> Stream:
+    """A stream that the store knows, claimed."""
+    bench.store.streams[name] = KeptStream("c", "e", last)
+    return Stream(name, "e", "c", last)
+
+
+def submit(
+    bench: Bench,
+    source: Source,
+    stream: Stream,
+    *frames: bytes,
+    route: str = "r",
+    refusal: Outcome | None = None,
+) -> None:
+    first = stream.next
+    stream.take_all(first, len(frames))
+    source.submit(route, [*frames], (route, first), stream, first, refusal)
+
+
+def told(bench: Bench) -> dict[int, str]:
+    """The answer to each number, where each was submitted alone."""
+    found: dict[int, str] = {}
+    for token, (word,) in bench.answers:
+        assert isinstance(token, tuple)
+        found[token[1]] = word
+    return found
+
+
+def test_a_stream_over_several_routes() -> None:
+    """Numbers that go to several routes by turns, and refused ones among them, are one commit."""
+    bench = Bench(held=True)
+    stream, source = numbered(bench), bench.source("p")
+    submit(bench, source, stream, b"1")
+    for number, route in enumerate(["a", "b", "", "a", "b"], 2):
+        submit(bench, source, stream, b"%d" % number, route=route, refusal=None if route else BAD)
+    while bench.store.waiting:
+        bench.store.commit()
+    assert bench.store.writes == [1, 4]
+    kept = bench.store.streams["s"]
+    assert kept.mark == 6 and kept.refusals == {4: BAD}
+    assert told(bench) == {4: "-REJ DATA :bad", **dict.fromkeys((1, 2, 3, 5, 6), "+OK")}
+
+
+def test_a_stream_over_several_routes_where_one_message_is_refused() -> None:
+    """Then each route's part is stored by itself, in the order of the numbers."""
+    bench = Bench(held=True)
+    bench.store.poison = {b"bad"}
+    stream, source = numbered(bench), bench.source("p")
+    submit(bench, source, stream, b"1")
+    for number, route in enumerate(["a", "b", "", "a", "b"], 2):
+        frame = b"bad" if number == 3 else b"%d" % number
+        submit(bench, source, stream, frame, route=route, refusal=None if route else BAD)
+    while bench.store.waiting:
+        bench.store.commit()
+    assert bench.bodies == [b"1", b"2", b"5", b"6"]
+    assert bench.store.streams["s"].mark == 6
+    assert bench.store.streams["s"].refusals.keys() == {3, 4}
+    assert {first: word[:4] for first, word in told(bench).items()} == {
+        **dict.fromkeys((1, 2, 5, 6), "+OK"),
+        **dict.fromkeys((3, 4), "-REJ"),
+    }
+
+
+def test_a_route_out_of_service_holds_its_streams_up() -> None:
+    """Nothing overtakes a number whose route is closed, on whatever route; others go on."""
+    bench = Bench(held=True)
+    bench.store.closed.add("gone")
+    stream, source = numbered(bench), bench.source("p")
+    bench.source("q").submit("r", [b"x"], "x")
+    for number, route in enumerate(["r", "gone", "r", ""], 1):
+        submit(bench, source, stream, b"%d" % number, route=route, refusal=None if route else BAD)
+    bench.source("q").submit("r", [b"y"], "y")
+    while bench.store.waiting:
+        bench.store.commit()
+    answers = dict(bench.answers)
+    assert answers["r", 1] == answers["x"] == answers["y"] == ["+OK"]
+    assert answers["gone", 2][0].startswith("-TRY ROUTE")
+    assert answers["r", 3] == answers["", 4] == ["-TRY GAP seq=1 :send #2 next"]
+    assert sorted(bench.bodies) == [b"1", b"x", b"y"] and bench.store.streams["s"].mark == 1
+    assert stream.next == 2 and not stream.refusals
+
+
+def test_a_stream_that_is_elsewhere_costs_nobody_else() -> None:
+    """Its peer is told goodbye, for refused messages too; those in the same batch are stored."""
+    for change, goodbye in ((1, MOVED), (-1, BEHIND)):
+        bench = Bench(held=True)
+        stream = numbered(bench, last=1)
+        bench.store.streams["s"].mark += change
+        bench.source("q").submit("r", [b"x"], "x")
+        source = bench.source("p")
+        submit(bench, source, stream, b"2", b"\xff")
+        submit(bench, source, stream, b"4", route="", refusal=BAD)
+        bench.source("q").submit("r", [b"y"], "y")
+        while bench.store.waiting:
+            bench.store.commit()
+        answers = dict(bench.answers)
+        bye = bytes(goodbye).decode()
+        assert answers["r", 2] == [bye, bye] and answers["", 4][0].startswith("-")
+        assert answers["x"] == answers["y"] == ["+OK"] and bench.bodies == [b"x", b"y"]
+        assert not stream.sure and not stream.refusals
+
+
+def test_a_stream_whose_commit_is_open() -> None:
+    """Stored or not when its reply was lost: its numbers are stored once, and it goes on."""
+    for done in (True, False):
+        bench = Bench()
+        stream, source = numbered(bench), bench.source("p")
+        if done:
+            bench.store.lost_replies = 1
+        else:
+            bench.store.failures.append(OutcomeUnknown("lost"))
+        submit(bench, source, stream, b"1", b"2")
+        bench.pass_time(1)
+        submit(bench, source, stream, b"3")
+        assert bench.bodies == [b"1", b"2", b"3"] and bench.store.streams["s"].mark == 3
+        assert [words for _, words in bench.answers] == [["+OK"] * 2, ["+OK"]]
+
+
+def test_a_claim_that_was_lost_with_a_reply() -> None:
+    """Not stored when its reply was lost, and then claimed elsewhere: it never is, even if the
+    first try comes late, and its peer is told whose the stream is."""
+    bench = Bench()
+    stream, source = numbered(bench), bench.source("p")
+    bench.store.failures.append(OutcomeUnknown("lost"))
+    submit(bench, source, stream, b"1")
+    lane = bench.writer.lanes[0]
+    bench.store.streams["s"].claim = "other"
+    bench.pass_time(1)
+    assert bench.answers == [(("r", 1), [bytes(TAKEN).decode()])]
+    late = Chunk("r", [b"1"], Origin("p", "l"), 0.0, lambda chunk, runs: None)
+    writing = Deferred.fromCoroutine(bench.store.write(Batch.of([late]), Fence(lane, 1)))
+    writing.addErrback(lambda failure: failure.trap(FenceVoid))
+    assert not bench.bodies
+    # The lane goes on behind the void.
+    bench.source("q").submit("r", [b"x"], "x")
+    assert bench.bodies == [b"x"]
 
 
 def test_an_outcome_open_for_too_long_is_given_up() -> None:

@@ -33,18 +33,17 @@ _MAY_USE = """
                    ('lane', 'UPDATE'), ('lane', 'DELETE'), ('dead_letter', 'INSERT'),
                    ('stream', 'SELECT'), ('stream', 'INSERT'), ('stream', 'UPDATE'),
                    ('refusal', 'SELECT'), ('refusal', 'INSERT'), ('refusal', 'UPDATE'),
-                   ('refusal', 'DELETE'))
+                   ('refusal', 'DELETE'), ('digest', 'SELECT'), ('digest', 'INSERT'),
+                   ('digest', 'UPDATE'), ('digest', 'DELETE'))
            AS needed(name, privilege)
       JOIN pg_catalog.pg_class c ON c.relname = needed.name
       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'gateway'
 """
 _MAY_CALL = """
-    SELECT has_function_privilege('gateway.advance(uuid, bigint, bigint)', 'EXECUTE')
-       AND has_function_privilege('gateway.remember(uuid, text)', 'EXECUTE')
-       AND has_function_privilege('gateway.claim(text, bigint)', 'EXECUTE')
-       AND has_function_privilege('gateway.follow(uuid, bigint, text, jsonb)', 'EXECUTE')
-       AND has_function_privilege('gateway.remember_refusals(uuid, jsonb)', 'EXECUTE')
-       AND has_language_privilege('plpgsql', 'USAGE')
+    SELECT bool_and(has_function_privilege(p.oid, 'EXECUTE'))
+           AND has_language_privilege('plpgsql', 'USAGE')
+      FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+     WHERE n.nspname = 'gateway'
 """
 _GRANT = (
     "database: the schema gateway is there, but not granted: run GRANT USAGE ON SCHEMA"
@@ -52,9 +51,9 @@ _GRANT = (
     " GRANT SELECT, INSERT, UPDATE, DELETE ON gateway.dead_letter TO ...;"
     " GRANT SELECT, INSERT, UPDATE, DELETE ON gateway.stream TO ...;"
     " GRANT SELECT, INSERT, UPDATE, DELETE ON gateway.refusal TO ...;"
+    " GRANT SELECT, INSERT, UPDATE, DELETE ON gateway.digest TO ...;"
     " GRANT SELECT ON gateway.migration TO ...;"
-    " GRANT EXECUTE ON FUNCTION gateway.advance, gateway.remember, gateway.claim,"
-    " gateway.follow, gateway.remember_refusals TO ...;"
+    " GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA gateway TO ...;"
     " GRANT USAGE ON LANGUAGE plpgsql TO ..."
 )
 

@@ -105,6 +105,7 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
     @ivar fault: why it is not; C{""} where we closed it for no fault of its own.
     @ivar server: where it leads, for people; C{""} where there is no other place.
     @ivar generation: the pool's when it was opened.
+    @ivar idle: called once when the answer has come that nobody waited for any longer.
     @ivar reads: whether what is run is only to read, so that an attempt to write says nothing
         of the server.
     """
@@ -117,6 +118,7 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
     reads = False
     lost: Callable[[Connection], None] | None = None
     notified: Callable[[list[tuple[str, str]]], None] | None = None
+    idle: Callable[[Connection], None] | None = None
 
     def __init__(self, reactor: Any, cooperator: Any = None) -> None:
         super().__init__(reactor, cooperator)
@@ -126,6 +128,8 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         self._last: Any = None
         self._answer: Deferred[None] | None = None
         self._deadline: float | None = None
+        self._patience: float | None = None
+        self.left_alone = False
         self._timer: IDelayedCall | None = None
         self._timeout = 0.0
 
@@ -166,19 +170,23 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         self._watch = _Watch(self, self.reactor)
         self.opened_at = self.used_at = self._clock.seconds()
 
-    async def query(self, sql: str, values: Values, timeout: float) -> Rows:
+    async def query(
+        self, sql: str, values: Values, timeout: float, patience: float | None = None
+    ) -> Rows:
         """
         Run one statement.
 
         @param timeout: seconds after which the connection is closed. PostgreSQL's
             own C{statement_timeout} should be shorter: it costs only the statement.
+        @param patience: seconds after which nobody waits any longer: L{OutcomeUnknown} is
+            raised, and the connection is of use again when the answer comes.
         @return: its rows, none where it has no result.
         @raise StoreError: of the kind that says who must act.
         @raise StoredBefore: the fence did not move.
         @raise PreparedStatementLost: the statement was never run.
         """
-        assert self._answer is None, "one statement at a time"
-        self._arm(timeout)
+        assert self._answer is None and not self.left_alone, "one statement at a time"
+        self._arm(timeout, patience)
         try:
             connection = self._connection
             if connection.notices:
@@ -193,7 +201,9 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         except (psycopg2.Error, ConnectionLost) as error:
             raise self._translated(error) from error
         finally:
-            self._deadline = None
+            self._patience = None
+            if not self.left_alone:
+                self._deadline = None
 
     async def block(
         self,
@@ -203,6 +213,7 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         after: Values,
         timeout: float,
         before: str = "",
+        patience: float | None = None,
     ) -> Rows:
         """
         Run an anonymous code block and statements after it, as one transaction.
@@ -215,7 +226,8 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         @raise StoreError: as for L{query}.
         """
         block = self.filled("DO %s", (self.filled(body, values),))
-        return await self.query(f"{before}{block}; {self.filled(sql, after)}", None, timeout)
+        statements = f"{before}{block}; {self.filled(sql, after)}"
+        return await self.query(statements, None, timeout, patience)
 
     def filled(self, sql: str, values: Values) -> str:
         """
@@ -268,7 +280,9 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         try:
             state = self._connection.poll()
         except psycopg2.Error as error:
-            if self._answer is None:
+            if self.left_alone and self.usable and not _ends(error):
+                self._settle(None)  # an answer that nobody waits for any longer
+            elif self._answer is None:
                 # The server ended an idle session.
                 self.fault = one_line(error)
                 self.discard()
@@ -296,23 +310,42 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         answer, self._answer = self._answer, None
         if answer is not None:
             answer.callback(result)
+        elif self.left_alone and self.usable:
+            self.left_alone = False
+            self._deadline = None
+            if self.idle is not None:
+                self.idle(self)
 
     # Deadlines: the timer is left running from query to query and looks at the
     # deadline when it fires; most queries never touch it.
 
-    def _arm(self, timeout: float) -> None:
+    def _arm(self, timeout: float, patience: float | None = None) -> None:
         self._timeout = timeout
-        deadline = self._deadline = self._clock.seconds() + timeout
+        now = self._clock.seconds()
+        self._deadline = now + timeout
+        if patience is not None and patience < timeout:
+            self._patience = now + patience
+            timeout = patience
         timer = self._timer
         if timer is None or not timer.active():
             self._timer = self._clock.callLater(timeout, self._look)
-        elif timer.getTime() > deadline:
+        elif timer.getTime() > now + timeout:
             timer.reset(timeout)
 
     def _look(self) -> None:
         if self._deadline is None:
             return
-        left = self._deadline - self._clock.seconds()
+        now = self._clock.seconds()
+        if self._patience is not None and self._patience <= now:
+            waited = self._timeout - (self._deadline - now)
+            self._patience = None
+            self.left_alone = True
+            answer, self._answer = self._answer, None
+            if answer is not None:
+                answer.errback(OutcomeUnknown(f"no answer from the server within {waited:g} s"))
+        if self._deadline is None:
+            return
+        left = (self._deadline if self._patience is None else self._patience) - now
         if left > 0:
             self._timer = self._clock.callLater(left, self._look)
         else:
@@ -353,6 +386,11 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
                 await query("ROLLBACK", None)
             raise
         return result
+
+
+def _ends(error: Exception) -> bool:
+    """Whether an error is the end of its connection."""
+    return isinstance(translated(error), OutcomeUnknown)
 
 
 def server_settings(statement_timeout: float) -> tuple[str, tuple[str, ...]]:

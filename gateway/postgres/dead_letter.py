@@ -13,12 +13,12 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import uuid4
 
-from gateway.batch import Batch, Chunk, Fence, Origin
+from gateway.batch import Batch, Chunk, Origin
 from gateway.errors import GatewayError, RowError
 from gateway.faults import FramesRefused
 from gateway.postgres.catalog import examine
 from gateway.postgres.connection import Connection, Query
-from gateway.reply import Outcome, refused_rows
+from gateway.reply import refused_rows
 from gateway.route import Route
 from gateway.sql.fates import FATES_OF, runs_of
 from gateway.sql.statement import bind_at_once, named
@@ -28,33 +28,28 @@ BURY: Final = """
            (route, peer, listener, identity, received_at, sqlstate, error, frame)
     SELECT %(route)s, l.peer, l.listener, l.identity, to_timestamp(l.received_at),
            nullif(l.sqlstate, ''), l.error, l.frame
-      FROM gateway.advance(%(lane)s::uuid, %(first)s::bigint, %(last)s::bigint) AS fence,
-           unnest(%(peer)s::text[], %(listener)s::text[], %(identity)s::text[],
+      FROM unnest(%(peer)s::text[], %(listener)s::text[], %(identity)s::text[],
                   %(received_at)s::float8[], %(sqlstate)s::text[], %(error)s::text[],
                   %(frame)s::bytea[])
            AS l(peer, listener, identity, received_at, sqlstate, error, frame)
 """
 
 
-def bury_values(batch: Batch, outcomes: Sequence[Outcome], fence: Fence) -> Mapping[str, Any]:
+def bury_values(batch: Batch) -> Mapping[str, Any]:
     """
-    Parameters of L{BURY}.
-
-    @param outcomes: why each row of the batch was refused.
+    Parameters of L{BURY}, for those of a batch's refusals that become dead letters.
     """
-    chunks = [(part.chunk, frame) for part in batch.slices for frame in part.frames]
+    buried = batch.buried
+    chunks = [refusal.chunk for refusal in buried]
     return {
         "route": batch.route,
-        "lane": fence.lane,
-        "first": fence.first,
-        "last": fence.number,
-        "peer": [chunk.origin.peer for chunk, _ in chunks],
-        "listener": [chunk.origin.listener for chunk, _ in chunks],
-        "identity": [chunk.origin.identity for chunk, _ in chunks],
-        "received_at": [chunk.received_at for chunk, _ in chunks],
-        "sqlstate": [outcome.sqlstate for outcome in outcomes],
-        "error": [outcome.text for outcome in outcomes],
-        "frame": [frame for _, frame in chunks],
+        "peer": [chunk.origin.peer for chunk in chunks],
+        "listener": [chunk.origin.listener for chunk in chunks],
+        "identity": [chunk.origin.identity for chunk in chunks],
+        "received_at": [chunk.received_at for chunk in chunks],
+        "sqlstate": [refusal.outcome.sqlstate for refusal in buried],
+        "error": [refusal.outcome.text for refusal in buried],
+        "frame": [refusal.chunk.frames[refusal.row] for refusal in buried],
     }
 
 

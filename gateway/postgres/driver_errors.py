@@ -8,7 +8,7 @@ from typing import Final
 
 import psycopg2
 
-from gateway.errors import OutcomeUnknown, RouteError, RowError, TransientError
+from gateway.errors import OutcomeUnknown, RouteError, RowError, StreamBehind, TransientError
 from gateway.sql import sqlstate
 from gateway.sql.sqlstate import Kind
 
@@ -32,7 +32,7 @@ class StreamsUnmoved(Exception):
     """
     Streams with messages in the batch are not where they were expected; nothing is stored.
 
-    @ivar detail: how far they are, see L{gateway.sql.streams.marks_of}.
+    @ivar detail: where they are, see L{gateway.sql.streams.standings_of}.
     """
 
     def __init__(self, detail: str) -> None:
@@ -65,6 +65,8 @@ def translated(error: Exception, reads: bool = False) -> Exception:
         return StoredBefore(int(error.diag.message_detail))  # type: ignore[attr-defined]
     if code == sqlstate.UNMOVED:
         return StreamsUnmoved(error.diag.message_detail)  # type: ignore[attr-defined]
+    if code == sqlstate.BEHIND:
+        return StreamBehind(error.diag.message_detail)  # type: ignore[attr-defined]
     if code in (sqlstate.NO_SUCH_PREPARED_STATEMENT, sqlstate.DUPLICATE_PREPARED_STATEMENT):
         return PreparedStatementLost(text)
     if reads and code == sqlstate.READ_ONLY:

@@ -17,14 +17,16 @@ from typing import Final
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from gateway.batch import Batch, Fence
+from gateway.batch import Batch, Fence, Move, moves_of
 from gateway.errors import RowError
-from gateway.moves import moves_of
 from gateway.postgres.connection import Connection, Rows
+from gateway.postgres.dead_letter import BURY, bury_values
 from gateway.postgres.driver_errors import PreparedStatementLost
 from gateway.sql.fates import FATES_OF
 from gateway.sql.statement import Bound, Statement, named
-from gateway.sql.streams import FOLLOW, REMEMBER, moves_json, parts_json
+from gateway.sql.streams import FOLLOW, REMEMBER, follow_values, parts_json
+
+_ADVANCE: Final = "SELECT gateway.advance(%s::uuid, %s::bigint, %s::bigint)"
 
 SUSPECTED_FOR: Final = 1.0
 """
@@ -60,10 +62,12 @@ class Execution:
 
     _log = Logger()
 
-    def __init__(self, clock: IReactorTime, deadline: float) -> None:
+    def __init__(self, clock: IReactorTime, deadline: float, patience: float) -> None:
         """
-        @param deadline: seconds for each statement.
+        @param deadline: seconds for each statement, after which its connection is closed.
+        @param patience: seconds after which nobody waits for it any longer.
         """
+        self._patience = patience
         self.prepares = True
         self._clock = clock
         self._deadline = deadline
@@ -83,9 +87,9 @@ class Execution:
         statement, values = bound
         fenced = [fence.lane, fence.first, fence.number, *values]
         single = fence.first == fence.number
-        follow = self._follow(connection, batch, fence)
+        before = self._before(connection, batch, fence)
         if single and (careful or self._suspects(statement)):
-            return await self._block(connection, statement.block, fenced, batch, follow)
+            return await self._block(connection, statement.block, fenced, batch, before)
         try:
             if self.prepares and statement.prepared:
                 prepared = self._prepared.get(statement)
@@ -93,33 +97,53 @@ class Execution:
                     prepared = self._prepared[statement] = _Prepared(statement)
                 try:
                     if prepared.name not in connection.prepared:
-                        await connection.query(prepared.prepare, None, self._deadline)
+                        await connection.query(
+                            prepared.prepare, None, self._deadline, self._patience
+                        )
                         connection.prepared.add(prepared.name)
-                    sql = follow + prepared.execute if follow else prepared.execute
-                    return await connection.query(sql, fenced, self._deadline)
+                    sql = before + prepared.execute if before else prepared.execute
+                    return await connection.query(sql, fenced, self._deadline, self._patience)
                 except PreparedStatementLost as error:
                     # Refused before anything was done.
                     self._give_up_preparing(error)
             if statement.whole:
-                return await self._block(connection, statement.whole, fenced, batch, follow)
-            sql = follow + statement.plain
-            return await connection.query(sql, named(fenced), self._deadline)
+                return await self._block(connection, statement.whole, fenced, batch, before)
+            sql = before + statement.plain
+            return await connection.query(sql, named(fenced), self._deadline, self._patience)
         except RowError:
             # Nothing was stored.
             self._suspected[statement] = self._clock.seconds() + SUSPECTED_FOR
             if not single:
                 raise
-            return await self._block(connection, statement.block, fenced, batch, follow)
+            return await self._block(connection, statement.block, fenced, batch, before)
 
-    def _follow(self, connection: Connection, batch: Batch, fence: Fence) -> str:
+    async def run_empty(self, connection: Connection, fence: Fence, batch: Batch) -> Rows:
         """
-        What moves the streams that have messages in a batch, to stand before a statement.
+        Move the fence and the streams of a batch that has no row to be stored, and keep its
+        dead letters.
         """
-        moves = moves_of(batch)
+        sql = self._before(connection, batch, fence) + _ADVANCE
+        values = (fence.lane, fence.first, fence.number)
+        await connection.query(sql, values, self._deadline, self._patience)
+        return []
+
+    def _before(self, connection: Connection, batch: Batch, fence: Fence) -> str:
+        """
+        What stands before a batch's statement: it moves the streams that have messages in the
+        batch, and keeps dead letters.
+        """
+        texts = self._follow(connection, batch.moves, fence) + self._bury(connection, batch)
+        return "".join(f"{text}; " for text in texts).replace("%", "%%")
+
+    def _follow(self, connection: Connection, moves: Sequence[Move], fence: Fence) -> list[str]:
         if not moves:
-            return ""
-        values = (fence.lane, fence.first, batch.route, moves_json(moves))
-        return connection.filled(FOLLOW, values).replace("%", "%%") + "; "
+            return []
+        return [connection.filled(FOLLOW, follow_values(fence, moves))]
+
+    def _bury(self, connection: Connection, batch: Batch) -> list[str]:
+        if not (batch.refusals and batch.buried):
+            return []
+        return [connection.filled(BURY, bury_values(batch))]
 
     def joins(self, bounds: Sequence[Bound]) -> bool:
         """
@@ -130,24 +154,30 @@ class Execution:
     async def run_all(
         self,
         connection: Connection,
-        bounds: Sequence[Bound],
+        bounds: Sequence[Bound | None],
         fences: Sequence[Fence],
         batches: Sequence[Batch],
     ) -> Rows:
         """
         Store several batches in one round trip, which is one transaction, or none of them.
 
+        @param bounds: C{None} for a batch that has no row to be stored.
         @raise RowError: some row is at fault.
         """
-        texts = []
-        for (statement, values), fence, batch in zip(bounds, fences, batches, strict=True):
-            fenced = named([fence.lane, fence.first, fence.number, *values])
-            follow = self._follow(connection, batch, fence)
-            texts.append(connection.filled(follow + statement.plain, fenced))
+        # The numbers of a stream may be of several routes by turns: all of them at once.
+        texts = self._follow(connection, moves_of(batches), fences[0])
+        for bound, fence, batch in zip(bounds, fences, batches, strict=True):
+            texts += self._bury(connection, batch)
+            fenced: list[str | int | None] = [fence.lane, fence.first, fence.number]
+            if bound is None:
+                texts.append(connection.filled(_ADVANCE, fenced))
+            else:
+                statement, values = bound
+                texts.append(connection.filled(statement.plain, named([*fenced, *values])))
         try:
-            await connection.query("; ".join(texts), None, self._deadline)
+            await connection.query("; ".join(texts), None, self._deadline, self._patience)
         except RowError:
-            for statement, _ in bounds:
+            for statement, _ in filter(None, bounds):
                 self._suspected[statement] = self._clock.seconds() + SUSPECTED_FOR
             raise
         return []
@@ -170,12 +200,13 @@ class Execution:
         body: str,
         values: Sequence[str | int | None],
         batch: Batch,
-        follow: str,
+        before: str,
     ) -> Rows:
         lane = values[0]
         sql, after = FATES_OF, [lane]
-        if follow:
+        if batch.moves:
             sql, after = f"{REMEMBER}; {FATES_OF}", [lane, parts_json(batch), lane]
         return await connection.block(
-            body, named(values), sql, after, self._deadline, follow.replace("%%", "%")
+            *(body, named(values), sql, after, self._deadline),
+            *(before.replace("%%", "%"), self._patience),
         )

@@ -225,6 +225,11 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
         """
         if connection not in self._busy:
             return  # lost meanwhile, its token with it
+        if connection.left_alone:
+            # The server is at a statement that nobody waits for any longer.
+            connection.idle = self.give_back
+            return
+        connection.idle = None
         self._busy.remove(connection)
         connection.used_at = self._clock.seconds()
         if self._too_old(connection) or connection.generation != self._generation:

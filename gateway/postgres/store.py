@@ -18,22 +18,20 @@ from twisted.logger import Logger
 
 from gateway.batch import Batch, Fence
 from gateway.config import Database
-from gateway.errors import OutcomeUnknown, RouteError, StoredPartly, StoreError
-from gateway.faults import BatchesRefused, Faults, FramesRefused
-from gateway.moves import unmoved_rows
+from gateway.errors import FenceVoid, OutcomeUnknown, RouteError, StoredPartly, StoreError
+from gateway.faults import BatchesRefused, Faults, FramesRefused, StreamsElsewhere
 from gateway.postgres.connection import Connection, Rows, Values
-from gateway.postgres.dead_letter import BURY, bury_values
 from gateway.postgres.driver_errors import StoredBefore, StreamsUnmoved
 from gateway.postgres.durability import weaknesses
 from gateway.postgres.execution import Execution
 from gateway.postgres.opened import OpenedRoutes, in_turns
 from gateway.postgres.pool import Pool
-from gateway.reply import STORED, Outcome, Run
+from gateway.reply import STORED, Run
 from gateway.route import Route
-from gateway.sql.fates import runs_of
+from gateway.sql.fates import VOID, runs_of
 from gateway.sql.statement import Bound, Insert
-from gateway.sql.streams import CLAIM, marks_of, refusals_of
-from gateway.store import Claim, Written
+from gateway.sql.streams import CLAIM, refusals_of, standings_of
+from gateway.store import Claim, Seen, Spooled, Written
 from gateway.stream import KEPT_REFUSALS
 
 DEADLINE_MARGIN = 5.0
@@ -54,7 +52,7 @@ _FORGET: Final = "DELETE FROM gateway.lane WHERE id = ANY(%s::uuid[])"
 _FORGET_ABANDONED: Final = (
     "DELETE FROM gateway.lane WHERE moved_at < now() - make_interval(secs => %s)"
 )
-_ASK: Final = "SELECT gateway.advance(%s::uuid, %s::bigint, %s::bigint)"
+_VOID: Final = "SELECT gateway.void(%s::uuid, %s::bigint, %s::bigint)"
 _TOUCH: Final = (
     "UPDATE gateway.lane SET moved_at = now() WHERE id = %s::uuid RETURNING number, fates"
 )
@@ -77,13 +75,18 @@ class PostgresStore:
         self._routes = routes
         self._deadline = settings.statement_timeout + DEADLINE_MARGIN
         self._opened = OpenedRoutes(routes, pool.reactor, self._deadline)
-        self.execution = Execution(pool.reactor, self._deadline)
+        self._patience = settings.answer_timeout
+        self.execution = Execution(pool.reactor, self._deadline, self._patience)
         self._turns: dict[str, DeferredLock] = {}
         # Lanes on which a statement was lost. A server that stood still may come to it
         # when the batch is long stored by another try, and then must find the lane's row.
         self._doubtful: set[str] = set()
 
     async def write(self, batch: Batch, fence: Fence) -> Written:
+        if not batch.count:
+            async with self._pool.checkout() as connection:
+                work = self.execution.run_empty(connection, fence, batch)
+                return await self._behind(fence, connection, batch, work)
         opened = self._opened.fresh(batch.route)
         bound = None
         if opened is not None:
@@ -135,9 +138,13 @@ class PostgresStore:
         return True
 
     async def write_together(self, batches: Sequence[Batch], fences: Sequence[Fence]) -> bool:
-        bounds: list[Bound] = []
+        bounds: list[Bound | None] = []
         faults: list[Faults] = []
         for batch in batches:
+            if not batch.count:
+                bounds.append(None)
+                faults.append([])
+                continue
             opened = self._opened.fresh(batch.route)
             if opened is None:
                 return False  # looked at when its messages are stored alone
@@ -150,25 +157,31 @@ class PostgresStore:
                 faults.append(refused.faults)
         if any(faults):
             raise BatchesRefused(faults)
-        if not self.execution.joins(bounds):
+        if not self.execution.joins([bound for bound in bounds if bound is not None]):
             return False
         async with self._pool.checkout() as connection:
             work = self.execution.run_all(connection, bounds, fences, batches)
             try:
-                await self._behind(fences[0], connection, batches[0], work, alone=False)
-            except StreamsUnmoved:
+                await self._behind(fences[0], connection, batches[0], work)
+            except StreamsElsewhere:
                 return False  # which of them, each batch finds out for itself
         return True
 
-    async def claim(self, fence: Fence) -> bool:
+    async def resolve(self, batch: Batch, fence: Fence) -> Written | None:
         async with self._pool.checkout() as connection:
+            values = (fence.lane, fence.first, fence.number)
             try:
-                await self._query(connection, _ASK, (fence.lane, fence.first, fence.number + 1))
+                await self._query(connection, _VOID, values)
             except StoredBefore as before:
-                if before.number == fence.number:
-                    await self._confirm(connection, fence)
-                    return True
-        return False
+                try:
+                    return await self._recalled(connection, batch, fence, before.number)
+                except FenceVoid as void:
+                    if void.number != fence.number:
+                        raise
+            except OutcomeUnknown:
+                self._doubtful.add(fence.lane)
+                raise
+        return None
 
     async def open_all(self) -> None:
         """
@@ -183,31 +196,12 @@ class PostgresStore:
         async with self._pool.checkout() as connection:
             await self._opened.open(connection, route)
 
-    async def bury(self, batch: Batch, outcomes: Sequence[Outcome], fence: Fence) -> Written:
+    async def claim_stream(self, name: str, seen: Seen | None, spooled: Spooled) -> Claim:
+        number, epoch = (None, None) if seen is None else (seen.number, seen.epoch or None)
+        values = (name, number, epoch, json.dumps(spooled), KEPT_REFUSALS)
         async with self._pool.checkout() as connection:
-            work = self._query(connection, BURY, bury_values(batch, outcomes, fence))
-            return await self._behind(fence, connection, batch, work)
-
-    async def recall(self, batch: Batch, fence: Fence) -> Written | None:
-        async with self._pool.checkout() as connection:
-            await self._query(connection, "BEGIN", None)
-            reached = 0
-            try:
-                values = (fence.lane, fence.first, fence.number)
-                await self._query(connection, _ASK, values)
-            except StoredBefore as before:
-                reached = before.number
-            finally:
-                if connection.usable:
-                    await self._query(connection, "ROLLBACK", None)
-            return await self._recalled(connection, batch, fence, reached) if reached else None
-
-    async def claim_stream(self, name: str) -> Claim:
-        async with self._pool.checkout() as connection:
-            ((claim, marks, refusals),) = await self._query(
-                connection, CLAIM, (name, KEPT_REFUSALS)
-            )
-        return Claim(claim, json.loads(marks), refusals_of(refusals))
+            ((claim, now_epoch, mark, refusals),) = await self._query(connection, CLAIM, values)
+        return Claim(claim, now_epoch, mark, refusals_of(refusals))
 
     async def durability(self) -> list[str]:
         """
@@ -258,12 +252,10 @@ class PostgresStore:
         connection: Connection,
         batch: Batch,
         work: Awaitable[Rows],
-        alone: bool = True,
     ) -> Written:
         """
         Run a statement that moves a fence, and be sure of what it says.
 
-        @param alone: whether no other batch is stored with it.
         @param work: gives one row with the fates where there is something to tell of rows.
         @raise StoredPartly: some of the batches are stored, and surely so.
         """
@@ -272,9 +264,7 @@ class PostgresStore:
         except StoredBefore as before:
             return await self._recalled(connection, batch, fence, before.number)
         except StreamsUnmoved as unmoved:
-            if not alone:
-                raise
-            raise FramesRefused(unmoved_rows(batch, marks_of(unmoved.detail))) from None
+            raise StreamsElsewhere(standings_of(unmoved.detail)) from None
         except OutcomeUnknown:
             self._doubtful.add(fence.lane)
             raise
@@ -290,6 +280,8 @@ class PostgresStore:
         be, nobody has told us: its connection was lost.
         """
         number, fates = await self._confirm(connection, fence)
+        if fates == VOID and fence.first <= number <= fence.number:
+            raise FenceVoid(number)
         if fence.first <= reached < fence.number:
             raise StoredPartly(reached)
         # Batches stored as one are stored whole.
@@ -320,4 +312,4 @@ class PostgresStore:
         return found[0]
 
     async def _query(self, connection: Connection, sql: str, values: Values) -> Rows:
-        return await connection.query(sql, values, self._deadline)
+        return await connection.query(sql, values, self._deadline, self._patience)

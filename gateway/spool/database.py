@@ -19,10 +19,10 @@ SCHEMA: Final = """
         number INTEGER NOT NULL,    -- on that lane
         rows INTEGER NOT NULL,      -- messages
         checksum INTEGER NOT NULL,  -- CRC-32 of all else
-        payload BLOB NOT NULL       -- MessagePack
+        payload BLOB NOT NULL,      -- MessagePack
+        stream TEXT                 -- that it waits for, all of it; others pass it
     );
     CREATE TABLE IF NOT EXISTS damaged AS SELECT * FROM record WHERE false;
-    CREATE TABLE IF NOT EXISTS lane (id TEXT PRIMARY KEY) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS counter (next INTEGER NOT NULL);
 """
 """The tables of a spool."""
@@ -54,12 +54,27 @@ def open_database(path: Path, room: Room) -> sqlite3.Connection:
         if found != "ok":
             raise sqlite3.DatabaseError(found)
         database.executescript(SCHEMA)
+        if not has_streams(database):
+            # Made by a version before streams had epochs.
+            database.executescript(
+                "BEGIN; ALTER TABLE record ADD COLUMN stream TEXT;"
+                "ALTER TABLE damaged ADD COLUMN stream TEXT;"
+                "DROP TABLE IF EXISTS lane; COMMIT"
+            )
     except BaseException:
         database.close()
         raise
     if fresh:
         flush_folder(path)
     return database
+
+
+def has_streams(database: sqlite3.Connection) -> bool:
+    """
+    Whether records say which stream they wait for.
+    """
+    columns = database.execute("SELECT name FROM pragma_table_info('record')")
+    return ("stream",) in columns.fetchall()
 
 
 def connect(path: Path) -> sqlite3.Connection:

@@ -8,12 +8,14 @@ as fast as it is stored, so that the spool surely ends. When little is left, new
 batches wait for that rest, and then go the straight way again.
 
 A route that cannot be stored while others can (its table is gone, or locked) is
-parked: its records stay, those behind them pass.
+parked: its records stay, those behind them pass, save those of streams that wait for
+one of them (L{gateway.spool.drain}).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import Final
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -37,6 +39,9 @@ SHARE: Final = 2
 REST: Final = 0.5
 """Seconds that the rest of the spool may take at which new messages wait for its end."""
 
+_LANES: Final = 1000
+"""Fences that are used before the first ones are forgotten."""
+
 _LOOK: Final = 0.5
 """Seconds between looks at parked routes."""
 
@@ -55,12 +60,13 @@ class SpoolDetour:
         gates: Gates,
         clock: IReactorTime,
         backoff: Callable[[int], float],
-        live_lanes: Callable[[], Collection[str]],
+        missing: Callable[[str, str], None],
         takes: bool = True,
     ) -> None:
         """
         @param backoff: failed attempts -> seconds to wait.
-        @param live_lanes: the UUIDs of the lanes in use.
+        @param missing: told of a stream and its epoch of which something is gone that the
+            spool has not got.
         @param takes: whether new batches may be put; else what is there is stored, no more.
         """
         self._spool = spool
@@ -68,12 +74,11 @@ class SpoolDetour:
         self._gates = gates
         self._clock = clock
         self._backoff = backoff
-        self._live_lanes = live_lanes
         self._takes = takes
-        self._drain = Drain(spool, store)
+        self._drain = Drain(spool, store, clock, backoff, missing)
         self._parked: dict[str, float] = {}
+        self._passed: set[str] = set()
         self._taking = 0
-        self._stored = 0
         self._flowing = False
         self._said = ""
         self._bug_said = ""
@@ -129,23 +134,33 @@ class SpoolDetour:
 
     # For the lanes.
 
-    def leads(self, route: str) -> bool:
+    def leads(self, batch: Batch) -> bool:
+        return self._leads_all(batch.route) or bool(self._behind(batch))
+
+    def waiting(self, batch: Batch) -> Collection[str]:
+        return () if self._leads_all(batch.route) else self._behind(batch)
+
+    def _leads_all(self, route: str) -> bool:
         rows = self._spool.rows
         if not rows and not self._taking:
             return False
         return route in rows or self._backlog > 0
 
+    def _behind(self, batch: Batch) -> Collection[str]:
+        backlog = self._spool.backlog
+        return [name for name in batch.streams if name in backlog] if backlog else ()
+
     async def take(self, batch: Batch, fence: Fence | None, reason: str) -> bool:
         route = batch.route
-        if fence is None and route not in self._parked and self.leads(route):
+        if fence is None and route not in self._parked and self.leads(batch):
             await self._turn(batch.count)
-            if not self.leads(route):
+            if not self.leads(batch):
                 return False
         if not self._takes:
             raise SpoolError("the database cannot be reached")
         self._taking += batch.count
         try:
-            await self._spool.put(batch, fence)
+            await self._spool.put(batch, fence, self._aside(batch, fence))
         except SpoolError as error:
             self._say_full(error)
             raise
@@ -156,11 +171,14 @@ class SpoolDetour:
         self._wake()
         return True
 
-    def reached(self, stream: str) -> int:
+    def _aside(self, batch: Batch, fence: Fence | None) -> str | None:
         """
-        The highest number of a stream that waits in the spool; 0 for none.
+        @return: the stream that all of a batch waits for.
         """
-        return self._spool.streams.get(stream, 0)
+        if fence is not None or not self._spool.aside or len(batch.streams) != 1:
+            return None
+        (name,) = batch.streams
+        return name if name in self._spool.aside and batch.parted({name})[1] is None else None
 
     @property
     def _backlog(self) -> int:
@@ -205,12 +223,16 @@ class SpoolDetour:
         """
         Store what can be stored, from the first to the last.
         """
-        parcel = await self._spool.next(0, self._closed())
+        self._passed.clear()
+        self._drain.begin()
+        parcel = await self._spool.next(0, self._closed(), self._drain.waiting())
         if parcel is None:
             await self._rest()
         while parcel is not None and not self._stopping:
             # The next one is read while this one is stored.
-            coming = Deferred.fromCoroutine(self._spool.next(parcel.end, self._closed()))
+            coming = Deferred.fromCoroutine(
+                self._spool.next(parcel.end, self._closed(), self._drain.waiting())
+            )
             try:
                 stored = await self._attempt(parcel)
             except BaseException:
@@ -218,14 +240,22 @@ class SpoolDetour:
                 raise
             following = await coming
             parcel = following if stored else None
+            if len(self._drain.lanes) > _LANES:
+                with suppress(StoreError):
+                    await self._close_lanes()
 
     def _closed(self) -> set[str]:
+        """
+        @return: routes that are not to be tried in this pass. What is passed once stays behind:
+            the records on a lane are stored in order.
+        """
         now = self._clock.seconds()
-        return {
+        self._passed |= {
             route
             for route, until in self._parked.items()
             if until > now or self._gates.answer(route) is not None
         }
+        return self._passed
 
     async def _attempt(self, parcel: Parcel) -> bool:
         route = parcel.batch.route
@@ -257,7 +287,6 @@ class SpoolDetour:
             self._trouble_since = None
             self._parked.pop(route, None)
             self._gates.stored(route)
-            self._stored += parcel.batch.count
             self._measure(parcel.batch.count)
             if not self._flowing:
                 self._flowing = True
@@ -298,6 +327,8 @@ class SpoolDetour:
         """
         self._flowing = False
         self._release()
+        if not self._backlog:
+            self._say_done()
         if not self._spool.messages:
             self._parked.clear()
             await self._clear()
@@ -307,7 +338,7 @@ class SpoolDetour:
             for route in self._parked.keys() - self._spool.rows.keys():
                 del self._parked[route]
         self._sleeping = Deferred()
-        if self._parked:
+        if self._parked or self._drain.held:
             self._clock.callLater(_LOOK, self._wake)
         await self._sleeping
 
@@ -315,25 +346,25 @@ class SpoolDetour:
         """
         The spool is empty: tidy up behind it.
         """
-        buried = self._drain.forget()
-        if self._said:
-            self._said = ""
-            self._log.info(
-                "spool: empty, its {count} messages are stored{buried}; answers are +OK again",
-                count=self._stored - buried,
-                buried=f", {buried} refused and kept as dead letters" if buried else "",
-            )
-        self._stored = 0
+        self._drain.held.clear()
         try:
-            lanes = await self._spool.dead_lanes(self._live_lanes())
-            sure = [lane for lane in lanes if lane not in self._spool.inherited]
-            if sure:
-                await self._store.close_lanes(sure)
-            if lanes:
-                await self._spool.drop_lanes(lanes)
+            await self._close_lanes()
+            self._spool.new_session()
             await self._spool.shrink()
         except (StoreError, SpoolError):
             pass  # another time
+
+    async def _close_lanes(self) -> None:
+        """
+        Forget the fences of what is stored. Those that were in the spool at the start stay: a
+        server that stood still may yet come to what was tried behind them.
+
+        @precondition: nothing is being stored.
+        """
+        lanes = [lane for lane in self._drain.lanes if lane not in self._spool.inherited]
+        if lanes:
+            await self._store.close_lanes(lanes)
+        self._drain.lanes.clear()
 
     def _wake(self) -> None:
         sleeping, self._sleeping = self._sleeping, None
@@ -349,6 +380,23 @@ class SpoolDetour:
                 count=self._spool.messages,
                 path=self._spool.path,
             )
+
+    def _say_done(self) -> None:
+        """
+        All that could be stored is.
+        """
+        if not self._said:
+            return
+        self._said = ""
+        stored, known, buried = self._drain.forget()
+        left = self._spool.messages
+        self._log.info(
+            "spool: {state}, {stored} messages are stored{known}{buried}; answers are +OK again",
+            state=f"{left} messages wait in {self._spool.path}" if left else "empty",
+            stored=stored,
+            known=f", {known} were stored by another way" if known else "",
+            buried=f", {buried} refused and kept as dead letters" if buried else "",
+        )
 
     def _say_away(self, reason: str) -> None:
         if reason and not self._said and not self._stopping:

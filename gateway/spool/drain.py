@@ -3,123 +3,324 @@ From the spool to the store: one parcel, and what to do with the bad rows in it.
 
 Every step is one that can be repeated: a parcel is stored behind its records'
 fence and removed after that, so that dying in between stores nothing twice. A
-record with bad rows is split in the spool itself, for good, before its pieces are
-stored behind fences of their own. A message that is refused now was promised to be
-kept, and nobody waits for an answer any more: it becomes a dead letter, whatever
-its route says.
+message that is refused now was promised to be kept, and nobody waits for an answer
+any more: it becomes a dead letter, whatever its route says, in the commit that stores
+its neighbours.
+
+A record that has to be taken apart is first resolved: from then on whatever was tried
+with it as a whole never happens, and its pieces have fences of their own.
+
+A message of a numbered stream is stored when it is next in its epoch. It is done with
+where the database shows that this very message has its number; another one there, or
+another epoch, makes it a dead letter that says so. Where something before it is missing
+it waits, put aside, and all others pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from uuid import uuid4
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from operator import itemgetter
+from typing import Final, NamedTuple
 
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from gateway.batch import Batch
-from gateway.errors import RowError, StoredPartly
-from gateway.faults import Faults, FramesRefused
-from gateway.reply import Outcome, Word, refused_rows, row_refused
+from gateway.batch import Batch, Move, Refusal, Slice
+from gateway.errors import FenceVoid, RowError, StoredPartly
+from gateway.faults import Faults, FramesRefused, StreamsElsewhere
+from gateway.moves import Standing
+from gateway.reply import Code, Outcome, refused, refused_rows, row_refused
 from gateway.spool.queue import Spool
-from gateway.spool.record import Parcel, Record, pack, unpack
+from gateway.spool.record import Parcel, Record, pack, rows_of, unpack
 from gateway.store import Store, Written
+
+_GONE: Final = (
+    "the database and this spool have not got: it waits in another gateway's spool, or the"
+    " database was set back"
+)
+_HERE: Final = "waits in the spool as well"
+
+_SHORTEST: Final = 0.02
+"""Seconds between two tries of a stream that waits, at least."""
+
+_LONGEST: Final = 10.0
+"""Seconds between two tries of a stream that waits, at most."""
+
+
+class Held(NamedTuple):
+    """
+    A stream whose messages wait in the spool, put aside.
+
+    @ivar until: when it is tried again, in seconds of the clock.
+    @ivar tries: how often it was tried in vain.
+    @ivar epoch: of the messages.
+    @ivar missing: the number that they wait for.
+    """
+
+    until: float
+    tries: int
+    epoch: str
+    missing: int
 
 
 class Drain:
     """
     Stores what is in the spool.
 
-    @ivar buried: messages that became dead letters since L{forget}.
+    @ivar stored: messages that were stored since L{forget}.
+    @ivar known: messages that were there already.
+    @ivar buried: messages that became dead letters.
+    @ivar held: streams that wait.
+    @ivar lanes: those that were used.
     """
 
     _log = Logger()
 
-    def __init__(self, spool: Spool, store: Store) -> None:
-        self.buried = 0
+    def __init__(
+        self,
+        spool: Spool,
+        store: Store,
+        clock: IReactorTime,
+        backoff: Callable[[int], float],
+        missing: Callable[[str, str], None],
+    ) -> None:
+        """
+        @param backoff: failed attempts -> seconds to wait.
+        @param missing: told of a stream and its epoch of which something is gone that this
+            gateway has not got.
+        """
+        self.stored = self.known = self.buried = 0
+        self.held: dict[str, Held] = {}
+        self._left_out: frozenset[str] = frozenset()
+        self._told: dict[str, str] = {}
+        self.lanes: set[str] = set()
         self._said: set[tuple[str, str]] = set()
         self._spool = spool
         self._store = store
+        self._clock = clock
+        self._backoff = backoff
+        self._missing = missing
+
+    def begin(self) -> None:
+        """
+        What is stored from now on is read from the first record on.
+        """
+        now = self._clock.seconds()
+        self._left_out = frozenset(name for name, held in self.held.items() if held.until > now)
+
+    def waiting(self) -> Collection[str]:
+        """
+        Streams whose records put aside are not to be tried, until the next L{begin}.
+        """
+        return self._left_out
 
     async def store(self, parcel: Parcel) -> None:
         """
-        Bring every message of a parcel to its end; those that are there leave the spool.
+        Bring every message of a parcel to its end; those that are there leave the spool, and
+        those that wait are put aside.
 
         @raise StoreError: not now; what is left is still in the spool.
         @raise SpoolError: stored, but it could not be removed; store it again.
         """
+        batch = parcel.batch
+        if batch.streams and not await self._in_order(parcel):
+            return
         try:
-            written = await self._written(parcel)
-        except (RowError, FramesRefused) as error:
+            await self._write(parcel)
+        except (RowError, FramesRefused, StreamsElsewhere) as error:
             if len(parcel.records) > 1:
                 await self._halve(parcel)
             elif isinstance(error, FramesRefused):
-                await self._divide(parcel, error.faults)
-            elif parcel.batch.count > 1:
-                await self._split(parcel, parcel.batch.halves())
+                await self._rewrite(parcel, batch.refuse(error.faults, bury=True))
+            elif isinstance(error, StreamsElsewhere):
+                await self._sort(parcel, error.standings)
+            elif batch.count > 1:
+                await self._take_apart(parcel, batch.halves())
             else:
-                await self._bury(parcel, [row_refused(str(error), error.sqlstate)])
+                outcome = row_refused(str(error), error.sqlstate)
+                await self._rewrite(parcel, batch.refuse([(0, outcome)], bury=True))
         except StoredPartly as partly:
             stored = [r for r in parcel.records if r.number <= partly.number]
             await self.store(unpack(stored))
             await self.store(unpack(parcel.records[len(stored) :]))
-        else:
-            faults = refused_rows(written.runs)
-            if faults:
-                await self._keep(parcel, faults)
-            else:
-                await self._spool.remove(parcel.records)
+        except FenceVoid as void:
+            for record in parcel.records:
+                if record.number == void.number:
+                    await self._take_apart(unpack([record]), [unpack([record]).batch], True)
+                else:
+                    await self.store(unpack([record]))
 
-    async def _written(self, parcel: Parcel) -> Written:
-        try:
-            return await self._store.write(parcel.batch, parcel.fence)
-        except (FramesRefused, RowError):
-            # An earlier try may have stored them, when the table or its rules were others.
-            written = await self._store.recall(parcel.batch, parcel.fence)
-            if written is None:
-                raise
-            return written
+    async def _in_order(self, parcel: Parcel) -> bool:
+        """
+        See that each stream of a parcel can be moved over its messages at once.
+
+        @return: C{False} where the parcel was dealt with otherwise.
+        """
+        batch, (first, *others) = parcel.batch, parcel.records
+        held = {move.stream.name for move in batch.moves if self._waits(move)}
+        if first.stream in held and not others:
+            return False
+        moves = batch.moves
+        straight = len(moves) == len(batch.streams) and all(move.whole for move in moves)
+        if straight and not held:
+            return True
+        if others:
+            await self._halve(parcel)
+        elif held:
+            await self._put_aside(parcel, held)
+        else:
+            # Of a commit over several routes whose reply was lost.
+            await self._take_apart(parcel, _in_rows(batch))
+        return False
+
+    def _waits(self, move: Move) -> bool:
+        """Whether something before a stream's messages is known to be missing."""
+        held = self.held.get(move.stream.name)
+        return (
+            held is not None
+            and held.epoch == move.stream.epoch
+            and move.first > held.missing
+            # Tried again, or for the first time since this was read from the first record on.
+            and (held.until > self._clock.seconds() or move.stream.name in self._left_out)
+        )
+
+    async def _write(self, parcel: Parcel) -> None:
+        """
+        Store a parcel behind its fence, and take it out.
+        """
+        batch, fence = parcel.batch, parcel.fence
+        self.lanes.add(fence.lane)
+        await self._written(parcel, await self._store.write(batch, fence))
+        self.buried += len(batch.buried)
+        for refusal in batch.buried:
+            self._say_buried(batch.route, refusal.outcome)
+        if self.held and batch.streams:
+            for name in batch.streams:
+                self.held.pop(name, None)
+                if name not in self._spool.aside and self._told.pop(name, None) is not None:
+                    self._log.info("spool: stream {name}: nothing waits any more", name=name)
+
+    async def _written(self, parcel: Parcel, written: Written) -> None:
+        faults = refused_rows(written.runs)
+        self.stored += parcel.batch.count - len(faults)
+        if faults:
+            await self._keep(parcel, faults)
+        else:
+            await self._spool.remove(parcel)
+
+    async def _rewrite(self, parcel: Parcel, batch: Batch | None) -> None:
+        """
+        @param batch: what is to be stored in place of a parcel of one record; C{None}: nothing.
+        """
+        if batch is None:
+            await self._spool.remove(parcel)
+        else:
+            await self._take_apart(parcel, [batch])
 
     async def _halve(self, parcel: Parcel) -> None:
         """
-        Some of its records hold messages that are refused.
+        Some of its records cannot be stored as they are.
         """
         middle = len(parcel.records) // 2
         await self.store(unpack(parcel.records[:middle]))
         await self.store(unpack(parcel.records[middle:]))
 
-    async def _divide(self, parcel: Parcel, faults: Faults) -> None:
+    # Streams that are not where they were expected.
+
+    async def _sort(self, parcel: Parcel, standings: Mapping[str, Standing]) -> None:
         """
-        Split a record of which nothing is stored.
+        See what is to become of the messages of streams that did not move.
+
+        @param parcel: of one record.
         """
         batch = parcel.batch
-        known = {row for row, outcome in faults if outcome.word is Word.DUP}
-        if known:
-            await self._without(parcel, known)
+        waiting = set()
+        for move in batch.moves:
+            standing = standings.get(move.stream.name)
+            if standing is None or not standing.current:
+                continue
+            if standing.mark < move.first - 1:
+                waiting.add(move.stream.name)
+                self._hold(move, standing)
+        if waiting:
+            await self._put_aside(parcel, waiting)
             return
-        if len(faults) == batch.count:
-            await self._bury(parcel, [outcome for _, outcome in faults])
-            return
-        bad = {row for row, _ in faults}
-        good = [row for row in range(batch.count) if row not in bad]
-        await self._split(parcel, [batch.only(good), batch.only(sorted(bad))])
+        rest, known = _sorted(batch, standings)
+        self.known += known
+        await self._rewrite(parcel, rest)
 
-    async def _without(self, parcel: Parcel, known: Collection[int]) -> None:
+    def _hold(self, move: Move, standing: Standing) -> None:
+        name, epoch = move.stream.name, move.stream.epoch
+        before = self.held.get(name)
+        tries = 1 if before is None else before.tries + 1
+        pause = min(_LONGEST, self._backoff(tries) * max(1, tries - 5))
+        until = self._clock.seconds() + max(_SHORTEST, pause)
+        self.held[name] = Held(until, tries, epoch, standing.mark + 1)
+        gone = not self._spool.backlog.holds(name, epoch, standing.mark + 1)
+        reason = f"#{standing.mark + 1}, which " + (_GONE if gone else _HERE)
+        if self._told.get(name) != reason:
+            self._told[name] = reason
+            self._log.warn(
+                "spool: stream {name}: its messages from #{first} on wait in {path} for {reason}",
+                name=name,
+                first=move.first,
+                path=self._spool.path,
+                reason=reason,
+            )
+        if gone:
+            self._missing(name, epoch)
+
+    async def _put_aside(self, parcel: Parcel, streams: Collection[str]) -> None:
         """
-        Some of its messages were stored by another gateway, which their stream came to.
+        Let others pass the messages of streams that wait.
+
+        @param parcel: of one record.
         """
         (record,) = parcel.records
-        others = [row for row in range(parcel.batch.count) if row not in known]
-        if others:
-            await self._split(parcel, [parcel.batch.only(others)])
-        else:
-            await self._spool.remove([record])
+        if record.stream is not None:
+            return  # it is aside already
+        parts: list[Batch | None] = []
+        batch: Batch | None = parcel.batch
+        for name in sorted(streams):
+            if batch is not None:
+                theirs, batch = batch.parted({name})
+                parts.append(theirs)
+        await self._take_apart(parcel, [part for part in [batch, *parts] if part], aside=streams)
 
-    async def _split(self, parcel: Parcel, parts: Sequence[Batch]) -> None:
+    # Pieces.
+
+    async def _take_apart(
+        self,
+        parcel: Parcel,
+        parts: Sequence[Batch],
+        void: bool = False,
+        aside: Collection[str] = (),
+    ) -> None:
+        """
+        Put pieces of a record in its place, each with a fence of its own.
+
+        @param void: whether its fence is void already.
+        @param aside: streams whose pieces wait; the others are stored now.
+        """
         (record,) = parcel.records
-        pieces = _pieces(record, parts)
-        await self._spool.replace(record, pieces)
+        if not void:
+            written = await self._store.resolve(parcel.batch, parcel.fence)
+            if written is not None:
+                await self._written(parcel, written)
+                return
+        place = record.place
+        pieces = []
+        for part in parts:
+            name = next(iter(part.streams)) if len(part.streams) == 1 else None
+            stream = name if name in aside and _is_all_of(part) else None
+            rows, lane = rows_of(part), self._spool.new_id()
+            pieces.append(Record(place, record.route, lane, 1, rows, pack(part), stream))
+            place += rows
+        await self._spool.replace(parcel, pieces)
         for piece in pieces:
-            await self.store(unpack([piece]))
+            if piece.stream is None:
+                await self.store(unpack([piece]))
 
     async def _keep(self, parcel: Parcel, faults: Faults) -> None:
         """
@@ -127,44 +328,111 @@ class Drain:
         die now: it alone stays in the spool until it is a dead letter.
         """
         (record,) = parcel.records
-        (piece,) = _pieces(record, [parcel.batch.only([row for row, _ in faults])])
-        await self._spool.replace(record, [piece])
-        await self._bury(unpack([piece]), [outcome for _, outcome in faults])
+        bad = parcel.batch.only([row for row, _ in faults])
+        refusals = [
+            Refusal(piece.chunk, piece.start, outcome, bury=True, counts=False)
+            for piece, (_, outcome) in zip(bad.slices, faults, strict=True)
+        ]
+        part = Batch(record.route, [], refusals)
+        piece = Record(
+            *(record.place, record.route, self._spool.new_id(), 1, rows_of(part), pack(part))
+        )
+        await self._spool.replace(parcel, [piece])
+        await self._write(unpack([piece]))
 
-    async def _bury(self, parcel: Parcel, outcomes: Sequence[Outcome]) -> None:
-        await self._store.bury(parcel.batch, outcomes, parcel.fence)
-        await self._spool.remove(parcel.records)
-        self.buried += len(outcomes)
-        said = (parcel.batch.route, outcomes[0].text)
+    def _say_buried(self, route: str, outcome: Outcome) -> None:
+        # Of streams it names the number.
+        said = (route, re.sub("[0-9]+", "", outcome.text))
         if said not in self._said:
             # A new constraint may refuse thousands for the same reason.
             self._said.add(said)
             self._log.warn(
                 "spool: route {route}: refused after +QUE, kept as a dead letter, and so are"
                 " those that follow for this reason: {text}",
-                route=parcel.batch.route,
-                text=outcomes[0].text,
+                route=route,
+                text=outcome.text,
             )
 
-    def forget(self) -> int:
+    def forget(self) -> tuple[int, int, int]:
         """
-        The spool is empty; the next time every reason is told again.
+        The next time every reason is told again.
 
-        @return: how many messages became dead letters since the last time.
+        @return: how many messages were stored since the last time, were there already, and
+            became dead letters.
         """
-        buried, self.buried = self.buried, 0
+        counts = self.stored, self.known, self.buried
+        self.stored = self.known = self.buried = 0
         self._said.clear()
-        return buried
+        return counts
 
 
-def _pieces(record: Record, parts: Sequence[Batch]) -> list[Record]:
+def _sorted(batch: Batch, standings: Mapping[str, Standing]) -> tuple[Batch | None, int]:
     """
-    @return: a record for each part, on a lane of their own, in the place of the old one.
+    Take out what is known, and make dead letters of what is not what its number stands for.
+
+    @return: what is left to be stored, and how many messages are known.
     """
-    lane = str(uuid4())
-    place = record.place
-    pieces = []
-    for number, part in enumerate(parts, 1):
-        pieces.append(Record(place, record.route, lane, number, part.count, pack(part)))
-        place += part.count
-    return pieces
+    slices: list[Slice] = []
+    refusals: list[Refusal] = []
+    known = 0
+    for piece in batch.slices:
+        stream = piece.chunk.stream
+        standing = None if stream is None else standings.get(stream.name)
+        if standing is None:
+            slices.append(piece)
+            continue
+        first_left = piece.stop
+        for row in range(piece.start, piece.stop):
+            number = piece.chunk.first + row
+            if standing.current and number > standing.mark:
+                first_left = row
+                break
+            if standing.holds(number, piece.chunk.frames[row]):
+                known += 1
+            else:
+                refusals.append(Refusal(piece.chunk, row, _strange(standing, number), True, False))
+        if first_left < piece.stop:
+            slices.append(Slice(piece.chunk, first_left, piece.stop))
+    for refusal in batch.refusals:
+        stream = refusal.stream
+        standing = None if stream is None else standings.get(stream.name)
+        if standing is None or (standing.current and refusal.number > standing.mark):
+            refusals.append(refusal)
+        elif refusal.bury and not standing.holds(refusal.number, refusal.chunk.frames[refusal.row]):
+            refusals.append(refusal._replace(counts=False))
+    return (Batch(batch.route, slices, refusals) if slices or refusals else None), known
+
+
+def _strange(standing: Standing, number: int) -> Outcome:
+    if not standing.current:
+        text = (
+            f"message #{number} of its stream was queued here, and its peer went on elsewhere"
+            " without saying what it had seen; whether it was sent there again is not known"
+        )
+    else:
+        text = f"number #{number} of its stream is not shown to be this message's by now"
+    return refused(Code.GAP, text)
+
+
+def _in_rows(batch: Batch) -> list[Batch]:
+    """
+    @return: the rows by themselves, those of streams in the order of their numbers.
+    """
+    rows: list[tuple[int, Batch]] = []
+    for piece in batch.slices:
+        for row in range(piece.start, piece.stop):
+            one = Slice(piece.chunk, row, row + 1)
+            number = one.first if piece.chunk.stream is not None else 0
+            rows.append((number, Batch(batch.route, [one])))
+    for refusal in batch.refusals:
+        number = refusal.number if refusal.stream is not None else 0
+        rows.append((number, Batch(batch.route, [], [refusal])))
+    rows.sort(key=itemgetter(0))
+    return [part for _, part in rows]
+
+
+def _is_all_of(batch: Batch) -> bool:
+    """Whether a batch has no message without a number."""
+    return all(piece.chunk.stream is not None for piece in batch.slices) and all(
+        refusal.stream is not None for refusal in batch.refusals
+    )

@@ -10,13 +10,14 @@ something that was acknowledged is gone, see L{gateway.spool.mark}.
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Collection, Sequence
-from contextlib import closing
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
-from gateway.batch import MAX_BYTES, MAX_ROWS
+from gateway.batch import MAX_BYTES, MAX_ROWS, Batch
 from gateway.errors import EmbeddedError, SpoolError
 from gateway.lock import Held, LockFile
 from gateway.spool.database import flush_folder, open_database
@@ -30,7 +31,6 @@ from gateway.spool.salvage import (
     intact,
     move_aside,
     readable,
-    streams_in,
 )
 
 _SPARE: Final = 4 * 1024 * 1024
@@ -42,7 +42,8 @@ class SpoolFile:
     Records on disk.
 
     @ivar remarks: what the operator must know; whoever reads them takes them out.
-    @ivar rows: route -> messages, as of the last commit.
+    @ivar rows: route -> messages that wait for no stream, as of the last commit.
+    @ivar aside: stream -> messages that wait for it; so too.
     @ivar damaged: messages that were damaged and are set aside.
     @ivar room: what it may still take.
     """
@@ -54,6 +55,7 @@ class SpoolFile:
         self.path = path
         self.remarks: list[str] = []
         self.rows: dict[str, int] = {}
+        self.aside: dict[str, int] = {}
         self.damaged = 0
         self._log_path = Path(f"{path}-wal")
         self._fresh_path = Path(f"{path}.new")
@@ -61,7 +63,7 @@ class SpoolFile:
         self._lock = LockFile(Path(f"{path}.lock"))
         self._mark = MarkFile(Path(f"{path}.mark"))
         self._next = 1
-        self._changes: list[tuple[str, int]] = []
+        self._changes: list[tuple[Record, int]] = []
         self._database: sqlite3.Connection
 
     # Opening and closing.
@@ -124,8 +126,7 @@ class SpoolFile:
             self._next = (database.execute("SELECT max(next) FROM counter").fetchone()[0]) or 1
             if self._next == 1:
                 database.execute("INSERT INTO counter VALUES (1)")
-            counted = "SELECT route, sum(rows) FROM record GROUP BY route"
-            self.rows = dict(database.execute(counted))
+            self._count(database)
             largest = database.execute("SELECT max(length(payload)) FROM record").fetchone()[0]
             self.room.largest = largest or 0
             self.damaged = database.execute("SELECT sum(rows) FROM damaged").fetchone()[0] or 0
@@ -133,6 +134,16 @@ class SpoolFile:
             database.close()
             raise
         return database
+
+    @property
+    def messages(self) -> int:
+        """All that are there, as of the last commit."""
+        return sum(self.rows.values()) + sum(self.aside.values())
+
+    def _count(self, database: sqlite3.Connection) -> None:
+        counted = "SELECT {0}, sum(rows) FROM record WHERE stream IS {1} GROUP BY {0}"
+        self.rows = dict(database.execute(counted.format("route", "NULL")))
+        self.aside = dict(database.execute(counted.format("stream", "NOT NULL")))
 
     def _compare(self, mark: Mark, fault: str, aside: str, missing: bool = False) -> None:
         """
@@ -142,7 +153,7 @@ class SpoolFile:
         @param aside: where the old file is kept.
         @param missing: whether there was no file; an empty one may be removed.
         """
-        kept = sum(self.rows.values())
+        kept = self.messages
         if self._next < mark.next and not fault and not missing:
             fault = f"the end of {self.path} is damaged"
             aside = str(copy_aside(self.path))
@@ -187,15 +198,15 @@ class SpoolFile:
 
         @raise EmbeddedError: not even a new file can be made.
         """
-        rows = self.rows
-        mark = Mark(self._next, sum(rows.values()))
+        rows, streams = self.rows, self.aside
+        mark = Mark(self._next, self.messages)
         self._database.close()
         try:
             aside = self._salvage()
             self._compare(mark, f"{self.path} is damaged ({reason})", aside)
         except (OSError, sqlite3.Error) as error:
             # It is still there, and so is the rest of what is known of it.
-            self.rows, self._next = rows, mark.next
+            self.rows, self.aside, self._next = rows, streams, mark.next
             raise EmbeddedError(f"the spool {self.path} cannot be made anew: {error}") from None
 
     # Changing: between begin and commit.
@@ -210,14 +221,17 @@ class SpoolFile:
         """
         self._database.execute("UPDATE counter SET next = ?", (self._next,))
         self._database.execute("COMMIT")
-        for route, rows in self._changes:
-            left = self.rows.get(route, 0) + rows
+        for record, rows in self._changes:
+            aside = record.stream is not None
+            counts, key = (self.aside, record.stream) if aside else (self.rows, record.route)
+            assert key is not None
+            left = counts.get(key, 0) + rows
             if left:
-                self.rows[route] = left
+                counts[key] = left
             else:
-                self.rows.pop(route, None)
+                counts.pop(key, None)
         self._changes.clear()
-        self._mark.write(Mark(self._next, sum(self.rows.values())))
+        self._mark.write(Mark(self._next, self.messages))
 
     def rollback(self) -> None:
         self._changes.clear()
@@ -244,16 +258,24 @@ class SpoolFile:
     def _lacking(self, size: int) -> str:
         return self.room.lacking(size, self._pragma("page_count"), self._pragma("freelist_count"))
 
-    def append(self, route: str, fence: tuple[str, int | None], rows: int, payload: bytes) -> None:
+    def append(
+        self,
+        route: str,
+        fence: tuple[str, int | None],
+        rows: int,
+        payload: bytes,
+        stream: str | None = None,
+    ) -> None:
         """
         Add a record at the end.
 
         @param fence: its lane and its number there; C{None}: that of its place.
+        @param stream: that it waits for.
         """
         lane, number = fence
         place = self._next
         self._next += 1
-        self._insert(Record(place << PARTS, route, lane, number or place, rows, payload))
+        self._insert(Record(place << PARTS, route, lane, number or place, rows, payload, stream))
 
     def replace(self, record: Record, pieces: Sequence[Record]) -> None:
         """
@@ -266,41 +288,32 @@ class SpoolFile:
     def remove(self, records: Sequence[Record]) -> None:
         places = [(record.place,) for record in records]
         self._database.executemany("DELETE FROM record WHERE place = ?", places)
-        self._changes += [(record.route, -record.rows) for record in records]
-
-    def keep_lane(self, lane: str) -> None:
-        """
-        Remember that there may be a row for this lane in the database.
-        """
-        self._database.execute("INSERT OR IGNORE INTO lane VALUES (?)", (lane,))
-
-    def drop_lanes(self, lanes: Sequence[str]) -> None:
-        """
-        Those rows are gone.
-        """
-        self._database.executemany("DELETE FROM lane WHERE id = ?", [(lane,) for lane in lanes])
+        self._changes += [(record, -record.rows) for record in records]
 
     def _insert(self, record: Record) -> None:
-        self.keep_lane(record.lane)
-        place, route, lane, number, rows, payload = record
+        place, route, lane, number, rows, payload, stream = record
         self.room.largest = max(self.room.largest, len(payload))
         self._database.execute(
-            "INSERT INTO record VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (place, route, lane, number, rows, record.checksum, payload),
+            "INSERT INTO record (place, route, lane, number, rows, checksum, payload, stream)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (place, route, lane, number, rows, record.checksum, payload, stream),
         )
-        self._changes.append((route, rows))
+        self._changes.append((record, rows))
 
     # Looking.
 
-    def next(self, after: int, without: Collection[str]) -> Parcel | None:
+    def next(
+        self, after: int, without: Collection[str], held: Collection[str] = ()
+    ) -> Parcel | None:
         """
         The records that come next and can be stored as one.
 
         @param after: the place before them.
         @param without: routes to leave out.
+        @param held: streams whose records that are put aside are left out too.
         """
         while True:
-            found, bad = self._read(after, without)
+            found, bad = self._read(after, without, held)
             if bad is None:
                 try:
                     return unpack(found) if found else None
@@ -315,25 +328,23 @@ class SpoolFile:
         lanes = self._database.execute("SELECT DISTINCT lane FROM record")
         return frozenset(lane for (lane,) in lanes)
 
-    def streams(self) -> dict[str, int]:
+    def batches(self) -> Iterator[Batch]:
         """
-        The highest number of each stream that has messages here; reads all of them.
+        What is there, record by record.
         """
-        return streams_in(self._database)
-
-    def dead_lanes(self, alive: Collection[str]) -> list[str]:
-        """
-        @param alive: lanes in use.
-        @return: lanes that nothing in the spool needs any more.
-        """
-        unused = "SELECT id FROM lane WHERE id NOT IN (SELECT lane FROM record)"
-        return [lane for (lane,) in self._database.execute(unused) if lane not in alive]
+        with closing(self._database.execute(f"{READ} ORDER BY place")) as cursor:
+            for *fields, checksum in cursor:
+                record = Record(*fields)
+                # What is damaged is found, and told of, when it is its turn.
+                with suppress(ValueError):
+                    if intact(record, checksum):
+                        yield unpack([record]).batch
 
     def shrink(self) -> None:
         """
         Give space back, where nothing is left and it is worth it.
         """
-        if not self.rows and self._pragma("freelist_count") * PAGE > _SPARE:
+        if not self.messages and self._pragma("freelist_count") * PAGE > _SPARE:
             self.relieve()  # the new file goes through the log
             self._database.execute("VACUUM")
             self.relieve()
@@ -343,14 +354,18 @@ class SpoolFile:
         """Bytes on disk, of the file and its log."""
         return size_of(self.path) + size_of(self._log_path)
 
-    def _read(self, after: int, without: Collection[str]) -> tuple[list[Record], Record | None]:
+    def _read(
+        self, after: int, without: Collection[str], held: Collection[str]
+    ) -> tuple[list[Record], Record | None]:
         """
         @return: records of one route and one lane, and one that is damaged.
         """
         marks = ", ".join("?" * len(without))
         cursor = self._database.execute(
-            f"{READ} WHERE place > ? AND route NOT IN ({marks}) ORDER BY place",
-            (after, *without),
+            f"{READ} WHERE place > ? AND route NOT IN ({marks})"
+            " AND (stream IS NULL OR stream NOT IN (SELECT value FROM json_each(?)))"
+            " ORDER BY place",
+            (after, *without, json.dumps([*held])),
         )
         found: list[Record] = []
         rows = size = 0
@@ -379,11 +394,9 @@ class SpoolFile:
         # Counted below: what it says of itself may be wrong.
         self._database.execute("DELETE FROM record WHERE place = ?", (record.place,))
         self.commit()
-        before = sum(self.rows.values())
-        self.rows = dict(
-            self._database.execute("SELECT route, sum(rows) FROM record GROUP BY route")
-        )
-        lost = before - sum(self.rows.values())
+        before = self.messages
+        self._count(self._database)
+        lost = before - self.messages
         self.damaged += lost
         self.remarks.append(
             f"a record of {lost} messages in {self.path} is damaged; it is set aside in its"

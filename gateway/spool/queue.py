@@ -13,8 +13,9 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Generic, TypeVar
-from uuid import uuid4, uuid5
+from operator import methodcaller
+from typing import Any, Final, Generic, Protocol, TypeVar
+from uuid import UUID, uuid4, uuid5
 
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
@@ -24,9 +25,9 @@ from twisted.python.threadpool import ThreadPool
 
 from gateway.batch import Batch, Fence
 from gateway.errors import SpoolError, SpoolUnknown
-from gateway.moves import moves_of
+from gateway.spool.backlog import SpoolBacklog
 from gateway.spool.file import SpoolFile
-from gateway.spool.record import Parcel, Record, pack
+from gateway.spool.record import Parcel, Record, pack, rows_of, unpack
 from gateway.spool.room import portions
 
 Result = TypeVar("Result")
@@ -57,30 +58,72 @@ class _Job(Generic[Result]):
     writes: bool = True
 
 
+class Thread(Protocol):
+    """
+    Does one thing after the other, beside the reactor.
+    """
+
+    def start(self) -> None:
+        """From now on the process ends only after L{stop}."""
+
+    def stop(self) -> None:
+        """When what is being done is done."""
+
+    def run(self, work: Callable[[], Result]) -> Deferred[Result]:
+        """Do something, one at a time."""
+
+
+class OwnThread:
+    """
+    A thread of the process.
+    """
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._pool = ThreadPool(1, 1, "spool")
+
+    def start(self) -> None:
+        self._pool.start()
+
+    def stop(self) -> None:
+        self._pool.stop()
+
+    def run(self, work: Callable[[], Result]) -> Deferred[Result]:
+        return deferToThreadPool(self._reactor, self._pool, work)
+
+
 class Spool:
     """
     Keeps batches until they can be stored.
 
-    @ivar rows: route -> messages that are kept.
+    @ivar rows: route -> messages that are kept and wait for no stream.
+    @ivar aside: stream -> messages that wait for it.
     @ivar damaged: messages that are set aside because they are damaged.
     @ivar size: bytes on disk.
-    @ivar streams: the highest number of each stream that has messages here.
+    @ivar backlog: what is there of numbered streams.
     @ivar inherited: lanes of the records that were there at the start. Whoever put them may
         have tried to store them, and a server that stands still may yet come to that.
     """
 
     _log = Logger()
 
-    def __init__(self, file: SpoolFile, reactor: Any) -> None:
+    def __init__(
+        self, file: SpoolFile, thread: Thread, new_id: Callable[[], str] = lambda: str(uuid4())
+    ) -> None:
+        """
+        @param thread: where the file is used.
+        @param new_id: makes up UUIDs.
+        """
         self.rows: dict[str, int] = {}
+        self.aside: dict[str, int] = {}
         self.damaged = 0
         self.size = 0
-        self.streams: dict[str, int] = {}
+        self.backlog = SpoolBacklog()
         self.inherited: frozenset[str] = frozenset()
         self._file = file
-        self._reactor = reactor
-        self._pool = ThreadPool(1, 1, "spool")
-        self._session = uuid4()
+        self._thread = thread
+        self._new_id = new_id
+        self._session = UUID(new_id())
         self._jobs: list[_Job[Any]] = []
         self._busy = False
         self._broken = False
@@ -94,7 +137,7 @@ class Spool:
     @property
     def messages(self) -> int:
         """How many are kept."""
-        return sum(self.rows.values())
+        return sum(self.rows.values()) + sum(self.aside.values())
 
     def open(self) -> None:
         """
@@ -104,14 +147,14 @@ class Spool:
         """
         self._file.open()
         self.inherited = self._file.lanes()
-        self.streams = self._file.streams()
+        self.backlog.reset(self._file.batches())
         self._look()
 
     def start(self) -> None:
         """
         Begin to do what is asked. From now on the process ends only after L{close}.
         """
-        self._pool.start()
+        self._thread.start()
 
     async def close(self) -> None:
         """
@@ -120,84 +163,88 @@ class Spool:
         if self._busy:
             self._closing = Deferred()
             await self._closing
-        self._pool.stop()
+        self._thread.stop()
         self._file.close()
 
-    async def put(self, batch: Batch, fence: Fence | None) -> None:
+    async def put(self, batch: Batch, fence: Fence | None, stream: str | None = None) -> None:
         """
         Keep a batch; on disk when this returns.
 
         @param fence: what it may have been stored with.
+        @param stream: that it waits for.
         @raise SpoolUnknown: it may have been kept.
         @raise SpoolError: nothing was kept.
         """
-        # A lane for what was never sent: numbers of this process, in order for each route.
-        lane = str(uuid5(self._session, batch.route)) if fence is None else fence.lane
-        behind = (lane, None if fence is None else fence.number)
+        behind: tuple[str, int | None]
+        if fence is not None:
+            behind = fence.lane, fence.number
+        elif stream is not None:
+            # It may be stored in any order with others.
+            behind = self._new_id(), 1
+        else:
+            # A lane for what was never sent: numbers of this process, in order for each route.
+            behind = str(uuid5(self._session, batch.route)), None
         size = sum(len(frame) for part in batch.slices for frame in part.frames)
+        size += sum(len(r.chunk.frames[r.row]) for r in batch.refusals)
 
         def append(file: SpoolFile) -> None:
-            file.append(batch.route, behind, batch.count, pack(batch))
+            file.append(batch.route, behind, rows_of(batch), pack(batch), stream)
 
-        await self._ask(append, size)
-        for move in moves_of(batch):
-            name = move.stream.name
-            self.streams[name] = max(self.streams.get(name, 0), move.last)
+        await self._ask(append, max(1, size))
+        self.backlog.put(batch, last=True)
 
-    async def next(self, after: int, without: Collection[str]) -> Parcel | None:
+    async def next(
+        self, after: int, without: Collection[str], held: Collection[str] = ()
+    ) -> Parcel | None:
         """
         What comes next and can be stored by one statement; it stays until it is removed.
 
         @param after: the place before it; 0 for the first of all.
         @param without: routes to leave out.
+        @param held: streams whose records put aside are to be left out.
         """
-        routes = frozenset(without)
-        return await self._ask(lambda file: file.next(after, routes), writes=False)
+        routes, streams = frozenset(without), frozenset(held)
+        return await self._ask(lambda file: file.next(after, routes, streams), writes=False)
 
-    async def remove(self, records: Sequence[Record]) -> None:
+    async def remove(self, parcel: Parcel) -> None:
         """
-        They are stored.
+        It is brought to its end.
 
-        @raise SpoolError: some of them are still there.
+        @raise SpoolError: some of its records are still there.
         """
+        records = parcel.records
         for some in portions(records, self._file.room.log_bytes):
             try:
-                await self._ask(partial(SpoolFile.remove, records=some))
+                await self._ask(methodcaller("remove", some))
             except SpoolError:
                 # On a full disk there is room to remove one at a time.
                 for record in some:
-                    await self._ask(partial(SpoolFile.remove, records=[record]))
+                    await self._ask(methodcaller("remove", [record]))
+        self.backlog.remove(parcel.batch)
 
-    async def replace(self, record: Record, pieces: Sequence[Record]) -> None:
+    async def replace(self, parcel: Parcel, pieces: Sequence[Record]) -> None:
         """
         Put others in the place of a record, for good.
+
+        @param parcel: of one record.
         """
+        (record,) = parcel.records
         await self._ask(lambda file: file.replace(record, pieces))
+        self.backlog.remove(parcel.batch)
+        for piece in pieces:
+            self.backlog.put(unpack([piece]).batch)
 
-    def keep_lane(self, lane: str) -> None:
+    def new_session(self) -> None:
         """
-        Remember a lane, to remove its row one day; before L{start} this does nothing.
+        What is put from now on has other lanes, since those before may be removed.
         """
-        if not self._pool.started:
-            return
-        kept = Deferred.fromCoroutine(self._ask(lambda file: file.keep_lane(lane)))
-        kept.addErrback(
-            lambda failure: failure.trap(SpoolError)
-        )  # then a row stays until it is abandoned
+        self._session = UUID(self._new_id())
 
-    async def dead_lanes(self, alive: Collection[str]) -> list[str]:
+    def new_id(self) -> str:
         """
-        Lanes remembered that nobody needs any more, nor ever will.
+        Make up the UUID of a lane.
         """
-        # What is put from now on has other lanes, since these may be removed at any time.
-        self._session = uuid4()
-        return await self._ask(lambda file: file.dead_lanes(alive), writes=False)
-
-    async def drop_lanes(self, lanes: Sequence[str]) -> None:
-        """
-        Their rows are removed.
-        """
-        await self._ask(lambda file: file.drop_lanes(lanes))
+        return self._new_id()
 
     async def shrink(self) -> None:
         """
@@ -224,9 +271,7 @@ class Spool:
             while self._jobs:
                 jobs, self._jobs = self._jobs, []
                 try:
-                    results = await deferToThreadPool(
-                        self._reactor, self._pool, _do_all, self._file, jobs
-                    )
+                    results = await self._thread.run(partial(_do_all, self._file, jobs))
                 except Exception:  # noqa: BLE001 - a bug must not leave anybody waiting forever
                     results = [Failure()] * len(jobs)
                 self._look()
@@ -241,9 +286,11 @@ class Spool:
         # The thread is idle.
         file = self._file
         self.rows = dict(file.rows)
+        self.aside = dict(file.aside)
         self.damaged = file.damaged
-        if not self.rows:
-            self.streams.clear()
+        if file.remarks:
+            # Something is gone that nobody took out.
+            self.backlog.reset(file.batches())
         with suppress(OSError):
             self.size = file.size
         for remark in file.remarks:

@@ -14,8 +14,9 @@ from zlib import crc32
 
 import msgspec
 
-from gateway.batch import Batch, Chunk, Fence, Origin
-from gateway.reply import Run
+from gateway.batch import Batch, Chunk, Fence, Origin, Refusal, Slice
+from gateway.reply import Outcome, Run
+from gateway.sql.streams import answer_of, outcome_of
 from gateway.stream import Stream
 
 
@@ -23,8 +24,12 @@ class _Packed(msgspec.Struct, array_like=True):
     """
     Messages of a chunk.
 
-    @ivar received_at: seconds since the epoch.
+    @ivar received_at: seconds since 1970.
     @ivar stream: that they are numbered in, from C{first} on.
+    @ivar epoch: of the stream; C{""} was written by a version that knew of none.
+    @ivar refusal: what was said of the message, which is not to be stored, see
+        L{gateway.sql.streams.answer_of}.
+    @ivar bury: whether such a one becomes a dead letter.
     """
 
     peer: str
@@ -34,6 +39,9 @@ class _Packed(msgspec.Struct, array_like=True):
     frames: list[bytes]
     stream: str | None = None
     first: int = 0
+    epoch: str = ""
+    refusal: list[str | None] | None = None
+    bury: bool = False
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
@@ -55,6 +63,7 @@ class Record(NamedTuple):
     @ivar lane: the fence it is stored behind, a UUID.
     @ivar number: its number on that lane.
     @ivar rows: how many messages.
+    @ivar stream: that it waits for, and that all of it is of; C{None}: none. Others pass it.
     """
 
     place: int
@@ -63,11 +72,14 @@ class Record(NamedTuple):
     number: int
     rows: int
     payload: bytes
+    stream: str | None = None
 
     @property
     def checksum(self) -> int:
         """Of all that it says."""
         head = f"{self.place} {self.route} {self.lane} {self.number} {self.rows}"
+        if self.stream is not None:
+            head += f" {self.stream}"
         return crc32(self.payload, crc32(head.encode()))
 
 
@@ -99,18 +111,33 @@ class Parcel(NamedTuple):
 
 def pack(batch: Batch) -> bytes:
     """
-    The rows of a batch as one value.
+    The rows of a batch as one value, refused ones too.
     """
-    return _ENCODER.encode(
-        [
-            _Packed(
-                *(part.chunk.origin.peer, part.chunk.origin.listener, part.chunk.origin.identity),
-                *(part.chunk.received_at, part.frames),
-                *(() if part.chunk.stream is None else (part.chunk.stream.name, part.first)),
-            )
-            for part in batch.slices
-        ]
-    )
+    parts = [_packed(part.chunk, part.frames, part.first) for part in batch.slices]
+    for refusal in batch.refusals:
+        chunk = refusal.chunk
+        part = _packed(chunk, [chunk.frames[refusal.row]], refusal.number)
+        if refusal.stream is None:
+            part.stream = None
+        part.refusal = answer_of(refusal.outcome)
+        part.bury = refusal.bury
+        parts.append(part)
+    return _ENCODER.encode(parts)
+
+
+def _packed(chunk: Chunk, frames: list[bytes], first: int) -> _Packed:
+    origin, stream = chunk.origin, chunk.stream
+    packed = _Packed(origin.peer, origin.listener, origin.identity, chunk.received_at, frames)
+    if stream is not None:
+        packed.stream, packed.first, packed.epoch = stream.name, first, stream.epoch
+    return packed
+
+
+def rows_of(batch: Batch) -> int:
+    """
+    How many messages a record of a batch holds, refused ones too.
+    """
+    return batch.count + len(batch.refusals)
 
 
 def unpack(records: Sequence[Record]) -> Parcel:
@@ -118,33 +145,35 @@ def unpack(records: Sequence[Record]) -> Parcel:
     @param records: one or more of one route.
     @raise ValueError: a payload is not one of L{pack}'s.
     """
-    streams: dict[str, Stream] = {}
-    chunks = []
+    streams: dict[tuple[str, str], Stream] = {}
+    slices: list[Slice] = []
+    refusals: list[Refusal] = []
     for record in records:
         for part in _unpacked(record):
             stream = None
             if part.stream is not None:
-                stream = streams.setdefault(part.stream, Stream(part.stream, loose=True))
-            origin = Origin(part.peer, part.listener, part.identity)
-            chunks.append(
-                Chunk(
-                    *(record.route, part.frames, origin, part.received_at, _ignore),
-                    *(None, stream, part.first),
+                stream = streams.setdefault(
+                    (part.stream, part.epoch), Stream(part.stream, part.epoch, loose=True)
                 )
+            origin = Origin(part.peer, part.listener, part.identity)
+            chunk = Chunk(
+                *(record.route, part.frames, origin, part.received_at, _ignore),
+                *(None, stream, part.first),
             )
-    return Parcel(records, Batch.of(chunks))
+            if part.refusal is None:
+                slices.append(Slice(chunk, 0, len(part.frames)))
+            else:
+                outcome = _outcome(part.refusal)
+                refusals.append(Refusal(chunk, 0, outcome, part.bury, stream is not None))
+    return Parcel(records, Batch(records[0].route, slices, refusals))
 
 
-def streams_of(record: Record) -> dict[str, int]:
-    """
-    @return: the highest number of each stream in a record.
-    @raise ValueError: as for L{unpack}.
-    """
-    found: dict[str, int] = {}
-    for part in _unpacked(record):
-        if part.stream is not None:
-            found[part.stream] = max(found.get(part.stream, 0), part.first + len(part.frames) - 1)
-    return found
+def _outcome(answer: Sequence[str | None]) -> Outcome:
+    try:
+        code, sqlstate, column, text = answer
+        return outcome_of(code or "", sqlstate or "", column, text or "")
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"a refusal that is none: {error}") from None
 
 
 def _unpacked(record: Record) -> list[_Packed]:

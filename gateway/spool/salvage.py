@@ -10,14 +10,17 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from gateway.spool.database import connect
-from gateway.spool.record import Record, streams_of
+from gateway.spool.database import connect, has_streams
+from gateway.spool.record import Record
 
-READ: Final = "SELECT place, route, lane, number, rows, payload, checksum FROM record"
+READ: Final = "SELECT place, route, lane, number, rows, payload, stream, checksum FROM record"
+
+_READ_OLD: Final = READ.replace("stream,", "NULL,")
+"""Of a file of an earlier version that was never opened by this one."""
 
 SUFFIXES: Final = ("-wal", "-shm", "")
 """Of the files of a database, itself last."""
@@ -66,22 +69,6 @@ def intact(record: Record, checksum: int) -> bool:
         return False  # not even of the type it was written as
 
 
-def streams_in(database: sqlite3.Connection) -> dict[str, int]:
-    """
-    The highest number of each stream that has messages in a spool.
-    """
-    found: dict[str, int] = {}
-    with closing(database.execute(f"{READ} ORDER BY place")) as cursor:
-        for *fields, checksum in cursor:
-            record = Record(*fields)
-            # What is damaged is found, and told of, when it is its turn.
-            with suppress(ValueError):
-                if intact(record, checksum):
-                    for name, number in streams_of(record).items():
-                        found[name] = max(found.get(name, 0), number)
-    return found
-
-
 def readable(path: Path) -> Iterator[Record]:
     """
     What can be read of a damaged file: from both ends, up to the damage.
@@ -90,7 +77,8 @@ def readable(path: Path) -> Iterator[Record]:
     for order in ("ASC", "DESC"):
         try:
             with closing(connect(path)) as database:
-                for *fields, checksum in database.execute(f"{READ} ORDER BY place {order}"):
+                read = READ if has_streams(database) else _READ_OLD
+                for *fields, checksum in database.execute(f"{read} ORDER BY place {order}"):
                     record = Record(*fields)
                     if not intact(record, checksum):
                         continue

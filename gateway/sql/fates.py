@@ -17,6 +17,9 @@ from gateway.reply import DUPLICATE, STORED, Fate, Returned, Run, row_refused
 _BARE: Final = re.compile(r'[^\s"\x00-\x1f\x7f-\x9f\u2028\u2029]+')
 
 
+VOID: Final = "void"
+"""In place of fates: nothing was stored, nor ever will be; see C{gateway.void}."""
+
 FATES_OF: Final = "SELECT fates FROM gateway.lane WHERE id = %s::uuid"
 
 

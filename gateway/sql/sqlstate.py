@@ -16,6 +16,9 @@ ALREADY_STORED: Final = "ZG001"
 UNMOVED: Final = "ZG003"
 """Raised by C{gateway.follow}: streams are not where they were expected."""
 
+BEHIND: Final = "ZG004"
+"""Raised by C{gateway.claim}: a stream has not come as far as its peer says."""
+
 NO_SUCH_PREPARED_STATEMENT: Final = "26000"
 DUPLICATE_PREPARED_STATEMENT: Final = "42P05"
 READ_ONLY: Final = "25006"

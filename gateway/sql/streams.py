@@ -5,35 +5,59 @@ Streams in SQL: what moves them, and what is remembered of those that were refus
 from __future__ import annotations
 
 import json
+from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from gateway.batch import Batch
-from gateway.moves import Mark, Move
+from gateway.batch import Batch, Fence, Move
+from gateway.columns.literal import quoted
+from gateway.moves import Standing
 from gateway.reply import Code, Outcome, one_line, refused, row_refused
 
-FOLLOW: Final = "SELECT gateway.follow(%s::uuid, %s::bigint, %s::text, %s::jsonb)"
+KEPT_DIGESTS: Final = 10_000
+"""Numbers behind the last one of which it is remembered which message each was."""
+
+FOLLOW: Final = (
+    "SELECT gateway.follow(%s::uuid, %s::bigint, %s::text[], %s::uuid[], %s::text[],"
+    " %s::bigint[], %s::bigint[], %s::bytea[], %s::jsonb, %s::bigint)"
+)
 REMEMBER: Final = "SELECT gateway.remember_refusals(%s::uuid, %s::jsonb)"
-CLAIM: Final = "SELECT claim, marks::text, refusals::text FROM gateway.claim(%s, %s)"
+CLAIM: Final = (
+    "SELECT claim::text, now_epoch::text, mark, refusals::text"
+    " FROM gateway.claim(%s, %s, %s, %s, %s)"
+)
 
 
-def moves_json(moves: Sequence[Move]) -> str:
+def follow_values(fence: Fence, moves: Sequence[Move]) -> Sequence[Any]:
     """
-    Moves for L{FOLLOW}.
+    Parameters of L{FOLLOW}.
     """
-    return json.dumps(
-        [
-            [
-                move.stream.name,
-                move.stream.claim,
-                move.before,
-                move.first,
-                move.last,
-                {str(number): _answer(outcome) for number, outcome in move.refused.items()},
-            ]
-            for move in moves
-        ]
+    refused = {
+        move.stream.name: {str(number): answer_of(o) for number, o in move.refused.items()}
+        for move in moves
+        if move.refused
+    }
+    return (
+        fence.lane,
+        fence.first,
+        _array([quoted(move.stream.name) for move in moves]),
+        _array([move.stream.claim or "NULL" for move in moves]),
+        _array([move.stream.epoch or '""' for move in moves]),
+        _array([str(move.first) for move in moves]),
+        _array([str(move.last) for move in moves]),
+        _array([f'"\\\\x{move.digests.hex()}"' for move in moves]),
+        json.dumps(refused),
+        KEPT_DIGESTS,
     )
+
+
+def _array(items: Sequence[str]) -> str:
+    """
+    An array's literal.
+
+    @see: PostgreSQL documentation, section 8.15.6 "Array Input and Output Syntax".
+    """
+    return f"{{{','.join(items)}}}"
 
 
 def parts_json(batch: Batch) -> str:
@@ -52,11 +76,15 @@ def parts_json(batch: Batch) -> str:
     return json.dumps(parts)
 
 
-def marks_of(detail: str) -> dict[str, Mark]:
+def standings_of(detail: str) -> dict[str, Standing]:
     """
     What C{gateway.follow} says of streams that have not moved.
     """
-    return {name: Mark(*mark) for name, mark in json.loads(detail).items()}
+    found: Mapping[str, tuple[bool, bool, int, int, str]] = json.loads(detail)
+    return {
+        name: Standing(claimed, current, mark, first, b64decode(digests))
+        for name, (claimed, current, mark, first, digests) in found.items()
+    }
 
 
 def refusals_of(text: str | None) -> Mapping[int, Outcome]:
@@ -64,19 +92,26 @@ def refusals_of(text: str | None) -> Mapping[int, Outcome]:
     What was told before.
     """
     found: Mapping[str, Any] = json.loads(text) if text is not None else {}
-    return {int(number): _outcome(*answer) for number, answer in sorted(found.items(), key=_number)}
+    ascending = sorted(found.items(), key=_number)
+    return {int(number): outcome_of(*answer) for number, answer in ascending}
 
 
 def _number(item: tuple[str, Any]) -> int:
     return int(item[0])
 
 
-def _answer(outcome: Outcome) -> list[str | None]:
-    # As it is told: jsonb cannot hold every character that a peer may have sent.
+def answer_of(outcome: Outcome) -> list[str | None]:
+    """
+    A refusal as it is kept: as it is told, since jsonb cannot hold every character that a peer
+    may have sent.
+    """
     return [outcome.code or "", outcome.sqlstate, None, one_line(outcome.text)]
 
 
-def _outcome(code: str, sqlstate: str, column: str | None, text: str) -> Outcome:
+def outcome_of(code: str, sqlstate: str, column: str | None, text: str) -> Outcome:
+    """
+    A refusal that was kept by L{answer_of}, or by the database.
+    """
     if column is not None:
         text = f"column {column!r}: {text}"
     return refused(Code(code), text, sqlstate) if code else row_refused(text, sqlstate)

@@ -245,6 +245,7 @@ class _Conversation:
         for one, answer in pairs:
             if answer is not None:
                 self._speaker.heard(one.frame, answer)
+                self._judge.heard(one.frame, answer)
         figures.frames += len(expected)
         for answer in answers:
             words = answer.decode("latin-1").split(" ")[answer.startswith(b"@") :]

@@ -1,0 +1,131 @@
+"""
+What the spool holds of numbered streams: which numbers, in which epoch.
+
+HELLO is answered by it, so it says exactly what is there: it follows each record that is put
+and each that is taken out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from gateway.batch import Batch
+from gateway.reply import Outcome
+from gateway.store import Waiting
+
+_Numbers = list[tuple[int, int]]
+"""(first, last), ascending, with numbers between them that are not there."""
+
+
+class SpoolBacklog:
+    """
+    Numbers by stream and epoch.
+    """
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, dict[str, _Numbers]] = {}
+        self._refusals: dict[tuple[str, str], dict[int, Outcome]] = {}
+        self._last: dict[str, tuple[str, int]] = {}
+
+    def __contains__(self, stream: str) -> bool:
+        return stream in self._numbers
+
+    def __bool__(self) -> bool:
+        return bool(self._numbers)
+
+    def of(self, stream: str) -> Waiting | None:
+        """
+        @return: C{None} where there is nothing of the stream.
+        """
+        numbers = self._numbers.get(stream)
+        if numbers is None:
+            return None
+        kept = {epoch: tuple(found) for epoch, found in numbers.items()}
+        refusals = {epoch: dict(self._refusals.get((stream, epoch), {})) for epoch in numbers}
+        return Waiting(kept, refusals, self._last[stream])
+
+    def reset(self, batches: Iterable[Batch]) -> None:
+        """
+        These are all that there is.
+        """
+        self._numbers.clear()
+        self._refusals.clear()
+        self._last.clear()
+        for batch in batches:
+            self.put(batch, last=True)
+
+    def holds(self, stream: str, epoch: str, number: int) -> bool:
+        """
+        Whether a number is there.
+        """
+        numbers = self._numbers.get(stream, {}).get(epoch, ())
+        return any(first <= number <= last for first, last in numbers)
+
+    def put(self, batch: Batch, last: bool = False) -> None:
+        """
+        A record of this batch is in the spool.
+
+        @param last: whether it came behind all others, and not in the place of one.
+        """
+        for name, epoch, first, stop in _parts(batch):
+            epochs = self._numbers.setdefault(name, {})
+            epochs[epoch] = _with(epochs.get(epoch, []), first, stop)
+            before = self._last.get(name)
+            if before is None or (last and (before[0] != epoch or before[1] < stop)):
+                self._last[name] = (epoch, stop)
+        for refusal in batch.refusals:
+            if refusal.stream is not None:
+                key = (refusal.stream.name, refusal.stream.epoch)
+                self._refusals.setdefault(key, {})[refusal.number] = refusal.outcome
+
+    def remove(self, batch: Batch) -> None:
+        """
+        A record of this batch is there no more.
+        """
+        for name, epoch, first, last in _parts(batch):
+            epochs = self._numbers.get(name, {})
+            left = _without(epochs.get(epoch, []), first, last)
+            if told := self._refusals.get((name, epoch)):
+                for number in [number for number in told if first <= number <= last]:
+                    del told[number]
+            if left:
+                epochs[epoch] = left
+                continue
+            epochs.pop(epoch, None)
+            self._refusals.pop((name, epoch), None)
+            if not epochs:
+                self._numbers.pop(name, None)
+                self._last.pop(name, None)
+
+
+def _parts(batch: Batch) -> Iterator[tuple[str, str, int, int]]:
+    for part in batch.slices:
+        stream = part.chunk.stream
+        if stream is not None:
+            yield stream.name, stream.epoch, part.first, part.last
+    for refusal in batch.refusals:
+        stream = refusal.stream
+        if stream is not None:
+            yield stream.name, stream.epoch, refusal.number, refusal.number
+
+
+def _with(numbers: _Numbers, first: int, last: int) -> _Numbers:
+    if numbers and numbers[-1][1] == first - 1:
+        return [*numbers[:-1], (numbers[-1][0], last)]
+    merged: _Numbers = []
+    for start, stop in sorted([*numbers, (first, last)]):
+        if merged and start <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], stop))
+        else:
+            merged.append((start, stop))
+    return merged
+
+
+def _without(numbers: _Numbers, first: int, last: int) -> _Numbers:
+    left: _Numbers = []
+    for start, stop in numbers:
+        if start < first:
+            left.append((start, min(stop, first - 1)))
+        if stop > last:
+            left.append((max(start, last + 1), stop))
+    return left
