@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ import pexpect
 import psycopg2
 import pytest
 
+from tests.client.model import Model
+from tests.client.server import ModelServer
 from tests.sending import StartSend, command, endpoint, hold_all, send
 from tests.support import LISTEN, PATIENCE, Database, Gateway, wait_until
 
@@ -208,6 +210,34 @@ def test_no_answer_in_time(gateway: Gateway, database: Database) -> None:
     assert done.returncode == 3
     assert b"nothing was answered for 2 s" in done.stderr
     assert b"2 without an answer: stored or not" in done.stderr
+
+
+@pytest.fixture
+def model() -> Iterator[ModelServer]:
+    """A model of a gateway, which can put a stream's HELLO off."""
+    server = ModelServer(Model())
+    yield server
+    server.stop()
+
+
+def test_a_stream_that_is_put_off(start_send: StartSend, model: ModelServer) -> None:
+    """A run says seen= on each new connection; a person is told why nothing moves."""
+    where = f"tcp:127.0.0.1:{model.port}"
+    running = start_send(where, "--stream", "s", "--give-up-after", "6.5")
+    running.write(b"one\ntwo\n")
+    wait_until(lambda: len(model.model.table) == 2, "two messages")
+    model.cut()
+    wait_until(lambda: len(model.model.hellos) == 2, "it is there again")
+    model.model.put_off = lambda: b"-TRY GAP retry=1 :the stream is at #1"
+    model.cut()
+    wait_until(lambda: len(model.model.hellos) > 2, "it is put off")
+    running.write(b"three\n")
+    running.heard("for 5 s (-TRY GAP retry=1 :the stream is at #1); still trying")
+    status, said = running.finish()
+    assert status == 3 and model.model.table == [b"one", b"two"]
+    assert "nothing was answered for 6.5 s (-TRY GAP retry=1 :the stream is at #1)" in said
+    assert model.model.hellos[0] == b"s"
+    assert set(model.model.hellos[1:]) == {b"s seen=2 epoch=e-1"}
 
 
 def test_a_gateway_that_comes_back(

@@ -16,6 +16,8 @@ WORDS: Final = frozenset(("+OK", "+DUP", "+QUE", "-REJ", "-TRY", "-BYE"))
 
 _KEPT: Final = frozenset(("+OK", "+DUP", "+QUE"))
 
+_EPOCH = re.compile(r"[0-9A-Za-z-]{1,64}")
+
 _VALUE = re.compile(r'([^\s="]+)=("(?:[^"\\]|\\.)*"|[^\s"]+)(?: |\Z)')
 
 
@@ -50,7 +52,8 @@ class BufferBroken(ClientError):
 class StreamLost(ClientError):
     """
     The numbers of the gateway and of this client do not fit together any more: another client
-    used the stream, or the database or the buffer was set back. A person must decide.
+    used the stream, the buffer was set back, or the gateway has another database. A person must
+    decide.
     """
 
 
@@ -109,6 +112,13 @@ class Answer:
         """The last number of the stream that is settled, where the gateway says so."""
         text = self.values.get("seq") or ""
         return int(text) if text.isascii() and text.isdigit() else None
+
+    @property
+    def epoch(self) -> str:
+        """The word that a stream's numbers belong to, where the gateway says so."""
+        text = self.values.get("epoch") or ""
+        # It is said again as it is: nothing that would be more than a word.
+        return text if _EPOCH.fullmatch(text) else ""
 
 
 OK: Final = Answer("+OK", raw=b"+OK")

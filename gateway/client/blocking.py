@@ -269,7 +269,8 @@ class BlockingClient:
         while not done():
             now = time.monotonic()
             if until is not None and now >= until:
-                why = "" if self._reason is None else f" ({self._reason})"
+                reason = self._session.put_off or self._reason
+                why = "" if reason is None else f" ({reason})"
                 raise TimeoutError(
                     f"not within {timeout} seconds{why}; {self.unanswered} messages are unanswered"
                     " and are sent on by the next call"

@@ -34,16 +34,17 @@ class Buffer(Protocol):
     @ivar max_bytes: the most that is kept.
     @ivar base: the number before that of the first message ever given; C{None} until the
         gateway has told the stream's state.
+    @ivar epoch: of the stream, as the gateway told it; C{""} where it told none.
     @ivar given: messages ever given.
     @ivar settled: how many of them, from the first on, have their final answer (in a stream).
-    @ivar loose: how many of the last of these were refused, so that their numbers may not be
-        used up.
+    @ivar loose: how many of the last of these may not have used their numbers up.
     @ivar taken: whether another client has taken the stream over since.
     """
 
     size: int
     max_bytes: int
     base: int | None
+    epoch: str
     given: int
     settled: int
     loose: int
@@ -64,11 +65,14 @@ class Buffer(Protocol):
     def note(self, finished: Sequence[Parcel], settled: int, loose: int) -> None:
         """Parcels are finished, and the stream has come so far."""
 
+    def opened(self, base: int, loose: int, epoch: str) -> None:
+        """HELLO was answered: the stream is this client's; safe when this returns."""
+
     def rebase(self, base: int, loose: int = 0) -> None:
         """The numbers are others from now on; safe when this returns."""
 
-    def mark_taken(self, taken: bool) -> None:
-        """Another client has taken the stream over; or it is ours again."""
+    def mark_taken(self) -> None:
+        """Another client has taken the stream over; safe when this returns."""
 
     def close(self) -> None:
         """Let go of the file, if there is one."""
@@ -95,6 +99,7 @@ class MemoryBuffer:
         self.max_bytes = max_bytes
         self.size = 0
         self.base: int | None = None
+        self.epoch = ""
         self.given = 0
         self.settled = 0
         self.loose = 0
@@ -104,6 +109,7 @@ class MemoryBuffer:
         self.taken = False
         self.size = self.given = self.settled = self.loose = 0
         self.base = None
+        self.epoch = ""
         return []
 
     def add(self, route: str, messages: Sequence[bytes]) -> Parcel:
@@ -121,12 +127,16 @@ class MemoryBuffer:
         self.settled = settled
         self.loose = loose
 
+    def opened(self, base: int, loose: int, epoch: str) -> None:
+        self.base, self.loose, self.epoch = base, loose, epoch
+        self.taken = False
+
     def rebase(self, base: int, loose: int = 0) -> None:
         self.base = base
         self.loose = loose
 
-    def mark_taken(self, taken: bool) -> None:
-        self.taken = taken
+    def mark_taken(self) -> None:
+        self.taken = True
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -147,6 +157,7 @@ class DiskBuffer:
         self.max_bytes = max_bytes
         self.size = 0
         self.base: int | None = None
+        self.epoch = ""
         self.given = 0
         self.settled = 0
         self.loose = 0
@@ -193,19 +204,24 @@ class DiskBuffer:
         database.execute(
             "CREATE TABLE IF NOT EXISTS state (one INTEGER PRIMARY KEY CHECK (one = 1),"
             " stream TEXT NOT NULL, base INTEGER, given INTEGER NOT NULL,"
-            " settled INTEGER NOT NULL, loose INTEGER NOT NULL, taken INTEGER NOT NULL)"
+            " settled INTEGER NOT NULL, loose INTEGER NOT NULL, taken INTEGER NOT NULL,"
+            " epoch TEXT NOT NULL DEFAULT '')"
         )
+        columns = database.execute("SELECT name FROM pragma_table_info('state')").fetchall()
+        if ("epoch",) not in columns:
+            # Made by a version before streams had epochs.
+            database.execute("ALTER TABLE state ADD COLUMN epoch TEXT NOT NULL DEFAULT ''")
         row = database.execute(
-            "SELECT stream, base, given, settled, loose, taken FROM state"
+            "SELECT stream, base, given, settled, loose, taken, epoch FROM state"
         ).fetchone()
         rows = database.execute(
             "SELECT ordinal, route, count, size FROM parcel ORDER BY ordinal"
         ).fetchall()
         if row is None or (row[0] != stream and not rows):
             database.execute("DELETE FROM state")
-            database.execute("INSERT INTO state VALUES (1, ?, NULL, 0, 0, 0, 0)", (stream,))
-            row = (stream, None, 0, 0, 0, 0)
-        owner, self.base, self.given, self.settled, self.loose, taken = row
+            database.execute("INSERT INTO state VALUES (1, ?, NULL, 0, 0, 0, 0, '')", (stream,))
+            row = (stream, None, 0, 0, 0, 0, "")
+        owner, self.base, self.given, self.settled, self.loose, taken, self.epoch = row
         self.taken = bool(taken)
         database.execute("COMMIT")
         if owner != stream:
@@ -263,14 +279,22 @@ class DiskBuffer:
             return
         self._finished = []
 
+    def opened(self, base: int, loose: int, epoch: str) -> None:
+        # All in one: neither an epoch with the numbers of another one, nor the other way.
+        self._safely(
+            "UPDATE state SET base = ?, loose = ?, epoch = ?, taken = 0", base, loose, epoch
+        )
+        self.base, self.loose, self.epoch = base, loose, epoch
+        self.taken = False
+
     def rebase(self, base: int, loose: int = 0) -> None:
         self._safely("UPDATE state SET base = ?, loose = ?", base, loose)
         self.base = base
         self.loose = loose
 
-    def mark_taken(self, taken: bool) -> None:
-        self._safely("UPDATE state SET taken = ?", taken)
-        self.taken = taken
+    def mark_taken(self) -> None:
+        self._safely("UPDATE state SET taken = 1")
+        self.taken = True
 
     def read(self, ordinal: int) -> list[bytes]:
         """The messages of a parcel."""
@@ -295,7 +319,7 @@ class DiskBuffer:
             raise BufferBroken(f"{self.path} is closed")
         return self._database
 
-    def _safely(self, sql: str, *values: int) -> None:
+    def _safely(self, sql: str, *values: int | str) -> None:
         try:
             self._commit("FULL", (sql, [values]))
         except sqlite3.Error as error:

@@ -1,7 +1,7 @@
 """
 What a client says first on each connection: who it is, then which stream it sends.
 
-One after the other, since the gateway may ask to be told the first one again later.
+One after the other, since the gateway may ask to be told any of them again later.
 """
 
 from __future__ import annotations
@@ -52,18 +52,37 @@ class Greeting:
             self._steps.append(_HELLO + stream.encode())
         self._left: list[bytes] = []
 
-    def begin(self) -> Question | None:
+    def begin(self, stream: Numbering | None) -> Question | None:
         """
         @return: as L{next}, on a new connection.
         """
         self._left = self._steps[:]
-        return self.next()
+        return self.next(stream)
 
-    def next(self) -> Question | None:
+    def next(self, stream: Numbering | None) -> Question | None:
         """
+        @param stream: tells what HELLO says of it.
         @return: what is to be said now; C{None}: all is said.
         """
-        return Question(self._left.pop(0), own=True) if self._left else None
+        if not self._left:
+            return None
+        step = self._left.pop(0)
+        return Question(step if stream is None else _with_seen(step, stream), own=True)
+
+
+def again(question: Question, stream: Numbering | None) -> Question:
+    """
+    What was said is answered -TRY.
+
+    @return: what is to be said in its place, with what is known by now.
+    """
+    if stream is None or not question.payload.startswith(_HELLO):
+        return question
+    return Question(_with_seen(_HELLO + stream.stream.encode(), stream), own=True)
+
+
+def _with_seen(step: bytes, stream: Numbering) -> bytes:
+    return step + stream.seen if step.startswith(_HELLO) else step
 
 
 def judged(question: Question, answer: Answer, stream: Numbering | None) -> Refused | None:
@@ -78,5 +97,5 @@ def judged(question: Question, answer: Answer, stream: Numbering | None) -> Refu
         return None if answer.kept else Refused(answer, _AUTH.strip())
     if not answer.kept or answer.seq is None or stream is None:
         return Refused(answer, question.payload)
-    stream.greeted(answer.seq)
+    stream.greeted(answer.seq, answer.epoch)
     return None

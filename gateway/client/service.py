@@ -96,6 +96,7 @@ class GatewayClient(Service):
             answer_timeout,
         )
         self._closed = False
+        self._warned = ""
         self._parcels: dict[Parcel, tuple[Deferred[Any], bytes | None]] = {}
         self._questions: dict[Question, Deferred[Question]] = {}
         self._callbacks: dict[str, Callable[[str | None], object]] = {}
@@ -119,8 +120,17 @@ class GatewayClient(Service):
 
     @property
     def trouble(self) -> BaseException | None:
-        """Why the last connection was lost or could not be made."""
-        return self._link.trouble
+        """
+        Why nothing can be sent: what the gateway says where it does not open the stream yet, or
+        why the last connection was lost or could not be made.
+        """
+        put_off = self._session.put_off
+        return self._link.trouble if put_off is None else Closed(str(put_off))
+
+    @property
+    def put_off(self) -> Answer | None:
+        """The -TRY with which the gateway does not open the stream yet; it is asked again."""
+        return self._session.put_off
 
     def send(self, message: bytes, route: str | None = None) -> Deferred[Answer]:
         """
@@ -343,10 +353,23 @@ class GatewayClient(Service):
 
     def turned(self) -> None:
         """The link's: all of one turn was told."""
+        self._warn_put_off()
         if not self._session.unanswered:
             _fire(self._flushes)
         if self._rooms and self._roomy:
             _fire(self._rooms)
+
+    def _warn_put_off(self) -> None:
+        """Say once why nothing moves, and again only when the gateway says something else."""
+        put_off = self._session.put_off
+        if self._session.ready:
+            self._warned = ""
+        elif put_off is not None and put_off.code == "GAP" and str(put_off) != self._warned:
+            self._warned = str(put_off)
+            self._log.warn(
+                "the gateway does not open the stream yet, asking again: {answer}",
+                answer=self._warned,
+            )
 
     def ended(self, failure: ClientError) -> None:
         """The link's, or our own: nothing more will come."""

@@ -12,6 +12,10 @@ the C{-REJ} it got) then tells its fate. After C{-TRY} nothing is sent until all
 flight is answered; then all goes again from there. Without a stream only what was
 answered C{-TRY} is sent again, so that it may be overtaken.
 
+Where HELLO is answered C{-TRY}, the gateway cannot open the stream yet, such as while another
+one still holds in its spool what this client had an answer for. It is asked again and again,
+and everything else waits.
+
 Chunks, not messages: answers are counted, a read of nothing but C{+OK} is one comparison.
 """
 
@@ -33,7 +37,7 @@ from .answers import (
 )
 from .asking import Asking, Params, call
 from .buffer import Buffer
-from .greeting import Greeting, judged
+from .greeting import Greeting, again, judged
 from .outbox import Outbox
 from .parcel import Event, Parcel, Push, Question, Segment, push
 from .patience import Patience
@@ -48,6 +52,8 @@ class Session:
 
     @ivar failure: why it ended for good; nothing is sent any more.
     @ivar goodbye: the last -BYE.
+    @ivar put_off: the last -TRY to what is said first on this connection, until that is taken:
+        why nothing is sent.
     @ivar window: messages without an answer at a time.
     """
 
@@ -98,6 +104,7 @@ class Session:
 
     def _disconnect(self) -> None:
         self._state = _AWAY
+        self.put_off: Answer | None = None
         self._wire: Wire = WIRES[self._framing]()
         self._ok = self._wire.frame(b"+OK")
         # A question whose rows are coming, and how many are missing.
@@ -203,12 +210,12 @@ class Session:
     def connected(self) -> None:
         """A connection is there."""
         self._disconnect()
-        self.open()
-        self._greet(self._greeting.begin())
+        self._greet(self._greeting.begin(self.open().stream))
 
     def _greet(self, question: Question | None) -> None:
         if question is None:
             self._state = _OPEN
+            self.put_off = None
             self._asking.opened()
         else:
             self._state = _GREETING
@@ -343,6 +350,9 @@ class Session:
     def _answered(self, question: Question, answer: Answer, now: float) -> None:
         if answer.word == "-TRY":
             self._patience.later(answer, now)
+            if question.own and question.channel is None:
+                self.put_off = answer
+                question = again(question, self.open().stream)
             self._asking.later(question)
             return
         self._patience.progress()
@@ -357,9 +367,10 @@ class Session:
             self._complete(question)
 
     def _greeted(self, question: Question, answer: Answer) -> None:
-        self.failure = judged(question, answer, self.open().stream)
+        stream = self.open().stream
+        self.failure = judged(question, answer, stream)
         if self.failure is None:
-            self._greet(self._greeting.next())
+            self._greet(self._greeting.next(stream))
 
     def _listing(self, digits: bytes) -> None:
         question = self._flight.popleft() if self._flight else None

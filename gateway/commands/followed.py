@@ -104,8 +104,9 @@ class StreamPlace:
         if first > have:
             raise InputError(
                 f"{self._bookmark.path}: the stream had {first:,} messages, and the gateway has"
-                f" {have:,}: its database was set back; send what is missing by hand, then begin"
-                " with a --stream of another name"
+                f" {have:,}: its database was set back, or another gateway had the rest in its"
+                " spool; look into the table and gateway.dead_letter, send what is missing by hand,"
+                " then begin with a --stream of another name"
             )
         return first
 

@@ -325,7 +325,7 @@ class _Run:
         limit = self._job.give_up_after
         if limit is not None and idle >= limit:
             text = f"nothing was answered for {limit:g} s{self._why()}"
-            if self._sender is None and self._away:
+            if self._sender is None and self._away and self._client.put_off is None:
                 text = f"{self._away}; for {limit:g} s"
             self._end(UNDELIVERED, text)
             self._stop(at_once=True)

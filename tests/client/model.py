@@ -9,6 +9,7 @@ what is said on either side.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -17,15 +18,20 @@ from gateway.framing import FRAMINGS, OVERSIZE
 
 OK = b"+OK"
 
+HELLO = re.compile(rb"(\S+)(?: seen=(0|[1-9][0-9]*)(?: epoch=([0-9A-Za-z-]{1,64}))?)?")
+"""What stands behind the verb."""
+
 
 @dataclass
 class Stream:
     """
     @ivar last: the last number that is settled.
+    @ivar epoch: made up anew where nobody said C{seen=}.
     @ivar refusals: what was refused, by number.
     """
 
     last: int = 0
+    epoch: bytes = b""
     refusals: dict[int, bytes] = field(default_factory=dict)
     owner: Peer | None = None
 
@@ -36,8 +42,9 @@ class Model:
 
     @ivar table: messages stored, in order.
     @ivar fate: gives the answer to a message that may be stored; it is stored for C{+}.
-    @ivar forgets: whether refusals behind which nothing is stored are forgotten with their
-        connection, as by a gateway that is killed.
+    @ivar hellos: what stood behind each HELLO.
+    @ivar put_off: gives the -TRY to a HELLO that says C{seen=}; C{b""}: it can be answered.
+    @ivar epochs: how many there were; C{None}: a gateway of an earlier version, which tells none.
     @ivar token: that it asks for; C{b""}: none.
     @ivar offered: whether it knows AUTH.
     @ivar later: how often it wants to be told the token again later.
@@ -51,7 +58,9 @@ class Model:
         self.table: list[bytes] = []
         self.streams: dict[str, Stream] = {}
         self.fate: Callable[[bytes], bytes] = lambda message: OK
-        self.forgets: Callable[[], bool] = lambda: False
+        self.hellos: list[bytes] = []
+        self.put_off: Callable[[], bytes] = lambda: b""
+        self.epochs: int | None = 0
         self.queries: dict[str, Callable[[object], list[object]]] = {}
         self.peers: list[Peer] = []
         self.denied: set[str] = set()
@@ -90,6 +99,7 @@ class Peer:
         self._model = model
         self._framing = FRAMINGS[model.framing](model.max_frame)
         self._stream: Stream | None = None
+        self._put_off = b""
         self.channels: set[str] = set()
         self.out = bytearray()
         self.closed = False
@@ -164,15 +174,7 @@ class Peer:
         if verb == b"PUT":
             self.say(self._put(payload) if space else b"-REJ FORMAT :PUT takes a route")
         elif verb == b"HELLO":
-            stream = self._model.streams.setdefault(rest.decode(), Stream())
-            if stream.owner is not None and stream.owner is not self:
-                stream.owner.leave(b"-BYE BUSY :another connection took the stream")
-            stream.owner = self
-            if self._model.forgets():
-                while stream.refusals.pop(stream.last, None) is not None:
-                    stream.last -= 1
-            self._stream = stream
-            self.say(b"+OK seq=%d" % stream.last)
+            self.say(self._hello(rest))
         elif verb == b"PING":
             self.say(b"+OK " + rest if rest else OK)
         elif verb == b"LISTEN":
@@ -189,6 +191,33 @@ class Peer:
         else:
             self.say(b"-REJ FORMAT :unknown verb")
 
+    def _hello(self, rest: bytes) -> bytes:
+        model, self._stream, self._put_off = self._model, None, b""
+        said = HELLO.fullmatch(rest)
+        if said is None:
+            return b"-REJ FORMAT :HELLO takes a stream"
+        model.hellos.append(rest)
+        name, seen, epoch = said.groups()
+        stream = model.streams.setdefault(name.decode(), Stream())
+        if stream.owner is not None and stream.owner is not self:
+            stream.owner.leave(b"-BYE BUSY :another connection took the stream")
+        stream.owner = None
+        if seen is not None:
+            self._put_off = model.put_off()
+            if not self._put_off and (
+                stream.last < int(seen) or (epoch is not None and epoch != stream.epoch)
+            ):
+                self._put_off = b"-TRY GAP retry=1 :the stream is at #%d" % stream.last
+            if self._put_off:
+                return self._put_off
+        elif model.epochs is not None:
+            model.epochs += 1
+            stream.epoch = b"e-%d" % model.epochs
+        stream.owner = self
+        self._stream = stream
+        told = b"+OK seq=%d" % stream.last
+        return told if model.epochs is None else told + b" epoch=" + stream.epoch
+
     def _call(self, name: str, arguments: bytes) -> None:
         query = self._model.queries.get(name)
         if query is None:
@@ -202,7 +231,7 @@ class Peer:
     def _put(self, payload: bytes) -> bytes:
         stream = self._stream
         if stream is None:
-            return self._store(payload)
+            return self._put_off or self._store(payload)
         if stream.owner is not self:
             return b"-TRY BUSY :another connection has the stream"
         mark, _, message = payload.partition(b" ")

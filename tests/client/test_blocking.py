@@ -93,6 +93,23 @@ def test_nobody_there(serve: Serve) -> None:
     client.close()
 
 
+def test_a_stream_that_is_put_off_is_told(serve: Serve) -> None:
+    """While the gateway does not open the stream a call ends in time, with the gateway's words."""
+    server = serve()
+    client = BlockingClient("127.0.0.1", server.port, stream="s", timeout=0.3, retry=quickly)
+    client.send(b"1")
+    server.model.put_off = lambda: b"-TRY GAP retry=0.05 :another gateway has the rest"
+    server.cut()
+    with pytest.raises(TimeoutError, match=r"-TRY GAP .*the rest.*1 messages are unanswered"):
+        client.send(b"2")
+    assert len(server.model.hellos) > 2
+    server.model.put_off = lambda: b""
+    client.flush()
+    client.close()
+    assert server.model.table == [b"1", b"2"]
+    assert set(server.model.hellos[1:]) == {b"s seen=1 epoch=e-1"}
+
+
 def test_a_mute_gateway_is_left(serve: Serve) -> None:
     """A connection on which no answer comes is given up, and the message sent over another."""
     server = serve()

@@ -19,6 +19,7 @@ from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.error import ConnectionLost, ConnectionRefusedError
 from twisted.internet.testing import MemoryReactorClock
 from twisted.internet.threads import deferToThread
+from twisted.logger import LogLevel, capturedLogs
 from twisted.python.failure import Failure
 
 from gateway.client.answers import (
@@ -190,6 +191,29 @@ def test_a_stream_is_resumed() -> None:
     bench.connect()
     assert result_of(first).word == "+DUP" and result_of(second).word == "+OK"
     assert bench.model.table == [b"1", b"2"]
+
+
+def test_a_stream_that_is_put_off_is_warned_of_once() -> None:
+    """One warning while the gateway says the same, another when it says something else."""
+    bench = Bench(stream="s")
+    bench.start()
+    assert result_of(bench.client.whenConnected()) is None
+    first, second = b"-TRY GAP retry=1 :it is at #3", b"-TRY GAP retry=1 :it is at #4"
+    said = [first, first, b"-TRY DOWN retry=1 :away", first, second, second]
+    bench.model.put_off = lambda: said.pop(0) if said else b""
+    with capturedLogs() as logs:
+        bench.cut()
+        bench.reactor.advance(1.0)
+        bench.connect()
+        late = bench.client.send(b"1")
+        assert str(bench.client.put_off) == first.decode() == str(bench.client.trouble)
+        for _ in range(100):
+            bench.reactor.advance(1.0)
+            bench.pump()
+    assert bench.client.put_off is None and result_of(late).word == "+OK"
+    warned = [event["answer"] for event in logs if event["log_level"] is LogLevel.warn]
+    assert warned == [first.decode(), second.decode()]
+    assert bench.attempts == 2
 
 
 def test_a_mute_gateway_is_left() -> None:

@@ -125,7 +125,9 @@ def fickle(seed: int, model: Model) -> None:
         return chance.choice([b"+OK", b"+OK", b"+OK", b"+QUE", b"+OK id=7"])
 
     model.fate = fate
-    model.forgets = lambda: chance.random() < 0.5
+    model.put_off = lambda: chance.choice(
+        [b"", b"", b"-TRY GAP retry=1 :elsewhere", b"-TRY DOWN retry=1 :away"]
+    )
 
 
 @settings(max_examples=150, deadline=None)
@@ -211,18 +213,150 @@ def test_without_a_stream_nothing_is_lost(
     assert cuts or len(model.table) == len(good)
 
 
-def test_a_refusal_that_the_gateway_forgets_leaves_no_gap() -> None:
-    """A gateway killed behind a refusal does not know its number any more; the stream goes on."""
+def test_a_client_says_what_it_has_seen() -> None:
+    """The first HELLO says nothing; each one after that the last answered number, and the epoch."""
     model = Model()
-    fickle(1, model)
-    model.forgets = lambda: True
+    wired = Wired(model, stream="s", window=2)
+    wired.session.put("r", [b"1", b"2", b"3"])
+    wired.connect()
+    wired.up()
+    wired.down()
+    wired.up()
+    wired.down(4)
+    wired.cut()
+    wired.settle()
+    wired.cut()
+    wired.settle()
+    assert model.hellos == [b"s", b"s seen=1 epoch=e-1", b"s seen=3 epoch=e-1"]
+    assert model.table == [b"1", b"2", b"3"]
+
+
+def test_refusals_are_seen() -> None:
+    """A refusal used its number up, and is counted by HELLO, also at the very end."""
+    model = Model()
+    model.fate = lambda message: b"-REJ DATA :bad" if message == b"bad" else b"+OK"
     wired = Wired(model, stream="s")
-    for messages in ([b"1", b"bad"], [b"2", b"bad", b"bad"], [b"3"]):
+    wired.session.put("r", [b"1", b"bad", b"bad"])
+    wired.settle()
+    wired.cut()
+    wired.session.put("r", [b"2"])
+    wired.settle()
+    assert model.hellos[-1] == b"s seen=3 epoch=e-1"
+    assert model.table == [b"1", b"2"] and model.streams["s"].last == 4
+
+
+def test_what_is_too_long_at_the_end_is_not_seen() -> None:
+    """Its number may go to the next one, so HELLO counts what came before; others are counted."""
+    model = Model(max_frame=50)
+    wired = Wired(model, stream="s")
+    long = b"x" * 100
+    for messages, hello in (
+        ([b"1", long, long], b"s seen=1 epoch=e-1"),
+        ([b"2", long, b"3"], b"s seen=3 epoch=e-1"),
+    ):
         wired.session.put("r", messages)
         wired.settle()
         wired.cut()
-    assert wired.session.failure is None and model.table == [b"1", b"2", b"3"]
-    assert model.streams["s"].last == 3
+        wired.settle()
+        assert model.hellos[-1] == hello
+    assert model.table == [b"1", b"2", b"3"] and model.streams["s"].last == 3
+
+
+@pytest.mark.parametrize("why", [b"-TRY GAP retry=3 :elsewhere", b"-TRY DOWN retry=3 :away"])
+def test_a_hello_that_is_put_off_is_said_again(why: bytes) -> None:
+    """Nothing is sent and nothing is given up meanwhile; after retry= seconds it is asked again."""
+    model = Model()
+    wired = Wired(model, stream="s")
+    wired.session.put("r", [b"1"])
+    wired.settle()
+    wired.cut()
+    model.put_off = lambda: why
+    wired.session.put("r", [b"2", b"3"])
+    wired.connect()
+    wired.up()
+    wired.down()
+    for tries in (2, 3, 4):
+        assert model.hellos[1:] == [b"s seen=1 epoch=e-1"] * (tries - 1)
+        assert str(wired.session.put_off) == why.decode()
+        assert wired.session.failure is None and not wired.session.leaving
+        assert not wired.session.ready and wired.session.unanswered == 2
+        assert wired.session.wait(wired.now) == 3.0
+        assert wired.session.output(wired.now + 2.9) == b""
+        wired.now += 3.0
+        wired.up()
+        wired.down()
+    model.put_off = lambda: b""
+    wired.settle()
+    assert wired.session.put_off is None and wired.session.ready
+    assert model.table == [b"1", b"2", b"3"]
+
+
+def test_a_goodbye_with_gap_is_no_end() -> None:
+    """-BYE GAP to a PUT: over the next connection it is put off until the gateway can go on."""
+    model = Model()
+    wired = Wired(model, stream="s")
+    wired.session.put("r", [b"1"])
+    wired.settle()
+    wired.session.put("r", [b"2"])
+    wired.session.output(wired.now)
+    assert wired.peer is not None
+    wired.peer.leave(b"-BYE GAP :the database is behind")
+    wired.down()
+    assert wired.session.leaving and wired.session.failure is None
+    wired.cut()
+    answers = [b"-TRY GAP retry=1 :behind", b"-TRY GAP retry=1 :behind"]
+    model.put_off = lambda: answers.pop() if answers else b""
+    wired.settle()
+    assert model.hellos == [b"s", *[b"s seen=1 epoch=e-1"] * 3]
+    assert model.table == [b"1", b"2"]
+
+
+def test_a_hello_that_is_put_off_is_over_with_its_connection() -> None:
+    """A connection lost meanwhile is another reason; over the next one it is said again."""
+    model = Model()
+    wired = Wired(model, stream="s")
+    wired.settle()
+    wired.cut()
+    model.put_off = lambda: b"-TRY GAP retry=1 :elsewhere"
+    wired.connect()
+    wired.up()
+    wired.down()
+    assert wired.session.put_off is not None
+    wired.cut()
+    assert wired.session.put_off is None
+    model.put_off = lambda: b""
+    wired.session.put("r", [b"1"])
+    wired.settle()
+    assert model.table == [b"1"]
+
+
+def test_a_gateway_that_tells_no_epoch_is_told_none() -> None:
+    """Of an earlier version's HELLO only the number is known; a later one's epoch is taken."""
+    model = Model()
+    model.epochs = None
+    wired = Wired(model, stream="s")
+    for messages in ([b"1"], [b"2"]):
+        wired.session.put("r", messages)
+        wired.settle()
+        wired.cut()
+    model.epochs = 0
+    model.streams["s"].epoch = b"e"
+    for _ in range(2):
+        wired.settle()
+        wired.cut()
+    assert model.hellos == [b"s", b"s seen=1", b"s seen=2", b"s seen=2 epoch=e"]
+
+
+def test_an_epoch_that_is_no_word_is_not_said_again() -> None:
+    """What would be more than one word of the next HELLO is taken as none."""
+    for epoch in ('"a b"', r'"a\nPUT r x"', "null", "x" * 65, "ä"):
+        session = Session(MemoryBuffer(), lambda attempt: 0.1, stream="s")
+        session.connected()
+        session.output(0.0)
+        session.receive(f"+OK seq=0 epoch={epoch}\n".encode(), 0.0)
+        session.lost()
+        session.connected()
+        assert session.output(0.0) == b"HELLO s seen=0\n"
 
 
 @pytest.mark.parametrize("framing", ["line", "netstring", "octet-counted"])
@@ -273,20 +407,101 @@ def test_what_was_in_doubt_is_unknown_without_resending() -> None:
 
 @pytest.mark.parametrize(("last", "hint"), [(3, "set back"), (7, "another client")])
 def test_a_stream_that_does_not_fit_is_lost(last: int, hint: str) -> None:
-    """A number behind what was answered, or beyond what was sent: the client stops and says why."""
-    model = Model()
-    wired = Wired(model, stream="s")
+    """+OK behind what was answered, or beyond what was sent: the client stops and says why."""
+    wired = Wired(Model(), stream="s")
     wired.session.put("r", [b"x"] * 5)
     wired.settle()
     wired.cut()
-    model.streams["s"].last = last
     wired.connect()
-    wired.up()
+    assert wired.session.output(wired.now) == b"HELLO s seen=5 epoch=e-1\n"
     with pytest.raises(StreamLost, match=hint):
-        wired.down()
+        wired.session.receive(b"+OK seq=%d epoch=e-1\n" % last, wired.now)
     assert isinstance(wired.session.failure, StreamLost)
     with pytest.raises(StreamLost):
         wired.session.put("r", [b"y"])
+
+
+def test_a_database_that_was_set_back_is_waited_for() -> None:
+    """A gateway that is behind what was answered tells no number: messages wait, none is lost."""
+    model = Model()
+    wired = Wired(model, stream="s")
+    wired.session.put("r", [b"1", b"2", b"3"])
+    wired.settle()
+    wired.cut()
+    model.streams["s"].last = 1
+    wired.session.put("r", [b"4"])
+    wired.connect()
+    for _ in range(5):
+        wired.up()
+        wired.down()
+        wired.now += 1.0
+    assert wired.session.failure is None and wired.session.unanswered == 1
+    assert wired.session.put_off is not None and "#1" in str(wired.session.put_off)
+    model.streams["s"].last = 3
+    wired.settle()
+    assert model.table == [b"1", b"2", b"3", b"4"]
+
+
+def owing(model: Model, **options: object) -> Wired:
+    """A client with #1 answered, #2 and #3 in flight, and its connection lost."""
+    wired = Wired(model, stream="s", **options)
+    wired.session.put("r", [b"1"])
+    wired.settle()
+    wired.session.put("r", [b"2", b"3"])
+    assert wired.session.output(wired.now) == b"PUT r #2 2\nPUT r #3 3\n"
+    wired.cut()
+    return wired
+
+
+def test_a_number_of_another_epoch_says_nothing_of_what_is_owed() -> None:
+    """Numbers in flight that another epoch covers may be another client's: nothing is guessed."""
+    wired = owing(Model())
+    wired.connect()
+    wired.session.output(wired.now)
+    with pytest.raises(StreamLost, match=r"another client took it over.* 2 and those after it"):
+        wired.session.receive(b"+OK seq=2 epoch=other\n", wired.now)
+    assert wired.session.unanswered == 2
+
+
+def test_what_is_owed_goes_on_in_another_epoch_that_does_not_cover_it() -> None:
+    """Where the new epoch has none of the numbers in flight, all are sent, and it is said."""
+    model = Model()
+    wired = owing(model)
+    model.streams["s"].epoch = b"other"
+    wired.connect()
+    wired.session.output(wired.now)
+    wired.session.receive(b"+OK seq=1 epoch=other\n", wired.now)
+    assert wired.session.output(wired.now) == b"PUT r #2 2\nPUT r #3 3\n"
+    wired.cut()
+    wired.settle()
+    assert model.hellos[-1] == b"s seen=1 epoch=other" and model.table == [b"1", b"2", b"3"]
+
+
+@pytest.mark.parametrize("theirs", [0, 1, 2])
+def test_a_stream_taken_over_while_messages_are_owed(theirs: int) -> None:
+    """No epoch is said; if the newer client stored nothing it goes on, else nothing is guessed."""
+    model = Model()
+    old, new = Wired(model, stream="s", takeover="retry"), Wired(model, stream="s")
+    old.session.put("r", [b"1"])
+    old.settle()
+    old.session.put("r", [b"2", b"3"])
+    old.session.output(0.0)
+    new.session.put("r", [b"new"] * theirs)
+    new.settle()
+    old.down()
+    old.cut()
+    if theirs:
+        with pytest.raises(StreamLost, match="another client took it over"):
+            old.settle()
+        assert model.hellos[-1] == b"s seen=1"
+        assert model.table == [b"1", *[b"new"] * theirs]
+        return
+    old.settle()
+    assert model.hellos[-1] == b"s seen=1"
+    assert model.table == [b"1", b"2", b"3"]
+    old.cut()
+    old.settle()
+    assert model.hellos[-1] == b"s seen=3 epoch=e-2"
 
 
 def test_a_new_client_goes_on_where_the_stream_is() -> None:
