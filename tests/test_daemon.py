@@ -290,7 +290,7 @@ def test_database_down_at_the_start(on_outage: str, early: bytes, tmp_path: Path
         server.restart()
         gateway.wait_ready()
         if on_outage == "spool":
-            gateway.wait_log("spool: empty, 1 messages are stored")
+            gateway.wait_log("spool: empty, its 1 messages are stored")
         peer.send(b"now\n")
         assert peer.read_lines(1) == [b"+OK"]
         stored = Database(server.embedded.dsn).bodies()

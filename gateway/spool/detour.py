@@ -81,6 +81,7 @@ class SpoolDetour:
         self._taking = 0
         self._flowing = False
         self._said = ""
+        self._waited = False
         self._bug_said = ""
         self._full = False
         self._credit = 0
@@ -385,18 +386,21 @@ class SpoolDetour:
         """
         All that could be stored is.
         """
-        if not self._said:
+        left = self._spool.messages
+        if not self._said and (left or not self._waited):
             return
         self._said = ""
-        stored, known, buried = self._drain.forget()
-        left = self._spool.messages
+        self._waited = left > 0
+        drain = self._drain
         self._log.info(
-            "spool: {state}, {stored} messages are stored{known}{buried}; answers are +OK again",
-            state=f"{left} messages wait in {self._spool.path}" if left else "empty",
-            stored=stored,
-            known=f", {known} were stored by another way" if known else "",
-            buried=f", {buried} refused and kept as dead letters" if buried else "",
+            "spool: {state} {stored} messages are stored{known}{buried}; answers are +OK again",
+            state=f"{left} messages wait in {self._spool.path}," if left else "empty, its",
+            stored=drain.stored,
+            known=f", {drain.known} were stored by another way" if drain.known else "",
+            buried=f", {drain.buried} refused and kept as dead letters" if drain.buried else "",
         )
+        if not left:
+            drain.forget()
 
     def _say_away(self, reason: str) -> None:
         if reason and not self._said and not self._stopping:

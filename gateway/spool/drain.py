@@ -353,17 +353,12 @@ class Drain:
                 text=outcome.text,
             )
 
-    def forget(self) -> tuple[int, int, int]:
+    def forget(self) -> None:
         """
-        The next time every reason is told again.
-
-        @return: how many messages were stored since the last time, were there already, and
-            became dead letters.
+        Count from zero; the next time every reason is told again.
         """
-        counts = self.stored, self.known, self.buried
         self.stored = self.known = self.buried = 0
         self._said.clear()
-        return counts
 
 
 def _sorted(batch: Batch, standings: Mapping[str, Standing]) -> tuple[Batch | None, int]:

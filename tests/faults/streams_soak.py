@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import subprocess
 import sys
 import tempfile
 import threading
@@ -196,7 +197,10 @@ class Site:
         self.start()
 
     def restart(self) -> None:
-        self.gateway.terminate()
+        try:
+            self.gateway.terminate()
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"it does not stop:\n{self.gateway.log[-4000:]}") from None
         self.start()
 
     def cut_off(self, seconds: float) -> None:

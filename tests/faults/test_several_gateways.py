@@ -178,7 +178,7 @@ def test_hello_is_not_answered_from_memory(sites: tuple[Site, Site], database: D
     said = a.talk(f"HELLO s seen=2 epoch={epoch}", put(3), put(4), put(5))
     assert said == [f"+OK seq=2 epoch={epoch}", *["+QUE"] * 3]
     a.join()
-    a.gateway.wait_log("spool: empty, 1 messages are stored, 2 were stored by another way")
+    a.gateway.wait_log("spool: empty, its 1 messages are stored, 2 were stored by another way")
     assert b.talk(f"HELLO s seen=5 epoch={epoch}") == [f"+OK seq=5 epoch={epoch}"]
     assert database.bodies() == [f"m{n}" for n in range(1, 6)]
     assert not database.column(LETTERS)

@@ -9,7 +9,6 @@ import re
 import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import pytest
 
@@ -47,6 +46,7 @@ class Streamer(threading.Thread):
         super().__init__(daemon=True)
         self.answers: dict[int, bytes] = {}
         self.settled = 0
+        self._seen = b""
         self.fault = ""
         self._where = where
         self._put = put
@@ -61,11 +61,12 @@ class Streamer(threading.Thread):
 
     def _converse(self, peer: Peer) -> None:
         try:
-            peer.send(b"HELLO s\n")
-            greeting = peer.read_lines(1)[0]
-            if not greeting.startswith(b"+OK seq="):
-                raise OSError(greeting)
-            seq = int(greeting.removeprefix(b"+OK seq="))
+            peer.send(b"HELLO s%b\n" % (self._seen and self._seen % self.settled))
+            greeting = re.fullmatch(rb"\+OK seq=(\d+) (epoch=\S+)", peer.read_lines(1)[0])
+            if greeting is None:
+                raise OSError("put off")
+            seq = int(greeting[1])
+            self._seen = b" seen=%d " + greeting[2]
             if seq < self.settled:
                 self.fault = f"back at {seq}, {self.settled} are settled"
             # What has no answer is sent again, and so is told what became of it.
@@ -132,7 +133,7 @@ def test_a_reply_is_lost(
     database.execute("ALTER TABLE messages ADD CONSTRAINT few CHECK (body <> 'm13')")
     peer = gateway.connect("commands")
     peer.send(b"HELLO s\nPUT messages #1 m1\n")
-    assert peer.read_lines(2) == [b"+OK seq=0", b"+OK"]
+    assert [answer[:9] for answer in peer.read_lines(2)] == [b"+OK seq=0", b"+OK"]
     proxy.tell(f"drop-reply-to {pattern}")
     last = 20 if pattern == "gw_block" else 10
     peer.send(b"".join(put(number) + b"\n" for number in range(2, last + 1)))
@@ -145,8 +146,9 @@ def test_a_reply_is_lost(
     # Whoever did not hear of it hears the same again.
     again = gateway.connect("commands")
     again.send(b"HELLO s\n" + b"".join(put(number) + b"\n" for number in range(1, last + 2)))
-    assert again.read_lines(last + 2) == [
-        b"+OK seq=%d" % last,
+    greeting, *told = again.read_lines(last + 2)
+    assert greeting.startswith(b"+OK seq=%d epoch=" % last)
+    assert told == [
         *[answers[n - 2] if n == 13 else b"+DUP" for n in range(1, last + 1)],
         b"+OK",
     ]
@@ -184,46 +186,11 @@ def test_killed_and_cut_off(
         assert_quiet(gateway)
 
 
-def test_two_gateways(
-    start_gateway: Start, start_proxy: StartProxy, database: Database, tmp_path: Path
-) -> None:
-    """
-    A stream that goes from gateway to gateway, one of them cut off with some of it in its
-    spool: each message is stored once, whoever brings it.
-    """
-    proxy = start_proxy(database.dsn)
-    gateways = []
-    for name, dsn in (("a", proxy.dsn(database.dsn)), ("b", database.dsn)):
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "gateway.toml").write_text(f"[database]\ndsn = '''{dsn}'''\n{COMMANDS}")
-        gateways.append(start_gateway("--config", "gateway.toml", cwd=folder))
-    cut_off, other = (gateway.connect("commands") for gateway in gateways)
-    cut_off.send(b"HELLO s\nPUT messages #1 m1\n")
-    assert cut_off.read_lines(2) == [b"+OK seq=0", b"+OK"]
-    proxy.tell("refuse")
-    proxy.tell("reset")
-    cut_off.send(b"PUT messages #2 m2\nPUT messages #3 m3\n")
-    assert cut_off.read_lines(2) == [b"+QUE"] * 2
-    # The other one cannot know of those; the peer sends them there again.
-    other.send(b"HELLO s\nPUT messages #2 m2\n")
-    assert other.read_lines(2) == [b"+OK seq=1", b"+OK"]
-    proxy.tell("accept")
-    gateways[0].wait_log("spool: empty")
-    assert database.bodies() == ["m1", "m2", "m3"]
-    other.send(b"PUT messages #3 m3\nPUT messages #4 m4\n")
-    assert other.read_lines(2) == [b"+DUP", b"+OK"]
-    cut_off.send(b"PUT messages #4 m4\n")
-    assert cut_off.read_lines(1)[0].startswith(b"-BYE BUSY")
-    assert database.bodies() == ["m1", "m2", "m3", "m4"]
-    for peer in (cut_off, other):
-        peer.close()
-    for gateway in gateways:
-        assert_quiet(gateway)
-
-
 def test_hello_from_the_spool(own_server: TemporaryServer, start_gateway: Start) -> None:
-    """A gateway that starts while the database is away knows of its streams by its spool."""
+    """
+    A gateway that starts while the database is away knows of its streams by its spool, and goes
+    on for a peer that says what it has seen.
+    """
     dsn = own_server.embedded.dsn
     folder = own_server.embedded.data.parent / "gateway"
     folder.mkdir()
@@ -231,7 +198,9 @@ def test_hello_from_the_spool(own_server: TemporaryServer, start_gateway: Start)
     first = start_gateway("--config", "gateway.toml", cwd=folder)
     peer = first.connect("commands")
     peer.send(b"HELLO s\nPUT messages #1 m1\n")
-    assert peer.read_lines(2) == [b"+OK seq=0", b"+OK"]
+    greeting, stored = peer.read_lines(2)
+    assert greeting.startswith(b"+OK seq=0 epoch=") and stored == b"+OK"
+    epoch = greeting.partition(b" epoch=")[2]
     own_server.stop()
     peer.send(b"PUT messages #2 m2\nPUT messages #3 m3\n")
     assert peer.read_lines(2) == [b"+QUE"] * 2
@@ -241,10 +210,14 @@ def test_hello_from_the_spool(own_server: TemporaryServer, start_gateway: Start)
     second = Gateway(("--config", "gateway.toml"), folder)
     try:
         other = second.connect("commands")
-        other.send(b"HELLO t\nHELLO s\nPUT messages #3 m3\nPUT messages #4 m4\n")
-        answers = other.read_lines(4)
-        assert re.match(rb"-TRY DOWN retry=1 :.*how far the stream is", answers[0])
-        assert answers[1:] == [b"+OK seq=3", b"+DUP", b"+QUE"]
+        other.send(
+            b"HELLO t\nHELLO s\nHELLO s seen=3 epoch=%b\n" % epoch
+            + b"PUT messages #3 m3\nPUT messages #4 m4\n"
+        )
+        answers = other.read_lines(5)
+        for answer in answers[:2]:
+            assert re.match(rb"-TRY DOWN retry=1 :.*how far the stream is", answer)
+        assert answers[2:] == [b"+OK seq=3 epoch=" + epoch, b"+DUP", b"+QUE"]
         own_server.restart()
         wait_stored(Database(dsn), 4)
         second.wait_log("spool: empty")
