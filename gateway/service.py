@@ -246,8 +246,11 @@ class GatewayService(Service):
             closing.addErrback(lambda failure: failure.trap(StoreError))
             # Where it fails or takes too long, some rows of a few bytes stay behind.
             await self._within(_GOODBYE, lambda: closing.called)
-        self._queries.close()
-        self._pool.close()
+        for close in (self._queries.close, self._pool.close):
+            try:
+                close()
+            except Exception:  # noqa: BLE001 - what follows has to be closed all the same
+                self._log.failure("closing a connection to the database failed")
         if self._detour is not None:
             await self._detour.stop()
         if self._spool is not None:
