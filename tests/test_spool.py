@@ -608,6 +608,20 @@ def test_what_was_put_last() -> None:
     assert backlog.of("t") is None
 
 
+def test_a_stream_whose_disk_failed() -> None:
+    """What a failing disk may have kept leaves open which numbers are there: HELLO is not answered
+    by them any more, and what follows still goes behind them, until the file is opened again."""
+    backlog, stream = SpoolBacklog(), Stream("s", "e")
+    kept = numbered(stream, 1, b"a")
+    backlog.put(kept, True)
+    backlog.doubt(numbered(stream, 2, b"b"))
+    assert backlog.of("s") is None and "s" in backlog
+    again = SpoolBacklog()
+    again.reset([kept])
+    found = again.of("s")
+    assert found is not None and found.numbers == {"e": ((1, 1),)}
+
+
 def test_refusals_go_with_their_numbers() -> None:
     """What was said of a refused number is told in its epoch, as long as that is there, and no
     longer: the same number may be another message's then."""

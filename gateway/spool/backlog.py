@@ -26,6 +26,7 @@ class SpoolBacklog:
         self._numbers: dict[str, dict[str, _Numbers]] = {}
         self._refusals: dict[tuple[str, str], dict[int, Outcome]] = {}
         self._last: dict[str, tuple[str, int]] = {}
+        self._doubtful: set[str] = set()
 
     def __contains__(self, stream: str) -> bool:
         return stream in self._numbers
@@ -35,14 +36,21 @@ class SpoolBacklog:
 
     def of(self, stream: str) -> Waiting | None:
         """
-        @return: C{None} where there is nothing of the stream.
+        @return: C{None} where there is nothing of the stream that HELLO could be answered by.
         """
         numbers = self._numbers.get(stream)
-        if numbers is None:
+        if numbers is None or stream in self._doubtful:
             return None
         kept = {epoch: tuple(found) for epoch, found in numbers.items()}
         refusals = {epoch: dict(self._refusals.get((stream, epoch), {})) for epoch in numbers}
         return Waiting(kept, refusals, self._last[stream])
+
+    def doubt(self, batch: Batch) -> None:
+        """
+        A record of this batch may be in the spool, since its disk failed: which numbers of its
+        streams are there is not known until the file is opened again.
+        """
+        self._doubtful |= batch.streams
 
     def reset(self, batches: Iterable[Batch]) -> None:
         """

@@ -359,6 +359,7 @@ class Drain:
         """
         self.stored = self.known = self.buried = 0
         self._said.clear()
+        self._told.clear()
 
 
 def _sorted(batch: Batch, standings: Mapping[str, Standing]) -> tuple[Batch | None, int]:

@@ -190,7 +190,11 @@ class Spool:
         def append(file: SpoolFile) -> None:
             file.append(batch.route, behind, rows_of(batch), pack(batch), stream)
 
-        await self._ask(append, max(1, size))
+        try:
+            await self._ask(append, max(1, size))
+        except SpoolUnknown:
+            self.backlog.doubt(batch)
+            raise
         self.backlog.put(batch, last=True)
 
     async def next(
