@@ -1,0 +1,354 @@
+"""
+Rules taken out of the gateway one at a time, each of which the simulator must miss.
+
+    python -m tests.simulation.mutations                # all
+    python -m tests.simulation.mutations NAME ...       # these
+
+Each is a replacement in the source, made in a copy of the package in a temporary folder;
+the simulator runs on it until it finds something. Exits with 1 where it finds nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+ROOT: Final = Path(__file__).parents[2]
+
+SECONDS: Final = 300
+"""How long one is looked for."""
+
+
+class Replacement(NamedTuple):
+    """
+    A change of the source.
+
+    @ivar file: below C{gateway/}.
+    @ivar old: that must be there once.
+    """
+
+    file: str
+    old: str
+    new: str
+
+
+class Mutation(NamedTuple):
+    """
+    A rule that is taken out.
+    """
+
+    name: str
+    text: str
+    replacements: Sequence[Replacement]
+
+
+MUTATIONS: Final = (
+    # The seven faults that were seen before these rules.
+    Mutation(
+        "fault-1",
+        "HELLO without seen is answered from memory in an outage",
+        [
+            Replacement(
+                "streams.py",
+                "known = None if seen is None else _known(before, waiting, seen.number)\n"
+                "            if seen is None or known is None:",
+                "known = _known(before, waiting, 0 if seen is None else seen.number)\n"
+                "            if known is None:",
+            ),
+            Replacement(
+                "streams.py",
+                "if last < seen.number or seen.epoch not in",
+                "if seen is not None and (last < seen.number or seen.epoch not in",
+            ),
+            Replacement("streams.py", '("", epoch):', '("", epoch)):'),
+        ],
+    ),
+    Mutation(
+        "fault-2",
+        "HELLO is answered +OK whatever seen says",
+        [
+            Replacement(
+                "memory.py",
+                "elif end < seen.number or (seen.epoch and seen.epoch != epoch):",
+                "elif False:",
+            )
+        ],
+    ),
+    Mutation(
+        "fault-3",
+        "what was queued moves the mark wherever that is behind",
+        [
+            Replacement(
+                "memory.py",
+                "current and mark == move.first - 1)",
+                "current and (mark == move.first - 1 or (claim is None and mark < move.first)))",
+            )
+        ],
+    ),
+    Mutation(
+        "fault-4",
+        "what was queued begins a stream that the database has lost",
+        [
+            Replacement(
+                "memory.py",
+                "if kept is None and claim is None and move.first == 1:",
+                "if kept is None and claim is None:\n"
+                "                standings.pop(name, None)\n"
+                "                continue\n"
+                "            if False:",
+            )
+        ],
+    ),
+    Mutation(
+        "fault-5",
+        "a refusal of the gateway's own is told before it is durable",
+        [
+            Replacement(
+                "batch.py",
+                "if outcome.word is Word.REJ and (chunk.stream is not None or bury):",
+                "if outcome.word is Word.REJ and bury:",
+            )
+        ],
+    ),
+    Mutation(
+        "fault-6",
+        "a refusal is remembered, although the database does not agree",
+        [
+            Replacement(
+                "streams.py",
+                "            stream = _claimed(name, claim, waiting)\n",
+                "            stream = _claimed(name, claim, waiting)\n"
+                "            stream.refusals.update({} if before is None else before.refusals)\n",
+            )
+        ],
+    ),
+    Mutation(
+        "fault-7",
+        "lanes of statements that may be in flight are forgotten after the next start",
+        [
+            Replacement(
+                "spool/detour.py",
+                "[lane for lane in self._drain.lanes if lane not in self._spool.inherited]",
+                "list(self._drain.lanes)",
+            )
+        ],
+    ),
+    # Other rules of the design.
+    Mutation(
+        "no-epochs",
+        "a stream has one epoch for ever",
+        [
+            Replacement("memory.py", '                epoch = ""\n', "                pass\n"),
+            Replacement("memory.py", "(seen.epoch and seen.epoch != epoch)", "False"),
+        ],
+    ),
+    Mutation(
+        "pieces-without-fence",
+        "a record is taken apart, or becomes a dead letter, and its fence is left to be used",
+        [Replacement("spool/drain.py", "        if not void:\n", "        if False:\n")],
+    ),
+    Mutation(
+        "known-by-number",
+        "what is queued is dropped as known because its number is",
+        [
+            Replacement(
+                "spool/drain.py",
+                "if standing.holds(number, piece.chunk.frames[row]):",
+                "if True:",
+            )
+        ],
+    ),
+    Mutation(
+        "seen-alone",
+        "an outage's HELLO is answered whatever seen says",
+        [Replacement("streams.py", "if last < seen.number or", "if")],
+    ),
+    Mutation(
+        "epoch-unseen",
+        "an outage's HELLO is answered in whatever epoch",
+        [Replacement("streams.py", ' or seen.epoch not in ("", epoch):', ":")],
+    ),
+    Mutation(
+        "void-forgotten",
+        "what was read with a message that is not stored is stored behind it",
+        [
+            Replacement(
+                "batch.py",
+                "self._series = stream.series if first < stream.next or stream.loose else -1",
+                "self._series = stream.series",
+            )
+        ],
+    ),
+    Mutation(
+        "fences-shared",
+        "a fence that went to the spool is used again",
+        [
+            Replacement(
+                "lane.py",
+                "                        if unknown:\n"
+                "                            # The fence is the spool's now.\n",
+                "                        if False:\n"
+                "                            # The fence is the spool's now.\n",
+            )
+        ],
+    ),
+    Mutation(
+        "held-whole",
+        "a stream that waits keeps what it waits for from being stored",
+        [Replacement("spool/drain.py", "and move.first > held.missing", "and move.first > 0")],
+    ),
+    Mutation(
+        "fences-shared-together",
+        "a fence that went to the spool with others is used again",
+        [
+            Replacement(
+                "together.py",
+                "            # The fence is the spool's now.\n"
+                "            self._fences.renew(batch.route)\n",
+                "",
+            )
+        ],
+    ),
+    Mutation(
+        "unknown-guessed",
+        "a batch whose fate is open is written again behind another fence",
+        [
+            Replacement(
+                "lane.py",
+                "                unknown = True\n                company.unknown += 1\n",
+                "                self._fences.renew(route)\n"
+                "                fence = self._fences.next(route)\n",
+            )
+        ],
+    ),
+    Mutation(
+        "doubt-forgotten",
+        "an outage's HELLO is answered from a stream whose last messages have no known fate",
+        [Replacement("stream.py", "                self.sure = False\n", "                pass\n")],
+    ),
+    Mutation(
+        "void-written",
+        "what comes behind a message that is not stored is stored",
+        [Replacement("batch.py", "        if not self.void:\n", "        if True:\n")],
+    ),
+    Mutation(
+        "taken-over-at-once",
+        "a stream is opened while an earlier connection's messages are in flight",
+        [Replacement("streams.py", "if stream is not None and stream.busy:", "if False:")],
+    ),
+    Mutation(
+        "unresolved",
+        "batches of a commit whose fate is open are written again one by one",
+        [
+            Replacement(
+                "together.py",
+                "stored = await company.store.resolve(batches[0], fences[0]) is not None",
+                "stored = False",
+            )
+        ],
+    ),
+    Mutation(
+        "refused-lost",
+        "a message that is refused in the spool is not kept as a dead letter",
+        [
+            Replacement(
+                "spool/drain.py",
+                "        if faults:\n            await self._keep(parcel, faults)\n        else:\n"
+                "            await self._spool.remove(parcel)",
+                "        await self._spool.remove(parcel)",
+            )
+        ],
+    ),
+    # What the simulator found while these rules were built.
+    Mutation(
+        "let-in-mid-pass",
+        "a route that was left out is let in again in the middle of a pass of the spool",
+        [Replacement("spool/detour.py", "self._passed |= {", "self._passed = {")],
+    ),
+    Mutation(
+        "rows-unsorted",
+        "rows of a record are put aside in front of its refusals, whatever their numbers",
+        [Replacement("spool/drain.py", "    rows.sort(key=itemgetter(0))\n", "")],
+    ),
+    Mutation(
+        "spool-hole-told",
+        "an outage's HELLO tells the last number in the spool, over a hole",
+        [
+            Replacement(
+                "streams.py",
+                "return epoch, reached(seen, waiting.numbers.get(epoch, ()))",
+                "return epoch, last",
+            )
+        ],
+    ),
+    Mutation(
+        "probe-forgotten",
+        "a route that closes again while it is probed has no count of failures",
+        [Replacement("gate.py", "self._failures.pop(route, None)", "del self._failures[route]")],
+    ),
+)
+
+
+def main(names: Sequence[str]) -> int:
+    known = {mutation.name: mutation for mutation in MUTATIONS}
+    if unknown := set(names) - set(known):
+        print(f"no mutation {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+        return 2
+    missed = 0
+    for name in names or known:
+        mutation = known[name]
+        started = time.monotonic()
+        found, count = run(mutation)
+        taken = time.monotonic() - started
+        missed += not found
+        print(
+            f"{name:22s} {count:7d} schedules {taken:6.1f} s  {found or 'NOT FOUND'}"
+            f"\n{'':22s} ({mutation.text})",
+            flush=True,
+        )
+    return int(missed > 0)
+
+
+def run(mutation: Mutation) -> tuple[str, int]:
+    """
+    Run the simulator on a gateway without a rule.
+
+    @return: what it finds, and in how many schedules.
+    """
+    with tempfile.TemporaryDirectory(prefix="gateway-mutation-") as folder:
+        copy = Path(folder)
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / "gateway", copy / "gateway", ignore=ignore)
+        (copy / "tests").symlink_to(ROOT / "tests")
+        for file, old, new in mutation.replacements:
+            path = copy / "gateway" / file
+            text = path.read_text()
+            if text.count(old) != 1:
+                raise SystemExit(f"{mutation.name}: {text.count(old)} times in {file}: {old}")
+            path.write_text(text.replace(old, new))
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.simulation", "--first", "1", "--seconds", f"{SECONDS}"],
+            cwd=copy,
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": folder},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+    counts = re.findall(r"^(\d+) schedules", done.stdout, re.MULTILINE)
+    found = re.search(r"^seed \d+: (.*)", done.stdout, re.MULTILINE)
+    if done.returncode == 0:
+        return "", int(counts[-1])
+    return found[1] if found else done.stdout[-500:], int(counts[-1]) if counts else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,243 @@
+"""
+One gateway: the real writer, lanes, streams, spool and protocol, put together as
+L{gateway.tap} does it, on a simulated database, disk, clock and network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+
+from gateway.access import Access
+from gateway.channels import Channels
+from gateway.company import backoff
+from gateway.conversation import CommandDialect
+from gateway.errors import StoreError
+from gateway.factory import PeerFactory
+from gateway.farewell import STOPPING
+from gateway.gate import Gates
+from gateway.pressure import Pressure
+from gateway.protocol import PeerProtocol
+from gateway.query import Told
+from gateway.reply import Code, Words, refused
+from gateway.spool.detour import SpoolDetour
+from gateway.spool.queue import Spool
+from gateway.streams import Streams
+from gateway.verifier import Verifier
+from gateway.writer import Writer
+from tests.in_memory import MemoryNotifier
+from tests.simulation.connection import Connection
+from tests.simulation.database import ANSWER_TIMEOUT, Database, SimulatedStore
+from tests.simulation.spool_file import Disk, DiskThread, MemorySpoolFile
+from tests.simulation.world import World
+
+ROUTES: Final = ("one", "two")
+
+DEAD_LETTERS: Final = frozenset({"two"})
+"""Routes whose refused messages are kept."""
+
+_ADDRESS: Final = IPv4Address("TCP", "127.0.0.1", 4000)
+_ACCESS: Final = Access(None, ROUTES)
+
+_POLL: Final = 0.5
+_DRAIN: Final = 10.0
+"""Seconds that an orderly stop waits for answers, as C{limits.drain_timeout}."""
+
+
+class _NoQueries:
+    """Answers no CALL."""
+
+    def ask(self, name: str, arguments: bytes, told: Told) -> None:
+        told(refused(Code.QUERY, f"no query '{name}'"))
+
+
+class Process:
+    """
+    One life of a gateway, from its start to its end.
+
+    @ivar thread: that uses its spool's file.
+    """
+
+    def __init__(
+        self, name: str, world: World, database: Database, disk: Disk, lanes: int, prompt: float
+    ) -> None:
+        """
+        @param lanes: how many batches may be in flight at once.
+        @param prompt: probability that the disk does its work at once.
+        """
+        self._world = world
+        self.clock = clock = world.clock()
+        self.store = store = SimulatedStore(name, database, clock)
+        self.file = MemorySpoolFile(disk)
+        self.thread = DiskThread(world, prompt)
+        jitter = world.random.random
+
+        def pause(attempt: int) -> float:
+            return backoff(attempt, jitter)
+
+        self.gates = gates = Gates(store, clock, pause)
+        self.spool = spool = Spool(self.file, self.thread, world.new_id)
+        self.streams = streams = Streams(store, spool.backlog)
+        self.detour = detour = SpoolDetour(spool, store, gates, clock, pause, streams.missing)
+        pressure = Pressure(1_000_000)
+        self.writer = Writer(
+            *(store, clock, lanes, pressure, lambda: world.now, gates, detour, DEAD_LETTERS),
+            *(ANSWER_TIMEOUT, world.new_id),
+        )
+        channels = Channels((), MemoryNotifier(), clock)
+        verifier = Verifier({}, lambda work, done: done(work()), lambda: world.now)
+        self._factory = PeerFactory(
+            listener="lines",
+            framing="line",
+            dialect=CommandDialect(streams, _NoQueries(), channels, verifier),
+            words=Words(),
+            max_frame=100,
+            window=8,
+            writer=self.writer,
+            pressure=pressure,
+            clock=clock,
+            channels=channels,
+            access=_ACCESS,
+        )
+        self.connections: list[tuple[Connection, PeerProtocol]] = []
+        self.stopping: Deferred[None] | None = None
+        spool.open()
+        spool.start()
+        detour.start()
+
+    def connect(self, connection: Connection) -> None:
+        """Take a peer in."""
+        protocol = self._factory.buildProtocol(_ADDRESS)
+        connection.protocol = protocol
+        self.connections.append((connection, protocol))
+        protocol.makeConnection(connection)  # type: ignore[no-untyped-call]
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing that was submitted waits for its answer."""
+        return not self.writer.in_flight and not self.thread.waiting
+
+    # The end.
+
+    def kill(self) -> None:
+        """
+        End at once. What is under way on the disk may be done or not, what is in flight may
+        be executed at any time.
+        """
+        random = self._world.random
+        if self._world.chance(0.5):
+            self.thread.work(told=False)
+        self.file.close()
+        for connection, _ in self.connections:
+            connection.die(heard=random.random() < 0.5)
+        self.store.closed = True
+        self._ended()
+
+    def stop(self, ended: Callable[[], None]) -> None:
+        """
+        Stop as L{gateway.service} does.
+
+        @param ended: called when that is done.
+        """
+        self.stopping = Deferred.fromCoroutine(self._stop())
+        self.stopping.addCallback(lambda _: ended())
+
+    async def _stop(self) -> None:
+        for _, protocol in self.connections:
+            protocol.dismiss(STOPPING)
+        drained = await self._within(_DRAIN, lambda: not self.writer.in_flight)
+        await self._within(1.0, lambda: all(c.closed for c, _ in self.connections))
+        for connection, _ in self.connections:
+            connection.closed = True
+            connection.lose()
+        self.detour.end()
+        if drained:
+            closing = Deferred.fromCoroutine(self.store.close_lanes(self.writer.lanes))
+            closing.addErrback(lambda failure: failure.trap(StoreError))
+            await self._within(1.0, lambda: closing.called)
+        self.store.close()
+        await self.detour.stop()
+        await self.spool.close()
+        self._ended()
+
+    def _ended(self) -> None:
+        self._world.drop_clock(self.clock)
+
+    async def _within(self, seconds: float, done: Callable[[], bool]) -> bool:
+        until = self.clock.seconds() + seconds
+        while not done():
+            if self.clock.seconds() >= until:
+                return False
+            await deferLater(self.clock, _POLL)
+        return True
+
+
+class Gateway:
+    """
+    A gateway that is started again and again on the same spool.
+
+    @ivar process: its present life; C{None} while it is down.
+    @ivar cut_off: whether it cannot reach the database.
+    """
+
+    def __init__(
+        self, name: str, world: World, database: Database, lanes: int, prompt: float
+    ) -> None:
+        self.name = name
+        self.disk = Disk()
+        self.process: Process | None = None
+        self.cut_off = False
+        self._world = world
+        self._database = database
+        self._lanes = lanes
+        self._prompt = prompt
+        self._lives: list[Process] = []
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def open(self) -> bool:
+        """Whether peers can connect."""
+        return self.process is not None and self.process.stopping is None
+
+    def start(self) -> None:
+        """Begin a new life."""
+        self._world.note(f"{self.name} starts")
+        self.disk.find(unflushed=self._world.chance(0.5))
+        life = Process(self.name, self._world, self._database, self.disk, self._lanes, self._prompt)
+        life.store.cut_off = self.cut_off
+        self.process = life
+        # What is collected while the schedule runs would run its coroutines' ends.
+        self._lives.append(life)
+
+    def kill(self) -> None:
+        """End it with C{kill -9}."""
+        assert self.process is not None
+        self._world.note(f"{self.name} is killed")
+        process, self.process = self.process, None
+        process.kill()
+        self._database.sever(process.store, told=False)
+
+    def stop(self) -> None:
+        """Stop it in order."""
+        assert self.process is not None
+        self._world.note(f"{self.name} stops")
+        self.process.stop(self._stopped)
+
+    def _stopped(self) -> None:
+        self._world.note(f"{self.name} has stopped")
+        self.process = None
+
+    def cut(self, off: bool) -> None:
+        """Cut it off from the database, or end that."""
+        self._world.note(f"{self.name} {'is cut off' if off else 'reaches the database again'}")
+        self.cut_off = off
+        if self.process is not None:
+            self.process.store.cut_off = off
+            if off:
+                self._database.sever(self.process.store)
