@@ -206,7 +206,8 @@ def test_frozen_backends(database: Database, start_configured: Start) -> None:
     stored through others, while everybody else goes on; when they wake and find their
     statements, the fence keeps them from storing again.
     """
-    gateway = start_configured(database.dsn, "statement_timeout = 0.5\npool_min = 4\npool_max = 4")
+    settings = "statement_timeout = 0.5\nanswer_timeout = 30.0\npool_min = 4\npool_max = 4"
+    gateway = start_configured(database.dsn, settings)
     before = Load(gateway, first=10)
     # Sessions that have stored something know the statement; all they need is its values.
     stored = f"{BACKENDS} AND query LIKE 'EXECUTE%'"

@@ -43,17 +43,10 @@ class Schedule:
         random.seed(seed)
         draw = world.random
         self._steps = draw.choice((20, 40, 60, 90))
-        # Peers that move and send again all the time, while all else goes its way, mostly.
-        hectic = draw.random() < 0.3
-        prompt = 0.9 if hectic else draw.choice((0.3, 0.6, 0.9))
-        lossy = draw.random() < 0.6
-        self.database = Database(
-            world,
-            Chances(
-                *(prompt, draw.choice((0.0, 0.03)) if lossy else 0.0),
-                *(draw.choice((0.0, 0.03)) if lossy else 0.0, draw.choice((0.0, 0.0, 0.02))),
-            ),
-        )
+        # Moods: peers that move and send again all the time, while all else goes its way, mostly;
+        # or a database that mostly stands still, and peers that send without numbers too.
+        hectic, stuck = draw.choice(((False, False), (False, False), (True, False), (False, True)))
+        self.database = Database(world, self._drawn_chances(hectic, stuck))
         lanes = draw.choice((1, 2, 2))
         disk_prompt = draw.choice((0.5, 0.9, 1.0))
         self.gateways = [
@@ -74,13 +67,23 @@ class Schedule:
         ]
         self.plain = [
             PlainPeer(f"p{number}", world, oracle, *ends, draw.randint(1, 6), faulty)
-            for number in range(draw.choice((0, 1)))
+            for number in range(draw.choice((1, 1, 2) if stuck else (0, 1)))
         ]
         self.peers: list[StreamPeer | PlainPeer] = [*self.streams, *self.plain]
-        self._faults = self._drawn_faults()
+        self._faults = self._drawn_faults(stuck)
         self._fault_rate = draw.choice((0.05, 0.1, 0.15))
         self._recovery = draw.choice((0.15, 0.4, 0.6))
         self._mended = False
+
+    def _drawn_chances(self, hectic: bool, stuck: bool) -> Chances:
+        draw = self.world.random
+        if stuck:
+            return Chances(0.5, 0.04, 0.08, 0.01)
+        prompt = 0.9 if hectic else draw.choice((0.3, 0.6, 0.9))
+        if draw.random() < 0.4:
+            return Chances(prompt, 0.0, 0.0, 0.0)
+        odd = (0.0, 0.03)
+        return Chances(prompt, draw.choice(odd), draw.choice(odd), draw.choice((0.0, 0.0, 0.02)))
 
     def _drawn_habits(self, hectic: bool, faulty: float) -> Habits:
         draw = self.world.random
@@ -90,8 +93,9 @@ class Schedule:
         stubborn, restless = draw.choice((0.0, 0.05, 0.4)), draw.choice((0.05, 0.15, 0.35))
         return Habits(kind, draw.randint(2, 9), faulty, stubborn, restless)
 
-    def _drawn_faults(self) -> list[Event]:
+    def _drawn_faults(self, stuck: bool) -> list[Event]:
         """
+        @param stuck: whether gateways are killed, beside what else there is.
         @return: the faults that this schedule may have, each as often as it may come.
         """
         draw = self.world.random
@@ -107,7 +111,7 @@ class Schedule:
             (self._set_back, 3),
         ]
         # Few kinds in most schedules: each then comes in more of its own combinations.
-        found: list[Event] = []
+        found: list[Event] = [self._kill, self._kill] if stuck else []
         for kind, most in draw.sample(kinds, draw.choice((1, 2, 2, 3, 4, 6))):
             found += [kind] * draw.randint(1, most)
         return found
@@ -217,7 +221,9 @@ class Schedule:
     def _database_acts(self) -> None:
         draw, database = self.world.random, self.database
         working = [g for g in self.gateways if g.process is not None and g.process.thread.waiting]
-        if working and draw.random() < 0.3:
+        if database.frozen and draw.random() < 0.15:
+            database.thaw(draw.choice(database.frozen))
+        elif working and draw.random() < 0.3:
             self._work(draw.choice(working))
         elif database.waiting:
             statement = draw.choice(database.waiting)
