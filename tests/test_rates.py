@@ -103,7 +103,7 @@ def test_refused_commands_repeat_their_tags() -> None:
     """-TRY RATE has the tag of its frame, as every answer has; a refused PUT took no number."""
     bench = Bench(allowance=Allowance(messages=3), held=False, routes=["messages"])
     bench.peer.dataReceived(b"HELLO s\n@1 PUT messages #1 x\n@2 PUT messages #2 y\n@3 PING\n")
-    assert bench.said == b"+OK seq=0\n@1 +OK\n@2 +OK\n@3 " + OVER
+    assert bench.said == b"+OK seq=0 epoch=w1\n@1 +OK\n@2 +OK\n@3 " + OVER
     bench.wait(5)
     bench.transport.clear()
     bench.peer.dataReceived(b"PUT messages #3 z\n")
