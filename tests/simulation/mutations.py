@@ -230,11 +230,6 @@ MUTATIONS: Final = (
         ],
     ),
     Mutation(
-        "doubt-forgotten",
-        "an outage's HELLO is answered from a stream whose last messages have no known fate",
-        [Replacement("stream.py", "                self.sure = False\n", "                pass\n")],
-    ),
-    Mutation(
         "void-written",
         "what comes behind a message that is not stored is stored",
         [Replacement("batch.py", "        if not self.void:\n", "        if True:\n")],
@@ -288,6 +283,11 @@ MUTATIONS: Final = (
                 "return epoch, last",
             )
         ],
+    ),
+    Mutation(
+        "disk-trusted",
+        "HELLO is answered by a spool whose disk may have kept more",
+        [Replacement("spool/backlog.py", " or stream in self._doubtful:", ":")],
     ),
     Mutation(
         "probe-forgotten",
