@@ -189,9 +189,10 @@ class MemoryStore:
         begun = [key for key, waiting in spooled.items() if waiting and waiting[0][0] == 1]
         if not epoch and not kept.mark and len(begun) == 1:
             epoch = begun[0]
-        end = reached(kept.mark, sorted([*spooled.get(epoch, ()), *spooled.get("", ())]))
+        waiting = sorted([*spooled.get(epoch, ()), *spooled.get("", ())])
+        end = reached(kept.mark, waiting)
         if seen is None:
-            if end == kept.mark:
+            if end == kept.mark or any(last > end for _, last in waiting):
                 epoch = ""
         elif end < seen.number or (seen.epoch and seen.epoch != epoch):
             raise StreamBehind(str(end))

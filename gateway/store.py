@@ -154,7 +154,7 @@ class Store(Protocol):
         Make a stream this gateway's; what others still want to store for it is refused.
 
         @param seen: what its peer knows; C{None}: nothing, so that a new epoch begins, unless
-            C{spooled} goes on from the mark.
+            all of C{spooled} goes on from the mark.
         @raise gateway.errors.StreamBehind: the stream has not come so far in that epoch;
             nothing is changed.
         @raise gateway.errors.StoreError: that cannot be done now.

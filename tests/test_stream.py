@@ -363,18 +363,30 @@ def test_the_spool_counts() -> None:
     """What waits in the spool and goes on from the mark is settled, in its own epoch alone."""
     desk = Desk()
     desk.at(2)
-    desk.spool.waiting["s"] = Waiting(
-        {"e": ((3, 4), (6, 7)), "f": ((5, 5),)}, {"e": {4: BAD}}, ("e", 7)
-    )
+    desk.spool.waiting["s"] = Waiting({"e": ((3, 4),), "f": ((6, 7),)}, {"e": {4: BAD}}, ("e", 4))
     stream = desk.open()
     assert where(stream) == ("e", 4), "and no new epoch begins"
     assert isinstance(stream, Stream) and stream.take(4) == BAD and stream.take(3) == DUPLICATE
+    assert where(desk.open(seen=Seen(4, "e"))) == ("e", 4)
+    assert where(desk.open(seen=Seen(5, "e"))) == GAP
+    holed = {"e": ((3, 4), (6, 7)), "f": ((5, 5),)}
+    desk.spool.waiting["s"] = Waiting(holed, {"e": {4: BAD}}, ("e", 7))
     assert where(desk.open(seen=Seen(4, "e"))) == ("e", 4)
     assert where(desk.open(seen=Seen(5, "e"))) == GAP
     desk.spool.waiting["s"] = Waiting({"f": ((3, 4),)}, {}, ("f", 4))
     assert where(desk.open(seen=Seen(2, "e"))) == ("e", 2)
     found = where(desk.open())
     assert found != ("e", 2) and found[1] == 2, "what waits in another epoch does not count"
+
+
+def test_a_hole_in_the_spool_ends_its_epoch() -> None:
+    """A peer that knows nothing gives the numbers of a hole to other messages: nothing behind the
+    hole may be taken for them."""
+    desk = Desk()
+    desk.at(2)
+    desk.spool.waiting["s"] = Waiting({"e": ((3, 4), (6, 7))}, {}, ("e", 7))
+    found = where(desk.open())
+    assert found[0] != "e" and found[1] == 2
 
 
 def test_refusals_of_another_epoch_are_not_told() -> None:

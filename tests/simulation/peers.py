@@ -200,6 +200,8 @@ class StreamPeer:
         self._numbers: dict[int, Message] = {}
         self._epoch = ""
         self._greeted = False
+        # Whether it said HELLO without what it has seen.
+        self._plain = False
         self._again = False
         self._asked: deque[Asked] = deque()
         self._gaps = 0
@@ -264,6 +266,7 @@ class StreamPeer:
             return
         assert self._link.current is not None
         line = f"HELLO {self.name}"
+        self._plain = plain
         if not plain:
             line += f" seen={self._base}"
             if self._epoch:
@@ -353,7 +356,9 @@ class StreamPeer:
             raise Finding(f"{self.name} hears {last}, and has sent up to {sent}")
         for _ in range(min(new, len(self._kept))):
             message = self._kept.popleft()
-            if self.kind == "a" or not self._set_back():
+            # What a number of a database that was set back stands for is not known to a peer
+            # that took the GAP as final and asked anew.
+            if not (self._plain and self._set_back()):
                 self._oracle.covered(message)
         self._base = last
         for number in [n for n in self._numbers if n > last]:
