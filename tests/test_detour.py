@@ -794,6 +794,31 @@ async def test_a_stream_waits_for_its_parked_route(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_what_was_put_aside_waits_for_its_route_too(tmp_path: Path) -> None:
+    """Messages that were put aside, and have nothing to wait for after a restart but their route,
+    are stored when that is mended, without anything else coming by."""
+    store = Outage()
+    async with opened(tmp_path, store) as bench:
+        stream, source = known(store), bench.source()
+        store.away = True
+        send(source, stream, b"1", route="q")
+        send(source, stream, b"2")
+        await bench.answered(2)
+        store.closed.add("q")
+        store.away = False
+        await bench.until(lambda: bench.spool.aside == {"s": 1})
+    kept = store.streams["s"]
+    kept.mark, kept.digests = 1, {1: digests_of([b"1"])}
+    store.closed = {"r"}
+    async with opened(tmp_path, store) as bench:
+        await bench.until(lambda: bench.gates.answer("r") is not None and not bench.spool.rows)
+        assert bench.spool.aside == {"s": 1}
+        store.closed.clear()
+        await bench.emptied()
+        assert bench.bodies == [b"2"]
+
+
+@pytest_twisted.ensureDeferred
 async def test_refused_numbers_in_the_spool(tmp_path: Path) -> None:
     """A message of a stream that the database refuses after +QUE is kept as a dead letter, and the
     stream goes on behind it."""

@@ -43,7 +43,7 @@ _LANES: Final = 1000
 """Fences that are used before the first ones are forgotten."""
 
 _LOOK: Final = 0.5
-"""Seconds between looks at parked routes."""
+"""Seconds between looks at what could not be stored."""
 
 
 class SpoolDetour:
@@ -339,7 +339,8 @@ class SpoolDetour:
             for route in self._parked.keys() - self._spool.rows.keys():
                 del self._parked[route]
         self._sleeping = Deferred()
-        if self._parked or self._drain.held:
+        if self._spool.messages:
+            # Whatever it is that they wait for, it may be there by then.
             self._clock.callLater(_LOOK, self._wake)
         await self._sleeping
 
