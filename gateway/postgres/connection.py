@@ -1,7 +1,7 @@
 """
 One connection to PostgreSQL: txpostgres's, with deadlines and an end we notice.
 
-txpostgres leaves three things to its users, and they are here: a connection that
+txpostgres leaves four things to its users, and they are here: a connection that
 dies while idle is noticed at once instead of at its next query; connecting and
 executing have a deadline, enforced by closing the connection (its own C{cancel}
 talks to the server synchronously, and its Deferreds cannot time out); and errors
@@ -11,6 +11,7 @@ come out as ours, sorted by who must act.
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
@@ -47,29 +48,92 @@ MINIMUM_VERSION: Final = 130000
 """PostgreSQL 13, as C{server_version_num} says it."""
 
 
-@implementer(IReadWriteDescriptor)
-class _Watch:
+class _Descriptor:
     """
-    The reactor's view of an open connection: its socket, by a number of our own.
+    A socket of libpq's as the reactor sees it, by a number of our own.
 
-    libpq closes its socket the moment it finds it broken, while the reactor still
-    has it; the number may then be somebody else's. A duplicate is ours to close.
+    libpq closes its socket the moment it finds it broken, while the reactor still has it; the
+    number may then be somebody else's. A duplicate is ours to close.
+
+    What the reactor tells may be about the socket that had this number before: it takes many
+    events at a time, and what is closed for the first of them may be somebody else's when it
+    comes to the last. So each is looked at once more where a wrong one would do harm.
     """
 
     def __init__(self, connection: Connection, reactor: Any) -> None:
         self._connection = connection
         self._reactor = reactor
         self._number = os.dup(connection.fileno())
-        reactor.addReader(self)
 
     def stop(self) -> None:
-        self._reactor.removeReader(self)
-        self._reactor.removeWriter(self)
-        os.close(self._number)
-        self._number = -1
+        """Watch it no more; again is harmless."""
+        if self._number >= 0:
+            self._reactor.removeReader(self)
+            self._reactor.removeWriter(self)
+            os.close(self._number)
+            self._number = -1
 
     def fileno(self) -> int:
         return self._number
+
+    def logPrefix(self) -> str:
+        return "postgres"
+
+    def _says(self, events: int) -> bool:
+        """Whether one of these events, or its end, is true of the socket now."""
+        if self._number < 0:
+            return False
+        look = select.poll()
+        look.register(self._number, events)
+        return bool(look.poll(0))
+
+
+@implementer(IReadWriteDescriptor)
+class _Handshake(_Descriptor):
+    """
+    A connection that is being made.
+
+    txpostgres would do so as well, but believes each event: a wrong one has it ask libpq
+    while the reactor still waits for the socket, which libpq may close or replace. The
+    reactor then has a number that is nobody's, and tells who gets it next of nothing.
+    """
+
+    def __init__(self, connection: Connection, reactor: Any, state: int) -> None:
+        """
+        @param state: what libpq waits for.
+        """
+        super().__init__(connection, reactor)
+        self._writes = state == extensions.POLL_WRITE
+        self._watch()
+
+    def _watch(self) -> None:
+        if self._writes:
+            self._reactor.addWriter(self)
+        else:
+            self._reactor.addReader(self)
+
+    def doRead(self) -> None:
+        if self._says(select.POLLOUT if self._writes else select.POLLIN):
+            self._connection.step()
+
+    def doWrite(self) -> None:
+        self.doRead()
+
+    def connectionLost(self, reason: Failure) -> None:
+        # The reactor does not have it any more.
+        self._watch()
+        self.doRead()
+
+
+@implementer(IReadWriteDescriptor)
+class _Watch(_Descriptor):
+    """
+    An open connection.
+    """
+
+    def __init__(self, connection: Connection, reactor: Any) -> None:
+        super().__init__(connection, reactor)
+        reactor.addReader(self)
 
     def doRead(self) -> None:
         self._connection.step()
@@ -81,10 +145,12 @@ class _Watch:
     def connectionLost(self, reason: Failure) -> None:
         # libpq knows better than the reactor why; if not, that is that.
         self._connection.step()
-        self._connection.discard()
-
-    def logPrefix(self) -> str:
-        return "postgres"
+        if self._number < 0:
+            return
+        if self._says(0):
+            self._connection.discard()
+        else:
+            self._reactor.addReader(self)
 
 
 class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has no types
@@ -124,7 +190,7 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         super().__init__(reactor, cooperator)
         self.prepared: set[str] = set()
         self._clock: IReactorTime = reactor
-        self._watch: _Watch | None = None
+        self._watch: _Handshake | _Watch | None = None
         self._last: Any = None
         self._answer: Deferred[None] | None = None
         self._deadline: float | None = None
@@ -159,15 +225,18 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         """
         self._arm(timeout)
         try:
-            await self.connect(dsn, client_encoding="UTF8")
+            self._connection = self.connectionFactory(dsn, client_encoding="UTF8", async_=True)
+            while (state := self._connection.poll()) != extensions.POLL_OK:
+                self._watch = _Handshake(self, self.reactor, state)
+                answer = self._answer = Deferred()
+                await answer
+            self._watch = _Watch(self, self.reactor)
         except Exception as error:
             reason = self.fault or one_line(error)
             self.discard()
             # libpq gives no SQLSTATE for this, only its text.
             raise Unavailable(reason) from error
         self._deadline = None
-        self.reactor.removeReader(self)
-        self._watch = _Watch(self, self.reactor)
         self.opened_at = self.used_at = self._clock.seconds()
 
     async def query(
@@ -249,11 +318,6 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
             self.reactor.addReader(self._watch)
             self.checkForNotifies()
 
-    def doRead(self) -> None:
-        # While connecting. The base class would then put itself back into the
-        # reactor, even if what it just read was the end of the connection.
-        txpostgres._PollingMixin.doRead(self)
-
     def discard(self) -> None:
         """
         Close it, whatever it is doing; whoever waits for it gets an error.
@@ -276,6 +340,11 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         """
         watch = self._watch
         if watch is None:
+            return
+        if isinstance(watch, _Handshake):
+            # libpq may close this socket and go on with another one.
+            watch.stop()
+            self._settle(None)
             return
         try:
             state = self._connection.poll()
