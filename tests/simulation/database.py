@@ -40,12 +40,21 @@ class Statement:
 
     @ivar text: for the trace.
     @ivar store: the sender's.
+    @ivar fence: that it moves.
     """
 
-    __slots__ = ("batches", "call", "done", "store", "text", "timer")
+    __slots__ = ("batches", "call", "done", "fence", "store", "text", "timer")
 
-    def __init__(self, store: SimulatedStore, text: str, call: Call, batches: Sequence[Batch]):
+    def __init__(
+        self,
+        store: SimulatedStore,
+        text: str,
+        call: Call,
+        batches: Sequence[Batch],
+        fence: Fence | None,
+    ):
         self.store = store
+        self.fence = fence
         self.text = text
         self.call = call
         self.batches = batches
@@ -190,7 +199,12 @@ class Database:
         self.world.note(f"database: late: {statement.text}: {told(result)}")
 
     async def send(
-        self, store: SimulatedStore, text: str, call: Call, batches: Sequence[Batch] = ()
+        self,
+        store: SimulatedStore,
+        text: str,
+        call: Call,
+        batches: Sequence[Batch] = (),
+        fence: Fence | None = None,
     ) -> Any:
         """
         Send a statement, and wait for its reply.
@@ -198,7 +212,7 @@ class Database:
         @raise GatewayError: as its caller's port says.
         """
         self.world.count()
-        statement = Statement(store, text, call, batches)
+        statement = Statement(store, text, call, batches, fence)
         chances = self.chances
         drawn = self.world.random.random()
         if drawn < chances.prompt:
@@ -291,6 +305,12 @@ class Database:
         found = self.snapshots[which]
         del self.snapshots[which + 1 :]
         memory = self.memory
+        # That a statement's fate was settled is one of the commits that are lost. Nobody could
+        # tell; who restores a database ends what a pooler may still hold for it.
+        for statement in list(self.frozen):
+            fence = statement.fence
+            if fence is not None and memory._fences.get(fence.lane, 0) >= fence.first:
+                self.frozen.remove(statement)
         memory.rows = list(found.rows)
         memory.dead_letters = list(found.dead_letters)
         memory._fences = dict(found.fences)
@@ -334,7 +354,7 @@ class SimulatedStore:
             f"write {_shown(batch)} behind {_fence(fence)}",
             lambda memory: memory.write(batch, fence),
             [batch],
-            fence.lane,
+            fence,
         )
         return written
 
@@ -350,13 +370,13 @@ class SimulatedStore:
             f"write together {text}",
             lambda memory: memory.write_together(batches, fences),
             batches,
-            fences[0].lane,
+            fences[0],
         )
         return stored
 
     async def resolve(self, batch: Batch, fence: Fence) -> Written | None:
         written: Written | None = await self._send(
-            f"resolve {_fence(fence)}", lambda memory: memory.resolve(batch, fence), (), fence.lane
+            f"resolve {_fence(fence)}", lambda memory: memory.resolve(batch, fence), (), fence
         )
         return written
 
@@ -384,14 +404,19 @@ class SimulatedStore:
         self._database.sever(self)
 
     async def _send(
-        self, text: str, call: Call, batches: Sequence[Batch] = (), lane: str = ""
+        self,
+        text: str,
+        call: Call,
+        batches: Sequence[Batch] = (),
+        fence: Fence | None = None,
     ) -> Any:
         if self.cut_off or self.closed or self._database.away:
             raise Unavailable("the database cannot be reached")
         try:
-            return await self._database.send(self, f"{self._name} {text}", call, batches)
+            return await self._database.send(self, f"{self._name} {text}", call, batches, fence)
         except OutcomeUnknown:
-            self._doubtful.add(lane)
+            if fence is not None:
+                self._doubtful.add(fence.lane)
             raise
 
     def _faults(self, batch: Batch) -> Faults:
