@@ -224,8 +224,7 @@ class Verdict:
     @ivar doubled: stored more than once.
     @ivar disordered: streams whose messages are not stored in their order.
     @ivar buried: dead letters.
-    @ivar needless: those of them that are stored as well, or of peers that say what they have
-        seen, where no database was set back.
+    @ivar needless: those of them that are of peers that say what they have seen.
     """
 
     promised: int = 0
@@ -382,9 +381,13 @@ class StreamsSoak:
         stuck = {peer.stream: peer.last for peer in self._peers if peer.is_alive()}
         assert not stuck, f"these wait for ever: {stuck}"
 
-        wait_until(
-            lambda: not any(site.waiting for site in self._sites), "the spools are empty", 180
-        )
+        try:
+            wait_until(
+                lambda: not any(site.waiting for site in self._sites), "the spools are empty", 600
+            )
+        except AssertionError as error:
+            logs = "\n".join(f"{s.waiting}:\n{s.gateway.log[-3000:]}" for s in self._sites)
+            raise AssertionError(f"{error}\n{logs}") from None
 
     def _judge(self, verdict: Verdict) -> Verdict:
         stored = self.database.column(_BODIES)
@@ -412,8 +415,7 @@ class StreamsSoak:
                 verdict.disordered += ours != sorted(ours)
         if not self.set_backs:
             says = {peer.stream for peer in self._peers if peer.says}
-            verdict.needless = len(set(letters) & once)
-            verdict.needless += sum(letter.split()[0] in says for letter in set(letters) - once)
+            verdict.needless = sum(letter.split()[0] in says for letter in set(letters))
         for site in self._sites:
             for gateway in site.logs:
                 log = gateway.log
