@@ -19,6 +19,9 @@ from gateway.store import Detour, Store
 RETRY_FOR: Final = 10.0
 """Seconds for which a batch is tried again after errors that pass."""
 
+BLAME_AFTER: Final = 4
+"""Attempts that failed for a reason that mostly passes, after which rows are refused for it."""
+
 OPEN_FOR: Final = 86400.0
 """
 Seconds after which a batch whose fate is open is given up, where no spool takes it:

@@ -26,7 +26,7 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from gateway.batch import MAX_BYTES, MAX_ROWS, Batch, Chunk, Fence, Refusal
-from gateway.company import BUG, OPEN_FOR, RETRY_FOR, Company, backoff
+from gateway.company import BLAME_AFTER, BUG, OPEN_FOR, RETRY_FOR, Company, backoff
 from gateway.errors import (
     FenceVoid,
     OutcomeUnknown,
@@ -207,6 +207,7 @@ class Lane:
         fence = self._fences.next(route)
         started = company.clock.seconds()
         attempt = 0
+        passing = 0
         unknown = late = full = False
         reason = ""
         while True:
@@ -229,20 +230,25 @@ class Lane:
                         return [(batch.count, try_later(Code.DOWN, str(error), RETRY_AFTER))]
                 late = False
             try:
-                return self._written(route, fence, await company.store.write(batch, fence))
+                written = await company.store.write(
+                    *(batch, fence),
+                    patient=company.detour is None,
+                    blame=passing >= BLAME_AFTER,
+                )
+                return self._written(route, fence, written)
             except (FramesRefused, StreamsElsewhere, RowError):
                 if not unknown:
                     raise
                 # What follows is not the same batch: the first try must never store it.
                 try:
-                    written = await company.store.resolve(batch, fence)
+                    found = await company.store.resolve(batch, fence)
                 except StoreError as error:
                     trouble: StoreError = error
                 else:
-                    if written is None:
+                    if found is None:
                         self._fences.moved(route, fence.number)
                         raise
-                    return self._written(route, fence, written)
+                    return self._written(route, fence, found)
             except FenceVoid:
                 # It was taken when the reply was lost.
                 self._fences.moved(route, fence.number)
@@ -260,6 +266,7 @@ class Lane:
                 trouble = error
             except StoreError as error:
                 trouble = error
+                passing += isinstance(error, TransientError)
             attempt += 1
             waited = company.clock.seconds() - started
             late = waited > (company.answer_timeout if unknown else RETRY_FOR)

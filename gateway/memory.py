@@ -24,6 +24,7 @@ from gateway.errors import (
     RowError,
     StoredPartly,
     StreamBehind,
+    TransientError,
 )
 from gateway.faults import BatchesRefused, Faults, FramesRefused, StreamsElsewhere
 from gateway.formats.text import TextFormat
@@ -54,6 +55,7 @@ class MemoryStore:
     @ivar rows: (origin, message) of everything committed, in order of commit.
     @ivar writes: number of rows of every write, in order, failed ones too.
     @ivar poison: messages that hold one of these are refused as by a constraint.
+    @ivar odd: messages that hold one of these fail for a reason that says nothing of them.
     @ivar held: whether commits wait for L{commit}.
     @ivar failures: errors that the next writes raise instead of storing.
     @ivar bury_failures: errors that the next writes raise that keep dead letters.
@@ -71,12 +73,14 @@ class MemoryStore:
         self.rows: list[tuple[Origin, bytes]] = []
         self.writes: list[int] = []
         self.poison: set[bytes] = set()
+        self.odd: set[bytes] = set()
         self.held = held
         self.failures: deque[Exception] = deque()
         self.bury_failures: deque[Exception] = deque()
         self.closed: set[str] = set()
         self.dead_letters: list[tuple[bytes, Outcome]] = []
         self.lost_replies = 0
+        self._passed: set[str] = set()
         self._fences: dict[str, int] = {}
         self._last: dict[str, list[Run] | None] = {}  # None: void
         self.streams: dict[str, KeptStream] = {}
@@ -98,7 +102,9 @@ class MemoryStore:
         del self._waiting[which]
         gate.callback(None)
 
-    async def write(self, batch: Batch, fence: Fence) -> Written:
+    async def write(
+        self, batch: Batch, fence: Fence, *, patient: bool = False, blame: bool = False
+    ) -> Written:
         self.writes.append(batch.count)
         frames = self._frames(batch)
         await self._begun()
@@ -111,12 +117,20 @@ class MemoryStore:
         self._follow(batch.moves)
         if fence.first < fence.number and any(word in f for f in frames for word in self.poison):
             raise RowError("violates a check constraint", "23514")
+        odd = [any(word in frame for word in self.odd) for frame in frames]
+        if odd and all(odd) and batch.route not in self._passed:
+            raise TransientError("internal error", "XX000")
+        if any(odd) and fence.first < fence.number:
+            raise RowError("internal error", "XX000")
         fates: list[Fate] = []
         for part in batch.slices:
             for frame in part.frames:
                 if any(word in frame for word in self.poison):
                     fates.append(row_refused("violates a check constraint", "23514"))
+                elif any(word in frame for word in self.odd):
+                    fates.append(row_refused("internal error", "XX000"))
                 else:
+                    self._passed.add(batch.route)
                     fates.append(STORED)
                     self.rows.append((part.chunk.origin, frame))
         self._bury(batch)
@@ -200,6 +214,14 @@ class MemoryStore:
         kept.epoch = epoch or self._word()
         kept.claim = self._word()
         return Claim(kept.claim, kept.epoch, kept.mark, dict(kept.refusals))
+
+    async def try_out(self, batch: Batch) -> bool:
+        bad = self.poison | self.odd
+        frames = [frame for part in batch.slices for frame in part.frames]
+        if batch.route in self.closed or all(any(w in f for w in bad) for f in frames):
+            return False
+        self._passed.add(batch.route)
+        return True
 
     async def probe(self, route: str) -> None:
         if route in self.closed:

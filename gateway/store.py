@@ -101,17 +101,23 @@ class Store(Protocol):
     Keeps batches, each at most once.
     """
 
-    async def write(self, batch: Batch, fence: Fence) -> Written:
+    async def write(
+        self, batch: Batch, fence: Fence, *, patient: bool = False, blame: bool = False
+    ) -> Written:
         """
         Bring all rows of the batch to their end and move the fence, or do neither.
 
-        Rows that the database refuses cost their neighbours nothing; but several batches
-        stored as one are stored whole. A fence is moved by its first committed batch.
-        Writing again with the same fence stores nothing and tells what the first write
-        did: that is how an unknown outcome is resolved. Streams that have messages in the
+        Rows that fail while others of their route pass are refused, whatever the reason, and
+        cost their neighbours nothing; but several batches stored as one are stored whole. A
+        fence is moved by its first committed batch. Writing again with the same fence stores
+        nothing and tells what the first write did: that is how an unknown outcome is
+        resolved. Streams that have messages in the
         batch move with it, from just before these to the last of them; the batch's refusals
         are remembered, and its dead letters kept. There may be no row to be stored at all.
 
+        @param patient: whether to wait for as long as the database takes, though not for locks.
+        @param blame: whether rows are refused for what mostly passes by itself, too: it has
+            been tried again often enough.
         @raise gateway.faults.FramesRefused: some rows can never be stored; nothing is.
         @raise gateway.faults.StreamsElsewhere: streams are not just before the batch's
             messages; nothing is stored, nor ever will be by this call.
@@ -165,6 +171,13 @@ class Store(Protocol):
         Look whether a route is fit to take messages again.
 
         @raise gateway.errors.StoreError: why it is not.
+        """
+
+    async def try_out(self, batch: Batch) -> bool:
+        """
+        @return: whether some of its messages can be stored now; none is. If so, those that
+            L{write} could not store, and nobody could say why, are at fault themselves.
+        @raise gateway.errors.StoreError: nobody can say.
         """
 
     async def close_lanes(self, lanes: Sequence[str]) -> None:

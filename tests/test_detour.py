@@ -131,12 +131,14 @@ class Outage(MemoryStore):
         self.away = False
         self.before: Callable[[], Awaitable[None]] | None = None
 
-    async def write(self, batch: Batch, fence: Fence) -> Written:
+    async def write(
+        self, batch: Batch, fence: Fence, *, patient: bool = False, blame: bool = False
+    ) -> Written:
         if self.away:
             raise AWAY
         if self.before is not None:
             await self.before()
-        return await super().write(batch, fence)
+        return await super().write(batch, fence, patient=patient, blame=blame)
 
 
 @pytest_twisted.ensureDeferred
@@ -332,11 +334,13 @@ class Unsure(Outage):
     A store that cannot say which row is at fault.
     """
 
-    async def write(self, batch: Batch, fence: Fence) -> Written:
+    async def write(
+        self, batch: Batch, fence: Fence, *, patient: bool = False, blame: bool = False
+    ) -> Written:
         frames = [frame for part in batch.slices for frame in part.frames]
         if not self.away and any(b"bad" in frame for frame in frames):
             raise RowError("at the very end", "P0001")
-        return await super().write(batch, fence)
+        return await super().write(batch, fence, patient=patient, blame=blame)
 
 
 @pytest_twisted.ensureDeferred

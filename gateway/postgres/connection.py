@@ -24,8 +24,9 @@ from twisted.python.failure import Failure
 from txpostgres import txpostgres
 from zope.interface import implementer
 
-from gateway.errors import OutcomeUnknown, StoreError, Unavailable
+from gateway.errors import OutcomeUnknown, StoreError, TransientError, Unavailable
 from gateway.postgres.driver_errors import one_line, translated
+from gateway.sql.sqlstate import READ_ONLY
 
 _SENT_AT_ONCE: Final = 2048
 """
@@ -43,6 +44,8 @@ Values = Sequence[Any] | Mapping[str, Any] | None
 
 Query = Callable[[str, Values], Awaitable[Rows]]
 """Runs one statement in some session and gives its rows."""
+
+_READ_ONLY: Final = "SELECT current_setting('transaction_read_only')::bool"
 
 MINIMUM_VERSION: Final = 130000
 """PostgreSQL 13, as C{server_version_num} says it."""
@@ -268,11 +271,26 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
             await answer
             return cursor.fetchall() if cursor.description is not None else []
         except (psycopg2.Error, ConnectionLost) as error:
+            if getattr(error, "pgcode", None) == READ_ONLY and await self._takes_writes(timeout):
+                # The server of a foreign table, or a trigger.
+                raise TransientError(str(translated(error)), READ_ONLY) from error
             raise self._translated(error) from error
         finally:
             self._patience = None
             if not self.left_alone:
                 self._deadline = None
+
+    async def _takes_writes(self, timeout: float) -> bool:
+        """
+        Ask an open connection whether what was said of a server is not true of its own.
+        """
+        if not self.usable or self.reads:
+            return False
+        try:
+            ((read_only,),) = await self.query(_READ_ONLY, None, timeout)
+        except StoreError:
+            return False
+        return not read_only
 
     async def block(
         self,

@@ -12,6 +12,11 @@ from gateway.errors import OutcomeUnknown, RouteError, RowError, StreamBehind, T
 from gateway.sql import sqlstate
 from gateway.sql.sqlstate import Kind
 
+_PREPARED: Final = {
+    sqlstate.NO_SUCH_PREPARED_STATEMENT,
+    sqlstate.DUPLICATE_PREPARED_STATEMENT,
+}
+
 _ENDING: Final = {"FATAL", "PANIC"}
 """Severities of errors after which the server closes the connection."""
 
@@ -40,6 +45,18 @@ class StreamsUnmoved(Exception):
         self.detail = detail
 
 
+class SlowRow(Exception):
+    """
+    A row took longer than a statement may; nothing is stored.
+
+    @ivar row: which one, from 0.
+    """
+
+    def __init__(self, row: int) -> None:
+        super().__init__(f"row {row} took too long")
+        self.row = row
+
+
 class PreparedStatementLost(Exception):
     """
     The session has no such prepared statement, so it is not the one we prepared it in.
@@ -52,7 +69,8 @@ def translated(error: Exception, reads: bool = False) -> Exception:
 
     @param reads: whether we ourselves forbade to write.
 
-    L{OutcomeUnknown} says that the connection is of no use any more.
+    L{OutcomeUnknown} says that the connection is of no use any more. (That a server takes no
+    writes, it says of itself or of another one: see L{gateway.postgres.connection}.)
     """
     code: str | None = getattr(error, "pgcode", None)
     text = _message(error)
@@ -67,7 +85,10 @@ def translated(error: Exception, reads: bool = False) -> Exception:
         return StreamsUnmoved(error.diag.message_detail)  # type: ignore[attr-defined]
     if code == sqlstate.BEHIND:
         return StreamBehind(error.diag.message_detail)  # type: ignore[attr-defined]
-    if code in (sqlstate.NO_SUCH_PREPARED_STATEMENT, sqlstate.DUPLICATE_PREPARED_STATEMENT):
+    if code == sqlstate.SLOW:
+        return SlowRow(int(error.diag.message_detail) - 1)  # type: ignore[attr-defined]
+    if code in _PREPARED and not error.diag.context:  # type: ignore[attr-defined]
+        # What has a context was raised by a trigger or a function.
         return PreparedStatementLost(text)
     if reads and code == sqlstate.READ_ONLY:
         return RouteError(text, code)
@@ -76,8 +97,8 @@ def translated(error: Exception, reads: bool = False) -> Exception:
     if severity in _ENDING:
         # The server ends the session, maybe after it committed.
         kind = Kind.LOST
-    elif kind is Kind.LOST and code.startswith("08") and severity == "ERROR":
-        # Another connection, that of a foreign table.
+    elif kind is Kind.LOST and code != sqlstate.READ_ONLY and severity == "ERROR":
+        # Of another connection, that of a foreign table, or raised by a trigger: ours lives.
         kind = Kind.TRANSIENT
     if kind is Kind.LOST:
         return OutcomeUnknown(text)

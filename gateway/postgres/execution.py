@@ -10,29 +10,51 @@ sent.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from hashlib import sha256
-from typing import Final
+from typing import Final, NamedTuple
+from uuid import uuid4
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from gateway.batch import Batch, Fence, Move, moves_of
-from gateway.errors import RowError
-from gateway.postgres.connection import Connection, Rows
+from gateway.errors import RouteError, RowError, StoreError, TransientError
+from gateway.postgres.connection import Connection, Query, Rows
 from gateway.postgres.dead_letter import BURY, bury_values
 from gateway.postgres.driver_errors import PreparedStatementLost
+from gateway.sql.block import Blame, settings
 from gateway.sql.fates import FATES_OF
+from gateway.sql.sqlstate import CANCELLED, PASSING_PATTERN
 from gateway.sql.statement import Bound, Statement, named
 from gateway.sql.streams import FOLLOW, REMEMBER, follow_values, parts_json
 
 _ADVANCE: Final = "SELECT gateway.advance(%s::uuid, %s::bigint, %s::bigint)"
+
+_PASSING: Final = re.compile(PASSING_PATTERN)
+
+_LOCK_TIMEOUT: Final = "SELECT set_config('lock_timeout', '{:d}ms', true)"
 
 SUSPECTED_FOR: Final = 1.0
 """
 Seconds for which a route's batches are stored by a code block at once, after one that
 could not be stored without: where one message is bad, others mostly are.
 """
+
+
+class Manner(NamedTuple):
+    """
+    How a batch is stored.
+
+    @ivar blame: which rows that fail are at fault.
+    @ivar patient: whether somebody waits for as long as it takes the server; but not for the
+        locks of others.
+    """
+
+    blame: Blame = Blame.MOST
+    patient: bool = False
 
 
 class _Prepared:
@@ -75,21 +97,33 @@ class Execution:
         self._suspected: dict[Statement, float] = {}
 
     async def run(
-        self, connection: Connection, bound: Bound, fence: Fence, batch: Batch, careful: bool
+        self, connection: Connection, bound: Bound, fence: Fence, batch: Batch, manner: Manner
     ) -> Rows:
         """
         Store a batch; rows at fault are left out, unless it is several batches.
 
-        @param careful: whether some row is expected to be at fault.
         @return: one row with the fates where there is something to tell of rows.
         @raise RowError: a row of several batches is at fault.
+        @raise gateway.postgres.driver_errors.SlowRow: so is a row of one.
         """
         statement, values = bound
         fenced = [fence.lane, fence.first, fence.number, *values]
         single = fence.first == fence.number
         before = self._before(connection, batch, fence)
-        if single and (careful or self._suspects(statement)):
-            return await self._block(connection, statement.block, fenced, batch, before)
+        patience = self._patience
+        if manner.patient:
+            before = f"{_LOCK_TIMEOUT.format(int(patience * 1000))}; {before}"
+            patience = self._deadline
+        careful = manner.blame is not Blame.MOST or self._suspects(statement)
+        if single and careful:
+            told = settings(manner.blame) + before
+            try:
+                return await self._block(connection, statement.block, fenced, batch, told, patience)
+            except TransientError as error:
+                if error.sqlstate != CANCELLED:
+                    raise
+            told = settings(manner.blame, watch=True) + before
+            return await self._block(connection, statement.block, fenced, batch, told, patience)
         try:
             if self.prepares and statement.prepared:
                 prepared = self._prepared.get(statement)
@@ -97,25 +131,52 @@ class Execution:
                     prepared = self._prepared[statement] = _Prepared(statement)
                 try:
                     if prepared.name not in connection.prepared:
-                        await connection.query(
-                            prepared.prepare, None, self._deadline, self._patience
-                        )
+                        await connection.query(prepared.prepare, None, self._deadline, patience)
                         connection.prepared.add(prepared.name)
                     sql = before + prepared.execute if before else prepared.execute
-                    return await connection.query(sql, fenced, self._deadline, self._patience)
+                    return await connection.query(sql, fenced, self._deadline, patience)
                 except PreparedStatementLost as error:
                     # Refused before anything was done.
                     self._give_up_preparing(error)
             if statement.whole:
-                return await self._block(connection, statement.whole, fenced, batch, before)
+                return await self._block(
+                    connection, statement.whole, fenced, batch, before, patience
+                )
             sql = before + statement.plain
-            return await connection.query(sql, named(fenced), self._deadline, self._patience)
-        except RowError:
-            # Nothing was stored.
+            return await connection.query(sql, named(fenced), self._deadline, patience)
+        except (RowError, RouteError, TransientError) as error:
+            # Nothing was stored, and the server answers.
+            slow = error.sqlstate == CANCELLED
+            if passes(error) and not slow and manner.blame is Blame.MOST:
+                raise
             self._suspected[statement] = self._clock.seconds() + SUSPECTED_FOR
             if not single:
-                raise
-            return await self._block(connection, statement.block, fenced, batch, before)
+                raise RowError(str(error), error.sqlstate) from error
+            before = settings(manner.blame, watch=slow) + before
+            return await self._block(connection, statement.block, fenced, batch, before, patience)
+
+    async def try_out(self, connection: Connection, bound: Bound) -> str | None:
+        """
+        Store rows, and undo it.
+
+        @return: the fates of those of which there is something to tell.
+        @raise StoreError: none can be stored, and none is surely at fault.
+        """
+        statement, values = bound
+        lane = str(uuid4())
+        fenced = [lane, 1, 1, *values]
+        undone = _Undone()
+
+        async def work(query: Query) -> None:
+            await query(_LOCK_TIMEOUT.format(int(self._patience * 1000)), None)
+            block = connection.filled("DO %s", (connection.filled(statement.block, named(fenced)),))
+            await query(block, None)
+            ((undone.fates,),) = await query(FATES_OF, (lane,))
+            raise undone
+
+        with suppress(_Undone):
+            await connection.transaction(work, self._deadline)
+        return undone.fates
 
     async def run_empty(self, connection: Connection, fence: Fence, batch: Batch) -> Rows:
         """
@@ -201,6 +262,7 @@ class Execution:
         values: Sequence[str | int | None],
         batch: Batch,
         before: str,
+        patience: float,
     ) -> Rows:
         lane = values[0]
         sql, after = FATES_OF, [lane]
@@ -208,5 +270,18 @@ class Execution:
             sql, after = f"{REMEMBER}; {FATES_OF}", [lane, parts_json(batch), lane]
         return await connection.block(
             *(body, named(values), sql, after, self._deadline),
-            *(before.replace("%%", "%"), self._patience),
+            *(before.replace("%%", "%"), patience),
         )
+
+
+def passes(error: StoreError) -> bool:
+    """
+    Whether an error may befall any row, and mostly passes by itself.
+    """
+    return isinstance(error, TransientError) and bool(_PASSING.match(error.sqlstate))
+
+
+class _Undone(StoreError):
+    """It could be stored, and is not."""
+
+    fates: str | None = None

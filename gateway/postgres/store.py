@@ -16,19 +16,29 @@ from typing import Any, Final, cast
 from twisted.internet.defer import DeferredLock
 from twisted.logger import Logger
 
-from gateway.batch import Batch, Fence
+from gateway.batch import Batch, Fence, Slice
 from gateway.config import Database
-from gateway.errors import FenceVoid, OutcomeUnknown, RouteError, StoredPartly, StoreError
+from gateway.errors import (
+    FenceVoid,
+    OutcomeUnknown,
+    RouteError,
+    RowError,
+    StoredPartly,
+    StoreError,
+    TransientError,
+)
 from gateway.faults import BatchesRefused, Faults, FramesRefused, StreamsElsewhere
 from gateway.postgres.connection import Connection, Rows, Values
-from gateway.postgres.driver_errors import StoredBefore, StreamsUnmoved
+from gateway.postgres.driver_errors import SlowRow, StoredBefore, StreamsUnmoved
 from gateway.postgres.durability import weaknesses
-from gateway.postgres.execution import Execution
+from gateway.postgres.execution import Execution, Manner, passes
 from gateway.postgres.opened import OpenedRoutes, in_turns
 from gateway.postgres.pool import Pool
-from gateway.reply import STORED, Run
+from gateway.reply import STORED, Run, refused_rows, row_refused
 from gateway.route import Route
+from gateway.sql.block import Blame
 from gateway.sql.fates import VOID, runs_of
+from gateway.sql.sqlstate import CANCELLED, MISSING
 from gateway.sql.statement import Bound, Insert
 from gateway.sql.streams import CLAIM, refusals_of, standings_of
 from gateway.store import Claim, Seen, Spooled, Written
@@ -58,6 +68,11 @@ _TOUCH: Final = (
 )
 
 
+_SLOW: Final = "canceling statement due to statement timeout"
+
+_TRIED_OUT: Final = 5
+"""Rows of a batch that are tried out, at most."""
+
 _NO_TURN: Final[AbstractAsyncContextManager[object]] = nullcontext()
 
 
@@ -81,8 +96,12 @@ class PostgresStore:
         # Lanes on which a statement was lost. A server that stood still may come to it
         # when the batch is long stored by another try, and then must find the lane's row.
         self._doubtful: set[str] = set()
+        # Of each route the messages of which the last one passed.
+        self._passed: dict[str, Slice] = {}
 
-    async def write(self, batch: Batch, fence: Fence) -> Written:
+    async def write(
+        self, batch: Batch, fence: Fence, *, patient: bool = False, blame: bool = False
+    ) -> Written:
         if not batch.count:
             async with self._pool.checkout() as connection:
                 work = self.execution.run_empty(connection, fence, batch)
@@ -96,21 +115,98 @@ class PostgresStore:
             except FramesRefused as refused:
                 if not (refused.by_type and await self._looked_again(batch.route)):
                     raise
-                bound = await self._bind(self._opened[batch.route], batch)
+                opened = self._opened[batch.route]
+                bound = await self._bind(opened, batch)
+        manner = Manner(blame=Blame.PASSING if blame else Blame.MOST, patient=patient)
         async with self._turn(batch.route), self._pool.checkout() as connection:
-            if bound is not None:
+            if opened is not None and bound is not None:
                 try:
-                    return await self._store(connection, batch, bound, fence)
+                    return await self._judged(connection, opened, batch, bound, fence, manner)
                 except RouteError:
                     # The table may have changed under us: look again, then say so.
                     self._opened.forget(batch.route)
             insert = await self._opened.open(connection, batch.route)
             bound = await self._bind(insert, batch)
-            try:
-                return await self._store(connection, batch, bound, fence)
-            except RouteError:
-                # The syntax of some types is told like that of a statement.
-                return await self._store(connection, batch, bound, fence, careful=True)
+            return await self._judged(connection, insert, batch, bound, fence, manner)
+
+    async def _judged(
+        self,
+        connection: Connection,
+        insert: Insert,
+        batch: Batch,
+        bound: Bound,
+        fence: Fence,
+        manner: Manner,
+    ) -> Written:
+        """
+        Store a batch; where no row of it passes, a row that was stored before tells who is at
+        fault: the rows, or their route.
+        """
+        try:
+            written = await self._store(connection, batch, bound, fence, manner)
+        except SlowRow as slow:
+            # Those before it have passed.
+            if not slow.row and not await self._is_sound(connection, insert, batch.route):
+                raise TransientError(_SLOW, CANCELLED) from None
+            raise FramesRefused([(slow.row, row_refused(_SLOW, CANCELLED))]) from None
+        except (RowError, RouteError, TransientError) as error:
+            if fence.first != fence.number or not connection.usable:
+                raise
+            if passes(error) and manner.blame is Blame.MOST:
+                raise
+            sound = await self._is_sound(connection, insert, batch.route)
+            if error.sqlstate == MISSING and batch.route in self._passed and not sound:
+                raise RouteError(str(error), error.sqlstate) from error
+            if not sound and not (isinstance(error, RowError) and error.sqlstate == MISSING):
+                raise
+            manner = manner._replace(blame=Blame.ALL)
+            written = await self._store(connection, batch, bound, fence, manner)
+        self._note(batch, written)
+        return written
+
+    def _note(self, batch: Batch, written: Written) -> None:
+        """
+        Keep the last row that passed.
+        """
+        if len(written.runs) == 1:
+            if not refused_rows(written.runs):
+                self._passed[batch.route] = batch.slices[-1]
+        elif batch.route not in self._passed:
+            at_fault = {row for row, _ in refused_rows(written.runs)}
+            passed = next((n for n in range(batch.count) if n not in at_fault), None)
+            if passed is not None:
+                self._passed[batch.route] = batch.only([passed]).slices[0]
+
+    async def _is_sound(self, connection: Connection, insert: Insert, route: str) -> bool:
+        """
+        Whether a row that was stored before could be stored again, but for what it is itself
+        in the way of.
+        """
+        found = self._passed.get(route)
+        if found is None:
+            return False
+        row = found._replace(start=found.stop - 1)
+        try:
+            bound = await in_turns(insert.bind([row]), self._pool.reactor)
+            await self.execution.try_out(connection, bound)
+        except (StoreError, FramesRefused):
+            return False
+        return True
+
+    async def try_out(self, batch: Batch) -> bool:
+        async with self._pool.checkout() as connection:
+            insert = await self._opened.open(connection, batch.route)
+            for part in batch.slices[:_TRIED_OUT]:
+                row = part._replace(stop=part.start + 1)
+                try:
+                    bound = await in_turns(insert.bind([row]), self._pool.reactor)
+                    fates = await self.execution.try_out(connection, bound)
+                except (FramesRefused, RowError, RouteError, TransientError):
+                    continue
+                if not refused_rows(self._runs(batch.only([0]), fates)):
+                    self._passed[batch.route] = row
+                    return True
+        return False
 
     def _turn(self, route: str) -> AbstractAsyncContextManager[object]:
         """
@@ -165,6 +261,9 @@ class PostgresStore:
                 await self._behind(fences[0], connection, batches[0], work)
             except StreamsElsewhere:
                 return False  # which of them, each batch finds out for itself
+        for batch in batches:
+            if batch.count:
+                self._passed[batch.route] = batch.slices[-1]
         return True
 
     async def resolve(self, batch: Batch, fence: Fence) -> Written | None:
@@ -240,10 +339,10 @@ class PostgresStore:
         batch: Batch,
         bound: Bound,
         fence: Fence,
-        careful: bool = False,
+        manner: Manner,
     ) -> Awaitable[Written]:
         # A coroutine for each of these layers is what a small batch's latency is made of.
-        work = self.execution.run(connection, bound, fence, batch, careful)
+        work = self.execution.run(connection, bound, fence, batch, manner)
         return self._behind(fence, connection, batch, work)
 
     async def _behind(

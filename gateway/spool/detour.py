@@ -25,8 +25,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from gateway.batch import MAX_ROWS, Batch, Fence
-from gateway.company import RETRY_FOR
-from gateway.errors import RouteError, SpoolError, StoreError, TransientError
+from gateway.company import BLAME_AFTER, RETRY_FOR
+from gateway.errors import OutcomeUnknown, RouteError, SpoolError, StoreError, TransientError
 from gateway.gate import Gates
 from gateway.spool.drain import Drain
 from gateway.spool.queue import Spool
@@ -90,6 +90,8 @@ class SpoolDetour:
         self._measured = 0.0
         self._failures = 0
         self._trouble_since: float | None = None
+        # Of each route that is in trouble how often it was.
+        self._troubled: dict[str, int] = {}
         self._waiting: list[Deferred[None]] = []
         self._sleeping: Deferred[None] | None = None
         self._running: Deferred[None] | None = None
@@ -260,10 +262,17 @@ class SpoolDetour:
 
     async def _attempt(self, parcel: Parcel) -> bool:
         route = parcel.batch.route
+        troubled = self._troubled.get(route, 0)
+        self._drain.blame = troubled >= BLAME_AFTER
         try:
             await self._drain.store(parcel)
-        except RouteError as error:
-            self._gates.close(route, error)
+        except (RouteError, TransientError) as error:
+            # Of one route, as far as anybody knows: others need not wait for it.
+            self._troubled[route] = troubled + 1
+            if isinstance(error, RouteError):
+                self._gates.close(route, error)
+            else:
+                self._say_away(str(error))
             self._park(route)
         except SpoolError as error:
             self._say_full(error)
@@ -273,7 +282,7 @@ class SpoolDetour:
             if self._trouble_since is None:
                 self._trouble_since = now
             self._say_away(str(error))
-            if isinstance(error, TransientError) and now - self._trouble_since > RETRY_FOR:
+            if isinstance(error, OutcomeUnknown) and now - self._trouble_since > RETRY_FOR:
                 self._park(route)
             else:
                 await self._pause()
@@ -286,6 +295,7 @@ class SpoolDetour:
             self._failures = 0
             self._bug_said = ""
             self._trouble_since = None
+            self._troubled.pop(route, None)
             self._parked.pop(route, None)
             self._gates.stored(route)
             self._measure(parcel.batch.count)

@@ -27,12 +27,13 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from gateway.batch import Batch, Move, Refusal, Slice
-from gateway.errors import FenceVoid, RowError, StoredPartly
+from gateway.errors import FenceVoid, RouteError, RowError, StoredPartly, TransientError
 from gateway.faults import Faults, FramesRefused, StreamsElsewhere
 from gateway.moves import Standing
 from gateway.reply import Code, Outcome, refused, refused_rows, row_refused
 from gateway.spool.queue import Spool
 from gateway.spool.record import Parcel, Record, pack, rows_of, unpack
+from gateway.sql.sqlstate import CANCELLED
 from gateway.store import Store, Written
 
 _GONE: Final = (
@@ -73,6 +74,7 @@ class Drain:
     @ivar buried: messages that became dead letters.
     @ivar held: streams that wait.
     @ivar lanes: those that were used.
+    @ivar blame: whether messages are refused for what mostly passes by itself, too.
     """
 
     _log = Logger()
@@ -95,6 +97,7 @@ class Drain:
         self._left_out: frozenset[str] = frozenset()
         self._told: dict[str, str] = {}
         self.lanes: set[str] = set()
+        self.blame = False
         self._said: set[tuple[str, str]] = set()
         self._spool = spool
         self._store = store
@@ -115,11 +118,12 @@ class Drain:
         """
         return self._left_out
 
-    async def store(self, parcel: Parcel) -> None:
+    async def store(self, parcel: Parcel, doubt: bool = True) -> None:
         """
         Bring every message of a parcel to its end; those that are there leave the spool, and
         those that wait are put aside.
 
+        @param doubt: whether to look if it is the route that takes nothing.
         @raise StoreError: not now; what is left is still in the spool.
         @raise SpoolError: stored, but it could not be removed; store it again.
         """
@@ -128,9 +132,14 @@ class Drain:
             return
         try:
             await self._write(parcel)
+        except (RouteError, TransientError):
+            if not (doubt and await self._others_pass(parcel)):
+                raise
+            await self.store(parcel, doubt=False)
         except (RowError, FramesRefused, StreamsElsewhere) as error:
             if len(parcel.records) > 1:
-                await self._halve(parcel)
+                slow = isinstance(error, RowError) and error.sqlstate == CANCELLED
+                await (self._one_by_one if slow else self._halve)(parcel)
             elif isinstance(error, FramesRefused):
                 await self._rewrite(parcel, batch.refuse(error.faults, bury=True))
             elif isinstance(error, StreamsElsewhere):
@@ -191,7 +200,9 @@ class Drain:
         """
         batch, fence = parcel.batch, parcel.fence
         self.lanes.add(fence.lane)
-        await self._written(parcel, await self._store.write(batch, fence))
+        await self._written(
+            parcel, await self._store.write(batch, fence, patient=True, blame=self.blame)
+        )
         self.buried += len(batch.buried)
         for refusal in batch.buried:
             self._say_buried(batch.route, refusal.outcome)
@@ -217,6 +228,24 @@ class Drain:
             await self._spool.remove(parcel)
         else:
             await self._take_apart(parcel, [batch])
+
+    async def _others_pass(self, parcel: Parcel) -> bool:
+        """
+        Where nothing of a record can be stored: whether something behind it can.
+        """
+        route = parcel.batch.route
+        if len(parcel.records) > 1 or route not in self._spool.rows:
+            return False
+        others = self._spool.rows.keys() - {route}
+        behind = await self._spool.next(parcel.end, others, self._spool.aside)
+        return behind is not None and await self._store.try_out(behind.batch)
+
+    async def _one_by_one(self, parcel: Parcel) -> None:
+        """
+        One of its records is slow: halves would wait for it again and again.
+        """
+        for record in parcel.records:
+            await self.store(unpack([record]))
 
     async def _halve(self, parcel: Parcel) -> None:
         """

@@ -3,18 +3,21 @@ Code blocks: rows stored one by one in a single round trip, for what one stateme
 
 Where a statement fails because of some row, the same rows are stored by a block: a few
 at a time, and where these fail, each in a subtransaction of its own, so that only the
-ones at fault are left out; all that in one transaction behind the batch's fence. The
-block is an anonymous one (C{DO}): it needs no right to create anything, nor a session
-of its own, and PostgreSQL keeps the plans of its statements while it runs.
+ones at fault are left out; all that in one transaction behind the batch's fence. What
+fails while others pass is at fault, whatever its SQLSTATE; where none passes SQLSTATE
+decides, or whoever knows better, see L{Blame}. The block is an anonymous one (C{DO}): it
+needs no right to create anything, nor a session of its own, and PostgreSQL keeps the plans
+of its statements while it runs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Final
 
-from gateway.sql.sqlstate import ROW_PATTERN
+from gateway.sql.sqlstate import MISSING, PASSING_PATTERN, ROW_PATTERN, SLOW
 from gateway.sql.statement import FENCE_TYPES, Names, fence
 
 _AT_A_TIME: Final = 16
@@ -22,6 +25,23 @@ _AT_A_TIME: Final = 16
 Rows that are first tried together. Of 10,000 rows with 1 % bad ones 8 to 32 took about
 60 ms, where the statement itself took 27 ms without a bad one; 64 took 84 ms.
 """
+
+
+_MOST_SUSPECTS: Final = 64
+"""Rows that fail, while none has passed, after which no more are tried."""
+
+_BLAME: Final = "gateway.blame"
+_WATCH: Final = "gateway.watch"
+
+
+class Blame(Enum):
+    """
+    Which rows that fail are at fault, beside those whose SQLSTATE says so.
+    """
+
+    MOST = "where another row passes, and the reason does not pass by itself"
+    PASSING = "where another row passes"
+    ALL = "all"
 
 
 _CATCH: Final = "EXCEPTION WHEN OTHERS OR ASSERT_FAILURE THEN"
@@ -65,16 +85,23 @@ def body(
     @param rows: a query for the inputs of all rows, C{c0}, C{c1} and so on, in order.
     @param count: of inputs.
     @param careful: whether rows at fault are left out; else the first one ends it all.
+    @return: raises L{SLOW} where a row takes most of C{statement_timeout} and L{settings} say
+        to watch.
     """
     lane = f"{places[0]}::{FENCE_TYPES[0]}"
     row = _told(step)
     if careful:
         refuse = _refuse(names, count, step)
-        row = f"BEGIN\n{row}\n{_CHECK}\n{_CATCH}\n{refuse}\nEND;"
+        row = (
+            f"gw_since := clock_timestamp();\nBEGIN\n{row}\n{_CHECK}"
+            f"\nEXCEPTION WHEN QUERY_CANCELED THEN\n{_SLOW}"
+            f"\nWHEN OTHERS OR ASSERT_FAILURE THEN\n{refuse}\nEND;"
+        )
     # Not indented: there may be texts of more than one line in the user's SQL.
     each = f"FOR gw_i IN 1 .. cardinality(gw_block.c0) LOOP\n{row}\nEND LOOP;"
     if careful and step.many:
-        each = f"BEGIN\n{step.many};\n{_CHECK}\n{_CATCH}\n{each}\nEND;"
+        one_by_one = "IF gw_watch THEN RAISE SQLSTATE 'ZG000'; END IF;"
+        each = f"BEGIN\n{one_by_one}\n{step.many};\n{_CHECK}\n{_CATCH}\n{each}\nEND;"
     columns = [f"c{number}" for number in range(count)]
     arrays = ", ".join(f"array_agg({column} ORDER BY gw_n) AS {column}" for column in columns)
     return f"""
@@ -92,6 +119,11 @@ DECLARE
     gw_text text;
     gw_type text;
     gw_column text;
+    gw_since timestamptz;
+    gw_suspect text;
+    gw_suspicion text;
+    gw_blame text := coalesce(current_setting('{_BLAME}', true), '');
+    gw_watch boolean := current_setting('{_WATCH}', true) = 'on';
 BEGIN
     PERFORM {fence(places)};
     FOR gw_block IN
@@ -102,6 +134,9 @@ BEGIN
 {each}
         gw_base := gw_base + cardinality(gw_block.c0);
     END LOOP;
+    IF gw_suspect IS NOT NULL AND cardinality(gw_refused) = gw_base THEN
+        RAISE EXCEPTION USING ERRCODE = gw_suspect, MESSAGE = gw_suspicion;
+    END IF;
     IF cardinality(gw_values) + cardinality(gw_duplicates) + cardinality(gw_refused) > 0 THEN
         PERFORM gateway.remember({lane},
             '{{"duplicates":[' || array_to_string(gw_duplicates, ',')
@@ -110,6 +145,16 @@ BEGIN
     END IF;
 END
 """
+
+
+_SLOW: Final = f"""
+IF gw_watch AND 2000 * extract(epoch FROM clock_timestamp() - gw_since)
+   >= (SELECT setting::bigint FROM pg_settings WHERE name = 'statement_timeout')
+THEN
+    RAISE EXCEPTION 'this row took too long' USING ERRCODE = '{SLOW}', DETAIL = gw_base + gw_i;
+END IF;
+RAISE;"""
+"""At the end of C{statement_timeout}: a row that took most of it is the one."""
 
 
 def _told(step: Step) -> str:
@@ -126,7 +171,7 @@ def _told(step: Step) -> str:
 
 def _refuse(names: Names, count: int, step: Step) -> str:
     """
-    Note why a row is left out, unless it is not the row's fault.
+    Note why a row is left out, unless that is surely not its fault.
     """
     probe = ""
     if step.columns:
@@ -148,11 +193,30 @@ END IF;"""
     return f"""GET STACKED DIAGNOSTICS gw_state = RETURNED_SQLSTATE, gw_text = MESSAGE_TEXT,
     gw_type = PG_DATATYPE_NAME;
 gw_column := NULL;{probe}
-IF gw_state !~ {literal(ROW_PATTERN)} AND gw_column IS NULL THEN
-    RAISE;
+IF (gw_state !~ {literal(ROW_PATTERN)} OR gw_state = '{MISSING}') AND gw_column IS NULL
+   AND gw_blame <> '{Blame.ALL.name}'
+THEN
+    gw_suspect := coalesce(gw_suspect, gw_state);
+    gw_suspicion := coalesce(gw_suspicion, gw_text);
+    IF gw_state ~ {literal(PASSING_PATTERN)} AND gw_blame <> '{Blame.PASSING.name}'
+       OR cardinality(gw_refused) = gw_base + gw_i - 1 AND gw_base + gw_i > {_MOST_SUSPECTS}
+    THEN
+        RAISE;
+    END IF;
 END IF;
 gw_refused := array_append(gw_refused,
     json_build_array(gw_base + gw_i, gw_state, gw_column, gw_text)::text);"""
+
+
+def settings(blame: Blame, watch: bool = False) -> str:
+    """
+    @param watch: whether rows are stored one at a time, to find the slow one.
+    @return: statements to stand before a block, in its transaction.
+    """
+    text = f"SELECT set_config('{_WATCH}', 'on', true); " if watch else ""
+    if blame is not Blame.MOST:
+        text += f"SELECT set_config('{_BLAME}', '{blame.name}', true); "
+    return text
 
 
 def literal(text: str) -> str:

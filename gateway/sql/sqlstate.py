@@ -1,8 +1,10 @@
 """
-What an SQLSTATE means for us: the one table that decides.
+What an SQLSTATE means for us, where nothing else tells who must act.
 
-Sorted by who must act. PostgreSQL documentation, appendix A "PostgreSQL Error
-Codes"; a class is the first two characters. The longest match wins.
+A row is at fault when its neighbours are not, whatever the SQLSTATE; that is found out, see
+L{gateway.postgres.store}. This table decides where there is no neighbour, nor a row that is
+known to be good. Sorted by who must act. PostgreSQL documentation, appendix A "PostgreSQL
+Error Codes"; a class is the first two characters. The longest match wins.
 """
 
 from __future__ import annotations
@@ -19,10 +21,16 @@ UNMOVED: Final = "ZG003"
 BEHIND: Final = "ZG004"
 """Raised by C{gateway.claim}: a stream has not come as far as its peer says."""
 
+SLOW: Final = "ZG006"
+"""Raised by our own code blocks: the row that DETAIL names took too long."""
+
 NO_SUCH_PREPARED_STATEMENT: Final = "26000"
 DUPLICATE_PREPARED_STATEMENT: Final = "42P05"
 READ_ONLY: Final = "25006"
 CANCELLED: Final = "57014"
+MISSING: Final = "23502"
+"""A column that may not be NULL: the message's fault, or that of who made the column so."""
+
 TOO_LARGE: Final = "54000"
 
 
@@ -87,3 +95,9 @@ def _row_pattern() -> str:
 
 ROW_PATTERN: Final = _row_pattern()
 """L{Kind.ROW}, as a regular expression of PostgreSQL's."""
+
+PASSING_PATTERN: Final = "^(40|53|55P03|55006|57014)"
+"""
+What may befall any row and mostly passes by itself, as a regular expression of PostgreSQL's
+and Python's: a deadlock, a full disk, a lock. It is tried again before a row is blamed.
+"""

@@ -346,7 +346,9 @@ class SimulatedStore:
         self._doubtful: set[str] = set()
         self._format = TextFormat()
 
-    async def write(self, batch: Batch, fence: Fence) -> Written:
+    async def write(
+        self, batch: Batch, fence: Fence, *, patient: bool = False, blame: bool = False
+    ) -> Written:
         if faults := self._faults(batch):
             raise FramesRefused(faults)
         batch.moves  # noqa: B018 - as they are when it is sent
@@ -388,6 +390,12 @@ class SimulatedStore:
             lambda memory: memory.claim_stream(name, seen, spooled),
         )
         return claim
+
+    async def try_out(self, batch: Batch) -> bool:
+        passes: bool = await self._send(
+            f"try out {_shown(batch)}", lambda memory: memory.try_out(batch)
+        )
+        return passes
 
     async def probe(self, route: str) -> None:
         await self._send(f"probe {route}", lambda memory: memory.probe(route))
