@@ -106,4 +106,4 @@ def _framed(framing: str, message: str) -> str:
         return f"{len(message.encode())}:{text},"
     if framing == "octet-counted":
         return f"{len(message.encode())} {text}"
-    return text + r"\n"
+    return text + (r"\000" if framing == "nul" else r"\n")

@@ -9,6 +9,7 @@ from typing import Final
 
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory
+from twisted.logger import Logger
 
 from gateway.access import NOTHING, Access, Rights
 from gateway.batch import Origin
@@ -46,6 +47,8 @@ class PeerFactory(Factory):
     """
 
     noisy = False
+
+    _log = Logger()
 
     def __init__(
         self,
@@ -103,6 +106,7 @@ class PeerFactory(Factory):
         self.carriage = carriage
         self.peers: set[PeerProtocol] = set()
         self._sweep = Sweep(clock, timeouts, listener, self.peers)
+        self._told_of_nul = False
 
     def joined(self, peer: PeerProtocol) -> None:
         """A peer connected."""
@@ -117,6 +121,19 @@ class PeerFactory(Factory):
         if self.channels is not None:
             self.channels.leave(peer)
         self._sweep.peers_changed()
+
+    def nul_found(self, peer: PeerProtocol) -> None:
+        """A peer seems to end its messages with NUL; for the log, once."""
+        if self._told_of_nul:
+            return
+        self._told_of_nul = True
+        self._log.warn(
+            "listener {listener}: {name} seems to end its messages with NUL, and here a newline"
+            ' ends a message, so they are not stored; set framing = "nul" for this listener, or'
+            " have the sender end each message with a newline",
+            listener=self.listener,
+            name=peer.guest.name,
+        )
 
     def let_go(self, peer: PeerProtocol, reason: str) -> None:
         """A peer is told to go; for the log."""

@@ -6,6 +6,8 @@ the list of frames that are complete now; it never sees a transport, and it work
 on the whole chunk at C speed (C{split}, C{find}) instead of byte by byte. However
 the stream was cut by TCP, the same frames come out.
 
+A byte order mark before the first frame is dropped.
+
 Limits: a frame's payload is at most C{max_frame} bytes; what is kept between two
 calls is at most one incomplete frame, so memory is bounded by C{max_frame} plus
 one read. Precedents for a limit of this size: RFC 5424 section 6.1 (receivers
@@ -21,7 +23,7 @@ from gateway.errors import FramingError
 
 class Oversize(bytes):
     """
-    Stands in the list of frames for a line that was over the limit and is skipped.
+    Stands in the list of frames for one that was over the limit and is skipped.
 
     A C{bytes} (and empty), so that a list of frames stays one of C{bytes}.
     """
@@ -31,10 +33,27 @@ class Oversize(bytes):
 
 OVERSIZE: Final = Oversize()
 
-_ONE_LINE: Final = bytes.maketrans(b"\r\n", b"  ")
+BOM: Final = b"\xef\xbb\xbf"
+"""
+UTF-8's byte order mark. Windows' tools put it before a file or a stream, where it is no part of
+any message; anywhere else it is a character like others (RFC 3629, section 6).
+"""
 
 _RUN: Final = 8
 """Frames of one length in a row from which looking for more of them pays."""
+
+
+def without_bom(data: bytes) -> tuple[bytes, bool]:
+    """
+    Drop a byte order mark.
+
+    @param data: a stream from its first byte on.
+    @return: what is left, and whether it may be the beginning of a mark, so that only more
+        bytes can tell.
+    """
+    if len(data) < len(BOM) and BOM.startswith(data):
+        return data, True
+    return data.removeprefix(BOM), False
 
 
 class Framing(Protocol):
@@ -53,6 +72,13 @@ class Framing(Protocol):
     @property
     def unfinished(self) -> bool:
         """Whether a frame is begun and not finished, one that is skipped included."""
+
+    @property
+    def has_nul(self) -> bool:
+        """
+        Whether a NUL is in a frame that was too long, or in one that is not finished: so it
+        is where a peer ends its messages with NUL and they are read as lines.
+        """
 
     def receive(self, data: bytes) -> list[bytes]:
         """
@@ -75,28 +101,36 @@ class Framing(Protocol):
     def push(self, payload: bytes) -> bytes:
         """
         What may hold any bytes as one frame for the wire: where that has no room for
-        all of them, in lines, each CR and LF becomes a space.
+        all of them, each byte that ends a frame (in lines CR and LF) becomes a space.
         """
 
 
-class LineFraming:
+class _DelimitedFraming:
     """
-    Frames as lines: LF ends a frame, one CR just before it is dropped, a bare CR is data.
-
-    The first complete line decides which ending the answers get: telnet sends
-    CRLF and is answered with CRLF, C{nc} sends LF and is answered with LF.
+    What lines and frames that end with NUL share: one byte ends a frame, and a frame that is
+    too long is skipped up to there.
     """
 
-    __slots__ = ("_ending", "_kept", "_max_frame", "_skipping", "oversize")
+    __slots__ = ("_at_start", "_ending", "_has_nul", "_kept", "_max_frame", "_skipping", "oversize")
 
-    def __init__(self, max_frame: int) -> None:
+    _delimiter: bytes
+    _optional: bytes
+    """What is dropped where it stands just before the delimiter."""
+    _flat: bytes
+    """A table that makes a space of each byte that no frame can hold."""
+
+    def __init__(self, max_frame: int, at_start: bool = True) -> None:
         """
-        @param max_frame: largest payload accepted, in bytes, the line's ending not counted.
+        @param max_frame: largest payload accepted, in bytes, its ending not counted.
+        @param at_start: whether the first bytes may be a byte order mark.
         """
         self._max_frame = max_frame
+        self._at_start = at_start
         self._kept = bytearray()
         self._skipping = False
-        self._ending: bytes | None = None
+        self._has_nul = False
+        # What answers end with; of lines the first one decides.
+        self._ending: bytes | None = None if self._optional else self._delimiter
         self.oversize = False
 
     @property
@@ -107,34 +141,48 @@ class LineFraming:
     def unfinished(self) -> bool:
         return self._skipping or bool(self._kept)
 
+    @property
+    def has_nul(self) -> bool:
+        return self._has_nul or b"\0" in self._kept
+
     def receive(self, data: bytes) -> list[bytes]:
         self.oversize = False
+        if self._at_start:
+            data, self._at_start = without_bom(bytes(self._kept) + data)
+            self._kept = bytearray()
+            if self._at_start:
+                self._kept += data
+                return []
+        delimiter, optional = self._delimiter, self._optional
         if self._skipping:
-            _, end, data = data.partition(b"\n")
+            _, end, data = data.partition(delimiter)
             if not end:
                 return []
             self._skipping = False
         frames: list[bytes] = []
-        if b"\n" in data:
+        if delimiter in data:
             if self._kept:
                 data = bytes(self._kept) + data
-            frames = data.split(b"\n")
+            frames = data.split(delimiter)
             self._kept = bytearray(frames.pop())
             # One search of the whole chunk saves one of each line where no CR is.
-            if b"\r" in data:
-                frames = [f[:-1] if f.endswith(b"\r") else f for f in frames]
-            # Only a chunk longer than the limit can hold a line longer than the limit.
+            if optional and optional in data:
+                frames = [f[:-1] if f.endswith(optional) else f for f in frames]
+            # Only a chunk longer than the limit can hold a frame longer than the limit.
             if len(data) > self._max_frame and max(map(len, frames)) > self._max_frame:
+                self._has_nul = self._has_nul or any(b"\0" in frame for frame in frames)
                 frames = [OVERSIZE if len(f) > self._max_frame else f for f in frames]
                 self.oversize = True
             if self._ending is None:
                 self._ending = self._first_ending(data)
         else:
             self._kept += data
+        kept = len(self._kept)
         # One byte more may be the CR of a line that is just within the limit.
-        if len(self._kept) > self._max_frame and (
-            len(self._kept) > self._max_frame + 1 or not self._kept.endswith(b"\r")
+        if kept > self._max_frame and not (
+            optional and kept == self._max_frame + 1 and self._kept.endswith(optional)
         ):
+            self._has_nul = self.has_nul
             frames.append(OVERSIZE)
             self.oversize = True
             self._skipping = True
@@ -143,24 +191,53 @@ class LineFraming:
 
     @property
     def kind(self) -> bytes:
-        return self._ending or b"\n"
+        return self._ending or self._delimiter
 
     def frame(self, payload: bytes) -> bytes:
-        return payload + (self._ending or b"\n")
+        return payload + (self._ending or self._delimiter)
 
     def push(self, payload: bytes) -> bytes:
-        return payload.translate(_ONE_LINE) + (self._ending or b"\n")
+        return payload.translate(self._flat) + (self._ending or self._delimiter)
 
     def _first_ending(self, data: bytes) -> bytes | None:
         # A skipped line decides nothing: whether its end was seen depends on how
         # TCP cut the stream, and answers must not.
+        delimiter, optional = self._delimiter, self._optional
         start = 0
-        while (end := data.find(b"\n", start)) >= 0:
-            is_crlf = data[start:end].endswith(b"\r")
-            if end - start - is_crlf <= self._max_frame:
-                return b"\r\n" if is_crlf else b"\n"
+        while (end := data.find(delimiter, start)) >= 0:
+            has_optional = data[start:end].endswith(optional)
+            if end - start - has_optional <= self._max_frame:
+                return optional + delimiter if has_optional else delimiter
             start = end + 1
         return None
+
+
+class LineFraming(_DelimitedFraming):
+    """
+    Frames as lines: LF ends a frame, one CR just before it is dropped, a bare CR is data.
+
+    The first complete line decides which ending the answers get: telnet sends
+    CRLF and is answered with CRLF, C{nc} sends LF and is answered with LF.
+    """
+
+    __slots__ = ()
+
+    _delimiter = b"\n"
+    _optional = b"\r"
+    _flat = bytes.maketrans(b"\r\n", b"  ")
+
+
+class NulFraming(_DelimitedFraming):
+    """
+    Frames that end with NUL, as those of GELF over TCP and of Python's C{SysLogHandler};
+    answers end with it too.
+    """
+
+    __slots__ = ()
+
+    _delimiter = b"\0"
+    _optional = b""
+    _flat = bytes.maketrans(b"\0", b" ")
 
 
 class _CountedFraming:
@@ -168,20 +245,23 @@ class _CountedFraming:
     What netstrings and RFC 6587 octet counting share: a decimal length, a mark, the payload.
     """
 
-    __slots__ = ("_kept", "_max_digits", "_max_frame", "_wanted")
+    __slots__ = ("_at_start", "_kept", "_max_digits", "_max_frame", "_wanted")
 
     _name: str
     _mark: bytes
     _trailer: bytes
     _zero: bool
-    # Line framing alone skips what is too long; here it is a framing error.
+    # Only where a delimiter ends a frame one that is too long is skipped; here it is an error.
     oversize = False
+    has_nul = False
 
-    def __init__(self, max_frame: int) -> None:
+    def __init__(self, max_frame: int, at_start: bool = True) -> None:
         """
         @param max_frame: largest payload accepted, in bytes.
+        @param at_start: whether the first bytes may be a byte order mark.
         """
         self._max_frame = max_frame
+        self._at_start = at_start
         self._max_digits = len(str(max_frame))
         self._kept = bytearray()
         # Bytes that must be there before another look can find a frame.
@@ -205,6 +285,11 @@ class _CountedFraming:
             if len(self._kept) < self._wanted:
                 return []
             data = bytes(self._kept)
+        if self._at_start:
+            data, self._at_start = without_bom(data)
+            if self._at_start:
+                self._kept = bytearray(data)
+                return []
         frames: list[bytes] = []
         self._wanted = 0
         append, find = frames.append, data.find
@@ -336,9 +421,10 @@ class OctetCountedFraming(_CountedFraming):
 
 
 FRAMINGS: Final[
-    dict[str, type[LineFraming] | type[NetstringFraming] | type[OctetCountedFraming]]
+    dict[str, type[_DelimitedFraming] | type[NetstringFraming] | type[OctetCountedFraming]]
 ] = {
     "line": LineFraming,
+    "nul": NulFraming,
     "netstring": NetstringFraming,
     "octet-counted": OctetCountedFraming,
 }

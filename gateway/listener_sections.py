@@ -99,7 +99,7 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
 
     endpoint: str
-    framing: Literal["line", "netstring", "octet-counted"] = "line"
+    framing: Literal["line", "nul", "netstring", "octet-counted"] = "line"
     dialect: Literal["plain", "command"] = "plain"
     route: str | None = None
     route_by: str | None = None

@@ -98,6 +98,7 @@ class PeerProtocol(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._lost = True
+        self._look_for_nul()
         self.answers.forget()
         self._held.clear()
         self._reader.gone()
@@ -122,6 +123,8 @@ class PeerProtocol(Protocol):
         if frames:
             self._finished = True
             self._oversize = self._framing.oversize or (bool(self._held) and self._oversize)
+            if self._oversize:
+                self._look_for_nul()
             room = self._terms.window - self.answers.unanswered
             if self._held or self._asking is not None or len(frames) > room:
                 self._held.extend(frames)
@@ -318,6 +321,8 @@ class PeerProtocol(Protocol):
                 return None
         open_ = not (self._closing or self._ended or self._bye is not None)
         unfinished = open_ and self._framing.unfinished
+        if unfinished and not (heard or finished):
+            self._look_for_nul()
         idle = open_ and timeouts.idle < inf and not self.answers.waiting and not self._held
         if not self._greeted and (finished or self.guest.token):
             self._greeted = not self._terms.awaits_proof(self.guest)
@@ -325,6 +330,11 @@ class PeerProtocol(Protocol):
         if queue is None and not (unfinished or idle or silent):
             return None
         return Sight(heard, finished, unfinished, idle, silent, was_read, queue)
+
+    def _look_for_nul(self) -> None:
+        # Only where a frame was too long, or does not go on: so it costs good ones nothing.
+        if self._framing.has_nul:
+            self._terms.nul_found(self)
 
     def expire(self, limit: Limit) -> None:
         """The sweep's: a peer that still listens is told, after all its answers."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import tzinfo
 from typing import Final, Literal
 
 from gateway.formats.choice import TEXT, Reading
@@ -69,6 +70,7 @@ class Route:
     @ivar returning: columns whose values are told with C{+OK}.
     @ivar sql: the user's own statement, instead of a table; the columns are then the names
         of its parameters.
+    @ivar timezone: of times that name none; C{None}: local for syslog, UTC for all others.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Route:
     key: tuple[str, ...] = ()
     returning: tuple[str, ...] = ()
     sql: str = ""
+    timezone: tzinfo | None = None
 
     @property
     def fields(self) -> list[str]:

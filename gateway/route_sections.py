@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import date, time
+from datetime import date, time, tzinfo
 from typing import Any, Final
 
 import msgspec
@@ -25,6 +25,7 @@ from gateway.route import (
 )
 from gateway.sections import Reader, is_table, meant
 from gateway.sql.parameters import gives_rows, parameters
+from gateway.zones import zone_of
 
 
 class ColumnSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -54,6 +55,7 @@ class RouteSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     @ivar fields: of csv: what the values of a record are called, in order.
     @ivar delimiter: of csv: what stands between values, one character or C{whitespace}.
     @ivar pattern: of regex: a regular expression with named groups (RE2 syntax).
+    @ivar timezone: of times that name none, as the IANA has it, or C{local}.
     @ivar columns: column -> where its value comes from: a field, one of the sources
         that begin with C{@}, or a table as L{ColumnSection}.
     @ivar conflict: what is done with a row whose key is there already.
@@ -70,6 +72,7 @@ class RouteSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     fields: list[str] | None = None
     delimiter: str | None = None
     pattern: str | None = None
+    timezone: str | None = None
     create: bool = False
     columns: dict[str, Any] | None = None
     conflict: Conflict = "error"
@@ -108,7 +111,7 @@ def _one_route(reader: Reader, name: str, section: RouteSection) -> Route:
         given = _DEFAULT if section.columns is None else section.columns
     columns = _columns(reader, name, given, reading)
     _check_conflict(reader, name, section, columns)
-    route = _route(name, section, columns, reading)
+    route = _route(name, section, columns, reading, _zone(reader, name, section))
     if len(reader.problems) == before and reading.format != "text":
         try:
             format_of(reading, route.fields)
@@ -117,8 +120,22 @@ def _one_route(reader: Reader, name: str, section: RouteSection) -> Route:
     return route
 
 
+def _zone(reader: Reader, name: str, section: RouteSection) -> tzinfo | None:
+    if section.timezone is None:
+        return None
+    try:
+        return zone_of(section.timezone)
+    except ValueError as error:
+        reader.note(f"routes.{name}.timezone", str(error))
+        return None
+
+
 def _route(
-    name: str, section: RouteSection, columns: Mapping[str, Value], reading: Reading
+    name: str,
+    section: RouteSection,
+    columns: Mapping[str, Value],
+    reading: Reading,
+    zone: tzinfo | None,
 ) -> Route:
     create = section.create_columns or DEFAULT_COLUMNS
     return Route(
@@ -132,6 +149,7 @@ def _route(
         tuple(section.key),
         tuple(section.returning),
         section.sql or "",
+        zone,
     )
 
 

@@ -165,6 +165,10 @@ class TelnetFraming:
     def unfinished(self) -> bool:
         return self._framing.unfinished or self._telnet.unfinished
 
+    @property
+    def has_nul(self) -> bool:
+        return self._framing.has_nul
+
     def receive(self, data: bytes) -> list[bytes]:
         try:
             data, answer = self._telnet.receive(data)

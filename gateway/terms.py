@@ -98,5 +98,8 @@ class Terms(Protocol[Peer]):
     def left(self, peer: Peer) -> None:
         """A peer is gone."""
 
+    def nul_found(self, peer: Peer) -> None:
+        """A peer seems to end its messages with NUL, where a newline would end them."""
+
     def let_go(self, peer: Peer, reason: str) -> None:
         """A peer is told to go; for the log."""

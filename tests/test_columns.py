@@ -12,6 +12,7 @@ from datetime import UTC, date, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import psycopg2
 import pytest
@@ -66,6 +67,27 @@ def read(server: TemporaryServer) -> Iterator[Read]:
             ("{" + piece + "}",),
         )
         return [row[0] for row in cursor.fetchall()]
+
+    yield ask
+    connection.close()
+    database.drop()
+
+
+@pytest.fixture(scope="module")
+def in_zone(server: TemporaryServer) -> Iterator[Callable[[str, list[str]], list[str]]]:
+    """What PostgreSQL takes times for where its session has a zone, in UTC."""
+    database = server.create_database()
+    connection = psycopg2.connect(database.dsn)
+
+    def ask(zone: str, texts: list[str]) -> list[str]:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT set_config('timezone', %s, false)", (zone,))
+            cursor.execute(
+                "SELECT (u.c::timestamptz AT TIME ZONE 'UTC')::text"
+                " FROM unnest(%s::text[]) AS u(c)",
+                (texts,),
+            )
+            return [row[0] for row in cursor.fetchall()]
 
     yield ask
     connection.close()
@@ -234,6 +256,30 @@ def test_what_is_missing() -> None:
             0: "column 'c': the message has no 'f'"
         }
         assert encode(column(name, required=True), Texts([None]))[1] != {}
+
+
+ZONES = ("Europe/Berlin", "America/Sao_Paulo", "Asia/Kolkata", "Africa/Cairo", "UTC")
+
+
+@pytest.mark.parametrize("name", ["timestamptz", "timestamp"])
+@pytest.mark.parametrize("zone", ZONES)
+def test_times_without_a_zone(
+    read: Read, in_zone: Callable[[str, list[str]], list[str]], name: str, zone: str
+) -> None:
+    """They are what PostgreSQL takes them for in that zone, twice there or never, and long ago."""
+    written = [
+        *("2026-03-29T01:59:59", "2026-03-29T02:30:00", "2026-03-29 03:00"),
+        *("2026-10-25T01:59:59.5", "2026-10-25T02:30:00", "2026-10-25T03:00:00"),
+        *("2026-04-24T00:30:00", "2026-10-29T23:30:00", "2026-07-01", "1880-01-01T00:00:00"),
+        *("2026-07-01T24:00:00", "2026-12-31T23:59:60", "2026-07-01T10:00:00-03", "infinity"),
+        "2026-07-01T10:00:00+00:53:28",
+    ]
+    ours = Column("c", "f", kind_of(TYPES[name], ZoneInfo(zone)))
+    piece, misfits = encode(ours, Texts(written))
+    assert misfits == {}
+    assert encode(ours, tokens(*map(json.dumps, written))) == (piece, {})
+    stored = [str(value).removesuffix("+00") for value in read(name, piece)]
+    assert stored == in_zone(zone, written)
 
 
 STRATEGIES: dict[str, st.SearchStrategy[Any]] = {

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path, PurePath
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
@@ -29,6 +30,7 @@ from gateway.listener_sections import Listener, TlsSection
 from gateway.route import CONSTANT, Value
 from gateway.route_sections import RouteSection
 from gateway.tap import Options, endpoint_fault
+from gateway.zones import LOCAL
 
 SAMPLE = Path(__file__).parent.parent / "etc" / "gateway.toml"
 
@@ -133,7 +135,7 @@ def test_all_problems_at_once() -> None:
         "database.connect_timeout: expected a number, got a string",
         "limits.bytes_in_flight: expected a whole number >= 1",
         "listeners.a.framming: unknown key; did you mean 'framing'?",
-        "listeners.b.framing: 'netstrng' is not one of line, netstring, octet-counted;"
+        "listeners.b.framing: 'netstrng' is not one of line, nul, netstring, octet-counted;"
         " did you mean 'netstring'?",
         "listeners.c.route: there is no route 'mesages'; did you mean 'messages'?",
         'listeners.d.route: is for dialect = "plain"; leave it out',
@@ -391,6 +393,38 @@ def test_values_of_columns() -> None:
         "g": Value("g", None, True),
     }
     assert config.routes["r"].fields == ["x.y", "x", "g"]
+
+
+@pytest.mark.parametrize("name", ["Europe/Berlin", "UTC", "Etc/GMT+5"])
+def test_timezone(name: str) -> None:
+    """The zone of a route is one of the IANA's."""
+    config = load(READING.format(format="json", keys=f'timezone = "{name}"', columns='a = "x"'))
+    assert config.routes["r"].timezone == ZoneInfo(name)
+
+
+def test_timezone_of_this_machine() -> None:
+    """It may be that of the gateway's machine; without the key it is left to the format."""
+    config = load(READING.format(format="json", keys='timezone = "local"', columns='a = "x"'))
+    assert config.routes["r"].timezone is LOCAL
+    config = load(READING.format(format="json", keys="", columns='a = "x"'))
+    assert config.routes["r"].timezone is None
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Europe/Berln", "there is no time zone 'Europe/Berln'; did you mean 'Europe/Berlin'?"),
+        ("CEST", "there is no time zone 'CEST'; did you mean 'EST'?"),
+        ("", 'there is no time zone \'\'; try "Europe/Berlin", "UTC" or "local"'),
+        ("../../etc/passwd", "there is no time zone '../../etc/passwd'; "),
+        ("Europe", "there is no time zone 'Europe'; did you mean "),
+    ],
+)
+def test_wrong_timezones(name: str, said: str) -> None:
+    """A zone that is none is named with its key, and what may be meant."""
+    found = problems(READING.format(format="json", keys=f'timezone = "{name}"', columns='a = "x"'))
+    assert len(found) == 1
+    assert found[0].startswith(f"/etc/g.toml: routes.r.timezone: {said}")
 
 
 BY_CONTENT = """

@@ -249,3 +249,27 @@ def test_every_byte_once_and_in_order(tmp_path: Path, steps: list[str]) -> None:
         follower.more(QUIET)
     assert follower.lines == [line.encode() for text in files for line in text.splitlines()]
     follower.tail.close()
+
+
+def test_a_byte_order_mark_begins_a_file(follower: Follower, path: Path) -> None:
+    """At the start of each file it is dropped; where a file is read from within it is data."""
+    append(path, "\ufeffone\n\ufefftwo\n")
+    assert follower.more() == [b"one", "\ufefftwo".encode()]
+    assert follower.blocks[-1] == (1, len("\ufeffone\n\ufefftwo\n".encode()))
+    path.rename(path.with_suffix(".1"))
+    append(path, "\ufeffthree\n")
+    assert follower.more(QUIET) + follower.more(QUIET) == [b"three"]
+
+
+def test_a_byte_order_mark_where_reading_is_resumed(path: Path) -> None:
+    """A file that is read on from a place within it has no start to drop anything at."""
+    append(path, "one\n")
+    follower = Follower(path)
+    follower.more()
+    mark = follower.tail.mark(0, 4)
+    follower.tail.close()
+    append(path, "\ufefftwo\n")
+    again = Follower(path)
+    assert mark is not None and again.tail.resume(mark, 2)
+    assert again.more() == ["\ufefftwo".encode()]
+    again.tail.close()

@@ -8,8 +8,9 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from itertools import product
+from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
@@ -28,9 +29,14 @@ def at(moment: float) -> Callable[[], float]:
     return lambda: moment
 
 
-def read(*frames: bytes, fields: tuple[str, ...] = NAMES, now: float = NOVEMBER) -> list[Row]:
+def read(
+    *frames: bytes,
+    fields: tuple[str, ...] = NAMES,
+    now: float = NOVEMBER,
+    zone: tzinfo = UTC,
+) -> list[Row]:
     """Frames without fault -> the fields that are not None."""
-    reader: Format = SyslogFormat(fields, at(now))
+    reader: Format = SyslogFormat(fields, zone, at(now))
     found = reader.read(frames)
     assert found.faults == []
     columns = {name: cells.values for name, cells in found.cells.items()}
@@ -40,10 +46,14 @@ def read(*frames: bytes, fields: tuple[str, ...] = NAMES, now: float = NOVEMBER)
     ]
 
 
-def parts(frame: bytes, now: float = NOVEMBER) -> Row:
+def parts(frame: bytes, now: float = NOVEMBER, zone: tzinfo = UTC) -> Row:
     """The fields that are not taken from the priority."""
     derived = ("facility", "severity", "facility_name", "severity_name")
-    return {name: value for name, value in read(frame, now=now)[0].items() if name not in derived}
+    return {
+        name: value
+        for name, value in read(frame, now=now, zone=zone)[0].items()
+        if name not in derived
+    }
 
 
 def fault(frame: bytes) -> str:
@@ -141,9 +151,10 @@ def test_examples_of_rfc_5424(frame: bytes, row: Row) -> None:
             b"do-nuts.  %%  Ingredients: Mix=OK, Jelly=OK # Devices: Mixer=OK, "
             b"Jelly_Injector=OK, Frier=OK # Transport: Conveyer1=OK, Conveyer2=OK # %%",
             {
-                **{"priority": "165", "timestamp": "2026-08-24T05:34:00Z", "hostname": "CST"},
-                "message": "1987 mymachine myproc[10]: %% It's time to make the "
-                "do-nuts.  %%  Ingredients: Mix=OK, Jelly=OK # Devices: Mixer=OK, "
+                **{"priority": "165", "timestamp": "1987-08-24T05:34:00-06:00"},
+                **{"hostname": "mymachine", "app_name": "myproc", "procid": "10"},
+                "message": "%% It's time to make the do-nuts.  %%  Ingredients: Mix=OK, "
+                "Jelly=OK # Devices: Mixer=OK, "
                 "Jelly_Injector=OK, Frier=OK # Transport: Conveyer1=OK, Conveyer2=OK # %%",
             },
         ),
@@ -336,7 +347,7 @@ def test_hostname_and_tag(
     """A hostname may be missing, a tag too; what is neither for sure stays in the message."""
     names = ("timestamp", "hostname", "app_name", "procid", "message")
     expected = ("2026-11-21T10:00:00Z", hostname, app_name, procid, message)
-    found = SyslogFormat(names, at(NOVEMBER)).read([f"<13>Nov 21 10:00:00 {rest}".encode()])
+    found = SyslogFormat(names, UTC, at(NOVEMBER)).read([f"<13>Nov 21 10:00:00 {rest}".encode()])
     assert [found.cells[name].values for name in names] == [[value] for value in expected]
 
 
@@ -378,6 +389,133 @@ def test_days_of_one_digit(day: str) -> None:
     assert parts(f"<13>{day} 10:00:00 h a: x".encode())["timestamp"] == "2026-11-01T10:00:00Z"
 
 
+@pytest.mark.parametrize(
+    ("time", "expected"),
+    [
+        # Cisco's ASA, IOS and NX-OS; the first is also Linksys', the last RFC 3164's own example.
+        ("Oct 11 22:14:15 2026", "2026-10-11T22:14:15Z"),
+        ("Oct 11 2024 22:14:15", "2024-10-11T22:14:15Z"),
+        ("Oct 11 2024 22:14:15:", "2024-10-11T22:14:15Z"),
+        ("Oct 11 22:14:15:", "2026-10-11T22:14:15Z"),
+        ("Oct 11 22:14:15.123", "2026-10-11T22:14:15.123Z"),
+        ("Oct 11 22:14:15.123 UTC:", "2026-10-11T22:14:15.123Z"),
+        ("Oct 11 22:14:15 CEST", "2026-10-11T22:14:15+02:00"),
+        ("Oct 11 2024 22:14:15 EDT:", "2024-10-11T22:14:15-04:00"),
+        ("Oct 11 22:14:15 +0530", "2026-10-11T22:14:15+05:30"),
+        ("Oct 11 22:14:15 -03:00", "2026-10-11T22:14:15-03:00"),
+        ("Oct 11 22:14:15 2024 GMT", "2024-10-11T22:14:15Z"),
+        ("Aug 24 05:34:00 CST 1987", "1987-08-24T05:34:00-06:00"),
+        ("Feb 29 2024 22:14:15", "2024-02-29T22:14:15Z"),
+    ],
+)
+def test_year_and_zone(time: str, expected: str) -> None:
+    """A year, before or behind the time, and a zone belong to it, so that the host is the host."""
+    for behind, hostname in (("host su[1]: x", "host"), ("su[1]: x", None)):
+        row = parts(f"<13>{time} {behind}".encode())
+        assert (row["timestamp"], row.get("hostname")) == (expected, hostname)
+        assert (row["app_name"], row["procid"], row["message"]) == ("su", "1", "x")
+
+
+@pytest.mark.parametrize(
+    ("behind", "hostname", "message"),
+    [
+        ("1969 x", "1969", "x"),
+        ("2100 x", "2100", "x"),
+        ("20261 x", "20261", "x"),
+        ("XYZ x", "XYZ", "x"),
+        ("utc x", "utc", "x"),
+        ("UTC2 x", "UTC2", "x"),
+        ("UTC. x", "UTC.", "x"),
+        ("UTC UTC x", "UTC", "x"),
+        ("2026 2026 x", "2026", "x"),
+        ("2025 UTC 2026 x", "2026", "x"),
+        ("+2460 x", None, "+2460 x"),
+        ("UTC", None, ""),
+        ("UTC:", None, ""),
+        ("2026", None, ""),
+    ],
+)
+def test_what_is_no_year_and_no_zone(behind: str, hostname: str | None, message: str) -> None:
+    """Any other word behind the time is the host, also one that only begins as a zone does."""
+    row = parts(f"<13>Oct 11 22:14:15 {behind}".encode())
+    assert (row.get("hostname"), row["message"]) == (hostname, message)
+    assert str(row["timestamp"]).endswith("-10-11T22:14:15Z")
+
+
+def test_no_such_day_in_the_year() -> None:
+    """A leap day of a year that has none is no timestamp: all behind the PRI is the message."""
+    assert parts(b"<13>Feb 29 2023 22:14:15 h a: x") == {
+        **{"priority": "13", "message": "Feb 29 2023 22:14:15 h a: x"}
+    }
+
+
+BERLIN = ZoneInfo("Europe/Berlin")
+
+
+@pytest.mark.parametrize(
+    ("zone", "time", "expected"),
+    [
+        ("Asia/Tokyo", "Nov 21 10:00:00", "2026-11-21T10:00:00+09:00"),
+        ("Europe/Berlin", "Nov 21 10:00:00", "2026-11-21T10:00:00+01:00"),
+        ("Europe/Berlin", "Jul 21 2026 10:00:00.5", "2026-07-21T10:00:00.5+02:00"),
+        # Forward at 2:00 on 29 March, back at 3:00 on 25 October.
+        ("Europe/Berlin", "Mar 29 2026 01:59:59", "2026-03-29T01:59:59+01:00"),
+        ("Europe/Berlin", "Mar 29 2026 02:30:00", "2026-03-29T02:30:00+01:00"),
+        ("Europe/Berlin", "Mar 29 2026 03:00:00", "2026-03-29T03:00:00+02:00"),
+        ("Europe/Berlin", "Oct 25 01:59:59", "2026-10-25T01:59:59+02:00"),
+        ("Europe/Berlin", "Oct 25 02:30:00", "2026-10-25T02:30:00+01:00"),
+        ("Europe/Berlin", "Oct 25 02:30:00 CEST", "2026-10-25T02:30:00+02:00"),
+        # Forward at 0:00, and back at 24:00.
+        ("Africa/Cairo", "Apr 24 2026 00:30:00", "2026-04-24T00:30:00+02:00"),
+        ("Africa/Cairo", "Apr 24 2026 01:00:00", "2026-04-24T01:00:00+03:00"),
+        ("Africa/Cairo", "Oct 29 2026 22:59:59", "2026-10-29T22:59:59+03:00"),
+        ("Africa/Cairo", "Oct 29 2026 23:30:00", "2026-10-29T23:30:00+02:00"),
+        # A zone's own names count more than what they mean elsewhere.
+        ("Asia/Shanghai", "Nov 21 10:00:00 CST", "2026-11-21T10:00:00+08:00"),
+        ("Asia/Kolkata", "Nov 21 10:00:00 IST", "2026-11-21T10:00:00+05:30"),
+        ("Asia/Kolkata", "Nov 21 10:00:00 UTC", "2026-11-21T10:00:00Z"),
+        ("America/Sao_Paulo", "Nov 21 10:00:00", "2026-11-21T10:00:00-03:00"),
+        ("Africa/Monrovia", "Nov 21 1971 10:00:00", "1971-11-21T10:00:00-00:44:30"),
+    ],
+)
+def test_zone(zone: str, time: str, expected: str) -> None:
+    """A time without a zone is of the reader's, with the offset that it has on that day."""
+    row = parts(f"<13>{time} host su: x".encode(), zone=ZoneInfo(zone))
+    assert row["timestamp"] == expected
+    assert (row["hostname"], row["app_name"]) == ("host", "su")
+
+
+@given(st.datetimes(datetime(2026, 6, 1), datetime(2027, 5, 1)))
+def test_zone_of_any_time(moment: datetime) -> None:
+    """Each time has the offset of its own moment, on days on which the clocks change too."""
+    frame = f"<13>{moment:%b} {moment.day:2} {moment:%H:%M:%S} h a: x".encode()
+    [row] = read(frame, frame, fields=("timestamp",), zone=BERLIN)[1:]
+    expected = min(
+        moment.replace(tzinfo=BERLIN, fold=fold).isoformat("T", "seconds") for fold in (0, 1)
+    )
+    assert row["timestamp"] == expected
+
+
+def test_today_is_that_of_the_zone() -> None:
+    """The year follows the date where the sender is, not that of UTC."""
+    new_year = datetime(2026, 12, 31, 20, tzinfo=UTC).timestamp()
+    middle = b"<13>Jul  2 10:00:00 h a: x"
+    assert parts(middle, new_year)["timestamp"] == "2026-07-02T10:00:00Z"
+    assert parts(middle, new_year, ZoneInfo("Asia/Tokyo"))["timestamp"] == (
+        "2027-07-02T10:00:00+09:00"
+    )
+
+
+def test_many_days_are_not_kept() -> None:
+    """However many days senders write, few are remembered, and all are read."""
+    days = [date(1971, 1, 1) + timedelta(days=n) for n in range(3000)]
+    reader = SyslogFormat(["timestamp"], UTC, at(NOVEMBER))
+    for day in days:
+        frame = f"<13>{day:%b %d %Y} 10:00:00 h a: x".encode()
+        assert reader.read([frame]).cells["timestamp"].values == [f"{day}T10:00:00Z"]
+    assert len(reader._legacy._days) <= 1100
+
+
 def test_timestamp_of_rfc_3339_in_an_old_message() -> None:
     """It may have nanoseconds there, and any zone."""
     frame = b"<34>2026-11-21T10:00:00.123456789+05:30 host tag: msg"
@@ -417,7 +555,7 @@ def test_year_of_any_day(today: date, days: int) -> None:
 def test_the_year_follows_the_clock() -> None:
     """A format that lives over New Year gives each message the year of its own time."""
     now = [datetime(2026, 6, 1, tzinfo=UTC).timestamp()]
-    reader = SyslogFormat(["timestamp"], lambda: now[0])
+    reader = SyslogFormat(["timestamp"], UTC, lambda: now[0])
     frame = b"<13>Mar  1 00:00:00 h a: x"
     before = reader.read([frame])
     now[0] = datetime(2027, 1, 1, tzinfo=UTC).timestamp()
@@ -637,7 +775,7 @@ def test_exactly_the_days_there_are(year: int, month: int, day: int) -> None:
     assert found.faults == [] if exists else f"there is no day {text}" in found.faults[0][1].text
 
 
-def test_leap_days() -> None:
+def test_middles() -> None:
     """Leap days of all years are those of the calendar."""
     frames = [f"<13>1 {year:04}-02-29T10:00:00Z - - - - -".encode() for year in range(10000)]
     bad = {row for row, _ in SyslogFormat(["timestamp"]).read(frames).faults}
@@ -659,13 +797,13 @@ anything = st.lists(pieces, max_size=20).map(b"".join) | st.binary(max_size=60)
 def test_any_bytes(frames: list[bytes]) -> None:
     """No bytes raise; a frame is read the same alone and among others; faults have a place."""
     fields = [*NAMES, "sd.e@1.a"]
-    reader = SyslogFormat(fields, at(NOVEMBER))
+    reader = SyslogFormat(fields, UTC, at(NOVEMBER))
     together = reader.read(frames)
     rows = [row for row, _ in together.faults]
     assert rows == sorted(set(rows))
     faults = dict(together.faults)
     for row, frame in enumerate(frames):
-        alone = SyslogFormat(fields, at(NOVEMBER)).read([frame])
+        alone = SyslogFormat(fields, UTC, at(NOVEMBER)).read([frame])
         assert [outcome for _, outcome in alone.faults] == ([faults[row]] if row in faults else [])
         for field in fields:
             cells = together.cells[field]
@@ -695,6 +833,8 @@ SIZE = 65536
         *(b"<" * SIZE, b"<" + b"1" * SIZE + b">1 ", b"\0" * SIZE + b"x", b"\xff" * SIZE),
         b"<13>1 2026-11-21T11:52:47." + b"1" * SIZE,
         *(b"<13>Nov 21 10:00:00 " + rest for rest in (b"a" * SIZE, b":" * SIZE, b"a[" * SIZE)),
+        *(b"<13>Nov 21 10:00:00 " + rest for rest in (b"2026" * SIZE, b"UTC" * SIZE, b"2026 UTC ")),
+        b"<13>Nov 21 10:00:00." + b"1" * SIZE,
         *(b"<13>Nov 21 10:00:00 h " + rest for rest in (b"a: " * SIZE, b"a[" + b"1" * SIZE)),
     ],
 )

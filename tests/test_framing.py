@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from gateway.errors import FramingError
 from gateway.framing import (
+    BOM,
     FRAMINGS,
     OVERSIZE,
     LineFraming,
     NetstringFraming,
+    NulFraming,
     OctetCountedFraming,
 )
 
@@ -53,14 +55,21 @@ def test_frames_survive_any_cut(name: str, messages: list[bytes], steps: list[in
     """However TCP cuts the stream, the same frames come out."""
     if name == "line":
         messages = [m.replace(b"\n", b"").rstrip(b"\r") for m in messages]
+    if name == "nul":
+        messages = [m.replace(b"\0", b"") for m in messages]
     if name == "octet-counted":
         messages = [m for m in messages if m]
     framing = FRAMINGS[name](100)
-    stream = b"".join(map(framing.frame, messages))
+    # What is before the first frame is none of it; a message's own stays.
+    stream = BOM + b"".join(map(framing.frame, messages))
     assert feed(name, stream, steps, 100)[:2] == (messages, None)
 
 
-@given(st.sampled_from(sorted(FRAMINGS)), st.binary(max_size=400), cuts)
+@given(
+    st.sampled_from(sorted(FRAMINGS)),
+    st.binary(max_size=400) | st.binary(max_size=40).map(BOM.__add__),
+    cuts,
+)
 def test_garbage_is_cut_alike(name: str, stream: bytes, steps: list[int]) -> None:
     """Any bytes at all give the same frames, fault or not, and the same line ending."""
     whole = feed(name, stream, [len(stream) + 1])
@@ -89,16 +98,77 @@ def test_runs_of_equal_lengths(messages: list[bytes], repeats: list[int], steps:
     [
         (b"x" * 49 + b"\n", [b"x" * 49]),
         (b"x" * 50 + b"\n", [b"x" * 50]),
-        (b"x" * 50 + b"\r\n", [b"x" * 50]),
         (b"x" * 51 + b"\na\n", [b"<oversize>", b"a"]),
-        (b"x" * 51 + b"\r\na\n", [b"<oversize>", b"a"]),
         (b"a\n" + b"x" * 5000 + b"\nb\n", [b"a", b"<oversize>", b"b"]),
         (b"x" * 5000, [b"<oversize>"]),
     ],
 )
-def test_line_limit(stream: bytes, frames: list[bytes], step: int) -> None:
-    """A line of max_frame bytes passes, one byte more is refused once and skipped."""
-    assert feed("line", stream, [step])[:2] == (frames, None)
+@pytest.mark.parametrize("name", ["line", "nul"])
+def test_limit(name: str, stream: bytes, frames: list[bytes], step: int) -> None:
+    """A frame of max_frame bytes passes, one byte more is refused once and skipped."""
+    stream = stream.replace(b"\n", b"\0") if name == "nul" else stream
+    assert feed(name, stream, [step])[:2] == (frames, None)
+
+
+@pytest.mark.parametrize("step", [1, 7, 1000])
+def test_limit_does_not_count_the_ending(step: int) -> None:
+    """The CR before an LF is no part of a line; where NUL ends a frame it is."""
+    stream = b"x" * 50 + b"\r\n" + b"x" * 51 + b"\r\na\n"
+    assert feed("line", stream, [step])[:2] == ([b"x" * 50, b"<oversize>", b"a"], None)
+    stream = b"x" * 50 + b"\r\0" + b"x" * 49 + b"\r\0"
+    assert feed("nul", stream, [step])[:2] == ([b"<oversize>", b"x" * 49 + b"\r"], None)
+
+
+def test_nul_endings() -> None:
+    """NUL ends a frame, all else is data; an answer ends so too, and no push is two frames."""
+    framing = NulFraming(50)
+    assert framing.receive(b"a\0b\r\nc\n\0\0d") == [b"a", b"b\r\nc\n", b""]
+    assert (framing.pending, framing.unfinished) == (1, True)
+    assert framing.frame(b"+OK") == b"+OK\0"
+    assert framing.push(b">news a\0b\nc") == b">news a b\nc\0"
+
+
+@pytest.mark.parametrize("name", sorted(FRAMINGS))
+@pytest.mark.parametrize("step", [1, 2, 3, 1000])
+def test_byte_order_mark(name: str, step: int) -> None:
+    """One before the first frame is dropped, any other is left as it is."""
+    frame = FRAMINGS[name](50).frame
+    stream = frame(BOM + b"a") + frame(BOM)
+    assert feed(name, BOM + stream, [step])[:2] == ([BOM + b"a", BOM], None)
+    framing = FRAMINGS[name](50, at_start=False)
+    assert framing.receive(stream) == [BOM + b"a", BOM]
+
+
+@pytest.mark.parametrize("name", ["line", "nul"])
+def test_a_byte_order_mark_is_no_frame(name: str) -> None:
+    """Of a mark alone nothing is left; of what only begins as one everything is."""
+    framing = FRAMINGS[name](1)
+    assert framing.receive(BOM[:2]) == [] and framing.unfinished and framing.pending == 2
+    assert framing.receive(BOM[2:]) == [] and not framing.unfinished
+    framing = FRAMINGS[name](10)
+    assert framing.receive(BOM[:1]) == []
+    assert framing.receive(framing.frame(b"a")) == [BOM[:1] + b"a"]
+
+
+@pytest.mark.parametrize("step", [1, 7, 1000])
+@pytest.mark.parametrize(
+    ("name", "stream", "found"),
+    [
+        ("line", b"a\nb\n" + b"x" * 200 + b"\nc", False),
+        ("line", b"a\nb\0", True),
+        ("line", b"x" * 40 + b"\0" + b"x" * 40 + b"\na\n", True),
+        ("line", b"x" * 40 + b"\0" + b"x" * 40, True),
+        ("line", b"a\0b\n", False),
+        ("nul", b"a\0b\0" + b"x" * 200 + b"\0c\0", False),
+        ("netstring", b"3:a\0b,3:a\0", False),
+    ],
+)
+def test_nul_where_lines_are_read(name: str, stream: bytes, found: bool, step: int) -> None:
+    """A NUL is noted in a line that is too long or not finished, and nowhere else."""
+    framing = FRAMINGS[name](50)
+    for start in range(0, len(stream), step):
+        framing.receive(stream[start : start + step])
+    assert framing.has_nul is found
 
 
 def test_line_endings() -> None:

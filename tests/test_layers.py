@@ -21,7 +21,7 @@ PURE_ACCESS = ("patterns", "access_sections", "access", "tokens", "token_file")
 PURE_DOORS = ("rates", "crowd", "guest", "files", "plain_files")
 PURE_INSIDE = ("spool.record", "spool.mark", "spool.backlog", "spool.room", "spool.file")
 PURE_SQL = ("sql.route", "sql.streams", "sql.fates", "columns.kinds", "formats.choice")
-PURE_WAY_IN = ("proxy.header", "telnet")
+PURE_WAY_IN = ("proxy.header", "telnet", "zones")
 PURE_FORMATS = tuple(
     f"formats.{name}" for name in ("json", "csv", "logfmt", "regex", "syslog", "influx")
 )
@@ -47,7 +47,7 @@ PURE_MODULES = (
 PACKAGES = ("postgres", "spool", "sql", "columns", "formats", "proxy", "tls", "client", "commands")
 
 ORDER = [
-    *("errors", "plain_files", "framing", "telnet", "reply", "sections", "toml"),
+    *("errors", "plain_files", "framing", "telnet", "reply", "sections", "toml", "zones"),
     *("networks", "patterns", "access_sections", "access", "tokens", "token_file", "verifier"),
     *("guest", "pushes", "stream", "dialect", "batch", "moves", "faults", "formats", "columns"),
     *("content", "places", "query", "route"),

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.error import ConnectionDone
+from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 
 from gateway.factory import peer_name
@@ -224,3 +225,49 @@ def test_peer_names() -> None:
     assert peer_name(IPv4Address("TCP", "10.0.0.1", 5)) == "10.0.0.1:5"
     assert peer_name(IPv6Address("TCP", "::1", 5)) == "[::1]:5"
     assert peer_name(UNIXAddress(b"/tmp/x")) == "unix"
+
+
+def test_nul_framing() -> None:
+    """Messages that end with NUL are answered so; one that is too long is refused and skipped."""
+    bench = Bench(framing="nul", held=False)
+    bench.peer.dataReceived(b"a\nb\0" + b"x" * 101 + b"\0c\0d")
+    assert [body for _, body in bench.store.rows] == [b"a\nb", b"c"]
+    assert bench.said == b"+OK\0-REJ TOOBIG :longer than max_frame of this listener\0+OK\0"
+
+
+@pytest.mark.parametrize("telnet", [False, True])
+@pytest.mark.parametrize("stream", [b"a\0b\0", b"a\n\n" + b"b\0" * 51, b"b\0" * 51 + b"c\nd\n"])
+def test_nul_instead_of_newlines_is_told_once(stream: bytes, telnet: bool) -> None:
+    """The log says once for a listener that its peers end messages with NUL, and what to do."""
+    with capturedLogs() as events:
+        bench = Bench(telnet=telnet)
+        for _ in range(2):
+            peer, _ = bench.connect()
+            peer.dataReceived(stream)
+            peer.connectionLost(Failure(ConnectionDone()))
+    [told] = [formatEvent(event) for event in events if event["log_level"].name == "warn"]
+    assert told.startswith("listener lines: 127.0.0.1:4000 seems to end its messages with NUL")
+    assert 'framing = "nul"' in told
+
+
+def test_nul_is_told_of_a_peer_that_stays() -> None:
+    """Nobody has to leave, or send too much: a line that does not go on is looked at."""
+    with capturedLogs() as events:
+        bench = Bench()
+        bench.peer.dataReceived(b"<13>a\nb\0")
+        bench.wait(11)
+        assert len([e for e in events if e["log_level"].name == "warn"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("framing", "stream"),
+    [("line", b"a\0b\nc"), ("nul", b"x" * 101 + b"\0a\0"), ("netstring", b"2:a\0,4:\0")],
+)
+def test_nul_within_messages_is_nothing_unusual(framing: str, stream: bytes) -> None:
+    """Where frames end as they should, a NUL in them is no reason for a line in the log."""
+    with capturedLogs() as events:
+        bench = Bench(framing=framing)
+        bench.peer.dataReceived(stream)
+        bench.wait(11)
+        bench.peer.connectionLost(Failure(ConnectionDone()))
+    assert not [e for e in events if e["log_level"].name == "warn"]

@@ -288,6 +288,64 @@ def test_every_format(
     peer.close()
 
 
+IN_BERLIN = 'timezone = "Europe/Berlin"'
+
+ZONED = [
+    # How messages are read, where the time is, a message, and the hour that it means in UTC.
+    ('format = "json"', "t", '{"t":"2026-07-01T10:00:00"}', 10),
+    (f'format = "json"\n{IN_BERLIN}', "t", '{"t":"2026-07-01T10:00:00"}', 8),
+    (f'format = "json"\n{IN_BERLIN}', "t", '{"t":"2026-07-01T10:00:00Z"}', 10),
+    ('format = "logfmt"\ntimezone = "Asia/Kolkata"', "t", 't="2026-07-01 13:30:00"', 8),
+    (f'format = "csv"\nfields = ["t"]\n{IN_BERLIN}', "t", "2026-07-01T10:00", 8),
+    (f"format = 'regex'\npattern = '(?P<t>.*)'\n{IN_BERLIN}", "t", "2026-07-01 10:00", 8),
+    ('format = "text"', "@frame", "2026-07-01T10:00:00", 10),
+    (f'format = "text"\n{IN_BERLIN}', "@frame", "2026-07-01T10:00:00", 8),
+    (f'format = "syslog"\n{IN_BERLIN}', "timestamp", "<13>Jul  1 2026 10:00:00 h a: x", 8),
+    (f'format = "syslog"\n{IN_BERLIN}', "timestamp", "<13>Jul  1 2026 10:00:00 UTC: x", 10),
+    # The machine of the gateway is where its environment says that it is.
+    ('format = "syslog"', "timestamp", "<13>Jul  1 2026 10:00:00 h a: x", 1),
+    ('format = "json"\ntimezone = "local"', "t", '{"t":"2026-07-01T10:00:00"}', 1),
+]
+
+
+def test_timezone(
+    database: Database, start_gateway: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A time that names no zone is of the route's; of syslog local without one, else UTC."""
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    database.execute("CREATE TABLE t (name text, at timestamptz)")
+    # What the session of PostgreSQL has for a zone does not count.
+    database.execute(
+        "DO $$BEGIN EXECUTE format($q$ALTER DATABASE %I SET timezone = 'America/New_York'$q$,"
+        " current_database()); END$$"
+    )
+    config = (
+        f'[database]\ndsn = "{database.dsn}"\n[listeners.lines]\ndialect = "command"\n'
+        'endpoint = "tcp:0:interface=127.0.0.1"\n'
+    )
+    commands = []
+    stored = []
+    own = 'sql = "INSERT INTO t VALUES (%(name)s, %(at)s)"'
+    for number, (keys, source, message, hour) in enumerate(ZONED):
+        for kind, target in (("table", 'table = "t"'), ("own", own)):
+            if (kind, source) == ("table", "@frame"):
+                continue  # a column of a text route holds text
+            name = f"{kind}{number}"
+            config += (
+                f"[routes.{name}]\n{target}\n{keys}\n"
+                f'[routes.{name}.columns]\nname = {{ value = "{name}" }}\nat = "{source}"\n'
+            )
+            commands.append(f"PUT {name} {message}\n")
+            stored.append((name, datetime(2026, 7, 1, hour, tzinfo=UTC)))
+    path = tmp_path / "zoned.toml"
+    path.write_text(config)
+    peer = start_gateway("--config", str(path)).connect()
+    peer.send("".join(commands).encode())
+    assert peer.read_lines(len(commands)) == [b"+OK"] * len(commands)
+    assert sorted(database.execute("SELECT name, at FROM t")) == sorted(stored)
+    peer.close()
+
+
 KINDS_OF_TABLES = {
     "partitioned": """
         CREATE TABLE t (n integer, s text) PARTITION BY RANGE (n);

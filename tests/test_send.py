@@ -42,6 +42,21 @@ def test_files_and_standard_input(gateway: Gateway, database: Database, tmp_path
     assert done.stderr.decode().startswith("6 stored; ")
 
 
+def test_a_byte_order_mark_begins_a_file(
+    gateway: Gateway, database: Database, tmp_path: Path
+) -> None:
+    """Of each input it is dropped, whatever the input is made of; within one it is data."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.write_bytes("\ufeffname,age\n\ufeffpage\n".encode())
+    two.write_bytes("\ufeff".encode())
+    done = send(gateway, str(one), "-", str(two), given="\ufeffpiped\n".encode())
+    assert done.returncode == 0
+    assert database.bodies() == ["name,age", "\ufeffpage", "piped"]
+    done = send(gateway, "--input", "netstrings", given=b"\xef\xbb\xbf1:a,4:\xef\xbb\xbfb,")
+    assert done.returncode == 0
+    assert database.bodies()[3:] == ["a", "\ufeffb"]
+
+
 def test_many_lines(gateway: Gateway, database: Database, tmp_path: Path) -> None:
     """Many blocks of very short and long lines arrive whole and in order."""
     lines = [str(n) * (1 if n % 100 else 999) for n in range(60_000)]

@@ -1,15 +1,19 @@
 """
-Senders of syslog, installed where they are missing: rsyslog's omfwd and logger --tcp.
+Senders of syslog, installed where they are missing: rsyslog's omfwd, logger --tcp, and
+Python's own SysLogHandler.
 
-Neither reads answers, so their listeners give none. What each says it sent is what the
+None reads answers, so their listeners give none. What each says it sent is what the
 table holds, byte for byte.
 """
 
 from __future__ import annotations
 
+import logging
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from logging.handlers import SysLogHandler
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +28,11 @@ Start = Callable[..., Gateway]
 LISTENERS: Final = """
 [listeners.line]
 endpoint = "tcp:0:interface=127.0.0.1"
+route = "messages"
+ack = "none"
+[listeners.nul]
+endpoint = "tcp:0:interface=127.0.0.1"
+framing = "nul"
 route = "messages"
 ack = "none"
 [listeners.octet-counted]
@@ -129,3 +138,45 @@ def test_logger(framing: str, installer: Installer, start_with: Start, database:
     for text, message in zip(texts, database.bodies(), strict=True):
         assert message.startswith("<75>") and message.endswith(f" demo: {text}")
     assert_quiet(gateway)
+
+
+@contextmanager
+def python_logger(port: int) -> Iterator[logging.Logger]:
+    """A logger that sends what it logs."""
+    handler = SysLogHandler(("127.0.0.1", port), SysLogHandler.LOG_CRON, socket.SOCK_STREAM)
+    logger = logging.getLogger(f"{__name__}.{port}")
+    logger.propagate = False
+    logger.addHandler(handler)
+    try:
+        yield logger
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def test_python(start_with: Start, database: Database) -> None:
+    """Python's SysLogHandler ends messages with NUL, so that those of several lines stay one."""
+    gateway = start_with(LISTENERS)
+    texts = ["hello", "käse, 奶酪", *PARAGRAPHS[3:]]
+    with python_logger(gateway.port("nul")) as logger:
+        for text in texts:
+            logger.error("%s", text)
+        wait_until(lambda: len(database.bodies()) == len(texts), "all messages are stored")
+    assert database.bodies() == [f"<75>{text}" for text in texts]
+    assert_quiet(gateway)
+
+
+def test_python_at_a_listener_of_lines(start_with: Start, database: Database) -> None:
+    """There its messages do not end; the log says so once, whoever else does the same."""
+    gateway = start_with(LISTENERS)
+    for _ in range(2):
+        with python_logger(gateway.port("line")) as logger:
+            logger.error("hello")
+            logger.error("hello again")
+        wait_until(lambda: "seems to end its messages with NUL" in gateway.log, "the log says it")
+    with python_logger(gateway.port("line")) as logger:
+        logger.handlers[0].append_nul = False  # type: ignore[attr-defined]
+        logger.error("hello\n")
+        wait_until(lambda: database.bodies() == ["<75>hello"], "a line is stored")
+    assert gateway.log.count("seems to end its messages with NUL") == 1
+    assert 'set framing = "nul" for this listener' in gateway.log

@@ -12,7 +12,7 @@ class Speech(TypedDict, total=False):
     Keyword arguments of the clients.
 
     @ivar dialect: C{command}, or C{plain} for a listener that takes bare messages.
-    @ivar framing: C{line}, C{netstring} or C{octet-counted}, as the listener has it.
+    @ivar framing: C{line}, C{nul}, C{netstring} or C{octet-counted}, as the listener has it.
     @ivar stream: the name of a numbered stream: each message is stored exactly once and in
         order, whatever connections do. Only one client at a time can have it.
     @ivar window: messages without an answer at a time; 1000.

@@ -16,8 +16,14 @@ MAX_ANSWER: Final = 64 * 1024 * 1024
 """Longest frame taken in, in bytes: a row of a query may be large."""
 
 
+BOM: Final = b"\xef\xbb\xbf"
+"""UTF-8's byte order mark."""
+
 MAX_WORD: Final = 128
 """Longest name of a stream, a route, a query or a channel, in bytes."""
+
+
+_ANY_BYTES: Final = "use a listener with framing netstring or octet-counted"
 
 
 def check_word(what: str, word: str) -> None:
@@ -68,10 +74,12 @@ def _payloads(head: bytes, number: int | None, messages: Sequence[bytes]) -> Ite
     return [head + message for message in messages] if head else messages
 
 
-class Lines:
+class _Delimited:
     """
-    LF ends a frame.
+    A byte that no frame holds ends each.
     """
+
+    _delimiter: bytes
 
     def __init__(self) -> None:
         self._kept: list[bytes] = []
@@ -82,29 +90,41 @@ class Lines:
         return bool(self._kept)
 
     def receive(self, data: bytes) -> list[bytes]:
-        if b"\n" not in data:
+        if self._delimiter not in data:
             self._kept.append(data)
             self._size += len(data)
             if self._size > MAX_ANSWER:
-                raise Garbled(f"a line of more than {MAX_ANSWER} bytes")
+                raise Garbled(f"a frame of more than {MAX_ANSWER} bytes")
             return []
         if self._kept:
             data = b"".join(self._kept) + data
-        frames = data.split(b"\n")
+        frames = data.split(self._delimiter)
         rest = frames.pop()
         self._kept = [rest] if rest else []
         self._size = len(rest)
         return frames
 
     def frame(self, payload: bytes) -> bytes:
-        return payload + b"\n"
+        return payload + self._delimiter
 
     def put(self, head: bytes, number: int | None, messages: Sequence[bytes]) -> bytes:
+        end = self._delimiter
         if number is not None:
             return b"".join(
-                [b"%b#%d %b\n" % (head, n, message) for n, message in enumerate(messages, number)]
+                [
+                    b"%b#%d %b%b" % (head, n, message, end)
+                    for n, message in enumerate(messages, number)
+                ]
             )
-        return head + (b"\n" + head).join(messages) + b"\n"
+        return head + (end + head).join(messages) + end
+
+
+class Lines(_Delimited):
+    """
+    LF ends a frame.
+    """
+
+    _delimiter = b"\n"
 
     def check(self, messages: Sequence[bytes], bare: bool) -> None:
         joined = b"\n".join(messages) + b"\n"
@@ -117,9 +137,20 @@ class Lines:
                 what = "ends with a carriage return, which the gateway would drop"
             else:
                 continue
-            raise Unsendable(
-                f"message {place} {what}: use a listener with framing netstring or octet-counted"
-            )
+            raise Unsendable(f"message {place} {what}: {_ANY_BYTES}")
+
+
+class Nuls(_Delimited):
+    """
+    NUL ends a frame.
+    """
+
+    _delimiter = b"\0"
+
+    def check(self, messages: Sequence[bytes], bare: bool) -> None:
+        for place, message in enumerate(messages):
+            if b"\0" in message:
+                raise Unsendable(f"message {place} holds a NUL, which ends a frame: {_ANY_BYTES}")
 
 
 class _Counted:
@@ -206,8 +237,9 @@ class Octets(_Counted):
             raise Unsendable(f"message {place} is empty, which octet counting cannot say")
 
 
-WIRES: Final[dict[str, type[Lines] | type[Netstrings] | type[Octets]]] = {
+WIRES: Final[dict[str, type[Lines] | type[Nuls] | type[Netstrings] | type[Octets]]] = {
     "line": Lines,
+    "nul": Nuls,
     "netstring": Netstrings,
     "octet-counted": Octets,
 }

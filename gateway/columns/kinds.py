@@ -4,6 +4,7 @@ Which kind a type is of.
 
 from __future__ import annotations
 
+from datetime import UTC, tzinfo
 from typing import Final
 
 from gateway.columns.kind import Kind, SqlType
@@ -21,15 +22,17 @@ _KINDS: Final[dict[str, type[Kind]]] = {
     **dict.fromkeys(("inet", "cidr"), Address),
     "bytea": Bytes,
     **dict.fromkeys(("json", "jsonb"), Document),
-    **dict.fromkeys(("timestamptz", "timestamp"), Timestamp),
     "date": Date,
 }
 
 
-def kind_of(sql_type: SqlType) -> Kind:
+def kind_of(sql_type: SqlType, zone: tzinfo | None = None) -> Kind:
     """
+    @param zone: of times that name none; C{None}: UTC.
     @return: for a type that is not listed, such as an enum, one that PostgreSQL judges.
     """
     if sql_type.element is not None:
-        return Array(sql_type, kind_of(sql_type.element))
+        return Array(sql_type, kind_of(sql_type.element, zone))
+    if sql_type.base in ("timestamptz", "timestamp"):
+        return Timestamp(sql_type, zone or UTC)
     return _KINDS.get(sql_type.base, Kind)(sql_type)

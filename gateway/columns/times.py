@@ -2,20 +2,21 @@
 Times: C{timestamptz}, C{timestamp} and C{date}.
 
 Text is ISO 8601 in its extended form, a blank for the T allowed as in RFC 3339; a time
-that names no zone is UTC, since the zone of whoever runs the server means nothing to a
-peer. A number counts from 1970 in UTC: its size says whether it counts seconds,
-milliseconds, microseconds or nanoseconds, as no two of them overlap between 1973 and
-5138.
+that names no zone is of the route's, and UTC where that has none, since the zone of whoever
+runs the server means nothing to a peer. A number counts from 1970 in UTC: its size says
+whether it counts seconds, milliseconds, microseconds or nanoseconds, as no two of them
+overlap between 1973 and 5138.
 """
 
 from __future__ import annotations
 
 import re
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Final
 
 from gateway.columns.kind import Kind, SqlType, column_pattern, misfit
+from gateway.zones import offset_of
 
 _LONG: Final = "(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])"
 _SHORT: Final = "(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
@@ -29,7 +30,8 @@ _ISO: Final = re.compile(
     r"(?P<day>[0-9]{4}-[0-9]{2}-[0-9]{2})"
     r"(?:[Tt ](?P<hour>[0-9]{2}):(?P<minute>[0-9]{2})"
     r"(?::(?P<second>[0-9]{2})(?:[.,](?P<fraction>[0-9]{1,12}))?)?)?"
-    r"\s?(?P<zone>[Zz]|(?P<sign>[+-])(?P<hours>[0-9]{2})(?::?(?P<minutes>[0-9]{2}))?)?"
+    r"\s?(?P<zone>[Zz]|(?P<sign>[+-])(?P<hours>[0-9]{2})"
+    r"(?::?(?P<minutes>[0-9]{2})(?::(?P<seconds>[0-9]{2}))?)?)?"
 )
 _EPOCH: Final = re.compile(r"[+-]?[0-9]{1,20}(?:\.[0-9]{1,12})?(?:[eE][+]?[0-9]{1,2})?")
 _INFINITE: Final = {"infinity", "-infinity"}
@@ -54,8 +56,9 @@ def from_epoch(value: str) -> datetime:
         raise ValueError from None
 
 
-def from_iso(value: str) -> datetime:
+def from_iso(value: str, zone: tzinfo = UTC) -> datetime:
     """
+    @param zone: of what names none.
     @return: in UTC.
     @raise ValueError: it is none.
     """
@@ -66,18 +69,24 @@ def from_iso(value: str) -> datetime:
     seconds = int(found["second"] or 0)
     if seconds > 60:  # 60 is a leap second, which PostgreSQL counts as the next minute
         raise ValueError
-    zone = timedelta(hours=int(found["hours"] or 0), minutes=int(found["minutes"] or 0))
-    if zone >= timedelta(hours=16) or int(found["minutes"] or 0) > 59:
-        raise ValueError
     try:
-        return (
-            datetime.combine(date.fromisoformat(found["day"]), datetime.min.time(), UTC)
+        moment = (
+            datetime.fromisoformat(found["day"])
             + _clock(int(found["hour"] or 0), int(found["minute"] or 0))
             + timedelta(seconds=seconds, microseconds=int(_micro(fraction)))
-            + (zone if found["sign"] == "-" else -zone)
         )
+        offset = _offset(found) if found["zone"] else offset_of(moment, zone)
+        return (moment - offset).replace(tzinfo=UTC)
     except OverflowError:
         raise ValueError from None
+
+
+def _offset(found: re.Match[str]) -> timedelta:
+    hours, minutes, seconds = (int(found[part] or 0) for part in ("hours", "minutes", "seconds"))
+    if hours > 15 or minutes > 59 or seconds > 59:  # as PostgreSQL
+        raise ValueError
+    offset = timedelta(hours=hours, minutes=minutes, seconds=seconds)
+    return -offset if found["sign"] == "-" else offset
 
 
 def _micro(fraction: Decimal) -> Decimal:
@@ -92,26 +101,32 @@ def _clock(hour: int, minute: int) -> timedelta:
 
 class Timestamp(Kind):
     """
-    C{timestamptz}, and C{timestamp}, which is taken for UTC.
+    C{timestamptz}, and C{timestamp}, which is stored as UTC.
     """
 
     cast = False
 
-    def __init__(self, sql_type: SqlType) -> None:
+    def __init__(self, sql_type: SqlType, zone: tzinfo = UTC) -> None:
+        """
+        @param zone: of times that name none.
+        """
         super().__init__(sql_type)
+        self._zone = zone
         self._zoned = sql_type.base == "timestamptz"
         self.parameter = f"{sql_type.base}[]"
         # PostgreSQL takes these as they are and means the same.
-        plain = f"{_DAY}[T ]{_TIME}" + (_ZONE if self._zoned else "")
-        self.json = column_pattern(f'"{plain}"')
-        self.text = column_pattern(plain)
+        if self._zoned or zone is UTC:
+            plain = f"{_DAY}[T ]{_TIME}" + (_ZONE if self._zoned else "")
+            self.json = column_pattern(f'"{plain}"')
+            self.text = column_pattern(plain)
 
     def element(self, value: str) -> str:
         value = value.strip()
         if value.lower() in _INFINITE:
             return value.lower()
         try:
-            moment = from_epoch(value) if _EPOCH.fullmatch(value) else from_iso(value)
+            is_number = _EPOCH.fullmatch(value)
+            moment = from_epoch(value) if is_number else from_iso(value, self._zone)
         except (ValueError, ArithmeticError):
             raise misfit(value, "is no time: neither ISO 8601 nor a number since 1970") from None
         text = moment.replace(tzinfo=None).isoformat(" ")

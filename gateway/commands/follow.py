@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from gateway.commands.inputs import BLOCK, Block, Cutter
+from gateway.commands.inputs import BLOCK, Block, Cutter, NewCutter
 
 QUIET: Final = 1.0
 """Seconds without growth after which a file that lost its name is taken as complete."""
@@ -123,7 +123,7 @@ class Tail:
     def __init__(
         self,
         path: Path,
-        cutter: Callable[[], Cutter],
+        cutter: NewCutter,
         seconds: Callable[[], float],
         tell: Callable[[str], None] = lambda text: None,
     ) -> None:
@@ -262,7 +262,9 @@ class Tail:
             self._generations[-1].over = self._seconds()
 
     def _add(self, file: int, offset: int, line: int) -> None:
-        self._generations.append(_Generation(self._count, file, offset, line, self._cutter()))
+        self._generations.append(
+            _Generation(self._count, file, offset, line, self._cutter(offset == 0))
+        )
         self._count += 1
 
     def _cut(self, newest: _Generation) -> None:

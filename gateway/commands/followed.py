@@ -15,7 +15,7 @@ from twisted.internet.task import LoopingCall, deferLater
 
 from gateway.commands.bookmark import Bookmark, Place
 from gateway.commands.follow import Tail
-from gateway.commands.inputs import BLOCK, Block, Cutter
+from gateway.commands.inputs import BLOCK, Block, NewCutter
 from gateway.errors import InputError
 
 LOOK: Final = 0.1
@@ -33,7 +33,7 @@ class Followed:
     def __init__(
         self,
         paths: Sequence[Path],
-        cutter: Callable[[], Cutter],
+        cutter: NewCutter,
         reactor: Any,
         tell: Callable[[str], None],
     ) -> None:

@@ -93,8 +93,8 @@ class Lines:
     A message is a line: LF ends it, and one CR just before is dropped. The last may lack its LF.
     """
 
-    def __init__(self) -> None:
-        self._framing = LineFraming(LONGEST)
+    def __init__(self, at_start: bool = True) -> None:
+        self._framing = LineFraming(LONGEST, at_start)
 
     @property
     def pending(self) -> int:
@@ -115,8 +115,8 @@ class Netstrings:
     A message is a netstring and may hold any bytes.
     """
 
-    def __init__(self) -> None:
-        self._framing = NetstringFraming(LONGEST)
+    def __init__(self, at_start: bool = True) -> None:
+        self._framing = NetstringFraming(LONGEST, at_start)
 
     @property
     def pending(self) -> int:
@@ -139,8 +139,8 @@ class Refusals:
     A message is what a line of a file of refused ones holds: sends them again, exactly.
     """
 
-    def __init__(self) -> None:
-        self._lines = Lines()
+    def __init__(self, at_start: bool = True) -> None:
+        self._lines = Lines(at_start)
         self._decode = msgspec.json.Decoder(Refusal).decode
 
     @property
@@ -163,7 +163,10 @@ class Refusals:
         return found
 
 
-CUTTERS: Final[dict[str, Callable[[], Cutter]]] = {
+NewCutter = Callable[[bool], Cutter]
+"""Makes a cutter; it is told whether an input is cut from its start, where a BOM is dropped."""
+
+CUTTERS: Final[dict[str, NewCutter]] = {
     "lines": Lines,
     "netstrings": Netstrings,
     "refused": Refusals,
@@ -194,7 +197,7 @@ class Files:
     @ivar total: bytes of all of them, C{None} where a pipe or the like is among them.
     """
 
-    def __init__(self, names: Sequence[str], cutter: Callable[[], Cutter], reactor: Any) -> None:
+    def __init__(self, names: Sequence[str], cutter: NewCutter, reactor: Any) -> None:
         """
         @raise InputError: one of them cannot be opened.
         """
@@ -220,7 +223,7 @@ class Files:
         # A generator, so that where it waits is one line: it gives an input to wait for.
         for entry in self._inputs:
             entry.open()
-            cutter = self._cutter()
+            cutter = self._cutter(True)
             line, before, taken = 1, 0, 0
             data = b""
             while True:

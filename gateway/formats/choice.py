@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import tzinfo
 from difflib import get_close_matches
 from typing import Final, Literal
 
@@ -18,6 +19,7 @@ from gateway.formats.logfmt import LogfmtFormat
 from gateway.formats.regex import RegexFormat
 from gateway.formats.syslog import SyslogFormat
 from gateway.formats.text import WholeFormat
+from gateway.zones import LOCAL
 
 FormatName = Literal["text", "json", "csv", "logfmt", "regex", "syslog", "influx"]
 
@@ -41,14 +43,14 @@ class Reading:
 TEXT: Final = Reading()
 """A message is one value."""
 
-_FORMATS: Final[Mapping[FormatName, Callable[[Reading, Sequence[str]], Format]]] = {
-    "text": lambda reading, fields: WholeFormat(),
-    "json": lambda reading, fields: JsonFormat(fields),
-    "csv": lambda reading, fields: CsvFormat(fields, reading.names, reading.delimiter),
-    "logfmt": lambda reading, fields: LogfmtFormat(fields),
-    "regex": lambda reading, fields: RegexFormat(fields, reading.pattern),
-    "syslog": lambda reading, fields: SyslogFormat(fields),
-    "influx": lambda reading, fields: InfluxFormat(fields),
+_FORMATS: Final[Mapping[FormatName, Callable[[Reading, Sequence[str], tzinfo], Format]]] = {
+    "text": lambda reading, fields, zone: WholeFormat(),
+    "json": lambda reading, fields, zone: JsonFormat(fields),
+    "csv": lambda reading, fields, zone: CsvFormat(fields, reading.names, reading.delimiter),
+    "logfmt": lambda reading, fields, zone: LogfmtFormat(fields),
+    "regex": lambda reading, fields, zone: RegexFormat(fields, reading.pattern),
+    "syslog": lambda reading, fields, zone: SyslogFormat(fields, zone),
+    "influx": lambda reading, fields, zone: InfluxFormat(fields),
 }
 
 _FAULTS: Final[Mapping[FormatName, Callable[[str], str | None]]] = {
@@ -58,12 +60,13 @@ _FAULTS: Final[Mapping[FormatName, Callable[[str], str | None]]] = {
 }
 
 
-def format_of(reading: Reading, fields: Sequence[str]) -> Format:
+def format_of(reading: Reading, fields: Sequence[str], zone: tzinfo | None = None) -> Format:
     """
     @param fields: those that columns want, which L{field_fault} has nothing against.
+    @param zone: of times that name none, where the format itself reads them; C{None}: local.
     @raise ValueError: the pattern is of no use.
     """
-    return _FORMATS[reading.format](reading, fields)
+    return _FORMATS[reading.format](reading, fields, zone or LOCAL)
 
 
 def field_fault(reading: Reading, field: str) -> str | None:

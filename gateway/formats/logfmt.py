@@ -10,11 +10,18 @@ is not greater than a space separates, a key without C{=} has the value C{true},
 key that is there twice the last one counts. Where that grammar skips what it cannot
 read, this is a fault; a value without quotes may hold C{=}, as those of URLs do.
 Positions count from 0, as in the errors of the other formats.
+
+Values in quotes have the escapes of JSON, which kr/logfmt reads, and those of Go's
+C{strconv.Quote}, with which Go's loggers write. C{\\x} and octal digits are bytes, several of
+which may be one character in UTF-8; C{\\u} may be half of a pair of surrogates. Which of them
+are characters is part of the pattern, so that no value needs a second look: what is none is a
+fault, and so is NUL, which PostgreSQL has no place for.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from typing import Final
 
@@ -27,8 +34,59 @@ _MAX_SHOWN: Final = 40
 
 _BLANKS: Final = bytes(range(0x21))
 
+_HEX: Final = "[0-9A-Fa-f]"
+
+
+def _byte(first: int, last: int) -> str:
+    """
+    @return: an expression for the escapes of the bytes in a range, C{\\x1b} and C{\\033} alike.
+    """
+    hexadecimal = _digits(first, last, 16, "x")
+    return rf"\\(?:x(?i:{hexadecimal})|{_digits(first, last, 8, '02o')})"
+
+
+def _digits(first: int, last: int, base: int, form: str) -> str:
+    """
+    @param form: how all digits but the last are written.
+    @return: an expression for the numbers in a range.
+    """
+    choices = []
+    for high in range(first // base, last // base + 1):
+        low = max(first, high * base) % base
+        top = min(last, high * base + base - 1) % base
+        choices.append(f"{high:{form}}[{''.join(f'{digit:x}' for digit in range(low, top + 1))}]")
+    return "|".join(choices)
+
+
+_NEXT: Final = _byte(0x80, 0xBF)
+_UTF_8: Final = "|".join(
+    # The Unicode Standard, table 3-7: well-formed UTF-8; without NUL.
+    (
+        _byte(0x01, 0x7F),
+        _byte(0xC2, 0xDF) + _NEXT,
+        _byte(0xE0, 0xE0) + _byte(0xA0, 0xBF) + _NEXT,
+        _byte(0xED, 0xED) + _byte(0x80, 0x9F) + _NEXT,
+        f"(?:{_byte(0xE1, 0xEC)}|{_byte(0xEE, 0xEF)}){_NEXT}{_NEXT}",
+        _byte(0xF0, 0xF0) + _byte(0x90, 0xBF) + _NEXT + _NEXT,
+        _byte(0xF1, 0xF3) + _NEXT + _NEXT + _NEXT,
+        _byte(0xF4, 0xF4) + _byte(0x80, 0x8F) + _NEXT + _NEXT,
+    )
+)
+_SURROGATE: Final = rf"[dD][89A-Fa-f]{_HEX}{{2}}"
+_LEADING: Final = rf"[dD][89ABab]{_HEX}{{2}}"
+_TRAILING: Final = rf"[dD][C-Fc-f]{_HEX}{{2}}"
+_CODE: Final = rf"(?!0000|{_SURROGATE}){_HEX}{{4}}"
+_SIMPLE: Final = r"""\\["\\nrt/'abfv]"""
+_NUMBERED: Final = "|".join(
+    (
+        rf"\\u(?:{_CODE}|{_LEADING}\\u{_TRAILING})",
+        rf"\\U(?:0000{_CODE}|00(?:0[1-9A-Fa-f]|10){_HEX}{{4}})",
+        _UTF_8,
+    )
+)
+
 _KEY: Final = r'[^\x00-\x20="]++'
-_OPEN: Final = r'"[^"\\]*+(?:\\["\\nrt][^"\\]*+)*+'
+_OPEN: Final = rf'"[^"\\]*+(?:{_SIMPLE}[^"\\]*+|(?:{_NUMBERED})[^"\\]*+)*+'
 _BARE: Final = r'[^\x00-\x20"]*+'
 _VALUE: Final = rf'=(?:{_OPEN}"|{_BARE})'
 _BEHIND: Final = r"(?:[\x00-\x20]++|\Z)"
@@ -36,13 +94,20 @@ _BEHIND: Final = r"(?:[\x00-\x20]++|\Z)"
 _PAIRS: Final = re.compile(rf"({_KEY})({_VALUE})?{_BEHIND}|(?s:.++)")
 """Pairs as (key, value with its C{=}); the rest, where there is no pair, as ("", "")."""
 
-_READABLE: Final = re.compile(rf"[\x00-\x20]*+(?:{_KEY}(?:{_VALUE})?{_BEHIND})*")
 _KEY_ALONE: Final = re.compile(_KEY)
 _OPEN_ALONE: Final = re.compile(_OPEN)
 _BARE_ALONE: Final = re.compile(_BARE)
 
-_ESCAPE: Final = re.compile(r"\\(.)")
-_ESCAPES: Final = {"n": "\n", "r": "\r", "t": "\t"}
+_ESCAPE: Final = re.compile(
+    rf"{_SIMPLE}|(?:\\(?:x..|[0-7]..))+|\\u....(?:\\u{_TRAILING})?|\\U.{{8}}"
+)
+"""One escape of those that the pattern of pairs takes; bytes in a row are one."""
+
+_CHARACTERS: Final = {
+    **{"n": "\n", "r": "\r", "t": "\t", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
+}
+
+_COMPLETE: Final = re.compile(rf"\\(?:x{_HEX}{{2}}|u{_HEX}{{4}}|U{_HEX}{{8}}|[0-3][0-7]{{2}})")
 
 
 class LogfmtFormat:
@@ -113,8 +178,23 @@ def _meant(value: str) -> str:
     text = value[2:-1].replace('\\"', '"')
     if "\\" not in text:
         return text
-    text = value[2:-1]
-    return _ESCAPE.sub(lambda match: _ESCAPES.get(match[1], match[1]), text)
+    return _ESCAPE.sub(_character, value[2:-1])
+
+
+def _character(escape: re.Match[str]) -> str:
+    """
+    @param escape: as L{_ESCAPE} finds it.
+    """
+    text = escape[0]
+    kind, digits = text[1], text[2:]
+    if not digits:
+        return _CHARACTERS.get(kind, kind)
+    if kind == "u":
+        return bytes.fromhex(digits.replace("\\u", "")).decode("utf-16-be")
+    if kind == "U":
+        return chr(int(digits, 16))
+    numbers = text[1:].split("\\")
+    return bytes(int(n[1:], 16) if n[0] == "x" else int(n, 8) for n in numbers).decode()
 
 
 def _reason(frame: bytes) -> str:
@@ -125,7 +205,8 @@ def _reason(frame: bytes) -> str:
         text = frame.decode()
     except UnicodeDecodeError as error:
         return f"not UTF-8: {error.reason} at byte {error.start}"
-    start = _end(_READABLE, text, 0)
+    blanks = len(frame) - len(frame.lstrip(_BLANKS))
+    start = next(pair.start() for pair in _PAIRS.finditer(text, blanks) if not pair[1])
     behind = _end(_KEY_ALONE, text, start)
     if behind == start:
         what = "an equals sign" if text[start] == "=" else "a quote"
@@ -143,9 +224,27 @@ def _reason(frame: bytes) -> str:
         place = _at(text, closing + 1)
         return f"the value of {named} goes on behind its closing quote {place}"
     if closing + 1 < len(text):
-        escape = ascii(text[closing + 1])[1:-1]
-        return f"\\{escape} in the value of {named} is no escape {_at(text, closing)}"
+        return f"{_escape_fault(text, closing)} in the value of {named} {_at(text, closing)}"
     return f"the quote of the value of {named} {_at(text, opening)} is not closed"
+
+
+def _escape_fault(text: str, place: int) -> str:
+    """
+    @param place: of the backslash of an escape that the pattern of pairs does not take.
+    """
+    found = _COMPLETE.match(text, place)
+    if found is None:
+        return f"\\{ascii(text[place + 1])[1:-1]} is no escape"
+    escape = found[0]
+    kind = escape[1]
+    number = int(escape[2:], 16) if kind in "xuU" else int(escape[1:], 8)
+    if number == 0:
+        return f"{escape} is NUL, which text cannot hold,"
+    if kind not in "uU":
+        return f"{escape} is not UTF-8"
+    if number > sys.maxunicode:
+        return f"{escape} is no character"
+    return f"{escape} is half of a pair of surrogates"
 
 
 def _end(pattern: re.Pattern[str], text: str, start: int) -> int:

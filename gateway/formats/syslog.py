@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from datetime import tzinfo
 from operator import itemgetter
 from typing import Final
 
@@ -22,6 +23,7 @@ from gateway.formats import rfc5424
 from gateway.formats.fields import Fields, Texts
 from gateway.formats.rfc3164 import Rfc3164, bare
 from gateway.reply import Code, refused
+from gateway.zones import LOCAL
 
 FACILITIES: Final = (
     *("kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron"),
@@ -83,16 +85,22 @@ class SyslogFormat:
     Reads the fields of syslog messages.
     """
 
-    def __init__(self, fields: Sequence[str], clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        fields: Sequence[str],
+        zone: tzinfo = LOCAL,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         """
         @param fields: of L{NAMES}, or C{sd.SD-ID.PARAM}.
+        @param zone: of times of RFC 3164, which mostly name none.
         @param clock: seconds since 1970, for the year that RFC 3164 leaves out.
         @raise ValueError: there is no such field.
         """
         for field in fields:
             if (fault := fault_of(field)) is not None:
                 raise ValueError(fault)
-        self._legacy = Rfc3164(clock)
+        self._legacy = Rfc3164(clock, zone)
         self._plain = [
             (field, itemgetter(_PLACES[field]))
             for field in fields

@@ -37,24 +37,23 @@ class Arrays:
     @ivar kinds: of its columns, in order.
     """
 
-    def __init__(self, values: Mapping[str, Value], types: Mapping[str, SqlType], form: Format):
+    def __init__(self, route: Route, types: Mapping[str, SqlType], form: Format):
         """
-        @param values: column -> where its value comes from.
-        @param types: column -> its type.
+        @param types: column or parameter -> its type.
         @param form: reads the fields that the columns name.
         @raise RouteError: a value of the configuration does not fit its column.
         """
         self._format = form
         self.kinds: list[Kind] = []
         self._pieces: list[_Piece] = []
-        for name, value in values.items():
+        for name, value in route.columns.items():
             try:
-                kind, piece = _column(name, value, types[name])
+                kind, piece = _column(name, value, kind_of(types[name], route.timezone))
             except Misfit as error:
                 raise RouteError(f"column {name!r}: configured value {error}") from None
             self.kinds.append(kind)
             self._pieces.append(piece)
-        self.declared = {name: types[name].declared for name in values}
+        self.declared = {name: types[name].declared for name in route.columns}
 
     def bind(self, slices: Sequence[Slice]) -> Generator[None, None, list[str]]:
         """
@@ -94,7 +93,7 @@ class ArrayInsert:
         @param form: reads the fields that the route's columns name.
         @raise RouteError: a value of the configuration does not fit its column.
         """
-        self._arrays = Arrays(route.columns, types, form)
+        self._arrays = Arrays(route, types, form)
         self._kinds = self._arrays.kinds
         declared = self._arrays.declared
         rows = Rows(
@@ -130,11 +129,10 @@ class ArrayInsert:
         ]
 
 
-def _column(name: str, value: Value, sql_type: SqlType) -> tuple[Kind, _Piece]:
+def _column(name: str, value: Value, kind: Kind) -> tuple[Kind, _Piece]:
     """
     @raise Misfit: the configured value does not fit.
     """
-    kind = kind_of(sql_type)
     if value.source == FRAME:
         if isinstance(kind, Bytes):
             return kind, _octets
@@ -145,8 +143,8 @@ def _column(name: str, value: Value, sql_type: SqlType) -> tuple[Kind, _Piece]:
     if value.source in SOURCES:
         # Whatever its type makes of them, the server decides.
         tell = of_chunk(value)
-        return Kind(sql_type), _repeated(lambda part: _nullable(tell(part.chunk)))
-    required = value.required or sql_type.not_null
+        return Kind(kind.sql_type), _repeated(lambda part: _nullable(tell(part.chunk)))
+    required = value.required or kind.sql_type.not_null
     column = Column(name, value.source, kind, value.default, required)
     return kind, lambda part, fields, misfits: column.encode(fields.cells[value.source], misfits)
 

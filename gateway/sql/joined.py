@@ -45,7 +45,7 @@ class JoinedInsert:
         for column, value in route.columns.items():
             if value.source == CONSTANT and value.default is not None:
                 try:
-                    kind_of(types[column]).element(value.default)
+                    kind_of(types[column], route.timezone).element(value.default)
                 except Misfit as error:
                     raise RouteError(f"column {column!r}: configured value {error}") from None
         self._format: Joined = BytesFormat() if binary else TextFormat()

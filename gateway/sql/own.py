@@ -33,7 +33,7 @@ class OwnInsert:
         """
         self._route = route
         self._types = types
-        self._arrays = Arrays(route.columns, types, form)
+        self._arrays = Arrays(route, types, form)
         count = len(route.columns)
         self._places = named_places(len(FENCE_TYPES) + count)
         self.many = Statement(

@@ -20,9 +20,9 @@ def insert_for(route: Route, types: Mapping[str, SqlType]) -> Insert:
     @param types: column or parameter -> its type, for every one of the route.
     @raise RouteError: a value of the configuration does not fit its column or parameter.
     """
+    form = format_of(route.reading, route.fields, route.timezone)
     if route.sql:
-        form = format_of(route.reading, route.fields)
         return OwnInsert(route, types, form)
     if route.reading.format == "text":
         return JoinedInsert(route, types)
-    return ArrayInsert(route, types, format_of(route.reading, route.fields))
+    return ArrayInsert(route, types, form)

@@ -569,7 +569,13 @@ def test_what_a_framing_cannot_say_is_refused_at_home() -> None:
         octets.session.put("", [b""])
     with pytest.raises(ValueError, match="a route is"):
         lines.session.put("no route", [b"x"])
-    assert not lines.session.unanswered
+    nuls = Wired(Model(framing="nul"))
+    with pytest.raises(Unsendable, match=r"message 1 holds a NUL.*netstring"):
+        nuls.session.put("r", [b"a\nb\r", b"a\0b"])
+    assert not lines.session.unanswered and not nuls.session.unanswered
+    nuls.session.put("r", [b"a\nb\r", b""])
+    nuls.settle()
+    assert nuls.model.table == [b"a\nb\r", b""]
     netstrings = Wired(Model(framing="netstring"))
     netstrings.session.put("r", [b"a\nb\r", b""])
     netstrings.settle()
@@ -717,3 +723,17 @@ def test_retry_is_heeded() -> None:
     assert wired.session.wait(wired.now) == 7.0
     assert wired.session.output(6.9) == b""
     assert wired.session.output(7.0) == b"x\n"
+
+
+@pytest.mark.parametrize("framing", ["line", "nul", "netstring", "octet-counted"])
+@pytest.mark.parametrize("dialect", ["command", "plain"])
+def test_a_message_that_begins_with_a_byte_order_mark(framing: str, dialect: str) -> None:
+    """It is stored as it is, though a gateway drops a mark at the start of each connection."""
+    model = Model(dialect, framing)
+    wired = Wired(model)
+    messages = [b"\xef\xbb\xbfa", b"\xef\xbb\xbf"]
+    for _ in range(2):
+        wired.session.put("r" if dialect == "command" else "", messages)
+        wired.settle()
+        wired.cut()
+    assert model.table == messages * 2

@@ -52,6 +52,11 @@ endpoint = "tcp:0:interface=127.0.0.1"
 dialect = "command"
 max_frame = 4096
 window = 64
+[listeners.nul]
+endpoint = "tcp:0:interface=127.0.0.1"
+dialect = "command"
+framing = "nul"
+max_frame = 4096
 [listeners.netstring]
 endpoint = "tcp:0:interface=127.0.0.1"
 dialect = "command"

@@ -29,6 +29,7 @@ class Target:
 _SYSLOG = b'<34>1 2003-10-11T22:14:15.003Z host app - ID47 [e@1 iut="3" x="a\\]b"] \xef\xbb\xbfm'
 _JSON_SEED = b'{"v":1,"a":{"b":"x\\u00e9"},"c":[1.5e3,null,true]}'
 _OLD = b"<13>Oct 11 22:14:15 host su[123]: failed"
+_CISCO = b"<13>Oct 11 2026 22:14:15.123 CEST: %ASA-6-1: a\xff\n<13>Feb 29 22:14:15 UTC 2023 host x"
 _COMMANDS = (
     b"\x05PUT messages hello\n@7 PUT messages x\nHELLO s\nPUT messages #1 a\nPUT messages #1 a\n"
     b"PUT messages #3 c\nPUT nowhere #2 b\nSYNC\nQUIET\nPUT numbers #3 z\nSYNC"
@@ -41,7 +42,16 @@ _TOKEN = (
 
 TARGETS: Final = {
     "line": Target(
-        framing("line"), [b"\x04\x01a\nbb\r\n\rccc\ndddddddd\r\ne\r", b"\x00\x00\n\r\n"]
+        framing("line"),
+        [
+            b"\x04\x01a\nbb\r\n\rccc\ndddddddd\r\ne\r",
+            b"\x00\x00\n\r\n",
+            b"\x09\x00\xef\xbb\xbfa\n\xef\xbb\xbfb\nc\0",
+        ],
+    ),
+    "nul": Target(
+        framing("nul"),
+        [b"\x04\x01a\0bb\r\0\rc\nc\0dddddddd\0e\0", b"\x09\x00\xef\xbb\xbfa\0\xef\xbb\xbf\0\0"],
     ),
     "netstring": Target(
         framing("netstring"),
@@ -91,7 +101,12 @@ TARGETS: Final = {
     ),
     "logfmt": Target(
         structured(Reading("logfmt"), "a", "msg", "flag"),
-        [b'a=1 msg="x \\"y\\" \\n" flag', b'a=b=c "x"\xff\nmsg="open\xff\na=\\', b'a="b"c'],
+        [
+            b'a=1 msg="x \\"y\\" \\n" flag',
+            b'a=b=c "x"\xff\nmsg="open\xff\na=\\',
+            b'a="b"c',
+            b'a="\\ud83d\\ude00\\xc3\\xa9\\303\\251\\U0001f600\\x1b\\033"\xff\nmsg="\\u0000"\xff\na="\\xff"',
+        ],
     ),
     "regex": Target(
         structured(
@@ -105,7 +120,7 @@ TARGETS: Final = {
             *("facility", "severity_name", "timestamp", "hostname", "app_name", "procid", "msgid"),
             *("message", "structured_data", "sd.e@1.iut"),
         ),
-        [_SYSLOG, _OLD, b"<34>1 - - - - - -", b"<999>x" + BETWEEN + b"plain", b"<165>1 x"],
+        [_SYSLOG, _OLD, _CISCO, b"<34>1 - - - - - -", b"<999>x" + BETWEEN + b"plain", b"<165>1 x"],
     ),
     "influx": Target(
         structured(Reading("influx"), "measurement", "timestamp", "tags", "fields", "f", "tag.a"),
