@@ -31,6 +31,7 @@ _ELSEWHERE: Final = {
     "listen": "gateway.commands.listen:listen_command",
     "routes": "gateway.commands.routes:routes",
     "send": "gateway.commands.send:send_command",
+    "spool": "gateway.commands.spool:spool_command",
     "token": "gateway.commands.token:token_command",
 }
 """Commands in modules of their own: only the one that is used is imported, at each TAB too."""

@@ -315,12 +315,19 @@ def makeService(options: Options) -> IService:
     return service
 
 
+def spool_path(config: Config, data_dir: Path) -> Path:
+    """
+    Where the spool's file is, or would be.
+    """
+    path = data_dir / "spool.db" if config.spool.path is None else Path(config.spool.path)
+    return path.absolute()
+
+
 def _spool(config: Config, data_dir: Path) -> Spool | None:
     """
     @return: C{None} where messages are refused, and none wait from a time when they were not.
     """
-    path = Path(config.spool.path) if config.spool.path is not None else data_dir / "spool.db"
-    path = path.absolute()
+    path = spool_path(config, data_dir)
     if config.spool.on_outage == "refuse" and not path.exists():
         return None
     return Spool(SpoolFile(path, config.spool.max_bytes), OwnThread(global_reactor))

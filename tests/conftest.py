@@ -62,10 +62,15 @@ def start_gateway(tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
     """Starts gateways as processes and ends them."""
     running: list[Gateway] = []
 
-    def start(*arguments: str, cwd: Path | None = None, wrapper: tuple[str, ...] = ()) -> Gateway:
+    def start(
+        *arguments: str,
+        cwd: Path | None = None,
+        wrapper: tuple[str, ...] = (),
+        until: str = "gateway ready",
+    ) -> Gateway:
         gateway = Gateway(arguments, cwd or tmp_path, wrapper)
         running.append(gateway)
-        gateway.wait_ready()
+        gateway.wait_log(until)
         return gateway
 
     yield start

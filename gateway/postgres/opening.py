@@ -20,7 +20,7 @@ from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 
 from gateway.config import Database
-from gateway.errors import ConfigError, StoreError, Unavailable
+from gateway.errors import ConfigError, OutcomeUnknown, StoreError, Unavailable
 from gateway.postgres.connection import MINIMUM_VERSION, Connection, server_settings
 from gateway.postgres.hosts import Host, Hosts, read_hosts
 from gateway.postgres.names import Addresses, Names, Resolver
@@ -29,6 +29,9 @@ from gateway.postgres.tls_advice import with_advice
 
 _WHERE: Final = re.compile(r"connection to server (at|on) .*? failed: ")
 """How libpq begins when it says why it could not connect (fe-connect.c, since version 14)."""
+
+_STATEMENT_MODE: Final = "statement pooling mode"
+"""What PgBouncer says to a transaction block in that mode ends so (its server.c)."""
 
 Shuffle = Callable[[list[Host]], None]
 """Puts a list into another order."""
@@ -102,7 +105,17 @@ class Opener:
         timeout = self._settings.connect_timeout
         await connection.open(conninfo, timeout)
         sql, values = server_settings(self._settings.statement_timeout)
-        version, read_only, *_ = (await connection.query(sql, values, timeout))[0]
+        try:
+            # Left open, for that is what a pooler in statement mode does not bear.
+            version, read_only, *_ = (await connection.query(f"BEGIN; {sql}", values, timeout))[0]
+            await connection.query("COMMIT", None, timeout)
+        except OutcomeUnknown as error:
+            if _STATEMENT_MODE not in str(error):
+                raise
+            raise Unavailable(
+                "the pooler on the way to the database is in statement mode, which takes no"
+                " transactions: set its pool_mode to transaction or session"
+            ) from error
         if version < MINIMUM_VERSION:
             raise Unavailable(f"PostgreSQL 13 or newer is needed, this one says {version}")
         if read_only:

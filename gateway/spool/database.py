@@ -1,5 +1,8 @@
 """
 SQLite as the spool needs it: durable at each commit, checked when it is opened.
+
+The gateway alone writes, for it holds the spool's lock. Others may read meanwhile
+(L{gateway.spool.reader}): they wait for nobody, and nobody waits for them.
 """
 
 from __future__ import annotations
@@ -41,8 +44,6 @@ def open_database(path: Path, room: Room) -> sqlite3.Connection:
     path.touch(0o600)
     database = connect(path)
     try:
-        # Nobody else may keep the log from being copied.
-        database.execute("PRAGMA locking_mode = EXCLUSIVE")
         database.execute(f"PRAGMA page_size = {PAGE}")
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
@@ -79,11 +80,18 @@ def has_streams(database: sqlite3.Connection) -> bool:
 
 def connect(path: Path) -> sqlite3.Connection:
     """
-    Open a file that may be damaged: what is no text any more is read all the same.
+    Open a file that may be damaged.
     """
     database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    database.text_factory = lambda text: text.decode("utf-8", "replace")
+    database.text_factory = as_text
     return database
+
+
+def as_text(stored: bytes) -> str:
+    """
+    What is no text any more, read all the same.
+    """
+    return stored.decode("utf-8", "replace")
 
 
 def flush_folder(path: Path) -> None:

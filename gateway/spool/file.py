@@ -328,17 +328,31 @@ class SpoolFile:
         lanes = self._database.execute("SELECT DISTINCT lane FROM record")
         return frozenset(lane for (lane,) in lanes)
 
-    def batches(self) -> Iterator[Batch]:
+    def each(self) -> Iterator[Parcel]:
         """
-        What is there, record by record.
+        What is there, record by record. What is damaged is found, and told of, when it is its
+        turn.
         """
         with closing(self._database.execute(f"{READ} ORDER BY place")) as cursor:
             for *fields, checksum in cursor:
                 record = Record(*fields)
-                # What is damaged is found, and told of, when it is its turn.
                 with suppress(ValueError):
                     if intact(record, checksum):
-                        yield unpack([record]).batch
+                        yield unpack([record])
+
+    def at(self, place: int) -> Parcel:
+        """
+        One of L{each}.
+        """
+        *fields, _ = self._database.execute(f"{READ} WHERE place = ?", (place,)).fetchone()
+        return unpack([Record(*fields)])
+
+    def batches(self) -> Iterator[Batch]:
+        """
+        What is there, record by record.
+        """
+        for parcel in self.each():
+            yield parcel.batch
 
     def shrink(self) -> None:
         """

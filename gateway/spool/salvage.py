@@ -19,7 +19,7 @@ from gateway.spool.record import Record
 
 READ: Final = "SELECT place, route, lane, number, rows, payload, stream, checksum FROM record"
 
-_READ_OLD: Final = READ.replace("stream,", "NULL,")
+READ_OLD: Final = READ.replace("stream,", "NULL,")
 """Of a file of an earlier version that was never opened by this one."""
 
 SUFFIXES: Final = ("-wal", "-shm", "")
@@ -77,7 +77,7 @@ def readable(path: Path) -> Iterator[Record]:
     for order in ("ASC", "DESC"):
         try:
             with closing(connect(path)) as database:
-                read = READ if has_streams(database) else _READ_OLD
+                read = READ if has_streams(database) else READ_OLD
                 for *fields, checksum in database.execute(f"{read} ORDER BY place {order}"):
                     record = Record(*fields)
                     if not intact(record, checksum):

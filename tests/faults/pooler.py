@@ -1,13 +1,15 @@
 """
-Poolers that share server sessions as PgBouncer does in transaction mode.
+Poolers that share server sessions as PgBouncer does in transaction or statement mode.
 
 The one in Python runs as a process of its own and holds everywhere::
 
-    python -m tests.faults.pooler unix:/run/postgresql/.s.PGSQL.5432 USER DATABASE SESSIONS
+    python -m tests.faults.pooler unix:/run/postgresql/.s.PGSQL.5432 USER DATABASE SESSIONS MODE
 
 It knows as much of the protocol as that takes (PostgreSQL documentation, chapter 54):
 it logs in by itself, lets every client in, and lends a free session to a client from
 its next message until the server is idle outside a transaction (C{ReadyForQuery}, I).
+In statement mode a client that leaves a transaction open is told so and cut off, in
+PgBouncer's words (C{handle_server_work} in its server.c).
 Where a real PgBouncer is installed, tests run behind that one too.
 """
 
@@ -46,6 +48,11 @@ def _message(kind: bytes, body: bytes) -> bytes:
 _OK: Final = _message(b"R", _INT.pack(0))
 _KEY: Final = _message(b"K", bytes(8))
 _IDLE: Final = _message(b"Z", b"I")
+_OPEN: Final = _message(b"Z", b"T")
+_NO_BLOCKS: Final = _message(
+    b"E",
+    b"SFATAL\0VFATAL\0C08P01\0Mtransaction blocks not allowed in statement pooling mode\0\0",
+)
 
 
 class _Messages(StreamProtocol):
@@ -144,7 +151,10 @@ class Session(_Messages):
         self.transport.write(_INT.pack(len(body) + 4) + body)
 
     def received(self, message: bytes) -> None:
-        if self.client is not None:
+        if message == _OPEN and self.pooler.mode == "statement" and self.client is not None:
+            self.client.transport.write(_NO_BLOCKS)
+            self.client.transport.loseConnection()
+        elif self.client is not None:
             self.client.transport.write(message)
         elif not self._ready and message[:1] == b"S":
             self._parameters.append(message)
@@ -175,7 +185,10 @@ class Pooling:
     Which session is whose.
     """
 
-    def __init__(self, to: str, user: str, database: str, sessions: int, reactor: Any) -> None:
+    def __init__(
+        self, to: str, user: str, database: str, sessions: int, mode: str, reactor: Any
+    ) -> None:
+        self.mode = mode
         self.user = user.encode()
         self.database = database.encode()
         self.parameters: list[bytes] = []
@@ -242,12 +255,12 @@ class OwnPooler(Program):
     The one in Python.
     """
 
-    def __init__(self, dsn: str, sessions: int) -> None:
+    def __init__(self, dsn: str, sessions: int, mode: str = "transaction") -> None:
         parts = psycopg2.extensions.parse_dsn(dsn)
         super().__init__(
             "pooler",
             f"unix:{parts['host']}/.s.PGSQL.{parts['port']}",
-            *(parts["user"], parts["dbname"], str(sessions)),
+            *(parts["user"], parts["dbname"], str(sessions), mode),
         )
 
     def dsn(self, dsn: str) -> str:
@@ -262,7 +275,7 @@ listen_addr =
 listen_port = 6432
 unix_socket_dir = {folder}
 auth_type = any
-pool_mode = transaction
+pool_mode = {mode}
 default_pool_size = {sessions}
 max_client_conn = 200
 server_login_retry = 0.1
@@ -275,7 +288,7 @@ class PgBouncer:
     The real one, on a Unix socket.
     """
 
-    def __init__(self, dsn: str, sessions: int, folder: Path) -> None:
+    def __init__(self, dsn: str, sessions: int, mode: str, folder: Path) -> None:
         self._folder = folder / "pgbouncer"
         self._folder.mkdir(mode=0o700)
         parts = psycopg2.extensions.parse_dsn(dsn)
@@ -285,6 +298,7 @@ class PgBouncer:
                 **{key: parts[key] for key in ("host", "port", "user")},
                 folder=self._folder,
                 sessions=sessions,
+                mode=mode,
             )
         )
         self._process = subprocess.Popen(
@@ -305,11 +319,16 @@ POOLERS: Final = ("own", *(("pgbouncer",) if shutil.which("pgbouncer") else ()))
 """Those that can be had here."""
 
 
-def start_pooler(kind: str, dsn: str, sessions: int, folder: Path) -> Pooler:
+def start_pooler(
+    kind: str, dsn: str, sessions: int, folder: Path, mode: str = "transaction"
+) -> Pooler:
     """
     @param kind: one of L{POOLERS}.
+    @param mode: C{transaction} or C{statement}.
     """
-    return OwnPooler(dsn, sessions) if kind == "own" else PgBouncer(dsn, sessions, folder)
+    if kind == "own":
+        return OwnPooler(dsn, sessions, mode)
+    return PgBouncer(dsn, sessions, mode, folder)
 
 
 def main() -> None:
@@ -320,8 +339,9 @@ def main() -> None:
     for name in ("to", "user", "database"):
         parser.add_argument(name)
     parser.add_argument("sessions", type=int)
+    parser.add_argument("mode")
     given = parser.parse_args()
-    pooling = Pooling(given.to, given.user, given.database, given.sessions, reactor)
+    pooling = Pooling(given.to, given.user, given.database, given.sessions, given.mode, reactor)
     factory = Factory()
     factory.noisy = False
     factory.buildProtocol = lambda addr: Client(pooling)  # type: ignore[method-assign]

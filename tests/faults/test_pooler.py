@@ -17,7 +17,26 @@ from tests.faults.load import Load, judge_soon
 from tests.faults.look import BACKENDS, Start, assert_quiet
 from tests.faults.pooler import POOLERS, Pooler, start_pooler
 from tests.faults.proxy import FaultProxy
-from tests.support import Database, Gateway, TemporaryServer
+from tests.support import Database, Gateway, TemporaryServer, tool
+
+_CONFIG = """
+[database]
+dsn = "{dsn}"
+acquire_timeout = 0.2
+[spool]
+on_outage = "refuse"
+[listeners.lines]
+endpoint = "tcp:0:interface=127.0.0.1"
+route = "messages"
+[routes.messages]
+table = "messages"
+create = true
+"""
+
+_IN_STATEMENT_MODE = (
+    "the pooler on the way to the database is in statement mode, which takes no transactions:"
+    " set its pool_mode to transaction or session"
+)
 
 pytestmark = pytest.mark.parametrize("kind", POOLERS)
 
@@ -109,3 +128,23 @@ def test_a_constraint_refuses_one_of_many(gateway: Gateway, database: Database) 
     assert [n for n, answer in enumerate(answers) if answer != b"+OK"] == [250]
     assert answers[250].startswith(b"-REJ CONSTRAINT sqlstate=23514")
     assert database.bodies() == [str(n) for n in range(500) if n != 250]
+
+
+def test_statement_mode(
+    kind: str, database: Database, tmp_path: Path, start_gateway: Start
+) -> None:
+    """A pooler that takes no transactions is named, at the start and by check, never "ready"."""
+    pooler = start_pooler(kind, database.dsn, 2, tmp_path, mode="statement")
+    try:
+        config = tmp_path / "gateway.toml"
+        config.write_text(_CONFIG.format(dsn=pooler.dsn(database.dsn)))
+        gateway = start_gateway("--config", str(config), until="not ready yet")
+        gateway.wait_log(f"not ready yet: .*{_IN_STATEMENT_MODE}")
+        assert gateway.connect().ask(b"one\n").startswith(b"-TRY DOWN")
+        assert "gateway ready" not in gateway.log
+        assert_quiet(gateway)
+        done = tool("check", str(config))
+        assert done.returncode == 1
+        assert done.stderr == f"{config}: database.dsn: {_IN_STATEMENT_MODE}\n"
+    finally:
+        pooler.end()

@@ -1,0 +1,474 @@
+"""
+C{gateway spool}: look at what waits in a spool, and take out what cannot be stored.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+import click
+from msgspec.structs import replace
+
+from gateway.commands.running import run
+from gateway.company import backoff
+from gateway.config import EMBEDDED, Config
+from gateway.embedded import DataDirectory, EmbeddedServer
+from gateway.errors import ConfigError, EmbeddedError, SpoolError, StoreError
+from gateway.lock import Held, LockFile
+from gateway.postgres.dsn import dsn_fault
+from gateway.postgres.opening import Opener
+from gateway.postgres.pool import Pool
+from gateway.postgres.schema import migrate
+from gateway.postgres.store import PostgresStore
+from gateway.sections import one_line
+from gateway.spool.file import SpoolFile
+from gateway.spool.inventory import (
+    Message,
+    Selection,
+    Waiting,
+    id_of,
+    messages,
+    place_of,
+    summed_up,
+)
+from gateway.spool.mover import Moved, Mover
+from gateway.spool.reader import SpoolReader
+from gateway.tap import DATA_DIR, read_config, spool_path
+from gateway.title import hide
+
+_STREAMS: Final = 3
+"""Streams that one line of a list names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """
+    Whose spool it is.
+    """
+
+    config: Config
+    data_dir: Path
+    path: Path
+
+
+@click.group(name="spool")
+@click.option("--config", "-c", type=click.Path(path_type=Path), help="Configuration file.")
+@click.option(
+    "--spool", "path", type=click.Path(path_type=Path), help="The spool's file; beats the others."
+)
+@click.option("--database", help="libpq URI or conninfo, or 'embedded'; beats the file.")
+@click.option(
+    "--data-dir",
+    default=DATA_DIR,
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Directory of the embedded server and the spool.",
+)
+@click.pass_context
+def spool_command(
+    context: click.Context,
+    config: Path | None,
+    path: Path | None,
+    database: str | None,
+    data_dir: Path,
+) -> None:
+    """Messages that wait in a gateway's spool.
+
+    list and show only read, whether the gateway runs or not. Each record has an ID, which
+    list --records tells.
+    """
+
+    def place() -> Place:
+        try:
+            if database is not None:
+                hide(database)
+            found = read_config(None if config is None else str(config), database)
+        except ConfigError as error:
+            raise click.ClickException(str(error)) from None
+        folder = data_dir.absolute()
+        return Place(found, folder, spool_path(found, folder) if path is None else path.absolute())
+
+    context.obj = place
+
+
+_ids = click.argument("ids", nargs=-1, metavar="[ID]...")
+_route = click.option("--route", help="Only those of this route.")
+_stream = click.option("--stream", help="Only those of this numbered stream.")
+_json = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+
+
+@spool_command.command(name="list")
+@_route
+@_stream
+@click.option("--records", is_flag=True, help="Each record by itself, with its ID.")
+@_json
+@click.pass_obj
+def list_waiting(
+    where: Callable[[], Place], route: str | None, stream: str | None, records: bool, as_json: bool
+) -> None:
+    """List what waits, for each route, and why.
+
+    Of what is put aside, so that others pass it, also for each stream.
+    """
+    place = where()
+    selection = Selection(route=route, stream=stream)
+    waiting = _read(place, lambda reader: summed_up(reader.records(), selection, records))
+    if not waiting:
+        _see_that_it_may_be(place, selection)
+    if as_json:
+        for one in waiting:
+            click.echo(json.dumps(_as_json(one)))
+        return
+    if waiting:
+        _print_table(waiting)
+    total = sum(one.messages for one in waiting)
+    click.echo(f"{total} messages wait in {place.path}")
+
+
+@spool_command.command()
+@_ids
+@_route
+@_stream
+@click.option("--skip", default=0, type=click.IntRange(0), help="So many of them first.")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1))
+@click.option("--raw", is_flag=True, help="The messages alone, byte for byte.")
+@_json
+@click.pass_obj
+def show(
+    where: Callable[[], Place],
+    ids: tuple[str, ...],
+    route: str | None,
+    stream: str | None,
+    skip: int,
+    limit: int,
+    raw: bool,
+    as_json: bool,
+) -> None:
+    """Show messages, in order: those of records, of a route or of a stream."""
+    if raw and as_json:
+        raise click.UsageError("--raw and --json are two ways to show them")
+    selection = _selection(ids, route, stream)
+    place = where()
+
+    def chosen(reader: SpoolReader) -> tuple[set[int], list[Message]]:
+        places: set[int] = set()
+        return places, [*islice(_messages(reader, selection, places), skip, skip + limit)]
+
+    places, found = _read(place, chosen)
+    if len(found) < limit:
+        _see_that_there_is(place, selection, places)
+    for number, message in enumerate(found):
+        if raw:
+            sys.stdout.buffer.write(message.frame)
+        elif as_json:
+            click.echo(json.dumps(_message_as_json(message)))
+        else:
+            click.echo(("\n" if number else "") + _shown(message))
+
+
+@spool_command.command(name="move-to-dead-letters")
+@_ids
+@_route
+@_stream
+@click.option("--all", "everything", is_flag=True, help="All there are.")
+@click.option("--reason", default="moved by its operator", show_default=True)
+@click.pass_obj
+def move(
+    where: Callable[[], Place],
+    ids: tuple[str, ...],
+    route: str | None,
+    stream: str | None,
+    everything: bool,
+    reason: str,
+) -> None:
+    """Make dead letters of messages, each once; gateway dead-letters has them then.
+
+    The gateway must be stopped. What is shown to be stored already is only removed. Of a
+    numbered stream, what stands behind messages that stay becomes dead letters in its turn,
+    when the gateway has stored those.
+    """
+    selection = _selection(ids, route, stream, everything)
+    if not reason.strip() or "\0" in reason:
+        raise click.BadParameter("say why, in some words", param_hint="--reason")
+    place = where()
+    with closing(_opened(place)) as file:
+        for remark in file.remarks:
+            click.echo(f"spool: {one_line(remark)}", err=True)
+        _see_that_there_is(place, selection, _places(file, selection))
+
+        async def work(reactor: Any) -> int:
+            try:
+                moved = await _move(place, file, selection, reason, reactor)
+            except (StoreError, SpoolError, EmbeddedError) as error:
+                what = f"database: {error}" if isinstance(error, StoreError) else str(error)
+                click.echo(f"{what}; what is not moved yet is still in the spool", err=True)
+                return 1
+            click.echo(_told(moved))
+            return 0
+
+        run(work)
+
+
+def _selection(
+    ids: Sequence[str], route: str | None, stream: str | None, everything: bool = True
+) -> Selection:
+    if not (ids or route is not None or stream is not None or everything):
+        raise click.UsageError("say which ones: their IDs, --route, --stream or --all")
+    try:
+        return Selection(frozenset(map(place_of, ids)), route, stream)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+# Reading.
+
+
+def _read(place: Place, work: Callable[[SpoolReader], Any]) -> Any:
+    _see_that_it_is_there(place)
+    try:
+        return work(SpoolReader(place.path))
+    except EmbeddedError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _see_that_it_is_there(place: Place) -> None:
+    if not place.path.exists():
+        raise click.ClickException(
+            f"there is no spool {place.path}; --config, --data-dir or --spool says where it is"
+        )
+
+
+def _messages(reader: SpoolReader, selection: Selection, places: set[int]) -> Iterator[Message]:
+    """
+    @param places: those of the records are put there.
+    """
+    for record, batch in reader.records():
+        if batch is not None:
+            part, _ = selection.part(record, batch)
+            if part is not None:
+                places.add(record.place)
+                yield from messages(record.place, part)
+
+
+def _see_that_there_is(place: Place, selection: Selection, found: Collection[int]) -> None:
+    """
+    End where nothing is found of what was named, or not all of the IDs.
+
+    @param found: places of records.
+    """
+    for missing in sorted({*selection.places} - {*found}):
+        raise click.ClickException(f"there is no such record {id_of(missing)} in {place.path}")
+    if not found:
+        _see_that_it_may_be(place, selection)
+        of = "" if selection.route is None else f" of route {selection.route!r}"
+        of += "" if selection.stream is None else f" of stream {selection.stream!r}"
+        raise click.ClickException(f"nothing{of} waits in {place.path}")
+
+
+def _see_that_it_may_be(place: Place, selection: Selection) -> None:
+    """
+    End where a route that nothing waits for is surely a mistake.
+    """
+    route = selection.route
+    if route is not None and route not in place.config.routes:
+        raise click.ClickException(
+            f"there is no route {route!r} in the configuration, and nothing of one waits"
+        )
+
+
+# Moving.
+
+
+def _places(file: SpoolFile, selection: Selection) -> Collection[int]:
+    return {
+        parcel.records[0].place
+        for parcel in file.each()
+        if selection.part(parcel.records[0], parcel.batch)[0] is not None
+    }
+
+
+def _opened(place: Place) -> SpoolFile:
+    """
+    The file, which no gateway has from now on.
+    """
+    _see_that_it_is_there(place)
+    lock = LockFile(Path(f"{place.path}.lock"))
+    file = SpoolFile(place.path, place.config.spool.max_bytes)
+    try:
+        lock.hold()
+        lock.release()
+        file.open()
+    except Held as held:
+        raise click.ClickException(
+            f"the spool {place.path} is in use: the gateway (process {held.owner}) must be"
+            " stopped first"
+        ) from None
+    except EmbeddedError as error:
+        raise click.ClickException(str(error)) from None
+    except OSError as error:
+        raise click.ClickException(f"{place.path}.lock: {error.strerror}") from None
+    return file
+
+
+async def _move(
+    place: Place, file: SpoolFile, selection: Selection, reason: str, reactor: Any
+) -> Moved:
+    settings = place.config.database
+    if settings.dsn != EMBEDDED:
+        opener = Opener.of_process(settings, reactor)
+        fault = dsn_fault(settings.dsn, opener.outside)
+        if fault is not None:
+            raise click.ClickException(f"{settings.said_in}: {fault}")
+        return await _moved(place, settings.dsn, file, selection, reason, reactor)
+    server = EmbeddedServer(place.data_dir)
+    if not server.data.exists():
+        raise click.ClickException(
+            f"there is no embedded server in {place.data_dir}; name its directory with --data-dir,"
+            " or the database with --config or --database"
+        )
+    # It ends with its gateway, which is stopped.
+    directory = DataDirectory(place.data_dir)
+    directory.lock()
+    started = server.start()
+    try:
+        return await _moved(place, server.dsn, file, selection, reason, reactor)
+    finally:
+        if started:
+            await server.stop(reactor)
+        directory.unlock()
+
+
+async def _moved(
+    place: Place, dsn: str, file: SpoolFile, selection: Selection, reason: str, reactor: Any
+) -> Moved:
+    settings = replace(place.config.database, pool_min=1, pool_max=1)
+    opener = Opener.of_process(settings, reactor)
+    connection = await opener.begin(dsn).run()
+    try:
+        await connection.transaction(migrate, settings.statement_timeout)
+    finally:
+        connection.discard()
+    pool = Pool(settings, reactor, backoff, opener)
+    pool.start(dsn)
+    try:
+        store = PostgresStore(pool, place.config.routes, settings)
+        return await Mover(file, store, reason).move(selection)
+    finally:
+        pool.close()
+
+
+def _told(moved: Moved) -> str:
+    parts = [f"{moved.buried} messages are dead letters now"]
+    if moved.known:
+        parts.append(f"{moved.known} were stored or moved before, and are removed")
+    if moved.waiting:
+        parts.append(f"{moved.waiting} will be when what is before them in their stream is stored")
+    return ", ".join(parts)
+
+
+# For people, and for programs.
+
+
+def _print_table(waiting: Sequence[Waiting]) -> None:
+    head = ("IDs", "route", "messages", "records", "bytes", "oldest", "numbers", "why it waits")
+    rows = [head, *map(_row, waiting)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    for row in rows:
+        cells = [
+            cell.rjust(width) if 2 <= column <= 4 else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        click.echo("  ".join(cells).rstrip())
+
+
+def _row(waiting: Waiting) -> tuple[str, ...]:
+    first, last = id_of(waiting.first), id_of(waiting.last)
+    numbers = [
+        f"{stream} {', '.join(_range(*each) for each in found)}"
+        for (stream, _), found in waiting.numbers.items()
+    ]
+    named = "; ".join(numbers[:_STREAMS])
+    if len(numbers) > _STREAMS:
+        named += f"; {len(numbers) - _STREAMS} more streams"
+    counts = (waiting.messages, waiting.records, waiting.size)
+    return (
+        first if first == last else f"{first}-{last}",
+        one_line(waiting.route),
+        *map(str, counts),
+        "-" if waiting.oldest is None else _local(waiting.oldest),
+        one_line(named) or "-",
+        one_line(waiting.reason),
+    )
+
+
+def _range(first: int, last: int) -> str:
+    return f"#{first}" if first == last else f"#{first}-#{last}"
+
+
+def _local(at: float) -> str:
+    return datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _iso(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat()
+
+
+def _as_json(waiting: Waiting) -> dict[str, object]:
+    return {
+        "first_id": id_of(waiting.first),
+        "last_id": id_of(waiting.last),
+        "route": waiting.route,
+        "waits_for_stream": waiting.stream,
+        "messages": waiting.messages,
+        "records": waiting.records,
+        "bytes": waiting.size,
+        "oldest": None if waiting.oldest is None else _iso(waiting.oldest),
+        "streams": [
+            {"stream": stream, "epoch": epoch, "numbers": found}
+            for (stream, epoch), found in waiting.numbers.items()
+        ],
+        "dead_letters": waiting.refused,
+        "damaged": waiting.damaged,
+        "reason": waiting.reason,
+    }
+
+
+def _about(message: Message) -> dict[str, object]:
+    origin, refusal = message.origin, message.refusal
+    return {
+        "id": id_of(message.place),
+        "route": message.route,
+        "peer": origin.peer,
+        "listener": origin.listener,
+        "identity": origin.identity,
+        "received_at": _iso(message.received_at),
+        "stream": message.stream,
+        "epoch": message.epoch or None,
+        "number": None if message.stream is None else message.number,
+        "refused": None if refusal is None else refusal.text,
+    }
+
+
+def _message_as_json(message: Message) -> dict[str, object]:
+    try:
+        return {**_about(message), "message": message.frame.decode()}
+    except UnicodeDecodeError:
+        return {**_about(message), "base64": base64.b64encode(message.frame).decode()}
+
+
+def _shown(message: Message) -> str:
+    lines = [
+        f"{name:<12}{'' if value is None else one_line(str(value))}"
+        for name, value in _about(message).items()
+    ]
+    text = one_line(message.frame.decode("utf-8", "backslashreplace"))
+    return "\n".join([*lines, f"{'message':<12}{len(message.frame)} bytes", text])

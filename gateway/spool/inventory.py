@@ -1,0 +1,226 @@
+"""
+What waits in a spool, for people: its records by name, and summed up by route.
+
+A record's ID is its place in the order: C{12} for the twelfth that was put there, C{12.3} for
+a piece of it that begins with its fourth message.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from gateway.batch import Batch, Chunk, Origin, Refusal
+from gateway.reply import Outcome
+from gateway.spool.backlog import SpoolBacklog
+from gateway.spool.reader import Spooled
+from gateway.spool.record import PARTS, Record, rows_of
+from gateway.stream import Stream
+
+_ID: Final = re.compile(r"(\d{1,11})(?:\.(\d{1,8}))?", re.ASCII)
+
+
+def id_of(place: int) -> str:
+    """
+    The ID of the record at a place.
+    """
+    number, row = place >> PARTS, place & ((1 << PARTS) - 1)
+    return f"{number}.{row}" if row else str(number)
+
+
+def place_of(name: str) -> int:
+    """
+    @raise ValueError: it is no ID.
+    """
+    found = _ID.fullmatch(name)
+    if found is None:
+        raise ValueError(f"{name!r} is no ID of a record, such as 12 or 12.3")
+    return (int(found[1]) << PARTS) + int(found[2] or 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """
+    Which messages are meant; what is left out does not narrow it.
+
+    @ivar places: of records.
+    """
+
+    places: Collection[int] = ()
+    route: str | None = None
+    stream: str | None = None
+
+    def part(self, record: Record, batch: Batch) -> tuple[Batch | None, Batch | None]:
+        """
+        @return: the messages of a record that are meant, and all others; C{None} where there
+            are none.
+        """
+        if not self.takes(record):
+            return None, batch
+        return (batch, None) if self.stream is None else batch.parted({self.stream})
+
+    def takes(self, record: Record) -> bool:
+        """
+        Whether a record's place and route are meant.
+        """
+        return (not self.places or record.place in self.places) and (
+            self.route is None or record.route == self.route
+        )
+
+
+class Message(NamedTuple):
+    """
+    A message in the spool.
+
+    @ivar stream: that it has its number in.
+    @ivar refusal: why it is to become a dead letter; C{None}: it is to be stored.
+    """
+
+    place: int
+    route: str
+    origin: Origin
+    received_at: float
+    stream: str | None
+    epoch: str
+    number: int
+    refusal: Outcome | None
+    frame: bytes
+
+
+def messages(place: int, batch: Batch) -> Iterator[Message]:
+    """
+    The messages of a record.
+    """
+    for piece in batch.slices:
+        chunk, stream = piece.chunk, piece.chunk.stream
+        name, epoch = (None, "") if stream is None else (stream.name, stream.epoch)
+        for number, frame in enumerate(piece.frames, piece.first):
+            about = (chunk.origin, chunk.received_at, name, epoch, number)
+            yield Message(place, batch.route, *about, None, frame)
+    for refusal in batch.refusals:
+        yield _refused(place, batch.route, refusal)
+
+
+def _refused(place: int, route: str, refusal: Refusal) -> Message:
+    chunk, stream = refusal.chunk, refusal.stream
+    name, epoch = (None, "") if stream is None else (stream.name, stream.epoch)
+    about = (chunk.origin, chunk.received_at, name, epoch, refusal.number)
+    return Message(place, route, *about, refusal.outcome, chunk.frames[refusal.row])
+
+
+@dataclass(slots=True)
+class Waiting:
+    """
+    Records of one route that wait for the same thing, or one record.
+
+    @ivar stream: that they wait for; others pass them.
+    @ivar first: place of the first of them.
+    @ivar last: place of the last of them.
+    @ivar size: bytes of the messages.
+    @ivar oldest: when the first of the messages came, in seconds since 1970.
+    @ivar numbers: (stream, epoch) -> (first, last), ascending.
+    @ivar refused: messages that are to become dead letters.
+    @ivar damaged: messages that cannot be read.
+    """
+
+    route: str
+    stream: str | None
+    first: int
+    last: int = 0
+    records: int = 0
+    messages: int = 0
+    size: int = 0
+    oldest: float | None = None
+    numbers: dict[tuple[str, str], list[tuple[int, int]]] = field(default_factory=dict)
+    refused: int = 0
+    damaged: int = 0
+    reason: str = ""
+
+    def add(self, record: Record, batch: Batch | None) -> None:
+        """
+        @param batch: what is meant of the record.
+        """
+        self.records += 1
+        self.last = record.place
+        if batch is None:
+            self.messages += record.rows
+            self.damaged += record.rows
+            return
+        self.messages += rows_of(batch)
+        self.refused += len(batch.refusals)
+        # By slices, for there may be millions of messages.
+        for piece in batch.slices:
+            self._see(piece.chunk, piece.frames, piece.chunk.stream, piece.first, piece.last)
+        for refusal in batch.refusals:
+            frames = [refusal.chunk.frames[refusal.row]]
+            self._see(refusal.chunk, frames, refusal.stream, refusal.number, refusal.number)
+
+    def _see(
+        self, chunk: Chunk, frames: list[bytes], stream: Stream | None, first: int, last: int
+    ) -> None:
+        self.size += sum(map(len, frames))
+        if self.oldest is None or chunk.received_at < self.oldest:
+            self.oldest = chunk.received_at
+        if stream is not None:
+            key = (stream.name, stream.epoch)
+            self.numbers[key] = _ranges([*self.numbers.get(key, ()), (first, last)])
+
+
+def summed_up(found: Iterable[Spooled], selection: Selection, each: bool = False) -> list[Waiting]:
+    """
+    @param found: all records of a spool, in order.
+    @param each: one for each record, and not for all that wait for the same.
+    @return: in the order of their first records.
+    """
+    sums: dict[tuple[object, ...], Waiting] = {}
+    backlog = SpoolBacklog()
+    next_one: int | None = None
+    for record, batch in found:
+        if batch is not None:
+            backlog.put(batch)
+            if next_one is None and record.stream is None:
+                next_one = record.place
+        part = None
+        if batch is not None:
+            part, _ = selection.part(record, batch)
+        if part is None and (
+            batch is not None or selection.stream is not None or not selection.takes(record)
+        ):
+            continue
+        key = (record.place,) if each else (record.route, record.stream, batch is None)
+        waiting = sums.setdefault(key, Waiting(record.route, record.stream, record.place))
+        waiting.add(record, part)
+    for waiting in sums.values():
+        waiting.reason = _reason(waiting, backlog, next_one)
+    return [*sums.values()]
+
+
+def _reason(waiting: Waiting, backlog: SpoolBacklog, next_one: int | None) -> str:
+    """
+    Why it waits, as far as the file tells.
+    """
+    if waiting.damaged:
+        return "damaged, and set aside when it is its turn"
+    if waiting.stream is not None:
+        for (name, epoch), ((first, _), *_) in waiting.numbers.items():
+            if first > 1:
+                where = f"in epoch {epoch}" if epoch else "in no epoch"
+                here = backlog.holds(name, epoch, first - 1)
+                gone = "" if here else ", which is not in this spool"
+                return f"stream {name} waits {where} for what is before #{first}{gone}"
+        return f"next of stream {waiting.stream}"
+    if waiting.refused == waiting.messages:
+        return "becomes a dead letter when it is its turn"
+    return "next to be stored" if waiting.first == next_one else "behind others"
+
+
+def _ranges(parts: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    merged: list[tuple[int, int]] = []
+    for first, last in sorted(parts):
+        if merged and first <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], last))
+        else:
+            merged.append((first, last))
+    return merged
