@@ -527,7 +527,8 @@ class Move(NamedTuple):
 
     @ivar digests: of all messages, L{DIGEST} bytes for each.
     @ivar refused: number -> what is said of those that are not stored.
-    @ivar whole: whether the numbers are in a row, each of them once and in its place.
+    @ivar unbroken: whether the numbers are in a row, each of them once.
+    @ivar whole: whether each is in its place, too, over all the batches.
     """
 
     stream: Stream
@@ -535,6 +536,7 @@ class Move(NamedTuple):
     last: int
     digests: bytes
     refused: Mapping[int, Outcome]
+    unbroken: bool
     whole: bool
 
 
@@ -563,15 +565,17 @@ def moves_of(batches: Sequence[Batch]) -> list[Move]:
         parts = sorted(pieces[key], key=itemgetter(0))
         after = first = parts[0][0]
         rows = [part[0] for part in pieces[key] if part[2] is None]
-        whole = rows == sorted(rows)
+        unbroken = True
         refused: dict[int, Outcome] = {}
         frames: list[bytes] = []
         for number, some, outcome, _ in parts:
-            whole = whole and number == after
+            unbroken = unbroken and number == after
             after = max(after, number + len(some))
             frames += some
             if outcome is not None:
                 refused[number] = outcome
-        move = Move(parts[0][3], first, after - 1, digests_of(frames), refused, whole)
+        whole = unbroken and rows == sorted(rows)
+        stream, digests = parts[0][3], digests_of(frames)
+        move = Move(stream, first, after - 1, digests, refused, unbroken, whole)
         moves.append(move)
     return moves

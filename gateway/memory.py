@@ -139,7 +139,9 @@ class MemoryStore:
         self._remember(batch, fates)
         return self._moved(fence, runs)
 
-    async def write_together(self, batches: Sequence[Batch], fences: Sequence[Fence]) -> bool:
+    async def write_together(
+        self, batches: Sequence[Batch], fences: Sequence[Fence], *, afresh: bool = False
+    ) -> bool:
         self.writes.append(sum(batch.count for batch in batches))
         faults: list[Faults] = []
         for batch in batches:
@@ -163,9 +165,16 @@ class MemoryStore:
         ]
         if any(word in frame for _, frame in rows for word in self.poison):
             raise RowError("violates a check constraint", "23514")
+        if any(word in frame for _, frame in rows for word in self.odd):
+            raise TransientError("internal error", "XX000")
         for batch, fence in zip(batches, fences, strict=True):
-            if self._before(batch, fence) is not None:
-                return True
+            try:
+                if self._before(batch, fence) is not None:
+                    return not afresh
+            except (FenceVoid, StoredPartly):
+                if afresh:
+                    return False
+                raise
         moves = moves_of(batches)
         try:
             self._follow(moves)

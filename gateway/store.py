@@ -132,13 +132,17 @@ class Store(Protocol):
         @raise gateway.errors.RouteError: not stored, the operator must act.
         """
 
-    async def write_together(self, batches: Sequence[Batch], fences: Sequence[Fence]) -> bool:
+    async def write_together(
+        self, batches: Sequence[Batch], fences: Sequence[Fence], *, afresh: bool = False
+    ) -> bool:
         """
         Store batches of several routes and move their fences, or do neither.
 
         For what is expected to go well: whoever hears of an error writes the batches one
         by one, after the fate of an unknown outcome is settled by L{resolve}.
 
+        @param afresh: whether nobody has tried it with exactly these; else, where the first
+            fence was moved, all of them are stored.
         @return: C{False} where they cannot be stored together; nothing is stored.
         @raise gateway.faults.BatchesRefused: some rows can never be stored; nothing is.
         @raise gateway.errors.StoreError: as for L{write}; whatever row is at fault.

@@ -414,6 +414,30 @@ async def test_together(adapter: Adapter) -> None:
     assert len(adapter.rows()) == 3
 
 
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("fate", ["stored", "partly", "void"])
+@pytest_twisted.ensureDeferred
+async def test_together_for_the_first_time(adapter: Adapter, place: int, fate: str) -> None:
+    """Where one of several batches has a fate of its own already, none of them is stored by this."""
+    await adapter.store.probe("messages")
+    fences = [Fence(new_lane(), 3, 2), Fence(new_lane(), 3, 2)]
+    batches = [batch(b"a1", b"a2"), batch(b"b1", b"b2")]
+    lane = fences[place].lane
+    if fate == "void":
+        assert await adapter.store.resolve(batches[place], fences[place]) is None
+    else:
+        await adapter.store.write(batch(b"first"), Fence(lane, 3 if fate == "stored" else 2))
+    before = adapter.rows()
+    assert not await adapter.store.write_together(batches, fences, afresh=True)
+    assert adapter.rows() == before
+    other = 1 - place
+    assert await stored(adapter.store, batches[other], fences[other])
+    new = [Fence(new_lane(), 9, 8), Fence(new_lane(), 9, 8)]
+    assert await adapter.store.write_together(batches, new, afresh=True)
+    assert not await adapter.store.write_together(batches, new, afresh=True)
+    assert len(adapter.rows()) == len(before) + 2 + 4
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_commit_of_several_routes_that_was_not_stored_never_is(adapter: Adapter) -> None:
     """Whose first fence is void is void as a whole; the other fences are as they were."""

@@ -218,15 +218,19 @@ class Execution:
         bounds: Sequence[Bound | None],
         fences: Sequence[Fence],
         batches: Sequence[Batch],
+        patient: bool = False,
     ) -> Rows:
         """
         Store several batches in one round trip, which is one transaction, or none of them.
 
         @param bounds: C{None} for a batch that has no row to be stored.
+        @param patient: as of a L{Manner}.
         @raise RowError: some row is at fault.
         """
         # The numbers of a stream may be of several routes by turns: all of them at once.
-        texts = self._follow(connection, moves_of(batches), fences[0])
+        patience = self._deadline if patient else self._patience
+        texts = [_LOCK_TIMEOUT.format(int(self._patience * 1000))] if patient else []
+        texts += self._follow(connection, moves_of(batches), fences[0])
         for bound, fence, batch in zip(bounds, fences, batches, strict=True):
             texts += self._bury(connection, batch)
             fenced: list[str | int | None] = [fence.lane, fence.first, fence.number]
@@ -236,7 +240,7 @@ class Execution:
                 statement, values = bound
                 texts.append(connection.filled(statement.plain, named([*fenced, *values])))
         try:
-            await connection.query("; ".join(texts), None, self._deadline, self._patience)
+            await connection.query("; ".join(texts), None, self._deadline, patience)
         except RowError:
             for statement, _ in filter(None, bounds):
                 self._suspected[statement] = self._clock.seconds() + SUSPECTED_FOR

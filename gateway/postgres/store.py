@@ -233,7 +233,9 @@ class PostgresStore:
             return False
         return True
 
-    async def write_together(self, batches: Sequence[Batch], fences: Sequence[Fence]) -> bool:
+    async def write_together(
+        self, batches: Sequence[Batch], fences: Sequence[Fence], *, afresh: bool = False
+    ) -> bool:
         bounds: list[Bound | None] = []
         faults: list[Faults] = []
         for batch in batches:
@@ -256,10 +258,13 @@ class PostgresStore:
         if not self.execution.joins([bound for bound in bounds if bound is not None]):
             return False
         async with self._pool.checkout() as connection:
-            work = self.execution.run_all(connection, bounds, fences, batches)
+            work = self.execution.run_all(connection, bounds, fences, batches, patient=afresh)
             try:
-                await self._behind(fences[0], connection, batches[0], work)
-            except StreamsElsewhere:
+                if afresh:
+                    await self._behind_all(fences, connection, work)
+                else:
+                    await self._behind(fences[0], connection, batches[0], work)
+            except (StreamsElsewhere, StreamsUnmoved, StoredBefore):
                 return False  # which of them, each batch finds out for itself
         for batch in batches:
             if batch.count:
@@ -370,6 +375,20 @@ class PostgresStore:
         if connection.warned:
             await self._confirm(connection, fence)
         return Written(self._runs(batch, told[0][0] if told else None), False)
+
+    async def _behind_all(
+        self, fences: Sequence[Fence], connection: Connection, work: Awaitable[Rows]
+    ) -> None:
+        """
+        Run statements that move fences which may have been moved before, each by itself.
+        """
+        try:
+            await work
+        except OutcomeUnknown:
+            self._doubtful.update(fence.lane for fence in fences)
+            raise
+        if connection.warned:
+            await self._confirm(connection, fences[0])
 
     async def _recalled(
         self, connection: Connection, batch: Batch, fence: Fence, reached: int

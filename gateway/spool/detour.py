@@ -14,7 +14,7 @@ one of them (L{gateway.spool.drain}).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -38,6 +38,9 @@ SHARE: Final = 2
 
 REST: Final = 0.5
 """Seconds that the rest of the spool may take at which new messages wait for its end."""
+
+_SMALL: Final = 1000
+"""Messages of a parcel that pays for a commit of its own."""
 
 _LANES: Final = 1000
 """Fences that are used before the first ones are forgotten."""
@@ -89,6 +92,8 @@ class SpoolDetour:
         self._rest_rows = 1
         self._measured = 0.0
         self._failures = 0
+        # Up to this place parcels are stored one by one, as storing them together failed.
+        self._apart = 0
         self._trouble_since: float | None = None
         # Of each route that is in trouble how often it was.
         self._troubled: dict[str, int] = {}
@@ -232,6 +237,9 @@ class SpoolDetour:
         if parcel is None:
             await self._rest()
         while parcel is not None and not self._stopping:
+            if (end := await self._together(parcel)) is not None:
+                parcel = await self._spool.next(end, self._closed(), self._drain.waiting())
+                continue
             # The next one is read while this one is stored.
             coming = Deferred.fromCoroutine(
                 self._spool.next(parcel.end, self._closed(), self._drain.waiting())
@@ -246,6 +254,29 @@ class SpoolDetour:
             if len(self._drain.lanes) > _LANES:
                 with suppress(StoreError):
                     await self._close_lanes()
+
+    async def _together(self, first: Parcel) -> int | None:
+        """
+        Store a small parcel with those behind it: where messages of several routes came by
+        turns, each is of a few messages only.
+
+        @return: the last place of what is stored; C{None} where they are to be stored one by one.
+        """
+        place = first.places[0]
+        if first.batch.count > _SMALL or place <= self._apart:
+            return None
+        parcels = await self._spool.several(place - 1, self._closed(), self._drain.waiting())
+        if len(parcels) < 2:
+            return None
+        end = self._apart = max(parcel.end for parcel in parcels)
+        try:
+            if not await self._drain.store_together(parcels):
+                return None
+        except StoreError:
+            return None  # what it is, the first of them is told as well
+        self._apart = 0
+        self._went_well(parcels)
+        return end
 
     def _closed(self) -> set[str]:
         """
@@ -292,21 +323,29 @@ class SpoolDetour:
             self._bug(Failure())
             self._park(route)
         else:
-            self._failures = 0
-            self._bug_said = ""
-            self._trouble_since = None
+            self._went_well([parcel])
+            return True
+        return False
+
+    def _went_well(self, parcels: Sequence[Parcel]) -> None:
+        """
+        They are stored.
+        """
+        self._failures = 0
+        self._bug_said = ""
+        self._trouble_since = None
+        for route in {parcel.batch.route for parcel in parcels}:
             self._troubled.pop(route, None)
             self._parked.pop(route, None)
             self._gates.stored(route)
-            self._measure(parcel.batch.count)
-            if not self._flowing:
-                self._flowing = True
-                self._credit = 0
-                self._say_back()
-            self._credit = min(self._credit + parcel.batch.count, SHARE * MAX_ROWS)
-            self._release()
-            return True
-        return False
+        count = sum(parcel.batch.count for parcel in parcels)
+        self._measure(count)
+        if not self._flowing:
+            self._flowing = True
+            self._credit = 0
+            self._say_back()
+        self._credit = min(self._credit + count, SHARE * MAX_ROWS)
+        self._release()
 
     def _measure(self, rows: int) -> None:
         """

@@ -26,9 +26,9 @@ from typing import Final, NamedTuple
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from gateway.batch import Batch, Move, Refusal, Slice
+from gateway.batch import Batch, Move, Refusal, Slice, moves_of
 from gateway.errors import FenceVoid, RouteError, RowError, StoredPartly, TransientError
-from gateway.faults import Faults, FramesRefused, StreamsElsewhere
+from gateway.faults import BatchesRefused, Faults, FramesRefused, StreamsElsewhere
 from gateway.moves import Standing
 from gateway.reply import Code, Outcome, refused, refused_rows, row_refused
 from gateway.spool.queue import Spool
@@ -160,6 +160,36 @@ class Drain:
                 else:
                     await self.store(unpack([record]))
 
+    async def store_together(self, parcels: Sequence[Parcel]) -> bool:
+        """
+        Bring the messages of several parcels to their end by one commit, if all goes well.
+
+        @return: C{False} where they are to be stored one by one: nothing is done.
+        @raise StoreError: not now.
+        @raise SpoolError: as for L{store}.
+        """
+        batches = [parcel.batch for parcel in parcels]
+        moves = moves_of(batches)
+        streams = frozenset().union(*(batch.streams for batch in batches))
+        if len(moves) != len(streams) or not all(move.unbroken for move in moves):
+            return False
+        if not all(map(_is_in_order, batches)):
+            return False
+        if any(self._waits(move) for move in moves):
+            return False
+        fences = [parcel.fence for parcel in parcels]
+        self.lanes.update(fence.lane for fence in fences)
+        try:
+            if not await self._store.write_together(batches, fences, afresh=True):
+                return False
+        except (BatchesRefused, RowError, RouteError, TransientError):
+            return False
+        self.stored += sum(batch.count for batch in batches)
+        await self._spool.remove(*parcels)
+        for batch in batches:
+            self._passed(batch)
+        return True
+
     async def _in_order(self, parcel: Parcel) -> bool:
         """
         See that each stream of a parcel can be moved over its messages at once.
@@ -203,6 +233,12 @@ class Drain:
         await self._written(
             parcel, await self._store.write(batch, fence, patient=True, blame=self.blame)
         )
+        self._passed(batch)
+
+    def _passed(self, batch: Batch) -> None:
+        """
+        A batch is stored, and what it says of dead letters.
+        """
         self.buried += len(batch.buried)
         for refusal in batch.buried:
             self._say_buried(batch.route, refusal.outcome)
@@ -389,6 +425,18 @@ class Drain:
         self.stored = self.known = self.buried = 0
         self._said.clear()
         self._told.clear()
+
+
+def _is_in_order(batch: Batch) -> bool:
+    """Whether the messages of each stream come in the order of their numbers."""
+    last: dict[str, int] = {}
+    for piece in batch.slices:
+        stream = piece.chunk.stream
+        if stream is not None:
+            if piece.first <= last.get(stream.name, 0):
+                return False
+            last[stream.name] = piece.last
+    return True
 
 
 def _sorted(batch: Batch, standings: Mapping[str, Standing]) -> tuple[Batch | None, int]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
@@ -32,6 +32,9 @@ from gateway.spool.salvage import (
     move_aside,
     readable,
 )
+
+_TOGETHER: Final = 64
+"""Parcels that are stored by one commit, at most: each is a statement of its own."""
 
 _SPARE: Final = 4 * 1024 * 1024
 """Bytes of free pages that are kept when the spool is empty."""
@@ -321,6 +324,29 @@ class SpoolFile:
                     bad = found[0]
             self._set_aside(bad)
 
+    def several(
+        self, after: int, without: Collection[str], held: Collection[str] = ()
+    ) -> Sequence[Parcel]:
+        """
+        The parcels that come next, each of another route, as far as they may be stored by one
+        commit. Together they are all that is there up to the last record.
+        """
+        groups: dict[str, list[Record]] = {}
+        rows = size = 0
+        with closing(self._records(after, without, held)) as records:
+            for record, sound in records:
+                rows += record.rows
+                size += len(record.payload)
+                group = groups.get(record.route)
+                other = len(groups) == _TOGETHER if group is None else group[0].lane != record.lane
+                if not sound or other or rows > MAX_ROWS or size > MAX_BYTES:
+                    break
+                groups.setdefault(record.route, []).append(record)
+        try:
+            return [unpack(found) for found in groups.values()]
+        except ValueError:
+            return []  # it is found when it is its turn
+
     def lanes(self) -> frozenset[str]:
         """
         Those of all records.
@@ -374,20 +400,11 @@ class SpoolFile:
         """
         @return: records of one route and one lane, and one that is damaged.
         """
-        marks = ", ".join("?" * len(without))
-        cursor = self._database.execute(
-            f"{READ} WHERE place > ? AND route NOT IN ({marks})"
-            " AND (stream IS NULL OR stream NOT IN (SELECT value FROM json_each(?)))"
-            " ORDER BY place",
-            (after, *without, json.dumps([*held])),
-        )
         found: list[Record] = []
         rows = size = 0
-        # An open cursor would keep the log from being begun anew.
-        with closing(cursor):
-            for *fields, checksum in cursor:
-                record = Record(*fields)
-                if not intact(record, checksum):
+        with closing(self._records(after, without, held)) as records:
+            for record, sound in records:
+                if not sound:
                     return found, None if found else record
                 rows += record.rows
                 size += len(record.payload)
@@ -399,6 +416,25 @@ class SpoolFile:
                     break
                 found.append(record)
         return found, None
+
+    def _records(
+        self, after: int, without: Collection[str], held: Collection[str]
+    ) -> Generator[tuple[Record, bool], None, None]:
+        """
+        What comes next, and whether it is not damaged. To be closed: an open cursor would
+        keep the log from being begun anew.
+        """
+        marks = ", ".join("?" * len(without))
+        cursor = self._database.execute(
+            f"{READ} WHERE place > ? AND route NOT IN ({marks})"
+            " AND (stream IS NULL OR stream NOT IN (SELECT value FROM json_each(?)))"
+            " ORDER BY place",
+            (after, *without, json.dumps([*held])),
+        )
+        with closing(cursor):
+            for *fields, checksum in cursor:
+                record = Record(*fields)
+                yield record, intact(record, checksum)
 
     def _set_aside(self, record: Record) -> None:
         self.begin()

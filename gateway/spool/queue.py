@@ -210,13 +210,22 @@ class Spool:
         routes, streams = frozenset(without), frozenset(held)
         return await self._ask(lambda file: file.next(after, routes, streams), writes=False)
 
-    async def remove(self, parcel: Parcel) -> None:
+    async def several(
+        self, after: int, without: Collection[str], held: Collection[str] = ()
+    ) -> Sequence[Parcel]:
         """
-        It is brought to its end.
+        What comes next and may be stored by one commit, as for L{next}.
+        """
+        routes, streams = frozenset(without), frozenset(held)
+        return await self._ask(lambda file: file.several(after, routes, streams), writes=False)
 
-        @raise SpoolError: some of its records are still there.
+    async def remove(self, *parcels: Parcel) -> None:
         """
-        records = parcel.records
+        They are brought to their end.
+
+        @raise SpoolError: some of their records are still there.
+        """
+        records = [record for parcel in parcels for record in parcel.records]
         for some in portions(records, self._file.room.log_bytes):
             try:
                 await self._ask(methodcaller("remove", some))
@@ -224,7 +233,8 @@ class Spool:
                 # On a full disk there is room to remove one at a time.
                 for record in some:
                     await self._ask(methodcaller("remove", [record]))
-        self.backlog.remove(parcel.batch)
+        for parcel in parcels:
+            self.backlog.remove(parcel.batch)
 
     async def replace(self, parcel: Parcel, pieces: Sequence[Record]) -> None:
         """

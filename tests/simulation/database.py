@@ -360,7 +360,9 @@ class SimulatedStore:
         )
         return written
 
-    async def write_together(self, batches: Sequence[Batch], fences: Sequence[Fence]) -> bool:
+    async def write_together(
+        self, batches: Sequence[Batch], fences: Sequence[Fence], *, afresh: bool = False
+    ) -> bool:
         faults = [self._faults(batch) for batch in batches]
         if any(faults):
             raise BatchesRefused(faults)
@@ -370,7 +372,7 @@ class SimulatedStore:
         )
         stored: bool = await self._send(
             f"write together {text}",
-            lambda memory: memory.write_together(batches, fences),
+            lambda memory: memory.write_together(batches, fences, afresh=afresh),
             batches,
             fences[0],
         )

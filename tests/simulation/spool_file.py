@@ -8,17 +8,17 @@ its process: what was committed is there after a kill, everything else is not.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
 
-from gateway.batch import MAX_BYTES, MAX_ROWS, Batch
+from gateway.batch import Batch
 from gateway.errors import SpoolError
 from gateway.spool.file import SpoolFile
-from gateway.spool.record import PARTS, Parcel, Record, unpack
+from gateway.spool.record import PARTS, Record, unpack
 from gateway.spool.room import Room
 from tests.simulation.world import World
 
@@ -103,13 +103,13 @@ class MemorySpoolFile(SpoolFile):
         return self._disk
 
     @property
-    def _records(self) -> dict[int, Record]:
+    def _kept(self) -> dict[int, Record]:
         return self._open_disk.records if self._begun is None else self._begun[1]
 
     def _recount(self) -> None:
         rows: dict[str, int] = {}
         aside: dict[str, int] = {}
-        for record in self._records.values():
+        for record in self._kept.values():
             if record.stream is None:
                 rows[record.route] = rows.get(record.route, 0) + record.rows
             else:
@@ -162,41 +162,29 @@ class MemorySpoolFile(SpoolFile):
     def replace(self, record: Record, pieces: Sequence[Record]) -> None:
         self.remove([record])
         for piece in pieces:
-            assert piece.place not in self._records, "two records have one place"
-            self._records[piece.place] = piece
+            assert piece.place not in self._kept, "two records have one place"
+            self._kept[piece.place] = piece
 
     def remove(self, records: Sequence[Record]) -> None:
         for record in records:
-            self._records.pop(record.place, None)
+            self._kept.pop(record.place, None)
 
     # Looking.
 
-    def next(
-        self, after: int, without: Collection[str], held: Collection[str] = ()
-    ) -> Parcel | None:
-        found: list[Record] = []
-        rows = size = 0
-        records = self._records
+    def _records(
+        self, after: int, without: Collection[str], held: Collection[str]
+    ) -> Generator[tuple[Record, bool], None, None]:
+        records = self._kept
         for place in sorted(records):
             record = records[place]
-            if place <= after or record.route in without or record.stream in held:
-                continue
-            rows += record.rows
-            size += len(record.payload)
-            if found and (
-                (record.route, record.lane) != (found[0].route, found[0].lane)
-                or rows > MAX_ROWS
-                or size > MAX_BYTES
-            ):
-                break
-            found.append(record)
-        return unpack(found) if found else None
+            if place > after and record.route not in without and record.stream not in held:
+                yield record, True
 
     def lanes(self) -> frozenset[str]:
-        return frozenset(record.lane for record in self._records.values())
+        return frozenset(record.lane for record in self._kept.values())
 
     def batches(self) -> Iterator[Batch]:
-        records = self._records
+        records = self._kept
         for place in sorted(records):
             yield unpack([records[place]]).batch
 
