@@ -13,6 +13,7 @@ import pytest_twisted
 
 from gateway.batch import Batch, Chunk, Fence, Origin
 from gateway.errors import RowError, TransientError
+from gateway.faults import FramesRefused
 from gateway.formats.choice import Reading
 from gateway.lane import Lane
 from gateway.reply import Run
@@ -69,7 +70,8 @@ async def test_char_of_a_length(database: Database, sql: str) -> None:
 async def test_text_into_char(database: Database) -> None:
     """A text route into char(n), and lists of them."""
     database.execute(
-        "CREATE TABLE t (k char(5)); CREATE TABLE l (k char(3)[], v int CHECK (v < 9))"
+        "CREATE DOMAIN five AS char(5); CREATE TABLE t (k five);"
+        " CREATE TABLE l (k char(3)[], v int CHECK (v < 9))"
     )
     text = Route("r", "t", {"k": Value("@frame")})
     with postgres(database, text) as adapter:
@@ -79,6 +81,44 @@ async def test_text_into_char(database: Database) -> None:
     assert database.column("SELECT k FROM t ORDER BY k") == ["abc  ", "de   "]
     assert await answers(database, kv(table="l"), (["abc", "d"], 1), (["x"], 9)) == ["+OK", CHECKED]
     assert database.column("SELECT k::text FROM l") == ['{abc,"d  "}']
+
+
+@pytest.mark.parametrize(
+    ("made", "kind", "long", "fits"),
+    [
+        ("CREATE DOMAIN d AS varbit(4)", "d", ("10101", "10100"), "1010"),
+        ("CREATE DOMAIN d AS varchar(3)[]", "d", (["abc1"], ["abc2"]), ["abc"]),
+        ("", "bit(4)", ("10", "101"), "1010"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_keys_that_a_cast_would_cut(
+    database: Database, made: str, kind: str, long: tuple[Any, Any], fits: Any
+) -> None:
+    """A key of the wrong length is refused as an INSERT refuses it, and is nobody's duplicate."""
+    database.execute(f"{made}; CREATE TABLE t (k {kind} PRIMARY KEY, v int)")
+    rows = [(fits, 1), (long[0], 2), (long[1], 3), (fits, 4)]
+    found = await answers(database, kv("ignore"), *rows)
+    assert [answer.split(" sqlstate")[0] for answer in found] == [
+        "+OK",
+        "-REJ DATA",
+        "-REJ DATA",
+        "+DUP",
+    ]
+    assert database.column("SELECT v FROM t") == [1]
+
+
+@pytest.mark.parametrize("kind", ["varchar(3)", "char(3)"])
+@pytest_twisted.ensureDeferred
+async def test_the_length_of_a_domain_over_a_domain(database: Database, kind: str) -> None:
+    """It is known before the server is asked; blanks that are too many are left out."""
+    database.execute(f"CREATE DOMAIN d AS {kind}; CREATE DOMAIN e AS d")
+    database.execute("CREATE TABLE t (k e PRIMARY KEY, v int)")
+    with pytest.raises(FramesRefused) as caught:
+        await answers(database, kv("ignore"), ("abc", 1), ("abc1", 2), ("abc2", 3))
+    assert [row for row, _ in caught.value.faults] == [1, 2]
+    assert await answers(database, kv("ignore"), ("abc  ", 1), ("abc", 2)) == ["+OK", "+DUP"]
+    assert database.column("SELECT k || '|' FROM t") == ["abc|"]
 
 
 LOWER = """

@@ -212,19 +212,18 @@ def test_what_is_stored(read: Read, name: str, sent: list[str], stored: list[Any
         ("int4", "1.5", "'1.5' is not an integer"),
         ("int4", "true", "'true' is not an integer"),
         ("int4", '{"a":1}', "'{\"a\":1}' is an object, not integer"),
-        ("int8", "9" * 99, "'" + "9" * 40 + "...' is not a bigint"),
+        ("int8", "9" * 99, "'" + "9" * 40 + "...' is out of range for bigint"),
         ("float8", "1e400", "'1e400' is out of range for double precision"),
         ("float8", "1e-400", "'1e-400' is out of range for double precision"),
         ("float4", "1e39", "'1e39' is out of range for real"),
-        ("float8", '"1_000"', "'1_000' is not a number"),
+        ("float8", '"1,000"', "'1,000' is not a number"),
         ("numeric", "1e999999999", "'1e999999999' is out of range for numeric"),
         ("bool", '"maybe"', "'maybe' is not a truth value"),
         ("varchar", '"abcd"', "'abcd' is longer than 3 characters"),
         ("text", '"a\\u0000b"', "'a?b' holds the character NUL (byte 0), which text cannot"),
         ("uuid", '"x"', "'x' is not a UUID"),
-        ("inet", '"10.0.0.256"', "'10.0.0.256' is not an IP address"),
-        ("inet", '"10.0.0.1/255.0.0.0"', "'10.0.0.1/255.0.0.0' is not an IP address"),
-        ("cidr", '"10.0.0.1/8"', "'10.0.0.1/8' is not a network"),
+        ("inet", '"localhost"', "'localhost' is not an IP address"),
+        ("cidr", '" 10.0.0.1"', "' 10.0.0.1' is not a network"),
         ("bytea", '"\\\\xf"', "'\\xf' is neither \\x and hexadecimal nor Base64"),
         ("jsonb", '"\\u0000"', "'\"\\u0000\"' holds the character NUL, which jsonb cannot"),
         ("date", '"2026-02-30"', "'2026-02-30' is no date: write it as 2000-12-31"),
@@ -374,7 +373,10 @@ HOSTILE = st.one_of(
 )
 
 
-@pytest.mark.parametrize("name", [name for name in TYPES if name != "interval"])
+JUDGED_BY_SERVER = ("interval", "inet", "cidr")
+
+
+@pytest.mark.parametrize("name", [name for name in TYPES if name not in JUDGED_BY_SERVER])
 def test_what_a_kind_accepts_the_server_accepts(read: Read, name: str) -> None:
     """Hostile text is refused here, for its own message alone, or taken by PostgreSQL."""
 
@@ -382,8 +384,9 @@ def test_what_a_kind_accepts_the_server_accepts(read: Read, name: str) -> None:
     @given(st.lists(HOSTILE, min_size=1, max_size=5))
     def hold(values: list[str]) -> None:
         # What begins like PostgreSQL's own array is PostgreSQL's to judge, and so are
-        # numbers in jsonb that numeric cannot hold.
-        values = [v for v in values if not re.match(r"\s*\{|.*[eE][+-]?[0-9]{5}", v)] or ["1"]
+        # numbers that numeric cannot hold or older servers do not know.
+        own = r"\s*(?:[\[{]|[+-]?(?:0[xXoObB]|[nN][aA][nN].))|.*(?:[eE][+-]?[0-9]{5}|_)"
+        values = [v for v in values if not re.match(own, v, re.DOTALL)] or ["1"]
         written = [json.dumps(v).encode("utf-8", "surrogatepass") for v in values]
         for cells in (tokens(*written), Texts(list(values))):
             piece, misfits = encode(column(name), cells)

@@ -31,6 +31,14 @@ def read(fields: list[str], *frames: bytes) -> tuple[dict[str, list[Any]], dict[
     return cells, {row: bytes(outcome).decode() for row, outcome in found.faults}
 
 
+def test_bytes_of_fields_that_nobody_wants() -> None:
+    """A message is UTF-8 as a whole, also where no column looks."""
+    _, faults = read(["a"], b'{"a": 1, "b": "\xc3\xa9"}', b'{"a": 1, "b": "\xff"}', b'{"a": 2}')
+    assert faults == {
+        1: "-REJ FORMAT :not JSON: not UTF-8: invalid start byte (byte 15)",
+    }
+
+
 def test_fields_and_paths() -> None:
     """Names, dotted paths, an object and what is in it; values stay as they were written."""
     cells, faults = read(

@@ -537,6 +537,30 @@ async def test_no_database() -> None:
         assert lines == []  # the main pool says it
 
 
+@pytest.mark.parametrize("more", ["", ", random() > 2 AS f"])
+@pytest_twisted.ensureDeferred
+async def test_arguments_of_a_length(tables: Database, more: str) -> None:
+    """An argument is what a column of its type would hold, or is refused; never cut or padded."""
+    tables.execute("CREATE DOMAIN bits AS varbit(4); CREATE DOMAIN shorter AS short")
+    params = {
+        "a": Param("bit(4)"),
+        "b": Param("bits", False),
+        "c": Param("shorter", False),
+        "d": Param("numeric(5, 2)", False),
+        "e": Param("varchar(3)", False),
+    }
+    sql = "SELECT %(a)s AS a, %(b)s AS b, %(c)s AS c, %(d)s AS d, %(e)s AS e"
+    with asking(tables, Query("q", sql + more, params)) as asker:
+        (row,) = await asker.ask("q", b'["1010", "101", "abc", 1.005, "abc  "]')
+        assert [*row.values()][:5] == ["1010", "101", "abc", 1.01, "abc"]
+        for arguments in (b'["10"]', b'["1010", "10101"]', b'["1010", null, "abc1"]'):
+            assert (await asker.ask("q", arguments)).startswith("-REJ QUERY")
+    cut = Query("q", "SELECT %(a)s AS a", {"a": Param("varchar(3)[]")})
+    with asking(tables, cut) as asker, logged() as lines:
+        await asker.ask("q", b'[["abc1"]]')
+        assert "'varchar(3)[]' cannot be kept to its length here" in lines[0]
+
+
 @pytest_twisted.ensureDeferred
 async def test_faults_of_the_operator(tables: Database) -> None:
     """A missing table or grant is told once, and heals by itself."""

@@ -418,7 +418,7 @@ async def test_together(adapter: Adapter) -> None:
 @pytest.mark.parametrize("fate", ["stored", "partly", "void"])
 @pytest_twisted.ensureDeferred
 async def test_together_for_the_first_time(adapter: Adapter, place: int, fate: str) -> None:
-    """Where one of several batches has a fate of its own already, none of them is stored by this."""
+    """Where one of several batches has a fate of its own, none of them is stored by this."""
     await adapter.store.probe("messages")
     fences = [Fence(new_lane(), 3, 2), Fence(new_lane(), 3, 2)]
     batches = [batch(b"a1", b"a2"), batch(b"b1", b"b2")]

@@ -12,6 +12,7 @@ So a pattern is always narrower than what the type takes, and L{Kind.element} de
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +20,9 @@ from gateway.columns.literal import quoted
 
 MAX_SHOWN: Final = 40
 """Characters of a value that an error shows."""
+
+BLANKS: Final = " \t\n\v\f\r"
+"""What PostgreSQL leaves out around a number or a truth value."""
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -44,15 +48,20 @@ def misfit(value: str, why: str) -> Misfit:
 @dataclass(frozen=True, slots=True)
 class SqlType:
     """
-    The type of a live column.
+    The type of a live column or parameter.
 
-    @ivar name: as SQL writes it, without length or precision: an explicit cast to
-        C{varchar(3)} would cut a value silently, where assigning it is an error.
+    @ivar name: the base type as SQL writes it, of a domain the type at its end; without
+        length or precision, which come with the assignment: an explicit cast to
+        C{varchar(3)} cuts what an assignment refuses.
     @ivar base: the type's own name; of a domain, that of the type it is based on.
     @ivar length: characters that a C{varchar(n)} or C{char(n)} holds, 0 for any number.
     @ivar element: for an array, the type of its elements.
     @ivar not_null: whether the column refuses NULL.
-    @ivar declared: with length and precision, where it was told.
+    @ivar declared: with length and precision; the name of a domain.
+    @ivar delimiter: what stands between elements of an array of this type.
+    @ivar reader: what stands around a text to make it a value; a cast where it is not given.
+    @ivar fit: the call that gives a value its length or precision as an assignment does.
+    @ivar cuts: whether only an assignment does that: a cast would cut or pad.
     """
 
     name: str
@@ -61,15 +70,33 @@ class SqlType:
     element: SqlType | None = None
     not_null: bool = False
     declared: str = ""
+    delimiter: str = ","
+    reader: tuple[str, str] = ("", "")
+    fit: tuple[str, str] = ("", "")
+    cuts: bool = False
 
     def __post_init__(self) -> None:
-        # As format_type() has it, without a length; but a cast to character cuts to one.
-        if self.base == "bpchar" and self.name == "character":
-            object.__setattr__(self, "name", "bpchar")
-        if self.element is not None and self.name == "character[]":
-            object.__setattr__(self, "name", "bpchar[]")
         if not self.declared:
             object.__setattr__(self, "declared", self.name)
+        if not any(self.reader):
+            object.__setattr__(self, "reader", ("", f"::{self.name}"))
+
+    def read(self, text: str, write: Callable[[str], str] = str) -> str:
+        """
+        @param text: SQL of a text.
+        @param write: how names are written into the SQL.
+        @return: SQL of the value that the text stands for, of the base type.
+        """
+        before, after = self.reader
+        return f"{write(before)}{text}{write(after)}"
+
+    def fitted(self, value: str, write: Callable[[str], str] = str) -> str:
+        """
+        @param value: SQL of a value of the base type.
+        @return: SQL of what an assignment makes of it, unless L{cuts}.
+        """
+        before, after = self.fit
+        return f"{write(before)}{value}{write(after)}::{write(self.declared)}"
 
 
 class Kind:
@@ -106,7 +133,7 @@ class Kind:
 
         @raise Misfit: the type has none.
         """
-        raise misfit(token, f"is {composite_name(token)}, not {self.sql_type.name}")
+        raise misfit(token, f"is {composite_name(token)}, not {self.sql_type.declared}")
 
 
 def composite_name(token: str) -> str:

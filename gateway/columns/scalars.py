@@ -6,25 +6,33 @@ from __future__ import annotations
 
 import base64
 import binascii
-import ipaddress
 import math
 import re
 import struct
 from contextlib import suppress
 from typing import Final
 
-from gateway.columns.kind import Kind, SqlType, column_pattern, misfit
+from gateway.columns.kind import BLANKS, Kind, SqlType, column_pattern, misfit
 from gateway.columns.literal import quoted
 
-_INTEGER: Final = re.compile(r"[+-]?[0-9]{1,40}")
+_INTEGER: Final = re.compile(r"(?P<sign>[+-]?)(?=[0-9])0*+(?P<digits>[0-9]*+)")
 _NUMBER: Final = re.compile(
-    r"[+-]?(?:[0-9]++(?:\.[0-9]*+)?+|\.[0-9]++)(?:[eE](?P<exponent>[+-]?[0-9]{1,9}))?"
+    r"[+-]?(?:[0-9]++(?:\.[0-9]*+)?+|\.[0-9]++)(?:[eE](?P<exponent>[+-]?[0-9]++))?"
 )
+_NEWER: Final = re.compile(r"[+-]?(?=[0-9.]*+_)[0-9._eE+-]*+|[+-]?0[xXoObB].*", re.DOTALL)
+"""Numbers as PostgreSQL 16 and later take them, and floats as the C library does."""
+
 _SPECIAL: Final = {
     "nan": "NaN",
     **dict.fromkeys(("inf", "+inf", "infinity", "+infinity"), "Infinity"),
     **dict.fromkeys(("-inf", "-infinity"), "-Infinity"),
 }
+
+_NOT_A_NUMBER: Final = re.compile(r"[+-]?nan.*", re.IGNORECASE | re.DOTALL)
+"""Ways to write it that the C library of the server may take."""
+
+_MOST_DIGITS: Final = 40
+_MOST_EXPONENT_DIGITS: Final = 6
 
 _MOST_SINGLE: Final = 3.4028234663852886e38
 
@@ -52,11 +60,15 @@ class Integer(Kind):
         self.json = self.text = column_pattern(f"-?[0-9]{{1,{digits}}}+")
 
     def element(self, value: str) -> str:
-        value = value.strip()
-        if not _INTEGER.fullmatch(value):
+        value = value.strip(BLANKS)
+        found = _INTEGER.fullmatch(value)
+        if not found:
+            if _NEWER.fullmatch(value):
+                return super().element(value)
             raise misfit(value, f"is not {_an(_NAMES[self.sql_type.base])}")
-        number = int(value)
-        if not self._least <= number <= self._most:
+        fits = len(found["digits"]) < _MOST_DIGITS
+        number = int(found["sign"] + (found["digits"] or "0")) if fits else 0
+        if not fits or not self._least <= number <= self._most:
             raise misfit(value, f"is out of range for {_NAMES[self.sql_type.base]}")
         return str(number)
 
@@ -77,11 +89,13 @@ class Float(Kind):
         self._single = sql_type.base == "float4"
 
     def element(self, value: str) -> str:
-        value = value.strip()
+        value = value.strip(BLANKS)
         special = _SPECIAL.get(value.lower())
         if special is not None:
             return special
         if not _NUMBER.fullmatch(value):
+            if _NEWER.fullmatch(value) or _NOT_A_NUMBER.fullmatch(value):
+                return super().element(value)
             raise misfit(value, "is not a number")
         number = float(value)
         if self._single:
@@ -104,30 +118,33 @@ class Numeric(Kind):
     json = text = column_pattern(r"-?[0-9]{1,30}+(?:\.[0-9]{1,30}+)?+(?:[eE][+-]?[0-9])?+")
 
     def element(self, value: str) -> str:
-        value = value.strip()
+        value = value.strip(BLANKS)
         special = _SPECIAL.get(value.lower())
         if special is not None:
             return special
         found = _NUMBER.fullmatch(value)
         if not found:
+            if _NEWER.fullmatch(value):
+                return super().element(value)
             raise misfit(value, "is not a number")
-        # PostgreSQL documentation, section 8.1.2: 131,072 digits before the point and
-        # 16,383 after it.
-        exponent = int(found["exponent"] or 0)
-        if not -16383 <= exponent <= 131071 or len(value) > 140_000:
+        # Far beyond what numeric holds (PostgreSQL documentation, section 8.1.2: 131,072
+        # digits before the point and 16,383 after it); near its limits the server judges.
+        exponent = found["exponent"] or "0"
+        if len(exponent.lstrip("+-0")) > _MOST_EXPONENT_DIGITS:
             raise misfit(value, "is out of range for numeric")
         return value
 
 
+_WORDS: Final = {"true": "true", "yes": "true", "false": "false", "no": "false"}
 _TRUTH: Final = {
-    **dict.fromkeys(("t", "true", "y", "yes", "on", "1"), "true"),
-    **dict.fromkeys(("f", "false", "n", "no", "off", "0"), "false"),
+    **{word[:end]: truth for word, truth in _WORDS.items() for end in range(1, len(word) + 1)},
+    **{"on": "true", "1": "true", "of": "false", "off": "false", "0": "false"},
 }
 
 
 class Boolean(Kind):
     """
-    C{boolean}, in the words that PostgreSQL takes.
+    C{boolean}, in the words that PostgreSQL takes, and their beginnings.
     """
 
     parameter = "bool[]"
@@ -135,7 +152,7 @@ class Boolean(Kind):
     json = text = column_pattern("true|false")
 
     def element(self, value: str) -> str:
-        found = _TRUTH.get(value.strip().lower())
+        found = _TRUTH.get(value.strip(BLANKS).lower())
         if found is None:
             raise misfit(value, "is not a truth value")
         return found
@@ -156,7 +173,8 @@ class Text(Kind):
 
     def element(self, value: str) -> str:
         length = self.sql_type.length
-        if length and len(value) > length:
+        # Blanks that are too many are left out.
+        if length and value[length:].strip(" "):
             raise misfit(value, f"is longer than {length} characters")
         return super().element(value)
 
@@ -164,12 +182,16 @@ class Text(Kind):
         return self.element(token)
 
 
+_HEXADECIMAL: Final = re.compile(r"(?:[0-9a-fA-F]{2}|[ \n\t\r])*+")
+
 _UUID: Final = "[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+_DIGITS: Final = "(?:[0-9a-fA-F]{4}-?){7}[0-9a-fA-F]{4}"
+_ANY_UUID: Final = re.compile(rf"{_DIGITS}|\{{{_DIGITS}\}}")
 
 
 class Uuid(Kind):
     """
-    C{uuid}, with or without hyphens and braces.
+    C{uuid}: hyphens after any four digits, and braces around it, or none.
     """
 
     parameter = "uuid[]"
@@ -178,13 +200,14 @@ class Uuid(Kind):
     text = column_pattern(_UUID)
 
     def element(self, value: str) -> str:
-        bare = value.strip().removeprefix("{").removesuffix("}").replace("-", "")
-        if not re.fullmatch("[0-9a-fA-F]{32}", bare):
+        if not _ANY_UUID.fullmatch(value):
             raise misfit(value, "is not a UUID")
-        return bare
+        return value.strip("{}")
 
 
 _OCTET: Final = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+
+_ADDRESS: Final = re.compile(r"[0-9a-fA-FxX.:/]+")
 
 
 class Address(Kind):
@@ -202,19 +225,11 @@ class Address(Kind):
         self.text = column_pattern(address)
 
     def element(self, value: str) -> str:
-        value = value.strip()
-        _, slash, mask = value.partition("/")
-        try:
-            if "%" in value or (slash and not re.fullmatch("[0-9]{1,3}", mask)):
-                raise ValueError
-            if self.sql_type.base == "cidr":
-                ipaddress.ip_network(value)
-            else:
-                ipaddress.ip_interface(value)
-        except ValueError:
+        # There are short forms, such as 10.1/16; of these the server knows.
+        if not _ADDRESS.fullmatch(value):
             what = "a network" if self.sql_type.base == "cidr" else "an IP address"
-            raise misfit(value, f"is not {what}") from None
-        return value
+            raise misfit(value, f"is not {what}")
+        return super().element(value)
 
 
 class Bytes(Kind):
@@ -228,10 +243,19 @@ class Bytes(Kind):
     def element(self, value: str) -> str:
         try:
             if value.startswith("\\x"):
-                return octets(bytes.fromhex(value[2:]))
+                return octets(bytes.fromhex(_hexadecimal(value[2:])))
             return octets(base64.b64decode(value, validate=True))
         except (ValueError, binascii.Error):
             raise misfit(value, "is neither \\x and hexadecimal nor Base64") from None
+
+
+def _hexadecimal(digits: str) -> str:
+    """
+    @raise ValueError: there is a character that is none; blanks may stand between.
+    """
+    if not _HEXADECIMAL.fullmatch(digits):
+        raise ValueError
+    return digits
 
 
 def octets(data: bytes) -> str:

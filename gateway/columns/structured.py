@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.columns.kind import Kind, Misfit, SqlType, misfit
+from gateway.columns.kind import BLANKS, Kind, Misfit, SqlType, misfit
 from gateway.columns.literal import NULL, quoted
 
 _decode_list: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -20,6 +20,11 @@ _decode_any: Final = msgspec.json.Decoder(msgspec.Raw).decode
 
 NUL_ESCAPE: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 """The character NUL in JSON, which C{jsonb} cannot hold."""
+
+_SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
+
+_BOUNDS: Final = re.compile(r"(?:\[[^\[\]\"]*\]\s*)+=")
+"""Of an array of PostgreSQL's that does not count from 1, C{[2:3]={1,2}}; no JSON has it."""
 
 MAX_DIMENSIONS: Final = 6
 """Of an array in PostgreSQL (MAXDIM)."""
@@ -58,8 +63,12 @@ class Document(Kind):
     def element(self, value: str) -> str:
         try:
             _decode_any(value)
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise misfit(value, f"is not JSON: {plain(error)}") from None
+        except msgspec.DecodeError as error:
+            # Half of a surrogate pair json takes and jsonb does not.
+            if not _SURROGATE.search(value):
+                raise misfit(value, f"is not JSON: {plain(error)}") from None
+        except RecursionError:
+            pass  # how deep it may be, the server decides
         return self.composite(value)
 
     def composite(self, token: str) -> str:
@@ -78,12 +87,12 @@ class Array(Kind):
         self._kind = kind
 
     def element(self, value: str) -> str:
-        value = value.strip()
-        if value.startswith("["):
-            return self.composite(value)
-        if not value.startswith("{"):
+        value = value.strip(BLANKS)
+        if value.startswith("{") or _BOUNDS.match(value):
+            return super().element(value)
+        if not value.startswith("["):
             raise misfit(value, "is not an array; write [1, 2] or {1,2}")
-        return super().element(value)
+        return self.composite(value)
 
     def composite(self, token: str) -> str:
         return quoted(self._literal(token, 1))
@@ -97,7 +106,8 @@ class Array(Kind):
             tokens = [bytes(raw).decode() for raw in _decode_list(token)]
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             raise misfit(token, f"is not JSON: {plain(error)}") from None
-        return "{" + ",".join([self._item(item, depth) for item in tokens]) + "}"
+        delimiter = self._kind.sql_type.delimiter
+        return "{" + delimiter.join([self._item(item, depth) for item in tokens]) + "}"
 
     def _item(self, token: str, depth: int) -> str:
         if token == "null":

@@ -15,7 +15,7 @@ from datetime import UTC, date, datetime, timedelta, tzinfo
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Final
 
-from gateway.columns.kind import Kind, SqlType, column_pattern, misfit
+from gateway.columns.kind import BLANKS, Kind, SqlType, column_pattern, misfit
 from gateway.zones import offset_of
 
 _LONG: Final = "(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])"
@@ -121,7 +121,7 @@ class Timestamp(Kind):
             self.text = column_pattern(plain)
 
     def element(self, value: str) -> str:
-        value = value.strip()
+        value = value.strip(BLANKS)
         if value.lower() in _INFINITE:
             return value.lower()
         try:
@@ -144,7 +144,7 @@ class Date(Kind):
     text = column_pattern(_DAY)
 
     def element(self, value: str) -> str:
-        value = value.strip()
+        value = value.strip(BLANKS)
         if value.lower() in _INFINITE:
             return value.lower()
         try:

@@ -54,10 +54,31 @@ class JsonFormat:
 
     def read(self, frames: Sequence[bytes]) -> Fields:
         cells: dict[str, Tokens] = {}
-        faults: dict[int, str] = {}
+        faults = _not_text(frames)
         self._root.read(frames, cells, faults)
         found: Faults = [(row, refused(Code.FORMAT, faults[row])) for row in sorted(faults)]
         return Fields(cells, found)
+
+
+def _not_text(frames: Sequence[bytes]) -> dict[int, str]:
+    """
+    What msgspec does not look at in fields that it leaves as they are.
+
+    @return: row -> why it is no UTF-8.
+    """
+    try:
+        b"\n".join(frames).decode()
+    except UnicodeDecodeError:
+        pass
+    else:
+        return {}
+    faults = {}
+    for row, frame in enumerate(frames):
+        try:
+            frame.decode()
+        except UnicodeDecodeError as error:
+            faults[row] = f"not JSON: not UTF-8: {error.reason} (byte {error.start})"
+    return faults
 
 
 class _Level:

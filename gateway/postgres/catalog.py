@@ -17,6 +17,7 @@ from gateway.formats.choice import FormatName
 from gateway.postgres.connection import Query
 from gateway.postgres.findings import Findings, Problem
 from gateway.postgres.own_sql import examine_sql
+from gateway.postgres.types import sql_types
 from gateway.route import CONSTANT, FRAME, METADATA, Route, identifier, table_identifier
 from gateway.sql.route import insert_for
 
@@ -26,26 +27,15 @@ _TABLE: Final = """
       FROM pg_class c WHERE c.oid = to_regclass(%s)
 """
 
-# Only the base types of PostgreSQL itself go by their name; whose else has one of these
-# names is not the type we know.
 _COLUMNS: Final = """
-    SELECT a.attname, format_type(a.atttypid, NULL), t.typcategory::text,
-           CASE WHEN b.typnamespace = 'pg_catalog'::regnamespace THEN b.typname ELSE '' END::text,
+    SELECT a.attname, a.atttypid::bigint, a.atttypmod, t.typcategory::text,
            a.attgenerated <> '' OR a.attidentity = 'a',
            a.attnotnull OR t.typnotnull, a.atthasdef OR a.attidentity <> '',
            has_column_privilege(a.attrelid, a.attnum, 'INSERT'),
-           CASE WHEN b.typname IN ('varchar', 'bpchar')
-                THEN greatest(0, CASE t.typtype WHEN 'd' THEN t.typtypmod ELSE a.atttypmod END - 4)
-                ELSE 0 END,
-           format_type(e.oid, NULL),
-           CASE WHEN e.typnamespace = 'pg_catalog'::regnamespace THEN e.typname ELSE '' END::text,
-           format_type(a.atttypid, a.atttypmod),
            has_column_privilege(a.attrelid, a.attnum, 'SELECT'),
            has_column_privilege(a.attrelid, a.attnum, 'UPDATE')
       FROM pg_attribute a
       JOIN pg_type t ON t.oid = a.atttypid
-      JOIN pg_type b ON b.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END
-      LEFT JOIN pg_type e ON e.oid = b.typelem AND b.typcategory = 'A'
      WHERE a.attrelid = %s::oid AND a.attnum > 0 AND NOT a.attisdropped
      ORDER BY a.attnum
 """
@@ -85,18 +75,6 @@ class Column:
     selectable: bool
     updatable: bool
 
-    @classmethod
-    def of_row(cls, row: Sequence[Any]) -> Column:
-        """
-        @param row: of the catalog query.
-        """
-        (name, type_name, category, base, computed, not_null, has_default) = row[:7]
-        insertable, length, element_name, element_base, declared, selectable, updatable = row[7:]
-        element = None if element_name is None else SqlType(element_name, element_base)
-        sql_type = SqlType(type_name, base, length, element, not_null, declared)
-        required = not_null and not has_default
-        return cls(name, sql_type, category, computed, required, insertable, selectable, updatable)
-
     def holds(self, source: str, format_: FormatName) -> bool:
         """
         Whether values of a source fit the type, as far as types go.
@@ -130,7 +108,7 @@ async def _examine_table(query: Query, route: Route) -> Findings:
     if kind not in _INSERTABLE:
         text = f"{name} is not a table (pg_class.relkind {kind!r})"
         return Findings(True, None, [Problem("table", text)])
-    columns = {row[0]: Column.of_row(row) for row in await query(_COLUMNS, (oid,))}
+    columns = await _columns(query, oid)
     problems = []
     if not may_insert:
         text = f"INSERT on {name} is not granted; run GRANT INSERT ON {name} TO ..."
@@ -164,6 +142,21 @@ async def _examine_table(query: Query, route: Route) -> Findings:
     return Findings(True, insert, problems)
 
 
+async def _columns(query: Query, oid: int) -> dict[str, Column]:
+    """
+    @param oid: of the table.
+    """
+    rows = await query(_COLUMNS, (oid,))
+    declared = [(row[1], row[2]) for row in rows]
+    types = await sql_types(query, declared, [row[5] for row in rows])
+    columns = {}
+    for row, sql_type in zip(rows, types, strict=True):
+        name, _, _, category, computed, not_null, has_default, *rights = row
+        required = not_null and not has_default
+        columns[name] = Column(name, sql_type, category, computed, required, *rights)
+    return columns
+
+
 def _column_problem(
     name: str,
     column: str,
@@ -183,7 +176,7 @@ def _column_problem(
     if not found.holds(source, route.reading.format):
         what = "text" if source != "@received_at" else "a time"
         return (
-            f"column {column!r} of {name} is of type {found.type.name},"
+            f"column {column!r} of {name} is of type {found.type.declared},"
             f" which cannot hold {what} ({source})"
         )
     if may_insert and not found.insertable:

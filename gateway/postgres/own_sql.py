@@ -6,28 +6,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 from uuid import uuid4
 
-from gateway.columns.kind import SqlType
 from gateway.errors import RouteError, RowError
 from gateway.postgres.connection import Query
 from gateway.postgres.findings import Findings, Problem
+from gateway.postgres.types import sql_types
 from gateway.route import Route
 from gateway.sql.parameters import with_places
 from gateway.sql.route import insert_for
 
-_TYPES: Final = """
-    SELECT format_type(t.oid, NULL),
-           CASE WHEN b.typnamespace = 'pg_catalog'::regnamespace THEN b.typname ELSE '' END::text,
-           format_type(e.oid, NULL),
-           CASE WHEN e.typnamespace = 'pg_catalog'::regnamespace THEN e.typname ELSE '' END::text
-      FROM unnest(%s::oid[]) WITH ORDINALITY AS p(type, place)
-      JOIN pg_type t ON t.oid = p.type
-      JOIN pg_type b ON b.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END
-      LEFT JOIN pg_type e ON e.oid = b.typelem AND b.typcategory = 'A'
-     ORDER BY p.place
-"""
 _PARAMETERS: Final = """
     SELECT parameter_types::oid[]::bigint[] FROM pg_prepared_statements WHERE name = %s
 """
@@ -50,7 +39,7 @@ async def examine_sql(query: Query, route: Route) -> Findings:
         oids = await _arguments(query, route, call)
     else:
         oids = await _prepared(query, route)
-    types = [_type(row) for row in await query(_TYPES, (oids,))]
+    types = await sql_types(query, [(oid, -1) for oid in oids])
     try:
         insert = insert_for(route, dict(zip(route.columns, types, strict=True)))
     except RouteError as error:
@@ -86,9 +75,3 @@ async def _arguments(query: Query, route: Route, call: re.Match[str]) -> Sequenc
             if name in oids and argument == f"%({name})s":
                 oids[name] = oid
     return list(oids.values())
-
-
-def _type(row: Sequence[Any]) -> SqlType:
-    name, base, element_name, element_base = row
-    element = None if element_name is None else SqlType(element_name, element_base)
-    return SqlType(name, base, element=element)

@@ -21,6 +21,7 @@ from gateway.errors import RouteError, RowError
 from gateway.postgres.connection import Connection, Rows
 from gateway.postgres.connection import Query as Ask
 from gateway.postgres.findings import Problem
+from gateway.postgres.types import sql_types
 from gateway.query import Query
 from gateway.query_sections import KNOWN_TYPES
 from gateway.sql.arguments import Arguments
@@ -29,15 +30,10 @@ from gateway.sql.parameters import called, gives_rows
 
 # A pseudo-type, such as record, is that of no value.
 _TYPE: Final = """
-    SELECT format_type(t.oid, NULL),
-           CASE WHEN b.typnamespace = 'pg_catalog'::regnamespace THEN b.typname ELSE '' END::text,
-           CASE WHEN b.typname IN ('varchar', 'bpchar') AND t.typtype = 'd'
-                THEN greatest(0, t.typtypmod - 4) ELSE 0 END,
-           format_type(e.oid, NULL),
-           CASE WHEN e.typnamespace = 'pg_catalog'::regnamespace THEN e.typname ELSE '' END::text
+    SELECT t.oid::bigint, quote_ident(n.nspname) || '.' || quote_ident(m.proname)
       FROM pg_type t
-      JOIN pg_type b ON b.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END
-      LEFT JOIN pg_type e ON e.oid = b.typelem AND b.typcategory = 'A'
+      LEFT JOIN pg_proc m ON m.oid = t.typmodin
+      LEFT JOIN pg_namespace n ON n.oid = m.pronamespace
      WHERE t.oid = to_regtype(%s)::oid AND t.typtype <> 'p'
 """
 # The type of an array's elements may be a domain, too.
@@ -58,7 +54,9 @@ _VOLATILE: Final = """
     SELECT proname::text FROM pg_proc WHERE proname = ANY(%s::name[]) AND provolatile = 'v' LIMIT 1
 """
 
-_LENGTH: Final = re.compile(r"\s*\(\s*([0-9]+)\s*\)\s*$")
+_MODIFIERS: Final = re.compile(r"\(([^()]*)\)")
+"""Of a type's name: length, precision, or what else its type takes."""
+
 _SHOWN_TYPE: Final = re.compile(r", NULL::(.*)\]", re.DOTALL)
 
 _NO_FUNCTION: Final = "42883"
@@ -154,7 +152,7 @@ async def _examined(
     asked = asking(query, kinds, form, columns)
     await connection.transaction(partial(_prepare, asked), timeout)
     takes = ", ".join(
-        f"{name} {kind.sql_type.name}" for name, kind in zip(query.params, kinds, strict=True)
+        f"{name} {kind.sql_type.declared}" for name, kind in zip(query.params, kinds, strict=True)
     )
     gives = ", ".join(f"{column.name} {column.type}".rstrip() for column in columns)
     note = f"{takes or 'nothing'} -> {gives or 'no rows'}"
@@ -182,12 +180,16 @@ async def _type(connection: Connection, name: str, timeout: float) -> SqlType | 
         near = difflib.get_close_matches(name, KNOWN_TYPES, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return f"type {name!r} does not exist{hint}"
-    full, base, length, element_name, element_base = rows[0]
-    element = None if element_name is None else SqlType(element_name, element_base)
-    given = _LENGTH.search(name)
-    if given and base in ("varchar", "bpchar"):
-        length = int(given[1])
-    return SqlType(full, base, length, element)
+    ((oid, reads_modifiers),) = rows
+    ask = partial(connection.query, timeout=timeout)
+    modifier = -1
+    given = _MODIFIERS.search(name)
+    if given and reads_modifiers is not None:
+        ((modifier,),) = await ask(f"SELECT {reads_modifiers}(%s::cstring[])", (f"{{{given[1]}}}",))
+    (found,) = await sql_types(ask, [(oid, modifier)])
+    if found.cuts:
+        return f"{name!r} cannot be kept to its length here; leave the length out"
+    return found
 
 
 async def _tried(connection: Connection, sql: str, timeout: float) -> list[ResultColumn] | None:

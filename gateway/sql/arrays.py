@@ -35,6 +35,7 @@ class Arrays:
     The values of a structured route.
 
     @ivar kinds: of its columns, in order.
+    @ivar columns: name and type of each.
     """
 
     def __init__(self, route: Route, types: Mapping[str, SqlType], form: Format):
@@ -53,7 +54,7 @@ class Arrays:
                 raise RouteError(f"column {name!r}: configured value {error}") from None
             self.kinds.append(kind)
             self._pieces.append(piece)
-        self.declared = {name: types[name].declared for name in route.columns}
+        self.columns = [(name, types[name]) for name in route.columns]
 
     def bind(self, slices: Sequence[Slice]) -> Generator[None, None, list[str]]:
         """
@@ -95,14 +96,13 @@ class ArrayInsert:
         """
         self._arrays = Arrays(route, types, form)
         self._kinds = self._arrays.kinds
-        declared = self._arrays.declared
         rows = Rows(
             types=[kind.parameter for kind in self._kinds],
             inputs=[f"u.c{number}" for number in range(len(self._kinds))],
             source=self._source,
             values=self._values,
-            declared=declared,
-            columns=list(declared.items()),
+            declared={name: types[name].declared for name in route.columns},
+            columns=self._arrays.columns,
         )
         self.many = table_statement(route, rows)
         self.statements = (self.many,)
@@ -124,7 +124,7 @@ class ArrayInsert:
 
     def _values(self, inputs: Sequence[str], names: Names, as_text: bool) -> list[str]:
         return [
-            f"{name}::{names(kind.sql_type.name)}" if kind.cast or as_text else name
+            kind.sql_type.read(name, names) if kind.cast or as_text else name
             for name, kind in zip(inputs, self._kinds, strict=True)
         ]
 

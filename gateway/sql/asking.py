@@ -113,14 +113,13 @@ def look(query: Query, kinds: Sequence[Kind], form: Form) -> str:
     """
     A statement with the result's columns and no row; with L{Form.WITH} it is for EXPLAIN.
     """
-    casts = [kind.sql_type.name for kind in kinds]
     if form is Form.MANY:
         arrays = [f"'{{}}'::{kind.parameter}" for kind in kinds]
-        places = [f"((gw_p.gw_{n})::{cast})" for n, cast in enumerate(casts)]
+        places = [_value(f"(gw_p.gw_{n})", kind, Names(False)) for n, kind in enumerate(kinds)]
         sql = _placed(query, places, False)
         return f"SELECT gw_u.* FROM {_calls(arrays, '0')} CROSS JOIN LATERAL ({sql}\n) gw_u LIMIT 0"
     # A subquery, since a NULL would be computed with while planning.
-    sql = _placed(query, [f"((SELECT NULL::{cast}))" for cast in casts], False)
+    sql = _placed(query, _unknown(kinds), False)
     if form is Form.ONE:
         return f"SELECT gw_u.* FROM ({sql}\n) gw_u LIMIT 0"
     return f"{_with(sql)} SELECT{' gw_u.* FROM gw_u' if gives_rows(query.sql) else ''}"
@@ -130,7 +129,7 @@ def look_types(query: Query, kinds: Sequence[Kind], columns: Sequence[str]) -> s
     """
     A statement for EXPLAIN VERBOSE, whose output says C{NULL::type} of each column.
     """
-    sql = _placed(query, [f"((SELECT NULL::{kind.sql_type.name}))" for kind in kinds], False)
+    sql = _placed(query, _unknown(kinds), False)
     pairs = ", ".join(f"ARRAY[gw_u.{identifier(column)}, NULL]" for column in columns)
     return f"{_with(sql)} SELECT {pairs} FROM gw_u"
 
@@ -144,12 +143,11 @@ def _text(
     plain: bool,
 ) -> str:
     names = Names(plain)
-    casts = [names(kind.sql_type.name) for kind in kinds]
     typed = [f"{p}::{kind.parameter}" for p, kind in zip(parameters, kinds, strict=False)]
     if form is Form.MANY:
-        places = [f"((gw_p.gw_{n})::{cast})" for n, cast in enumerate(casts)]
+        places = [_value(f"(gw_p.gw_{n})", kind, names) for n, kind in enumerate(kinds)]
     else:
-        places = [f"((({p})[1])::{cast})" for p, cast in zip(typed, casts, strict=True)]
+        places = [_value(f"(({p})[1])", k, names) for p, k in zip(typed, kinds, strict=True)]
     sql = _placed(query, places, plain)
     if form is Form.WITH:
         if not gives_rows(query.sql):
@@ -165,6 +163,21 @@ def _text(
         f" FROM (SELECT gw_p.gw_i, gw_t.gw_a FROM {_calls(typed, count)}"
         f" CROSS JOIN LATERAL ({answer} WHERE gw_p.gw_i IS NOT NULL) gw_t) gw_g"
     )
+
+
+def _value(place: str, kind: Kind, names: Names) -> str:
+    """
+    An argument as the declared type has it, without the cut of a cast.
+
+    @param place: one element of the array that it travels in.
+    """
+    sql_type = kind.sql_type
+    value = sql_type.read(place, names) if kind.parameter == "text[]" else place
+    return f"({sql_type.fitted(value, names)})"
+
+
+def _unknown(kinds: Sequence[Kind]) -> list[str]:
+    return [f"((SELECT NULL::{kind.sql_type.declared}))" for kind in kinds]
 
 
 def _placed(query: Query, places: Sequence[str], plain: bool) -> str:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from gateway.columns.kind import SqlType
 from gateway.sql.sqlstate import MISSING, PASSING_PATTERN, ROW_PATTERN, SLOW
 from gateway.sql.statement import FENCE_TYPES, Names, fence
 
@@ -60,14 +61,14 @@ class Step:
     @ivar many: a statement for all rows of C{gw_block}, where nothing is to be told of them.
     @ivar ignores: whether a row for which C{one} finds nothing to do is a duplicate.
     @ivar returns: whether there are values to tell.
-    @ivar columns: (name, type) that each input is for, to name the one at fault.
+    @ivar columns: name and type that each input is for, to name the one at fault.
     """
 
     one: str
     many: str = ""
     ignores: bool = False
     returns: bool = False
-    columns: Sequence[tuple[str, str]] = ()
+    columns: Sequence[tuple[str, SqlType]] = ()
 
 
 def inputs(count: int) -> list[str]:
@@ -176,14 +177,16 @@ def _refuse(names: Names, count: int, step: Step) -> str:
     probe = ""
     if step.columns:
         columns = ", ".join(literal(names(column)) for column, _ in step.columns)
-        types = ", ".join(literal(names(sql_type)) for _, sql_type in step.columns)
+        values = ", ".join(
+            literal(kind.fitted(kind.read("$1", names), names)) for _, kind in step.columns
+        )
         # PostgreSQL does not say which value it could not read.
         probe = f"""
 IF gw_state ~ '^(22|42)' OR gw_type <> '' THEN
     gw_row := ARRAY[{", ".join(inputs(count))}];
     FOR gw_k IN 1 .. {count} LOOP
         BEGIN
-            EXECUTE 'SELECT $1::' || (ARRAY[{types}])[gw_k] USING gw_row[gw_k];
+            EXECUTE 'SELECT ' || (ARRAY[{values}])[gw_k] USING gw_row[gw_k];
         {_CATCH}
             gw_column := (ARRAY[{columns}])[gw_k];
             EXIT;
@@ -192,6 +195,12 @@ IF gw_state ~ '^(22|42)' OR gw_type <> '' THEN
 END IF;"""
     return f"""GET STACKED DIAGNOSTICS gw_state = RETURNED_SQLSTATE, gw_text = MESSAGE_TEXT,
     gw_type = PG_DATATYPE_NAME;
+-- Some input functions (jsonpath) quote half a character, which nobody could read again.
+BEGIN
+    PERFORM convert_from(convert_to(gw_text, 'UTF8'), 'UTF8');
+{_CATCH}
+    gw_text := 'a value that its type does not take';
+END;
 gw_column := NULL;{probe}
 IF (gw_state !~ {literal(ROW_PATTERN)} OR gw_state = '{MISSING}') AND gw_column IS NULL
    AND gw_blame <> '{Blame.ALL.name}'

@@ -39,8 +39,8 @@ class JoinedInsert:
         @param types: column -> its type.
         @raise RouteError: a value of the configuration does not fit its column.
         """
-        of_frame = [types[c].name for c, v in route.columns.items() if v.source == FRAME]
-        binary = bool(of_frame) and all(sql_type == "bytea" for sql_type in of_frame)
+        of_frame = [types[c].base for c, v in route.columns.items() if v.source == FRAME]
+        binary = bool(of_frame) and all(base == "bytea" for base in of_frame)
         metadata = [v for v in dict.fromkeys(route.columns.values()) if v.source != FRAME]
         for column, value in route.columns.items():
             if value.source == CONSTANT and value.default is not None:
@@ -156,13 +156,13 @@ class _Text:
         frame, *metadata = inputs
         values = []
         for column, value in self._route.columns.items():
-            sql_type = names(self._types[column].name)
+            sql_type = self._types[column]
             if value.source != FRAME:
-                values.append(f"{metadata[self._metadata.index(value)]}::{sql_type}")
+                values.append(sql_type.read(metadata[self._metadata.index(value)], names))
             elif self._binary:
                 values.append(f"decode({frame}, 'hex')")
-            elif sql_type == "bytea":
+            elif sql_type.base == "bytea":
                 values.append(f"convert_to({frame}, 'UTF8')")
             else:
-                values.append(f"{frame}::{sql_type}")
+                values.append(sql_type.read(frame, names))
         return values

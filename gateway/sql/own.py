@@ -60,7 +60,7 @@ class OwnInsert:
         step = Step(
             one=self._one(),
             returns=bool(self._route.returning),
-            columns=list(self._arrays.declared.items()),
+            columns=self._arrays.columns,
         )
         return body(self._places, Names(True), rows, count, step, careful)
 
@@ -68,7 +68,7 @@ class OwnInsert:
         # Whatever else is in the text of the user's, psycopg2 takes no % for its own.
         names = Names(True)
         places = {
-            name: f"({place}::{names(self._types[name].name)})"
+            name: f"({self._types[name].read(place, names)})"
             for name, place in zip(self._route.columns, inputs(len(self._types)), strict=True)
         }
         text = with_places(self._route.sql.replace("%%", "%%%%"), places.__getitem__)

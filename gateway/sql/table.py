@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from gateway.columns.kind import SqlType
 from gateway.route import Route, identifier, table_identifier
 from gateway.sql.block import Step, body, inputs
 from gateway.sql.statement import FENCE_TYPES, Names, Statement, fence, statement
@@ -34,7 +35,7 @@ class Rows:
         as text) -> what comes after FROM.
     @ivar values: (inputs, names, whether they are text) -> a value for each column.
     @ivar declared: column -> its type with length and precision.
-    @ivar columns: (name, type) that each input is for, for errors; none where an input is
+    @ivar columns: name and type that each input is for, for errors; none where an input is
         for several.
     """
 
@@ -43,7 +44,7 @@ class Rows:
     source: Callable[[Sequence[str], bool], str]
     values: Callable[[Sequence[str], Names, bool], list[str]]
     declared: Mapping[str, str]
-    columns: Sequence[tuple[str, str]] = ()
+    columns: Sequence[tuple[str, SqlType]] = ()
 
 
 def table_statement(route: Route, rows: Rows) -> Statement:
@@ -189,7 +190,8 @@ class _Insert:
         # a trigger changed them or the column compares in its own way, the block tells.
         parts = ", ".join(self._parts)
         keys = [f"{column} AS {part}" for column, part in zip(self._key, self._parts, strict=True)]
-        # As the table has them: a numeric(5,2) is rounded there.
+        # As the table has them: a numeric(5,2) is rounded there. What a cast would cut has been
+        # refused there, and with it the statement.
         given = ", ".join(
             f"{part}::{self._names(self._rows.declared[column])} AS {part}"
             for column, part in zip(self._route.key, self._parts, strict=True)
