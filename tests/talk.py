@@ -142,6 +142,8 @@ def fitting(frame: bytes, framing: str, max_frame: int) -> bytes:
         # A CR at its end would be taken for a part of the line's.
         return frame.replace(b"\n", b"\v").rstrip(b"\r")
     frame = frame[:max_frame]
+    if framing == "nul":
+        return frame.replace(b"\0", b"\v")
     return frame or b"?" if framing == "octet-counted" else frame
 
 

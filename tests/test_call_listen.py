@@ -259,9 +259,9 @@ def completed(*words: str) -> set[str]:
 
 def test_what_is_completed() -> None:
     """Commands, options, choices and files."""
-    assert completed("s") == {"plain,send"}
+    assert completed("se") == {"plain,send"}
     assert completed("send", "--fr") == {"plain,--framing"}
-    assert completed("send", "--framing", "n") == {"plain,netstring"}
+    assert completed("send", "--framing", "n") == {"plain,netstring", "plain,nul"}
     assert completed("send", "x") == {"file,x"}
     assert completed("completion", "") == {"plain,bash", "plain,zsh", "plain,fish"}
 

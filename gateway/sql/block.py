@@ -102,7 +102,7 @@ def body(
     each = f"FOR gw_i IN 1 .. cardinality(gw_block.c0) LOOP\n{row}\nEND LOOP;"
     if careful and step.many:
         one_by_one = "IF gw_watch THEN RAISE SQLSTATE 'ZG000'; END IF;"
-        each = f"BEGIN\n{one_by_one}\n{step.many};\n{_CHECK}\n{_CATCH}\n{each}\nEND;"
+        each = f"BEGIN\n{one_by_one} {step.many};\n{_CHECK}\n{_CATCH}\n{each}\nEND;"
     columns = [f"c{number}" for number in range(count)]
     arrays = ", ".join(f"array_agg({column} ORDER BY gw_n) AS {column}" for column in columns)
     return f"""
