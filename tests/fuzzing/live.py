@@ -203,6 +203,7 @@ class _Conversation:
         self._judge = Judge(MAX_FRAME, takes, b"/" if name == SHARED.decode() else name.encode())
         self._hearing = Hearing(framing)
         self._tally = Tally()
+        self._counted = framing in ("netstring", "octet-counted")
         self._ending = chance.choice([b"\n", b"\r\n"]) if framing == "line" else b""
 
     def hold(self, port: int, until: float, figures: Figures) -> None:
@@ -286,7 +287,7 @@ class _Conversation:
             return
         hearing.answers = []
         ways = ["QUIT", "half closed", "left", "reset"]
-        if not self._ending:
+        if self._counted:
             ways.append("broken framing")
         way = self._chance.choice(ways)
         figures.ends[way] += 1
