@@ -153,9 +153,13 @@ async def test_what_mostly_passes_is_tried_again_first(database: Database) -> No
         await opened(adapter, database)
         for code in PASSING:
             bad = b"bad %s" % code.encode()
-            with pytest.raises(TransientError) as caught:
-                await adapter.store.write(batch(b"good", bad), fence())
-            assert caught.value.sqlstate == code
+            # As a statement, and as the block that follows one in which a row was at fault.
+            for before in ([], [b"good", b"bad XX000"]):
+                if before:
+                    await answers(adapter, *before)
+                with pytest.raises(TransientError) as caught:
+                    await adapter.store.write(batch(b"good", bad), fence())
+                assert caught.value.sqlstate == code
             found = await answers(adapter, b"good", bad, blame=True)
             assert found[0] == "+OK" and sqlstate_of(found[1]) == code
             assert [sqlstate_of(a) for a in await answers(adapter, bad, blame=True)] == [code]
