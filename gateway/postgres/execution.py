@@ -115,15 +115,9 @@ class Execution:
             before = f"{_LOCK_TIMEOUT.format(int(patience * 1000))}; {before}"
             patience = self._deadline
         careful = manner.blame is not Blame.MOST or self._suspects(statement)
+        block = (connection, statement.block, fenced, batch, before, patience, manner.blame)
         if single and careful:
-            told = settings(manner.blame) + before
-            try:
-                return await self._block(connection, statement.block, fenced, batch, told, patience)
-            except TransientError as error:
-                if error.sqlstate != CANCELLED:
-                    raise
-            told = settings(manner.blame, watch=True) + before
-            return await self._block(connection, statement.block, fenced, batch, told, patience)
+            return await self._apart(*block, watch=False)
         try:
             if self.prepares and statement.prepared:
                 prepared = self._prepared.get(statement)
@@ -152,8 +146,32 @@ class Execution:
             self._suspected[statement] = self._clock.seconds() + SUSPECTED_FOR
             if not single:
                 raise RowError(str(error), error.sqlstate) from error
-            before = settings(manner.blame, watch=slow) + before
-            return await self._block(connection, statement.block, fenced, batch, before, patience)
+            return await self._apart(*block, watch=slow)
+
+    async def _apart(
+        self,
+        connection: Connection,
+        body: str,
+        values: Sequence[str | int | None],
+        batch: Batch,
+        before: str,
+        patience: float,
+        blame: Blame,
+        watch: bool,
+    ) -> Rows:
+        """
+        Store a batch by the block that leaves out rows at fault.
+
+        @param watch: whether a row is known to be slow; else it is watched for when one is.
+        """
+        told = settings(blame, watch) + before
+        try:
+            return await self._block(connection, body, values, batch, told, patience)
+        except TransientError as error:
+            if watch or error.sqlstate != CANCELLED:
+                raise
+        told = settings(blame, watch=True) + before
+        return await self._block(connection, body, values, batch, told, patience)
 
     async def try_out(self, connection: Connection, bound: Bound) -> str | None:
         """
