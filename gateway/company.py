@@ -5,12 +5,13 @@ What the lanes of a writer share, and how long they try.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
+from gateway.batch import Chunk
 from gateway.errors import StoreError
 from gateway.gate import Gates
 from gateway.reply import Code, goodbye
@@ -20,7 +21,10 @@ RETRY_FOR: Final = 10.0
 """Seconds for which a batch is tried again after errors that pass."""
 
 BLAME_AFTER: Final = 4
-"""Attempts that failed for a reason that mostly passes, after which rows are refused for it."""
+"""Attempts that failed for a reason that mostly passes, after which rows are refused for it..."""
+
+BLAME_FOR: Final = 3.0
+"""... and seconds since the first of them: a trigger's NOWAIT meets the same lock many times."""
 
 OPEN_FOR: Final = 86400.0
 """
@@ -41,6 +45,32 @@ def backoff(attempt: int, jitter: Callable[[], float] = random.random) -> float:
     """
     ceiling: float = min(2.0, 0.05 * 2.0 ** min(attempt - 1, 10))
     return ceiling * jitter()
+
+
+class Trouble:
+    """Attempts that failed for a reason that mostly passes by itself."""
+
+    __slots__ = ("_since", "_times")
+
+    def __init__(self) -> None:
+        self._times = 0
+        self._since = 0.0
+
+    def note(self, now: float) -> None:
+        """
+        One more of them.
+
+        @param now: seconds of a clock that never goes back.
+        """
+        if not self._times:
+            self._since = now
+        self._times += 1
+
+    def lasts(self, now: float) -> bool:
+        """
+        Whether it does not pass: rows are to be refused for it.
+        """
+        return self._times >= BLAME_AFTER and now - self._since >= BLAME_FOR
 
 
 class Company(Protocol):
@@ -71,6 +101,9 @@ class Company(Protocol):
 
     def well(self, route: str) -> None:
         """A batch of this route was stored."""
+
+    def send_on(self, chunks: Sequence[Chunk]) -> None:
+        """All that some peers have under way waits behind others' trouble: to other lanes."""
 
     def bug(self, failure: Failure) -> None:
         """What nobody foresaw."""

@@ -20,13 +20,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from math import inf
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
-from gateway.batch import MAX_BYTES, MAX_ROWS, Batch, Chunk, Fence, Refusal
-from gateway.company import BLAME_AFTER, BUG, OPEN_FOR, RETRY_FOR, Company, backoff
+from gateway.batch import MAX_BYTES, MAX_ROWS, Batch, Chunk, Fence, Refusal, Slice
+from gateway.company import BUG, OPEN_FOR, RETRY_FOR, Company, Trouble, backoff
 from gateway.errors import (
     FenceVoid,
     OutcomeUnknown,
@@ -69,6 +70,7 @@ class Lane:
         self.since = 0.0
         self._company = company
         self._queue: deque[Chunk] = deque()
+        self._gathered: Sequence[Chunk] = ()
         self._running = False
         self._fences = Fences(company.new_id)
         self._together = Together(company, self._fences, self._without)
@@ -87,15 +89,14 @@ class Lane:
 
     async def _run(self) -> None:
         while self._queue:
-            chunks = self._gather()
+            chunks = self._gathered = self._gather()
             batches = Batch.by_route(chunks)
             rows = sum(batch.count for batch in batches)
             self.since = self._company.clock.seconds()
             try:
                 if len(batches) > 1:
                     batches = Batch.in_order(await self._together.commit(batches), chunks)
-                for batch in batches:
-                    await self._commit(batch)
+                await self._commit_apart(batches)
             except Exception:  # noqa: BLE001 - a bug must not leave peers waiting forever
                 self._company.bug(Failure())
                 for chunk in chunks:
@@ -121,6 +122,35 @@ class Lane:
                 break
             chunks.append(queue.popleft())
         return chunks
+
+    async def _commit_apart(self, batches: Sequence[Batch]) -> None:
+        """
+        Commit batches so that none waits for one that it has nothing to do with.
+        """
+        groups = _unrelated(batches) if len(batches) > 1 else [batches]
+        if len(groups) == 1:
+            await self._commit_in_turn(batches)
+            return
+        work = [Deferred.fromCoroutine(self._commit_in_turn(group)) for group in groups]
+        for _, result in await DeferredList(work, consumeErrors=True):
+            if isinstance(result, Failure):
+                result.raiseException()
+
+    async def _commit_in_turn(self, batches: Sequence[Batch]) -> None:
+        for batch in batches:
+            await self._commit(batch)
+
+    def _let_go(self) -> None:
+        """
+        A batch is in trouble: peers that have nothing in it go on by other lanes.
+        """
+        self.since = -inf  # nobody new comes here
+        bound = {id(chunk.origin) for chunk in self._gathered}
+        free = [chunk for chunk in self._queue if id(chunk.origin) not in bound]
+        if free:
+            self._queue = deque(chunk for chunk in self._queue if id(chunk.origin) in bound)
+            self.load -= sum(len(chunk.frames) for chunk in free)
+            self._company.send_on(free)
 
     def _without(self, batch: Batch, faults: Faults) -> Batch | None:
         """
@@ -207,7 +237,7 @@ class Lane:
         fence = self._fences.next(route)
         started = company.clock.seconds()
         attempt = 0
-        passing = 0
+        passing = Trouble()
         unknown = late = full = False
         reason = ""
         while True:
@@ -233,7 +263,7 @@ class Lane:
                 written = await company.store.write(
                     *(batch, fence),
                     patient=company.detour is None,
-                    blame=passing >= BLAME_AFTER,
+                    blame=passing.lasts(company.clock.seconds()),
                 )
                 return self._written(route, fence, written)
             except (FramesRefused, StreamsElsewhere, RowError):
@@ -266,8 +296,11 @@ class Lane:
                 trouble = error
             except StoreError as error:
                 trouble = error
-                passing += isinstance(error, TransientError)
+                if isinstance(error, TransientError):
+                    passing.note(company.clock.seconds())
             attempt += 1
+            if attempt == 1:
+                self._let_go()
             waited = company.clock.seconds() - started
             late = waited > (company.answer_timeout if unknown else RETRY_FOR)
             late = late or isinstance(trouble, Unavailable)
@@ -289,6 +322,26 @@ class Lane:
         self._fences.moved(route, fence.number)
         company.well(route)
         return written.runs
+
+
+def _unrelated(batches: Sequence[Batch]) -> Sequence[Sequence[Batch]]:
+    """
+    @return: groups, in order each, that have neither a route nor a peer in common.
+    """
+    groups: list[tuple[set[object], list[Batch]]] = []
+    for batch in batches:
+        pieces: list[Slice | Refusal] = [*batch.slices, *batch.refusals]
+        common: set[object] = {batch.route, *(id(piece.chunk.origin) for piece in pieces)}
+        group: list[Batch] = []
+        rest = []
+        for keys, members in groups:
+            if keys.isdisjoint(common):
+                rest.append((keys, members))
+            else:
+                common |= keys
+                group += members
+        groups = [*rest, (common, [*group, batch])]
+    return [members for _, members in groups]
 
 
 def _without_streams(batch: Batch, error: StreamsElsewhere) -> Batch | None:

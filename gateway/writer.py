@@ -76,6 +76,7 @@ class Source:
         lane = self._lane
         if lane is None:
             lane = self._lane = writer.choose_lane()
+            writer.sources[id(self._origin)] = self
         self._in_flight += 1
         writer.submitted(chunk)
         lane.put(chunk)
@@ -84,14 +85,24 @@ class Source:
         self._in_flight -= 1
         if not self._in_flight:
             self._lane = None
+            del self._writer.sources[id(self._origin)]
         self._answered(chunk.token, runs)
         self._writer.settled(chunk)
+
+    def send_on(self, chunks: Sequence[Chunk]) -> None:
+        """
+        Choose another lane for all that is in flight.
+        """
+        lane = self._lane = self._writer.choose_lane()
+        for chunk in chunks:
+            lane.put(chunk)
 
 
 class Writer:
     """
     All lanes of the gateway.
 
+    @ivar sources: those that have something in flight, by the C{id} of their origin.
     @ivar in_flight: chunks that are submitted and not yet answered.
     @ivar unknown: how often a connection was lost with a batch in flight.
     @ivar resolved: how often the fence showed that such a batch had been committed.
@@ -131,6 +142,7 @@ class Writer:
         self.dead_letters = dead_letters
         self.answer_timeout = answer_timeout
         self.new_id = new_id
+        self.sources: dict[int, Source] = {}
         self.in_flight = 0
         self.unknown = 0
         self.resolved = 0
@@ -165,6 +177,13 @@ class Writer:
             if not load or (load < FILL and lane.since > late):
                 return lane
         return min(self._lanes, key=_LOAD)
+
+    def send_on(self, chunks: Sequence[Chunk]) -> None:
+        found: dict[int, list[Chunk]] = {}
+        for chunk in chunks:
+            found.setdefault(id(chunk.origin), []).append(chunk)
+        for origin, theirs in found.items():
+            self.sources[origin].send_on(theirs)
 
     def submitted(self, chunk: Chunk) -> None:
         self.in_flight += 1

@@ -5,6 +5,7 @@ Paths of a configuration: relative to its file, or a credential that systemd han
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import PurePath
 
 import pytest
@@ -50,6 +51,7 @@ def test_a_credential_is_one_file(name: str) -> None:
         "credential:postgresql://u:s3cret@h/db",
         "-----BEGIN PRIVATE KEY-----\ns3cret\n-----END PRIVATE KEY-----\n",
     ],
+    ids=count(),
 )
 def test_a_secret_in_place_of_its_file(secret: str) -> None:
     """What should be in a file and is in the configuration is named, and never shown."""

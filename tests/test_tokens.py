@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import count
 from pathlib import Path
 from threading import Thread, get_ident
 from typing import Any
@@ -88,6 +89,7 @@ def test_a_token_proves_its_identity() -> None:
         *(f"nobody12.{SAID.partition('.')[2]}", TOKEN.hash, f"{TOKEN.id}.{TOKEN.hash}"),
         *(b"\xff\xfe", b"\0" * 50, f"{TOKEN.id}." + "x" * MAX_TOKEN),
     ],
+    ids=count(),
 )
 def test_nothing_else_does(said: str | bytes) -> None:
     """Whatever is wrong with a token, the answer is the same."""
@@ -272,6 +274,7 @@ def test_whatever_is_in_the_file_is_read_or_named(text: str) -> None:
         (str(replace(TOKEN, hash=TOKEN.hash.replace("2id", "2i"))), "is not one of argon2id"),
         (str(TOKEN), "an ID that is there already"),
     ],
+    ids=count(),
 )
 def test_problems_name_the_line(line: str, said: str) -> None:
     """All of them at once, none with what stands there."""

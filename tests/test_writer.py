@@ -622,6 +622,45 @@ def test_errors_that_pass_are_retried_for_a_while() -> None:
     )
 
 
+def test_nobody_waits_behind_a_batch_in_trouble() -> None:
+    """What other peers sent goes on by another lane, in order; what its own peers sent waits."""
+    bench = Bench(lanes=2, held=True)
+    bench.store.odd = {b"odd"}
+    stuck, other = bench.source("stuck"), bench.source("other")
+    stuck.submit("a", [b"odd"], "odd")
+    for token in ("first", "second"):
+        other.submit("b", [token.encode()], token)
+        stuck.submit("b", [token.encode()], f"behind: {token}")
+    assert bench.store.waiting == 1
+    bench.store.commit()
+    other.submit("b", [b"third"], "third")
+    for _ in range(2):
+        bench.store.commit()
+    assert bench.answers == [(token, ["+OK"]) for token in ("first", "second", "third")]
+    bench.store.held = False
+    bench.pass_time(RETRY_FOR + 5)
+    assert [token for token, _ in bench.answers[3:]] == ["odd", "behind: first", "behind: second"]
+    assert bench.writer.in_flight == 0 and not bench.writer.sources
+
+
+def test_nobody_waits_for_a_batch_gathered_with_his() -> None:
+    """Nor where both were to be one commit: only what shares a peer waits."""
+    bench = Bench(held=True)
+    bench.store.odd = {b"odd"}
+    bench.source("before").submit("c", [b"x"], "before")
+    bench.source("stuck").submit("a", [b"odd"], "odd")
+    both = bench.source("both")
+    both.submit("a", [b"odd"], "odd as well")
+    both.submit("c", [b"behind"], "behind")
+    bench.source("other").submit("b", [b"y"], "other")
+    bench.store.commit()
+    bench.store.held = False
+    bench.store.commit()
+    assert bench.answers == [("before", ["+OK"]), ("other", ["+OK"])]
+    bench.pass_time(RETRY_FOR + 5)
+    assert [token for token, _ in bench.answers[2:]] == ["odd", "odd as well", "behind"]
+
+
 def test_a_bug_leaves_nobody_waiting() -> None:
     """
     What nobody foresaw ends the peers it concerns, with no claim about their messages; the

@@ -25,7 +25,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from gateway.batch import MAX_ROWS, Batch, Fence
-from gateway.company import BLAME_AFTER, RETRY_FOR
+from gateway.company import RETRY_FOR, Trouble
 from gateway.errors import OutcomeUnknown, RouteError, SpoolError, StoreError, TransientError
 from gateway.gate import Gates
 from gateway.spool.drain import Drain
@@ -95,8 +95,8 @@ class SpoolDetour:
         # Up to this place parcels are stored one by one, as storing them together failed.
         self._apart = 0
         self._trouble_since: float | None = None
-        # Of each route that is in trouble how often it was.
-        self._troubled: dict[str, int] = {}
+        # Of each route that is in trouble.
+        self._troubled: dict[str, Trouble] = {}
         self._waiting: list[Deferred[None]] = []
         self._sleeping: Deferred[None] | None = None
         self._running: Deferred[None] | None = None
@@ -293,13 +293,13 @@ class SpoolDetour:
 
     async def _attempt(self, parcel: Parcel) -> bool:
         route = parcel.batch.route
-        troubled = self._troubled.get(route, 0)
-        self._drain.blame = troubled >= BLAME_AFTER
+        trouble = self._troubled.get(route)
+        self._drain.blame = trouble is not None and trouble.lasts(self._clock.seconds())
         try:
             await self._drain.store(parcel)
         except (RouteError, TransientError) as error:
             # Of one route, as far as anybody knows: others need not wait for it.
-            self._troubled[route] = troubled + 1
+            self._troubled.setdefault(route, Trouble()).note(self._clock.seconds())
             if isinstance(error, RouteError):
                 self._gates.close(route, error)
             else:

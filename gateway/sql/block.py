@@ -18,7 +18,7 @@ from enum import Enum
 from typing import Final
 
 from gateway.columns.kind import SqlType
-from gateway.sql.sqlstate import MISSING, PASSING_PATTERN, ROW_PATTERN, SLOW
+from gateway.sql.sqlstate import DISK_FULL, MISSING, PASSING_PATTERN, ROW_PATTERN, SLOW
 from gateway.sql.statement import FENCE_TYPES, Names, fence
 
 _AT_A_TIME: Final = 16
@@ -46,6 +46,12 @@ class Blame(Enum):
 
 
 _CATCH: Final = "EXCEPTION WHEN OTHERS OR ASSERT_FAILURE THEN"
+
+_RAISED: Final = "PL/(?!pgSQL)|PL/pgSQL.*RAISE"
+"""
+What the first line of the context says, in all languages, where a function of the user's
+raised an error, as a regular expression of PostgreSQL's.
+"""
 
 _CHECK: Final = "SET CONSTRAINTS ALL IMMEDIATE; SET CONSTRAINTS ALL DEFERRED;"
 """Constraints that wait for the end of a transaction are to refuse the row that breaks them."""
@@ -120,6 +126,7 @@ DECLARE
     gw_text text;
     gw_type text;
     gw_column text;
+    gw_context text;
     gw_since timestamptz;
     gw_suspect text;
     gw_suspicion text;
@@ -194,7 +201,10 @@ IF gw_state ~ '^(22|42)' OR gw_type <> '' THEN
     END LOOP;
 END IF;"""
     return f"""GET STACKED DIAGNOSTICS gw_state = RETURNED_SQLSTATE, gw_text = MESSAGE_TEXT,
-    gw_type = PG_DATATYPE_NAME;
+    gw_type = PG_DATATYPE_NAME, gw_context = PG_EXCEPTION_CONTEXT;
+IF gw_state = '{DISK_FULL}' AND split_part(gw_context, chr(10), 1) !~ {literal(_RAISED)} THEN
+    RAISE;
+END IF;
 -- Some input functions (jsonpath) quote half a character, which nobody could read again.
 BEGIN
     PERFORM convert_from(convert_to(gw_text, 'UTF8'), 'UTF8');

@@ -32,6 +32,8 @@ MISSING: Final = "23502"
 """A column that may not be NULL: the message's fault, or that of who made the column so."""
 
 TOO_LARGE: Final = "54000"
+DISK_FULL: Final = "53100"
+"""The server's, unless somebody's code raises it: rows that need no new page may pass meanwhile."""
 
 
 class Kind(Enum):

@@ -13,13 +13,18 @@ from pathlib import Path
 
 import psycopg2
 import pytest
+import pytest_twisted
 
+from gateway.batch import Fence
+from gateway.errors import TransientError
 from tests.faults.cluster import kill_postmaster
 from tests.faults.disk import SmallDisk
 from tests.faults.load import ACKNOWLEDGED, Load, judge_soon, responsive
 from tests.faults.look import BACKENDS, Start, assert_quiet, sample, wait_locked_out
 from tests.faults.proxy import FaultProxy
+from tests.in_memory import said
 from tests.support import LISTEN, Database, TemporaryServer, wait_until
+from tests.test_store import MESSAGES, PostgresAdapter, batch, new_lane, postgres
 
 StartProxy = Callable[[str], FaultProxy]
 
@@ -288,6 +293,32 @@ def test_disk_full(small_disk: SmallDisk, start_gateway: Start) -> None:
     assert {answer.split()[0] for answer in load.refused} <= {b"-TRY"}
     judge_soon(database, load)
     assert_quiet(gateway)
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_fits_on_a_full_disk(small_disk: SmallDisk) -> None:
+    """
+    Rows that need no new page pass where a large one does not: that one is not at fault.
+    """
+    database = small_disk.database
+    large = os.urandom(200_000).hex().encode()
+    with postgres(database, MESSAGES) as adapter:
+        await adapter.store.probe("messages")
+        assert await said_of(adapter, b"small", large) == ["+OK", "+OK"]
+        small_disk.tell("fill")
+        for messages in ([large], [b"small", large], [large, b"small"]):
+            with pytest.raises(TransientError) as caught:
+                await said_of(adapter, *messages)
+            assert caught.value.sqlstate == "53100"
+        assert await said_of(adapter, b"small") == ["+OK"]
+        small_disk.tell("free")
+        assert await said_of(adapter, large) == ["+OK"]
+    assert database.column("SELECT count(*) FROM messages WHERE length(body) > 9") == [2]
+
+
+async def said_of(adapter: PostgresAdapter, *messages: bytes) -> list[str]:
+    written = await adapter.store.write(batch(*messages), Fence(new_lane(), 1), blame=True)
+    return [answer.split()[0] for answer in said([*written.runs])]
 
 
 def canceled(server: TemporaryServer, why: str) -> int:
