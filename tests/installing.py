@@ -12,7 +12,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fcntl import LOCK_EX, flock
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -61,10 +63,11 @@ class Installer:
         """
         @return: its path.
         """
-        found = shutil.which(name, path=self._path)
-        if found is None:
-            self._apt_get(name)
+        with self._alone():
             found = shutil.which(name, path=self._path)
+            if found is None:
+                self._apt_get(name)
+                found = shutil.which(name, path=self._path)
         assert found is not None, f"{DEBIAN[name]} has no {name}"
         return found
 
@@ -73,6 +76,17 @@ class Installer:
         @param folder: has a C{package.json}, and scripts.
         @return: node, and a copy of the folder in which it finds the packages.
         """
+        with self._alone():
+            return self._node(folder)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Tests run in several processes, which all find the same missing."""
+        with (self._cache / "lock").open("w") as lock:
+            flock(lock, LOCK_EX)
+            yield
+
+    def _node(self, folder: Path) -> tuple[str, Path]:
         node, *npm = self._node_and_npm()
         wanted = (folder / "package.json").read_bytes()
         copy = self._cache / f"{folder.name}-{sha256(wanted).hexdigest()[:12]}"
