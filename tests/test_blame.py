@@ -5,7 +5,7 @@ Who is at fault: a row that fails while others pass, or a route that takes none.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Final
 
@@ -180,6 +180,30 @@ async def test_what_befalls_every_row_is_no_rows_fault(database: Database) -> No
                 await adapter.store.write(batch(b"good", b"more"), fence(), blame=True)
             assert getattr(caught.value, "sqlstate", "") == code
         assert database.bodies() == ["good"]
+
+
+@pytest.mark.parametrize("answer_timeout", [0.2, 5.0])
+@pytest.mark.parametrize("kind", ["plain", "update", "own"])
+@pytest_twisted.ensureDeferred
+async def test_who_waits_for_a_lock_is_not_at_fault(
+    database: Database, kind: str, answer_timeout: float
+) -> None:
+    """However long somebody else holds a row of its key, and however slow that makes it."""
+    database.execute("CREATE TABLE t (k text PRIMARY KEY, v int)")
+    keywords = {"statement_timeout": 0.5, "answer_timeout": answer_timeout}
+    with postgres(database, KINDS[kind], **keywords) as adapter:
+        await adapter.store.write(kv_batch(("good", 1)), fence())
+        with closing(psycopg2.connect(database.dsn)) as other:
+            other.cursor().execute("INSERT INTO t VALUES ('held', 1)")
+            for rows in ([("a", 1), ("held", 2), ("b", 3)], [("held", 2)]):
+                for blame in (False, True):
+                    with pytest.raises(TransientError) as caught:
+                        await adapter.store.write(
+                            kv_batch(*rows), fence(), blame=blame, patient=answer_timeout < 1
+                        )
+                    assert caught.value.sqlstate == "55P03"
+        await adapter.store.write(kv_batch(("held", 2)), fence())
+    assert database.execute("SELECT k, v FROM t ORDER BY k") == [("good", 1), ("held", 2)]
 
 
 @pytest_twisted.ensureDeferred

@@ -35,8 +35,6 @@ _ADVANCE: Final = "SELECT gateway.advance(%s::uuid, %s::bigint, %s::bigint)"
 
 _PASSING: Final = re.compile(PASSING_PATTERN)
 
-_LOCK_TIMEOUT: Final = "SELECT set_config('lock_timeout', '{:d}ms', true)"
-
 SUSPECTED_FOR: Final = 1.0
 """
 Seconds for which a route's batches are stored by a code block at once, after one that
@@ -84,12 +82,17 @@ class Execution:
 
     _log = Logger()
 
-    def __init__(self, clock: IReactorTime, deadline: float, patience: float) -> None:
+    def __init__(
+        self, clock: IReactorTime, deadline: float, patience: float, lock_timeout: float
+    ) -> None:
         """
         @param deadline: seconds for each statement, after which its connection is closed.
         @param patience: seconds after which nobody waits for it any longer.
+        @param lock_timeout: seconds to wait for others' locks, where they are not to be taken for a
+            row's slowness.
         """
         self._patience = patience
+        self._within = f"SELECT set_config('lock_timeout', '{int(lock_timeout * 1000)}ms', true)"
         self.prepares = True
         self._clock = clock
         self._deadline = deadline
@@ -110,12 +113,13 @@ class Execution:
         fenced = [fence.lane, fence.first, fence.number, *values]
         single = fence.first == fence.number
         before = self._before(connection, batch, fence)
+        within = f"{self._within}; {before}"
         patience = self._patience
         if manner.patient:
-            before = f"{_LOCK_TIMEOUT.format(int(patience * 1000))}; {before}"
+            before = within
             patience = self._deadline
         careful = manner.blame is not Blame.MOST or self._suspects(statement)
-        block = (connection, statement.block, fenced, batch, before, patience, manner.blame)
+        block = (connection, statement.block, fenced, batch, within, patience, manner.blame)
         if single and careful:
             return await self._apart(*block, watch=False)
         try:
@@ -186,7 +190,7 @@ class Execution:
         undone = _Undone()
 
         async def work(query: Query) -> None:
-            await query(_LOCK_TIMEOUT.format(int(self._patience * 1000)), None)
+            await query(self._within, None)
             block = connection.filled("DO %s", (connection.filled(statement.block, named(fenced)),))
             await query(block, None)
             ((undone.fates,),) = await query(FATES_OF, (lane,))
@@ -247,7 +251,7 @@ class Execution:
         """
         # The numbers of a stream may be of several routes by turns: all of them at once.
         patience = self._deadline if patient else self._patience
-        texts = [_LOCK_TIMEOUT.format(int(self._patience * 1000))] if patient else []
+        texts = [self._within] if patient else []
         texts += self._follow(connection, moves_of(batches), fences[0])
         for bound, fence, batch in zip(bounds, fences, batches, strict=True):
             texts += self._bury(connection, batch)

@@ -70,6 +70,9 @@ _TOUCH: Final = (
 
 _SLOW: Final = "canceling statement due to statement timeout"
 
+_LOCKED: Final = 0.4
+"""Of C{statement_timeout}, for others' locks: a row that takes half of it counts as slow."""
+
 _TRIED_OUT: Final = 5
 """Rows of a batch that are tried out, at most."""
 
@@ -91,7 +94,8 @@ class PostgresStore:
         self._deadline = settings.statement_timeout + DEADLINE_MARGIN
         self._opened = OpenedRoutes(routes, pool.reactor, self._deadline)
         self._patience = settings.answer_timeout
-        self.execution = Execution(pool.reactor, self._deadline, self._patience)
+        lock_timeout = min(self._patience, _LOCKED * settings.statement_timeout)
+        self.execution = Execution(pool.reactor, self._deadline, self._patience, lock_timeout)
         self._turns: dict[str, DeferredLock] = {}
         # Lanes on which a statement was lost. A server that stood still may come to it
         # when the batch is long stored by another try, and then must find the lane's row.

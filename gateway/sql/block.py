@@ -18,7 +18,7 @@ from enum import Enum
 from typing import Final
 
 from gateway.columns.kind import SqlType
-from gateway.sql.sqlstate import DISK_FULL, MISSING, PASSING_PATTERN, ROW_PATTERN, SLOW
+from gateway.sql.sqlstate import MISSING, NOBODYS, PASSING_PATTERN, ROW_PATTERN, SLOW
 from gateway.sql.statement import FENCE_TYPES, Names, fence
 
 _AT_A_TIME: Final = 16
@@ -202,7 +202,7 @@ IF gw_state ~ '^(22|42)' OR gw_type <> '' THEN
 END IF;"""
     return f"""GET STACKED DIAGNOSTICS gw_state = RETURNED_SQLSTATE, gw_text = MESSAGE_TEXT,
     gw_type = PG_DATATYPE_NAME, gw_context = PG_EXCEPTION_CONTEXT;
-IF gw_state = '{DISK_FULL}' AND split_part(gw_context, chr(10), 1) !~ {literal(_RAISED)} THEN
+IF gw_state IN {NOBODYS} AND split_part(gw_context, chr(10), 1) !~ {literal(_RAISED)} THEN
     RAISE;
 END IF;
 -- Some input functions (jsonpath) quote half a character, which nobody could read again.

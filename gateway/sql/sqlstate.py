@@ -32,8 +32,6 @@ MISSING: Final = "23502"
 """A column that may not be NULL: the message's fault, or that of who made the column so."""
 
 TOO_LARGE: Final = "54000"
-DISK_FULL: Final = "53100"
-"""The server's, unless somebody's code raises it: rows that need no new page may pass meanwhile."""
 
 
 class Kind(Enum):
@@ -102,4 +100,10 @@ PASSING_PATTERN: Final = "^(40|53|55P03|55006|57014)"
 """
 What may befall any row and mostly passes by itself, as a regular expression of PostgreSQL's
 and Python's: a deadlock, a full disk, a lock. It is tried again before a row is blamed.
+"""
+
+NOBODYS: Final = ("53100", "55P03")
+"""
+A full disk, a lock of somebody else's: never the fault of a row, unless a function of the
+user's raises it. Rows that need no new page or not that lock pass meanwhile.
 """
