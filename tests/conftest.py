@@ -6,6 +6,7 @@ Everything is in memory where there is enough of it (L{tests.scratch}).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from tests.installing import Installer
 from tests.scratch import in_memory
 from tests.sending import Running, StartSend
 from tests.support import Database, Gateway, TemporaryServer
+
+# Each of a thousand processes would compile the package anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # How fast the machine is, and what else runs on it, is not what is tested.
 settings.register_profile("gateway", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -24,7 +24,7 @@ MEMORY: Final = Path("/dev/shm")
 ROOM: Final = 6 * 2**30
 """Bytes: a whole run leaves some 4 GiB where all its folders are kept."""
 
-_PREFIX: Final = "gateway-tests-"
+_PREFIX: Final = "gw-"
 
 _LOCK: Final = "in-use"
 

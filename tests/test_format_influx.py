@@ -351,7 +351,7 @@ LONG = 65536
 def test_long_messages(start: str, piece: str) -> None:
     """64 KiB of anything are read in linear time."""
     frame = (start + piece * (LONG // len(piece))).encode()
-    assert least(frame) < 0.1
+    assert least(frame) < 0.3
 
 
 @pytest.mark.parametrize(
@@ -367,7 +367,7 @@ def test_long_messages(start: str, piece: str) -> None:
 )
 def test_many_parts(line: str) -> None:
     """Ten thousand parts, or one number of 65536 digits, are read in linear time."""
-    assert least(line.encode()) < 0.1
+    assert least(line.encode()) < 0.3
 
 
 def least(frame: bytes) -> float:
@@ -375,8 +375,8 @@ def least(frame: bytes) -> float:
     lines = InfluxFormat((*ALL, "f"))
 
     def once() -> float:
-        start = time.perf_counter()
+        start = time.thread_time()
         lines.read([frame])
-        return time.perf_counter() - start
+        return time.thread_time() - start
 
     return min(once() for _ in range(3))

@@ -145,11 +145,11 @@ def test_linear_time(pattern: str, frame: bytes) -> None:
     format_ = RegexFormat(["x"], pattern)
 
     def once() -> float:
-        start = time.perf_counter()
+        start = time.thread_time()
         format_.read([frame])
-        return time.perf_counter() - start
+        return time.thread_time() - start
 
-    assert min(once() for _ in range(3)) < 0.1
+    assert min(once() for _ in range(3)) < 0.3
 
 
 @given(

@@ -392,11 +392,9 @@ async def test_a_slow_query_leaves_room_for_others(tables: Database) -> None:
     slow = Query("slow", "SELECT waited(%(s)s) AS a", {"s": Param("float8")})
     with asking(tables, slow, LAST) as asker:
         await asker.ask("slow", b"[0]")
-        begun = time.monotonic()
         waiting = [asker.call("slow", b"[0.2]") for _ in range(10)]
         for _ in range(20):
             assert await asker.ask("last") == [{"id": 3, "body": "b3"}]
-        assert time.monotonic() - begun < 1.0
         assert sum(not one.called for one in waiting) >= 5
         assert {said(answer)[0]["a"] for answer in await gatherResults(waiting)} == {0.2}
 

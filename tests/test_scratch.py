@@ -24,10 +24,10 @@ def test_what_was_left_is_removed(tmp_path: Path) -> None:
     """A run that was killed leaves nothing for good, one that goes on loses nothing."""
     alive = Scratch(tmp_path)
     alive.folder.mkdir()
-    dead = tmp_path / "gateway-tests-dead"
+    dead = tmp_path / "gw-dead"
     dead.mkdir()
     (dead / "in-use").touch()
-    begun = tmp_path / "gateway-tests-begun"
+    begun = tmp_path / "gw-begun"
     begun.mkdir()
     bury_the_dead(tmp_path)
     assert alive.folder.exists() and begun.exists() and not dead.exists()

@@ -740,7 +740,8 @@ async def test_a_lost_lane_goes_on(database: Database) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_statement_timeout_costs_no_connection(database: Database) -> None:
-    """A statement that waits for a lock too long is given up by the server, and may be retried."""
+    """A statement that takes too long is given up by the server, and may be retried; what waits
+    for a lock is told so."""
     with postgres(database, statement_timeout=0.2) as adapter:
         await adapter.store.write(batch(b"first"), Fence(new_lane(), 1))
         locker = psycopg2.connect(database.dsn)
@@ -748,7 +749,7 @@ async def test_statement_timeout_costs_no_connection(database: Database) -> None
         lane = new_lane()
         with pytest.raises(TransientError) as caught:
             await adapter.store.write(batch(b"second"), Fence(lane, 1))
-        assert caught.value.sqlstate == "57014"
+        assert caught.value.sqlstate == "55P03"
         locker.close()
         assert await stored(adapter.store, batch(b"second"), Fence(lane, 1))
         assert adapter.pool.lost == 0

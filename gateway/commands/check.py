@@ -13,13 +13,14 @@ from typing import Any
 from gateway.config import Config
 from gateway.errors import RouteError, RowError, StoreError
 from gateway.postgres.catalog import examine
-from gateway.postgres.connection import Connection, Query, Rows, Values
+from gateway.postgres.connection import Connection, Query, Rows
 from gateway.postgres.dsn import dsn_fault
 from gateway.postgres.findings import Findings
 from gateway.postgres.opening import Opener
 from gateway.postgres.query_catalog import examine_query
 from gateway.postgres.schema import up_to_date
 from gateway.route import Route, table_identifier
+from gateway.sql.literals import Values
 
 _SERVER = "SELECT current_setting('server_version'), current_database(), current_user::text"
 _SESSION = "SELECT current_database()::text, pg_backend_pid()"

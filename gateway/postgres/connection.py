@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeVar
 
 import psycopg2
@@ -26,6 +26,7 @@ from zope.interface import implementer
 
 from gateway.errors import OutcomeUnknown, StoreError, TransientError, Unavailable
 from gateway.postgres.driver_errors import one_line, translated
+from gateway.sql.literals import Values, filled
 from gateway.sql.sqlstate import READ_ONLY
 
 _SENT_AT_ONCE: Final = 2048
@@ -38,9 +39,6 @@ as the least of SO_SNDBUF's effect). Looking again would be one more system call
 Result = TypeVar("Result")
 
 Rows = list[tuple[Any, ...]]
-
-Values = Sequence[Any] | Mapping[str, Any] | None
-"""Parameters of a statement: C{%s} in order, C{%(name)s} by name, none."""
 
 Query = Callable[[str, Values], Awaitable[Rows]]
 """Runs one statement in some session and gives its rows."""
@@ -264,7 +262,7 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
             if connection.notices:
                 del connection.notices[:]
             cursor = self._last = connection.cursor()
-            cursor.execute(sql, values)
+            cursor.execute(filled(sql, values))
             answer = self._answer = Deferred()
             if len(cursor.query) > _SENT_AT_ONCE:
                 self.step()
@@ -306,22 +304,15 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         Run an anonymous code block and statements after it, as one transaction.
 
         @param body: in PL/pgSQL, with C{%(name)s} for the values. They become literals
-            within a literal, by psycopg2's own quoting: C{DO} takes no parameters.
+            within a literal: C{DO} takes no parameters.
         @param sql: the statements, and C{after} their parameters.
         @param before: statements to stand before the block, without parameters.
         @return: the rows of the last statement.
         @raise StoreError: as for L{query}.
         """
-        block = self.filled("DO %s", (self.filled(body, values),))
-        statements = f"{before}{block}; {self.filled(sql, after)}"
+        block = filled("DO %s", (filled(body, values),))
+        statements = f"{before}{block}; {filled(sql, after)}"
         return await self.query(statements, None, timeout, patience)
-
-    def filled(self, sql: str, values: Values) -> str:
-        """
-        A text with its parameters as literals, by psycopg2's own quoting.
-        """
-        text: bytes = self._connection.cursor().mogrify(sql, values)
-        return text.decode()
 
     # So that txpostgres's own cursors work as well: they take the watch's place.
 

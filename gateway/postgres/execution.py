@@ -27,6 +27,7 @@ from gateway.postgres.dead_letter import BURY, bury_values
 from gateway.postgres.driver_errors import PreparedStatementLost
 from gateway.sql.block import Blame, settings
 from gateway.sql.fates import FATES_OF
+from gateway.sql.literals import filled
 from gateway.sql.sqlstate import CANCELLED, PASSING_PATTERN
 from gateway.sql.statement import Bound, Statement, named
 from gateway.sql.streams import FOLLOW, REMEMBER, follow_values, parts_json
@@ -191,7 +192,7 @@ class Execution:
 
         async def work(query: Query) -> None:
             await query(self._within, None)
-            block = connection.filled("DO %s", (connection.filled(statement.block, named(fenced)),))
+            block = filled("DO %s", (filled(statement.block, named(fenced)),))
             await query(block, None)
             ((undone.fates,),) = await query(FATES_OF, (lane,))
             raise undone
@@ -221,12 +222,12 @@ class Execution:
     def _follow(self, connection: Connection, moves: Sequence[Move], fence: Fence) -> list[str]:
         if not moves:
             return []
-        return [connection.filled(FOLLOW, follow_values(fence, moves))]
+        return [filled(FOLLOW, follow_values(fence, moves))]
 
     def _bury(self, connection: Connection, batch: Batch) -> list[str]:
         if not (batch.refusals and batch.buried):
             return []
-        return [connection.filled(BURY, bury_values(batch))]
+        return [filled(BURY, bury_values(batch))]
 
     def joins(self, bounds: Sequence[Bound]) -> bool:
         """
@@ -257,10 +258,10 @@ class Execution:
             texts += self._bury(connection, batch)
             fenced: list[str | int | None] = [fence.lane, fence.first, fence.number]
             if bound is None:
-                texts.append(connection.filled(_ADVANCE, fenced))
+                texts.append(filled(_ADVANCE, fenced))
             else:
                 statement, values = bound
-                texts.append(connection.filled(statement.plain, named([*fenced, *values])))
+                texts.append(filled(statement.plain, named([*fenced, *values])))
         try:
             await connection.query("; ".join(texts), None, self._deadline, patience)
         except RowError:

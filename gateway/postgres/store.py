@@ -28,7 +28,7 @@ from gateway.errors import (
     TransientError,
 )
 from gateway.faults import BatchesRefused, Faults, FramesRefused, StreamsElsewhere
-from gateway.postgres.connection import Connection, Rows, Values
+from gateway.postgres.connection import Connection, Rows
 from gateway.postgres.driver_errors import SlowRow, StoredBefore, StreamsUnmoved
 from gateway.postgres.durability import weaknesses
 from gateway.postgres.execution import Execution, Manner, passes
@@ -38,6 +38,7 @@ from gateway.reply import STORED, Run, refused_rows, row_refused
 from gateway.route import Route
 from gateway.sql.block import Blame
 from gateway.sql.fates import VOID, runs_of
+from gateway.sql.literals import Values
 from gateway.sql.sqlstate import CANCELLED, MISSING
 from gateway.sql.statement import Bound, Insert
 from gateway.sql.streams import CLAIM, refusals_of, standings_of

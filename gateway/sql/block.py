@@ -18,6 +18,7 @@ from enum import Enum
 from typing import Final
 
 from gateway.columns.kind import SqlType
+from gateway.sql.literals import quoted
 from gateway.sql.sqlstate import MISSING, NOBODYS, PASSING_PATTERN, ROW_PATTERN, SLOW
 from gateway.sql.statement import FENCE_TYPES, Names, fence
 
@@ -183,9 +184,9 @@ def _refuse(names: Names, count: int, step: Step) -> str:
     """
     probe = ""
     if step.columns:
-        columns = ", ".join(literal(names(column)) for column, _ in step.columns)
+        columns = ", ".join(quoted(names(column)) for column, _ in step.columns)
         values = ", ".join(
-            literal(kind.fitted(kind.read("$1", names), names)) for _, kind in step.columns
+            quoted(kind.fitted(kind.read("$1", names), names)) for _, kind in step.columns
         )
         # PostgreSQL does not say which value it could not read.
         probe = f"""
@@ -202,7 +203,7 @@ IF gw_state ~ '^(22|42)' OR gw_type <> '' THEN
 END IF;"""
     return f"""GET STACKED DIAGNOSTICS gw_state = RETURNED_SQLSTATE, gw_text = MESSAGE_TEXT,
     gw_type = PG_DATATYPE_NAME, gw_context = PG_EXCEPTION_CONTEXT;
-IF gw_state IN {NOBODYS} AND split_part(gw_context, chr(10), 1) !~ {literal(_RAISED)} THEN
+IF gw_state IN {NOBODYS} AND split_part(gw_context, chr(10), 1) !~ {quoted(_RAISED)} THEN
     RAISE;
 END IF;
 -- Some input functions (jsonpath) quote half a character, which nobody could read again.
@@ -212,12 +213,12 @@ BEGIN
     gw_text := 'a value that its type does not take';
 END;
 gw_column := NULL;{probe}
-IF (gw_state !~ {literal(ROW_PATTERN)} OR gw_state = '{MISSING}') AND gw_column IS NULL
+IF (gw_state !~ {quoted(ROW_PATTERN)} OR gw_state = '{MISSING}') AND gw_column IS NULL
    AND gw_blame <> '{Blame.ALL.name}'
 THEN
     gw_suspect := coalesce(gw_suspect, gw_state);
     gw_suspicion := coalesce(gw_suspicion, gw_text);
-    IF gw_state ~ {literal(PASSING_PATTERN)} AND gw_blame <> '{Blame.PASSING.name}'
+    IF gw_state ~ {quoted(PASSING_PATTERN)} AND gw_blame <> '{Blame.PASSING.name}'
        OR cardinality(gw_refused) = gw_base + gw_i - 1 AND gw_base + gw_i > {_MOST_SUSPECTS}
     THEN
         RAISE;
@@ -236,10 +237,3 @@ def settings(blame: Blame, watch: bool = False) -> str:
     if blame is not Blame.MOST:
         text += f"SELECT set_config('{_BLAME}', '{blame.name}', true); "
     return text
-
-
-def literal(text: str) -> str:
-    """
-    A string of SQL, where standard_conforming_strings is on.
-    """
-    return "'" + text.replace("'", "''") + "'"

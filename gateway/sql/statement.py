@@ -125,7 +125,7 @@ def statement(text: Write, block: Write, types: Sequence[str], joins: bool) -> S
 
 def named_places(count: int) -> list[str]:
     """
-    Parameters by name, for psycopg2.
+    Parameters by name, for L{gateway.sql.literals.filled}.
     """
     return [f"%(p{number})s" for number in range(1, count + 1)]
 
