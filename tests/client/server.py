@@ -98,6 +98,10 @@ class ModelServer:
                 if self.cut_after is not None and reads >= self.cut_after:
                     break
                 connection.sendall(out)
+            else:
+                # Another peer's thread may have let it go while this one was not looking.
+                with self.lock:
+                    connection.sendall(bytes(peer.out))
         except OSError:
             pass
         with self.lock:

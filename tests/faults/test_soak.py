@@ -18,6 +18,6 @@ def test_usage() -> None:
     Number 44: under load, with backends terminated, connections reset and bad messages, neither
     memory nor descriptors, timers or objects grow; nothing is missing, doubled or disordered.
     """
-    result, _ = usage_soak(rounds=6, seconds=0, seed=44)
+    result, _ = usage_soak(rounds=8, seconds=0, seed=44)
     assert result.verdict.kept, result.verdict
     assert result.flat, (result.growth, result.readings)
