@@ -65,6 +65,10 @@ class FramingError(PeerError):
         self.frames = frames
 
 
+class HttpError(FramingError):
+    """The stream begins as that of a browser does."""
+
+
 class HeaderError(PeerError):
     """
     A trusted proxy did not begin with a header of the PROXY protocol.

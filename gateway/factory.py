@@ -70,6 +70,7 @@ class PeerFactory(Factory):
         auth: bool = False,
         crowd: Crowd | None = None,
         telnet: bool = False,
+        refuses_http: bool = True,
         carriage: Carriage = DEFAULT_CARRIAGE,
     ) -> None:
         """
@@ -84,6 +85,7 @@ class PeerFactory(Factory):
         @param auth: whether peers have to prove who they are.
         @param crowd: the connections that there are.
         @param telnet: whether peers may say Telnet's commands between their lines.
+        @param refuses_http: whether who begins as a browser does is let go, and nothing stored.
         @param carriage: what the kernel does for each of them.
         """
         self.listener = listener
@@ -103,6 +105,7 @@ class PeerFactory(Factory):
         self.auth = auth
         self.crowd = Crowd() if crowd is None else crowd
         self.telnet = telnet
+        self.refuses_http = refuses_http
         self.carriage = carriage
         self.peers: set[PeerProtocol] = set()
         self._sweep = Sweep(clock, timeouts, listener, self.peers)
@@ -179,7 +182,7 @@ class PeerFactory(Factory):
         return self.access.rights(self.listener, guest.address, guest.identity) or _NOTHING_HERE
 
     def frames(self, say: Callable[[bytes], object]) -> Framing:
-        framing = FRAMINGS[self.framing](self.max_frame)
+        framing = FRAMINGS[self.framing](self.max_frame, refuses_http=self.refuses_http)
         return TelnetFraming(framing, say) if self.telnet else framing
 
     def source(self, guest: Guest, answered: Answered) -> Source:

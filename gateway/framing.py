@@ -18,7 +18,8 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-from gateway.errors import FramingError
+from gateway.errors import FramingError, HttpError
+from gateway.http import FirstLine
 
 
 class Oversize(bytes):
@@ -111,7 +112,10 @@ class _DelimitedFraming:
     too long is skipped up to there.
     """
 
-    __slots__ = ("_at_start", "_ending", "_has_nul", "_kept", "_max_frame", "_skipping", "oversize")
+    __slots__ = (
+        *("_at_start", "_ending", "_first_line", "_has_nul", "_kept", "_max_frame", "_skipping"),
+        "oversize",
+    )
 
     _delimiter: bytes
     _optional: bytes
@@ -119,13 +123,15 @@ class _DelimitedFraming:
     _flat: bytes
     """A table that makes a space of each byte that no frame can hold."""
 
-    def __init__(self, max_frame: int, at_start: bool = True) -> None:
+    def __init__(self, max_frame: int, at_start: bool = True, refuses_http: bool = False) -> None:
         """
         @param max_frame: largest payload accepted, in bytes, its ending not counted.
         @param at_start: whether the first bytes may be a byte order mark.
+        @param refuses_http: whether a stream that begins as HTTP does is cut off.
         """
         self._max_frame = max_frame
         self._at_start = at_start
+        self._first_line = FirstLine() if refuses_http else None
         self._kept = bytearray()
         self._skipping = False
         self._has_nul = False
@@ -153,6 +159,12 @@ class _DelimitedFraming:
             if self._at_start:
                 self._kept += data
                 return []
+        if self._first_line is not None:
+            is_http = self._first_line.is_http(data)
+            if is_http:
+                raise HttpError("this is no HTTP server, and takes nothing from web pages", [])
+            if is_http is not None:
+                self._first_line = None
         delimiter, optional = self._delimiter, self._optional
         if self._skipping:
             _, end, data = data.partition(delimiter)
@@ -255,10 +267,11 @@ class _CountedFraming:
     oversize = False
     has_nul = False
 
-    def __init__(self, max_frame: int, at_start: bool = True) -> None:
+    def __init__(self, max_frame: int, at_start: bool = True, refuses_http: bool = False) -> None:
         """
         @param max_frame: largest payload accepted, in bytes.
         @param at_start: whether the first bytes may be a byte order mark.
+        @param refuses_http: nothing; no HTTP begins with a length.
         """
         self._max_frame = max_frame
         self._at_start = at_start

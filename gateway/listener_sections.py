@@ -73,6 +73,8 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @ivar ack: said instead of C{+OK}; C{none} says nothing.
     @ivar nak: said instead of every other answer.
     @ivar telnet: whether peers may be telnet clients that negotiate.
+    @ivar refuse_http: whether a peer that begins as a browser does is let go, where frames end
+        with a byte and peers need no certificate.
     @ivar auth: whether a token is asked for of peers whose certificate did not say who they are.
     @ivar frame_timeout: for a frame that was begun to be finished.
     @ivar write_timeout: for a peer that does not take its answers to take any.
@@ -109,6 +111,7 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ack: str | None = None
     nak: str | None = None
     telnet: bool = False
+    refuse_http: bool = True
     auth: bool = False
     tls: TlsSection | None = None
     frame_timeout: Seconds = 60.0
@@ -132,6 +135,12 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     no_delay: bool = True
     keepalive: Keepalive = 60.0
     user_timeout: Seconds | None = None
+
+    @property
+    def knows_peers(self) -> bool:
+        """Whether nobody gets in without a certificate."""
+        tls = self.tls
+        return tls is not None and bool(tls.client_ca) and tls.client_certificate == "required"
 
     @property
     def kind(self) -> str:

@@ -114,6 +114,7 @@ class Listeners:
             auth=listener.auth,
             crowd=Crowd(around=self.crowd),
             telnet=listener.telnet,
+            refuses_http=listener.refuse_http and not listener.knows_peers,
             carriage=Carriage(
                 keepalive=listener.keepalive,
                 user_timeout=listener.user_timeout,

@@ -29,7 +29,7 @@ from gateway.access import NOTHING, Rights
 from gateway.answers import Answers, Slot
 from gateway.deadlines import Limit, Sight
 from gateway.dialect import Request, Work
-from gateway.errors import FramingError
+from gateway.errors import FramingError, HttpError
 from gateway.farewell import OVERRUN, Farewell
 from gateway.guest import Guest
 from gateway.outlet import Outlet
@@ -118,6 +118,8 @@ class PeerProtocol(Protocol):
         except FramingError as error:
             frames = error.frames
             bye = goodbye(Code.FORMAT, str(error))
+            if isinstance(error, HttpError):
+                self.turned_away(bye)
         throttle = self._throttle
         beside = 0 if throttle is None else len(data) - sum(map(len, frames))
         if frames:

@@ -23,6 +23,7 @@ import pytest
 
 DEBIAN: Final = {
     "bash": "bash",
+    "chromium": "chromium",
     "logger": "bsdutils",
     "nc": "netcat-openbsd",
     "openssl": "openssl",

@@ -47,7 +47,7 @@ PURE_MODULES = (
 PACKAGES = ("postgres", "spool", "sql", "columns", "formats", "proxy", "tls", "client", "commands")
 
 ORDER = [
-    *("errors", "plain_files", "framing", "telnet", "reply", "sections", "toml", "zones"),
+    *("errors", "http", "plain_files", "framing", "telnet", "reply", "sections", "toml", "zones"),
     *("networks", "patterns", "access_sections", "access", "tokens", "token_file", "verifier"),
     *("guest", "pushes", "stream", "dialect", "batch", "moves", "faults", "formats", "columns"),
     *("content", "places", "query", "route"),
