@@ -160,6 +160,8 @@ def resolved(reader: Reader, name: str, listener: Listener, places: Places) -> L
     if listener.kind != "unix" or not colon or rest.startswith(("/", "address=/")):
         return listener
     prefix = "address=" if rest.startswith("address=") else ""
+    if not rest.removeprefix(prefix).partition(":")[0]:
+        return listener  # names no file; its folder is none
     path = places.folder / rest.removeprefix("address=")
     return replace(listener, endpoint=f"unix:{prefix}{path}")
 

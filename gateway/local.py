@@ -56,6 +56,9 @@ def bind_local(path: str, mode: int, owner: Owner | None) -> socket.socket:
     @param path: of the file; one that begins with NUL is a name without a file, unix(7).
     @raise OSError: something is there that is not ours to take away, or it cannot be made.
     """
+    if not path:
+        # The kernel would make up a name, and what follows mean the working directory.
+        raise OSError(errno.EINVAL, "a Unix socket needs a path")
     is_file = not path.startswith("\0")
     if is_file:
         _make_room(path)

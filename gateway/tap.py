@@ -212,9 +212,12 @@ def endpoint_fault(endpoint: str) -> str | None:
     if "\0" in endpoint:
         return "no address has a NUL"
     try:
-        serverFromString(global_reactor, endpoint)
+        found = serverFromString(global_reactor, endpoint)
     except (ValueError, TypeError, KeyError, IndexError, LookupError, OSError) as error:
         return " ".join(str(error).split()) or type(error).__name__
+    path = getattr(getattr(found, "_wrappedEndpoint", found), "_address", None)
+    if path is not None and (not path or path.endswith("/")):
+        return "it names no file for its Unix socket"
     return None
 
 

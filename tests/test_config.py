@@ -233,6 +233,10 @@ def test_names_cannot_write_into_the_log() -> None:
         ('[channels]\ndsn_file = "d\\u0000sn"', "channels.dsn_file"),
         ('[spool]\npath = "spool\\u0000"', "spool.path"),
         ('[listeners.a.tls]\ncertificate = "gw\\u0000.pem"', "listeners.a.tls.certificate"),
+        ('[listeners.a]\nendpoint = "unix:"\nroute = "messages"', "listeners.a.endpoint"),
+        ('[listeners.a]\nendpoint = "unix::mode=600"\nroute = "messages"', "listeners.a.endpoint"),
+        ('[listeners.a]\nendpoint = "unix:address="\nroute = "messages"', "listeners.a.endpoint"),
+        ('[listeners.a]\nendpoint = "haproxy:unix:"\nroute = "messages"', "listeners.a.endpoint"),
         ('[listeners.a]\nendpoint = "unix:a\\u0000b"', "listeners.a.endpoint"),
         (
             '[listeners.a]\nendpoint = "unix:a"\nsocket_owner = "a\\u0000b"',
@@ -240,8 +244,9 @@ def test_names_cannot_write_into_the_log() -> None:
         ),
     ],
 )
-def test_a_nul_in_a_path(text: str, key: str) -> None:
-    """Where no file can be meant the key is named, and nothing is opened."""
+def test_a_path_that_is_none(text: str, key: str) -> None:
+    """Where no file can be meant, by a NUL or by nothing at all, the key is named, and nothing is
+    opened."""
     if "a.tls" in text:
         text = f'[listeners.a]\nendpoint = "tcp:1"\n{text}'
     (line,) = [line for line in problems(text) if line.startswith(f"/etc/g.toml: {key}: ")]

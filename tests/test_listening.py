@@ -433,3 +433,12 @@ async def test_ports_of_others() -> None:
 def test_the_rest_is_the_reactors() -> None:
     """What is not about listening is the reactor's own."""
     assert ListeningReactor(reactor, "tcp:0").callLater == reactor.callLater
+
+
+def test_a_socket_without_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused; the working directory keeps its mode."""
+    monkeypatch.chdir(tmp_path)
+    tmp_path.chmod(0o755)
+    with pytest.raises(OSError, match="a Unix socket needs a path"):
+        bind_local("", 0o600, None)
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
