@@ -41,6 +41,7 @@ USER: Final = "gateway"
 _PORT: Final = 5432  # only names the socket file
 _SOCKET_MAX: Final = 107  # bytes of sockaddr_un.sun_path, less its NUL (unix(7))
 _PLAIN_PATH: Final = re.compile(r"[\w./+@:-]+", re.ASCII)
+_NOBODY: Final = 2**22 + 1  # one more than any process can have (proc(5), pid_max)
 _STOP_TIMEOUT: Final = 60.0
 _LOOK_EVERY: Final = 1.0
 
@@ -145,6 +146,7 @@ class EmbeddedServer:
         self._initialize()
         if self.running:
             return False
+        self._disown()
         result = self._run(*self._start_command())
         if result.returncode:
             raise EmbeddedError(
@@ -228,8 +230,9 @@ class EmbeddedServer:
             # It may take several tries, until the last of its processes has ended.
             self._gone = True
             self._log.warn("embedded PostgreSQL is gone; starting it again")
-        program, *arguments = as_other_user(self._start_command())
         try:
+            self._disown()
+            program, *arguments = as_other_user(self._start_command())
             await getProcessOutputAndValue(program, arguments, os.environ)
         except OSError as error:
             # No process or file to be had now; the next look may find some.
@@ -290,7 +293,33 @@ class EmbeddedServer:
         except OSError:
             return None
         name, _, rest = status.rpartition(")")
-        return pid if "postgres" in name and not rest.lstrip().startswith("Z") else None
+        is_server = "postgres" in name and not rest.lstrip().startswith("Z")
+        return pid if is_server and self._works_here(pid) else None
+
+    def _works_here(self, pid: int) -> bool:
+        """
+        Whether a process works in the data directory, as its server does and no other one.
+        """
+        try:
+            return (Path("/proc") / str(pid) / "cwd").samefile(self.data)
+        except OSError:
+            return False
+
+    def _disown(self) -> None:
+        """
+        A server that was killed leaves its number behind, which another process may have by
+        now: PostgreSQL would take that one for itself, and not start. It becomes a number that
+        nobody has. The rest stays, by which PostgreSQL sees whether children of that server are
+        still there.
+        """
+        lines = self._pid_file()
+        if not lines or self.running:
+            return
+        path = self.data / "postmaster.pid"
+        fresh = path.with_name("postmaster.pid.new")
+        fresh.write_text("\n".join([str(_NOBODY), *lines[1:]]) + "\n")
+        fresh.chmod(0o600)
+        fresh.replace(path)
 
     def _bug(self, failure: Failure) -> None:
         self._log.failure("embedded PostgreSQL is no longer watched", failure=failure)
