@@ -21,7 +21,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from tests.support import Database, Gateway, TemporaryServer
@@ -191,6 +192,65 @@ class Bench:
             raise RuntimeError(f"{ok} acknowledged, {stored} stored, {refused} of {wrong} refused")
         return (ok + refused) / seconds
 
+    def beside(self, bad: Callable[[Row], Row] | None) -> float:
+        """
+        Half of the connections, while as many send to another route what it takes.
+
+        @param bad: makes all those others' messages bad; C{None}: they are good.
+        @return: messages of the former answered per second.
+        """
+        self.empty()
+        share = self.count // CONNECTIONS
+        others = [
+            Flood(self.gateway.port("update"), (bad(values) if bad else values for values in rows))
+            for rows in (map(row, range(n, n + 2000)) for n in range(0, 16_000, 2000))
+        ]
+        load = "".join(as_json(row(number)) for number in range(share)).encode()
+        peers = [Talk(self.gateway.port("json"), load, share) for _ in others]
+        for other in others:
+            other.start()
+        begun = time.monotonic()
+        for peer in peers:
+            peer.start()
+        for peer in peers:
+            peer.join()
+        seconds = time.monotonic() - begun
+        for other in others:
+            other.end()
+        if sum(peer.ok for peer in peers) != share * len(peers):
+            raise RuntimeError("good messages were refused")
+        return share * len(peers) / seconds
+
+
+class Flood(threading.Thread):
+    """
+    One connection that sends the same messages for ever, and reads the answers.
+    """
+
+    def __init__(self, port: int, rows: Iterable[Row]) -> None:
+        super().__init__()
+        self._load = "".join(map(as_json, rows)).encode()
+        self._socket = socket.create_connection(("127.0.0.1", port))
+
+    def run(self) -> None:
+        reader = threading.Thread(target=self._read)
+        reader.start()
+        with suppress(OSError):
+            while True:
+                self._socket.sendall(self._load)
+        reader.join()
+        self._socket.close()
+
+    def _read(self) -> None:
+        with suppress(OSError):
+            while self._socket.recv(1 << 18):
+                pass
+
+    def end(self) -> None:
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self.join()
+
 
 class Talk(threading.Thread):
     """
@@ -235,6 +295,8 @@ def measure(bench: Bench, rounds: int) -> str:
         "json, conflict = update, all new": lambda: bench.send("update"),
         "json, SQL of its own": lambda: bench.send("own"),
         "json, two routes by turns": lambda: bench.send("turns"),
+        "json, half the connections on another route": lambda: bench.beside(None),
+        "json, beside others that are all bad": lambda: bench.beside(forbidden),
     }
     found: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(rounds):
@@ -250,8 +312,11 @@ def measure(bench: Bench, rounds: int) -> str:
     for name, rate in rates.items():
         of_clean = f"{rate / clean:.2f}" if name.startswith("json,") else ""
         bound = f"{BOUNDS[name]} of COPY" if name in BOUNDS else ""
-        if "bad" in name:
+        if "% bad" in name:
             bound = f"{BAD_BOUND} of all good"
+        elif "all bad" in name:
+            ratio = rate / rates["json, half the connections on another route"]
+            bound = f"{BAD_BOUND} of the line above; {ratio:.2f}"
         lines.append(f"| {name} | {rate:,.0f} | {rate / copy:.2f} | {of_clean} | {bound} |")
     return "\n".join(lines) + "\n"
 
