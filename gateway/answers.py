@@ -26,12 +26,14 @@ class Slot:
     @ivar runs: fates of its messages in order, C{None} until the store has spoken.
     @ivar stream: that they are numbered in, submitted in this C{series} of it.
     @ivar asked: whether it is a request, and not messages.
+    @ivar route: that the messages are for.
     """
 
-    __slots__ = ("asked", "count", "gaps", "runs", "series", "stream", "tags")
+    __slots__ = ("asked", "count", "gaps", "route", "runs", "series", "stream", "tags")
 
     count: int
     gaps: list[tuple[int, Outcome]]
+    route: str
     tags: list[bytes] | None
     runs: Sequence[Run] | None
     stream: Stream | None
@@ -78,6 +80,7 @@ class Answers:
         slot = Slot()
         slot.count = work.count
         slot.gaps = work.gaps
+        slot.route = work.route
         slot.tags = work.tags
         slot.stream = work.stream
         if work.stream is not None:

@@ -1,5 +1,6 @@
 """
-What a configuration leaves open to others on this machine and on the way to the database.
+What a configuration leaves open to others on this machine and on the way to the database, and
+what it has nobody told of.
 
 It may be meant so, therefore the gateway starts all the same; it says so in one line each.
 """
@@ -13,6 +14,7 @@ from gateway.config import EMBEDDED, Config
 from gateway.postgres.dsn import dsn_fault, has_password
 from gateway.postgres.precautions import Mode, precautions
 from gateway.postgres.said import Outside
+from gateway.reply import Words
 from gateway.secret_files import OPEN
 
 ON_THE_COMMAND_LINE = (
@@ -40,6 +42,7 @@ def cautions(
             found.append(
                 f"{key}: group or others may read or change what is secret: chmod 600 {path}"
             )
+    found += _untold(config)
     places = {config.database.said_in: config.database.dsn}
     if config.channels.dsn is not None:
         places[config.channels.said_in] = config.channels.dsn
@@ -47,6 +50,19 @@ def cautions(
         if dsn != EMBEDDED and dsn_fault(dsn, outside) is None:
             found += [f"{key}: {line}" for line in precautions(dsn, outside, mode)]
     return found
+
+
+def _untold(config: Config) -> Iterator[str]:
+    """Listeners on which a refused message is told to nobody, and kept nowhere."""
+    for name, listener in config.listeners.items():
+        if listener.dialect != "plain" or not Words.configured(listener.ack, listener.nak).silent:
+            continue
+        routes = {*(listener.routes or {}).values(), *([listener.route] if listener.route else [])}
+        if lost := sorted(r for r in routes if not config.routes[r].dead_letter):
+            yield (
+                f"listeners.{name}.ack: what is refused is told to nobody and kept nowhere, but for"
+                f" a line a minute in the log; set dead_letter = true for {', '.join(lost)}"
+            )
 
 
 def _secret_files(config: Config, file: PurePath | None) -> Iterator[tuple[str, str]]:

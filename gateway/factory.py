@@ -23,6 +23,7 @@ from gateway.networks import address_of
 from gateway.pressure import Pressure
 from gateway.protocol import PeerProtocol
 from gateway.rates import Allowance, Bucket, Rates
+from gateway.refusals import Refusals
 from gateway.reply import Code, Outcome, Words, goodbye
 from gateway.sockets import Carriage
 from gateway.sweep import Sweep
@@ -109,6 +110,7 @@ class PeerFactory(Factory):
         self.carriage = carriage
         self.peers: set[PeerProtocol] = set()
         self._sweep = Sweep(clock, timeouts, listener, self.peers)
+        self.refusals = Refusals(clock, listener)
         self._told_of_nul = False
 
     def joined(self, peer: PeerProtocol) -> None:
@@ -137,6 +139,10 @@ class PeerFactory(Factory):
             listener=self.listener,
             name=peer.guest.name,
         )
+
+    def refused(self, peer: PeerProtocol, route: str, count: int, outcome: Outcome) -> None:
+        """Messages are refused for good; for the log."""
+        self.refusals.note(route, count, outcome, peer.guest.name)
 
     def let_go(self, peer: PeerProtocol, reason: str) -> None:
         """A peer is told to go; for the log."""

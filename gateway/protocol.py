@@ -34,7 +34,7 @@ from gateway.farewell import OVERRUN, Farewell
 from gateway.guest import Guest
 from gateway.outlet import Outlet
 from gateway.pushes import Pushes
-from gateway.reply import Code, Fate, Outcome, Run, goodbye
+from gateway.reply import Code, Fate, Outcome, Run, Word, goodbye
 from gateway.sockets import unread
 from gateway.terms import Terms, Transport
 from gateway.throttle import Throttle
@@ -211,6 +211,8 @@ class PeerProtocol(Protocol):
 
     def _begin(self, work: Work) -> None:
         slot = self.answers.ask(work)
+        if work.gaps:
+            self._note(work.route, [(1, outcome) for _, outcome in work.gaps])
         if work.closes:
             self._stop_reading()
         if work.messages:
@@ -228,7 +230,14 @@ class PeerProtocol(Protocol):
         """The store has spoken."""
         assert isinstance(slot, Slot)
         slot.runs = runs
+        if (len(runs) > 1 or runs[0][1].word is Word.REJ) and not slot.asked:
+            self._note(slot.route, runs)
         self._advance()
+
+    def _note(self, route: str, runs: Sequence[Run]) -> None:
+        for count, fate in runs:
+            if fate.word is Word.REJ and isinstance(fate, Outcome):
+                self._terms.refused(self, route, count, fate)
 
     def _answered(self, slot: Slot, fate: Fate) -> None:
         """What took its time has its answer."""

@@ -101,5 +101,8 @@ class Terms(Protocol[Peer]):
     def nul_found(self, peer: Peer) -> None:
         """A peer seems to end its messages with NUL, where a newline would end them."""
 
+    def refused(self, peer: Peer, route: str, count: int, outcome: Outcome) -> None:
+        """Messages are refused for good, for a route or, where that is empty, for none."""
+
     def let_go(self, peer: Peer, reason: str) -> None:
         """A peer is told to go; for the log."""
