@@ -159,7 +159,7 @@ class PeerProtocol(Protocol):
     def resumeProducing(self) -> None:
         """The transport's: the peer took its answers."""
         self._outlet.written()
-        self._update_reading()
+        self._advance()
 
     def stopProducing(self) -> None:
         """The transport's: the connection is gone."""
@@ -269,14 +269,17 @@ class PeerProtocol(Protocol):
             asking = self._asking
             if asking is not None:
                 request, self._request = self._request, None
-                if request is None or not answers.next_is(asking):
+                # Nothing is begun for a peer that does not take what it has got.
+                if request is None or not answers.next_is(asking) or self._outlet.blocked:
                     self._request = request
                     break
                 request(partial(self._answered, asking))
             elif self._held:
                 room = self._terms.window - answers.unanswered
                 throttle = self._throttle
-                if self._pressed or room <= 0 or (throttle is not None and throttle.stalls):
+                if self._pressed or self._outlet.blocked or room <= 0:
+                    break
+                if throttle is not None and throttle.stalls:
                     break
                 popleft = self._held.popleft
                 self._begin_all([popleft() for _ in range(min(room, stride, len(self._held)))])
