@@ -11,7 +11,10 @@ import venv
 import zipfile
 from pathlib import Path
 
+import pytest
+
 from tests.installing import LAZY
+from tests.support import BIN
 
 ROOT = Path(__file__).parent.parent
 
@@ -60,3 +63,22 @@ def test_the_wheel_brings_the_plugin(tmp_path: Path) -> None:
     alone = twistd("-n", "gateway", "--line", "tcp:0:interface=127.0.0.1")
     assert alone.returncode == 1
     assert "pip install 'txgateway[embedded]'" in alone.stdout + alone.stderr
+
+
+@pytest.mark.parametrize("command", [["twistd", "-n", "gateway"], ["gateway", "check", "x.toml"]])
+def test_without_psycopg2(command: list[str], tmp_path: Path) -> None:
+    """Missing, or without its libpq, it is named in one line with what to install."""
+    broken = tmp_path / "psycopg2"
+    broken.mkdir()
+    (broken / "__init__.py").write_text("raise ImportError('no libpq.so.5')")
+    done = subprocess.run(
+        [str(BIN / command[0]), *command[1:]],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    (line,) = (done.stdout + done.stderr).splitlines()
+    assert line.startswith("gateway: psycopg2 cannot be used (no libpq.so.5): pip install")
