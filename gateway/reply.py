@@ -18,7 +18,10 @@ from typing import ClassVar, Final
 MAX_TEXT: Final = 200
 """Longest explanation in an answer, in characters; more would drown a telnet user."""
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f\x80-\x9f\u2028\u2029]+")
+_CONTROL: Final = re.compile(
+    r"[\x00-\x1f\x7f\x80-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]+"
+)
+"""What moves a terminal's cursor, ends a line, or has what follows read backwards."""
 
 
 class Word(StrEnum):

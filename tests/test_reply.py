@@ -52,3 +52,10 @@ def test_own_words(
     words = Words.configured(ack, nak)
     assert words.payload(STORED) == for_ok
     assert words.payload(refused(Code.DATA, "no")) == for_refusal
+
+
+@pytest.mark.parametrize("character", "\x1b\x07\x7f\x9b\u2028\u202e\u2066\u200f\u061c")
+def test_a_text_cannot_steer_a_terminal(character: str) -> None:
+    """Escapes, C1 and what has the rest read backwards are spaces in an answer."""
+    said = bytes(Outcome(Word.REJ, Code.DATA, f"a{character}b {character * 3}c")).decode()
+    assert said == "-REJ DATA :a b  c"
