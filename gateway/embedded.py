@@ -34,6 +34,7 @@ from twisted.python.failure import Failure
 
 from gateway.errors import EmbeddedError
 from gateway.lock import Held, LockFile
+from gateway.plain_files import own_file, own_folder
 
 USER: Final = "gateway"
 """The superuser of the embedded server, and its database."""
@@ -62,7 +63,7 @@ class DataDirectory:
         @raise EmbeddedError: another gateway holds it, or it cannot be made.
         """
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            own_folder(self.path)
             self._lock.hold()
         except OSError as error:
             raise EmbeddedError(
@@ -213,7 +214,11 @@ class EmbeddedServer:
 
     def _start_command(self) -> list[str | Path]:
         socket_dir = self.socket_dir
-        _own_folder(socket_dir)
+        _make_socket_folder(socket_dir)
+        try:
+            os.close(own_file(self.log_file))
+        except OSError as error:
+            raise EmbeddedError(f"the embedded PostgreSQL cannot log: {error.strerror}") from None
         options = (
             f"-c listen_addresses='' -c port={_PORT} -c unix_socket_permissions=0700"
             f" -c unix_socket_directories={shlex.quote(str(socket_dir))}"
@@ -234,9 +239,10 @@ class EmbeddedServer:
             self._disown()
             program, *arguments = as_other_user(self._start_command())
             await getProcessOutputAndValue(program, arguments, os.environ)
-        except OSError as error:
+        except (OSError, EmbeddedError) as error:
             # No process or file to be had now; the next look may find some.
-            self._log.warn("embedded PostgreSQL: {reason}", reason=error.strerror or str(error))
+            reason = getattr(error, "strerror", None) or str(error)
+            self._log.warn("embedded PostgreSQL: {reason}", reason=reason)
         if self.running:
             self._gone = False
             self._log.info("embedded PostgreSQL is running again")
@@ -364,7 +370,7 @@ def _short_dir(data: Path) -> Path:
     return Path(tempfile.gettempdir()) / f"gateway-{os.getuid()}-{data.stat().st_ino:x}"
 
 
-def _own_folder(path: Path) -> None:
+def _make_socket_folder(path: Path) -> None:
     """
     Make a folder that only we may use; nobody else may have made it before us.
     """

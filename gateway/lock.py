@@ -9,6 +9,8 @@ import os
 from pathlib import Path
 from typing import IO
 
+from gateway.plain_files import own_file
+
 
 class Held(Exception):
     """
@@ -40,7 +42,7 @@ class LockFile:
         """
         if self._file is not None:
             return
-        file = self._path.open("a+")
+        file = os.fdopen(own_file(self._path), "r+")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

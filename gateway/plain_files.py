@@ -1,8 +1,11 @@
 """
-Reading plain files, and nothing else.
+Plain files: reading them and nothing else, and those that are the gateway's own.
 
 Opening a named pipe waits for somebody who writes, and a device may never end: either would
 hold up the whole gateway, which reads its files again while peers wait.
+
+What is the gateway's own is written to, as root as well, so it is not believed because it is
+there: whoever could write in its folder once may have left a link to somebody else's file.
 """
 
 from __future__ import annotations
@@ -15,6 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _NO_PLAIN_FILE = "is no plain file"
+
+_OTHERS = 0o027
+"""Bits of a folder's mode that let its group change it, or others do anything."""
 
 
 @contextmanager
@@ -53,3 +59,48 @@ def read_plain(path: Path, most: int | None = None) -> bytes:
     """
     with plain_file(path) as handle, os.fdopen(handle, "rb", closefd=False) as file:
         return file.read(-1 if most is None else most)
+
+
+def own_file(path: Path) -> int:
+    """
+    Open a file of the gateway's own for reading and writing, or make it.
+
+    @return: its descriptor.
+    @raise OSError: it is a link, no plain file, somebody else's, or has another name too.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        handle = os.open(path, flags, 0o600)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, f"{path} is a link; remove it") from None
+        raise
+    found = os.fstat(handle)
+    fault = None
+    if not stat.S_ISREG(found.st_mode):
+        fault = _NO_PLAIN_FILE
+    elif found.st_uid != os.geteuid():
+        fault = f"belongs to user {found.st_uid}, and not to whom the gateway runs as"
+    elif found.st_nlink > 1:
+        fault = "has another name too (a hard link); remove it"
+    if fault is not None:
+        os.close(handle)
+        raise OSError(errno.EPERM, f"{path} {fault}")
+    return handle
+
+
+def own_folder(path: Path) -> None:
+    """
+    Make a folder of the gateway's own, or see that it is one.
+
+    @raise OSError: it cannot be made, is somebody else's, or open to others.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = path.stat()
+    mode = stat.S_IMODE(found.st_mode)
+    if found.st_uid != os.geteuid():
+        reason = f"it belongs to user {found.st_uid}, and not to whom the gateway runs as"
+        raise OSError(errno.EPERM, reason)
+    if mode & _OTHERS:
+        reason = f"it has mode {mode:04o}, so that others get in; run: chmod 700 {path}"
+        raise OSError(errno.EPERM, reason)

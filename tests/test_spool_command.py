@@ -39,7 +39,7 @@ HOLE = f"stream till waits in epoch {EPOCH} for what is before #9, which is not 
 _CONFIG = """
 [database]
 dsn = "{dsn}"
-acquire_timeout = 0.2
+acquire_timeout = 2.0
 [spool]
 path = "kept/spool.db"
 [listeners.lines]

@@ -12,6 +12,7 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
+from gateway.plain_files import own_file
 from gateway.spool.room import PAGE, Room
 
 SCHEMA: Final = """
@@ -41,7 +42,11 @@ def open_database(path: Path, room: Room) -> sqlite3.Connection:
     """
     fresh = not path.exists()
     # SQLite makes the log with the rights of the file.
-    path.touch(0o600)
+    os.close(own_file(path))
+    for suffix in ("-wal", "-shm"):
+        beside = path.with_name(path.name + suffix)
+        if os.path.lexists(beside):
+            os.close(own_file(beside))
     database = connect(path)
     try:
         database.execute(f"PRAGMA page_size = {PAGE}")

@@ -18,6 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from gateway.plain_files import own_file
+
 
 class Mark(NamedTuple):
     """
@@ -49,7 +51,7 @@ class MarkFile:
         return Mark(int(found[1]), int(found[2])) if found else Mark(0, 0)
 
     def open(self) -> None:
-        self._number = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o600)
+        self._number = own_file(self._path)
 
     def write(self, mark: Mark) -> None:
         # Always as long as before, so that it is whole whenever it is read.
