@@ -8,10 +8,12 @@ the default.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from msgspec.structs import replace
 from twisted.application.service import IService
@@ -103,6 +105,12 @@ class Options(usage.Options):
     def opt_netstring(self, endpoint: str) -> None:
         """Listen here for netstrings, for the same route. May repeat."""
         self._endpoints.append(("netstrings", "netstring", endpoint))
+
+    def opt_version(self) -> NoReturn:
+        """Show the gateway's version and Twisted's, and end."""
+        text = f"gateway, version {version('txgateway')}; Twisted {version('twisted')}"
+        sys.stdout.write(f"{text}\n")
+        raise SystemExit(0)
 
     def opt_command(self, endpoint: str) -> None:
         """Listen here for commands in lines. May repeat."""

@@ -17,6 +17,7 @@ import psycopg2
 import pytest
 
 from tests.support import (
+    BIN,
     LISTEN,
     PATIENCE,
     Database,
@@ -522,3 +523,14 @@ def test_bench_nobody_there() -> None:
     assert done.returncode == 1
     assert "tcp:127.0.0.1:1: cannot connect: " in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_versions() -> None:
+    """The daemon and the command say the same version; the daemon Twisted's as well."""
+    daemon, command = (
+        subprocess.run(
+            [BIN / words[0], *words[1:]], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for words in (("twistd", "gateway", "--version"), ("gateway", "--version"))
+    )
+    assert daemon.startswith(f"{command}; Twisted ") and command.startswith("gateway, version ")
