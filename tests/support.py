@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 import re
 import select
 import signal
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -163,6 +164,18 @@ class Database:
         Database(re.sub(r"dbname=\S+", "dbname=postgres", self.dsn)).execute(
             f'DROP DATABASE "{name}" WITH (FORCE)'
         )
+
+
+def lasting_port() -> int:
+    """
+    A free TCP port for something that is started again: below those that the system gives out by
+    itself, or another test's connection may have it in between.
+    """
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.randrange(lowest // 2, lowest)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def tool(

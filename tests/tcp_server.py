@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,7 +16,7 @@ import psutil
 from psycopg2.extensions import make_dsn
 
 from gateway.embedded import as_other_user
-from tests.support import Database, wait_until
+from tests.support import Database, lasting_port, wait_until
 
 USER: Final = "gateway"
 
@@ -46,7 +45,7 @@ class TcpServer:
         """
         @param folder: an empty one.
         """
-        self.port = _free_port()
+        self.port = lasting_port()
         self.data = folder / "data"
         self._folder = folder
         self._binaries = binaries
@@ -105,10 +104,3 @@ class TcpServer:
                 check=False,
             )
         assert done.returncode == 0, said.read_text()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -13,7 +13,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from tests.support import BIN, PATIENCE, Database, Gateway, tool
+from tests.support import BIN, PATIENCE, Database, Gateway, lasting_port, tool
 
 Start = Callable[..., Gateway]
 
@@ -53,7 +53,7 @@ type = "integer"
 @pytest.fixture
 def gateway(database: Database, start_with: Start) -> Gateway:
     """With three queries, two channels, and four messages."""
-    gateway = start_with(_CONFIG.format(port=0))
+    gateway = start_with(_CONFIG.format(port=lasting_port()))
     rows = "INSERT INTO messages (body) VALUES ('a'), ('b'), (E'c \\u001b[31m'), ('d')"
     database.execute(rows)
     return gateway

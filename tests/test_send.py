@@ -20,7 +20,7 @@ import pytest
 from tests.client.model import Model
 from tests.client.server import ModelServer
 from tests.sending import StartSend, command, endpoint, hold_all, send
-from tests.support import LISTEN, PATIENCE, Database, Gateway, wait_until
+from tests.support import LISTEN, PATIENCE, Database, Gateway, lasting_port, wait_until
 
 Start = Callable[..., Gateway]
 
@@ -256,17 +256,18 @@ def test_a_stream_that_is_put_off(start_send: StartSend, model: ModelServer) -> 
 
 
 def test_a_gateway_that_comes_back(
-    start_send: StartSend, database: Database, start_gateway: Start, gateway: Gateway
+    start_send: StartSend, database: Database, start_gateway: Start
 ) -> None:
     """The rest is sent to the next one; nothing is missed."""
-    port = gateway.port("lines")
+    listen = ("--database", database.dsn, "--line", f"tcp:{lasting_port()}:interface=127.0.0.1")
+    gateway = start_gateway(*listen)
     running = start_send(gateway)
     running.write(b"one\n")
     hold_all(database, "one")
     gateway.process.kill()
     gateway.process.wait()
     running.write(b"two\n")
-    start_gateway("--database", database.dsn, "--line", f"tcp:{port}:interface=127.0.0.1")
+    start_gateway(*listen)
     hold_all(database, "one", "two")
     assert running.finish()[0] == 0
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.sending import Running, StartSend, endpoint, hold_all, send
-from tests.support import PATIENCE, Database, Gateway, wait_until
+from tests.support import PATIENCE, Database, Gateway, lasting_port, wait_until
 
 Start = Callable[..., Gateway]
 
@@ -107,7 +107,7 @@ def test_a_gateway_that_is_killed(
 ) -> None:
     """The same over three deaths of the gateway, by one run."""
     listen = "tcp:{}:interface=127.0.0.1"
-    gateway = start_gateway("--database", database.dsn, "--command", listen.format(0))
+    gateway = start_gateway("--database", database.dsn, "--command", listen.format(lasting_port()))
     port = gateway.port("commands")
     path = tmp_path / "lines"
     count = 60_000

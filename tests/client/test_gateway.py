@@ -4,7 +4,6 @@ Both clients against a real gateway: what it refuses, queries, notifications, a 
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from gateway.client.answers import Refused, StreamLost, StreamTaken
 from gateway.client.blocking import BlockingClient
 from gateway.client.buffer import DiskBuffer
 from gateway.client.service import GatewayClient
-from tests.support import Database, Gateway, wait_until
+from tests.support import Database, Gateway, lasting_port, wait_until
 
 Start = Callable[..., Gateway]
 
@@ -36,8 +35,7 @@ def config() -> str:
     """Listeners of commands in every framing, on ports that stay over a restart."""
     found = CONFIG
     for framing in ("line", "netstring", "octet-counted"):
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = lasting_port()
         found += (
             f'[listeners.{framing}]\nendpoint = "tcp:{port}:interface=127.0.0.1"\n'
             f'framing = "{framing}"\ndialect = "command"\nmax_frame = 1000\n'

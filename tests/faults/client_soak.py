@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import socket
 import sys
 import tempfile
 import time
@@ -31,7 +30,7 @@ from twisted.internet.threads import deferToThread
 from gateway.client.answers import Answer
 from gateway.client.service import GatewayClient
 from tests.faults.proxy import FaultProxy
-from tests.support import Database, Gateway, TemporaryServer, wait_until
+from tests.support import Database, Gateway, TemporaryServer, lasting_port, wait_until
 
 _CONFIG: Final = """
 [database]
@@ -70,8 +69,7 @@ class Trouble:
     """
 
     def __init__(self, dsn: str, folder: Path, chance: random.Random) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = lasting_port()
         (folder / "gateway.toml").write_text(_CONFIG.format(dsn=dsn, port=port))
         self.kills = 0
         self.resets = 0

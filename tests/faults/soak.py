@@ -35,7 +35,7 @@ import psutil
 from tests.faults.cluster import kill_postmaster
 from tests.faults.load import Load
 from tests.faults.look import BACKENDS, assert_quiet
-from tests.support import Database, Gateway, Peer, TemporaryServer, wait_until
+from tests.support import Database, Gateway, Peer, TemporaryServer, lasting_port, wait_until
 
 PEERS: Final = 4
 WINDOW: Final = 40
@@ -107,8 +107,7 @@ class Soak:
         (folder / "server").mkdir()
         self._server.start()
         self.database = Database(self._server.embedded.dsn)
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = lasting_port()
         dsn = self.database.dsn.replace("'", "")
         (folder / "gateway.toml").write_text(_CONFIG.format(dsn=dsn, port=port))
         self._gateway = self._start()
