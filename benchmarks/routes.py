@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -177,12 +177,7 @@ class Bench:
         ]
         port = self.gateway.port(name)
         peers = [Talk(port, load, share) for load in loads]
-        begun = time.monotonic()
-        for peer in peers:
-            peer.start()
-        for peer in peers:
-            peer.join()
-        seconds = time.monotonic() - begun
+        seconds = _seconds(peers)
         counts = "SELECT (SELECT count(*) FROM readings) + (SELECT count(*) FROM keyed)"
         stored = self.database.column(counts)[0]
         ok = sum(peer.ok for peer in peers)
@@ -209,12 +204,7 @@ class Bench:
         peers = [Talk(self.gateway.port("json"), load, share) for _ in others]
         for other in others:
             other.start()
-        begun = time.monotonic()
-        for peer in peers:
-            peer.start()
-        for peer in peers:
-            peer.join()
-        seconds = time.monotonic() - begun
+        seconds = _seconds(peers)
         for other in others:
             other.end()
         if sum(peer.ok for peer in peers) != share * len(peers):
@@ -278,6 +268,16 @@ class Talk(threading.Thread):
             self.refused += lines.count(b"\n-REJ")
         sender.join()
         self._socket.close()
+
+
+def _seconds(peers: Sequence[Talk]) -> float:
+    """Start them all, and wait for the last one."""
+    begun = time.monotonic()
+    for peer in peers:
+        peer.start()
+    for peer in peers:
+        peer.join()
+    return time.monotonic() - begun
 
 
 def measure(bench: Bench, rounds: int) -> str:

@@ -68,7 +68,7 @@ class Trouble:
 
     def lasts(self, now: float) -> bool:
         """
-        Whether it does not pass: rows are to be refused for it.
+        Say whether rows are to be refused for it, since it does not pass by itself.
         """
         return self._times >= BLAME_AFTER and now - self._since >= BLAME_FOR
 

@@ -147,7 +147,6 @@ class EmbeddedServer:
         self._initialize()
         if self.running:
             return False
-        self._disown()
         result = self._run(*self._start_command())
         if result.returncode:
             raise EmbeddedError(
@@ -213,6 +212,7 @@ class EmbeddedServer:
         fresh.rename(self.data)
 
     def _start_command(self) -> list[str | Path]:
+        self._disown()
         socket_dir = self.socket_dir
         _make_socket_folder(socket_dir)
         try:
@@ -236,7 +236,6 @@ class EmbeddedServer:
             self._gone = True
             self._log.warn("embedded PostgreSQL is gone; starting it again")
         try:
-            self._disown()
             program, *arguments = as_other_user(self._start_command())
             await getProcessOutputAndValue(program, arguments, os.environ)
         except (OSError, EmbeddedError) as error:
@@ -304,7 +303,7 @@ class EmbeddedServer:
 
     def _works_here(self, pid: int) -> bool:
         """
-        Whether a process works in the data directory, as its server does and no other one.
+        Compare a process's working directory with the data directory, which a server works in.
         """
         try:
             return (Path("/proc") / str(pid) / "cwd").samefile(self.data)

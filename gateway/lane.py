@@ -84,6 +84,20 @@ class Lane:
         self._queue.append(chunk)
         self.load += len(chunk.frames)
         if not self._running:
+            self.begin()
+
+    def add(self, chunks: Sequence[Chunk]) -> None:
+        """
+        Put chunks that are not committed before L{begin}.
+        """
+        self._queue.extend(chunks)
+        self.load += sum(len(chunk.frames) for chunk in chunks)
+
+    def begin(self) -> None:
+        """
+        Commit what waits; again is harmless.
+        """
+        if not self._running:
             self._running = True
             Deferred.fromCoroutine(self._run()).addErrback(self._company.bug)
 

@@ -138,7 +138,7 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def knows_peers(self) -> bool:
-        """Whether nobody gets in without a certificate."""
+        """True where each peer has to show a certificate."""
         tls = self.tls
         return tls is not None and bool(tls.client_ca) and tls.client_certificate == "required"
 

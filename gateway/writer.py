@@ -89,13 +89,15 @@ class Source:
         self._answered(chunk.token, runs)
         self._writer.settled(chunk)
 
-    def send_on(self, chunks: Sequence[Chunk]) -> None:
+    def send_on(self, chunks: Sequence[Chunk]) -> Lane:
         """
-        Choose another lane for all that is in flight.
+        Add all that is in flight to another lane.
+
+        @return: that lane; it is still to begin.
         """
         lane = self._lane = self._writer.choose_lane()
-        for chunk in chunks:
-            lane.put(chunk)
+        lane.add(chunks)
+        return lane
 
 
 class Writer:
@@ -182,8 +184,9 @@ class Writer:
         found: dict[int, list[Chunk]] = {}
         for chunk in chunks:
             found.setdefault(id(chunk.origin), []).append(chunk)
-        for origin, theirs in found.items():
-            self.sources[origin].send_on(theirs)
+        # What is settled at once may have any peer submit more, which must come behind all this.
+        for lane in [self.sources[origin].send_on(theirs) for origin, theirs in found.items()]:
+            lane.begin()
 
     def submitted(self, chunk: Chunk) -> None:
         self.in_flight += 1

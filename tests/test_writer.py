@@ -643,6 +643,29 @@ def test_nobody_waits_behind_a_batch_in_trouble() -> None:
     assert bench.writer.in_flight == 0 and not bench.writer.sources
 
 
+def test_what_is_answered_at_once_overtakes_nothing() -> None:
+    """A peer that sends more as soon as its first message is answered, while the others are on
+    their way to another lane, has all of them stored in order."""
+    bench = Bench(lanes=2, held=True)
+    bench.store.odd = {b"odd"}
+    bench.store.closed = {"c"}
+    bench.source("first").submit("c", [b"x"], "closes c")
+    bench.store.commit()
+    source: Source
+
+    def answered(token: object, runs: list[Run]) -> None:
+        if token == "one":
+            source.submit("b", [b"three"], "three")
+
+    source = bench.writer.source(Origin("other", "lines"), answered)
+    bench.source("stuck").submit("a", [b"odd"], "odd")
+    source.submit("c", [b"one"], "one")
+    source.submit("b", [b"two"], "two")
+    bench.store.held = False
+    bench.store.commit()
+    assert bench.bodies == [b"two", b"three"]
+
+
 def test_nobody_waits_for_a_batch_gathered_with_his() -> None:
     """Nor where both were to be one commit: only what shares a peer waits."""
     bench = Bench(held=True)

@@ -93,7 +93,7 @@ class Execution:
             row's slowness.
         """
         self._patience = patience
-        self._within = f"SELECT set_config('lock_timeout', '{int(lock_timeout * 1000)}ms', true)"
+        self._within = f"SELECT set_config('lock_timeout', '{int(lock_timeout * 1000)}ms', true); "
         self.prepares = True
         self._clock = clock
         self._deadline = deadline
@@ -114,15 +114,13 @@ class Execution:
         fenced = [fence.lane, fence.first, fence.number, *values]
         single = fence.first == fence.number
         before = self._before(connection, batch, fence)
-        within = f"{self._within}; {before}"
-        patience = self._patience
-        if manner.patient:
-            before = within
-            patience = self._deadline
+        patience = self._deadline if manner.patient else self._patience
         careful = manner.blame is not Blame.MOST or self._suspects(statement)
-        block = (connection, statement.block, fenced, batch, within, patience, manner.blame)
+        block = (connection, statement.block, fenced, batch, before, patience, manner.blame)
         if single and careful:
             return await self._apart(*block, watch=False)
+        if manner.patient:
+            before = f"{self._within}{before}"
         try:
             if self.prepares and statement.prepared:
                 prepared = self._prepared.get(statement)
@@ -169,13 +167,13 @@ class Execution:
 
         @param watch: whether a row is known to be slow; else it is watched for when one is.
         """
-        told = settings(blame, watch) + before
+        told = settings(blame, watch) + self._within + before
         try:
             return await self._block(connection, body, values, batch, told, patience)
         except TransientError as error:
             if watch or error.sqlstate != CANCELLED:
                 raise
-        told = settings(blame, watch=True) + before
+        told = settings(blame, watch=True) + self._within + before
         return await self._block(connection, body, values, batch, told, patience)
 
     async def try_out(self, connection: Connection, bound: Bound) -> str | None:
@@ -252,8 +250,7 @@ class Execution:
         """
         # The numbers of a stream may be of several routes by turns: all of them at once.
         patience = self._deadline if patient else self._patience
-        texts = [self._within] if patient else []
-        texts += self._follow(connection, moves_of(batches), fences[0])
+        texts = self._follow(connection, moves_of(batches), fences[0])
         for bound, fence, batch in zip(bounds, fences, batches, strict=True):
             texts += self._bury(connection, batch)
             fenced: list[str | int | None] = [fence.lane, fence.first, fence.number]
@@ -263,7 +260,8 @@ class Execution:
                 statement, values = bound
                 texts.append(filled(statement.plain, named([*fenced, *values])))
         try:
-            await connection.query("; ".join(texts), None, self._deadline, patience)
+            sql = (self._within if patient else "") + "; ".join(texts)
+            await connection.query(sql, None, self._deadline, patience)
         except RowError:
             for statement, _ in filter(None, bounds):
                 self._suspected[statement] = self._clock.seconds() + SUSPECTED_FOR
