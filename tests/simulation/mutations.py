@@ -262,6 +262,17 @@ MUTATIONS: Final = (
             )
         ],
     ),
+    Mutation(
+        "sent-on-one-by-one",
+        "what is sent on to another lane is committed before all of it is there",
+        [
+            Replacement(
+                "writer.py",
+                "        lane.add(chunks)\n        return lane",
+                "        for chunk in chunks:\n            lane.put(chunk)\n        return lane",
+            )
+        ],
+    ),
     # What the simulator found while these rules were built.
     Mutation(
         "let-in-mid-pass",

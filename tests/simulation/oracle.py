@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tests.simulation.connection import Connection
 from tests.simulation.database import Database
 from tests.simulation.messages import Fault, Message
 from tests.simulation.process import Gateway
@@ -27,12 +28,23 @@ class Oracle:
         self.messages: dict[bytes, Message] = {}
         self.promised: dict[bytes, Message] = {}
         self._numbers: dict[bytes, int] = {}
+        self._turns: dict[bytes, tuple[Connection, int]] = {}
+        self._sendings = 0
         self._database = database
         self._gateways = gateways
 
     def made(self, message: Message) -> None:
         """A peer has made a message."""
         self.messages[message.body] = message
+
+    def sent(self, message: Message, connection: Connection) -> None:
+        """
+        A peer that numbers nothing has sent a message, maybe again.
+
+        @param connection: what it sends to a route by one is stored in that order.
+        """
+        self._sendings += 1
+        self._turns[message.body] = connection, self._sendings
 
     def promise(self, message: Message, number: int = 0) -> None:
         """
@@ -136,6 +148,23 @@ class Oracle:
         for message in self.messages.values():
             if message.peer == peer and message.fault is None and message.index not in found:
                 raise Finding(f"{message} is not stored at the end")
+
+    def check_turns(self) -> None:
+        """
+        See that messages without numbers are stored in the order in which a connection sent
+        them, those of each route: what is for another one may pass a route in trouble. What
+        has no answer counts for nothing, as its connection has failed.
+
+        @raise Finding: they are not.
+        """
+        last: dict[tuple[Connection, str], tuple[int, bytes]] = {}
+        for row in self._database.table:
+            if row.body in self._turns and row.body in self.promised:
+                connection, turn = self._turns[row.body]
+                before, body = last.get((connection, row.route), (0, b""))
+                if turn < before:
+                    raise Finding(f"order: {row.body!r} is stored after {body!r}, sent later")
+                last[connection, row.route] = turn, row.body
 
     @property
     def missing(self) -> list[Message]:

@@ -462,6 +462,7 @@ class PlainPeer:
             else:
                 return
             connection.send(b"PUT %s %s" % (message.route.encode(), message.body))
+            self._oracle.sent(message, connection)
             self._asked.append(message)
 
     def _hear(self, lines: list[bytes]) -> None:

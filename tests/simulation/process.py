@@ -63,9 +63,17 @@ class Process:
     """
 
     def __init__(
-        self, name: str, world: World, database: Database, disk: Disk, lanes: int, prompt: float
+        self,
+        name: str,
+        world: World,
+        database: Database,
+        disk: Disk,
+        lanes: int,
+        window: int,
+        prompt: float,
     ) -> None:
         """
+        @param window: how many messages of a peer may be in flight at once.
         @param lanes: how many batches may be in flight at once.
         @param prompt: probability that the disk does its work at once.
         """
@@ -96,7 +104,7 @@ class Process:
             dialect=CommandDialect(streams, _NoQueries(), channels, verifier),
             words=Words(),
             max_frame=100,
-            window=8,
+            window=window,
             writer=self.writer,
             pressure=pressure,
             clock=clock,
@@ -185,8 +193,11 @@ class Gateway:
     """
 
     def __init__(
-        self, name: str, world: World, database: Database, lanes: int, prompt: float
+        self, name: str, world: World, database: Database, lanes: int, window: int, prompt: float
     ) -> None:
+        """
+        @param lanes: as for L{Process}, and so are the next two.
+        """
         self.name = name
         self.disk = Disk()
         self.process: Process | None = None
@@ -194,6 +205,7 @@ class Gateway:
         self._world = world
         self._database = database
         self._lanes = lanes
+        self._window = window
         self._prompt = prompt
         self._lives: list[Process] = []
 
@@ -209,7 +221,8 @@ class Gateway:
         """Begin a new life."""
         self._world.note(f"{self.name} starts")
         self.disk.find(unflushed=self._world.chance(0.5))
-        life = Process(self.name, self._world, self._database, self.disk, self._lanes, self._prompt)
+        ends = (self._world, self._database, self.disk)
+        life = Process(self.name, *ends, self._lanes, self._window, self._prompt)
         life.store.cut_off = self.cut_off
         self.process = life
         # What is collected while the schedule runs would run its coroutines' ends.

@@ -44,13 +44,16 @@ class Schedule:
         draw = world.random
         self._steps = draw.choice((20, 40, 60, 90))
         # Moods: peers that move and send again all the time, while all else goes its way, mostly;
-        # or a database that mostly stands still, and peers that send without numbers too.
-        hectic, stuck = draw.choice(((False, False), (False, False), (True, False), (False, True)))
-        self.database = Database(world, self._drawn_chances(hectic, stuck))
-        lanes = draw.choice((1, 2, 2))
+        # or a database that mostly stands still, and peers that send without numbers too;
+        # or one in which statements often fail for reasons that pass, and many such peers.
+        mood = draw.choice(("", "", "", "hectic", "hectic", "stuck", "stuck", "troubled"))
+        hectic, stuck, troubled = (mood == each for each in ("hectic", "stuck", "troubled"))
+        self.database = Database(world, self._drawn_chances(mood))
+        lanes = draw.choice((1, 2, 2, 3))
+        window = draw.choice((2, 4) if troubled else (8, 8, 2))
         disk_prompt = draw.choice((0.5, 0.9, 1.0))
         self.gateways = [
-            Gateway(f"g{number}", world, self.database, lanes, disk_prompt)
+            Gateway(f"g{number}", world, self.database, lanes, window, disk_prompt)
             for number in range(draw.choice((1, 2, 2, 2, 3)))
         ]
         self.connections: list[Connection] = []
@@ -63,23 +66,28 @@ class Schedule:
                 *(f"s{number}", self._drawn_habits(hectic, faulty), world, oracle, *ends),
                 lambda: self.database.setbacks > 0,
             )
-            for number in range(draw.choice((1, 1, 2, 3)))
+            for number in range(draw.choice((0, 1) if troubled else (1, 1, 2, 3)))
         ]
+        most, plain = 6, (1, 1, 2) if stuck else (0, 1)
+        if troubled:
+            most, plain = 20, (2, 3, 4)
         self.plain = [
-            PlainPeer(f"p{number}", world, oracle, *ends, draw.randint(1, 6), faulty)
-            for number in range(draw.choice((1, 1, 2) if stuck else (0, 1)))
+            PlainPeer(f"p{number}", world, oracle, *ends, draw.randint(1, most), faulty)
+            for number in range(draw.choice(plain))
         ]
         self.peers: list[StreamPeer | PlainPeer] = [*self.streams, *self.plain]
-        self._faults = self._drawn_faults(stuck)
+        self._faults = self._drawn_faults(mood)
         self._fault_rate = draw.choice((0.05, 0.1, 0.15))
         self._recovery = draw.choice((0.15, 0.4, 0.6))
         self._mended = False
 
-    def _drawn_chances(self, hectic: bool, stuck: bool) -> Chances:
+    def _drawn_chances(self, mood: str) -> Chances:
         draw = self.world.random
-        if stuck:
+        if mood == "stuck":
             return Chances(0.5, 0.04, 0.08, 0.01)
-        prompt = 0.9 if hectic else draw.choice((0.3, 0.6, 0.9))
+        if mood == "troubled":
+            return Chances(0.2, 0.01, 0.01, 0.3)
+        prompt = 0.9 if mood == "hectic" else draw.choice((0.3, 0.6, 0.9))
         if draw.random() < 0.4:
             return Chances(prompt, 0.0, 0.0, 0.0)
         odd = (0.0, 0.03)
@@ -93,9 +101,8 @@ class Schedule:
         stubborn, restless = draw.choice((0.0, 0.05, 0.4)), draw.choice((0.05, 0.15, 0.35))
         return Habits(kind, draw.randint(2, 9), faulty, stubborn, restless)
 
-    def _drawn_faults(self, stuck: bool) -> list[Event]:
+    def _drawn_faults(self, mood: str) -> list[Event]:
         """
-        @param stuck: whether gateways are killed, beside what else there is.
         @return: the faults that this schedule may have, each as often as it may come.
         """
         draw = self.world.random
@@ -111,7 +118,8 @@ class Schedule:
             (self._set_back, 3),
         ]
         # Few kinds in most schedules: each then comes in more of its own combinations.
-        found: list[Event] = [self._kill, self._kill] if stuck else []
+        first = {"stuck": self._kill, "troubled": self._close_route}
+        found: list[Event] = [first[mood]] * 2 if mood in first else []
         for kind, most in draw.sample(kinds, draw.choice((1, 2, 2, 3, 4, 6))):
             found += [kind] * draw.randint(1, most)
         return found
@@ -433,6 +441,7 @@ class Schedule:
             exact += whole
             for name in whole:
                 oracle.check_order(name)
+            oracle.check_turns()
         oracle.check_end(exact)
         for peer in self.streams:
             if peer.kind == "a" and self._is_missing(peer) and not peer.heard_gap:
