@@ -399,23 +399,27 @@ class SpoolDetour:
         """
         self._drain.held.clear()
         try:
+            if not self._taking:
+                # First: whoever closes lanes may be heard late, when more is on these.
+                self._spool.new_session()
             await self._close_lanes()
-            self._spool.new_session()
             await self._spool.shrink()
         except (StoreError, SpoolError):
             pass  # another time
 
     async def _close_lanes(self) -> None:
         """
-        Forget the fences of what is stored. Those that were in the spool at the start stay: a
-        server that stood still may yet come to what was tried behind them.
-
-        @precondition: nothing is being stored.
+        Forget the fences of what is stored, where nothing more is stored behind them: the
+        statement that removes them may be executed later than its reply is waited for. Those
+        that were in the spool at the start stay: a server that stood still may yet come to
+        what was tried behind them.
         """
-        lanes = [lane for lane in self._drain.lanes if lane not in self._spool.inherited]
+        spool, used = self._spool, self._drain.lanes
+        used -= spool.inherited
+        lanes = [lane for lane in used if not spool.shares(lane)]
         if lanes:
             await self._store.close_lanes(lanes)
-        self._drain.lanes.clear()
+            used.difference_update(lanes)
 
     def _wake(self) -> None:
         sleeping, self._sleeping = self._sleeping, None

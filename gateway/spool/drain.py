@@ -73,7 +73,7 @@ class Drain:
     @ivar known: messages that were there already.
     @ivar buried: messages that became dead letters.
     @ivar held: streams that wait.
-    @ivar lanes: those that were used.
+    @ivar lanes: those of records that are gone.
     @ivar blame: whether messages are refused for what mostly passes by itself, too.
     """
 
@@ -178,14 +178,13 @@ class Drain:
         if any(self._waits(move) for move in moves):
             return False
         fences = [parcel.fence for parcel in parcels]
-        self.lanes.update(fence.lane for fence in fences)
         try:
             if not await self._store.write_together(batches, fences, afresh=True):
                 return False
         except (BatchesRefused, RowError, RouteError, TransientError):
             return False
         self.stored += sum(batch.count for batch in batches)
-        await self._spool.remove(*parcels)
+        await self._remove(*parcels)
         for batch in batches:
             self._passed(batch)
         return True
@@ -228,12 +227,19 @@ class Drain:
         """
         Store a parcel behind its fence, and take it out.
         """
-        batch, fence = parcel.batch, parcel.fence
-        self.lanes.add(fence.lane)
+        batch = parcel.batch
         await self._written(
-            parcel, await self._store.write(batch, fence, patient=True, blame=self.blame)
+            parcel, await self._store.write(batch, parcel.fence, patient=True, blame=self.blame)
         )
         self._passed(batch)
+
+    async def _remove(self, *parcels: Parcel) -> None:
+        await self._spool.remove(*parcels)
+        self.lanes.update(parcel.fence.lane for parcel in parcels)
+
+    async def _replace(self, parcel: Parcel, pieces: Sequence[Record]) -> None:
+        await self._spool.replace(parcel, pieces)
+        self.lanes.add(parcel.fence.lane)
 
     def _passed(self, batch: Batch) -> None:
         """
@@ -254,14 +260,14 @@ class Drain:
         if faults:
             await self._keep(parcel, faults)
         else:
-            await self._spool.remove(parcel)
+            await self._remove(parcel)
 
     async def _rewrite(self, parcel: Parcel, batch: Batch | None) -> None:
         """
         @param batch: what is to be stored in place of a parcel of one record; C{None}: nothing.
         """
         if batch is None:
-            await self._spool.remove(parcel)
+            await self._remove(parcel)
         else:
             await self._take_apart(parcel, [batch])
 
@@ -382,7 +388,7 @@ class Drain:
             rows, lane = rows_of(part), self._spool.new_id()
             pieces.append(Record(place, record.route, lane, 1, rows, pack(part), stream))
             place += rows
-        await self._spool.replace(parcel, pieces)
+        await self._replace(parcel, pieces)
         for piece in pieces:
             if piece.stream is None:
                 await self.store(unpack([piece]))
@@ -402,7 +408,7 @@ class Drain:
         piece = Record(
             *(record.place, record.route, self._spool.new_id(), 1, rows_of(part), pack(part))
         )
-        await self._spool.replace(parcel, [piece])
+        await self._replace(parcel, [piece])
         await self._write(unpack([piece]))
 
     def _say_buried(self, route: str, outcome: Outcome) -> None:

@@ -124,6 +124,7 @@ class Spool:
         self._thread = thread
         self._new_id = new_id
         self._session = UUID(new_id())
+        self._shared: set[str] = set()
         self._jobs: list[_Job[Any]] = []
         self._busy = False
         self._broken = False
@@ -183,7 +184,9 @@ class Spool:
             behind = self._new_id(), 1
         else:
             # A lane for what was never sent: numbers of this process, in order for each route.
-            behind = str(uuid5(self._session, batch.route)), None
+            lane = str(uuid5(self._session, batch.route))
+            self._shared.add(lane)
+            behind = lane, None
         size = sum(len(frame) for part in batch.slices for frame in part.frames)
         size += sum(len(r.chunk.frames[r.row]) for r in batch.refusals)
 
@@ -253,6 +256,11 @@ class Spool:
         What is put from now on has other lanes, since those before may be removed.
         """
         self._session = UUID(self._new_id())
+        self._shared.clear()
+
+    def shares(self, lane: str) -> bool:
+        """Whether more may come, or be there, on a lane of which a record is gone."""
+        return lane in self._shared
 
     def new_id(self) -> str:
         """
