@@ -1,12 +1,13 @@
 """
 What fifty ordinary peers notice of bad neighbours::
 
-    python -m benchmarks.neighbours            # about two minutes; --quick for a third
+    python -m benchmarks.neighbours            # about three minutes; --quick for a third
 
 Each ordinary peer sends a message ten times a second and waits for its answer. Their
 latencies are taken alone and beside a neighbour, by turns: one that floods (lines, as
-fast as they are taken), the same where the listener limits its rate, and 2,000 that
-have connected to a TLS listener and never finish their handshake. The median of the rounds
+fast as they are taken), the same where the listener limits its rate, 2,000 that
+have connected to a TLS listener and never finish their handshake, and 210 of fourteen
+hostile kinds (L{tests.faults.hostile}) at listeners with limits. The median of the rounds
 counts, as a ratio to the turn without.
 
 The server has written a gigabyte of log before, and keeps the files: to make new ones it
@@ -30,8 +31,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+import psutil
 import trustme
 
+from tests.faults import hostile
 from tests.support import Database, Gateway, TemporaryServer
 
 ORDINARY = 50
@@ -62,6 +65,12 @@ endpoint = "tcp:0:interface=127.0.0.1"
 route = "messages"
 tls = {{ certificate = "server.pem", handshake_timeout = 60 }}
 """
+
+HOSTILE = 15
+"""Peers of each hostile kind."""
+
+LIMITS = "messages_per_second = 200\nbytes_per_second = 1000000\n"
+"""What a listener that strangers reach has, see docs/security.md."""
 
 
 def ordinary(port: int, seconds: float) -> list[float]:
@@ -151,6 +160,17 @@ def half_open(port: int) -> Iterator[None]:
             peer.close()
 
 
+@contextmanager
+def attacked(gateway: Gateway) -> Iterator[None]:
+    names = {kind.listener for kind in hostile.KINDS.values()}
+    ports = {name: gateway.port(f"public_{name}") for name in names}
+    with hostile.hostile_peers(ports, HOSTILE):
+        time.sleep(1)  # what they begin with is over
+        yield
+    rss = psutil.Process(gateway.process.pid).memory_info().rss
+    print(f"{'':18} {rss / 2**20:.0f} MiB of resident memory beside them")
+
+
 def write_log(database: Database) -> None:
     """
     Have the server write a gigabyte of log.
@@ -191,7 +211,9 @@ def main() -> None:
         database = Database(server.embedded.dsn)
         write_log(database)
         config = folder / "gateway.toml"
-        config.write_text(CONFIG.format(dsn=database.dsn))
+        public = hostile.CONFIG.replace("[listeners.", "[listeners.public_")
+        public = public.replace("endpoint =", f"{LIMITS}endpoint =")
+        config.write_text(CONFIG.format(dsn=database.dsn) + public)
         gateway = Gateway(("--config", str(config)), folder)
         try:
             gateway.wait_ready()
@@ -199,6 +221,7 @@ def main() -> None:
                 "a flood": lambda: flooding(gateway.port("lines")),
                 "a flood, limited": lambda: flooding(gateway.port("limited")),
                 "half-open TLS": lambda: half_open(gateway.port("secure")),
+                "hostile peers": lambda: attacked(gateway),
             }
             measure(gateway, database, neighbours, seconds, rounds)
         finally:

@@ -74,8 +74,7 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     What holds for the whole process.
 
     @ivar connections: of peers at a time, fewer where the process may not open so many files.
-    @ivar bytes_in_flight: payload bytes submitted and not answered, of all peers,
-        over which all readers pause.
+    @ivar bytes_in_flight: that peers may make the gateway hold, see L{gateway.pressure}.
     @ivar drain_timeout: seconds that a stop waits for answers in flight.
     """
 

@@ -39,6 +39,8 @@ class ContentDialect:
     Every frame is a message; the value of a field says where it goes.
     """
 
+    kept = 0
+
     def __init__(
         self, form: Format, field: str, routes: Mapping[str, str], fallback: str | None = None
     ) -> None:
@@ -130,6 +132,8 @@ class _Refusing:
     """
     Reads for a peer that may not use all of the routes.
     """
+
+    kept = 0
 
     def __init__(self, dialect: ContentDialect, denied: Sequence[str]) -> None:
         self._dialect = dialect

@@ -44,6 +44,9 @@ _UNPROVEN: Final = (b"AUTH", b"PING", b"HELP", b"QUIT")
 
 NO_MORE: Final = goodbye(Code.DENIED, "what is open here is not granted any more")
 
+_REFUSAL: Final = 500
+"""Bytes that a refusal takes which is remembered with its number, or so."""
+
 _BUG: Final = goodbye(Code.INTERNAL, "the gateway failed; its log says why")
 
 
@@ -97,6 +100,10 @@ class Conversation:
         self._gone = True
         if self._stream is not None:
             self._offer.streams.close(self._stream)
+
+    @property
+    def kept(self) -> int:
+        return 0 if self._stream is None else _REFUSAL * len(self._stream.refusals)
 
     # Reading.
 

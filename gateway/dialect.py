@@ -118,6 +118,10 @@ class Reader(Protocol):
     The meaning of one peer's frames.
     """
 
+    @property
+    def kept(self) -> int:
+        """How many bytes are kept of what the peer has said and been told, or so."""
+
     def read(self, frames: list[bytes], oversize: bool) -> list[Work]:
         """
         @param frames: one or more.
@@ -164,6 +168,8 @@ class PlainDialect:
     use its route.
     """
 
+    kept = 0
+
     def __init__(self, route: str) -> None:
         self._route = route
         self._on_the_wire = route.encode()
@@ -196,6 +202,8 @@ class _Refusing:
     """
     Reads for a peer that may not use its listener's route.
     """
+
+    kept = 0
 
     def __init__(self, dialect: Dialect, route: str) -> None:
         self._dialect = dialect

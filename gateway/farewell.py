@@ -22,6 +22,10 @@ STOPPING: Final = goodbye(Code.DRAIN, "the gateway stops; what has no answer is 
 
 OVERRUN: Final = goodbye(Code.RATE, "does not take its pushes")
 
+TOO_MUCH: Final = goodbye(
+    Code.RATE, "the gateway holds too much for its peers, and most for this one"
+)
+
 
 class Farewell:
     """

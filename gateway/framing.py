@@ -90,6 +90,9 @@ class Framing(Protocol):
             are the good payloads before the fault, still to be answered.
         """
 
+    def forget(self) -> None:
+        """Drop what is not finished; nothing more will come."""
+
     @property
     def kind(self) -> bytes:
         """The same for all framings that make the same bytes of a payload."""
@@ -201,6 +204,9 @@ class _DelimitedFraming:
             self._kept = bytearray()
         return frames
 
+    def forget(self) -> None:
+        self._kept = bytearray()
+
     @property
     def kind(self) -> bytes:
         return self._ending or self._delimiter
@@ -287,6 +293,9 @@ class _CountedFraming:
     @property
     def unfinished(self) -> bool:
         return bool(self._kept)
+
+    def forget(self) -> None:
+        self._kept = bytearray()
 
     @property
     def kind(self) -> bytes:

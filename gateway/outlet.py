@@ -21,13 +21,15 @@ class Outlet:
     @ivar direct: whether what is written goes to the kernel first. Whoever made the outlet
         then has to be the transport's pull producer, see L{gateway.direct}.
     @ivar blocked: whether something waits for the peer to take it, until L{written}.
+    @ivar waiting: how many bytes at most.
     """
 
-    __slots__ = ("_pushed", "_transport", "blocked", "carrier", "direct")
+    __slots__ = ("_pushed", "_transport", "blocked", "carrier", "direct", "waiting")
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self.blocked = False
+        self.waiting = 0
         self._pushed = 0
         carrier: socket | None = carrier_of(transport)
         self.carrier = carrier
@@ -46,7 +48,10 @@ class Outlet:
             # The peer takes its answers more slowly than it sends.
             self.blocked = True
         self._transport.write(data)
-        return len(data) if self.blocked else 0
+        if not self.blocked:
+            return 0
+        self.waiting += len(data)
+        return len(data)
 
     def push(self, data: bytes, most: int) -> bool:
         """
@@ -65,4 +70,5 @@ class Outlet:
         Nothing waits any more.
         """
         self.blocked = False
+        self.waiting = 0
         self._pushed = 0

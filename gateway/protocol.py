@@ -7,7 +7,8 @@ each route in it, and one write of all its answers, in the order of the frames
 
 Reading pauses while the peer has C{window} unanswered frames, while it does not
 take its answers, and while the whole gateway is at its cap. Frames of one read
-that go beyond the window are held here, so the window is a strict one.
+that go beyond the window are held here, so the window is a strict one. What is kept
+for the peer and waits for it counts into that cap (L{gateway.pressure}).
 
 What takes too long is found by a sweep (L{gateway.sweep}), not by timers: the hot
 path only leaves a mark that something came.
@@ -19,6 +20,7 @@ from collections import deque
 from collections.abc import Sequence
 from functools import partial
 from math import inf
+from typing import Final
 
 from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
 from twisted.internet.protocol import Protocol, connectionDone
@@ -30,7 +32,7 @@ from gateway.answers import Answers, Slot
 from gateway.deadlines import Limit, Sight
 from gateway.dialect import Request, Work
 from gateway.errors import FramingError, HttpError
-from gateway.farewell import OVERRUN, Farewell
+from gateway.farewell import OVERRUN, TOO_MUCH, Farewell
 from gateway.guest import Guest
 from gateway.outlet import Outlet
 from gateway.pushes import Pushes
@@ -38,6 +40,12 @@ from gateway.reply import Code, Fate, Outcome, Run, Word, goodbye
 from gateway.sockets import unread
 from gateway.terms import Terms, Transport
 from gateway.throttle import Throttle
+
+_FREE: Final = 4096
+"""Bytes that are not counted: what a connection costs anyway."""
+
+_FRAME: Final = 64
+"""Bytes of a frame that is held, beside what it says."""
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
@@ -59,6 +67,10 @@ class PeerProtocol(Protocol):
     _closing = False
     _lost = False
     _advancing = False
+    _given_up = False
+    _refused = False
+    _held_size = 0
+    _kept = 0
     _bye: Outcome | None = None
     _request: Request | None = None
     _asking: Slot | None = None
@@ -132,6 +144,8 @@ class PeerProtocol(Protocol):
                 self._held.extend(frames)
             else:
                 self._begin_all(frames)
+            if self._held or self._asking is not None:
+                self._held_size += len(data) + _FRAME * len(frames)
         else:
             self._heard = True
         if throttle is not None:
@@ -235,6 +249,7 @@ class PeerProtocol(Protocol):
         self._advance()
 
     def _note(self, route: str, runs: Sequence[Run]) -> None:
+        self._refused = True
         for count, fate in runs:
             if fate.word is Word.REJ and isinstance(fate, Outcome):
                 self._terms.refused(self, route, count, fate)
@@ -290,10 +305,48 @@ class PeerProtocol(Protocol):
             else:
                 break
         self._advancing = False
+        if (
+            self._framing.pending > _FREE
+            or self._refused
+            or self._kept
+            or self._outlet.blocked
+            or self._asking is not None
+        ):
+            self._count()
         if not answers.waiting and (self._closing or (self._ended and not self._held)):
             self._close()
         else:
             self._update_reading()
+
+    def _count(self) -> None:
+        """
+        See how much is kept for the peer, beside its messages in flight.
+        """
+        outlet = self._outlet
+        kept = self._framing.pending + outlet.waiting + self._reader.kept
+        if not self._held and self._asking is None:
+            self._held_size = 0
+        elif self._asking is not None or outlet.blocked:
+            # Else it is short messages beyond the window, which go on by themselves.
+            kept += self._held_size
+        if kept <= _FREE or self._given_up or self._lost:
+            kept = 0
+        if kept != self._kept:
+            self._kept = kept
+            self._terms.pressure.keep(self, kept)
+
+    def give_up(self) -> None:
+        """The gateway's: too much is kept, and of all peers the most for this one."""
+        self._given_up = True
+        self._kept = 0
+        self._held.clear()
+        self._framing.forget()
+        bye = self.turned_away(TOO_MUCH)
+        if self._outlet.blocked:
+            self.abort()
+        elif not self._closing:
+            self._bye = bye
+            self._advance()
 
     def push(self, pushes: Pushes) -> bool:
         """
@@ -305,7 +358,9 @@ class PeerProtocol(Protocol):
         if self._closing or self._farewell or self._lost or self._bye is not None:
             return False
         if self._outlet.push(pushes.framed(self._framing), self._terms.push_buffer):
-            return True
+            if self._outlet.blocked:
+                self._count()
+            return not self._given_up
         self._bye = self.turned_away(OVERRUN)
         self._advance()
         return False

@@ -180,6 +180,9 @@ class TelnetFraming:
             self._say(answer)
         return self._framing.receive(data)
 
+    def forget(self) -> None:
+        self._framing.forget()
+
     @property
     def kind(self) -> bytes:
         return b"telnet" + self._framing.kind

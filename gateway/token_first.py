@@ -35,6 +35,8 @@ class _First:
     Reads one frame.
     """
 
+    kept = 0
+
     def __init__(self, offer: TokenFirst, peer: Peer) -> None:
         self._offer = offer
         self._peer = peer

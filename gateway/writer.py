@@ -28,6 +28,9 @@ from gateway.stream import Stream
 FILL: Final = 256
 """Rows queued on a lane at which other peers prefer the next lane."""
 
+MESSAGE: Final = 128
+"""Bytes that a message in flight counts for beside its payload: its object, and maybe a tag."""
+
 PROMPT: Final = 0.01
 """Seconds after which a batch in flight counts as slow, and new peers choose another lane."""
 
@@ -190,10 +193,10 @@ class Writer:
 
     def submitted(self, chunk: Chunk) -> None:
         self.in_flight += 1
-        self._pressure.take(chunk.size)
+        self._pressure.take(chunk.size + MESSAGE * len(chunk.frames))
 
     def settled(self, chunk: Chunk) -> None:
-        self._pressure.give(chunk.size)
+        self._pressure.give(chunk.size + MESSAGE * len(chunk.frames))
         self.in_flight -= 1
 
     def troubled(self, route: str, error: StoreError) -> None:

@@ -242,6 +242,7 @@ class Bench:
         known: Sequence[str] = ("messages",),
         allowance: Allowance | None = None,
         crowd: Crowd | None = None,
+        max_frame: int = 100,
     ) -> None:
         """
         @param routes: those of the command dialect; C{None}: plain.
@@ -266,7 +267,7 @@ class Bench:
             framing=framing,
             dialect=dialect or PlainDialect("messages"),
             words=words or Words(),
-            max_frame=100,
+            max_frame=max_frame,
             window=window,
             writer=Writer(
                 self.store,
