@@ -152,6 +152,10 @@ class GatewayService(Service):
         """
         self._forced = True
 
+    def no_log_file(self) -> None:
+        """Say that there is none to begin anew."""
+        self._log.warn("SIGUSR1 begins a new log file, and this gateway has none: twistd --logfile")
+
     def stopService(self) -> Deferred[None]:
         super().stopService()  # type: ignore[no-untyped-call]
         return Deferred.fromCoroutine(self._stop())
@@ -278,7 +282,8 @@ def on_signals(reactor: Any, service: GatewayService, reload: Callable[[], None]
     SIGTERM and SIGINT stop the reactor, a second one does not wait for answers; SIGHUP reloads.
 
     Twisted's own handlers make twistd end itself with the signal again, so that
-    an orderly stop would look like a crash to whoever started it.
+    an orderly stop would look like a crash to whoever started it. SIGUSR1 is twistd's: it
+    begins a new log file. Where there is none the signal would end the process.
     """
 
     signals = count(1)
@@ -289,9 +294,14 @@ def on_signals(reactor: Any, service: GatewayService, reload: Callable[[], None]
     def again(number: int, frame: object) -> None:
         reactor.callFromThread(reload)
 
+    def keep(number: int, frame: object) -> None:
+        reactor.callFromThread(service.no_log_file)
+
     def install() -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
+        if signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL:
+            signal.signal(signal.SIGUSR1, keep)
 
     # The reactor installs its own when it starts, but none for SIGHUP, which would end the
     # process until then; what is asked for meanwhile waits for the reactor.
