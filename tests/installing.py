@@ -24,6 +24,7 @@ import pytest
 DEBIAN: Final = {
     "bash": "bash",
     "chromium": "chromium",
+    "haproxy": "haproxy",
     "logger": "bsdutils",
     "nc": "netcat-openbsd",
     "openssl": "openssl",

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-import shutil
 import signal
 import socket
 import ssl
@@ -26,6 +25,7 @@ from gateway.config import load_config
 from gateway.errors import ConfigError
 from gateway.tap import endpoint_fault
 from tests.faults.look import assert_quiet
+from tests.installing import Installer
 from tests.issuer import Issuer
 from tests.support import PATIENCE, Database, Gateway, Peer, wait_until
 
@@ -41,8 +41,6 @@ route = "messages"
 ROOT = Path(__file__).parent.parent
 
 _numbers = count()
-
-NO_HAPROXY = "needs haproxy, which is not here"
 
 
 def lines(endpoint: str = "tcp:0:interface=127.0.0.1", keys: str = "") -> str:
@@ -115,14 +113,12 @@ class HAProxy:
 
 
 @pytest.fixture
-def in_front(tmp_path: Path) -> Iterator[Callable[..., HAProxy]]:
+def in_front(tmp_path: Path, installer: Installer) -> Iterator[Callable[..., HAProxy]]:
     """Starts HAProxy and ends it."""
     running: list[HAProxy] = []
 
     def start(gateway: Gateway, how: str, host: str = "127.0.0.1") -> HAProxy:
-        program = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin")
-        if program is None:
-            pytest.skip(NO_HAPROXY)
+        program = installer.program("haproxy")
         running.append(HAProxy(program, tmp_path, proxied_port(gateway), how, host))
         return running[-1]
 
@@ -487,11 +483,9 @@ def test_documented_listeners() -> None:
     assert listeners["public"].trusted_proxies and listeners["local"].socket_owner == ":adm"
 
 
-def test_documented_proxy(tmp_path: Path) -> None:
+def test_documented_proxy(tmp_path: Path, installer: Installer) -> None:
     """HAProxy takes the lines that the documentation has for it."""
-    program = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin")
-    if program is None:
-        pytest.skip(NO_HAPROXY)
+    program = installer.program("haproxy")
     (block,) = documented("listen gateway")
     config = tmp_path / "haproxy.cfg"
     config.write_text(f"defaults\n timeout connect 5s\n{block}")
