@@ -106,6 +106,12 @@ class Answers:
         self._tally = [0, 0, 0]
         return kept, rejected, again
 
+    def say_protocol_words(self) -> None:
+        """
+        From now on say what the protocol says, whatever words the listener has.
+        """
+        self._words = Words()
+
     def forget(self) -> None:
         """
         Nobody is there to be answered.

@@ -40,6 +40,7 @@ class ContentDialect:
     """
 
     kept = 0
+    takes_commands = False
 
     def __init__(
         self, form: Format, field: str, routes: Mapping[str, str], fallback: str | None = None

@@ -55,6 +55,8 @@ class CommandDialect:
     Every frame begins with a verb.
     """
 
+    takes_commands = True
+
     def __init__(
         self,
         streams: Streams,

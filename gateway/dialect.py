@@ -149,7 +149,11 @@ class Reader(Protocol):
 class Dialect(Protocol):
     """
     The meaning of a listener's frames.
+
+    @ivar takes_commands: whether they are commands, and not messages.
     """
+
+    takes_commands: bool
 
     def reader(self, peer: Peer) -> Reader:
         """For a new peer."""
@@ -169,6 +173,7 @@ class PlainDialect:
     """
 
     kept = 0
+    takes_commands = False
 
     def __init__(self, route: str) -> None:
         self._route = route

@@ -209,6 +209,19 @@ class PeerFactory(Factory):
     def awaits_proof(self, guest: Guest) -> bool:
         return self.auth and guest.identity is None
 
+    def astray(self, framing: str) -> Outcome | None:
+        commands = self.dialect.takes_commands
+        if commands and framing == self.framing:
+            return None
+        dialect = "command" if commands else "plain"
+        problem = (
+            f"it does not understand framing {framing}"
+            if commands
+            else "each frame is a message for it, no frame a command"
+        )
+        text = f"this is listener {self.listener} (dialect {dialect}, framing {self.framing})"
+        return goodbye(Code.FORMAT, f"{text}: {problem}")
+
     def buildProtocol(self, addr: IAddress | None) -> PeerProtocol:
         return self.peer(guest_of(addr))
 

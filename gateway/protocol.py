@@ -35,6 +35,7 @@ from gateway.errors import FramingError, HttpError
 from gateway.farewell import OVERRUN, TOO_MUCH, Farewell
 from gateway.guest import Guest
 from gateway.outlet import Outlet
+from gateway.probe import probe_framing
 from gateway.pushes import Pushes
 from gateway.reply import Code, Fate, Outcome, Run, Word, goodbye
 from gateway.sockets import unread
@@ -77,6 +78,8 @@ class PeerProtocol(Protocol):
     _farewell: Farewell | None = None
     _throttle: Throttle | None = None
     _greeted = True
+    # The first bytes, as long as they may be a client's that looks for commands.
+    _beginning: bytes | None = b""
     rights = NOTHING
 
     # By the connection.
@@ -124,6 +127,8 @@ class PeerProtocol(Protocol):
     def dataReceived(self, data: bytes) -> None:
         if self._closing or self._bye is not None:
             return
+        if self._beginning is not None and not (data := self._seek(data)):
+            return
         bye: Outcome | None = None
         try:
             frames = self._framing.receive(data)
@@ -153,6 +158,29 @@ class PeerProtocol(Protocol):
         if bye is not None:
             self._bye = bye
         self._advance()
+
+    def _seek(self, data: bytes) -> bytes:
+        """
+        Look whether this is a client that seeks another listener; it is told which one this is.
+
+        @return: what there is to read, which waits as long as it may be one.
+        """
+        assert self._beginning is not None
+        data = self._beginning + data
+        framing = probe_framing(data)
+        if framing is None:
+            self._beginning = data
+            self._heard = True
+            return b""
+        self._beginning = None
+        bye = self._terms.astray(framing) if framing else None
+        if bye is None:
+            return data
+        # It does not know a device's words.
+        self.answers.say_protocol_words()
+        self._bye = self.turned_away(bye)
+        self._advance()
+        return b""
 
     def readConnectionLost(self) -> None:
         """The peer has said all it had to say; what it sent is still answered."""
@@ -389,7 +417,7 @@ class PeerProtocol(Protocol):
                 farewell.linger()
                 return None
         open_ = not (self._closing or self._ended or self._bye is not None)
-        unfinished = open_ and self._framing.unfinished
+        unfinished = open_ and (bool(self._beginning) or self._framing.unfinished)
         if unfinished and not (heard or finished):
             self._look_for_nul()
         idle = open_ and timeouts.idle < inf and not self.answers.waiting and not self._held

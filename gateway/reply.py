@@ -18,7 +18,7 @@ from typing import ClassVar, Final
 MAX_TEXT: Final = 200
 """Longest explanation in an answer, in characters; more would drown a telnet user."""
 
-_CONTROL: Final = re.compile(
+CONTROL: Final = re.compile(
     r"[\x00-\x1f\x7f\x80-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]+"
 )
 """What moves a terminal's cursor, ends a line, or has what follows read backwards."""
@@ -60,7 +60,7 @@ def one_line(text: str) -> str:
     """
     What is said of a text for people, whatever it holds.
     """
-    text = _CONTROL.sub(" ", text.encode("utf-8", "backslashreplace").decode())
+    text = CONTROL.sub(" ", text.encode("utf-8", "backslashreplace").decode())
     return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 3] + "..."
 
 

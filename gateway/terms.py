@@ -92,6 +92,11 @@ class Terms(Protocol[Peer]):
     def awaits_proof(self, guest: Guest) -> bool:
         """Whether the peer has still to prove who it is."""
 
+    def astray(self, framing: str) -> Outcome | None:
+        """
+        What is said to a client that looks for commands in this framing; C{None}: it is right here.
+        """
+
     def joined(self, peer: Peer) -> None:
         """A peer connected."""
 

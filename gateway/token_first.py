@@ -19,6 +19,8 @@ class TokenFirst:
     A dialect behind a token.
     """
 
+    takes_commands = False
+
     def __init__(self, dialect: Dialect, verifier: Verifier) -> None:
         """
         @param dialect: what is spoken by those who proved who they are.

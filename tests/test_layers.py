@@ -21,7 +21,7 @@ PURE_ACCESS = ("patterns", "access_sections", "access", "tokens", "token_file")
 PURE_DOORS = ("rates", "crowd", "guest", "files", "plain_files")
 PURE_INSIDE = ("spool.record", "spool.mark", "spool.backlog", "spool.room", "spool.file")
 PURE_SQL = ("sql.route", "sql.streams", "sql.fates", "columns.kinds", "formats.choice")
-PURE_WAY_IN = ("proxy.header", "telnet", "zones")
+PURE_WAY_IN = ("proxy.header", "telnet", "zones", "probe")
 PURE_FORMATS = tuple(
     f"formats.{name}" for name in ("json", "csv", "logfmt", "regex", "syslog", "influx")
 )
@@ -48,6 +48,7 @@ PACKAGES = ("postgres", "spool", "sql", "columns", "formats", "proxy", "tls", "c
 
 ORDER = [
     *("errors", "http", "plain_files", "framing", "telnet", "reply", "sections", "toml", "zones"),
+    "probe",
     *("networks", "patterns", "access_sections", "access", "tokens", "token_file", "verifier"),
     *("guest", "pushes", "stream", "dialect", "batch", "moves", "faults", "formats", "columns"),
     *("content", "places", "query", "route"),

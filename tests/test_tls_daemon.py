@@ -446,7 +446,7 @@ def test_the_clients_show_their_certificates(
     assert done.returncode == 0, done.stderr
     done = send(f"tcp:localhost:{port}", *command, "--no-retry", given=b"four\n")
     assert done.returncode == 3 and b"alert certificate required" in done.stderr, done.stderr
-    assert b"0 stored, 1 without an answer: stored or not" in done.stderr
+    assert b"0 stored; " in done.stderr  # nothing was said before somebody answered
     done = send(f"tcp:localhost:{port}", *command, "--give-up-after", "0.5", given=b"four\n")
     assert done.returncode == 3 and b"alert certificate required" in done.stderr, done.stderr
     # The same gateway by a name that its certificate does not have.

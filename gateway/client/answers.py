@@ -18,7 +18,14 @@ _KEPT: Final = frozenset(("+OK", "+DUP", "+QUE"))
 
 _EPOCH = re.compile(r"[0-9A-Za-z-]{1,64}")
 
-_VALUE = re.compile(r'([^\s="]+)=("(?:[^"\\]|\\.)*"|[^\s"]+)(?: |\Z)')
+_CODE = re.compile(r"[A-Z]{1,32}")
+
+_COUNT = re.compile(r"[0-9]{1,19}")
+
+LONGEST_WAIT: Final = 3600.0
+"""Seconds that a gateway can have a client wait before it tries again."""
+
+_VALUE = re.compile(r'([^\s="]++)=("(?:[^"\\]++|\\.)*+"|[^\s"]++)(?: |\Z)')
 
 
 class ClientError(Exception):
@@ -31,6 +38,10 @@ class Unsendable(ClientError, ValueError):
 
 class Garbled(ClientError):
     """The other end does not speak the protocol: what it said fits nothing that was asked."""
+
+
+class WrongListener(Garbled):
+    """What was met is no listener for this client; its text says what it seems to be."""
 
 
 class Closed(ClientError):
@@ -102,16 +113,13 @@ class Answer:
     @property
     def retry(self) -> float | None:
         """Seconds to wait before it is sent again, where the gateway says so."""
-        try:
-            return max(0.0, float(self.values.get("retry") or ""))
-        except ValueError:
-            return None
+        seconds = _number(self.values.get("retry"))
+        return None if seconds is None else min(LONGEST_WAIT, float(seconds))
 
     @property
     def seq(self) -> int | None:
         """The last number of the stream that is settled, where the gateway says so."""
-        text = self.values.get("seq") or ""
-        return int(text) if text.isascii() and text.isdigit() else None
+        return _number(self.values.get("seq"))
 
     @property
     def epoch(self) -> str:
@@ -119,6 +127,14 @@ class Answer:
         text = self.values.get("epoch") or ""
         # It is said again as it is: nothing that would be more than a word.
         return text if _EPOCH.fullmatch(text) else ""
+
+
+def _number(text: str | None) -> int | None:
+    """
+    A count, as the protocol has it: no gateway has more than 19 digits to say, and Python refuses
+    to read thousands.
+    """
+    return int(text) if text and _COUNT.fullmatch(text) else None
 
 
 OK: Final = Answer("+OK", raw=b"+OK")
@@ -155,6 +171,8 @@ def parse(frame: bytes) -> Answer:
         # What is not all values is data: PING's text.
         return Answer(word, "", {}, rest, frame) if left else Answer(word, "", values, "", frame)
     code, _, rest = rest.partition(" ")
+    if not _CODE.fullmatch(code):
+        raise Garbled(f"no code of a refusal: {text[:100]!r}")
     values, left = _values(rest)
     return Answer(word, code, values, left.removeprefix(":"), frame)
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
+from .answers import Garbled
 from .parcel import Question
 from .wire import check_word
 
@@ -28,6 +30,28 @@ def call(query: str, params: Params) -> bytes:
     if params is None:
         return payload
     return payload + b" " + json.dumps(params, default=str).encode()
+
+
+def decoded(rows: Sequence[bytes], exact: bool) -> list[dict[str, Any]]:
+    """
+    What the rows of an answer say.
+
+    @param exact: whether numbers with a point become C{decimal.Decimal}.
+    @raise Garbled: one of them is no JSON object, or nobody could read it.
+    """
+    found = []
+    for number, row in enumerate(rows, 1):
+        try:
+            value = json.loads(row, parse_float=Decimal if exact else None)
+        except RecursionError:
+            raise Garbled(f"row {number} is nested too deep: {row[:40]!r}") from None
+        except (ValueError, ArithmeticError) as error:
+            # Of integers too, of which Python reads 4,300 digits.
+            raise Garbled(f"row {number} cannot be read: {error}: {row[:40]!r}") from None
+        if not isinstance(value, dict):
+            raise Garbled(f"row {number} is no JSON object: {row[:40]!r}")
+        found.append(value)
+    return found
 
 
 class Asking:

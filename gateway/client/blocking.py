@@ -9,7 +9,6 @@ unanswered goes on over it.
 
 from __future__ import annotations
 
-import json
 import random
 import selectors
 import socket
@@ -17,16 +16,16 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from decimal import Decimal
 from itertools import islice
 from typing import Any, Final, Unpack
 
 from .answers import Answer, ClientError, Closed, Refused, Unknown
-from .asking import Params
+from .asking import Params, decoded
 from .buffer import Buffer, MemoryBuffer
 from .dial import Shown, Tls, dial, tls_context
 from .parcel import Parcel, Push, Question, Runs
 from .patience import backoff
+from .pushes import Pushes
 from .session import Session
 from .speech import Speech
 
@@ -91,7 +90,7 @@ class BlockingClient:
         self._heard = self._not_before = 0.0
         self._failures = 0
         self._reason: OSError | ClientError | None = None
-        self._pushes: deque[Push] = deque()
+        self._pushes = Pushes()
         self._closed = False
 
     @property
@@ -176,10 +175,10 @@ class BlockingClient:
 
         @param exact: whether numbers with a point become C{decimal.Decimal}.
         @raise Refused: no such query, wrong arguments, or the database refused it.
+        @raise Garbled: the answer makes no sense.
         @raise TimeoutError: no answer in time.
         """
-        rows = self._ask(lambda: self._session.call(query, params)).rows
-        return [json.loads(row, parse_float=Decimal if exact else None) for row in rows]
+        return decoded(self._ask(lambda: self._session.call(query, params)).rows, exact)
 
     def ping(self, text: str = "") -> str:
         """
@@ -196,11 +195,13 @@ class BlockingClient:
         @raise Refused: the gateway does not allow a channel.
         """
         for channel in channels:
+            self._pushes.expect(channel)
             self._ask(lambda name=channel: self._session.listen(name))  # type: ignore[misc]
         return self._listening(timeout)
 
     def unlisten(self, channel: str) -> None:
         """Have them no longer."""
+        self._pushes.forget(channel)
         self._ask(lambda: self._session.unlisten(channel))
 
     def close(self) -> None:
@@ -241,6 +242,8 @@ class BlockingClient:
         except TimeoutError:
             question.dropped = True
             raise
+        if question.failure is not None:
+            raise question.failure
         answer = question.answer
         assert answer is not None
         if not answer.kept:
@@ -253,7 +256,7 @@ class BlockingClient:
                 self._turn_until(lambda: bool(self._pushes), timeout, idle=True)
             except TimeoutError:
                 return
-            yield self._pushes.popleft()
+            yield self._pushes.next()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -269,8 +272,8 @@ class BlockingClient:
         while not done():
             now = time.monotonic()
             if until is not None and now >= until:
-                reason = self._session.put_off or self._reason
-                why = "" if reason is None else f" ({reason})"
+                reason = self._session.put_off or self._session.doubt or self._reason
+                why = f" ({reason})" if reason else ""
                 raise TimeoutError(
                     f"not within {timeout} seconds{why}; {self.unanswered} messages are unanswered"
                     " and are sent on by the next call"
@@ -282,6 +285,11 @@ class BlockingClient:
                 if idle and not self._session.waiting and self._silent(now):
                     self._session.ping("")
                 self._turn(now, limit)
+
+    @property
+    def _doubt(self) -> str:
+        doubt = self._session.doubt
+        return f": {doubt}" if doubt else ""
 
     def _silent(self, now: float) -> bool:
         return now - self._heard >= self._answer_timeout
@@ -326,7 +334,7 @@ class BlockingClient:
                 self._heard = max(self._heard, now) if self._session.waiting else self._heard
             if not self._exchange():
                 if self._session.waiting and self._silent(now):
-                    raise Closed(f"no answer within {self._answer_timeout} seconds")
+                    raise Closed(f"no answer within {self._answer_timeout} seconds{self._doubt}")
                 again = self._session.wait(now)
                 # Whose turn it is to be silent is looked at from time to time.
                 pause = min(until - now, self._answer_timeout / 4)
@@ -362,7 +370,7 @@ class BlockingClient:
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return done
         if not data:
-            raise Closed("the gateway closed the connection")
+            raise Closed(f"the gateway closed the connection{self._doubt}")
         self._heard = time.monotonic()
         try:
             self._session.receive(data, self._heard)
@@ -373,5 +381,5 @@ class BlockingClient:
     def _take(self) -> None:
         for event in self._session.take():
             if isinstance(event, Push):
-                self._pushes.append(event)
+                self._pushes.add(event)
             self._failures = 0

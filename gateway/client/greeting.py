@@ -1,16 +1,19 @@
 """
-What a client says first on each connection: who it is, then which stream it sends.
+What a client says first on each connection: a PING, who it is, then which stream it sends.
 
-One after the other, since the gateway may ask to be told any of them again later.
+One after the other, since the gateway may ask to be told any of them again later, and since
+nothing may follow the PING until it is known who answers it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
-from .answers import Answer, Refused
+from .answers import Answer, ClientError, Refused
 from .numbering import Numbering
 from .parcel import Question
+from .probe import check_probe, is_probe, probe
 from .wire import check_word
 
 MAX_TOKEN: Final = 256
@@ -36,9 +39,17 @@ class Greeting:
     Of one client.
     """
 
-    def __init__(self, token: str | None, stream: str | None, plain: bool) -> None:
+    def __init__(
+        self,
+        token: str | None,
+        stream: str | None,
+        plain: bool,
+        framing: str,
+        nonce: Callable[[], str],
+    ) -> None:
         """
-        @param plain: whether the token is a frame of its own, and there are no streams.
+        @param plain: whether the token is a frame of its own, and there are no streams and no PING.
+        @param nonce: gives a word for each PING.
         @raise ValueError: naming the parameter that does not fit; never the token.
         """
         self._steps: list[bytes] = []
@@ -51,12 +62,13 @@ class Greeting:
                 raise ValueError("a stream needs the command dialect, which numbers messages")
             self._steps.append(_HELLO + stream.encode())
         self._left: list[bytes] = []
+        self._probe = None if plain else lambda: probe(framing, nonce())
 
     def begin(self, stream: Numbering | None) -> Question | None:
         """
         @return: as L{next}, on a new connection.
         """
-        self._left = self._steps[:]
+        self._left = [*([] if self._probe is None else [self._probe()]), *self._steps]
         return self.next(stream)
 
     def next(self, stream: Numbering | None) -> Question | None:
@@ -85,14 +97,16 @@ def _with_seen(step: bytes, stream: Numbering) -> bytes:
     return step + stream.seen if step.startswith(_HELLO) else step
 
 
-def judged(question: Question, answer: Answer, stream: Numbering | None) -> Refused | None:
+def judged(question: Question, answer: Answer, stream: Numbering | None) -> ClientError | None:
     """
     What was said is answered.
 
     @param stream: is told how far it is.
-    @return: the gateway did not take it; the token is not in there.
+    @return: the gateway did not take it, or it is none; the token is not in there.
     @raise StreamLost: of the stream.
     """
+    if is_probe(question.payload):
+        return check_probe(question.payload, answer)
     if not question.payload.startswith(_HELLO):
         return None if answer.kept else Refused(answer, _AUTH.strip())
     if not answer.kept or answer.seq is None or stream is None:

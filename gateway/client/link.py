@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol
 
 from twisted.application.internet import ClientService
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -92,6 +93,7 @@ class Link:
             clock=reactor,
         )
         self._connection: Connection | None = None
+        self._dropped: ConnectionError | None = None
         self._failures = 0
         self._made_at = self._heard_at = 0.0
         self._turning = False
@@ -169,7 +171,16 @@ class Link:
         _cancel(self._look)
         if self._connection is connection:
             self._connection = None
+            doubt, dropped = self._session.doubt, self._dropped
+            self._dropped = None
             self._session.lost()
+            if self._session.failure is not None:
+                reason = Failure(self._session.failure)
+            elif dropped is not None:
+                reason = Failure(dropped)
+            elif doubt and reason.check(ConnectionDone, ConnectionLost):
+                # Else it says more, such as that TLS wants a certificate.
+                reason = Failure(ConnectionError(f"lost at once: {doubt}"))
             if self._reactor.seconds() - self._made_at >= PROVEN:
                 self._failures = 0
         self._failed(reason)
@@ -225,7 +236,9 @@ class Link:
         if now - self._heard_at < self._answer_timeout:
             return
         if self._session.waiting:
-            self._drop(Closed(f"no answer within {self._answer_timeout} seconds"))
+            doubt = self._session.doubt
+            why = f": {doubt}" if doubt else ""
+            self._drop(Closed(f"no answer within {self._answer_timeout} seconds{why}"))
         elif self._hearer.listens and self._session.ready:
             # Who only listens would never notice that nobody speaks any more.
             self._session.ping("")
@@ -234,6 +247,7 @@ class Link:
     def _drop(self, error: ClientError) -> None:
         self._log.warn("connection given up: {error}", error=str(error))
         if self._connection is not None:
+            self._dropped = ConnectionError(str(error))
             self._connection.abort()
 
     def _failed(self, reason: Failure) -> None:

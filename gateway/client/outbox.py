@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from typing import Final
 
-from .answers import UNKNOWN, Answer
+from .answers import UNKNOWN, Answer, Garbled
 from .buffer import Buffer
 from .numbering import Numbering
 from .parcel import Parcel, Segment, merged
 from .patience import Patience
 from .wire import Wire
+
+MAX_TOLD: Final = 256 * 1024 * 1024
+"""Bytes of answers that wait for the others of their parcels."""
 
 
 class Outbox:
@@ -53,6 +57,7 @@ class Outbox:
         self._held = 0  # messages in it
         self._in_flight = 0
         self._touched = False
+        self._told = 0
         self.unanswered = sum(one.left for one in left)
 
     @property
@@ -118,7 +123,11 @@ class Outbox:
     def judge(self, segment: Segment, count: int, answer: Answer, now: float) -> None:
         """
         The first messages of a segment in flight are answered.
+
+        @raise Garbled: there is too much to keep.
         """
+        if self._told > MAX_TOLD:
+            raise Garbled(f"answers of more than {MAX_TOLD:,} bytes to messages sent together")
         parcel, start, stream = segment.parcel, segment.start, self.stream
         segment.start += count
         self._in_flight -= count
@@ -174,6 +183,7 @@ class Outbox:
             self.stream.settle(count, answer)
         self.unanswered -= count
         self._touched = True
-        parcel.settle(start, count, answer)
+        self._told += parcel.settle(start, count, answer)
         if not parcel.left:
+            self._told -= parcel.told
             self.finished.append(parcel)

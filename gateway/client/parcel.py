@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .answers import Answer
+from .answers import Answer, ClientError
 
 Runs = list[tuple[int, Answer]]
 """So many messages in a row, and what was said of each."""
@@ -25,6 +25,7 @@ class Parcel:
     @ivar count: how many they are.
     @ivar size: bytes they take of the buffer.
     @ivar left: how many have no final answer yet.
+    @ivar told: bytes of the answers, each of a run counted once.
     """
 
     __slots__ = (
@@ -36,6 +37,7 @@ class Parcel:
         "ordinal",
         "route",
         "size",
+        "told",
     )
 
     def __init__(
@@ -54,6 +56,7 @@ class Parcel:
         self.count = count
         self.size = size
         self.left = count
+        self.told = 0
         self._load = load
         self._messages: Sequence[bytes] | None = None
         self._answers: list[tuple[int, int, Answer]] = []
@@ -64,17 +67,21 @@ class Parcel:
             self._messages = self._load()
         return self._messages
 
-    def settle(self, start: int, count: int, answer: Answer) -> None:
+    def settle(self, start: int, count: int, answer: Answer) -> int:
         """
         A final answer for some of the messages.
+
+        @return: bytes that it takes.
         """
         self.left -= count
         if self._answers:
             first, many, said = self._answers[-1]
             if first + many == start and (said is answer or said == answer):
                 self._answers[-1] = (first, many + count, said)
-                return
+                return 0
         self._answers.append((start, count, answer))
+        self.told += len(answer.raw)
+        return len(answer.raw)
 
     def pass_over(self, count: int) -> None:
         """The first ones were settled in an earlier life of this client; nobody waits for them."""
@@ -120,19 +127,26 @@ class Question:
     @ivar rows: what came behind the answer C{*N}.
     @ivar channel: which one it begins to listen to.
     @ivar own: asked by the session itself, not by its owner.
+    @ivar failure: what is wrong with the answer, where that makes no sense.
     @ivar dropped: nobody waits for the answer any more; not asked again.
     """
 
-    __slots__ = ("answer", "channel", "complete", "dropped", "own", "payload", "rows")
+    __slots__ = ("answer", "channel", "complete", "dropped", "failure", "own", "payload", "rows")
 
     def __init__(self, payload: bytes, channel: str | None = None, own: bool = False) -> None:
         self.payload = payload
         self.channel = channel
         self.own = own
         self.dropped = False
+        self.failure: ClientError | None = None
         self.rows: list[bytes] = []
         self.answer: Answer | None = None
         self.complete = False
+
+    @property
+    def is_call(self) -> bool:
+        """Whether rows are asked for."""
+        return self.payload.startswith(b"CALL ")
 
     @property
     def said(self) -> str:

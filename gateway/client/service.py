@@ -7,10 +7,8 @@ connected; here are the Deferreds.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Sequence
-from decimal import Decimal
 from typing import Any, Unpack
 
 from twisted.application.service import Service
@@ -20,7 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from .answers import Answer, ClientError, Closed, Refused, Unknown
-from .asking import Params
+from .asking import Params, decoded
 from .buffer import Buffer, MemoryBuffer
 from .dial import Shown
 from .link import Link
@@ -121,11 +119,13 @@ class GatewayClient(Service):
     @property
     def trouble(self) -> BaseException | None:
         """
-        Why nothing can be sent: what the gateway says where it does not open the stream yet, or
-        why the last connection was lost or could not be made.
+        Why nothing can be sent: what the gateway says where it does not open the stream yet; that
+        what is connected answers nothing; or why the last connection was lost or could not be made.
         """
-        put_off = self._session.put_off
-        return self._link.trouble if put_off is None else Closed(str(put_off))
+        put_off, doubt = self._session.put_off, self._session.doubt
+        if put_off is not None:
+            return Closed(str(put_off))
+        return Closed(doubt) if doubt else self._link.trouble
 
     @property
     def put_off(self) -> Answer | None:
@@ -181,14 +181,11 @@ class GatewayClient(Service):
         Ask a query that the gateway's configuration names.
 
         @param exact: whether numbers with a point become C{decimal.Decimal}.
-        @return: fires with the rows; fails with L{Refused}. Asked again where the gateway says
+        @return: fires with the rows; fails with L{Refused}, or with L{Garbled} where they make no
+            sense. Asked again where the gateway says
             -TRY or the connection is lost; cancel it, or use C{addTimeout}, to stop waiting.
         """
-
-        def decoded(rows: list[bytes]) -> list[dict[str, Any]]:
-            return [json.loads(row, parse_float=Decimal if exact else None) for row in rows]
-
-        return self.rows(query, params).addCallback(decoded)
+        return self.rows(query, params).addCallback(decoded, exact)
 
     def rows(self, query: str, params: Params = None) -> Deferred[list[bytes]]:
         """
@@ -329,8 +326,12 @@ class GatewayClient(Service):
 
     def _answered(self, question: Question) -> None:
         answer = question.answer
-        assert answer is not None
         answered = self._questions.pop(question, None)
+        if question.failure is not None:
+            if answered is not None:
+                answered.errback(question.failure)
+            return
+        assert answer is not None
         if answered is None:
             if question.own:
                 self._log.warn(

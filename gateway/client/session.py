@@ -12,6 +12,8 @@ the C{-REJ} it got) then tells its fate. After C{-TRY} nothing is sent until all
 flight is answered; then all goes again from there. Without a stream only what was
 answered C{-TRY} is sent again, so that it may be overtaken.
 
+A connection begins with a PING (L{gateway.client.probe}): only who answers it is told anything.
+
 Where HELLO is answered C{-TRY}, the gateway cannot open the stream yet, such as while another
 one still holds in its spool what this client had an answer for. It is asked again and again,
 and everything else waits.
@@ -21,8 +23,10 @@ Chunks, not messages: answers are counted, a read of nothing but C{+OK} is one c
 
 from __future__ import annotations
 
+import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from .answers import (
     OK,
@@ -33,6 +37,7 @@ from .answers import (
     StreamLost,
     StreamTaken,
     Unsendable,
+    WrongListener,
     parse,
 )
 from .asking import Asking, Params, call
@@ -41,9 +46,22 @@ from .greeting import Greeting, again, judged
 from .outbox import Outbox
 from .parcel import Event, Parcel, Push, Question, Segment, push
 from .patience import Patience
-from .wire import BOM, WIRES, Wire, check_word
+from .probe import BEGINNING, MOST, NONCE, is_probe, mute, sent_away, stranger, takes_commands
+from .wire import BOM, MAX_ANSWER, WIRES, Wire, check_word
 
 _AWAY, _GREETING, _OPEN, _LEAVING = range(4)
+
+NONSENSE: Final = 5
+"""Connections in a row that ended in nonsense, without one good answer, after which it is over."""
+
+MAX_ROWS: Final = 1_000_000
+"""Rows of an answer; no gateway's C{max_rows} is larger."""
+
+MAX_DIGITS: Final = 7
+"""Digits of that number; Python refuses to read one of thousands."""
+
+MAX_ROWS_SIZE: Final = 256 * 1024 * 1024
+"""Bytes of an answer's rows; no gateway's C{max_bytes} is larger."""
 
 
 class Session:
@@ -69,10 +87,12 @@ class Session:
         resend: bool = True,
         takeover: str = "stop",
         token: str | None = None,
+        nonce: Callable[[], str] = lambda: secrets.token_hex(NONCE // 2),
     ) -> None:
         """
         @param buffer: keeps the messages; see L{open}.
         @param retry: seconds before the nth try in a row of what is answered -TRY.
+        @param nonce: gives a word for the PING of each connection.
         @raise ValueError: naming the parameter that does not fit.
         """
         if dialect not in ("command", "plain"):
@@ -83,7 +103,7 @@ class Session:
             raise ValueError(f"takeover is stop or retry, not {takeover!r}")
         if window < 1:
             raise ValueError(f"window is at least 1, not {window}")
-        self._greeting = Greeting(token, stream, dialect == "plain")
+        self._greeting = Greeting(token, stream, dialect == "plain", framing, nonce)
         self.failure: ClientError | None = None
         self.goodbye: Answer | None = None
         self._buffer = buffer
@@ -99,6 +119,7 @@ class Session:
         self._outbox: Outbox | None = None
         self._flight: deque[Segment | Question] = deque()
         self._understood = False
+        self._nonsense = 0
         self._routes: set[str] = set()
         self._disconnect()
 
@@ -110,6 +131,10 @@ class Session:
         self._said_nothing = True
         # A question whose rows are coming, and how many are missing.
         self._rows: tuple[Question, int] | None = None
+        # What has come before the first answer of this connection; None: there was one.
+        self._beginning: bytes | None = b""
+        self._listens = False
+        self._size = 0  # of the rows that have come
 
     def open(self) -> Outbox:
         """
@@ -152,6 +177,16 @@ class Session:
     def leaving(self) -> bool:
         """Whether this connection is of no more use."""
         return self._state == _LEAVING or self.failure is not None
+
+    @property
+    def doubt(self) -> str:
+        """What there is to say of a connection that has not given one answer yet."""
+        if self._state == _AWAY or self._plain or self._beginning is None:
+            return ""
+        return self._stranger()[0] if self._beginning else mute()
+
+    def _stranger(self) -> tuple[str, str]:
+        return stranger(self._beginning or b"", self._framing, self._plain)
 
     @property
     def waiting(self) -> bool:
@@ -211,6 +246,7 @@ class Session:
     def connected(self) -> None:
         """A connection is there."""
         self._disconnect()
+        self._wire.most = MAX_ANSWER if self._plain else MOST
         self._greet(self._greeting.begin(self.open().stream))
 
     def _greet(self, question: Question | None) -> None:
@@ -224,8 +260,13 @@ class Session:
 
     def lost(self) -> None:
         """The connection is gone."""
+        if self._beginning and self.failure is None:
+            text, kind = self._stranger()
+            if kind == "gateway" or (kind and not self._understood):
+                self.failure = WrongListener(text)
         questions = [] if self._rows is None else [self._rows[0]]
         questions += [entry for entry in self._flight if isinstance(entry, Question)]
+        questions = [question for question in questions if not question.complete]
         segments = [entry for entry in self._flight if isinstance(entry, Segment)]
         self._flight.clear()
         self._asking.lost(questions)
@@ -265,6 +306,7 @@ class Session:
         pieces: list[bytes] = []
         for question in self._asking.take(only_own=self._state != _OPEN):
             self._flight.append(question)
+            self._listens = self._listens or question.channel is not None
             pieces.append(self._wire.frame(question.payload))
         if self._state == _OPEN:
             self._flight += outbox.fill(self._wire, pieces)
@@ -284,6 +326,8 @@ class Session:
         """
         if self.leaving:
             return
+        if self._beginning is not None:
+            self._beginning = (self._beginning + data)[:BEGINNING]
         count, rest = divmod(len(data), len(self._ok))
         plenty = rest == 0 and self._rows is None and not self._wire.pending
         try:
@@ -292,15 +336,37 @@ class Session:
             else:
                 self._read(self._wire.receive(data), now)
         except Garbled as error:
-            # Who never understood a word is at the wrong door; to try again does not help.
-            if not self._understood:
-                self.failure = error
-            raise
+            raise self._garbled(error) from None
         except StreamLost as error:
             self.failure = error
             raise
         finally:
             self._events += self.open().noted()
+
+    def _garbled(self, error: Garbled) -> Garbled:
+        """
+        What came makes no sense.
+
+        @return: what there is to say of it.
+        """
+        if isinstance(error, WrongListener):
+            self.failure = error
+        elif self._beginning is not None:
+            text, kind = self._stranger()
+            error = WrongListener(text)
+            # Who never understood a word is at the wrong door; to try again does not help.
+            if kind == "gateway" or not self._understood:
+                self.failure = error
+        else:
+            self._nonsense += 1
+            if not self._understood or self._nonsense >= NONSENSE:
+                self.failure = error
+            asked = self._rows[0] if self._rows is not None else next(iter(self._flight), None)
+            if isinstance(asked, Question) and not asked.own:
+                # It would be answered the same again.
+                asked.failure = error
+                self._complete(asked)
+        return error
 
     def _read(self, frames: list[bytes], now: float) -> None:
         place, end = 0, len(frames)
@@ -313,6 +379,8 @@ class Session:
                 place += 1
             first = b"" if self._plain else frame[:1]
             if first == b">":
+                if not self._listens:
+                    raise Garbled(f"a push, and nobody listens: {frame[:100]!r}")
                 self._events += [push(frame)] * (place - start)
             elif first == b"*":
                 place = start + 1
@@ -329,6 +397,10 @@ class Session:
         question, missing = self._rows
         rows = frames[place : place + missing]
         question.rows += rows
+        self._size += sum(map(len, rows))
+        if self._size > MAX_ROWS_SIZE:
+            question.rows = []
+            raise Garbled(f"rows of more than {MAX_ROWS_SIZE:,} bytes")
         missing -= len(rows)
         self._rows = (question, missing) if missing else None
         if not missing:
@@ -340,22 +412,30 @@ class Session:
         outbox = self.open()
         while count:
             if not self._flight:
-                raise Garbled(f"more answers than questions: {str(answer)[:100]!r}")
+                raise Garbled(f"an answer, and nothing was asked: {str(answer)[:100]!r}")
+            if self._beginning is not None:
+                wrong = takes_commands(answer) if self._plain else None
+                if wrong is not None:
+                    raise wrong
+                self._beginning = None
             self._understood = True
             entry = self._flight[0]
             if isinstance(entry, Question):
+                if entry.is_call and answer.kept:
+                    raise Garbled(f"no rows, which were asked for: {str(answer)[:100]!r}")
                 self._flight.popleft()
                 count -= 1
                 self._answered(entry, answer, now)
                 continue
             many = min(count, entry.stop - entry.start)
             count -= many
+            self._nonsense = 0
             outbox.judge(entry, many, answer, now)
             if entry.start == entry.stop:
                 self._flight.popleft()
 
     def _answered(self, question: Question, answer: Answer, now: float) -> None:
-        if answer.word == "-TRY":
+        if answer.word == "-TRY" and not (answer.code != "RATE" and is_probe(question.payload)):
             self._patience.later(answer, now)
             if question.own and question.channel is None:
                 self.put_off = answer
@@ -377,25 +457,33 @@ class Session:
         stream = self.open().stream
         self.failure = judged(question, answer, stream)
         if self.failure is None:
+            self._wire.most = MAX_ANSWER
             self._greet(self._greeting.next(stream))
 
     def _listing(self, digits: bytes) -> None:
-        question = self._flight.popleft() if self._flight else None
-        if not isinstance(question, Question) or not digits.isdigit():
+        question = next(iter(self._flight), None)
+        if not isinstance(question, Question) or not question.is_call:
             raise Garbled(f"rows that nobody asked for: {b'*' + digits[:100]!r}")
+        if not digits.isdigit() or len(digits) > MAX_DIGITS or int(digits) > MAX_ROWS:
+            raise Garbled(f"no number of rows, 0 to {MAX_ROWS:,}: {b'*' + digits[:100]!r}")
+        self._flight.popleft()
         self._patience.progress()
         question.answer = OK
+        self._size = 0
         if int(digits):
             self._rows = (question, int(digits))
         else:
             self._complete(question)
 
     def _complete(self, question: Question) -> None:
+        if question.failure is None:
+            self._nonsense = 0
         question.complete = True
         self._events.append(question)
 
     def _goodbye(self, answer: Answer, now: float) -> None:
         self.goodbye = answer
+        self._beginning = None
         was, self._state = self._state, _LEAVING
         if answer.code == "FORMAT":
             self._unframed(answer, now)
@@ -408,7 +496,10 @@ class Session:
 
     def _unframed(self, answer: Answer, now: float) -> None:
         """Everything before the frame at fault is answered, so it is the first one in flight."""
-        if not self._understood or not self._flight:
+        first = next(iter(self._flight), None)
+        if isinstance(first, Question) and is_probe(first.payload):
+            self.failure = sent_away(answer)
+        elif not self._understood or not self._flight:
             self.failure = Garbled(
                 f"{answer} (is the listener's framing {self._framing}? or the message too long?)"
             )

@@ -38,7 +38,11 @@ def check_word(what: str, word: str) -> None:
 class Wire(Protocol):
     """
     One connection's framing.
+
+    @ivar most: longest frame taken in, in bytes.
     """
+
+    most: int
 
     @property
     def pending(self) -> bool:
@@ -82,6 +86,7 @@ class _Delimited:
     _delimiter: bytes
 
     def __init__(self) -> None:
+        self.most = MAX_ANSWER
         self._kept: list[bytes] = []
         self._size = 0
 
@@ -93,8 +98,8 @@ class _Delimited:
         if self._delimiter not in data:
             self._kept.append(data)
             self._size += len(data)
-            if self._size > MAX_ANSWER:
-                raise Garbled(f"a frame of more than {MAX_ANSWER} bytes")
+            if self._size > self.most:
+                raise Garbled(f"a frame of more than {self.most:,} bytes, without an end")
             return []
         if self._kept:
             data = b"".join(self._kept) + data
@@ -162,6 +167,7 @@ class _Counted:
     _trailer: bytes
 
     def __init__(self) -> None:
+        self.most = MAX_ANSWER
         self._kept = bytearray()
         self._wanted = 0
 
@@ -181,8 +187,10 @@ class _Counted:
         while start < size:
             colon = data.find(self._mark, start, start + 12)
             digits = data[start : colon if colon >= 0 else start + 12]
-            if not digits.isdigit() or int(digits) > MAX_ANSWER:
+            if not digits.isdigit():
                 raise Garbled(f"no frame of this framing: {data[start : start + 40]!r}")
+            if int(digits) > self.most:
+                raise Garbled(f"a frame of {int(digits):,} bytes, and {self.most:,} are taken")
             if colon < 0:
                 break
             end = colon + 1 + int(digits)

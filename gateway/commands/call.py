@@ -4,6 +4,7 @@ C{gateway call}: ask a query of the gateway's configuration.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -13,16 +14,17 @@ import msgspec
 from twisted.internet.defer import TimeoutError as Late
 from twisted.python.failure import Failure
 
-from gateway.client.answers import ClientError
+from gateway.client.answers import ClientError, Garbled
 from gateway.commands.dial import Trust, gateway_options, new_client, reason
 from gateway.commands.running import run
+from gateway.commands.visible import visible
 
 _EPILOG: Final = """\b
 Exit status:
   0  the rows are on standard output, maybe none
   1  refused: no such query, wrong arguments, an error of the database, or the token
   2  wrong usage
-  3  no answer within --timeout
+  3  no answer within --timeout, or what answers is no listener of commands
 
 \b
 Examples:
@@ -57,7 +59,8 @@ def call_command(
 ) -> None:
     """Ask a QUERY that the gateway's configuration names, and print its rows.
 
-    Each row is one JSON object a line, as the gateway said it. Arguments are NAME=VALUE, or one
+    Each row is one JSON object a line, byte for byte as the gateway said it; on a terminal control
+    characters are JSON's escapes. Arguments are NAME=VALUE, or one
     JSON object or array. A VALUE that is a number, true, false, null or a JSON string counts as
     that, any other as text: 007 is text, and the text 5 is NAME='"5"'.
     """
@@ -76,16 +79,29 @@ def call_command(
             if why:
                 text = f"cannot connect: {reason(why[0].value)}"
             else:
+                trouble = client.trouble
                 text = f"no answer within {timeout:g} s"
+                text += "" if trouble is None else f" ({reason(trouble)})"
             click.echo(f"gateway call: {endpoint}: {text}", err=True)
             return 3
+        except Garbled as error:
+            click.echo(f"gateway call: {endpoint}: {reason(error)}", err=True)
+            return 3
         except (ClientError, ValueError) as error:
-            click.echo(f"gateway call: {query}: {reason(error)}", err=True)
+            click.echo(f"gateway call: {visible(query)}: {reason(error)}", err=True)
             return 1
         finally:
             await client.stopService()
+        try:
+            cells = [_cells(number, row) for number, row in enumerate(rows, 1)]
+        except Garbled as error:
+            click.echo(f"gateway call: {endpoint}: {reason(error)}", err=True)
+            return 3
         if table:
-            _print_table(rows)
+            _print_table(cells)
+        elif sys.stdout.isatty():
+            for row in rows:
+                click.echo(visible(row.decode("utf-8", "backslashreplace"), is_json=True))
         else:
             sys.stdout.buffer.writelines(row + b"\n" for row in rows)
             sys.stdout.buffer.flush()
@@ -129,17 +145,45 @@ def _value(text: str) -> Any:
         return text
 
 
-def _print_table(rows: Sequence[bytes]) -> None:
+def _cells(number: int, row: bytes) -> dict[str, msgspec.Raw]:
+    """
+    @raise Garbled: this row is no JSON object.
+    """
+    try:
+        # As text, so that all of it is looked at.
+        return msgspec.json.decode(row.decode(), type=dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        found = _with_half_characters(row)
+        if found is None:
+            raise Garbled(f"row {number} is no JSON object: {error}: {row[:40]!r}") from None
+        return found
+
+
+def _with_half_characters(row: bytes) -> dict[str, msgspec.Raw] | None:
+    """
+    A row that has half of a character as an escape, as PostgreSQL's C{json} may have.
+    """
+    try:
+        found = json.loads(row, parse_int=str, parse_float=str)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict):
+        return None
+    return {name: msgspec.Raw(json.dumps(value).encode()) for name, value in found.items()}
+
+
+def _print_table(found: Sequence[dict[str, msgspec.Raw]]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    found = [msgspec.json.decode(row, type=dict[str, msgspec.Raw]) for row in rows]
     table = Table()
     names = list(dict.fromkeys(name for row in found for name in row))
     for name in names:
         numeric = all(_numeric(row.get(name)) for row in found)
-        table.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
+        table.add_column(
+            Text(visible(name)), justify="right" if numeric else "left", overflow="fold"
+        )
     for row in found:
         table.add_row(*(Text(_cell(row.get(name))) for name in names))
     console = Console()
@@ -160,6 +204,7 @@ def _cell(value: msgspec.Raw | None) -> str:
     if value is None or bytes(value) == b"null":
         return ""
     raw = bytes(value).decode()
-    text = msgspec.json.decode(raw) if raw.startswith('"') else raw
-    # A terminal must not be told what to do by a row.
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+    try:
+        return visible(msgspec.json.decode(raw, type=str) if raw.startswith('"') else raw)
+    except msgspec.DecodeError:
+        return visible(raw)  # half of a character, as an escape

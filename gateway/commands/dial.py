@@ -14,6 +14,7 @@ import click
 
 from gateway.client.service import GatewayClient
 from gateway.commands.proof import token_option
+from gateway.commands.visible import LONGEST, error_text
 from gateway.framing import FRAMINGS
 
 COMMANDS: Final = "tcp:127.0.0.1:8002"
@@ -125,5 +126,7 @@ def reason(error: BaseException | None) -> str:
     queue = error.args[0] if error is not None and error.args else None
     if isinstance(queue, list) and queue and isinstance(queue[-1], tuple):
         # OpenSSL's: (library, function, reason), each call's after that of those it made.
-        return str(queue[-1][-1])
-    return " ".join(str(error).split()).rstrip(".:") or type(error).__name__
+        return error_text(str(queue[-1][-1]))
+    # Cut first: what the other end says may be long.
+    text = " ".join(str(error)[: 2 * LONGEST].split()).rstrip(".:") or type(error).__name__
+    return error_text(text)

@@ -13,15 +13,16 @@ import click
 from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.python.failure import Failure
 
-from gateway.client.answers import ClientError
+from gateway.client.answers import ClientError, Garbled
 from gateway.commands.dial import Trust, gateway_options, new_client, reason
 from gateway.commands.interrupts import on_interrupt
 from gateway.commands.running import run
+from gateway.commands.visible import visible
 
 _EPILOG: Final = """\b
 Exit status:
   0    --count notifications came, or the reader of the output went away
-  1    the gateway refused a channel, or the token
+  1    the gateway refused a channel or the token, or is no listener of commands
   2    wrong usage
   130  ended by Ctrl-C (143: by SIGTERM)
 
@@ -53,9 +54,11 @@ def listen_command(
 
     The gateway's configuration says which channels there are. Connects again when the
     connection is lost. Where notifications may have been missed, it says so on standard error
-    (CHANNEL: some may be missing), so that what depends on them can be read again.
+    (CHANNEL: some may be missing), so that what depends on them can be read again. On a terminal
+    control characters are shown as escapes; a file or pipe gets each payload as it is, and --json
+    is the one to use where payloads may hold line breaks.
     """
-    listening = _Listening(as_json, count, quiet)
+    listening = _Listening(endpoint, as_json, count, quiet)
 
     async def work(reactor: Any) -> int:
         client = new_client(
@@ -95,8 +98,9 @@ class _Listening:
     @ivar ended: fires with the exit status.
     """
 
-    def __init__(self, as_json: bool, count: int | None, quiet: bool) -> None:
+    def __init__(self, endpoint: str, as_json: bool, count: int | None, quiet: bool) -> None:
         self.ended: Deferred[int] = Deferred()
+        self._endpoint = endpoint
         self._as_json = as_json
         self._left = count
         self._quiet = quiet
@@ -124,6 +128,8 @@ class _Listening:
         first = failure.value
         error = first.subFailure.value if isinstance(first, FirstError) else first
         what = reason(error) if isinstance(error, (ClientError, ValueError)) else repr(error)
+        if isinstance(error, Garbled):
+            what = f"{self._endpoint}: {what}"
         click.echo(f"gateway listen: {what}", err=True)
         self.end(1)
 
@@ -134,16 +140,13 @@ class _Listening:
     def say(self, text: str) -> None:
         """For people."""
         if not self._quiet:
-            click.echo(f"gateway listen: {text}", err=True)
+            click.echo(f"gateway listen: {visible(text)}", err=True)
 
     def _print(self, channel: str, payload: str) -> None:
         if self._as_json:
             line = json.dumps({"channel": channel, "payload": payload})
         elif self._terminal:
-            # A terminal must not be told what to do by a payload.
-            line = f"{channel} " + "".join(
-                c if c.isprintable() else ascii(c)[1:-1] for c in payload
-            )
+            line = visible(f"{channel} {payload}")
         else:
             line = f"{channel} {payload}"
         try:

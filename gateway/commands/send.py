@@ -18,6 +18,7 @@ from gateway.commands.inputs import CUTTERS
 from gateway.commands.proof import token_option
 from gateway.commands.running import run
 from gateway.commands.sending import ALL_KEPT, PATIENCE, Job, send
+from gateway.commands.visible import error_text
 from gateway.errors import InputError
 
 _EPILOG: Final = """\b
@@ -167,10 +168,10 @@ def send_command(as_json: bool, quiet: bool, **options: Any) -> None:
         try:
             result = await send(job, reactor, bar)
         except InputError as error:
-            click.echo(f"gateway send: {error}", err=True)
+            click.echo(f"gateway send: {error_text(str(error))}", err=True)
             return 2
         if result.problem:
-            click.echo(f"gateway send: {result.problem}", err=True)
+            click.echo(f"gateway send: {error_text(result.problem)}", err=True)
         if as_json:
             click.echo(json.dumps({**result.report, "status": result.status}))
         elif not quiet or result.status != ALL_KEPT:

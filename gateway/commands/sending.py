@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 
 from gateway.client.answers import (
     ClientError,
+    Garbled,
     NotAllowed,
     Refused,
     StreamLost,
@@ -249,6 +250,9 @@ class _Run:
             await self._step
         except (CancelledError, NotAllowed, Refused, StreamLost, StreamTaken):
             raise
+        except Garbled as error:
+            self._end(UNDELIVERED, f"{self._job.endpoint}: {reason(error)}")
+            raise CancelledError from None
         except Exception as error:  # noqa: BLE001 - whatever an endpoint says
             text = f"cannot connect to {self._job.endpoint}: {reason(error)}"
             if not self._job.retry:

@@ -18,6 +18,8 @@ from gateway.framing import FRAMINGS, OVERSIZE
 
 OK = b"+OK"
 
+CONTROL = re.compile(rb"[\0-\x1f]+")
+
 HELLO = re.compile(rb"(\S+)(?: seen=(0|[1-9][0-9]*)(?: epoch=([0-9A-Za-z-]{1,64}))?)?")
 """What stands behind the verb."""
 
@@ -152,7 +154,9 @@ class Peer:
 
     def _prove(self, frame: bytes) -> None:
         model = self._model
-        if model.dialect == "command" and not frame.startswith(b"AUTH "):
+        if model.dialect == "command" and frame.startswith(b"PING "):
+            self._command(frame)
+        elif model.dialect == "command" and not frame.startswith(b"AUTH "):
             self.leave(b"-BYE AUTH :say AUTH and a token first")
         elif not model.offered:
             self.say(b"-REJ QUERY :AUTH is not offered by this gateway")
@@ -176,7 +180,8 @@ class Peer:
         elif verb == b"HELLO":
             self.say(self._hello(rest))
         elif verb == b"PING":
-            self.say(b"+OK " + rest if rest else OK)
+            # Control characters have no place in an answer.
+            self.say(b"+OK " + CONTROL.sub(b" ", rest) if rest else OK)
         elif verb == b"LISTEN":
             if rest.decode() in self._model.denied:
                 self.say(b"-REJ DENIED :not this channel")

@@ -61,7 +61,7 @@ def test_send_call_ping(serve: Serve) -> None:
 def test_a_stream_survives_cut_connections(serve: Serve, framing: str) -> None:
     """Connections end every few reads, answers are lost: all is stored once, in order."""
     server = serve(Model(framing=framing))
-    server.cut_after = 3
+    server.cut_after = 4
     messages = [b"%d" % n for n in range(5000)]
     with BlockingClient(
         "127.0.0.1", server.port, stream="s", framing=framing, window=500, retry=quickly
@@ -171,6 +171,7 @@ def test_unix_socket(tmp_path: Path) -> None:
         def answer() -> None:
             connection, _ = listening.accept()
             with connection:
+                connection.sendall(b"+OK " + connection.recv(100).removeprefix(b"PING "))
                 assert connection.recv(100) == b"PUT messages hello\n"
                 connection.sendall(b"+OK\n")
 

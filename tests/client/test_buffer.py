@@ -272,7 +272,7 @@ def test_a_buffer_that_was_set_back_is_noticed(tmp_path: Path) -> None:
     path.write_bytes(old)
     wired = Wired(model, stream="s", buffer=DiskBuffer(path))
     wired.session.put("r", [b"3"])
-    wired.connect()
+    wired.begin()
     wired.up()
     wired.down()
     assert wired.session.failure is None  # nothing was owed: it is taken for another client's
@@ -286,7 +286,7 @@ def test_a_buffer_that_was_set_back_is_noticed(tmp_path: Path) -> None:
     database.close()
     model.streams["s"].last = 9
     wired = Wired(model, stream="s", buffer=DiskBuffer(path))
-    wired.connect()
+    wired.begin()
     wired.up()
     with pytest.raises(StreamLost, match="buffer was set back"):
         wired.down()

@@ -1,0 +1,143 @@
+"""
+What a client of commands says first: a PING that no listener takes for a message.
+
+Whatever answers may be another listener, where each frame is a message, or no gateway at all: a
+client that went on would have its commands stored, and take that for success. So nothing follows
+this PING, neither a token nor a message, until its answer has come with the very nonce. A plain
+listener knows the mark and says which listener it is; one of an earlier version cannot store
+the byte behind the mark in a text column.
+
+The gateway has the same mark in C{gateway/probe.py}, as this folder works by itself.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from .answers import Answer, WrongListener
+
+MARK: Final = b"gateway-client-5e2b9c41d7"
+
+NONCE: Final = 16
+"""Letters of the word that the answer repeats; listeners know the length of the whole by it."""
+
+MOST: Final = 4096
+"""Longest frame taken in before the answer, in bytes; none of those that are due is as long."""
+
+BEGINNING: Final = 300
+"""Bytes of what came that are kept until it is known who speaks."""
+
+_PING: Final = b"PING " + MARK + b" "
+
+_COMMANDS: Final = (
+    'give the endpoint of a listener with dialect = "command", such as tcp:localhost:8002, and the'
+    " framing that it has"
+)
+
+_MESSAGES: Final = "check the port, and the dialect and framing of its listener"
+
+_WORD: Final = rb"([+-](?:OK|DUP|QUE|REJ|TRY|BYE)\b"
+
+_GATEWAYS: Final = {
+    "netstring": re.compile(rb"[0-9]{1,6}:%b[^\r\n]*)" % _WORD),
+    "octet-counted": re.compile(rb"[0-9]{1,6} %b[^\r\n]*)" % _WORD),
+    "nul": re.compile(rb"%b[^\0\n]*)\0" % _WORD),
+    "line": re.compile(rb"%b[^\0\n]*)\n" % _WORD),
+}
+"""A gateway's answer, by its framing."""
+
+_STRANGERS: Final = (
+    (re.compile(rb"HTTP/[0-9]|<(?:!doctype|html)", re.IGNORECASE), "an HTTP server"),
+    (re.compile(rb"[\x15\x16]\x03"), "a listener with TLS, and this client speaks without"),
+    (re.compile(rb"SSH-"), "an SSH server"),
+    (re.compile(rb"-ERR |-NOAUTH "), "a Redis server"),
+    (re.compile(rb"E(?:\0\0..S|FATAL)", re.DOTALL), "a PostgreSQL server"),
+    (re.compile(rb"[1-5][0-9][0-9][ -](?![+-])"), "an SMTP or FTP server"),
+)
+"""What others say first, or where they do not understand."""
+
+
+def probe(framing: str, nonce: str) -> bytes:
+    """
+    @param nonce: a word that nobody else says, of L{NONCE} letters.
+    @return: the command.
+    """
+    if framing == "line":
+        return _PING + b"\0" + nonce.encode()
+    # Whoever cuts lines has one then, and answers.
+    byte = b"\x01" if framing == "nul" else b"\0"
+    return _PING + byte + nonce.encode() + b"\n"
+
+
+def is_probe(payload: bytes) -> bool:
+    return payload.startswith(_PING)
+
+
+def check_probe(payload: bytes, answer: Answer) -> WrongListener | None:
+    """
+    @return: why what answered is no listener of commands.
+    """
+    expected = [b"+OK", MARK, payload.removeprefix(_PING).strip(b"\0\x01\n")]
+    # Control characters come back as spaces.
+    if re.sub(rb"[\0-\x20]+", b" ", answer.raw).split() == expected:
+        return None
+    stored = ", and may have stored it" if answer.kept else ""
+    return WrongListener(
+        f"this seems to be a plain listener of an earlier version: it took the client's PING for a"
+        f" message{stored} ({str(answer)[:100]}); {_COMMANDS}"
+    )
+
+
+def sent_away(answer: Answer) -> WrongListener:
+    """
+    @param answer: -BYE FORMAT to the probe.
+    """
+    return WrongListener(f"{answer.text[:300]}; {_COMMANDS}")
+
+
+def takes_commands(answer: Answer) -> WrongListener | None:
+    """
+    @param answer: the first one to a client that sends bare messages.
+    @return: why what answered takes none.
+    """
+    if answer.code != "FORMAT" or not answer.text.startswith("unknown verb "):
+        return None
+    # Its text may hold a token, or a message.
+    return WrongListener(
+        "this is a listener of commands, and bare messages were sent to it; use dialect command, or"
+        " the endpoint of a plain listener"
+    )
+
+
+def stranger(beginning: bytes, framing: str, plain: bool) -> tuple[str, str]:
+    """
+    @param beginning: of what came, where no answer was understood.
+    @param framing: this client's.
+    @return: what that seems to be, and of which kind it is: C{gateway}, C{other}, or C{""} where
+        that cannot be known.
+    """
+    advice = _MESSAGES if plain else _COMMANDS
+    for its, pattern in _GATEWAYS.items():
+        found = pattern.match(beginning)
+        if found is not None and its != framing:
+            said = found[1].removesuffix(b",").decode("utf-8", "backslashreplace")
+            text = f"this is a gateway's listener with framing {its}, not {framing}: {said}"
+            return f"{text}; {advice}", "gateway"
+        if found is not None:
+            break
+    else:
+        for pattern, name in _STRANGERS:
+            if pattern.match(beginning):
+                return f"this seems to be {name}: it says {beginning[:60]!r}; {advice}", "other"
+    return f"no answer of a gateway: {beginning[:100]!r}; {advice}", ""
+
+
+def mute() -> str:
+    """
+    What is to be said where nothing came at all.
+    """
+    return (
+        "nothing answers the client's PING: this is no gateway, or a listener with another framing"
+        f" or with TLS; {_COMMANDS}"
+    )

@@ -1,0 +1,60 @@
+"""
+Pushes that have come and that nobody has taken yet, within bounds.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from .parcel import Push
+
+MAX_SIZE: Final = 64 * 1024 * 1024
+"""Bytes of pushes that wait, each counted with L{OVERHEAD} more."""
+
+OVERHEAD: Final = 200
+"""Bytes that a push takes beside its payload, about."""
+
+
+class Pushes:
+    """
+    Of the channels that are expected. Where too many wait, all are dropped, and each channel's next
+    one says that some may have been missed.
+    """
+
+    def __init__(self) -> None:
+        self._channels: set[str] = set()
+        self._waiting: deque[Push] = deque()
+        self._size = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def expect(self, channel: str) -> None:
+        """Take what comes there."""
+        self._channels.add(channel)
+
+    def forget(self, channel: str) -> None:
+        """Take it no more."""
+        self._channels.discard(channel)
+
+    def add(self, push: Push) -> None:
+        """One has come."""
+        if push.channel not in self._channels:
+            return
+        self._waiting.append(push)
+        self._size += _size(push)
+        if self._size > MAX_SIZE:
+            gaps = [Push(channel, None) for channel in sorted(self._channels)]
+            self._waiting = deque(gaps)
+            self._size = sum(map(_size, gaps))
+
+    def next(self) -> Push:
+        """Take the first one out."""
+        push = self._waiting.popleft()
+        self._size -= _size(push)
+        return push
+
+
+def _size(push: Push) -> int:
+    return OVERHEAD + len(push.payload or "")

@@ -1,0 +1,40 @@
+"""
+A client's first frame: a PING that no listener takes for a message.
+
+A client of commands that reaches a plain listener would have its commands stored, and each answered
+C{+OK}. So it begins with a PING that has a fixed mark and a byte which no text column can hold. A
+listener of commands answers it like any other; every other listener knows it by its first bytes,
+before they are cut into frames, and says which listener it is.
+
+The client has the same mark in C{gateway/client/probe.py}, as that folder works by itself.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+_PING: Final = b"PING gateway-client-5e2b9c41d7 "
+
+_BEGINNINGS: Final = {
+    _PING + b"\0": "line",
+    _PING + b"\x01": "nul",
+    b"49:%b\0" % _PING: "netstring",
+    b"49 %b\0" % _PING: "octet-counted",
+}
+"""What a connection begins with, and the framing that the client speaks: none has a whole frame."""
+
+LONGEST: Final = max(map(len, _BEGINNINGS))
+"""Bytes of a connection that tell."""
+
+
+def probe_framing(beginning: bytes) -> str | None:
+    """
+    @param beginning: a connection's first bytes.
+    @return: the framing that a probe comes in; C{""}: this is no probe; C{None}: more has to come.
+    """
+    for probe, framing in _BEGINNINGS.items():
+        if beginning.startswith(probe):
+            return framing
+        if probe.startswith(beginning):
+            return None
+    return ""
