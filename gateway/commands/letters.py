@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 import click
 
 from gateway.commands.access import Access, database_options
+from gateway.commands.visible import visible
 from gateway.config import Config
 from gateway.errors import RouteError
 from gateway.postgres.connection import Connection
@@ -217,4 +218,4 @@ def _clean(text: str) -> str:
     """
     For a terminal, which must not be told what to do by a message.
     """
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return visible(text)

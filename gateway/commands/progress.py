@@ -14,6 +14,7 @@ import click
 from twisted.internet.task import LoopingCall
 
 from gateway.commands.tally import Tally
+from gateway.commands.visible import error_text, visible
 
 REFRESH: Final = 0.25
 """Seconds between two looks; more often cannot be read."""
@@ -26,7 +27,7 @@ class Quiet:
 
     def say(self, text: str) -> None:
         """One line for people."""
-        click.echo(text, err=True)
+        click.echo(error_text(text), err=True)
 
     def stop(self) -> None:
         """The run is over."""
@@ -59,7 +60,7 @@ class Bar:
         if total() is not None:
             columns.append(TimeRemainingColumn(compact=True))
         self._bar = Progress(*columns, console=Console(stderr=True), auto_refresh=False)
-        self._task = self._bar.add_task(name, total=total(), figures="")
+        self._task = self._bar.add_task(visible(name), total=total(), figures="")
         self._bar.start()
         self._loop = LoopingCall(self._draw)
         self._loop.clock = reactor
@@ -67,7 +68,7 @@ class Bar:
 
     def say(self, text: str) -> None:
         """One line for people, above the bar."""
-        self._bar.console.print(text, markup=False, highlight=False)
+        self._bar.console.print(error_text(text), markup=False, highlight=False)
 
     def stop(self) -> None:
         """The run is over."""

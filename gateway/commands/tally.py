@@ -6,9 +6,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Final
 
 from gateway.client.answers import UNKNOWN, Answer
+
+MOST_CODES: Final = 50
+"""Codes that are counted apart; gateways have fewer."""
 
 
 class Tally:
@@ -46,7 +49,8 @@ class Tally:
             self.words[answer.word] += count
             if not answer.kept:
                 refused += count
-                self.refusals[answer.code] += count
+                known = answer.code in self.refusals or len(self.refusals) < MOST_CODES
+                self.refusals[answer.code if known else "OTHERS"] += count
         self._last = self._seconds()
         return refused
 
