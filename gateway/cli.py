@@ -122,7 +122,7 @@ def check(file: Path, data_dir: Path) -> None:
 
 
 @main.command(name="bench")
-@click.argument("endpoint", default="tcp:127.0.0.1:8000")
+@click.argument("endpoint", default="tcp:127.0.0.1:8000", envvar="GATEWAY_ENDPOINT")
 @click.option("--connections", default=16, show_default=True, type=click.IntRange(1))
 @click.option(
     "--window",
@@ -150,7 +150,8 @@ def bench_command(endpoint: str, as_json: bool, **options: Any) -> None:
     """Put load on a running gateway and measure.
 
     ENDPOINT is a Twisted client endpoint, such as tcp:127.0.0.1:8000 or
-    unix:gateway.sock. The messages are stored: do not point this at a table you
+    unix:gateway.sock; without one that of the environment's GATEWAY_ENDPOINT,
+    or tcp:127.0.0.1:8000. The messages are stored: do not point this at a table you
     care about. Exits with 1 where a message got no answer or was not stored.
     """
     # More than other commands need, at each TAB too.

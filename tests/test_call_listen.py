@@ -134,6 +134,25 @@ def test_what_is_not_asked(arguments: list[str], status: int, said: str) -> None
     assert "Traceback" not in done.stderr
 
 
+def test_the_endpoint_of_the_environment(gateway: Gateway, database: Database) -> None:
+    """It is where every command connects that is not told otherwise, and --help says so."""
+    there = {"GATEWAY_ENDPOINT": where(gateway)[1]}
+    done = tool("call", "last", environment=there)
+    assert done.returncode == 0 and json.loads(done.stdout)["body"] == "d"
+    done = tool("send", "--route", "messages", __file__, environment=there)
+    assert done.returncode == 0, done.stderr
+    done = tool("listen", "secrets", environment=there)
+    assert "-REJ DENIED" in done.stderr
+    done = tool("bench", "--route", "messages", "--count", "7", environment=there)
+    assert done.returncode == 0 and "7 sent" in done.stdout
+    nowhere = {"GATEWAY_ENDPOINT": "unix:/nonexistent"}
+    done = tool("call", "--timeout", "1", "last", environment=nowhere)
+    assert done.returncode == 3 and "unix:/nonexistent" in done.stderr
+    assert tool("call", *where(gateway), "last", environment=nowhere).returncode == 0
+    for name in ("call", "listen", "send", "bench"):
+        assert "GATEWAY_ENDPOINT" in tool(name, "--help").stdout
+
+
 def test_a_table(gateway: Gateway) -> None:
     """For people: named columns, and no message tells the terminal what to do."""
     done = call(gateway, "--table", "last", "n=2")

@@ -20,6 +20,9 @@ from gateway.framing import FRAMINGS
 COMMANDS: Final = "tcp:127.0.0.1:8002"
 """Where a gateway without a configuration takes commands."""
 
+VARIABLE: Final = "GATEWAY_ENDPOINT"
+"""Of the environment; its value is the endpoint where no other is given."""
+
 Command = Callable[..., Any]
 
 
@@ -100,10 +103,10 @@ def gateway_options(command: Command) -> Command:
         "-e",
         "--endpoint",
         default=COMMANDS,
-        show_default=True,
+        envvar=VARIABLE,
         metavar="ENDPOINT",
         help="A listener with the command dialect, as Twisted's client endpoints say it:"
-        " tcp:HOST:PORT or unix:PATH.",
+        f" tcp:HOST:PORT or unix:PATH.  [default: the environment's {VARIABLE}, or {COMMANDS}]",
     )(framing_option(tls_options(token_option(command))))
 
 

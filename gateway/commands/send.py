@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import click
 
-from gateway.commands.dial import COMMANDS, Trust, framing_option, tls_options
+from gateway.commands.dial import COMMANDS, VARIABLE, Trust, framing_option, tls_options
 from gateway.commands.inputs import CUTTERS
 from gateway.commands.proof import token_option
 from gateway.commands.running import run
@@ -44,9 +44,11 @@ Examples:
 @click.option(
     "-e",
     "--endpoint",
+    envvar=VARIABLE,
     metavar="ENDPOINT",
     help="Where the gateway listens, as Twisted's client endpoints say it: tcp:HOST:PORT,"
-    " unix:PATH. [default: where a gateway without a configuration listens: tcp:127.0.0.1:8000,"
+    f" unix:PATH. [default: the environment's {VARIABLE}, or where a gateway"
+    " without a configuration listens: tcp:127.0.0.1:8000,"
     " 8001 for netstrings, 8002 for the command dialect]",
 )
 @tls_options
