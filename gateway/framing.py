@@ -9,13 +9,15 @@ the stream was cut by TCP, the same frames come out.
 A byte order mark before the first frame is dropped.
 
 Limits: a frame's payload is at most C{max_frame} bytes; what is kept between two
-calls is at most one incomplete frame, so memory is bounded by C{max_frame} plus
-one read. Precedents for a limit of this size: RFC 5424 section 6.1 (receivers
-must take 480 octets, should take 2048), NetstringReceiver.MAX_LENGTH (99999).
+calls is at most one incomplete frame and what a read brought beyond the frames that
+were wanted, as it came, so memory is bounded by C{max_frame} plus one read. Precedents
+for a limit of this size: RFC 5424 section 6.1 (receivers must take 480 octets, should
+take 2048), NetstringReceiver.MAX_LENGTH (99999).
 """
 
 from __future__ import annotations
 
+import sys
 from typing import Final, Protocol
 
 from gateway.errors import FramingError, HttpError
@@ -67,8 +69,15 @@ class Framing(Protocol):
         """Whether the last L{receive} gave back an L{OVERSIZE} among its frames."""
 
     @property
+    def more(self) -> bool:
+        """Whether whole frames may be among what is kept, since they were more than asked for."""
+
+    @property
     def pending(self) -> int:
-        """How many bytes of an incomplete frame are kept, at most about C{max_frame}."""
+        """
+        How many bytes are kept: of an incomplete frame at most about C{max_frame}, and
+        what came behind those that were asked for.
+        """
 
     @property
     def unfinished(self) -> bool:
@@ -81,10 +90,12 @@ class Framing(Protocol):
         is where a peer ends its messages with NUL and they are read as lines.
         """
 
-    def receive(self, data: bytes) -> list[bytes]:
+    def receive(self, data: bytes, most: int = sys.maxsize) -> list[bytes]:
         """
         Take in what the transport brought.
 
+        @param most: how many payloads are wanted. What comes behind them is kept as it came,
+            without an object for each, until this is called again, maybe with nothing new.
         @return: the payloads now complete, in order; maybe none.
         @raise FramingError: the stream cannot be split further; its C{frames}
             are the good payloads before the fault, still to be answered.
@@ -117,7 +128,7 @@ class _DelimitedFraming:
 
     __slots__ = (
         *("_at_start", "_ending", "_first_line", "_has_nul", "_kept", "_max_frame", "_skipping"),
-        "oversize",
+        *("more", "oversize"),
     )
 
     _delimiter: bytes
@@ -141,6 +152,7 @@ class _DelimitedFraming:
         # What answers end with; of lines the first one decides.
         self._ending: bytes | None = None if self._optional else self._delimiter
         self.oversize = False
+        self.more = False
 
     @property
     def pending(self) -> int:
@@ -148,13 +160,13 @@ class _DelimitedFraming:
 
     @property
     def unfinished(self) -> bool:
-        return self._skipping or bool(self._kept)
+        return self._skipping or (bool(self._kept) and not self.more)
 
     @property
     def has_nul(self) -> bool:
-        return self._has_nul or b"\0" in self._kept
+        return self._has_nul or (b"\0" in self._kept and not self.more)
 
-    def receive(self, data: bytes) -> list[bytes]:
+    def receive(self, data: bytes, most: int = sys.maxsize) -> list[bytes]:
         self.oversize = False
         if self._at_start:
             data, self._at_start = without_bom(bytes(self._kept) + data)
@@ -169,6 +181,10 @@ class _DelimitedFraming:
             if is_http is not None:
                 self._first_line = None
         delimiter, optional = self._delimiter, self._optional
+        if self.more:
+            data = bytes(self._kept) + data
+            self._kept = bytearray()
+            self.more = False
         if self._skipping:
             _, end, data = data.partition(delimiter)
             if not end:
@@ -178,13 +194,15 @@ class _DelimitedFraming:
         if delimiter in data:
             if self._kept:
                 data = bytes(self._kept) + data
-            frames = data.split(delimiter)
-            self._kept = bytearray(frames.pop())
+            frames = data.split(delimiter, most)
+            rest = frames.pop()
+            self._kept = bytearray(rest)
+            self.more = len(frames) == most and delimiter in rest
             # One search of the whole chunk saves one of each line where no CR is.
             if optional and optional in data:
                 frames = [f[:-1] if f.endswith(optional) else f for f in frames]
             # Only a chunk longer than the limit can hold a frame longer than the limit.
-            if len(data) > self._max_frame and max(map(len, frames)) > self._max_frame:
+            if len(data) > self._max_frame and max(map(len, frames), default=0) > self._max_frame:
                 self._has_nul = self._has_nul or any(b"\0" in frame for frame in frames)
                 frames = [OVERSIZE if len(f) > self._max_frame else f for f in frames]
                 self.oversize = True
@@ -192,7 +210,7 @@ class _DelimitedFraming:
                 self._ending = self._first_ending(data)
         else:
             self._kept += data
-        kept = len(self._kept)
+        kept = 0 if self.more else len(self._kept)
         # One byte more may be the CR of a line that is just within the limit.
         if kept > self._max_frame and not (
             optional and kept == self._max_frame + 1 and self._kept.endswith(optional)
@@ -206,6 +224,7 @@ class _DelimitedFraming:
 
     def forget(self) -> None:
         self._kept = bytearray()
+        self.more = False
 
     @property
     def kind(self) -> bytes:
@@ -263,7 +282,7 @@ class _CountedFraming:
     What netstrings and RFC 6587 octet counting share: a decimal length, a mark, the payload.
     """
 
-    __slots__ = ("_at_start", "_kept", "_max_digits", "_max_frame", "_wanted")
+    __slots__ = ("_at_start", "_kept", "_max_digits", "_max_frame", "_wanted", "more")
 
     _name: str
     _mark: bytes
@@ -285,6 +304,7 @@ class _CountedFraming:
         self._kept = bytearray()
         # Bytes that must be there before another look can find a frame.
         self._wanted = 0
+        self.more = False
 
     @property
     def pending(self) -> int:
@@ -292,16 +312,17 @@ class _CountedFraming:
 
     @property
     def unfinished(self) -> bool:
-        return bool(self._kept)
+        return bool(self._kept) and not self.more
 
     def forget(self) -> None:
         self._kept = bytearray()
+        self.more = False
 
     @property
     def kind(self) -> bytes:
         return self._mark
 
-    def receive(self, data: bytes) -> list[bytes]:
+    def receive(self, data: bytes, most: int = sys.maxsize) -> list[bytes]:
         if self._kept:
             self._kept += data
             if len(self._kept) < self._wanted:
@@ -314,6 +335,7 @@ class _CountedFraming:
                 return []
         frames: list[bytes] = []
         self._wanted = 0
+        self.more = False
         append, find = frames.append, data.find
         mark, trailer = self._mark, self._trailer
         tail = len(trailer)
@@ -322,6 +344,9 @@ class _CountedFraming:
         known, length = mark, 0  # no length looks like the mark
         start = 0
         while start < size:
+            if len(frames) >= most:
+                self.more = True
+                break
             colon = find(mark, start, start + digits_most + 1)
             if colon < 0:
                 self._check_digits(data[start : start + digits_most + 1], frames)
@@ -332,7 +357,7 @@ class _CountedFraming:
                 known = digits
             elif size - start > _RUN * (length + 8):
                 # The second of its length: often there are many, as devices send them.
-                run = self._run(data, start, colon + 1 - start, length)
+                run = min(self._run(data, start, colon + 1 - start, length), most - len(frames))
                 if run:
                     stride = colon + 1 - start + length + tail
                     end = start + run * stride
@@ -397,7 +422,7 @@ class _CountedFraming:
 
     def _error(self, text: str, frames: list[bytes]) -> FramingError:
         # What follows a fault is never looked at again.
-        self._kept = bytearray()
+        self.forget()
         return FramingError(f"{self._name}: {text}", frames)
 
 

@@ -6,8 +6,8 @@ each route in it, and one write of all its answers, in the order of the frames
 (L{gateway.answers}).
 
 Reading pauses while the peer has C{window} unanswered frames, while it does not
-take its answers, and while the whole gateway is at its cap. Frames of one read
-that go beyond the window are held here, so the window is a strict one. What is kept
+take its answers, and while the whole gateway is at its cap. What one read brought
+beyond the window stays as it came, uncut, so the window is a strict one. What is kept
 for the peer and waits for it counts into that cap (L{gateway.pressure}).
 
 What takes too long is found by a sweep (L{gateway.sweep}), not by timers: the hot
@@ -129,35 +129,41 @@ class PeerProtocol(Protocol):
             return
         if self._beginning is not None and not (data := self._seek(data)):
             return
+        waits = self._held or self._asking is not None
+        self._take_in(data, 0 if waits else self._terms.window - self.answers.unanswered)
+        self._advance()
+
+    def _take_in(self, data: bytes, most: int) -> None:
+        """
+        Begin as many frames as there is room for; what comes behind them stays as it is.
+
+        @param data: what came, if anything did.
+        """
         bye: Outcome | None = None
+        framing, throttle = self._framing, self._throttle
+        uncharged = framing.pending if framing.more else 0
         try:
-            frames = self._framing.receive(data)
+            frames = framing.receive(data, most)
         except FramingError as error:
             frames = error.frames
             bye = goodbye(Code.FORMAT, str(error))
             if isinstance(error, HttpError):
                 self.turned_away(bye)
-        throttle = self._throttle
-        beside = 0 if throttle is None else len(data) - sum(map(len, frames))
         if frames:
             self._finished = True
-            self._oversize = self._framing.oversize or (bool(self._held) and self._oversize)
+            self._oversize = framing.oversize
             if self._oversize:
                 self._look_for_nul()
-            room = self._terms.window - self.answers.unanswered
-            if self._held or self._asking is not None or len(frames) > room:
-                self._held.extend(frames)
-            else:
-                self._begin_all(frames)
-            if self._held or self._asking is not None:
-                self._held_size += len(data) + _FRAME * len(frames)
+            payload = 0 if throttle is None else sum(map(len, frames))
+            self._begin_all(frames)
         else:
+            payload = 0
             self._heard = True
         if throttle is not None:
-            throttle.charge(beside)
+            uncharged -= framing.pending if framing.more else 0
+            throttle.charge(len(data) + uncharged - payload)
         if bye is not None:
             self._bye = bye
-        self._advance()
 
     def _seek(self, data: bytes) -> bytes:
         """
@@ -219,6 +225,7 @@ class PeerProtocol(Protocol):
             or self._pressed
             or self.answers.unanswered >= self._terms.window
             or bool(self._held)
+            or self._framing.more
             or self._bye is not None
         )
 
@@ -265,6 +272,7 @@ class PeerProtocol(Protocol):
             self._request = work.request
             self._asking = slot
             self._held.extendleft(reversed(work.rest))
+            self._held_size += sum(map(len, work.rest)) + _FRAME * len(work.rest)
             if self._throttle is not None:
                 self._throttle.give_back(work.rest)
 
@@ -289,6 +297,7 @@ class PeerProtocol(Protocol):
 
     def _stop_reading(self) -> None:
         self._held.clear()
+        self._framing.forget()
         self._bye = None
         if not self._closing:
             self._closing = True
@@ -317,13 +326,16 @@ class PeerProtocol(Protocol):
                     self._request = request
                     break
                 request(partial(self._answered, asking))
-            elif self._held:
+            elif self._held or self._framing.more:
                 room = self._terms.window - answers.unanswered
                 throttle = self._throttle
                 if self._pressed or self._outlet.blocked or room <= 0:
                     break
                 if throttle is not None and throttle.stalls:
                     break
+                if not self._held:
+                    self._take_in(b"", min(room, stride))
+                    continue
                 popleft = self._held.popleft
                 self._begin_all([popleft() for _ in range(min(room, stride, len(self._held)))])
                 # Requests give back what comes after them: among many, a few at a time.
@@ -334,14 +346,15 @@ class PeerProtocol(Protocol):
                 break
         self._advancing = False
         if (
-            self._framing.pending > _FREE
+            (self._framing.pending > _FREE and not self._framing.more)
             or self._refused
             or self._kept
             or self._outlet.blocked
             or self._asking is not None
         ):
             self._count()
-        if not answers.waiting and (self._closing or (self._ended and not self._held)):
+        held = self._held or self._framing.more
+        if not answers.waiting and (self._closing or (self._ended and not held)):
             self._close()
         else:
             self._update_reading()
@@ -350,13 +363,15 @@ class PeerProtocol(Protocol):
         """
         See how much is kept for the peer, beside its messages in flight.
         """
-        outlet = self._outlet
-        kept = self._framing.pending + outlet.waiting + self._reader.kept
+        outlet, framing = self._outlet, self._framing
+        kept = outlet.waiting + self._reader.kept
         if not self._held and self._asking is None:
             self._held_size = 0
-        elif self._asking is not None or outlet.blocked:
-            # Else it is short messages beyond the window, which go on by themselves.
-            kept += self._held_size
+        if self._asking is not None or outlet.blocked:
+            kept += self._held_size + framing.pending
+        elif not framing.more:
+            # Else it is messages beyond the window, which go on by themselves.
+            kept += framing.pending
         if kept <= _FREE or self._given_up or self._lost:
             kept = 0
         if kept != self._kept:
@@ -420,7 +435,8 @@ class PeerProtocol(Protocol):
         unfinished = open_ and (bool(self._beginning) or self._framing.unfinished)
         if unfinished and not (heard or finished):
             self._look_for_nul()
-        idle = open_ and timeouts.idle < inf and not self.answers.waiting and not self._held
+        held = self._held or self._framing.more
+        idle = open_ and timeouts.idle < inf and not self.answers.waiting and not held
         if not self._greeted and (finished or self.guest.token):
             self._greeted = not self._terms.awaits_proof(self.guest)
         silent = open_ and not self._greeted and not self.answers.waiting
@@ -489,6 +505,7 @@ class PeerProtocol(Protocol):
         if not self._closing:
             # What is held was read but never submitted: it gets no answer, as if unread.
             self._held.clear()
+            self._framing.forget()
             self._bye = outcome
             self._pressed = False
             self._advance()

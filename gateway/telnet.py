@@ -14,6 +14,7 @@ answered, since telnet(1) shows nothing between Ctrl-C and that answer.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Final
 
@@ -158,6 +159,10 @@ class TelnetFraming:
         return self._framing.oversize
 
     @property
+    def more(self) -> bool:
+        return self._framing.more
+
+    @property
     def pending(self) -> int:
         return self._framing.pending
 
@@ -169,7 +174,7 @@ class TelnetFraming:
     def has_nul(self) -> bool:
         return self._framing.has_nul
 
-    def receive(self, data: bytes) -> list[bytes]:
+    def receive(self, data: bytes, most: int = sys.maxsize) -> list[bytes]:
         try:
             data, answer = self._telnet.receive(data)
         except TelnetError as error:
@@ -178,7 +183,7 @@ class TelnetFraming:
             raise FramingError(str(error), self._framing.receive(error.data)) from None
         if answer:
             self._say(answer)
-        return self._framing.receive(data)
+        return self._framing.receive(data, most)
 
     def forget(self) -> None:
         self._framing.forget()

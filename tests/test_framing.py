@@ -4,6 +4,8 @@ Framing: the same frames however the stream is cut, and one rule for every fault
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,11 +24,15 @@ from gateway.framing import (
 Feed = tuple[list[bytes], str | None, bytes]
 
 payloads = st.lists(st.binary(max_size=60), max_size=30)
+wanted = st.integers(1, 20)
 cuts = st.lists(st.integers(1, 40), min_size=1, max_size=20)
 
 
-def feed(name: str, stream: bytes, steps: list[int], max_frame: int = 50) -> Feed:
+def feed(
+    name: str, stream: bytes, steps: list[int], max_frame: int = 50, most: int = sys.maxsize
+) -> Feed:
     """
+    @param most: how many frames are wanted at a time.
     @return: all frames (oversize ones as C{b"<oversize>"}), the error, and an answer framed.
     """
     framing = FRAMINGS[name](max_frame)
@@ -36,7 +42,12 @@ def feed(name: str, stream: bytes, steps: list[int], max_frame: int = 50) -> Fee
     try:
         while position < len(stream):
             step = steps[turn % len(steps)]
-            frames += framing.receive(stream[position : position + step])
+            found = framing.receive(stream[position : position + step], most)
+            while framing.more:
+                assert len(found) <= most
+                frames += found
+                found = framing.receive(b"", most)
+            frames += found
             assert framing.pending <= max_frame + 10
             position += step
             turn += 1
@@ -50,9 +61,12 @@ def _shown(frames: list[bytes]) -> list[bytes]:
     return [b"<oversize>" if frame is OVERSIZE else frame for frame in frames]
 
 
-@given(st.sampled_from(sorted(FRAMINGS)), payloads, cuts)
-def test_frames_survive_any_cut(name: str, messages: list[bytes], steps: list[int]) -> None:
-    """However TCP cuts the stream, the same frames come out."""
+@given(st.sampled_from(sorted(FRAMINGS)), payloads, cuts, wanted)
+def test_frames_survive_any_cut(
+    name: str, messages: list[bytes], steps: list[int], most: int
+) -> None:
+    """However TCP cuts the stream, and however many frames are wanted at a time, the same come
+    out."""
     if name == "line":
         messages = [m.replace(b"\n", b"").rstrip(b"\r") for m in messages]
     if name == "nul":
@@ -62,18 +76,19 @@ def test_frames_survive_any_cut(name: str, messages: list[bytes], steps: list[in
     framing = FRAMINGS[name](100)
     # What is before the first frame is none of it; a message's own stays.
     stream = BOM + b"".join(map(framing.frame, messages))
-    assert feed(name, stream, steps, 100)[:2] == (messages, None)
+    assert feed(name, stream, steps, 100, most)[:2] == (messages, None)
 
 
 @given(
     st.sampled_from(sorted(FRAMINGS)),
     st.binary(max_size=400) | st.binary(max_size=40).map(BOM.__add__),
     cuts,
+    wanted,
 )
-def test_garbage_is_cut_alike(name: str, stream: bytes, steps: list[int]) -> None:
+def test_garbage_is_cut_alike(name: str, stream: bytes, steps: list[int], most: int) -> None:
     """Any bytes at all give the same frames, fault or not, and the same line ending."""
     whole = feed(name, stream, [len(stream) + 1])
-    cut = feed(name, stream, steps)
+    cut = feed(name, stream, steps, most=most)
     assert cut[0] == whole[0]
     assert (cut[1] is None) == (whole[1] is None)
     assert cut[2] == whole[2]
@@ -83,13 +98,16 @@ def test_garbage_is_cut_alike(name: str, stream: bytes, steps: list[int]) -> Non
     st.lists(st.sampled_from([b"", b"a", b"1:a,", b"x" * 10, b"9" * 11]), min_size=1, max_size=12),
     st.lists(st.integers(1, 40), min_size=12, max_size=12),
     cuts,
+    wanted,
 )
-def test_runs_of_equal_lengths(messages: list[bytes], repeats: list[int], steps: list[int]) -> None:
+def test_runs_of_equal_lengths(
+    messages: list[bytes], repeats: list[int], steps: list[int], most: int
+) -> None:
     """Frames of one length in a row, which are cut by columns, come out like any others."""
     sent = [m for m, n in zip(messages, repeats, strict=False) for _ in range(n)]
     stream = b"".join(map(NetstringFraming(50).frame, sent))
     assert feed("netstring", stream, [len(stream)])[:2] == (sent, None)
-    assert feed("netstring", stream, steps)[:2] == (sent, None)
+    assert feed("netstring", stream, steps, most=most)[:2] == (sent, None)
 
 
 @pytest.mark.parametrize("step", [1, 7, 1000])

@@ -18,8 +18,8 @@ MIB: Final = 2**20
 
 CAP: Final = 16 * MIB
 
-BOUND: Final = 128 * MIB + 2 * CAP + 15 * MIB
-"""What docs/security.md says; 15 connections send very short lines."""
+BOUND: Final = 128 * MIB + 2 * CAP
+"""What docs/security.md says."""
 
 EACH: Final = 15
 

@@ -69,7 +69,11 @@ def _frames(
     end = b""
     for piece in stream:
         try:
-            frames += parser.receive(piece)
+            # However many are wanted at a time.
+            most = len(piece) % 4 + 1
+            frames += parser.receive(piece, most)
+            while parser.more:
+                frames += parser.receive(b"", most)
         except FramingError as error:
             frames += error.frames
             end = b"broken"
