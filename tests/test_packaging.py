@@ -5,18 +5,48 @@ The wheel: installed alone in a fresh environment, twistd knows the gateway.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.installing import LAZY
 from tests.support import BIN
 
 ROOT = Path(__file__).parent.parent
+
+
+def locked() -> list[tuple[str, str, list[str]]]:
+    """Name, version and hashes of all that is locked."""
+    found = []
+    for entry in (ROOT / "requirements.lock").read_text().replace("\\\n", " ").splitlines():
+        if entry and not entry.startswith("#"):
+            pin, *hashes = entry.split()
+            name, _, version = pin.partition("==")
+            found.append((name, version, hashes))
+    return found
+
+
+def test_what_is_locked() -> None:
+    """Each entry has a version and hashes; whatever the README's commands need is there."""
+    for name, version, hashes in locked():
+        assert version and hashes, name
+        assert all(re.fullmatch("--hash=sha256:[0-9a-f]{64}", each) for each in hashes), name
+    versions = {name: version for name, version, _ in locked()}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"]]
+    for extra in ("binary", "embedded", "test"):
+        wanted += project["optional-dependencies"][extra]
+    for text in wanted:
+        requirement = Requirement(text)
+        assert versions[canonicalize_name(requirement.name)] in requirement.specifier, text
 
 
 def test_the_wheel_brings_the_plugin(tmp_path: Path) -> None:
@@ -34,13 +64,16 @@ def test_the_wheel_brings_the_plugin(tmp_path: Path) -> None:
     for wanted in ("gateway/py.typed", "gateway/postgres/schema/0001_lane.sql"):
         assert wanted in names
     assert [n for n in names if n.startswith("twisted/")] == ["twisted/plugins/gateway_plugin.py"]
+    # The wheel has no hash there; versions alone are no hashes for pip to require.
+    constraints = tmp_path / "constraints"
+    constraints.write_text("".join(f"{name}=={version}\n" for name, version, _ in locked()))
     # Without a pip of its own: ours can install there.
     venv.create(tmp_path / "fresh")
     python = tmp_path / "fresh" / "bin" / "python"
     subprocess.run(
         [
             *(sys.executable, "-m", "pip", "--python", python),
-            *("install", "-q", "-c", ROOT / "requirements.lock", f"{wheel}[binary]"),
+            *("install", "-q", "-c", constraints, f"{wheel}[binary]"),
         ],
         env={**os.environ, **LAZY},
         check=True,

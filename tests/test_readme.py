@@ -45,6 +45,11 @@ def test_there_are_two_commands() -> None:
     run, test = SETUPS
     assert run.rpartition(" && ")[0] == test.rpartition(" && ")[0]
     assert run.endswith(".venv/bin/twistd -n gateway") and test.endswith(".venv/bin/pytest")
+    # Nothing is installed whose bytes are not known before.
+    for install in re.findall(r"pip install (.*?) &&", run):
+        assert "--require-hashes -r requirements.lock" in install or install.endswith(
+            "--no-deps --no-build-isolation -e ."
+        )
     assert "bash .ci/run" not in README
     assert re.search(r"^test=.*README\.md", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
 
