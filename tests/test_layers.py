@@ -59,8 +59,8 @@ ORDER = [
     *("gate", "company", "fences", "together", "lane", "writer", "channels", "throttle", "terms"),
     *("outlet", "farewell", "protocol", "factory", "proxy", "tls", "door", "streams", "command"),
     *("conversation", "token_first", "local", "listening", "listener", "listeners", "spool"),
-    *("postgres", "cautions", "title", "embedded", "service", "reload", "tap", "client"),
-    *("commands", "cli"),
+    *("postgres", "cautions", "title", "embedded_roles", "embedded", "service", "reload", "tap"),
+    *("client", "commands", "cli"),
 ]
 
 
