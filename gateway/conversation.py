@@ -336,7 +336,10 @@ class Conversation:
             return refused(Code.QUERY, "AUTH is not offered by this gateway; try HELP")
         if not rest:
             return refused(Code.FORMAT, "AUTH takes a token")
-        return lambda answered: verifier.verify(rest, lambda proof: answered(self._proved(proof)))
+        site = self._peer.guest.site
+        return lambda answered: verifier.verify(
+            rest, site, lambda proof: answered(self._proved(proof))
+        )
 
     def _proved(self, proof: Proof) -> Outcome:
         """

@@ -9,7 +9,6 @@ the clear, and is closed without a word otherwise.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -26,7 +25,7 @@ from zope.interface import implementer
 from gateway.factory import PeerFactory, guest_of, place_name
 from gateway.farewell import LINGER, STOPPING
 from gateway.framing import FRAMINGS
-from gateway.guest import Guest
+from gateway.guest import Guest, PeerCertificate
 from gateway.networks import Networks, address_of
 from gateway.proxy.header import Source
 from gateway.proxy.protocol import ProxyHeader
@@ -122,9 +121,9 @@ class Door(Factory):
         crowd = self.peers.crowd
         crowd.enter(guest.site)
 
-        def build(identity: str | None) -> Protocol | None:
+        def build(certificate: PeerCertificate | None) -> Protocol | None:
             crowd.leave(guest.site)
-            known = replace(guest, identity=identity)
+            known = guest if certificate is None else guest.showing(certificate)
             refusal = self._refusal(known)
             return self._let_in(known) if refusal is None else self._turn_away(known, refusal)
 

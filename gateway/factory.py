@@ -12,6 +12,7 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
 from gateway.access import NOTHING, Access, Rights
+from gateway.admissions import Admissions
 from gateway.batch import Origin
 from gateway.channels import Channels
 from gateway.crowd import Crowd
@@ -38,6 +39,8 @@ DEFAULT_CARRIAGE: Final = Carriage()
 _NOTHING_HERE: Final = goodbye(Code.DENIED, "nothing is granted to you here")
 
 _REVOKED: Final = goodbye(Code.AUTH, "the token is not good any more")
+
+_EXPIRED: Final = goodbye(Code.AUTH, "the token or certificate has expired")
 
 
 class PeerFactory(Factory):
@@ -68,6 +71,7 @@ class PeerFactory(Factory):
         push_buffer: int = 262144,
         rates: Rates | None = None,
         access: Access,
+        wall: Callable[[], float],
         auth: bool = False,
         crowd: Crowd | None = None,
         telnet: bool = False,
@@ -83,6 +87,7 @@ class PeerFactory(Factory):
         @param push_buffer: bytes of pushes that may wait for a peer.
         @param rates: how much peers may send; C{None}: any amount.
         @param access: who may do what.
+        @param wall: seconds since 1970.
         @param auth: whether peers have to prove who they are.
         @param crowd: the connections that there are.
         @param telnet: whether peers may say Telnet's commands between their lines.
@@ -109,8 +114,10 @@ class PeerFactory(Factory):
         self.refuses_http = refuses_http
         self.carriage = carriage
         self.peers: set[PeerProtocol] = set()
-        self._sweep = Sweep(clock, timeouts, listener, self.peers)
+        self._wall = wall
+        self._sweep = Sweep(clock, timeouts, listener, self.peers, self._end_expired)
         self.refusals = Refusals(clock, listener)
+        self.admissions = Admissions(clock, listener)
         self._told_of_nul = False
 
     def joined(self, peer: PeerProtocol) -> None:
@@ -144,6 +151,11 @@ class PeerFactory(Factory):
         """Messages are refused for good; for the log."""
         self.refusals.note(route, count, outcome, peer.guest.name)
 
+    def let_in(self, guest: Guest) -> None:
+        """Somebody has rights here; for the log, where it proved who it is."""
+        if guest.identity is not None:
+            self.admissions.note(guest.identity, guest.proof, guest.site, guest.name)
+
     def let_go(self, peer: PeerProtocol, reason: str) -> None:
         """A peer is told to go; for the log."""
         self.not_let_in(peer.guest.name, reason)
@@ -156,6 +168,11 @@ class PeerFactory(Factory):
         """
         self._sweep.let_go(reason, name)
 
+    def end_log(self) -> None:
+        """Say what is counted and not said yet."""
+        self.refusals.end()
+        self.admissions.end()
+
     def measure(self, rates: Rates) -> None:
         """
         From now on peers may send this much.
@@ -165,20 +182,27 @@ class PeerFactory(Factory):
             for peer in list(self.peers):
                 peer.measure()
 
-    def judge(self, access: Access, is_good: Callable[[Guest], bool]) -> None:
+    def judge(self, access: Access, known: Callable[[Guest], Guest | None]) -> None:
         """
         From now on this is who may do what. Who may do nothing any more is told to go.
 
-        @param is_good: whether what proved who somebody is still does.
+        @param known: somebody as it is known now; C{None} where what proved who it is does so
+            no more.
         """
         self.access = access
         for peer in list(self.peers):
-            found = self.rights(peer.guest) if is_good(peer.guest) else _REVOKED
+            guest = known(peer.guest)
+            found = _REVOKED if guest is None else self.rights(guest)
             if isinstance(found, Outcome):
-                peer.rights = NOTHING  # for what it has asked and is not begun yet
-                peer.dismiss(peer.turned_away(found))
-            else:
+                peer.disprove(found)
+            elif guest is not None:
+                peer.guest = guest
                 peer.entitle(found)
+
+    def _end_expired(self) -> None:
+        now = self._wall()
+        for peer in [peer for peer in self.peers if peer.guest.ends <= now]:
+            peer.disprove(_EXPIRED)
 
     # What is asked of it by those connected.
 

@@ -4,11 +4,28 @@ Guests: who is connected, as far as that is known.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
 
 from gateway.networks import Address, site_of
 from gateway.tokens import Token
+
+
+@dataclass(frozen=True, slots=True)
+class PeerCertificate:
+    """
+    What is kept of the certificate that a peer showed.
+
+    @ivar identity: whom it names.
+    @ivar issuer: the name of who signed it, in DER; with C{serial} it is this one and no other.
+    @ivar ends: when it expires, in seconds since 1970.
+    """
+
+    identity: str
+    issuer: bytes
+    serial: int
+    ends: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +37,17 @@ class Guest:
         for whom it speaks.
     @ivar address: the same for comparing; C{None} for a Unix socket.
     @ivar identity: who it proved to be, by a certificate or a token.
-    @ivar token: the name of the token that did; never the token.
+    @ivar token: what is kept of the token that it said last.
+    @ivar certificate: that it showed.
+    @ivar ends: when the first of these two expires, in seconds since 1970.
     """
 
     name: str
     address: Address | None
     identity: str | None = None
-    token: str | None = None
+    token: Token | None = None
+    certificate: PeerCertificate | None = None
+    ends: float = math.inf
 
     @property
     def site(self) -> Hashable:
@@ -38,8 +59,24 @@ class Guest:
         """Whose rate is drawn on: the identity's, else the address's."""
         return self.site if self.identity is None else self.identity
 
+    @property
+    def proof(self) -> str:
+        """What proved its identity, for the log; never the token itself."""
+        if self.token is not None:
+            return f"token {self.token.id}"
+        return "nothing" if self.certificate is None else f"certificate {self.certificate.serial:X}"
+
     def proved(self, token: Token) -> Guest:
         """
         The same, now that it has said this token.
         """
-        return replace(self, identity=token.identity, token=token.id)
+        shown = math.inf if self.certificate is None else self.certificate.ends
+        return replace(self, identity=token.identity, token=token, ends=min(token.ends, shown))
+
+    def showing(self, certificate: PeerCertificate) -> Guest:
+        """
+        The same, now that it has shown this certificate.
+        """
+        return replace(
+            self, identity=certificate.identity, certificate=certificate, ends=certificate.ends
+        )

@@ -5,7 +5,7 @@ The listeners of a configuration, and what a new configuration changes about the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from twisted.internet.endpoints import serverFromString
@@ -56,10 +56,12 @@ class Listeners:
         commands: CommandDialect,
         tls: TlsDoors,
         verifier: Verifier,
+        wall: Callable[[], float],
     ) -> None:
         """
         @param connections: that there may be.
         @param tls: of the listeners that have it.
+        @param wall: seconds since 1970.
         """
         self.crowd = Crowd(connections)
         self._reactor = reactor
@@ -69,6 +71,7 @@ class Listeners:
         self._commands = commands
         self._tls = tls
         self._verifier = verifier
+        self._wall = wall
         self._routes = tuple(config.routes)
         self._access = Access(config.access, self._routes)
         self._services = {
@@ -92,7 +95,7 @@ class Listeners:
         # Routes are those there were at the start.
         self._access = Access(config.access, self._routes)
         for service in self._services.values():
-            service.factory.judge(self._access, self._is_good)
+            service.factory.judge(self._access, self._known)
 
     def _service(self, config: Config, name: str, listener: Listener) -> ListenerService:
         reactor = self._reactor
@@ -111,6 +114,7 @@ class Listeners:
             push_buffer=config.channels.push_buffer,
             rates=Rates(_allowance(listener)),
             access=self._access,
+            wall=self._wall,
             auth=listener.auth,
             crowd=Crowd(around=self.crowd),
             telnet=listener.telnet,
@@ -135,12 +139,14 @@ class Listeners:
             return self._commands
         return TokenFirst(plain, self._verifier) if listener.auth else plain
 
-    def _is_good(self, guest: Guest) -> bool:
+    def _known(self, guest: Guest) -> Guest | None:
         """
-        Whether the token that somebody said still proves who it is.
+        @return: C{None} where the token that somebody said does not prove who it is any more.
         """
-        token, identity = guest.token, guest.identity
-        return token is None or (identity is not None and self._verifier.is_good(token, identity))
+        if guest.token is None:
+            return guest
+        token = self._verifier.current(guest.token)
+        return None if token is None else guest.proved(token)
 
 
 def _let_in(door: Door, listener: Listener) -> None:

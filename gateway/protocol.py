@@ -475,7 +475,14 @@ class PeerProtocol(Protocol):
             self.entitle(NOTHING)
             return self.turned_away(rights)
         self.entitle(rights)
+        self._terms.let_in(guest)
         return None
+
+    def disprove(self, bye: Outcome) -> None:
+        """It may do nothing more, and is told to go; again is harmless."""
+        self.rights = NOTHING  # for what it has asked and is not begun yet
+        if not self._closing and self._bye is None:
+            self.dismiss(self.turned_away(bye))
 
     def entitle(self, rights: Rights) -> None:
         """From now on it may do this."""

@@ -7,15 +7,13 @@ with no dead letters kept the log is the only trace.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from gateway.repeats import Repeats
 from gateway.reply import Code, Outcome, one_line
-
-EVERY: Final = 60.0
-"""Seconds between two lines about refusals of one route and code."""
 
 
 class _Kind(NamedTuple):
@@ -36,10 +34,8 @@ class Refusals:
         """
         @param listener: its name.
         """
-        self._clock = clock
         self._listener = listener
-        self._more: dict[_Kind, int] = {}
-        self._call: IDelayedCall | None = None
+        self._repeats: Repeats[_Kind] = Repeats(clock, self._say)
 
     def note(self, route: str, count: int, outcome: Outcome, peer: str) -> None:
         """
@@ -48,34 +44,13 @@ class Refusals:
         @param peer: its address.
         """
         kind = _Kind(route, outcome.code)
-        if kind in self._more:
-            self._more[kind] += count
-            return
-        self._more[kind] = 0
-        self._say(kind, count, f"{one_line(outcome.text)} (from {peer})")
-        if self._call is None:
-            self._call = self._clock.callLater(EVERY, self._tell)
-
-    def _tell(self) -> None:
-        self._call = None
-        more, self._more = self._more, {}
-        for kind, count in more.items():
-            if count:
-                self._more[kind] = 0
-                self._say(kind, count, f"more within {EVERY:g} s")
-        if self._more:
-            self._call = self._clock.callLater(EVERY, self._tell)
+        self._repeats.note(kind, count, f"{one_line(outcome.text)} (from {peer})")
 
     def end(self) -> None:
         """
         Tell what is not told yet, and be quiet.
         """
-        if self._call is not None:
-            self._call.cancel()
-            self._tell()
-        if self._call is not None:
-            self._call.cancel()
-            self._call = None
+        self._repeats.end()
 
     def _say(self, kind: _Kind, count: int, text: str) -> None:
         self._log.warn(

@@ -239,7 +239,7 @@ class GatewayService(Service):
         for listener in self._listeners:
             for peer in list(listener.factory.peers):
                 peer.abort()
-            listener.factory.refusals.end()
+            listener.factory.end_log()
         if self._notifications is not None:
             self._notifications.stop()
         if self._opening is not None:

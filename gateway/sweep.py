@@ -8,7 +8,7 @@ It runs only while there are peers.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -39,17 +39,24 @@ class Sweep:
     _log = Logger()
 
     def __init__(
-        self, clock: IReactorTime, timeouts: Timeouts, listener: str, peers: Collection[Swept]
+        self,
+        clock: IReactorTime,
+        timeouts: Timeouts,
+        listener: str,
+        peers: Collection[Swept],
+        also: Callable[[], None] = lambda: None,
     ) -> None:
         """
         @param listener: its name, for the log.
         @param peers: those connected, at any time.
+        @param also: called at each look.
         """
         self._clock = clock
         self._timeouts = timeouts
         self._interval = timeouts.interval
         self._listener = listener
         self._peers = peers
+        self._also = also
         self._watches: dict[Swept, Watch] = {}
         self._call: IDelayedCall | None = None
         self._looked = 0.0
@@ -102,6 +109,7 @@ class Sweep:
                     overdue.append((peer, limit))
         for peer, limit in overdue:
             peer.expire(limit)
+        self._also()
         self._say()
         if self._peers:
             self._begin()

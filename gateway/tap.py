@@ -296,6 +296,7 @@ def makeService(options: Options) -> IService:
         commands=commands,
         tls=tls,
         verifier=verifier,
+        wall=time.time,
     )
     service = GatewayService(
         clock=reactor,

@@ -109,5 +109,8 @@ class Terms(Protocol[Peer]):
     def refused(self, peer: Peer, route: str, count: int, outcome: Outcome) -> None:
         """Messages are refused for good, for a route or, where that is empty, for none."""
 
+    def let_in(self, guest: Guest) -> None:
+        """Somebody may do something here; for the log."""
+
     def let_go(self, peer: Peer, reason: str) -> None:
         """A peer is told to go; for the log."""

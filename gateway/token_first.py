@@ -61,7 +61,7 @@ class _First:
             Work(
                 "",
                 request=lambda answered: verifier.verify(
-                    said, lambda proof: answered(self._proved(proof))
+                    said, self._peer.guest.site, lambda proof: answered(self._proved(proof))
                 ),
                 rest=frames[1:],
             )

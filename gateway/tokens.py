@@ -11,6 +11,7 @@ Pure: what is in a file comes in as text.
 
 from __future__ import annotations
 
+import math
 import re
 import secrets
 from collections.abc import Mapping
@@ -70,13 +71,18 @@ class Token:
         expires = "-" if self.expires is None else _stamp(self.expires)
         return f"{self.id} {self.identity} {_stamp(self.created)} {expires} {self.hash}"
 
+    @property
+    def ends(self) -> float:
+        """When it ceases to be good, in seconds since 1970; infinite: never."""
+        return math.inf if self.expires is None else self.expires.timestamp()
+
     def is_good(self, now: float) -> bool:
         """
         Whether it has not expired.
 
         @param now: seconds since 1970, by the wall clock.
         """
-        return self.expires is None or now < self.expires.timestamp()
+        return now < self.ends
 
     def fits(self, secret: bytes) -> bool:
         """

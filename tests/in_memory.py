@@ -287,6 +287,7 @@ class Bench:
             push_buffer=push_buffer,
             access=Access(access, known if routes is None else routes),
             auth=auth,
+            wall=lambda: self.desk.now,
             rates=Rates(allowance or Allowance()),
             crowd=crowd,
         )

@@ -8,6 +8,7 @@ import re
 import signal
 import ssl
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -275,6 +276,37 @@ def test_revoking_and_adding_take_hold_at_a_reload(
     one.close()
     two.close()
     silent(gateway, tokens, [second])
+
+
+def test_a_token_that_expires_while_its_peers_are_connected(
+    gateway: Gateway, tokens: dict[str, str], tmp_path: Path
+) -> None:
+    """They hear so and are let go, others stay; the log said who they were, and never a secret."""
+    text = (tmp_path / "tokens").read_text()
+    end = datetime.now(UTC) + timedelta(seconds=3)
+    stamp = f"{end:%Y-%m-%dT%H:%M:%SZ}"
+    (tmp_path / "tokens").write_text(re.sub(r"(till-1 \S+) -", rf"\1 {stamp}", text))
+    reload(gateway)
+    plain, one, two = (gateway.connect(name) for name in ("lines", "asks", "asks"))
+    plain.send(f"{tokens['till-1']}\n".encode())
+    for peer, name in ((one, "till-1"), (two, "till-2")):
+        peer.send(f"AUTH {tokens[name]}\n".encode())
+    for peer in (plain, one, two):
+        assert peer.read_lines(1) == [b"+OK"]
+    for peer in (plain, one):
+        assert peer.read_all() == b"-BYE AUTH :the token or certificate has expired\n"
+    two.send(b"PING\n")
+    assert two.read_lines(1) == [b"+OK"]
+    id_ = tokens["till-1"].partition(".")[0]
+    for peer, listener in ((plain, "lines"), (one, "asks")):
+        gateway.wait_log(
+            rf"listener {listener}: 1 connection let in as till-1 by token {id_}"
+            rf" \(from {peer.name}\)"
+        )
+        gateway.wait_log(rf"listener {listener}: 1 peer let go: the token or certificate has exp")
+    for peer in (plain, one, two):
+        peer.close()
+    silent(gateway, tokens)
 
 
 def test_grants_take_hold_at_a_reload(

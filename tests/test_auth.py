@@ -17,6 +17,7 @@ from gateway.content import ContentDialect
 from gateway.deadlines import Timeouts
 from gateway.door import Door
 from gateway.formats.choice import Reading, format_of
+from gateway.guest import Guest
 from gateway.rates import Allowance
 from gateway.reply import Words
 from tests.in_memory import TOKENS, Bench, HalfClosing, saying, token_of
@@ -174,7 +175,8 @@ def test_who_has_something_open_stays_who_it_is(opened: bytes) -> None:
     second = replace(TOKENS[0], id="second-id", hash="other")
     found.verifier.take({"second-id": second})
     assert say(found, b"AUTH second-id.other") == [b"+OK"]
-    assert found.peer.guest.token == "second-id"
+    token = found.peer.guest.token
+    assert token is not None and token.id == "second-id"
 
 
 def test_auth_begins_when_all_before_is_answered() -> None:
@@ -424,12 +426,15 @@ def judged(found: Bench, section: AccessSection | None = GRANTED, *tokens: Any) 
     """As a reload does."""
     known = tokens or TOKENS
     found.verifier.take({token.id: token for token in known})
-    found.factory.judge(
-        Access(section, ROUTES),
-        lambda guest: (
-            guest.token is None or found.verifier.is_good(guest.token, guest.identity or "")
-        ),
-    )
+
+    def still(guest: Guest) -> Guest | None:
+        token = guest.token
+        if token is None:
+            return guest
+        current = found.verifier.current(token)
+        return None if current is None else guest.proved(current)
+
+    found.factory.judge(Access(section, ROUTES), still)
 
 
 def test_a_revoked_token_ends_its_connections() -> None:

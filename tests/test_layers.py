@@ -54,7 +54,7 @@ ORDER = [
     *("content", "places", "query", "route"),
     *("sql", "route_sections", "content_sections", "query_sections", "channel_sections"),
     *("listener_sections", "config", "secret_files", "example", "rates", "crowd", "files"),
-    "refusals",
+    *("repeats", "refusals", "admissions"),
     *("direct", "sockets", "deadlines", "sweep", "answers", "pressure", "lock", "store", "memory"),
     *("gate", "company", "fences", "together", "lane", "writer", "channels", "throttle", "terms"),
     *("outlet", "farewell", "protocol", "factory", "proxy", "tls", "door", "streams", "command"),

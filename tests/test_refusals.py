@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from gateway.cautions import cautions
 from gateway.config import load_config
-from gateway.refusals import EVERY
+from gateway.repeats import EVERY
 from gateway.reply import Words
 from tests.in_memory import Bench
 from tests.test_secrets import around

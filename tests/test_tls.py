@@ -32,6 +32,7 @@ from twisted.internet.threads import blockingCallFromThread, deferToThread
 from twisted.logger import ILogObserver, globalLogPublisher
 from zope.interface import implementer
 
+from gateway.guest import PeerCertificate
 from gateway.listener_sections import TlsSection
 from gateway.tls.contexts import Contexts
 from gateway.tls.files import Stamp
@@ -115,11 +116,11 @@ class Served(Factory):
     def buildProtocol(self, addr: object) -> Any:
         return self.door.protocol(self.build, self.refused.append)
 
-    def build(self, identity: str | None) -> IProtocol | None:
+    def build(self, certificate: PeerCertificate | None) -> IProtocol | None:
         """The door's."""
         if not self.lets_in:
             return None
-        self.built.append(self.kind(identity))
+        self.built.append(self.kind(None if certificate is None else certificate.identity))
         return self.built[-1]
 
     async def stop(self) -> None:
@@ -967,7 +968,7 @@ def test_a_certificate_that_cannot_be_read_names_nobody() -> None:
         def abortConnection(self) -> None:
             self.aborted = True
 
-    built: list[str | None] = []
+    built: list[PeerCertificate | None] = []
     refused: list[str] = []
     clock: Any = Clock()
     gate = Handshake(10.0, clock, built.append, refused.append)

@@ -25,16 +25,17 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from gateway.guest import PeerCertificate
 from gateway.sockets import carrier_of, unheard
 from gateway.tls.contexts import Contexts
 from gateway.tls.identity import identity_of
 from gateway.tls.reasons import NO_IDENTITY, reason_of
 from gateway.tls.transport import TlsConnection, TlsTransport
 
-Build = Callable[[str | None], IProtocol | None]
+Build = Callable[[PeerCertificate | None], IProtocol | None]
 """
-The identity in the peer's certificate, C{None} where it showed none -> its protocol; C{None}:
-it is not let in, and whoever decided that has said so.
+The peer's certificate, C{None} where it showed none -> its protocol; C{None}: it is not let in,
+and whoever decided that has said so.
 """
 
 Refused = Callable[[str], None]
@@ -79,14 +80,20 @@ class Handshake(Protocol):
             # OpenSSL takes what cryptography cannot read.
             self._refuse(NO_IDENTITY)
             return
-        identity = None
+        shown = None
         if certificate is not None:
             identity = identity_of(certificate)
             if identity is None:
                 self._refuse(NO_IDENTITY)
                 return
+            shown = PeerCertificate(
+                identity,
+                certificate.issuer.public_bytes(),
+                certificate.serial_number,
+                certificate.not_valid_after_utc.timestamp(),
+            )
         self._over = True
-        peer = self._build(identity)
+        peer = self._build(shown)
         if peer is None:
             self._abort()
         else:

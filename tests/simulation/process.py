@@ -110,6 +110,7 @@ class Process:
             clock=clock,
             channels=channels,
             access=_ACCESS,
+            wall=lambda: world.now,
         )
         self.connections: list[tuple[Connection, PeerProtocol]] = []
         self.stopping: Deferred[None] | None = None
