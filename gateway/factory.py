@@ -5,7 +5,7 @@ The peers of one listener: what they have in common, and who is connected.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, cast
 
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory
@@ -19,7 +19,7 @@ from gateway.crowd import Crowd
 from gateway.deadlines import Timeouts
 from gateway.dialect import Dialect
 from gateway.framing import FRAMINGS, Framing
-from gateway.guest import Guest
+from gateway.guest import Guest, PeerCertificate
 from gateway.networks import address_of
 from gateway.pressure import Pressure
 from gateway.protocol import PeerProtocol
@@ -41,6 +41,8 @@ _NOTHING_HERE: Final = goodbye(Code.DENIED, "nothing is granted to you here")
 _REVOKED: Final = goodbye(Code.AUTH, "the token is not good any more")
 
 _EXPIRED: Final = goodbye(Code.AUTH, "the token or certificate has expired")
+
+_LISTED: Final = goodbye(Code.AUTH, "the certificate is revoked")
 
 
 class PeerFactory(Factory):
@@ -198,6 +200,17 @@ class PeerFactory(Factory):
             elif guest is not None:
                 peer.guest = guest
                 peer.entitle(found)
+
+    def end_revoked(self, revoked: Callable[[set[PeerCertificate]], set[PeerCertificate]]) -> None:
+        """
+        Whose certificate is revoked is told to go.
+
+        @param revoked: those among some certificates that are.
+        """
+        shown = {peer.guest.certificate for peer in self.peers} - {None}
+        found = revoked(cast("set[PeerCertificate]", shown)) if shown else ()
+        for peer in [peer for peer in self.peers if peer.guest.certificate in found]:
+            peer.disprove(_LISTED)
 
     def _end_expired(self) -> None:
         now = self._wall()

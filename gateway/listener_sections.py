@@ -44,6 +44,7 @@ class TlsSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @ivar sni: a directory of C{*.pem}, each a certificate with its chain and key, for the names
         that are in them; C{certificate} is for all others.
     @ivar client_ca: authorities of the peers' certificates; C{None}: they show none.
+    @ivar crl: lists of revoked certificates, of the authorities that sign the peers'.
     @ivar client_certificate: whether a peer may do without.
     @ivar minimum: version of TLS.
     @ivar handshake_timeout: in seconds.
@@ -54,6 +55,7 @@ class TlsSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     passphrase_file: str | None = None
     sni: str | None = None
     client_ca: str | None = None
+    crl: str | None = None
     client_certificate: Literal["required", "optional"] = "required"
     minimum: Literal["1.2", "1.3"] = "1.2"
     handshake_timeout: Seconds = 10.0
@@ -153,7 +155,7 @@ def resolved(reader: Reader, name: str, listener: Listener, places: Places) -> L
     With all its paths as they can be opened.
     """
     if listener.tls is not None:
-        paths = ("certificate", "key", "passphrase_file", "sni", "client_ca")
+        paths = ("certificate", "key", "passphrase_file", "sni", "client_ca", "crl")
         where = f"listeners.{name}.tls"
         listener = replace(listener, tls=places.resolved(reader, where, listener.tls, paths))
     _, colon, rest = listener.endpoint.partition(":")
@@ -217,6 +219,8 @@ def _check_door(reader: Reader, where: str, listener: Listener) -> None:
         reader.note(
             f"{where}.tls", f"is for a tcp: endpoint; {listener.kind}: brings a certificate itself"
         )
+    if listener.tls is not None and listener.tls.crl and not listener.tls.client_ca:
+        reader.note(f"{where}.tls.crl", "is for the certificates of peers; it needs client_ca")
     if listener.telnet and listener.framing != "line":
         reader.note(f"{where}.telnet", 'is for framing = "line"; leave it out')
     if listener.trusted_proxies and listener.kind in ("haproxy", "ssl", "tls"):

@@ -72,6 +72,7 @@ class Listeners:
         self._tls = tls
         self._verifier = verifier
         self._wall = wall
+        tls.on_change(self._end_revoked)
         self._routes = tuple(config.routes)
         self._access = Access(config.access, self._routes)
         self._services = {
@@ -96,6 +97,7 @@ class Listeners:
         self._access = Access(config.access, self._routes)
         for service in self._services.values():
             service.factory.judge(self._access, self._known)
+        self._end_revoked()
 
     def _service(self, config: Config, name: str, listener: Listener) -> ListenerService:
         reactor = self._reactor
@@ -147,6 +149,11 @@ class Listeners:
             return guest
         token = self._verifier.current(guest.token)
         return None if token is None else guest.proved(token)
+
+    def _end_revoked(self) -> None:
+        for service in self._services.values():
+            if service.door.tls is not None:
+                service.factory.end_revoked(service.door.tls.contexts.revoked)
 
 
 def _let_in(door: Door, listener: Listener) -> None:

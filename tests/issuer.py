@@ -117,9 +117,37 @@ class Issuer:
             builder = builder.add_extension(x509.SubjectAlternativeName(found), critical=False)
         if purposes:
             builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
+        return builder.sign(self._signer, hashes.SHA256())
+
+    def revoke(self, *revoked: Issued | Issuer, begins: float = -1.0, ends: float = 7.0) -> bytes:
+        """
+        A list of revoked certificates, in PEM.
+
+        @param begins: days from now.
+        @param ends: days from now.
+        """
+        now = datetime.now(UTC)
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(x509.load_pem_x509_certificate(self.pem).subject)
+            .last_update(now + timedelta(days=begins))
+            .next_update(now + timedelta(days=ends))
+        )
+        for one in revoked:
+            if isinstance(one, Issuer):
+                serial = x509.load_pem_x509_certificate(one.pem).serial_number
+            else:
+                serial = one.certificate.serial_number
+            entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now)
+            builder = builder.add_revoked_certificate(entry.build())
+        signed = builder.sign(self._signer, hashes.SHA256())
+        return signed.public_bytes(serialization.Encoding.PEM)
+
+    @property
+    def _signer(self) -> ec.EllipticCurvePrivateKey:
         signer = serialization.load_pem_private_key(self._ca.private_key_pem.bytes(), None)
         assert isinstance(signer, ec.EllipticCurvePrivateKey)
-        return builder.sign(signer, hashes.SHA256())
+        return signer
 
     def _write(self, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> Issued:
         stem = f"issued-{next(_numbers)}"

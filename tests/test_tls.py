@@ -893,6 +893,8 @@ class Broken:
         self.reloads += 1
         raise RuntimeError("unforeseen")
 
+    warns_anew = False
+
     def warn(self) -> None:
         """Nothing."""
 

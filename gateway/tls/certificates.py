@@ -94,7 +94,7 @@ def read_identity(
     """
     first, *chain = _certificates(certificate, "certificate")
     key_file, setting = (certificate, "certificate") if key is None else (key, "key")
-    block = next((b for label, b in _blocks(key_file, setting) if label.endswith("KEY")), None)
+    block = next((b for label, b in pem_blocks(key_file, setting) if label.endswith("KEY")), None)
     if block is None:
         hint = "; put it there, or name its file in key" if key is None else ""
         raise Unusable(setting, f"{key_file}: no private key in PEM form in it{hint}")
@@ -188,7 +188,7 @@ def _read(file: Path, setting: str) -> bytes:
         raise Unusable(setting, f"{file}: cannot be read: {error.strerror}") from None
 
 
-def _blocks(file: Path, setting: str) -> list[tuple[str, bytes]]:
+def pem_blocks(file: Path, setting: str) -> list[tuple[str, bytes]]:
     """
     @return: label and text of everything in PEM form.
     """
@@ -197,7 +197,7 @@ def _blocks(file: Path, setting: str) -> list[tuple[str, bytes]]:
 
 
 def _certificates(file: Path, setting: str) -> list[x509.Certificate]:
-    blocks = [block for label, block in _blocks(file, setting) if label.endswith("CERTIFICATE")]
+    blocks = [block for label, block in pem_blocks(file, setting) if label.endswith("CERTIFICATE")]
     if not blocks:
         raise Unusable(setting, f"{file}: no certificate in PEM form in it")
     certificates = []
@@ -206,7 +206,7 @@ def _certificates(file: Path, setting: str) -> list[x509.Certificate]:
             certificates.append(_certificate(block))
         except (ValueError, x509.InvalidVersion, UnsupportedAlgorithm) as error:
             raise Unusable(
-                setting, f"{file}: certificate {number} in it cannot be read: {_line(error)}"
+                setting, f"{file}: certificate {number} in it cannot be read: {why(error)}"
             ) from None
     return certificates
 
@@ -239,7 +239,7 @@ def _private_key(
             raise Unusable(
                 "passphrase_file", f"{passphrase_file}: is not the passphrase of the key in {file}"
             ) from None
-        raise Unusable(setting, f"{file}: the key cannot be read: {_line(error)}") from None
+        raise Unusable(setting, f"{file}: the key cannot be read: {why(error)}") from None
     if not isinstance(key, PrivateKey):
         raise Unusable(setting, f"{file}: a key of this kind cannot sign; use RSA or EC")
     return key
@@ -275,6 +275,9 @@ def _may_sign(certificate: x509.Certificate) -> bool:
     return basic.value.ca
 
 
-def _line(error: BaseException) -> str:
+def why(error: BaseException) -> str:
+    """
+    What an exception says, in one line.
+    """
     words: Sequence[str] = str(error).split()
     return " ".join(words) or type(error).__name__

@@ -11,7 +11,8 @@ what it can, the few things it has no word for are added before a context is fir
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from cryptography import x509
@@ -20,6 +21,7 @@ from twisted.internet.ssl import AcceptableCiphers, CertificateOptions, TLSVersi
 from twisted.logger import Logger
 
 from gateway.errors import ConfigError
+from gateway.guest import PeerCertificate
 from gateway.listener_sections import TlsSection
 from gateway.tls.certificates import (
     Identity,
@@ -29,6 +31,8 @@ from gateway.tls.certificates import (
     validity_warning,
 )
 from gateway.tls.files import Files, Stamp, read_files, stamp_of
+from gateway.tls.reasons import REVOKED
+from gateway.tls.revocation import is_listed, list_note, list_warning, listed, thresholds
 from gateway.tls.transport import TlsConnection
 
 CIPHERS: Final = (
@@ -47,6 +51,7 @@ class Contexts:
 
     @ivar section: what they are made from.
     @ivar stamp: of the files in use, or last tried.
+    @ivar files: those in use.
     """
 
     _log = Logger()
@@ -60,6 +65,7 @@ class Contexts:
         self.section = section
         self._listener = listener
         self._now = now
+        self._warned = now()
         self._load()
 
     def reload(self) -> bool:
@@ -99,19 +105,41 @@ class Contexts:
         """
         now = self._now()
         return [
-            f"{file}: {name_of(one)}, {days_left(one, now)} days left" for file, one in self._dated
+            *(
+                f"{file}: {name_of(one)}, {days_left(one, now)} days left"
+                for file, one in self._dated
+            ),
+            *(f"{self.section.crl}: {list_note(one)}" for one in self.files.lists),
         ]
 
     def warnings(self) -> list[str]:
         """
-        Certificates that are not valid now, or soon will not be; one line each.
+        Certificates and lists that are not valid now, or soon will not be; one line each.
         """
-        found = [(file, validity_warning(one, self._now())) for file, one in self._dated]
+        now = self._now()
+        found = [(file, validity_warning(one, now)) for file, one in self._dated]
+        found += [(str(self.section.crl), list_warning(one, now)) for one in self.files.lists]
         return [f"{file}: {warning}" for file, warning in found if warning is not None]
 
     @property
+    def warns_anew(self) -> bool:
+        """
+        Whether there is more to warn of than there was the last time: a list lives for hours.
+        """
+        now = self._now()
+        return any(
+            self._warned < moment <= now for one in self.files.lists for moment in thresholds(one)
+        )
+
+    def revoked(self, shown: Iterable[PeerCertificate]) -> set[PeerCertificate]:
+        """
+        Those among the certificates that peers showed which are revoked now.
+        """
+        return listed(self.files.lists, shown)
+
+    @property
     def _dated(self) -> list[tuple[str, x509.Certificate]]:
-        files = self._files
+        files = self.files
         own = [(str(one.file), one.certificate) for one in (files.default, *files.others)]
         return own + [(str(self.section.client_ca), one) for one in files.authorities]
 
@@ -119,10 +147,12 @@ class Contexts:
         """
         Say them in the log.
         """
+        self._warned = self._now()
         for warning in self.warnings():
             self._log.warn(
-                "listener {listener}: certificate in {warning}",
+                "listener {listener}: {what} in {warning}",
                 listener=self._listener,
+                what="list" if warning.startswith(f"{self.section.crl}: ") else "certificate",
                 warning=warning,
             )
 
@@ -154,7 +184,7 @@ class Contexts:
                 problems.append(f"{where}.{key}: {error}")
         if problems:
             raise ConfigError(problems)
-        self._files = files
+        self.files = files
         self._default = contexts[id(files.default)]
 
 
@@ -182,8 +212,15 @@ def _context(section: TlsSection, files: Files, identity: Identity, choose: _Cho
         # others that its superior has signed.
         store = context.get_cert_store()
         assert store is not None
-        store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
-        context.set_verify(context.get_verify_mode(), _note_fault)
+        flags = crypto.X509StoreFlags.PARTIAL_CHAIN
+        if section.crl is not None:
+            # Of the peer's own certificate. With CRL_CHECK_ALL nobody would be let in whose chain
+            # ends below a root; the others in the chain are looked up in _note_fault.
+            flags |= crypto.X509StoreFlags.CRL_CHECK
+        for revocations in files.lists:
+            store.add_crl(revocations)
+        store.set_flags(flags)
+        context.set_verify(context.get_verify_mode(), partial(_note_fault, files.lists))
         for authority in files.authorities:
             context.add_client_ca(authority)
     try:
@@ -211,11 +248,20 @@ def _client_options(section: TlsSection, authorities: Sequence[x509.Certificate]
 
 
 def _note_fault(
-    connection: SSL.Connection, certificate: object, fault: int, depth: int, valid: int
+    lists: Sequence[x509.CertificateRevocationList],
+    connection: SSL.Connection,
+    certificate: crypto.X509,
+    fault: int,
+    depth: int,
+    valid: int,
 ) -> bool:
     """
     OpenSSL's judgement of a certificate in the peer's chain: it stands, and is kept for the log.
+
+    @param lists: OpenSSL looks up the peer's own certificate in them, not those above it.
     """
+    if valid and depth and lists and is_listed(lists, certificate.to_cryptography()):
+        fault, valid = REVOKED, 0
     if not valid and isinstance(connection, TlsConnection):
         connection.fault = fault
     return bool(valid)

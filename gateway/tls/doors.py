@@ -48,7 +48,8 @@ class TlsDoors:
         """
         self._clock = clock
         self._doors: dict[str, TlsDoor] = {}
-        self._watch = CertificateWatch(clock, interval)
+        self._watch = CertificateWatch(clock, interval, lambda: self._changed())
+        self._changed: Callable[[], None] = lambda: None
 
     def take(self, contexts: Mapping[str, Contexts]) -> None:
         """
@@ -60,6 +61,12 @@ class TlsDoors:
             else:
                 self._doors[name] = TlsDoor(found, self._clock)
         self._watch.watch([door.contexts for door in self._doors.values()])
+
+    def on_change(self, call: Callable[[], None]) -> None:
+        """
+        @param call: what is done when files have changed and are read again.
+        """
+        self._changed = call
 
     def door(self, listener: str) -> TlsDoor | None:
         """

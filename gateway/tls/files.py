@@ -20,6 +20,7 @@ from gateway.tls.certificates import (
     read_authorities,
     read_identity,
 )
+from gateway.tls.revocation import read_lists
 
 Stamp = tuple[tuple[str, int, int, int], ...]
 """Path, inode, size and time of change in ns of each file; it differs when one of them does."""
@@ -32,12 +33,14 @@ class Files:
     @ivar others: those of the C{sni} directory.
     @ivar by_name: host name, maybe with a wildcard -> one of C{others}.
     @ivar authorities: whose clients are let in.
+    @ivar lists: of certificates that the authorities have revoked.
     """
 
     default: Identity
     others: Sequence[Identity]
     by_name: Mapping[str, Identity]
     authorities: Sequence[x509.Certificate]
+    lists: Sequence[x509.CertificateRevocationList] = ()
 
     def named(self, name: bytes | None) -> Identity:
         """
@@ -55,7 +58,8 @@ def stamp_of(section: TlsSection) -> Stamp:
     """
     What tells the files as they are now from what they will be.
     """
-    names = (section.certificate, section.key, section.passphrase_file, section.client_ca)
+    own = (section.certificate, section.key, section.passphrase_file)
+    names = (*own, section.client_ca, section.crl)
     stamp = []
     for path in [*(Path(name) for name in names if name is not None), *_sni_files(section)]:
         try:
@@ -94,6 +98,10 @@ def read_files(section: TlsSection, where: str) -> Files:
     if client_ca is not None:
         with noting():
             authorities = read_authorities(client_ca)
+    lists: list[x509.CertificateRevocationList] = []
+    if section.crl is not None:
+        with noting():
+            lists = read_lists(Path(section.crl), authorities)
     others: list[Identity] = []
     by_name: dict[str, Identity] = {}
     for file in _sni_files(section):
@@ -106,7 +114,7 @@ def read_files(section: TlsSection, where: str) -> Files:
     if problems:
         raise ConfigError(problems)
     assert default is not None
-    return Files(default, others, by_name, authorities)
+    return Files(default, others, by_name, authorities, lists)
 
 
 def _sni_files(section: TlsSection) -> list[Path]:

@@ -29,7 +29,7 @@ from gateway.guest import PeerCertificate
 from gateway.sockets import carrier_of, unheard
 from gateway.tls.contexts import Contexts
 from gateway.tls.identity import identity_of
-from gateway.tls.reasons import NO_IDENTITY, reason_of
+from gateway.tls.reasons import LISTED, NO_IDENTITY, reason_of
 from gateway.tls.transport import TlsConnection, TlsTransport
 
 Build = Callable[[PeerCertificate | None], IProtocol | None]
@@ -59,10 +59,19 @@ class Handshake(Protocol):
     _deadline: IDelayedCall | None = None
     _over = False
 
-    def __init__(self, timeout: float, clock: IReactorTime, build: Build, refused: Refused) -> None:
+    def __init__(
+        self,
+        timeout: float,
+        clock: IReactorTime,
+        build: Build,
+        refused: Refused,
+        is_revoked: Callable[[PeerCertificate], bool] = lambda shown: False,
+    ) -> None:
         """
         @param timeout: seconds for the handshake.
+        @param is_revoked: whether a certificate is, by what was read while the handshake went on.
         """
+        self._is_revoked = is_revoked
         self._timeout = timeout
         self._clock = clock
         self._build = build
@@ -92,6 +101,9 @@ class Handshake(Protocol):
                 certificate.serial_number,
                 certificate.not_valid_after_utc.timestamp(),
             )
+            if self._is_revoked(shown):
+                self._refuse(LISTED)
+                return
         self._over = True
         peer = self._build(shown)
         if peer is None:
@@ -150,8 +162,17 @@ class TlsDoor:
 
         @return: what to connect to the transport of one peer.
         """
-        timeout = self.contexts.section.handshake_timeout
-        return TlsTransport(self._factory, Handshake(timeout, self._clock, build, refused))
+        contexts = self.contexts
+        files = contexts.files
+
+        def is_revoked(shown: PeerCertificate) -> bool:
+            # OpenSSL has looked into the lists that there were when the handshake began.
+            now = self.contexts
+            return now.files is not files and bool(now.revoked([shown]))
+
+        timeout = contexts.section.handshake_timeout
+        shaking = Handshake(timeout, self._clock, build, refused, is_revoked)
+        return TlsTransport(self._factory, shaking)
 
     def serverConnectionForTLS(self, protocol: object) -> TlsConnection:
         return self.contexts.connection()

@@ -15,19 +15,27 @@ NOT_TLS: Final = "not TLS"
 
 CLOSED: Final = "closed during the handshake"
 
+LISTED: Final = "certificate is revoked"
+
 NO_IDENTITY: Final = "its certificate names no usable identity"
+
+REVOKED: Final = 23
+"""OpenSSL's number for a certificate that is on a list."""
 
 _FAULTS: Final = {
     2: "authority of its certificate is not in client_ca",
-    3: "the list of revoked certificates is missing",
+    3: "crl has no list of the authority of its certificate",
     7: "signature of its certificate is wrong",
     9: "certificate is not yet valid",
+    8: "signature of the list in crl is wrong",
     10: "certificate has expired",
+    11: "the list in crl is not yet valid",
+    12: "the list in crl has expired",
     18: "certificate is self-signed, and not in client_ca",
     19: "authority of its certificate is not in client_ca",
     20: "authority of its certificate is not in client_ca",
     21: "authority of its certificate is not in client_ca",
-    23: "certificate is revoked",
+    REVOKED: LISTED,
     24: "authority of its certificate is none",
     26: "certificate is not for TLS clients (extended key usage)",
     27: "certificate is not trusted for TLS clients",

@@ -8,7 +8,7 @@ after the other. What could not be used is not tried again before it changes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -31,10 +31,17 @@ class CertificateWatch:
 
     _log = Logger()
 
-    def __init__(self, clock: IReactorTime, interval: float = INTERVAL) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        interval: float = INTERVAL,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
         """
         @param interval: seconds between two looks.
+        @param changed: called when files were read again.
         """
+        self._changed = changed
         self._clock = clock
         self._interval = interval
         self._contexts: dict[Contexts, Stamp | None] = {}
@@ -78,6 +85,10 @@ class CertificateWatch:
             self._contexts[contexts] = self._tried(contexts, seen)
         if self._clock.seconds() - self._warned >= REMIND:
             self._warn()
+        for contexts in self._contexts:
+            # It may be a matter of hours, not of days.
+            if contexts.warns_anew:
+                contexts.warn()
 
     def _tried(self, contexts: Contexts, seen: Stamp | None) -> Stamp | None:
         """
@@ -90,7 +101,8 @@ class CertificateWatch:
             stamp = contexts.changed
             if stamp is None or stamp != seen:
                 return stamp
-            contexts.reload()
+            if contexts.reload():
+                self._changed()
         except Exception:  # noqa: BLE001 - peers are still shown what they were shown before
             self._log.failure("the certificate could not be read again, and stays as it was")
         return None

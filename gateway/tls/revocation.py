@@ -1,0 +1,140 @@
+"""
+Lists of revoked certificates (CRL, RFC 5280 section 5), from a PEM file.
+
+OpenSSL refuses by them in a handshake; here they are read, dated, and asked of connections
+that are there. A list that has expired lets nobody in whose authority it is of: who could hold
+back the next list could else keep a stolen certificate alive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+
+from gateway.guest import PeerCertificate
+from gateway.tls.certificates import Unusable, pem_blocks, why
+
+Lists = Sequence[x509.CertificateRevocationList]
+
+
+def read_lists(
+    file: Path, authorities: Sequence[x509.Certificate]
+) -> list[x509.CertificateRevocationList]:
+    """
+    @param authorities: whose signature under a list of theirs has to be right.
+    @raise Unusable: there is none, or one that cannot be used.
+    """
+    blocks = [block for label, block in pem_blocks(file, "crl") if label.endswith("CRL")]
+    if not blocks:
+        raise Unusable("crl", f"{file}: no list of revoked certificates in PEM form in it")
+    found = []
+    for number, block in enumerate(blocks, 1):
+        try:
+            one = x509.load_pem_x509_crl(block)
+            # They are not looked at before somebody asks.
+            _ = (one.issuer, one.last_update_utc, one.next_update_utc, len(one))
+        except (ValueError, x509.InvalidVersion, UnsupportedAlgorithm) as error:
+            raise Unusable(
+                "crl", f"{file}: list {number} in it cannot be read: {why(error)}"
+            ) from None
+        _check_signature(file, number, one, authorities)
+        found.append(one)
+    return found
+
+
+def list_note(one: x509.CertificateRevocationList) -> str:
+    """
+    A list in a few words.
+    """
+    end = one.next_update_utc
+    until = "for ever" if end is None else f"until {end:%Y-%m-%d %H:%M} UTC"
+    return f"list of {_issuer(one)}, {len(one)} revoked, valid {until}"
+
+
+def list_warning(one: x509.CertificateRevocationList, now: float) -> str | None:
+    """
+    @param now: seconds since 1970.
+    @return: what an operator should know of its dates; C{None}: nothing.
+    """
+    begin, end = one.last_update_utc, one.next_update_utc
+    lost = "peers with certificates of this authority are refused"
+    if begin.timestamp() > now:
+        return f"list of {_issuer(one)} is not valid before {begin:%Y-%m-%d %H:%M} UTC: {lost}"
+    if end is None:
+        return None
+    soon, late = thresholds(one)
+    if now >= late:
+        return f"list of {_issuer(one)} expired at {end:%Y-%m-%d %H:%M} UTC: {lost}; renew it"
+    if now >= soon:
+        return f"list of {_issuer(one)} expires at {end:%Y-%m-%d %H:%M} UTC, then {lost}; renew it"
+    return None
+
+
+def thresholds(one: x509.CertificateRevocationList) -> tuple[float, ...]:
+    """
+    @return: when a list is to be spoken of, in seconds since 1970: in the last quarter of its
+        life, and at its end.
+    """
+    if one.next_update_utc is None:
+        return ()
+    begin, end = one.last_update_utc.timestamp(), one.next_update_utc.timestamp()
+    return (end - (end - begin) / 4, end)
+
+
+def is_listed(lists: Lists, certificate: x509.Certificate) -> bool:
+    """
+    Whether one certificate is revoked.
+    """
+    return any(
+        one.issuer == certificate.issuer
+        and one.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None
+        for one in lists
+    )
+
+
+def listed(lists: Lists, shown: Iterable[PeerCertificate]) -> set[PeerCertificate]:
+    """
+    Those among many certificates that are revoked; goes through each list once.
+    """
+    wanted: dict[bytes, dict[int, PeerCertificate]] = {}
+    for certificate in shown:
+        wanted.setdefault(certificate.issuer, {})[certificate.serial] = certificate
+    found: set[PeerCertificate] = set()
+    for one in lists:
+        serials = wanted.get(one.issuer.public_bytes())
+        if serials:
+            found |= {
+                serials[entry.serial_number] for entry in one if entry.serial_number in serials
+            }
+    return found
+
+
+def _check_signature(
+    file: Path,
+    number: int,
+    one: x509.CertificateRevocationList,
+    authorities: Sequence[x509.Certificate],
+) -> None:
+    """
+    @raise Unusable: an authority of this name is known, and has not signed it. One that is not
+        known here may be below one that is; OpenSSL looks at its signature in a handshake.
+    """
+    named = [authority for authority in authorities if authority.subject == one.issuer]
+    for authority in named:
+        try:
+            if one.is_signature_valid(authority.public_key()):  # type: ignore[arg-type]
+                return
+        except (TypeError, ValueError, UnsupportedAlgorithm):
+            continue
+    if named:
+        raise Unusable(
+            "crl", f"{file}: list {number} in it is not signed by {_issuer(one)} of client_ca"
+        )
+
+
+def _issuer(one: x509.CertificateRevocationList) -> str:
+    text = one.issuer.rfc4514_string() or "nobody"
+    return text if text.isprintable() else repr(text)
