@@ -82,8 +82,12 @@ def check_access(
     @param listeners: all of them, likewise C{routes} and C{queries}.
     @param channels: those that peers may listen to.
     """
-    if section is None or section.tokens is None:
+    no_tokens = section is None or section.tokens is None
+    if no_tokens and reader.is_sure("access", "access.tokens"):
         for name, listener in listeners.items():
+            tls = f"listeners.{name}.tls"
+            if not reader.is_sure(tls, f"{tls}.client_ca"):
+                continue
             if listener.auth and getattr(listener.tls, "client_ca", None) is None:
                 reader.note(
                     f"listeners.{name}.auth",
@@ -105,11 +109,14 @@ def check_access(
         where = f"access.grants.{name}"
         _check_whom(reader, where, grant)
         for key, there in known.items():
-            for word in getattr(grant, key):
-                _check_name(reader, where, key, word, there)
+            # Of what could not be read there are no names.
+            if reader.is_sure(key, "channels.allow" if key == "channels" else key):
+                for word in getattr(grant, key):
+                    _check_name(reader, where, key, word, there)
         for stream in grant.streams:
             _check_stream(reader, f"{where}.streams", stream)
-        if not (grant.routes or grant.queries or grant.channels or grant.streams):
+        granted = ("routes", "queries", "channels", "streams")
+        if not any(getattr(grant, key) or not reader.is_sure(f"{where}.{key}") for key in granted):
             reader.note(where, "grants nothing: it has no routes, queries, channels or streams")
 
 
@@ -134,7 +141,8 @@ def _check_identity(reader: Reader, where: str, identity: str) -> None:
 
 
 def _check_whom(reader: Reader, where: str, grant: GrantSection) -> None:
-    if not grant.identities and not grant.networks:
+    whom = (f"{where}.identities", f"{where}.networks")
+    if not grant.identities and not grant.networks and reader.is_sure(*whom):
         reader.note(
             where,
             "says nobody: it needs identities, networks or both; for everybody"

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from dataclasses import asdict
 from importlib import import_module
 from importlib.metadata import version
@@ -74,22 +73,12 @@ def check(file: Path, data_dir: Path) -> None:
     from gateway.commands.check import check_database
     from gateway.config import EMBEDDED
     from gateway.embedded import EmbeddedServer
-    from gateway.tap import cautions_of, read_config
-    from gateway.tls.doors import read_contexts
-    from gateway.token_file import tokens_of
+    from gateway.loading import cautions_of, load
 
-    problems: list[str] = []
     try:
-        config = read_config(str(file))
-        try:
-            tokens_of(config.access)
-        except ConfigError as error:
-            problems += error.problems
-        tls = read_contexts(config.listeners, str(file), time.time)
+        config, _, tls = load(str(file))
     except ConfigError as error:
-        problems += error.problems
-    if problems:
-        for problem in problems:
+        for problem in error.problems:
             click.echo(problem, err=True)
         sys.exit(1)
     click.echo(f"{file}: no problem in the file itself")

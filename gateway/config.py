@@ -13,9 +13,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from msgspec import Meta, Struct, field
+from msgspec.structs import replace
 
 from gateway.access_sections import AccessSection, check_access
 from gateway.channel_sections import ChannelsSection, check_channels
@@ -32,7 +33,7 @@ from gateway.places import Places
 from gateway.query import Query
 from gateway.query_sections import DEFAULT_QUERIES, QuerySection, queries_of
 from gateway.route import Route
-from gateway.route_sections import DEFAULT_ROUTES, RouteSection, routes_of
+from gateway.route_sections import DEFAULT_ROUTES, RouteSection, knows_reading, routes_of
 from gateway.sections import Reader
 from gateway.toml import tables_of
 
@@ -158,6 +159,34 @@ def judge(
     """
     As L{load_config}, from the tables of a file.
     """
+    found = draft(data, path, endpoint_fault, credentials)
+    if found.problems:
+        raise ConfigError(found.problems)
+    return found.config
+
+
+class Draft(NamedTuple):
+    """
+    A configuration and what is wrong with it.
+
+    @ivar config: of no use where there is a problem, but for looking whether there are more:
+        it names no file or server that could not be read.
+    @ivar problems: one line each.
+    """
+
+    config: Config
+    problems: list[str]
+
+
+def draft(
+    data: Mapping[str, Any],
+    path: PurePath,
+    endpoint_fault: EndpointFault,
+    credentials: PurePath | None = None,
+) -> Draft:
+    """
+    As L{judge}, for who has more to look at before all problems are told.
+    """
     reader = Reader(str(path))
     reader.known("", data, Config.__struct_fields__)
     places = Places(path.parent, credentials)
@@ -175,7 +204,7 @@ def judge(
     if access is not None:
         access = places.resolved(reader, "access", access, ["tokens"])
     if database.dsn_file is not None and "dsn" in data["database"]:
-        reader.note("database.dsn_file", "database.dsn is there too; leave one of them out")
+        reader.doubt("database.dsn_file", "database.dsn is there too; leave one of them out")
     sections = reader.sections("routes", data.get("routes", {}), RouteSection)
     listeners = reader.sections("listeners", data.get("listeners", {}), Listener)
     # Names that are there but faulty are not "missing" as well.
@@ -185,18 +214,22 @@ def judge(
         route_names = list(DEFAULT_ROUTES)
     if "listeners" not in data:
         listeners = dict(DEFAULT_LISTENERS)
-    if database.pool_min > database.pool_max:
+    pools = ("database.pool_min", "database.pool_max")
+    if database.pool_min > database.pool_max and reader.is_sure(*pools):
         reader.note(
             "database.pool_min", f"{database.pool_min} is over pool_max = {database.pool_max}"
         )
     routes = routes_of(sections, reader)
     asked = reader.sections("queries", data.get("queries", {}), QuerySection)
     queries = queries_of(asked, reader)
+    reading = {name: route for name, route in routes.items() if knows_reading(reader, name)}
     used: dict[str, str] = {}
     for name, listener in listeners.items():
         listener = resolved(reader, name, listener, places)
         listeners[name] = listener
-        check_listener(reader, name, listener, route_names, routes, endpoint_fault)
+        check_listener(reader, name, listener, route_names, reading, endpoint_fault)
+        if not reader.is_sure(f"listeners.{name}.endpoint"):
+            continue
         other = used.setdefault(listener.endpoint, name)
         if other != name and not _ANY_PORT.match(listener.endpoint):
             reader.note(
@@ -206,9 +239,7 @@ def judge(
         check_access(reader, access, listeners, route_names, query_names, channels.allow)
     if not listeners and not data.get("listeners"):
         reader.note("listeners", "there is none; nobody could connect")
-    if reader.problems:
-        raise ConfigError(reader.problems)
-    return Config(
+    config = Config(
         database=database,
         limits=limits,
         spool=spool,
@@ -218,6 +249,27 @@ def judge(
         routes=routes,
         queries=queries,
     )
+    return Draft(_without_doubts(config, reader) if reader.problems else config, reader.problems)
+
+
+def _without_doubts(config: Config, reader: Reader) -> Config:
+    """
+    The same without the files and servers that could not be read, or are named twice.
+    """
+    database, channels, access = config.database, config.channels, config.access
+    if not reader.is_sure("database.dsn", "database.dsn_file"):
+        database = replace(database, dsn=EMBEDDED, dsn_file=None)
+    if not reader.is_sure("channels.dsn", "channels.dsn_file"):
+        channels = replace(channels, dsn=None, dsn_file=None)
+    if access is not None and not reader.is_sure("access.tokens"):
+        access = replace(access, tokens=None)
+    listeners = {
+        name: listener
+        if reader.is_sure_within(f"listeners.{name}.tls")
+        else replace(listener, tls=None)
+        for name, listener in config.listeners.items()
+    }
+    return replace(config, database=database, channels=channels, access=access, listeners=listeners)
 
 
 def check_endpoints(config: Config, endpoint_fault: EndpointFault) -> list[str]:

@@ -18,7 +18,7 @@ def check_name(reader: Reader, key: str, route: str, names: Collection[str]) -> 
     """
     @param names: of all routes, faulty ones too.
     """
-    if route not in names:
+    if route not in names and reader.is_sure("routes"):
         hint = meant(route, names) or f"; there are {', '.join(names) or 'none'}"
         reader.note(key, f"there is no route {route!r}{hint}")
 
@@ -36,7 +36,7 @@ def check_content(
     @param field: its C{route_by}.
     @param table: its C{routes}.
     @param names: of all routes, faulty ones too.
-    @param routes: those that could be read.
+    @param routes: those of which it is known how they read messages.
     """
     is_field = bool(field) and field not in SOURCES
     if field is None:

@@ -178,23 +178,29 @@ def check_listener(
 ) -> None:
     """
     @param route_names: of all routes, faulty ones too.
-    @param routes: those that could be read.
+    @param routes: those of which it is known how they read messages.
     """
     where = f"listeners.{name}"
     fault = endpoint_fault(listener.endpoint)
     if fault is not None:
-        reader.note(
+        reader.doubt(
             f"{where}.endpoint",
             f"{listener.endpoint!r} is no Twisted server endpoint ({fault});"
             ' try "tcp:8000:interface=127.0.0.1" or "unix:gateway.sock"',
         )
     _check_door(reader, where, listener)
+    if not reader.is_sure(f"{where}.dialect"):
+        return
     if listener.dialect != "plain":
         for key in ("route", "route_by", "routes", "ack", "nak"):
             if getattr(listener, key) is not None:
                 reader.note(f"{where}.{key}", 'is for dialect = "plain"; leave it out')
         return
-    by_content = listener.route_by is not None or listener.routes is not None
+    by_content = (
+        listener.route_by is not None
+        or listener.routes is not None
+        or not reader.is_sure(f"{where}.route_by", f"{where}.routes")
+    )
     if listener.route is not None:
         check_name(reader, f"{where}.route", listener.route, route_names)
     elif not by_content:
@@ -215,14 +221,20 @@ def _check_door(reader: Reader, where: str, listener: Listener) -> None:
                     f"{where}.{key}",
                     f'{fault}; networks are "10.0.0.0/8", "2001:db8::/32" or "unix"',
                 )
+    if listener.telnet and listener.framing != "line":
+        reader.note(f"{where}.telnet", 'is for framing = "line"; leave it out')
+    tls = listener.tls
+    if tls is not None and tls.crl and not tls.client_ca and reader.is_sure(f"{where}.tls.client_ca"):
+        reader.note(f"{where}.tls.crl", "is for the certificates of peers; it needs client_ca")
+    owner = listener.socket_owner
+    if owner is not None and (not owner or _OWNER.fullmatch(owner) is None):
+        reader.note(f"{where}.socket_owner", f'{owner!r} is not "user", "user:group" or ":group"')
+    if not reader.is_sure(f"{where}.endpoint"):
+        return
     if listener.tls is not None and listener.kind in ("ssl", "tls"):
         reader.note(
             f"{where}.tls", f"is for a tcp: endpoint; {listener.kind}: brings a certificate itself"
         )
-    if listener.tls is not None and listener.tls.crl and not listener.tls.client_ca:
-        reader.note(f"{where}.tls.crl", "is for the certificates of peers; it needs client_ca")
-    if listener.telnet and listener.framing != "line":
-        reader.note(f"{where}.telnet", 'is for framing = "line"; leave it out')
     if listener.trusted_proxies and listener.kind in ("haproxy", "ssl", "tls"):
         reader.note(
             f"{where}.trusted_proxies",
@@ -234,6 +246,3 @@ def _check_door(reader: Reader, where: str, listener: Listener) -> None:
         for key in ("socket_mode", "socket_owner"):
             if getattr(listener, key) is not None:
                 reader.note(f"{where}.{key}", "is for a unix: endpoint; leave it out")
-    owner = listener.socket_owner
-    if owner is not None and (not owner or _OWNER.fullmatch(owner) is None):
-        reader.note(f"{where}.socket_owner", f'{owner!r} is not "user", "user:group" or ":group"')

@@ -89,5 +89,5 @@ class Places:
                 try:
                     section = replace(section, **{key: self.path(value)})
                 except ConfigError as error:
-                    reader.note(f"{where}.{key}", str(error))
+                    reader.doubt(f"{where}.{key}", str(error))
         return section

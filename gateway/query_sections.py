@@ -101,6 +101,8 @@ def _one_query(reader: Reader, name: str, section: QuerySection) -> Query:
     except ValueError as error:
         reader.note(f"{where}.sql", str(error))
         names = list(given)
+    if not reader.is_sure(f"{where}.sql"):
+        names = list(given)
     word = first_word(section.sql)
     if word not in _VERBS:
         text = f"begins with {word}" if word else "is empty"
@@ -131,7 +133,7 @@ def _param(reader: Reader, where: str, section: ParamSection) -> Param:
     default = None if section.default is None else text_of(section.default)
     if default is not None and section.required:
         reader.note(where, "required and default exclude each other")
-    if default is not None:
+    if default is not None and reader.is_sure(f"{where}.type"):
         try:
             _judge(section.type, default)
         except Misfit as error:

@@ -96,10 +96,19 @@ def routes_of(sections: Mapping[str, RouteSection], reader: Reader) -> dict[str,
     """
     found = {}
     for name, section in sections.items():
-        if section.sql is None:
+        if section.sql is None and reader.is_sure(f"routes.{name}.sql"):
             _check_table(reader, name, section)
         found[name] = _one_route(reader, name, section)
     return found
+
+
+def knows_reading(reader: Reader, name: str) -> bool:
+    """
+    Whether it could be read how a route reads messages.
+    """
+    return reader.is_sure(
+        *(f"routes.{name}.{key}" for key in ("format", "fields", "delimiter", "pattern"))
+    )
 
 
 def _one_route(reader: Reader, name: str, section: RouteSection) -> Route:
@@ -110,9 +119,11 @@ def _one_route(reader: Reader, name: str, section: RouteSection) -> Route:
     else:
         given = _DEFAULT if section.columns is None else section.columns
     columns = _columns(reader, name, given, reading)
-    _check_conflict(reader, name, section, columns)
+    if reader.is_sure(f"routes.{name}.sql"):
+        _check_conflict(reader, name, section, given)
     route = _route(name, section, columns, reading, _zone(reader, name, section))
-    if len(reader.problems) == before and reading.format != "text":
+    sure = len(reader.problems) == before and reader.is_sure_within(f"routes.{name}")
+    if sure and reading.format != "text":
         try:
             format_of(reading, route.fields)
         except ValueError as error:
@@ -154,20 +165,23 @@ def _route(
 
 
 def _reading(reader: Reader, where: str, section: RouteSection) -> Reading:
+    names = section.fields or []
+    delimiter = "," if section.delimiter is None else section.delimiter
+    reading = Reading(section.format, tuple(names), delimiter, section.pattern or "")
+    if not reader.is_sure(f"{where}.format"):
+        return reading
     for key, format_ in (("fields", "csv"), ("delimiter", "csv"), ("pattern", "regex")):
         if getattr(section, key) is not None and section.format != format_:
             reader.note(f"{where}.{key}", f'is for format = "{format_}"; leave it out')
-    names = section.fields or []
     if section.format == "csv" and not names:
         reader.note(f"{where}.fields", 'is missing; name the values in order, ["a", "b"]')
     for name in dict.fromkeys(name for name in names if names.count(name) > 1):
         reader.note(f"{where}.fields", f"names {name!r} twice")
-    delimiter = "," if section.delimiter is None else section.delimiter
     if delimiter != "whitespace" and (len(delimiter) != 1 or delimiter in '"\r\n\0'):
         reader.note(f"{where}.delimiter", 'must be one character, or "whitespace"')
     if section.format == "regex" and section.pattern is None:
         reader.note(f"{where}.pattern", "is missing; name groups as in (?P<name>.*)")
-    return Reading(section.format, tuple(names), delimiter, section.pattern or "")
+    return reading
 
 
 def _columns(
@@ -178,6 +192,7 @@ def _columns(
     """
     where = f"routes.{name}.columns"
     found = {}
+    is_known = reader.is_sure(where) and knows_reading(reader, name)
     if not given:
         reader.note(where, 'names no column; try body = "@frame"')
     for column, source in given.items():
@@ -185,8 +200,7 @@ def _columns(
         if value is None:
             continue
         source = value.source
-        known = source in SOURCES or source == CONSTANT
-        if known:
+        if source in SOURCES or source == CONSTANT or not is_known:
             pass
         elif reading.format == "text" or source.startswith("@"):
             reader.note(
@@ -197,7 +211,7 @@ def _columns(
         elif (fault := field_fault(reading, source)) is not None:
             reader.note(f"{where}.{column}", f"{source!r} {fault}")
         found[column] = value
-    if given and len(found) == len(given):
+    if given and len(found) == len(given) and is_known:
         sources = [value.source for value in found.values()]
         if reading.format == "text" and FRAME not in sources:
             reader.note(where, 'no column takes "@frame", so messages would be lost')
@@ -226,7 +240,7 @@ def _parameters(reader: Reader, name: str, sql: str, section: RouteSection) -> M
             reader.note(
                 f"{where}.columns.{column}", f"is no parameter of sql{meant(column, names)}"
             )
-    if section.format != "text":
+    if section.format != "text" or not reader.is_sure(f"{where}.format", f"{where}.columns"):
         return {name: given.get(name, name) for name in names}
     if not given and len(names) == 1:
         return {names[0]: FRAME}
@@ -247,6 +261,8 @@ def _value(reader: Reader, where: str, given: object) -> Value | None:
         return None
     section = reader.section(where, given, ColumnSection)
     if section is None:
+        return None
+    if not reader.is_sure(f"{where}.field", f"{where}.value"):
         return None
     if (section.field is None) == (section.value is None):
         reader.note(where, "needs either field or value")
@@ -279,7 +295,7 @@ def text_of(value: object) -> str:
 
 
 def _check_conflict(
-    reader: Reader, name: str, section: RouteSection, columns: Mapping[str, Value]
+    reader: Reader, name: str, section: RouteSection, columns: Mapping[str, Any]
 ) -> None:
     where = f"routes.{name}"
     for key in ("key", "returning"):
@@ -298,6 +314,8 @@ def _check_conflict(
         if section.conflict != "error":
             reader.note(f"{where}.conflict", "is for a table; write ON CONFLICT into sql")
         return
+    if not reader.is_sure(f"{where}.conflict"):
+        return
     if section.conflict == "error":
         if section.key:
             reader.note(f"{where}.key", 'is for conflict = "ignore" or "update"')
@@ -306,6 +324,8 @@ def _check_conflict(
         reader.note(
             f"{where}.key", f'is missing: conflict = "{section.conflict}" needs its columns'
         )
+    if not reader.is_sure(f"{where}.columns"):
+        return
     for column in section.key:
         if column not in columns:
             reader.note(
@@ -320,12 +340,15 @@ def _check_table(reader: Reader, name: str, section: RouteSection) -> None:
         reader.note(f"{where}.table", "is missing; name a table, or give sql")
     elif "" in section.table.split(".", 1):
         reader.note(f"{where}.table", "must be table or schema.table")
+    if not reader.is_sure(f"{where}.create", f"{where}.create_columns"):
+        return
     if section.create_columns is not None and not section.create:
         reader.note(f"{where}.create_columns", "is there, but create = true is not")
     if section.create:
         create = section.create_columns or DEFAULT_COLUMNS
         what = "create_columns" if section.create_columns else "the default table"
-        missing = [(f"columns.{column}", column) for column in section.columns or _DEFAULT]
+        given = section.columns or _DEFAULT if reader.is_sure(f"{where}.columns") else ()
+        missing = [(f"columns.{column}", column) for column in given]
         missing += [("returning", column) for column in section.returning]
         for key, column in missing:
             if column not in create:

@@ -53,11 +53,9 @@ def mode_of(path: str) -> int | None:
     return stat.S_IMODE(found) if stat.S_ISREG(found) else None
 
 
-def filled(config: Config) -> Config:
+def filled(config: Config) -> tuple[Config, list[str]]:
     """
-    The same with the connection strings that files say.
-
-    @raise ConfigError: with every problem.
+    The same with the connection strings that files say, and what is wrong with these.
     """
     problems = []
     for name in ("database", "channels"):
@@ -68,6 +66,4 @@ def filled(config: Config) -> Config:
             except ConfigError as error:
                 problems.append(f"{name}.dsn_file: {error}")
             config = replace(config, **{name: section})
-    if problems:
-        raise ConfigError(problems)
-    return config
+    return config, problems

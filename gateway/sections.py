@@ -3,7 +3,7 @@ Sections of a configuration file: TOML tables -> structs, all problems collected
 
 The structs are msgspec's, so that a key exists in one place, with its type and its
 default. Each key is converted on its own; a wrong one is noted with the file, the
-key and what was meant, and the rest is still looked at.
+key and what was meant, and the rest is still looked at, in the same section too.
 """
 
 from __future__ import annotations
@@ -23,8 +23,12 @@ def is_table(value: object) -> bool:
 
 
 def meant(word: str, known: Any) -> str:
-    near = difflib.get_close_matches(word, list(known), 1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    near = _near(word, known)
+    return f"; did you mean {near!r}?" if near else ""
+
+
+def _near(word: str, known: Any) -> str | None:
+    return next(iter(difflib.get_close_matches(word, list(known), 1)), None)
 
 
 def one_line(text: str) -> str:
@@ -38,73 +42,106 @@ def one_line(text: str) -> str:
 class Reader:
     """
     Collects problems while it converts.
+
+    A key that cannot be read is told once: whatever else follows from it is noise, so notes of
+    the same key are dropped, and checks of others ask L{is_sure} of the keys that they go by.
     """
 
     def __init__(self, path: str) -> None:
         self.problems: list[str] = []
         self._path = path
+        self._unread: set[str] = set()
 
     def note(self, key: str, text: str) -> None:
-        self.problems.append(f"{self._path}: {one_line(key)}: {one_line(text)}")
+        """
+        @param key: dropped where it is not sure, see L{is_sure}.
+        """
+        problem = f"{self._path}: {one_line(key)}: {one_line(text)}"
+        if key not in self._unread and problem not in self.problems:
+            self.problems.append(problem)
+
+    def doubt(self, key: str, text: str) -> None:
+        """
+        Note a problem because of which nothing can be said of a key's value.
+        """
+        self.note(key, text)
+        self._unread.add(key)
+
+    def is_sure(self, *keys: str) -> bool:
+        """
+        Whether these keys have the values, or are left out, as the file means it.
+        """
+        return self._unread.isdisjoint(keys)
+
+    def is_sure_within(self, where: str) -> bool:
+        """
+        Whether all the keys of a section have, and of the sections in it.
+        """
+        inside = f"{where}."
+        return where not in self._unread and not any(k.startswith(inside) for k in self._unread)
 
     def known(self, where: str, table: Mapping[str, Any], keys: Any) -> None:
         """
         Note every key that is not one of C{keys}.
         """
+        prefix = f"{where}." if where else ""
         for key in table:
             if key not in keys:
-                self.note(f"{where}.{key}" if where else key, f"unknown key{meant(key, keys)}")
+                self.note(f"{prefix}{key}", f"unknown key{meant(key, keys)}")
+                if (near := _near(key, keys)) and near not in table:
+                    # One word to mend: that the right one is missing is no second problem.
+                    self._unread.add(f"{prefix}{near}")
 
     def section(self, where: str, table: Any, kind: type[Section]) -> Section | None:
         """
-        @return: the section, C{None} where a problem was noted.
+        @return: the section; keys with problems have their defaults, those without one what is
+            empty, so that all the rest can be judged. C{None} where it is no table.
         """
         if not is_table(table):
-            self.note(where, f"must be a table: [{where}]")
+            self.doubt(where, f"must be a table: [{where}]")
             return None
-        before = len(self.problems)
         fields = {f.name: f for f in msgspec.structs.fields(kind)}
         self.known(where, table, fields)
+        values: dict[str, Any] = {}
         for key, value in table.items():
             if key in fields:
                 inner = _inner(fields[key].type)
                 if inner is not None:
-                    self._nested(f"{where}.{key}", value, inner)
+                    found = self._nested(f"{where}.{key}", value, inner)
+                    if found is not None:
+                        values[key] = found
                     continue
                 try:
-                    msgspec.convert(value, fields[key].type)
-                except msgspec.ValidationError as error:
-                    self.note(f"{where}.{key}", _plain(str(error), value, fields[key].type))
+                    values[key] = _converted(value, fields[key].type)
+                except ValueError as error:
+                    self.doubt(f"{where}.{key}", str(error))
         for key, info in fields.items():
-            if info.required and key not in table:
-                self.note(f"{where}.{key}", "is missing")
-        if len(self.problems) > before:
-            return None
-        return msgspec.convert(table, kind)
+            if info.required and key not in values:
+                self.doubt(f"{where}.{key}", "is missing")
+                values[key] = ""
+        return kind(**values)
 
-    def _nested(self, where: str, value: Any, inner: tuple[type[Struct], bool]) -> None:
+    def _nested(
+        self, where: str, value: Any, inner: tuple[type[Struct], bool]
+    ) -> Struct | dict[str, Struct] | None:
         """
-        Note the problems of a section in a section.
+        A section in a section.
         """
         kind, named = inner
-        if named:
-            self.sections(where, value, kind)
-        else:
-            self.section(where, value, kind)
+        return self.sections(where, value, kind) if named else self.section(where, value, kind)
 
     def sections(self, where: str, tables: Any, kind: type[Section]) -> dict[str, Section]:
         """
-        Named sections, those that have no problem.
+        Named sections, those that are tables.
         """
         if not is_table(tables):
-            self.note(where, f"must be tables: [{where}.NAME]")
+            self.doubt(where, f"must be tables: [{where}.NAME]")
             return {}
         found = {}
         for name, table in tables.items():
             if not name.isprintable():
                 # The log and the answers of commands show it.
                 self.note(f"{where}.{name}", "a name has no control characters")
-                continue
             section = self.section(f"{where}.{name}", table, kind)
             if section is not None:
                 found[name] = section
@@ -119,6 +156,16 @@ def _inner(wanted: Any) -> tuple[type[Struct], bool] | None:
         if isinstance(choice, type) and issubclass(choice, Struct):
             return choice, get_origin(wanted) is dict
     return None
+
+
+def _converted(value: Any, wanted: Any) -> Any:
+    """
+    @raise ValueError: it is no such value, in words that follow on the key.
+    """
+    try:
+        return msgspec.convert(value, wanted)
+    except msgspec.ValidationError as error:
+        raise ValueError(_plain(str(error), value, wanted)) from None
 
 
 _TYPES: Final = {

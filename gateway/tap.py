@@ -7,7 +7,6 @@ the default.
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -15,22 +14,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
-from msgspec.structs import replace
 from twisted.application.service import IService
 from twisted.internet import reactor as global_reactor
-from twisted.internet.endpoints import serverFromString
 from twisted.python import usage
 
-from gateway.cautions import ON_THE_COMMAND_LINE, cautions
+from gateway.cautions import ON_THE_COMMAND_LINE
 from gateway.channels import Channels
 from gateway.company import backoff
-from gateway.config import (
-    EMBEDDED,
-    Config,
-    check_endpoints,
-    default_config,
-    load_config,
-)
+from gateway.config import EMBEDDED, Config
 from gateway.conversation import CommandDialect
 from gateway.embedded import DataDirectory, EmbeddedServer
 from gateway.errors import ConfigError
@@ -38,16 +29,14 @@ from gateway.files import raise_file_limit, room_for_peers
 from gateway.gate import Gates
 from gateway.listener_sections import Listener
 from gateway.listeners import Listeners
-from gateway.plain_files import read_plain
-from gateway.postgres.dsn import dsn_fault
+from gateway.loading import cautions_of, load
 from gateway.postgres.notifications import Notifications
-from gateway.postgres.opening import Opener, outside_of_process
+from gateway.postgres.opening import Opener
 from gateway.postgres.pool import Pool
 from gateway.postgres.queries import PostgresQueries, query_pool
 from gateway.postgres.store import PostgresStore
 from gateway.pressure import Pressure
 from gateway.reload import Reload
-from gateway.secret_files import filled, mode_of
 from gateway.service import GatewayService, on_signals, use_monotonic_clock
 from gateway.spool.detour import SpoolDetour
 from gateway.spool.file import SpoolFile
@@ -55,8 +44,7 @@ from gateway.spool.queue import OwnThread, Spool
 from gateway.streams import Streams
 from gateway.title import hide
 from gateway.tls.contexts import Contexts
-from gateway.tls.doors import TlsDoors, read_contexts
-from gateway.token_file import tokens_of
+from gateway.tls.doors import TlsDoors
 from gateway.tokens import Token
 from gateway.verifier import Verifier, in_threads
 from gateway.writer import Writer
@@ -136,24 +124,9 @@ class Options(usage.Options):
 
         @raise ConfigError: with every problem.
         """
-        database: str | None = self["database"]
-        config = read_config(self["config"], database)
-        if self._endpoints:
-            config = replace(config, listeners=self._listeners(config))
-            problems = check_endpoints(config, endpoint_fault)
-            if problems:
-                raise ConfigError(problems)
-        dsn = config.database.dsn
-        fault = None if dsn == EMBEDDED else dsn_fault(dsn, outside_of_process())
-        if fault is not None:
-            source = "--database" if database is not None else config.database.said_in
-            raise ConfigError([f"{source}: {fault}"])
-        dsn = config.channels.dsn or ""
-        if dsn and (fault := dsn_fault(dsn, outside_of_process())) is not None:
-            raise ConfigError([f"{config.channels.said_in}: {fault}"])
-        self.contexts = read_contexts(config.listeners, self["config"], time.time)
-        self.tokens = tokens_of(config.access)
-        return config
+        found = load(self["config"], self["database"], self._listeners if self._endpoints else None)
+        self.contexts, self.tokens = found.contexts, found.tokens
+        return found.config
 
     def _listeners(self, config: Config) -> dict[str, Listener]:
         route = "messages" if "messages" in config.routes else next(iter(config.routes), None)
@@ -168,65 +141,6 @@ class Options(usage.Options):
                 route=route if dialect == "plain" else None,
             )
         return listeners
-
-
-def read_config(path: str | None, database: str | None = None) -> Config:
-    """
-    The configuration in a file, or the default, with the secrets that it has in files.
-
-    @param database: a connection string that beats what the file says.
-    @raise ConfigError: with every problem.
-    """
-    config = default_config() if path is None else _read_file(path)
-    if database is not None:
-        config = replace(config, database=replace(config.database, dsn=database, dsn_file=None))
-    return filled(config)
-
-
-def cautions_of(config: Config, path: str | None, overridden: bool = False) -> list[str]:
-    """
-    What the operator should know of a configuration before it is used, one line each.
-
-    @param overridden: whether the database is not that of the file.
-    """
-    file = None if path is None or overridden else Path(path).absolute()
-    return cautions(config, outside_of_process(), mode_of, file, _credentials())
-
-
-def _credentials() -> Path | None:
-    """Where systemd puts what it hands to the service."""
-    folder = os.environ.get("CREDENTIALS_DIRECTORY")
-    return Path(folder) if folder else None
-
-
-def _read_file(path: str) -> Config:
-    file = Path(path).absolute()
-    try:
-        handed_over = str(file) == "/dev/stdin" or file.is_relative_to("/dev/fd")
-        # What a shell hands over may well be a pipe.
-        content = file.read_bytes() if handed_over else read_plain(file)
-        text = content.decode("utf-8")
-    except OSError as error:
-        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from None
-    except UnicodeDecodeError as error:
-        raise ConfigError([f"{path}: not UTF-8 at byte {error.start}"]) from None
-    return load_config(text, file, endpoint_fault, _credentials())
-
-
-def endpoint_fault(endpoint: str) -> str | None:
-    """
-    What is wrong with an endpoint string, as Twisted sees it.
-    """
-    if "\0" in endpoint:
-        return "no address has a NUL"
-    try:
-        found = serverFromString(global_reactor, endpoint)
-    except (ValueError, TypeError, KeyError, IndexError, LookupError, OSError) as error:
-        return " ".join(str(error).split()) or type(error).__name__
-    path = getattr(getattr(found, "_wrappedEndpoint", found), "_address", None)
-    if path is not None and (not path or path.endswith("/")):
-        return "it names no file for its Unix socket"
-    return None
 
 
 def makeService(options: Options) -> IService:

@@ -23,7 +23,7 @@ import pytest
 
 from gateway.config import load_config
 from gateway.errors import ConfigError
-from gateway.tap import endpoint_fault
+from gateway.loading import endpoint_fault
 from tests.faults.look import assert_quiet
 from tests.installing import Installer
 from tests.issuer import Issuer

@@ -30,9 +30,9 @@ from gateway.deadlines import Timeouts
 from gateway.errors import ConfigError
 from gateway.farewell import OVERRUN
 from gateway.framing import FRAMINGS
+from gateway.loading import endpoint_fault
 from gateway.pushes import Pushes
 from gateway.reply import Outcome
-from gateway.tap import endpoint_fault
 from tests.in_memory import Bench, MemoryNotifier, OnSocket
 from tests.support import until
 

@@ -27,9 +27,10 @@ from gateway.config import (
 )
 from gateway.errors import ConfigError
 from gateway.listener_sections import Listener, TlsSection
+from gateway.loading import endpoint_fault
 from gateway.route import CONSTANT, Value
 from gateway.route_sections import RouteSection
-from gateway.tap import Options, endpoint_fault
+from gateway.tap import Options
 from gateway.zones import LOCAL
 
 SAMPLE = Path(__file__).parent.parent / "etc" / "gateway.toml"
@@ -139,7 +140,8 @@ def test_all_problems_at_once() -> None:
         " did you mean 'netstring'?",
         "listeners.c.route: there is no route 'mesages'; did you mean 'messages'?",
         'listeners.d.route: is for dialect = "plain"; leave it out',
-        "listeners.e.endpoint: is that of listeners.d too; give it its own",
+        "listeners.a.route: is missing: a plain listener needs one",
+        "listeners.e.endpoint: is that of listeners.b too; give it its own",
         "listeners.f.route: is missing: a plain listener needs one",
         'listeners.g.route_by: is for dialect = "plain"; leave it out',
         "routes.messages.columns.boddy: 'boddy' is not in the default table; did you mean 'body'?;"
@@ -212,7 +214,7 @@ def test_names_cannot_write_into_the_log() -> None:
     text = """
     "dat\\u001b[31mabase\\n" = 1
     [listeners."\\u001b[31mEVIL\\nlog"]
-    endpoint = "tcp:1"
+    endpoint = "tcp:2"
     [listeners.a]
     endpoint = "tcp:1"
     framing = "li\\nne"
@@ -220,7 +222,7 @@ def test_names_cannot_write_into_the_log() -> None:
     "win\\r\\u0085dow" = 1
     """
     found = problems(text)
-    assert len(found) == 4 and all(line.isprintable() for line in found)
+    assert len(found) == 5 and all(line.isprintable() for line in found)
     assert r"/etc/g.toml: dat\x1b[31mabase\n: unknown key; did you mean 'database'?" in found
     assert r"/etc/g.toml: listeners.\x1b[31mEVIL\nlog: a name has no control characters" in found
 

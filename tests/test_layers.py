@@ -59,7 +59,8 @@ ORDER = [
     *("gate", "company", "fences", "together", "lane", "writer", "channels", "throttle", "terms"),
     *("outlet", "farewell", "protocol", "factory", "proxy", "tls", "door", "streams", "command"),
     *("conversation", "token_first", "local", "listening", "listener", "listeners", "spool"),
-    *("postgres", "cautions", "title", "embedded_roles", "embedded", "service", "reload", "tap"),
+    *("postgres", "cautions", "title", "embedded_roles", "embedded", "service", "reload"),
+    *("loading", "tap"),
     *("client", "commands", "cli"),
 ]
 

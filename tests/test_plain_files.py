@@ -18,9 +18,9 @@ from twisted.internet.task import Clock
 from gateway.access_sections import AccessSection
 from gateway.errors import ConfigError
 from gateway.listener_sections import TlsSection
+from gateway.loading import read_config
 from gateway.plain_files import read_plain
 from gateway.secret_files import read_secret
-from gateway.tap import read_config
 from gateway.tls.contexts import Contexts
 from gateway.tls.files import read_files
 from gateway.tls.watch import CertificateWatch

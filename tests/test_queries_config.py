@@ -12,10 +12,10 @@ import pytest
 
 from gateway.config import Config, Database, default_config, load_config
 from gateway.errors import ConfigError
+from gateway.loading import endpoint_fault
 from gateway.query import Param, Query
 from gateway.query_sections import ParamSection, QuerySection
 from gateway.sql.parameters import called, halves
-from gateway.tap import endpoint_fault
 from tests.support import Database as LiveDatabase
 from tests.support import tool
 

@@ -13,9 +13,9 @@ import pytest
 from twisted.logger import formatEvent
 
 from gateway.config import Config, load_config
+from gateway.loading import endpoint_fault
 from gateway.reload import GONE, Reload, changed_at_start
 from gateway.service import on_signals
-from gateway.tap import endpoint_fault
 from tests.support import Database, Gateway, logged
 
 Start = Callable[..., Gateway]

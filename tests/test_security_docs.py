@@ -8,8 +8,8 @@ import re
 from pathlib import Path, PurePath
 
 from gateway.config import Config, load_config
+from gateway.loading import endpoint_fault
 from gateway.networks import Networks
-from gateway.tap import endpoint_fault
 
 ROOT = Path(__file__).parent.parent
 

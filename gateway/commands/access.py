@@ -15,10 +15,11 @@ from gateway.commands.running import run
 from gateway.config import EMBEDDED, Config
 from gateway.embedded import EmbeddedServer
 from gateway.errors import ConfigError, StoreError
+from gateway.loading import read_config
 from gateway.postgres.connection import Connection
 from gateway.postgres.dsn import dsn_fault
 from gateway.postgres.opening import Opener
-from gateway.tap import DATA_DIR, read_config
+from gateway.tap import DATA_DIR
 from gateway.title import hide
 
 Work = Callable[[Connection, Config], Awaitable[int]]

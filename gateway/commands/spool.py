@@ -23,6 +23,7 @@ from gateway.company import backoff
 from gateway.config import EMBEDDED, Config
 from gateway.embedded import DataDirectory, EmbeddedServer
 from gateway.errors import ConfigError, EmbeddedError, SpoolError, StoreError
+from gateway.loading import read_config
 from gateway.lock import Held, LockFile
 from gateway.postgres.dsn import dsn_fault
 from gateway.postgres.opening import Opener
@@ -42,7 +43,7 @@ from gateway.spool.inventory import (
 )
 from gateway.spool.mover import Moved, Mover
 from gateway.spool.reader import SpoolReader
-from gateway.tap import DATA_DIR, read_config, spool_path
+from gateway.tap import DATA_DIR, spool_path
 from gateway.title import hide
 
 _STREAMS: Final = 3

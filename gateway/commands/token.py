@@ -168,7 +168,7 @@ def _file(file: Path | None, config: Path | None) -> TokenFile:
         raise click.UsageError("one of --file and --config says where the tokens are")
     if file is not None:
         return TokenFile(file)
-    from gateway.tap import read_config
+    from gateway.loading import read_config
 
     try:
         access = read_config(str(config)).access
