@@ -10,6 +10,7 @@ from typing import Annotated, Final
 from msgspec import Meta, Struct
 
 from gateway.sections import Reader
+from gateway.units import IN_BYTES
 
 MAX_NAME: Final = 63
 """Longest name of a channel, in bytes; PostgreSQL refuses longer ones (C{NAMEDATALEN})."""
@@ -30,7 +31,7 @@ class ChannelsSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """
 
     allow: tuple[str, ...] = ()
-    push_buffer: Annotated[int, Meta(ge=16384)] = 262144
+    push_buffer: Annotated[int, Meta(ge=16384, extra=IN_BYTES)] = 262144
     dsn: str | None = None
     dsn_file: str | None = None
 

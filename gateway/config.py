@@ -24,8 +24,6 @@ from gateway.errors import ConfigError
 from gateway.listener_sections import (
     EndpointFault,
     Listener,
-    Seconds,
-    Size,
     check_listener,
     resolved,
 )
@@ -36,6 +34,7 @@ from gateway.route import Route
 from gateway.route_sections import DEFAULT_ROUTES, RouteSection, knows_reading, routes_of
 from gateway.sections import Reader
 from gateway.toml import tables_of
+from gateway.units import IN_BYTES, Bytes, Count, Seconds
 
 EMBEDDED: Final = "embedded"
 
@@ -54,9 +53,9 @@ class Database(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     dsn: str = EMBEDDED
     dsn_file: str | None = None
-    pool_min: Size = 2
-    pool_max: Size = 8
-    query_connections: Size = 2
+    pool_min: Count = 2
+    pool_max: Count = 8
+    query_connections: Count = 2
     acquire_timeout: Seconds = 5.0
     answer_timeout: Seconds = 5.0
     connect_timeout: Seconds = 5.0
@@ -79,8 +78,8 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @ivar drain_timeout: seconds that a stop waits for answers in flight.
     """
 
-    connections: Size = 16_384
-    bytes_in_flight: Size = 64 * 1024 * 1024
+    connections: Count = 16_384
+    bytes_in_flight: Bytes = 64 * 1024 * 1024
     drain_timeout: Seconds = 10.0
 
 
@@ -94,7 +93,7 @@ class SpoolSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """
 
     path: str | None = None
-    max_bytes: Annotated[int, Meta(ge=1024 * 1024)] = 1024 * 1024 * 1024
+    max_bytes: Annotated[int, Meta(ge=1024 * 1024, extra=IN_BYTES)] = 1024 * 1024 * 1024
     on_outage: Literal["spool", "refuse"] = "spool"
 
 

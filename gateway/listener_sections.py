@@ -16,14 +16,13 @@ from gateway.networks import network_fault
 from gateway.places import Places
 from gateway.route import Route
 from gateway.sections import Reader
+from gateway.units import IN_BYTES, IN_SECONDS, Bytes, Count, Seconds
 
-Seconds = Annotated[float, Meta(gt=0)]
-Size = Annotated[int, Meta(ge=1)]
 # One message in a quarter of an hour; with less nobody would see the end of a pause.
 MessageRate = Annotated[float, Meta(ge=0.001)]
-ByteRate = Annotated[float, Meta(ge=1)]
+ByteRate = Annotated[float, Meta(ge=1, extra=IN_BYTES)]
 # TCP_KEEPIDLE is whole seconds, at most 32767.
-Keepalive = Annotated[float, Meta(ge=1, le=32767)]
+Keepalive = Annotated[float, Meta(ge=1, le=32767, extra=IN_SECONDS)]
 
 AUTH_TIMEOUT: Final = 10.0
 """Seconds that a peer has to prove who it is, where the listener does not say."""
@@ -108,7 +107,7 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     route: str | None = None
     route_by: str | None = None
     routes: dict[str, str] | None = None
-    max_frame: Annotated[int, Meta(ge=1, le=64 * 1024 * 1024)] = 65536
+    max_frame: Annotated[int, Meta(ge=1, le=64 * 1024 * 1024, extra=IN_BYTES)] = 65536
     window: Annotated[int, Meta(ge=1, le=1_000_000)] = 1024
     ack: str | None = None
     nak: str | None = None
@@ -120,8 +119,8 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     write_timeout: Seconds = 60.0
     idle_timeout: Seconds | None = None
     first_frame_timeout: Seconds | None = None
-    max_connections: Size | None = None
-    max_connections_per_address: Size | None = None
+    max_connections: Count | None = None
+    max_connections_per_address: Count | None = None
     messages_per_second: MessageRate | None = None
     bytes_per_second: ByteRate | None = None
     burst: Seconds = 1.0
@@ -131,9 +130,9 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     socket_mode: Annotated[str, Meta(pattern="^0?[0-7]{3}$")] | None = None
     socket_owner: str | None = None
     reuse_port: bool = False
-    send_buffer: Size | None = None
-    receive_buffer: Size | None = None
-    backlog: Size | None = None
+    send_buffer: Bytes | None = None
+    receive_buffer: Bytes | None = None
+    backlog: Count | None = None
     no_delay: bool = True
     keepalive: Keepalive = 60.0
     user_timeout: Seconds | None = None

@@ -16,6 +16,7 @@ from gateway.query import Param, Query
 from gateway.route_sections import text_of
 from gateway.sections import Reader, is_table, meant
 from gateway.sql.parameters import first_word, parameters
+from gateway.units import IN_BYTES, IN_SECONDS
 
 
 class ParamSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -48,8 +49,8 @@ class QuerySection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     params: dict[str, Any] | None = None
     max_rows: Annotated[int, Meta(ge=1, le=1_000_000)] = 1000
     # PostgreSQL makes an answer one text, which holds a gigabyte at most.
-    max_bytes: Annotated[int, Meta(ge=1, le=256 * 1024 * 1024)] = 16 * 1024 * 1024
-    timeout: Annotated[float, Meta(gt=0, le=86400)] = 5.0
+    max_bytes: Annotated[int, Meta(ge=1, le=256 * 1024 * 1024, extra=IN_BYTES)] = 16 * 1024 * 1024
+    timeout: Annotated[float, Meta(gt=0, le=86400, extra=IN_SECONDS)] = 5.0
     read_only: bool = True
 
 

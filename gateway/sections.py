@@ -15,6 +15,8 @@ from typing import Any, Final, Literal, TypeVar, get_args, get_origin
 import msgspec
 from msgspec import Struct
 
+from gateway.units import UNIT, Quantity
+
 Section = TypeVar("Section", bound=Struct)
 
 
@@ -158,10 +160,26 @@ def _inner(wanted: Any) -> tuple[type[Struct], bool] | None:
     return None
 
 
+def unit_of(wanted: Any) -> Quantity | None:
+    """
+    @param wanted: a key's type.
+    @return: of which kind its values are, where they may have a unit.
+    """
+    for choice in (wanted, *get_args(wanted)):
+        for meta in getattr(choice, "__metadata__", ()):
+            if isinstance(meta, msgspec.Meta) and meta.extra and UNIT in meta.extra:
+                found: Quantity = meta.extra[UNIT]
+                return found
+    return None
+
+
 def _converted(value: Any, wanted: Any) -> Any:
     """
     @raise ValueError: it is no such value, in words that follow on the key.
     """
+    unit = unit_of(wanted)
+    if unit is not None and isinstance(value, str):
+        value = unit.read(value)
     try:
         return msgspec.convert(value, wanted)
     except msgspec.ValidationError as error:

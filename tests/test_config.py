@@ -133,7 +133,8 @@ def test_all_problems_at_once() -> None:
     for wanted in [
         "databse: unknown key; did you mean 'database'?",
         "database.statement_timout: unknown key; did you mean 'statement_timeout'?",
-        "database.connect_timeout: expected a number, got a string",
+        "database.connect_timeout: 'soon' is no duration: write a number of seconds, or"
+        ' "500ms", "5s", "5m", "1h", "1d"',
         "limits.bytes_in_flight: expected a whole number >= 1",
         "listeners.a.framming: unknown key; did you mean 'framing'?",
         "listeners.b.framing: 'netstrng' is not one of line, nul, netstring, octet-counted;"

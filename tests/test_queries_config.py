@@ -143,7 +143,8 @@ def test_all_problems_at_once() -> None:
     for wanted in [
         "queries.a.max_row: unknown key; did you mean 'max_rows'?",
         "queries.b.max_rows: expected a whole number >= 1",
-        "queries.b.timeout: expected a number, got a string",
+        "queries.b.timeout: 'soon' is no duration: write a number of seconds, or \"500ms\","
+        ' "5s", "5m", "1h", "1d"',
         "queries.b.read_only: expected true or false, got a whole number",
         "queries.c.sql: is missing",
         "queries.d.sql: '% 3': a parameter is %(name)s, and any other % is %%",
