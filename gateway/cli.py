@@ -67,10 +67,11 @@ def check(file: Path, data_dir: Path) -> None:
     """Check a configuration FILE, then the live database it names.
 
     Names every problem with its key and what to do. Exits with 0 where there is
-    none, with 1 otherwise.
+    none, with 1 where there is one, with 3 where there is none in the file and
+    the database could not be asked.
     """
     # The database's side is for this command alone.
-    from gateway.commands.check import check_database
+    from gateway.commands.check import PROBLEMS, check_database
     from gateway.config import EMBEDDED
     from gateway.embedded import EmbeddedServer
     from gateway.loading import cautions_of, load
@@ -80,7 +81,7 @@ def check(file: Path, data_dir: Path) -> None:
     except ConfigError as error:
         for problem in error.problems:
             click.echo(problem, err=True)
-        sys.exit(1)
+        sys.exit(PROBLEMS)
     click.echo(f"{file}: no problem in the file itself")
     for name, contexts in tls.items():
         for note in contexts.notes():
@@ -103,9 +104,9 @@ def check(file: Path, data_dir: Path) -> None:
         findings = await check_database(config, dsn, reactor)
         for note in findings.notes:
             click.echo(note)
-        for problem in findings.problems:
+        for problem in (*findings.problems, *findings.unasked):
             click.echo(f"{file}: {problem}", err=True)
-        return 1 if findings.problems else 0
+        return findings.status
 
     run(work)
 

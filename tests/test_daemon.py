@@ -317,7 +317,7 @@ def test_no_password_is_shown(tmp_path: Path) -> None:
         assert "database: user=ann dbname=db host=127.0.0.1 port=1" in gateway.log
         assert "open it with: psql 'user=ann dbname=db host=127.0.0.1 port=1'" in gateway.log
         checked = tool("check", str(config))
-        assert checked.returncode == 1
+        assert checked.returncode == 3
         for text in (gateway.log, checked.stdout, checked.stderr):
             assert "hunter2" not in text
     finally:
@@ -486,12 +486,16 @@ def test_check_grants(database: Database, tmp_path: Path, start_gateway: Start) 
 
 
 def test_check_no_server(tmp_path: Path) -> None:
-    """A database that cannot be reached is a problem of database.dsn."""
+    """A database that cannot be reached is told of database.dsn, with a status of its own; what
+    is wrong with the file counts for more."""
     config = tmp_path / "g.toml"
     config.write_text('[database]\ndsn = "host=/nonexistent"\n')
     done = tool("check", str(config))
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert f"{config}: database.dsn: " in done.stderr and "No such file" in done.stderr
+    config.write_text('[database]\ndsn = "host=/nonexistent"\npool_max = 0\n')
+    done = tool("check", str(config))
+    assert done.returncode == 1 and "No such file" not in done.stderr
 
 
 def test_check_sample() -> None:

@@ -8,7 +8,7 @@ would create it at its start.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from gateway.config import Config
 from gateway.errors import RouteError, RowError, StoreError
@@ -21,6 +21,15 @@ from gateway.postgres.query_catalog import examine_query
 from gateway.postgres.schema import up_to_date
 from gateway.route import Route, table_identifier
 from gateway.sql.literals import Values
+
+PROBLEMS: Final = 1
+"""Exit status where something is wrong with the configuration, or the database disagrees."""
+
+NOT_ASKED: Final = 3
+"""
+Exit status where nothing is known to be wrong, and the database could not be asked. (2 is
+wrong usage.)
+"""
 
 _SERVER = "SELECT current_setting('server_version'), current_database(), current_user::text"
 _SESSION = "SELECT current_database()::text, pg_backend_pid()"
@@ -64,10 +73,19 @@ class Report:
     """
     @ivar notes: what was found in order, one line each.
     @ivar problems: C{key: what is wrong and what to do}, one line each.
+    @ivar unasked: likewise, why a database could not be asked, or not to the end.
     """
 
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    unasked: list[str] = field(default_factory=list)
+
+    @property
+    def status(self) -> int:
+        """Of the process."""
+        if self.problems:
+            return PROBLEMS
+        return NOT_ASKED if self.unasked else 0
 
 
 async def check_database(config: Config, dsn: str, reactor: Any) -> Report:
@@ -103,7 +121,7 @@ async def check_database(config: Config, dsn: str, reactor: Any) -> Report:
                 report.notes.append(f"{where}: {judgement.sound.note}")
         await _check_channels(config, opener, connection, report)
     except StoreError as error:
-        report.problems.append(f"{database.said_in}: {error}")
+        report.unasked.append(f"{database.said_in}: {error}")
     finally:
         if connection is not None:
             connection.discard()
@@ -171,7 +189,7 @@ async def _check_channels(
     try:
         direct = await opener.begin(channels.dsn).run()
     except StoreError as error:
-        report.problems.append(f"{channels.said_in}: {error}")
+        report.unasked.append(f"{channels.said_in}: {error}")
         return
     try:
         (other, process), *_ = await direct.query(_SESSION, None, timeout)
@@ -185,7 +203,7 @@ async def _check_channels(
                 f"{channels.said_in}: leads to a pooler; it must lead to the server"
             )
     except StoreError as error:
-        report.problems.append(f"{channels.said_in}: {error}")
+        report.unasked.append(f"{channels.said_in}: {error}")
     finally:
         direct.discard()
 

@@ -144,7 +144,7 @@ def test_statement_mode(
         assert "gateway ready" not in gateway.log
         assert_quiet(gateway)
         done = tool("check", str(config))
-        assert done.returncode == 1
+        assert done.returncode == 3
         assert done.stderr == f"{config}: database.dsn: {_IN_STATEMENT_MODE}\n"
     finally:
         pooler.end()
