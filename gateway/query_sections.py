@@ -98,7 +98,7 @@ def _one_query(reader: Reader, name: str, section: QuerySection) -> Query:
     given = section.params or {}
     declared = reader.sections(f"{where}.params", given, ParamSection)
     try:
-        names = parameters(section.sql)
+        names = parameters(section.sql, list(given))
     except ValueError as error:
         reader.note(f"{where}.sql", str(error))
         names = list(given)

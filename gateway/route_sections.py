@@ -24,7 +24,7 @@ from gateway.route import (
     Value,
 )
 from gateway.sections import Reader, is_table, meant
-from gateway.sql.parameters import gives_rows, parameters
+from gateway.sql.parameters import foreign_parameter, gives_rows, parameters
 from gateway.zones import zone_of
 
 
@@ -227,12 +227,14 @@ def _parameters(reader: Reader, name: str, sql: str, section: RouteSection) -> M
     """
     where = f"routes.{name}"
     try:
-        names = parameters(sql)
+        names = parameters(sql, list(section.columns or ()))
     except ValueError as error:
         reader.note(f"{where}.sql", str(error))
         return section.columns or _DEFAULT
     if not names:
-        reader.note(f"{where}.sql", "has no parameter; write %(name)s, or messages would be lost")
+        foreign = foreign_parameter(sql)
+        fault = f"has no parameter: {foreign}" if foreign else "has no parameter; write %(name)s"
+        reader.note(f"{where}.sql", f"{fault}, or messages would be lost")
         return section.columns or _DEFAULT
     given = section.columns or {}
     for column in given:

@@ -14,7 +14,7 @@ from gateway.postgres.connection import Query
 from gateway.postgres.findings import Findings, Problem
 from gateway.postgres.types import sql_types
 from gateway.route import Route
-from gateway.sql.parameters import with_places
+from gateway.sql.parameters import foreign_parameter, with_places
 from gateway.sql.route import insert_for
 
 _PARAMETERS: Final = """
@@ -26,6 +26,12 @@ _ARGUMENTS: Final = """
 
 _CALL: Final = re.compile(r"\s*call\s+(?P<name>[^\s(]+)\s*\((?P<arguments>.*)\)[\s;]*", re.I | re.S)
 _TEXT: Final = 25  # the oid of text
+
+_UNREADABLE: Final = ("42601", "42883")
+"""
+SQLSTATEs of statements with parameters of another kind: a syntax error, and before version 14
+an operator C{?} that has nothing on its right.
+"""
 
 
 async def examine_sql(query: Query, route: Route) -> Findings:
@@ -53,11 +59,19 @@ async def _prepared(query: Query, route: Route) -> Sequence[int]:
     try:
         await query(f"PREPARE {name} AS {with_places(route.sql, places.__getitem__)}", None)
     except (RouteError, RowError) as error:
-        raise RouteError(f"its sql: {error}", error.sqlstate) from None
+        raise RouteError(f"its sql: {error}{advice(route.sql, error)}", error.sqlstate) from None
     ((oids,),) = await query(_PARAMETERS, (name,))
     await query(f"DEALLOCATE {name}", None)
     found: Sequence[int] = oids
     return found
+
+
+def advice(sql: str, error: RouteError | RowError) -> str:
+    """
+    What may help beside the server's words, in words that follow on them.
+    """
+    foreign = foreign_parameter(sql) if error.sqlstate in _UNREADABLE else ""
+    return f"; {foreign}" if foreign else ""
 
 
 async def _arguments(query: Query, route: Route, call: re.Match[str]) -> Sequence[int]:

@@ -21,6 +21,7 @@ from gateway.errors import RouteError, RowError
 from gateway.postgres.connection import Connection, Rows
 from gateway.postgres.connection import Query as Ask
 from gateway.postgres.findings import Problem
+from gateway.postgres.own_sql import advice
 from gateway.postgres.types import sql_types
 from gateway.query import Query
 from gateway.query_sections import KNOWN_TYPES
@@ -253,6 +254,8 @@ def _explained(query: Query, error: RouteError | RowError) -> str:
     The server's words, and what may help.
     """
     text = str(error)
+    if hint := advice(query.sql, error):
+        return text + hint
     texts = [name for name, param in query.params.items() if param.type == "text"]
     if error.sqlstate == _NO_FUNCTION and texts:
         where = f"queries.{query.name}.params.{texts[0]}"

@@ -9,7 +9,7 @@ expression, before PostgreSQL sees it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 _PERCENT: Final = re.compile(r"%(?:\((?P<name>[^()]*)\)s|%)?")
@@ -24,15 +24,35 @@ _TOKEN: Final = re.compile(
     rf"(?P<closed>{_CLOSED}) | (?P<comment>{_COMMENT}) | (?P<word>\w+) | .", re.S | re.X
 )
 
+_NUMBERED: Final = re.compile(r"(?<![\w$])\$[0-9]{1,9}")
+"""As PREPARE and drivers of other languages have them; no identifier begins so."""
+
+_NAMED: Final = re.compile(r"(?<![\w:\])\[]):(?P<name>[^\W\d]\w*)")
+"""Not a cast (C{::}), nor the end of a slice (C{a[1:n]})."""
+
+# A parameter of ODBC and JDBC, told from an operator of jsonb: nothing stands on one of its sides.
+_UNNAMED: Final = re.compile(
+    r"""
+    (?<![?|&@\-\#~]) \? (?![?|&\-\#])
+    (?: (?=\s*(?:[,;)\]:]|$))
+      | (?<=[(,=<>+*/%\[]\?) | (?<=[(,=<>+*/%\[]\s\?)
+      | (?<=\bselect\s\?) | (?<=\bwhere\s\?) | (?<=\band\s\?) | (?<=\bor\s\?) | (?<=\bnot\s\?)
+      | (?<=\blimit\s\?) | (?<=\boffset\s\?) | (?<=\blike\s\?) | (?<=\bbetween\s\?)
+    )
+    """,
+    re.X | re.I,
+)
+
 _VERBS: Final = ("SELECT", "VALUES", "TABLE", "INSERT", "UPDATE", "DELETE", "MERGE", "CALL")
 _READING: Final = ("SELECT", "VALUES", "TABLE")
 
 
-def parameters(sql: str) -> list[str]:
+def parameters(sql: str, known: Sequence[str] = ()) -> list[str]:
     """
+    @param known: what they are called, where that is said beside the statement; for messages.
     @return: their names, in the order in which they first appear.
     @raise ValueError: a C{%} is neither of C{%(name)s} nor of C{%%}; a parameter stands where
-        none can be; there is more than one statement.
+        none can be, or is numbered; there is more than one statement.
     """
     names: dict[str, None] = {}
     for found in _PERCENT.finditer(sql):
@@ -41,6 +61,12 @@ def parameters(sql: str) -> list[str]:
         elif found[0] != "%%":
             near = sql[found.start() : found.start() + 10]
             raise ValueError(f"{near!r}: a parameter is %(name)s, and any other % is %%")
+    numbered = _NUMBERED.search(_opened(sql))
+    if numbered is not None:
+        # PostgreSQL would take it for one of those that ours become.
+        place = int(numbered[0][1:]) - 1
+        name = known[place] if 0 <= place < len(known) else "name"
+        raise ValueError(_written(name, numbered[0]))
     ended = False
     for token in _TOKEN.finditer(sql):
         text = token[0]
@@ -55,6 +81,39 @@ def parameters(sql: str) -> list[str]:
             raise ValueError("has more than one statement; put them into a function")
         ended = ended or text == ";"
     return list(names)
+
+
+def foreign_parameter(sql: str) -> str:
+    """
+    What to say of a parameter that is written as elsewhere, C{?} or C{:name}.
+
+    Both are right in other places (operators of jsonb, casts, slices): this is for a statement
+    that is refused, or that should have a parameter and has none.
+
+    @return: C{""} where there is none.
+    """
+    text = _opened(sql)
+    named = _NAMED.search(text)
+    if named is not None:
+        return _written(named["name"], named[0])
+    return _written("name", "?") if _UNNAMED.search(text) else ""
+
+
+def _written(name: str, instead: str) -> str:
+    return f"parameters are written %({name})s here, not {instead}"
+
+
+def _opened(sql: str) -> str:
+    """
+    @return: the statement without what stands in quotes and comments.
+    """
+
+    def replaced(token: re.Match[str]) -> str:
+        if token["closed"]:
+            return "''"
+        return " " if token["comment"] else token[0]
+
+    return _TOKEN.sub(replaced, sql)
 
 
 def with_places(sql: str, place: Callable[[str], str]) -> str:
