@@ -145,8 +145,9 @@ def bench_command(endpoint: str, as_json: bool, **options: Any) -> None:
     care about. Exits with 1 where a message got no answer or was not stored.
     """
     # More than other commands need, at each TAB too.
-    from gateway.commands.dial import Trust, new_client, reason
+    from gateway.commands.dial import Trust, check_endpoint, new_client, reason
 
+    check_endpoint(endpoint)
     load = Load(**options)
 
     async def work(reactor: Any) -> int:

@@ -20,9 +20,9 @@ from msgspec.structs import replace
 
 from gateway.access_sections import AccessSection, check_access
 from gateway.channel_sections import ChannelsSection, check_channels
+from gateway.endpoints import EndpointFault
 from gateway.errors import ConfigError
 from gateway.listener_sections import (
-    EndpointFault,
     Listener,
     check_listener,
     resolved,

@@ -5,13 +5,14 @@ The keys of a listener: where peers connect, who gets in, and how they speak.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from gateway.content_sections import check_content, check_name
+from gateway.endpoints import EndpointFault, endpoint_hint
 from gateway.networks import network_fault
 from gateway.places import Places
 from gateway.route import Route
@@ -28,9 +29,6 @@ AUTH_TIMEOUT: Final = 10.0
 """Seconds that a peer has to prove who it is, where the listener does not say."""
 
 _OWNER: Final = re.compile(r"[^:\s\0]*(:[^:\s\0]+)?")
-
-EndpointFault = Callable[[str], str | None]
-"""An endpoint string -> what is wrong with it."""
 
 
 class TlsSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -182,10 +180,11 @@ def check_listener(
     where = f"listeners.{name}"
     fault = endpoint_fault(listener.endpoint)
     if fault is not None:
+        hint = endpoint_hint(listener.endpoint, endpoint_fault, listening=True)
+        hint = hint or '; try "tcp:8000:interface=127.0.0.1" or "unix:gateway.sock"'
         reader.doubt(
             f"{where}.endpoint",
-            f"{listener.endpoint!r} is no Twisted server endpoint ({fault});"
-            ' try "tcp:8000:interface=127.0.0.1" or "unix:gateway.sock"',
+            f"{listener.endpoint!r} is no Twisted server endpoint ({fault}){hint}",
         )
     _check_door(reader, where, listener)
     if not reader.is_sure(f"{where}.dialect"):

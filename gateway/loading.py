@@ -19,6 +19,7 @@ from twisted.internet.endpoints import serverFromString
 
 from gateway.cautions import cautions
 from gateway.config import EMBEDDED, Config, Draft, check_endpoints, default_config, draft
+from gateway.endpoints import error_words, text_fault
 from gateway.errors import ConfigError
 from gateway.listener_sections import Listener
 from gateway.plain_files import read_plain
@@ -105,12 +106,13 @@ def endpoint_fault(endpoint: str) -> str | None:
     """
     What is wrong with an endpoint string, as Twisted sees it.
     """
-    if "\0" in endpoint:
-        return "no address has a NUL"
+    fault = text_fault(endpoint, listening=True)
+    if fault is not None:
+        return fault
     try:
         found = serverFromString(global_reactor, endpoint)
-    except (ValueError, TypeError, KeyError, IndexError, LookupError, OSError) as error:
-        return " ".join(str(error).split()) or type(error).__name__
+    except (ValueError, TypeError, LookupError, OSError, RuntimeError) as error:
+        return error_words(error)
     path = getattr(getattr(found, "_wrappedEndpoint", found), "_address", None)
     if path is not None and (not path or path.endswith("/")):
         return "it names no file for its Unix socket"

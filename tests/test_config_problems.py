@@ -83,8 +83,10 @@ def test_a_section_is_judged_to_its_end() -> None:
         ("[database]\ndsn = 1\ndsn_file = 'x'", "database.dsn database.dsn_file"),
         (f"{LISTENER}dialect = 'comand'\nack = 'x'\n{ROUTE}", "listeners.a.dialect"),
         ("[listeners.a]\nendpoint = 'tcp:1'\ndialect = 'comand'", "listeners.a.dialect"),
-        ("[listeners.a]\nendpoint = 'tcp:1'\nroute_by = 1\nroutes = 1",
-         "listeners.a.route_by listeners.a.routes"),
+        (
+            "[listeners.a]\nendpoint = 'tcp:1'\nroute_by = 1\nroutes = 1",
+            "listeners.a.route_by listeners.a.routes",
+        ),
         (
             "[listeners.a]\nendpoint = 1\nroute = 'messages'\nsocket_mode = '600'",
             "listeners.a.endpoint",
@@ -118,8 +120,10 @@ def test_a_section_is_judged_to_its_end() -> None:
             "routes.r.format",
         ),
         ("[queries.q]\nsql = 1\nparams.n.default = 1", "queries.q.sql"),
-        ("[queries.q]\nsql = 'select %(n)s'\nparams.n = { type = 1, default = 1 }",
-         "queries.q.params.n.type"),
+        (
+            "[queries.q]\nsql = 'select %(n)s'\nparams.n = { type = 1, default = 1 }",
+            "queries.q.params.n.type",
+        ),
         # Grants name what is there but could not be read.
         (
             "routes = 1\nqueries = 1\nchannels = 1\n"
@@ -147,7 +151,7 @@ def test_a_section_is_judged_to_its_end() -> None:
             "listeners.a.tls.client_ca",
         ),
     ],
-)  # fmt: skip
+)
 def test_nothing_follows(text: str, told: str) -> None:
     """What cannot be read is told once, and no check of other keys goes by its default."""
     assert keys(text) == told.split(), problems(text)

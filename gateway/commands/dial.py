@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+from twisted.internet import reactor as global_reactor
+from twisted.internet.endpoints import clientFromString
 
 from gateway.client.service import GatewayClient
 from gateway.commands.proof import token_option
 from gateway.commands.visible import LONGEST, error_text
+from gateway.endpoints import endpoint_hint, error_words, text_fault
 from gateway.framing import FRAMINGS
 
 COMMANDS: Final = "tcp:127.0.0.1:8002"
@@ -116,12 +119,37 @@ def new_client(endpoint: str, trust: Trust, **options: Any) -> GatewayClient:
 
     @raise click.UsageError: the endpoint, or how to trust it, makes no sense.
     """
+    check_endpoint(endpoint, "--endpoint ")
     try:
         return GatewayClient(
             endpoint, tls=trust.tls, certificate=trust.certificate, key=trust.key, **options
         )
     except (ValueError, OSError) as error:
         raise click.UsageError(f"--endpoint {endpoint}: {error}") from None
+
+
+def check_endpoint(endpoint: str, option: str = "") -> None:
+    """
+    @raise click.UsageError: it is no client endpoint; with what is probably meant.
+    """
+    fault = client_endpoint_fault(endpoint)
+    if fault is not None:
+        hint = endpoint_hint(endpoint, client_endpoint_fault, listening=False)
+        raise click.UsageError(f"{option}{endpoint}: {fault}{hint}")
+
+
+def client_endpoint_fault(endpoint: str) -> str | None:
+    """
+    What is wrong with a client endpoint string.
+    """
+    fault = text_fault(endpoint, listening=False)
+    if fault is not None:
+        return fault
+    try:
+        clientFromString(global_reactor, endpoint)
+    except (ValueError, TypeError, LookupError, OSError, RuntimeError) as error:
+        return error_words(error)
+    return None
 
 
 def reason(error: BaseException | None) -> str:
