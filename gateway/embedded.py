@@ -43,6 +43,7 @@ _PORT: Final = 5432  # only names the socket file
 _SOCKET_MAX: Final = 107  # bytes of sockaddr_un.sun_path, less its NUL (unix(7))
 _PLAIN_PATH: Final = re.compile(r"[\w./+@:-]+", re.ASCII)
 _NOBODY: Final = 2**22 + 1  # one more than any process can have (proc(5), pid_max)
+_BYTES: Final = ("utf-8", "surrogateescape")
 _STOP_TIMEOUT: Final = 60.0
 _LOOK_EVERY: Final = 1.0
 _ROLES: Final = "gateway.roles"
@@ -66,6 +67,12 @@ class DataDirectory:
 
         @raise EmbeddedError: another gateway holds it, or it cannot be made.
         """
+        if "\n" in str(self.path):
+            # Its name is a line of a file of PostgreSQL's.
+            raise EmbeddedError(
+                f"the data directory {self.path} has a line feed in its name, which PostgreSQL does"
+                " not bear; choose another with --data-dir"
+            )
         try:
             own_folder(self.path)
             self._lock.hold()
@@ -209,13 +216,13 @@ class EmbeddedServer:
         shutil.rmtree(fresh, ignore_errors=True)
         self._must(
             self.binaries / "initdb",
-            *("-D", fresh, "-U", ADMINISTRATOR, "-E", "UTF8"),
+            *("-D", fresh.name, "-U", ADMINISTRATOR, "-E", "UTF8"),
             *("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
             # Who may open the socket is decided by its folder, which is 0700.
             *("--auth-local=trust", "--auth-host=reject"),
         )
         self._must(
-            *(self.binaries / "postgres", "--single", "-D", fresh, "postgres"),
+            *(self.binaries / "postgres", "--single", "-D", fresh.name, "postgres"),
             stdin=MAKE,
         )
         (fresh / _ROLES).touch(0o600)
@@ -286,8 +293,8 @@ class EmbeddedServer:
             f" -c unix_socket_directories={shlex.quote(str(socket_dir))}"
         )
         return [
-            *(self.binaries / "pg_ctl", "start", "-w", "-s", "-D", self.data),
-            *("-l", self.log_file, "-o", options),
+            *(self.binaries / "pg_ctl", "start", "-w", "-s", "-D", self.data.name),
+            *("-l", self.log_file.name, "-o", options),
         ]
 
     async def _look(self) -> None:
@@ -299,7 +306,8 @@ class EmbeddedServer:
             self._log.warn("embedded PostgreSQL is gone; starting it again")
         try:
             program, *arguments = as_other_user(self._start_command())
-            await getProcessOutputAndValue(program, arguments, os.environ)
+            folder = str(self.data.parent)
+            await getProcessOutputAndValue(program, arguments, os.environ, path=folder)
         except (OSError, EmbeddedError) as error:
             # No process or file to be had now; the next look may find some.
             reason = getattr(error, "strerror", None) or str(error)
@@ -314,6 +322,9 @@ class EmbeddedServer:
         try:
             return subprocess.run(
                 as_other_user(list(command)),
+                # pg_ctl and initdb put paths into commands of a shell, where $ and " mean
+                # something: seen from here, there is nothing odd in them.
+                cwd=self.data.parent,
                 input=stdin,
                 stdin=subprocess.DEVNULL if stdin is None else None,
                 # The server inherits these from pg_ctl and would hold a pipe open forever.
@@ -344,9 +355,11 @@ class EmbeddedServer:
 
     def _pid_file(self) -> list[str] | None:
         try:
-            return (self.data / "postmaster.pid").read_text().splitlines()
+            # It has the names of folders in it, which need not be UTF-8.
+            text = (self.data / "postmaster.pid").read_bytes().decode(*_BYTES)
         except OSError:
             return None
+        return text.removesuffix("\n").split("\n") if text else []
 
     def _pid(self) -> int | None:
         lines = self._pid_file()
@@ -384,7 +397,7 @@ class EmbeddedServer:
             return
         path = self.data / "postmaster.pid"
         fresh = path.with_name("postmaster.pid.new")
-        fresh.write_text("\n".join([str(_NOBODY), *lines[1:]]) + "\n")
+        fresh.write_text("\n".join([str(_NOBODY), *lines[1:]]) + "\n", *_BYTES)
         fresh.chmod(0o600)
         fresh.replace(path)
 

@@ -61,6 +61,19 @@ def read_plain(path: Path, most: int | None = None) -> bytes:
         return file.read(-1 if most is None else most)
 
 
+def is_there(path: Path) -> bool:
+    """
+    Whether there is a file, or may be one: who may not look hears more of it by using it.
+    """
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def own_file(path: Path) -> int:
     """
     Open a file of the gateway's own for reading and writing, or make it.
@@ -95,7 +108,11 @@ def own_folder(path: Path) -> None:
 
     @raise OSError: it cannot be made, is somebody else's, or open to others.
     """
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except FileExistsError:
+        what = "a link that leads nowhere" if path.is_symlink() else "a file"
+        raise OSError(errno.ENOTDIR, f"it is {what}, and no folder") from None
     found = path.stat()
     mode = stat.S_IMODE(found.st_mode)
     if found.st_uid != os.geteuid():

@@ -30,11 +30,13 @@ from gateway.embedded import DataDirectory, EmbeddedServer
 from gateway.errors import EmbeddedError, StoreError
 from gateway.farewell import STOPPING
 from gateway.listener import ListenerService
+from gateway.plain_files import is_there
 from gateway.postgres.dsn import public_dsn
 from gateway.postgres.notifications import Notifications
 from gateway.postgres.pool import Pool
 from gateway.postgres.queries import PostgresQueries
 from gateway.postgres.store import PostgresStore
+from gateway.sections import one_line
 from gateway.spool.detour import SpoolDetour
 from gateway.spool.queue import Spool
 from gateway.tls.doors import TlsDoors
@@ -106,7 +108,7 @@ class GatewayService(Service):
     def privilegedStartService(self) -> None:
         # A second gateway should hear of the directory it shares, not of a port.
         # Making the directory is left to the user that twistd --uid names.
-        if self._data_directory is not None and self._data_directory.path.exists():
+        if self._data_directory is not None and is_there(self._data_directory.path):
             self._lock()
         self._listen()
 
@@ -118,7 +120,7 @@ class GatewayService(Service):
             try:
                 self._spool.open()
             except EmbeddedError as error:
-                raise SystemExit(f"gateway: {error}") from None
+                raise _ended(error) from None
         dsn = self._dsn
         if self._embedded is not None:
             dsn = self._start_embedded(self._embedded)
@@ -165,7 +167,7 @@ class GatewayService(Service):
             try:
                 self._data_directory.lock()
             except EmbeddedError as error:
-                raise SystemExit(f"gateway: {error}") from None
+                raise _ended(error) from None
 
     def _listen(self) -> None:
         for listener in self._listeners:
@@ -175,7 +177,7 @@ class GatewayService(Service):
         try:
             started = embedded.start()
         except EmbeddedError as error:
-            raise SystemExit(f"gateway: {error}") from None
+            raise _ended(error) from None
         embedded.watch(self._clock)
         self._log.info(
             "database: embedded PostgreSQL in {data}, {found}",
@@ -275,6 +277,11 @@ class GatewayService(Service):
                 return False
             await deferLater(self._clock, _POLL)
         return True
+
+
+def _ended(error: EmbeddedError) -> SystemExit:
+    """The end of the process, with one line whatever the names of folders are."""
+    return SystemExit(f"gateway: {one_line(str(error))}")
 
 
 def on_signals(reactor: Any, service: GatewayService, reload: Callable[[], None]) -> None:

@@ -30,6 +30,8 @@ from gateway.gate import Gates
 from gateway.listener_sections import Listener
 from gateway.listeners import Listeners
 from gateway.loading import cautions_of, load
+from gateway.pid_file import prepare_files
+from gateway.plain_files import is_there
 from gateway.postgres.notifications import Notifications
 from gateway.postgres.opening import Opener
 from gateway.postgres.pool import Pool
@@ -37,6 +39,7 @@ from gateway.postgres.queries import PostgresQueries, query_pool
 from gateway.postgres.store import PostgresStore
 from gateway.pressure import Pressure
 from gateway.reload import Reload
+from gateway.sections import one_line
 from gateway.service import GatewayService, on_signals, use_monotonic_clock
 from gateway.spool.detour import SpoolDetour
 from gateway.spool.file import SpoolFile
@@ -111,11 +114,16 @@ class Options(usage.Options):
             self.config = self.read()
         except ConfigError as error:
             raise usage.UsageError(str(error)) from None
+        try:
+            notes = [] if self.parent is None else prepare_files(self.parent)
+        except ConfigError as error:
+            # How options are used is of no help here.
+            raise SystemExit(f"gateway: {one_line(str(error))}") from None
         # A reload reads it again, wherever the daemon has gone to.
         for path in ("config", "data-dir"):
             if self[path] is not None:
                 self[path] = str(Path(self[path]).absolute())
-        self.cautions = [ON_THE_COMMAND_LINE] if hidden else []
+        self.cautions = [*notes, *([ON_THE_COMMAND_LINE] if hidden else [])]
         self.cautions += cautions_of(self.config, self["config"], database is not None)
 
     def read(self) -> Config:
@@ -254,6 +262,6 @@ def _spool(config: Config, data_dir: Path) -> Spool | None:
     @return: C{None} where messages are refused, and none wait from a time when they were not.
     """
     path = spool_path(config, data_dir)
-    if config.spool.on_outage == "refuse" and not path.exists():
+    if config.spool.on_outage == "refuse" and not is_there(path):
         return None
     return Spool(SpoolFile(path, config.spool.max_bytes), OwnThread(global_reactor))

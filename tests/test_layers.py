@@ -60,7 +60,7 @@ ORDER = [
     *("outlet", "farewell", "protocol", "factory", "proxy", "tls", "door", "streams", "command"),
     *("conversation", "token_first", "local", "listening", "listener", "listeners", "spool"),
     *("postgres", "cautions", "title", "embedded_roles", "embedded", "service", "reload"),
-    *("loading", "tap"),
+    *("loading", "pid_file", "tap"),
     *("client", "commands", "cli"),
 ]
 

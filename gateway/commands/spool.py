@@ -25,6 +25,7 @@ from gateway.embedded import DataDirectory, EmbeddedServer
 from gateway.errors import ConfigError, EmbeddedError, SpoolError, StoreError
 from gateway.loading import read_config
 from gateway.lock import Held, LockFile
+from gateway.plain_files import is_there
 from gateway.postgres.dsn import dsn_fault
 from gateway.postgres.opening import Opener
 from gateway.postgres.pool import Pool
@@ -242,7 +243,7 @@ def _read(place: Place, work: Callable[[SpoolReader], Any]) -> Any:
 
 
 def _see_that_it_is_there(place: Place) -> None:
-    if not place.path.exists():
+    if not is_there(place.path):
         raise click.ClickException(
             f"there is no spool {place.path}; --config, --data-dir or --spool says where it is"
         )
@@ -331,7 +332,7 @@ async def _move(
             raise click.ClickException(f"{settings.said_in}: {fault}")
         return await _moved(place, settings.dsn, file, selection, reason, reactor)
     server = EmbeddedServer(place.data_dir)
-    if not server.data.exists():
+    if not is_there(server.data):
         raise click.ClickException(
             f"there is no embedded server in {place.data_dir}; name its directory with --data-dir,"
             " or the database with --config or --database"
