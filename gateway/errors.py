@@ -113,6 +113,13 @@ class Unavailable(StoreError):
     """The batch was never sent: it is certainly not stored, and may be sent later."""
 
 
+class SchemaNewer(Unavailable):
+    """
+    The gateway's own schema was brought up to date by a newer gateway: this one does not know
+    what it has to do there. The operator must act.
+    """
+
+
 class OutcomeUnknown(StoreError):
     """The connection was lost in flight: only the fence can tell what became of the batch."""
 

@@ -9,9 +9,12 @@ gateway stays up, tells its peers to try later, and goes on by itself.
 
 from __future__ import annotations
 
+import atexit
 import gc
+import os
 import shlex
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -27,7 +30,7 @@ from twisted.python.failure import Failure
 
 from gateway.company import backoff
 from gateway.embedded import DataDirectory, EmbeddedServer
-from gateway.errors import EmbeddedError, StoreError
+from gateway.errors import EmbeddedError, SchemaNewer, StoreError
 from gateway.farewell import STOPPING
 from gateway.listener import ListenerService
 from gateway.plain_files import is_there
@@ -74,6 +77,7 @@ class GatewayService(Service):
         channels_dsn: str | None = None,
         cautions: Sequence[str] = (),
         tls: TlsDoors | None = None,
+        end: Callable[[int], None] | None = None,
     ) -> None:
         """
         @param data_directory: held while we run; C{None} where nothing is kept in one.
@@ -85,6 +89,7 @@ class GatewayService(Service):
         @param channels_dsn: where it does, if that is not C{dsn}.
         @param cautions: what the operator should know, one line each.
         @param tls: of the listeners.
+        @param end: ends the process with this status, where nothing but its operator helps.
         """
         self._clock = clock
         self._data_directory = data_directory
@@ -102,6 +107,7 @@ class GatewayService(Service):
         self._channels_dsn = channels_dsn
         self._cautions = cautions
         self._tls = tls
+        self._end = end
         self._opening: Deferred[None] | None = None
         self._forced = False
 
@@ -196,6 +202,11 @@ class GatewayService(Service):
         while True:
             try:
                 await self._store.open_all()
+            except SchemaNewer as error:
+                self._log.critical("gateway: not started: {reason}", reason=str(error))
+                if self._end is not None:
+                    self._end(1)
+                return
             except StoreError as error:
                 attempt += 1
                 if str(error) != said:
@@ -314,6 +325,23 @@ def on_signals(reactor: Any, service: GatewayService, reload: Callable[[], None]
     # process until then; what is asked for meanwhile waits for the reactor.
     signal.signal(signal.SIGHUP, again)
     reactor.callWhenRunning(install)
+
+
+def end_process(reactor: Any, status: int) -> None:
+    """
+    Stop the reactor, and have the process end with a status.
+
+    What runs it, twistd, knows of no status but 0 once the reactor has turned; this comes when it
+    has done all that it does at its end.
+    """
+
+    def leave() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+    atexit.register(leave)
+    reactor.stop()
 
 
 def use_monotonic_clock(reactor: Any) -> None:

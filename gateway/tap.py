@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -40,7 +41,7 @@ from gateway.postgres.store import PostgresStore
 from gateway.pressure import Pressure
 from gateway.reload import Reload
 from gateway.sections import one_line
-from gateway.service import GatewayService, on_signals, use_monotonic_clock
+from gateway.service import GatewayService, end_process, on_signals, use_monotonic_clock
 from gateway.spool.detour import SpoolDetour
 from gateway.spool.file import SpoolFile
 from gateway.spool.queue import OwnThread, Spool
@@ -237,6 +238,7 @@ def makeService(options: Options) -> IService:
         channels_dsn=config.channels.dsn,
         cautions=[*options.cautions, *caution],
         tls=tls,
+        end=partial(end_process, reactor),
     )
     parts = [
         lambda _: tls.take(options.contexts),

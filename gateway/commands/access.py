@@ -5,7 +5,8 @@ How the commands that look into the database get there.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from functools import wraps
+from contextlib import suppress
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ import click
 from gateway.commands.running import run
 from gateway.config import EMBEDDED, Config
 from gateway.embedded import EmbeddedServer
-from gateway.errors import ConfigError, StoreError
+from gateway.errors import ConfigError, RouteError, StoreError
 from gateway.loading import read_config
 from gateway.postgres.connection import Connection
 from gateway.postgres.dsn import dsn_fault
 from gateway.postgres.opening import Opener
+from gateway.postgres.schema import refuse_newer
 from gateway.tap import DATA_DIR
 from gateway.title import hide
 
@@ -84,6 +86,9 @@ async def _connected(config: Config, data_dir: Path, reactor: Any, work: Work) -
         click.echo(f"database: {error}", err=True)
         return 1
     try:
+        query = partial(connection.query, timeout=settings.statement_timeout)
+        with suppress(RouteError):  # not granted, as to who may only look at dead letters
+            await refuse_newer(query)
         return await work(connection, config)
     except StoreError as error:
         click.echo(f"database: {error}", err=True)

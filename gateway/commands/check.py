@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from gateway.config import Config
-from gateway.errors import RouteError, RowError, StoreError
+from gateway.errors import RouteError, RowError, SchemaNewer, StoreError
 from gateway.postgres.catalog import examine
 from gateway.postgres.connection import Connection, Query, Rows
 from gateway.postgres.dsn import dsn_fault
 from gateway.postgres.findings import Findings
 from gateway.postgres.opening import Opener
 from gateway.postgres.query_catalog import examine_query
-from gateway.postgres.schema import up_to_date
+from gateway.postgres.schema import refuse_newer, up_to_date
 from gateway.route import Route, table_identifier
 from gateway.sql.literals import Values
 
@@ -214,7 +214,13 @@ async def _check_schema(query: Query, report: Report) -> bool:
     """
     if not (await query(_MAY_USE, None))[0][0]:
         report.problems.append(_GRANT)
-    elif await up_to_date(query):
+        return False
+    try:
+        await refuse_newer(query)
+    except SchemaNewer as error:
+        report.problems.append(f"database: {error}")
+        return False
+    if await up_to_date(query):
         if (await query(_MAY_CALL, None))[0][0]:
             return True
         report.problems.append(_GRANT)

@@ -29,7 +29,7 @@ from gateway.plain_files import is_there
 from gateway.postgres.dsn import dsn_fault
 from gateway.postgres.opening import Opener
 from gateway.postgres.pool import Pool
-from gateway.postgres.schema import migrate
+from gateway.postgres.schema import migrate, refuse_newer
 from gateway.postgres.store import PostgresStore
 from gateway.sections import one_line
 from gateway.spool.file import SpoolFile
@@ -356,6 +356,7 @@ async def _moved(
     opener = Opener.of_process(settings, reactor)
     connection = await opener.begin(dsn).run()
     try:
+        await connection.transaction(refuse_newer, settings.statement_timeout)
         await connection.transaction(migrate, settings.statement_timeout)
     finally:
         connection.discard()

@@ -20,7 +20,7 @@ from gateway.errors import RouteError
 from gateway.postgres.catalog import examine
 from gateway.postgres.connection import Connection, Query
 from gateway.postgres.findings import Findings
-from gateway.postgres.schema import create_table, migrate
+from gateway.postgres.schema import create_table, migrate, refuse_newer
 from gateway.route import Route
 from gateway.sql.statement import Binding, Bound, Insert
 
@@ -58,6 +58,8 @@ class OpenedRoutes:
         self._clock = clock
         self._timeout = timeout
         self._open: dict[str, _Open] = {}
+        # A gateway that runs goes on beside a newer one that is started; none begins to.
+        self._may_begin = False
 
     def __getitem__(self, route: str) -> Insert:
         return self._open[route].insert
@@ -98,6 +100,7 @@ class OpenedRoutes:
         """
         @raise gateway.errors.StoreError: it takes no messages.
         """
+        await self._begin(connection)
         findings = await connection.transaction(partial(_ready, self.route(name)), self._timeout)
         insert = findings.sound
         self._open[name] = _Open(insert, self._clock.seconds())
@@ -107,12 +110,25 @@ class OpenedRoutes:
         """
         @raise gateway.errors.StoreError: for the first that takes no messages.
         """
+        await self._begin(connection)
         for name in self._routes:
             if name not in self._open:
                 try:
                     await self.open(connection, name)
                 except RouteError as error:
                     raise RouteError(f"route {name}: {error}", error.sqlstate) from None
+
+    async def _begin(self, connection: Connection) -> None:
+        """
+        @raise gateway.errors.SchemaNewer: it is not for this gateway.
+        """
+        if not self._may_begin:
+            try:
+                await connection.transaction(refuse_newer, self._timeout)
+            except RouteError:
+                # Not granted: what needs it says so.
+                return
+            self._may_begin = True
 
 
 async def _ready(route: Route, query: Query) -> Findings:

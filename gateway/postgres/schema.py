@@ -10,8 +10,10 @@ the gateway's role needs no right to.
 from __future__ import annotations
 
 from importlib import resources
+from importlib.metadata import version
 from typing import Final
 
+from gateway.errors import SchemaNewer
 from gateway.postgres.connection import Query
 from gateway.route import Route, create_sql, table_identifier
 
@@ -66,6 +68,19 @@ async def migrate(query: Query) -> int:
         await query(sql, None)
         await query("INSERT INTO gateway.migration (number, name) VALUES (%s, %s)", (number, name))
     return len(todo)
+
+
+async def refuse_newer(query: Query) -> None:
+    """
+    @raise SchemaNewer: there are migrations that this gateway does not know.
+    """
+    applied, known = await _applied(query), migrations()[-1][0]
+    if applied > known:
+        raise SchemaNewer(
+            f"the schema gateway has version {applied}, and this gateway ({version('txgateway')})"
+            f" knows {known}: start the gateway that brought it there or a newer one, or restore"
+            " the database as it was before"
+        )
 
 
 async def up_to_date(query: Query) -> bool:
