@@ -134,7 +134,7 @@ def _param(reader: Reader, where: str, section: ParamSection) -> Param:
     default = None if section.default is None else text_of(section.default)
     if default is not None and section.required:
         reader.note(where, "required and default exclude each other")
-    if default is not None and reader.is_sure(f"{where}.type"):
+    if default is not None:
         try:
             _judge(section.type, default)
         except Misfit as error:
