@@ -28,7 +28,7 @@ _VERBS: Final[Mapping[str, tuple[str, str]]] = {
     "PING": ("PING [text]", "answer the text"),
     "QUIET": ("QUIET", "say no +OK to PUT any more"),
     "SYNC": ("SYNC", "say how many were kept, refused, and to be sent again since the last"),
-    "HELP": ("HELP [verb]", "this"),
+    "HELP": ("HELP [verb]", "this; HELP PUT route: whether that route may be used"),
     "QUIT": ("QUIT", "answer everything, then close"),
 }
 

@@ -259,6 +259,18 @@ class Conversation:
         assert number is not None and stream is not None
         return lambda answered: answered(stream.take_in_turn(int(number[1])))
 
+    def _help(self, rest: bytes) -> Outcome:
+        """
+        HELP, and whether a PUT to a route would be refused whatever it stores: asked before the
+        first number of a stream, since every refusal uses one up.
+        """
+        verb, _, name = rest.partition(b" ")
+        if verb.upper() != b"PUT" or not name or b" " in name or self._peer.rights is NOTHING:
+            return help_with(rest)
+        if self._peer.rights.routes.get(name) is None:
+            return self._no_route(name)
+        return Outcome(Word.OK, text=f"PUT {shown(name)} payload: it may be used")
+
     # The other verbs.
 
     def _verb(self, verb: bytes, rest: bytes) -> Outcome | Request:
@@ -266,7 +278,7 @@ class Conversation:
             case b"PING":
                 return ping(rest)
             case b"HELP":
-                return help_with(rest)
+                return self._help(rest)
             case b"PUT":
                 return self._put_in_turn(rest)
             case b"CALL":

@@ -259,6 +259,9 @@ class Judge:
             case b"PING":
                 return _echoed(rest), False
             case b"HELP":
+                asked, _, route = rest.partition(b" ")
+                if asked and route and route.decode("latin-1") not in ROUTES:
+                    return _refused(b"ROUTE"), False
                 return rb"\+OK " + _LINE, False
         assert verb.upper() == b"QUIT"
         return rb"\+OK", False

@@ -97,6 +97,18 @@ def test_refusals_name_what_is_wrong() -> None:
     ]
 
 
+def test_whether_a_route_may_be_used_is_asked_without_a_number() -> None:
+    """HELP PUT route tells of a route that is not there, in a stream too; nothing is stored."""
+    bench, said = talk(
+        *(b"HELLO s", b"HELP PUT messages", b"help put nowhere", b"PUT messages #1 a")
+    )
+    assert said[1:] == [
+        b"+OK PUT messages payload: it may be used",
+        *(b"-REJ ROUTE :no route nowhere", b"+OK"),
+    ]
+    assert len(bench.store.rows) == 1
+
+
 def test_help_can_be_read() -> None:
     """HELP names every verb in one line, HELP and a verb says what it is for."""
     _, (verbs, put) = talk(b"help", b"HELP put")

@@ -1,5 +1,6 @@
 """
-What a client says first on each connection: a PING, who it is, then which stream it sends.
+What a client says first on each connection: a PING, who it is, whether its route may be used,
+then which stream it sends.
 
 One after the other, since the gateway may ask to be told any of them again later, and since
 nothing may follow the PING until it is known who answers it.
@@ -22,6 +23,12 @@ MAX_TOKEN: Final = 256
 _AUTH: Final = b"AUTH "
 
 _HELLO: Final = b"HELLO "
+
+_ASK: Final = b"HELP PUT "
+"""Answered C{-REJ FORMAT} by a gateway that does not know it: then nothing is known."""
+
+FOR_ALL: Final = frozenset(("ROUTE", "QUERY", "DENIED"))
+"""Codes of refusals that meet every message of a route alike, until somebody acts."""
 
 
 def check_token(token: str) -> None:
@@ -46,16 +53,21 @@ class Greeting:
         plain: bool,
         framing: str,
         nonce: Callable[[], str],
+        asked_route: str | None = None,
     ) -> None:
         """
         @param plain: whether the token is a frame of its own, and there are no streams and no PING.
         @param nonce: gives a word for each PING.
+        @param asked_route: of which the gateway is asked; not of a plain listener.
         @raise ValueError: naming the parameter that does not fit; never the token.
         """
         self._steps: list[bytes] = []
         if token is not None:
             check_token(token)
             self._steps.append((b"" if plain else _AUTH) + token.encode())
+        if asked_route is not None and not plain:
+            check_word("route", asked_route)
+            self._steps.append(_ASK + asked_route.encode())
         if stream is not None:
             check_word("stream", stream)
             if plain:
@@ -107,6 +119,8 @@ def judged(question: Question, answer: Answer, stream: Numbering | None) -> Clie
     """
     if is_probe(question.payload):
         return check_probe(question.payload, answer)
+    if question.payload.startswith(_ASK):
+        return Refused(answer, question.payload) if answer.code in FOR_ALL else None
     if not question.payload.startswith(_HELLO):
         return None if answer.kept else Refused(answer, _AUTH.strip())
     if not answer.kept or answer.seq is None or stream is None:

@@ -88,6 +88,7 @@ class Session:
         takeover: str = "stop",
         token: str | None = None,
         nonce: Callable[[], str] = lambda: secrets.token_hex(NONCE // 2),
+        asked_route: str | None = None,
     ) -> None:
         """
         @param buffer: keeps the messages; see L{open}.
@@ -103,7 +104,8 @@ class Session:
             raise ValueError(f"takeover is stop or retry, not {takeover!r}")
         if window < 1:
             raise ValueError(f"window is at least 1, not {window}")
-        self._greeting = Greeting(token, stream, dialect == "plain", framing, nonce)
+        plain = dialect == "plain"
+        self._greeting = Greeting(token, stream, plain, framing, nonce, asked_route)
         self.failure: ClientError | None = None
         self.goodbye: Answer | None = None
         self._buffer = buffer

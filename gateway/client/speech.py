@@ -19,6 +19,8 @@ class Speech(TypedDict, total=False):
     @ivar resend: without a stream, whether what was unanswered when the connection was lost
         is sent again (at least once), as it is by default, or fails with L{Unknown}.
     @ivar takeover: C{stop} where another client takes the stream over, or C{retry}.
+    @ivar asked_route: ask on each connection, before any message, whether this route may be
+        used; end with L{Refused} where it may not. In a stream each refusal uses a number up.
     @ivar token: says who this client is, first on each connection; see C{gateway token}.
     """
 
@@ -29,3 +31,4 @@ class Speech(TypedDict, total=False):
     resend: bool
     takeover: str
     token: str | None
+    asked_route: str | None
