@@ -12,11 +12,12 @@ tells where that is.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
-from gateway.commands.follow import Mark
+from gateway.commands.rotated import Mark
 from gateway.errors import InputError
 
 
@@ -30,24 +31,32 @@ class Place(msgspec.Struct, frozen=True):
     line: int
     mark: Mark
 
+    def comes_after(self, other: Place) -> bool:
+        """Whether there are messages between, or this is in the next file."""
+        if self.number == other.number:
+            return self.mark.inode != other.mark.inode
+        return self.number > other.number
+
     def same(self, other: Place) -> bool:
-        """Whether both are one place; a mark knows more of its file as that grows."""
-        return (self.number, self.mark.inode, self.mark.offset) == (
-            other.number,
-            other.mark.inode,
-            other.mark.offset,
-        )
+        """Whether both are one place, or the beginning of one file that was truncated between."""
+        return (self.mark.inode, self.mark.offset) == (other.mark.inode, other.mark.offset)
 
 
 class _Content(msgspec.Struct, frozen=True):
     stream: str
     file: str
     places: list[Place]
+    done: list[Mark] = []
+    waiting: list[Mark] = []
 
 
 class Bookmark:
     """
     The places, oldest first.
+
+    @ivar done: files that were read to their end, and how far that was: what is written to them
+        late is not taken for something new.
+    @ivar waiting: files that were seen and not begun: whether they are gone is to be said.
     """
 
     def __init__(self, path: Path, stream: str, file: Path) -> None:
@@ -58,6 +67,8 @@ class Bookmark:
         self._stream = stream
         self._file = str(file)
         self.places: list[Place] = []
+        self.done: list[Mark] = []
+        self.waiting: list[Mark] = []
         try:
             content = msgspec.json.decode(path.read_bytes(), type=_Content)
         except FileNotFoundError:
@@ -70,34 +81,84 @@ class Bookmark:
                 f" not of {stream} and {file}; give this one a --state file of its own"
             )
         self.places = content.places
+        self.done = content.done
+        self.waiting = content.waiting
 
     def begun(self, place: Place) -> None:
         """A new file; to be called before its first message is sent."""
-        kept = [other for other in self.places if not other.same(place)]
+        # Its number was another one if a file before it is gone.
+        kept = [
+            other for other in self.places if not other.same(place) or other.number < place.number
+        ]
         self.places = sorted([*kept, place], key=lambda one: one.number)
+        self.save()
+
+    def found(self, place: Place, again: Place) -> None:
+        """A place was found again, perhaps in a copy."""
+        self.places = [again if other is place else other for other in self.places]
+
+    def grown(self, mark: Mark) -> None:
+        """More is known of the first bytes of a file; to be called before that is sent."""
+        for at in reversed(range(len(self.places))):
+            place = self.places[at]
+            if place.mark.inode == mark.inode:
+                known = replace(place.mark, size=mark.size, digest=mark.digest)
+                self.places[at] = msgspec.structs.replace(place, mark=known)
+                self.save()
+                return
+
+    def cut(self, inode: int, rest: Mark | None) -> None:
+        """
+        A file was truncated: its places are not to be found in what it has from then on.
+
+        @param rest: a place in its copy, if there is one.
+        """
+        for at, place in enumerate(self.places):
+            mark = place.mark
+            if mark.inode != inode or mark.dead:
+                continue
+            if rest is None:
+                mark = replace(mark, dead=True)
+            else:
+                mark = replace(mark, device=rest.device, inode=rest.inode, path=rest.path)
+            self.places[at] = msgspec.structs.replace(place, mark=mark)
         self.save()
 
     def settled(self, place: Place) -> None:
         """Everything before this place has its answer. Saved with the next L{save}."""
-        self.places = [place, *(other for other in self.places if other.number > place.number)]
+        # Of the same number is the beginning of the next file.
+        kept = [other for other in self.places if other.comes_after(place)]
+        self.places = [place, *kept]
 
     def save(self) -> None:
         """
         @raise InputError: it cannot be written.
         """
-        content = msgspec.json.encode(_Content(self._stream, self._file, self.places))
-        fresh = self.path.with_name(self.path.name + ".new")
+        content = msgspec.json.encode(
+            _Content(self._stream, self._file, self.places, self.done, self.waiting)
+        )
+        write_safely(self.path, content)
+
+
+def write_safely(path: Path, content: bytes) -> None:
+    """
+    Have a small file hold this, or what it held before, whatever dies.
+
+    @raise InputError: it cannot be written.
+    """
+    fresh = path.with_name(path.name + ".new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # It may hold lines of what is sent: for its owner alone.
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(content + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with fresh.open("wb") as file:
-                file.write(content + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(self.path)
-            folder = os.open(self.path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-        except OSError as error:
-            raise InputError(f"{self.path}: cannot be written: {error.strerror}") from None
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from None

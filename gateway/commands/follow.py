@@ -8,116 +8,42 @@ queue, each with an open descriptor: somebody who is looked at often and read se
 gateway is away) misses no rotation by rename, however many there are.
 
 A writer may go on with a file after it was renamed, until it opens the new one. So a
-generation is given up only when it was quiet for a while after the next one came; a last
-line without its LF is then taken as it is, since nobody will finish it.
+generation is given up only when it was quiet for a while after the next one came and has
+something in it; a last line without its LF is then taken as it is, since nobody will finish it.
+
+A file that was truncated has other bytes before the place than those that were read, or none.
+Where it was copied before (logrotate's C{copytruncate}), its rest is read from the copy.
 """
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import os
-import re
 import stat
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from gateway.commands.inputs import BLOCK, Block, Cutter, NewCutter
+from gateway.commands.generation import Generation
+from gateway.commands.inputs import Block, NewCutter
+from gateway.commands.rotated import Found, Mark, came_after, find
 
 QUIET: Final = 1.0
 """Seconds without growth after which a file that lost its name is taken as complete."""
 
-HEAD: Final = 256
-"""Bytes from the beginning by which a file is known again: a log's first lines have a time."""
-
-_ROTATED: Final = re.compile(r"[._-][0-9][0-9T:._-]*")
-"""What logrotate and its like put behind a name: C{.1}, C{-20260131}; not C{.gz}."""
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """
-    A place in a file that can be found again after its name was rotated away.
-
-    @ivar size: how many bytes from the beginning C{digest} is of.
-    """
-
-    device: int
-    inode: int
-    size: int
-    digest: str
-    offset: int
-
-    def within(self, file: int, found: os.stat_result) -> bool:
-        """Whether this open file is the one, wherever it was moved or copied to."""
-        same = (found.st_dev, found.st_ino) == (self.device, self.inode)
-        if found.st_size < max(self.offset, self.size) or not (same or self.size):
-            return False
-        return _digest(os.pread(file, self.size, 0)) == self.digest
-
-
-class _Generation:
-    """
-    One file's content.
-
-    @ivar offset: of the byte to be read next.
-    @ivar given: of the byte behind the last whole message that was given out.
-    @ivar over: when something else got the name, or it grew after that.
-    @ivar cut: truncated: nothing more can be read of it.
-    """
-
-    def __init__(self, number: int, file: int, offset: int, line: int, cutter: Cutter) -> None:
-        self.number = number
-        self.file = file
-        self.offset = self.given = offset
-        self.line = line
-        self.cutter = cutter
-        found = os.fstat(file)
-        self.key = (found.st_dev, found.st_ino)
-        self.head = os.pread(file, min(HEAD, offset), 0)
-        self.seen = (found.st_size, found.st_mtime_ns)
-        self.over: float | None = None
-        self.cut = False
-
-    def read(self) -> bytes:
-        data = os.pread(self.file, BLOCK, self.offset)
-        if data and self._changed():
-            return b""  # truncated and grown again; the next look sees that too
-        if self.offset < HEAD:
-            self.head += data[: HEAD - self.offset]
-        self.offset += len(data)
-        return data
-
-    def truncated(self, found: os.stat_result) -> bool:
-        """Whether what was read is not there any more."""
-        if found.st_size < self.offset:
-            return True
-        seen = (found.st_size, found.st_mtime_ns)
-        if seen != self.seen:
-            # It may have grown beyond what we read since it was truncated.
-            if self._changed():
-                return True
-            self.seen = seen
-        return False
-
-    def _changed(self) -> bool:
-        return os.pread(self.file, len(self.head), 0) != self.head
-
-    def block(self, name: str, messages: list[bytes]) -> Block:
-        given = self.offset - self.cutter.pending
-        block = Block(messages, given - self.given, name, self.line, given, self.number)
-        self.line += len(messages)
-        self.given = given
-        return block
+KEPT: Final = 8
+"""Files that were read to their end and stay open: a late writer is to be noticed."""
 
 
 class Tail:
     """
     Everything that is written to whatever file has a name, in order.
 
-    @ivar lost: bytes that a truncation took away before they were read.
+    @ivar lost: bytes that are known to have been there and could not be read.
+    @ivar on_rotation: called when a file has come while another one is still read.
+    @ivar on_cut: called with the inode of a file that was truncated, and where its rest is.
+    @ivar done: files that an earlier run has read to their end, and how far that was.
     """
 
     def __init__(
@@ -133,60 +59,89 @@ class Tail:
         """
         self.path = path
         self.lost = 0
+        self.done: Sequence[Mark] = ()
+        self.on_rotation: Callable[[], None] = lambda: None
+        self.on_cut: Callable[[int, Mark | None], None] = lambda inode, rest: None
         self._cutter = cutter
         self._seconds = seconds
         self._tell = tell
-        self._generations: deque[_Generation] = deque()
+        self._generations: deque[Generation] = deque()
+        self._ended: deque[Generation] = deque()
         self._count = 0
         self._missing = False
+        self._folder = 0
+        # The last place in the newest file that is known, which may be gone.
+        self._behind: Mark | None = None
 
-    def resume(self, mark: Mark, line: int = 1) -> bool:
+    def resume(self, mark: Mark, line: int = 1, followed: bool = False) -> Found | None:
         """
         Before the first look: begin with a file of before, wherever it is now.
 
         @param line: the number, within it, of the line at the mark.
-        @return: whether it was found.
+        @param followed: whether the next file was begun; then this one ends where it did.
+        @return: where it was found; C{None} where it is gone.
         """
-        for path in _candidates(self.path):
-            try:
-                file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            except OSError:
-                continue
-            if mark.within(file, os.fstat(file)):
-                self._end_newest()
-                self._add(file, mark.offset, line)
-                return True
-            os.close(file)
-        return False
-
-    def catch_up(self) -> None:
-        """
-        After L{resume}: take what was rotated away since then, oldest first.
-        """
-        if not self._generations:
-            return
-        known = {generation.key for generation in self._generations}
-        since = self._generations[-1].seen[1]
-        found = []
-        for path in _candidates(self.path)[1:]:
-            there = path.stat()
-            if (
-                _ROTATED.fullmatch(path.name.removeprefix(self.path.name))
-                and there.st_mtime_ns > since
-                and (there.st_dev, there.st_ino) not in known
-            ):
-                found.append((there.st_mtime_ns, path))
-        for _, path in sorted(found):
+        found = find(self.path, mark, self._tell)
+        if found is not None:
             self._end_newest()
-            self._add(os.open(path, os.O_RDONLY | os.O_CLOEXEC), 0, 1)
+            self._add(found, mark.offset, line)
+            for done in self.done if followed else ():
+                if done.inode == mark.inode and done.offset >= mark.offset:
+                    self._generations[-1].until = done.offset
+        return found
+
+    def catch_up(self, mark: Mark) -> list[Path]:
+        """
+        Take what was rotated away since the newest file was opened, oldest first.
+
+        @param mark: of the last place in it, or in one that is gone.
+        @return: what is taken from its beginning.
+        """
+        newest = self._generations[-1] if self._generations else None
+        self._behind = mark
+        known = {one.key for one in (*self._generations, *self._ended) if one.file >= 0}
+        changed = mark.changed
+        if newest is not None:
+            with contextlib.suppress(OSError):
+                there = self.path.stat()
+                if newest.key == (there.st_dev, there.st_ino):
+                    return []  # whatever is younger was written to late
+            changed = os.fstat(newest.file).st_mtime_ns
+        found = came_after(self.path, mark, changed)
+        own = [at for at, one in enumerate(found) if newest is not None and one.key == newest.key]
+        # Of those that were changed at one time the names tell which is older.
+        first = own[0] + 1 if own else 0
+        taken = []
+        for at, one in enumerate(found):
+            if at < first or one.key in known or one.named or self._was_done(one):
+                os.close(one.file)
+                continue
+            self._end_newest()
+            self._add(one, 0, 1)
+            taken.append(one.path)
+        return taken
+
+    def _was_done(self, found: Found) -> bool:
+        for mark in self.done:
+            if mark.inode == found.key[1] and mark.fits(found.file, found.stat):
+                self._say_late(found.path, found.stat.st_size - max(mark.offset, mark.end))
+                return True
+        return False
 
     def look(self) -> None:
         """
         See what has the name now. To be called several times a second.
         """
+        self._look_back()
+        newest = self._generations[-1] if self._generations else None
+        cut = newest is not None and newest.is_read and self._was_cut(newest)
         try:
             found = self.path.stat()
         except FileNotFoundError:
+            if newest is not None and not self._missing:
+                if cut:
+                    self._cut(newest, False)
+                self.catch_up(newest.mark_read())
             self._say_missing(f"{self.path}: is not there (yet); waiting for it")
             return
         except OSError as error:
@@ -195,19 +150,75 @@ class Tail:
         if not stat.S_ISREG(found.st_mode):
             self._say_missing(f"{self.path}: is no regular file, and cannot be followed")
             return
-        newest = self._generations[-1] if self._generations else None
-        if newest is not None and (found.st_dev, found.st_ino) == newest.key and not newest.cut:
-            if not newest.truncated(found):
-                return
-            self._cut(newest)
+        named = newest is not None and (found.st_dev, found.st_ino) == newest.key
+        if newest is not None and named and newest.is_read and not cut:
+            return
         try:
             file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             self._say_missing(f"{self.path}: {error.strerror}; trying again")
             return
         self._missing = False
+        real = Path(os.path.realpath(self.path))
+        one = Found(file, real, os.fstat(file), named=True)
+        if newest is not None and not cut and self._same_again(newest, one):
+            return
+        if newest is not None:
+            if cut:
+                self._cut(newest, named)
+            self._behind = newest.mark_read()
+        if self._behind is not None:
+            self.catch_up(self._behind)  # more than one rotation since the last look
         self._end_newest()
-        self._add(file, 0, 1)
+        self._add(one, 0, 1)
+
+    def _was_cut(self, newest: Generation) -> bool:
+        try:
+            return self._compare(newest, os.fstat(newest.file))
+        except OSError as error:
+            newest.trouble = error.strerror or "cannot be read"
+            return False
+
+    def _compare(self, newest: Generation, found: os.stat_result) -> bool:
+        if (found.st_size, found.st_mtime_ns) == newest.seen:
+            return False
+        gone = newest.seen[0] - found.st_size
+        if newest.truncated(found) or (gone > 0 and not newest.offset):
+            return True
+        if gone > 0 or self._may_be_copied(newest, found):
+            # What was read of it is there. But that may be a header that each file has: it was
+            # truncated if a copy of it went on in another way.
+            copy = find(self.path, newest.mark_read(), self._tell, newest.once_more())
+            if copy is not None:
+                os.close(copy.file)
+                if not copy.own:
+                    return True
+        if gone > 0:
+            self.lost += gone
+            self._tell(f"{self.path}: {gone:,} bytes at its end were taken away before being read")
+        newest.looked_at(found)
+        return False
+
+    def _may_be_copied(self, newest: Generation, found: os.stat_result) -> bool:
+        """Whether a file may have come beside since the last look; folders may be large."""
+        changed = newest.path.parent.stat().st_mtime_ns
+        if changed == self._folder:
+            return False
+        if found.st_mtime_ns > changed:
+            self._folder = changed  # else another one may come within the same tick
+        return True
+
+    def _same_again(self, newest: Generation, one: Found) -> bool:
+        """
+        Whether a file is the newest one on a device that has another number now, or that can be
+        read again: a network file system was mounted anew.
+        """
+        if newest.cut or one.key[1] != newest.key[1] or not newest.fits(one.file):
+            return False
+        os.close(newest.file)
+        newest.take(one)
+        newest.trouble = ""
+        return True
 
     def read(self) -> Block | None:
         """
@@ -217,81 +228,167 @@ class Tail:
         while self._generations:
             oldest = self._generations[0]
             data = b"" if oldest.cut else oldest.read()
+            if oldest.trouble and not self._give_up(oldest):
+                self._say_missing(f"{oldest.path}: {oldest.trouble}; trying again")
+                return None
             if data:
                 if oldest.over is not None:
                     oldest.over = self._seconds()
                 messages = oldest.cutter.feed(data)
                 if messages:
                     return oldest.block(str(self.path), messages)
-            elif oldest.over is None or not (oldest.cut or self._seconds() - oldest.over >= QUIET):
+            elif not self._is_over(oldest):
                 return None
             else:
                 self._generations.popleft()
                 messages = oldest.cutter.end()
-                os.close(oldest.file)
+                if not oldest.cut and oldest.until > oldest.seen[0] > oldest.offset:
+                    self.lost += oldest.seen[0] - oldest.offset
+                    self._tell(
+                        f"{oldest.path}: was truncated after it was renamed;"
+                        f" {oldest.seen[0] - oldest.offset:,} bytes had not been read and are lost"
+                    )
+                oldest.seen = (oldest.offset, oldest.seen[1])
+                self._ended.append(oldest)
+                if len(self._ended) > KEPT:
+                    self._forget(self._ended.popleft())
                 if messages:
                     return oldest.block(str(self.path), messages)
         return None
 
+    def _give_up(self, oldest: Generation) -> bool:
+        """Whether a file that cannot be read has lost its name, and nobody will mend it."""
+        if oldest.over is None or self._seconds() - oldest.over < QUIET:
+            return False
+        if not oldest.cut:
+            oldest.cut = True
+            lost = max(0, oldest.seen[0] - oldest.offset)
+            self.lost += lost
+            self._tell(f"{oldest.path}: {oldest.trouble}; {lost:,} bytes of it are lost")
+        return True
+
+    def _is_over(self, oldest: Generation) -> bool:
+        if oldest.cut:
+            return True
+        if oldest.over is None or self._seconds() - oldest.over < QUIET:
+            return False
+        # A writer that has not begun the next one may still have this one open.
+        after = self._generations[1]
+        return after.over is not None or after.cut or os.fstat(after.file).st_size > 0
+
     def mark(self, number: int, offset: int) -> Mark | None:
         """
-        A place in a generation; C{None} where that is read and done with.
+        A place in a generation; C{None} where that is long done with.
         """
-        for generation in self._generations:
+        for generation in (*self._generations, *self._ended):
             if generation.number == number:
-                device, inode = generation.key
-                head = generation.head
-                return Mark(device, inode, len(head), _digest(head), offset)
+                return generation.mark(offset)
         return None
+
+    @property
+    def newest(self) -> Mark | None:
+        """How far the last file was read that had the name."""
+        return self._generations[-1].mark_read() if self._generations else None
+
+    def waiting(self) -> list[Mark]:
+        """Files that were seen and not begun."""
+        return [one.mark_read() for one in self._generations if not one.offset and not one.cut]
+
+    @property
+    def inodes(self) -> set[int]:
+        """Of all that is open to be read."""
+        return {one.key[1] for one in self._generations}
+
+    def known(self, number: int) -> Mark | None:
+        """How far a generation was read; C{None} where that is long done with."""
+        for generation in (*self._generations, *self._ended):
+            if generation.number == number:
+                return generation.mark_read()
+        return None
+
+    def ended(self) -> list[Mark]:
+        """Files that were read to their end, of earlier runs too."""
+        marks = [generation.mark_read() for generation in self._ended if not generation.cut]
+        known = {mark.inode for mark in marks}
+        return [*(mark for mark in self.done if mark.inode not in known), *marks][-KEPT:]
 
     @property
     def unread(self) -> int:
         """Bytes that are there and were not read."""
-        return sum(
-            max(0, os.fstat(generation.file).st_size - generation.offset)
-            for generation in self._generations
-            if not generation.cut
-        )
+        return sum(generation.unread for generation in self._generations if not generation.cut)
 
     def close(self) -> None:
-        while self._generations:
-            os.close(self._generations.pop().file)
+        for generation in (*self._generations, *self._ended):
+            self._forget(generation)
+        self._generations.clear()
+        self._ended.clear()
 
     def _end_newest(self) -> None:
-        if self._generations:
+        if self._generations and self._generations[-1].over is None:
             self._generations[-1].over = self._seconds()
 
-    def _add(self, file: int, offset: int, line: int) -> None:
+    def _add(self, found: Found, offset: int, line: int) -> None:
         self._generations.append(
-            _Generation(self._count, file, offset, line, self._cutter(offset == 0))
+            Generation(self._count, found, offset, line, self._cutter(offset == 0))
         )
         self._count += 1
+        if len(self._generations) > 1:
+            self.on_rotation()
 
-    def _cut(self, newest: _Generation) -> None:
-        newest.cut = True
-        lost = newest.seen[0] - newest.offset
+    def _forget(self, generation: Generation) -> None:
+        if generation.file >= 0:
+            os.close(generation.file)
+            generation.file = -1
+
+    def _cut(self, newest: Generation, named: bool) -> None:
+        """
+        @param named: whether it still has the name; else it was renamed after that.
+        """
+        mark, size = newest.mark_read(), newest.seen[0]
+        copy = find(self.path, mark, self._tell, newest.once_more())
         text = f"{self.path}: was truncated; reading it from its beginning"
+        if copy is None:
+            newest.cut = True
+            lost = size - newest.offset
+            self.on_cut(mark.inode, None)
+            if not named:
+                once_more = newest.once_more()
+                self._end_newest()
+                self._add(once_more, 0, 1)
+        else:
+            os.close(newest.file)
+            newest.take(copy)
+            self.on_cut(mark.inode, newest.mark_read())
+            lost = size - copy.stat.st_size
+            rest = copy.stat.st_size - newest.offset
+            text += f", and {rest:,} bytes that had not been read from its copy {copy.path.name}"
         if lost > 0:
             self.lost += lost
-            text += f"; {lost:,} bytes had not been read"
+            text += f"; {lost:,} bytes had not been read and are lost"
+        elif copy is None:
+            text += "; what was written to it just before that, if anything, is lost"
         self._tell(text)
+
+    def _look_back(self) -> None:
+        for generation in self._ended:
+            if generation.file < 0:
+                continue
+            found = os.fstat(generation.file)
+            size = max(generation.offset, generation.seen[0])
+            self._say_late(generation.path, found.st_size - size)
+            generation.seen = (max(size, found.st_size), found.st_mtime_ns)
+            if not found.st_nlink:
+                self._forget(generation)  # the disk needs its room
+
+    def _say_late(self, path: Path, size: int) -> None:
+        if size > 0:
+            self.lost += size
+            self._tell(
+                f"{path}: {size:,} bytes were written to it after the next file was begun and"
+                " this one was taken as complete; they are not sent"
+            )
 
     def _say_missing(self, text: str) -> None:
         if not self._missing:
             self._missing = True
             self._tell(text)
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def _candidates(path: Path) -> list[Path]:
-    """
-    Where a file of this name may be after rotation, the name itself first.
-    """
-    try:
-        others = [entry for entry in path.parent.iterdir() if entry.name.startswith(path.name)]
-    except OSError:
-        return [path]
-    return [path, *sorted(entry for entry in others if entry != path and entry.is_file())]

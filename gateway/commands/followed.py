@@ -16,6 +16,7 @@ from twisted.internet.task import LoopingCall, deferLater
 from gateway.commands.bookmark import Bookmark, Place
 from gateway.commands.follow import Tail
 from gateway.commands.inputs import BLOCK, Block, NewCutter
+from gateway.commands.rotated import HEAD, Found, compressed
 from gateway.errors import InputError
 
 LOOK: Final = 0.1
@@ -40,6 +41,7 @@ class Followed:
         self.tails = [Tail(path, cutter, reactor.seconds, tell) for path in paths]
         self._reactor = reactor
         self._turn = 0
+        self._fault: InputError | None = None
         self._loop = LoopingCall(self._look)
         self._loop.clock = reactor
 
@@ -49,6 +51,8 @@ class Followed:
 
     async def read(self) -> Block:
         while True:
+            if self._fault is not None:
+                raise self._fault
             block = self.read_now()
             if block is not None:
                 return block
@@ -76,7 +80,10 @@ class Followed:
 
     def _look(self) -> None:
         for tail in self.tails:
-            tail.look()
+            try:
+                tail.look()
+            except InputError as error:
+                self._fault = error  # whoever reads has to know; it ends the run
 
 
 class StreamPlace:
@@ -90,15 +97,21 @@ class StreamPlace:
         self._seconds = reactor.seconds
         self._generation: int | None = None
         self._saved = reactor.seconds()
+        self._have = 0
+        self._tell: Callable[[str], None] = lambda text: None
+        # Of each file that was found again: the place, its number, and how long it was then.
+        self._found: list[tuple[int, int, int]] = []
+        self._head = 0
 
-    def floor(self, have: int) -> int:
+    def floor(self, have: int, twice: int = 0) -> int:
         """
+        @param twice: how many of its messages come twice in the stream.
         @param have: the last number of the stream, as the gateway says.
         @return: the first number behind which the stream's messages can be found again.
         @raise InputError: there is none.
         """
         if not self._bookmark.places:
-            self._check_whole(have)
+            self._check_whole(have - twice)
             return 0
         first = self._bookmark.places[0].number
         if first > have:
@@ -110,31 +123,112 @@ class StreamPlace:
             )
         return first
 
-    def resume(self, number: int, tell: Callable[[str], None]) -> int:
+    def resume(self, number: int, have: int, tell: Callable[[str], None]) -> int:
         """
         Find where the stream was, or a little before.
 
         @param number: of the last message that is not to be read.
+        @param have: the last number of the stream.
         @return: the number of the message before the first one that will be read.
         """
-        path, places = self._tail.path, self._bookmark.places
+        places = self._bookmark.places
+        self._have, self._tell = have, tell
+        self._tail.on_cut = self._bookmark.cut
+        self._tail.done = self._bookmark.done
         before = [place for place in places if place.number <= number]
-        at = 0
-        if before:
-            place = before[-1]
-            at = place.number
-            if not self._tail.resume(place.mark, place.line):
-                tell(
-                    f"{path}: the file that was being sent is gone; what it had behind message"
-                    f" {number:,} of the stream cannot be sent"
-                )
-                at = number
-            for place in places[len(before) :]:
-                if not self._tail.resume(place.mark, place.line):
-                    tell(f"{path}: a file that came after that is gone too, and was not sent")
-            self._tail.catch_up()
+        if not before:
+            self._tail.on_rotation = self._save
+            self._tail.look()
+            return 0
+        wanted = places[len(before) - 1 :]
+        at: int | None = None
+        for place, after in zip(wanted, [*wanted[1:], None], strict=True):
+            found = self._find(place, after is not None)
+            if found is None:
+                self._tell_gone(place, have, None if after is None else after.number)
+                continue
+            self._tell_of(place, found)
+            if at is None:
+                at = min(place.number, have)
+        self._bookmark.save()
+        taken = self._tail.catch_up(wanted[-1].mark)
+        if at is None and taken:
+            names = ", ".join(path.name for path in taken)
+            tell(
+                f"{self._tail.path}: going on with what came after it, from its beginning: {names}"
+            )
         self._tail.look()
-        return at
+        self._tell_never_begun(wanted)
+        self._tail.on_rotation = self._save
+        return have if at is None else at
+
+    def _tell_never_begun(self, wanted: Sequence[Place]) -> None:
+        known = self._tail.inodes | {place.mark.inode for place in wanted}
+        for mark in self._bookmark.waiting:
+            if mark.inode not in known and mark.end:
+                self._tell(
+                    f"{self._tail.path}: a file that came after the one that was being sent is gone"
+                    f" before it was begun; its {mark.end:,} bytes, or more, are lost"
+                )
+
+    def _find(self, place: Place, followed: bool) -> Found | None:
+        found = self._tail.resume(place.mark, place.line, followed)
+        if found is not None:
+            generation, offset = len(self._found), place.mark.offset
+            self._found.append((offset, place.number, found.stat.st_size))
+            mark = self._tail.mark(generation, offset)
+            assert mark is not None
+            # As it is now, whoever wrote it: a state file is brought up to date before all else.
+            self._bookmark.found(place, Place(place.number, place.line, mark))
+        return found
+
+    def _tell_gone(self, place: Place, have: int, following: int | None) -> None:
+        """
+        @param following: number before that of the next file's first message, where one was begun.
+        """
+        path, mark = self._tail.path, place.mark
+        if following is not None and following <= have:
+            return  # all of it is stored
+        stored = max(0, have - place.number)
+        line = place.line + stored
+        if following is not None:
+            lost = f"{following - max(have, place.number):,} messages"
+        elif mark.early:
+            lost = "how much, is not known"
+        else:
+            lost = f"{max(0, mark.end - mark.offset):,} bytes when it was last looked at"
+            if stored:
+                lost += f", less {stored:,} messages that are stored"
+            lost += ", and whatever was written to it after that"
+        text = (
+            f"{path}: the file that was being sent is gone, or was truncated; what it had behind"
+            f" its line {line - 1:,}, message {place.number + stored:,} of the stream, cannot be"
+            f" sent: {lost}"
+        )
+        if names := compressed(path, mark):
+            text += f". It may be in {', '.join(names)}: send that by hand, from line {line:,} on"
+        self._tell(text)
+
+    def _tell_of(self, place: Place, found: Found) -> None:
+        mark, path = place.mark, self._tail.path
+        if mark.early:
+            self._tell(
+                f"{self._bookmark.path}: was written by an earlier version, which knows a file by"
+                f" its first {mark.size:,} bytes; {found.path} has them, and is gone on with behind"
+                f" its byte {mark.offset:,}"
+            )
+        elif not found.own:
+            self._tell(
+                f"{path}: going on in {found.path.name}, a copy of the file that was being sent:"
+                f" the first {mark.size:,} bytes are the same, and those before byte"
+                f" {mark.offset:,}. If it only begins alike, that is not sent once more, and what"
+                " the other one had behind it is lost"
+            )
+        if path.is_symlink() and not found.named and str(found.path) == mark.path:
+            self._tell(
+                f"{path}: is a link to another file than before; those that it was a link to in"
+                " between, if any, are not known and not sent"
+            )
 
     def _check_whole(self, have: int) -> None:
         # Without a place there can only be one file, sent from its first line.
@@ -154,13 +248,50 @@ class StreamPlace:
                 " the --state file of the run that sent them, or a --stream of another name"
             )
 
-    def reading(self, block: Block, number: int) -> None:
-        """Before a block is sent."""
+    def reading(self, block: Block, number: int) -> int:
+        """
+        Before a block is sent.
+
+        @param number: that its first message would have.
+        @return: that it has.
+        """
+        start = block.offset - block.size
+        expected = self._expected(block, start, number)
+        if expected > number:
+            self._tell(
+                f"{self._tail.path}: the stream has {expected - number:,} messages more than are"
+                f" behind its place, before line {block.line:,}: they were sent from elsewhere, or"
+                " taken out of the file; nothing is left out for them"
+            )
+            number = expected
         if block.generation != self._generation:
             self._generation = block.generation
-            mark = self._tail.mark(block.generation, block.offset - block.size)
+            mark = self._tail.mark(block.generation, start)
             if mark is not None:
+                self._note()
                 self._bookmark.begun(Place(number - 1, block.line, mark))
+                self._head = mark.size
+        elif self._head < HEAD:
+            # Whatever is sent of its first bytes is known before, or a file that begins alike would
+            # have those lines that are left out.
+            mark = self._tail.known(block.generation)
+            if mark is not None and mark.size > self._head:
+                self._bookmark.grown(mark)
+                self._head = mark.size
+        return number
+
+    def _expected(self, block: Block, start: int, number: int) -> int:
+        """
+        @return: the number of a block's first message, if it is not what counting tells.
+        """
+        if number > self._have or not self._found:
+            return number
+        if block.generation < len(self._found):
+            begin, before, end = self._found[block.generation]
+            if block.offset <= end:
+                return max(number, before + 1) if start == begin else number
+        # What the stream has was in the files that were found, when they were found.
+        return self._have + 1
 
     def settled(self, block: Block, number: int) -> None:
         """A block and all before are answered."""
@@ -170,8 +301,16 @@ class StreamPlace:
             self._bookmark.settled(Place(number, line, mark))
         if self._seconds() - self._saved >= SAVE:
             self._saved = self._seconds()
-            self._bookmark.save()
+            self._save()
 
     def close(self) -> None:
         if self._generation is not None:
-            self._bookmark.save()
+            self._save()
+
+    def _save(self) -> None:
+        self._note()
+        self._bookmark.save()
+
+    def _note(self) -> None:
+        self._bookmark.done = self._tail.ended()
+        self._bookmark.waiting = self._tail.waiting()

@@ -160,8 +160,8 @@ def send_command(as_json: bool, quiet: bool, **options: Any) -> None:
                  place over restarts and rotation by rename or copy; a rotated
                  file is finished before the next one is begun, also where
                  that happened while nobody was looking, as long as it is
-                 beside the new one and not compressed. What a truncation
-                 removes before it was read is lost, and said.
+                 beside the new one and not compressed. What cannot be found
+                 any more is said, with how much it was.
     """
     job = _job(**options)
     bar = not quiet and not as_json and sys.stderr.isatty()

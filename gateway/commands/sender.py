@@ -89,14 +89,14 @@ class Sender:
         number: int = 0,
         have: int = 0,
         refused: RefusedFile | None = None,
-        reading: Callable[[Block, int], None] | None = None,
+        reading: Callable[[Block, int], int] | None = None,
         settled: Callable[[Block, int], None] | None = None,
     ) -> None:
         """
         @param number: of the message before the source's first one.
         @param have: messages up to this number are in the stream already: they are skipped.
-        @param reading: called with a block and the number of its first message, before it is
-            sent or skipped.
+        @param reading: called with a block and the number that its first message would have,
+            before it is sent or skipped; gives the number that it has.
         @param settled: called with the end of a block and the number of its last message, once
             that and all before are answered.
         """
@@ -167,7 +167,7 @@ class Sender:
         Send what the stream has not.
         """
         if self._reading is not None:
-            self._reading(block, self.number + 1)
+            self.number = self._reading(block, self.number + 1) - 1
         for piece in self._pieces(block):
             if self.number < self._have or self._too_long(piece.messages):
                 for part in self._parts(piece):

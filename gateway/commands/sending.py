@@ -282,10 +282,12 @@ class _Run:
         if self._refused is not None:
             # Answers that a killed run did not read are told again, refusals among them.
             have -= min(self._manner().unread, have - floor)
-            self._buffer.rebase(have)
+        number = 0
         if self._place is not None:
-            return self._place.resume(have, self._say), have
-        return 0, have
+            number = self._place.resume(have, self._have, self._say)
+        have = max(have, number)
+        self._buffer.rebase(have)
+        return number, have
 
     def _manner(self) -> Manner:
         job = self._job

@@ -1,0 +1,294 @@
+"""
+Knowing a followed file again after its name was rotated away.
+
+Strategy: neither an inode nor the first bytes make a file. The number of a removed file goes to
+the next one, a copy has another one, and devices write the same header into each of their files.
+So a L{Mark} has the inode, the first bytes, and the bytes before the place. A file is the one that
+was being sent if it has these bytes and the inode; the device's number does not count, since
+network file systems change it with each mount. Else one that has the bytes is a copy. Where an
+older copy goes on in another way than the file itself, that was truncated behind it. All that was
+sent of the first L{HEAD} bytes is known, so that a file that begins alike has the same lines there.
+
+What is never known: a file that was truncated and has grown beyond the place, with the same bytes
+before it, and of which there is no copy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Final
+
+HEAD: Final = 4096
+"""Bytes from the beginning by which a file is known again: more than a header, and one read."""
+
+TRAIL: Final = 4096
+"""Bytes before a place by which it is known again: some dozen lines, for one read of a disk."""
+
+_ROTATED: Final = re.compile(r"[._-][0-9][0-9T:._-]*")
+"""What logrotate and its like put behind a name: C{.1}, C{-20260131}; not C{.gz}."""
+
+_COMPRESSED: Final = re.compile(r"[._-][0-9][0-9T:._-]*\.(gz|bz2|xz|zst|lz4|Z|zip)")
+
+_COUNTED: Final = re.compile(r"\.([0-9]{1,4})")
+"""A number that counts rotations: the larger, the older. Longer ones are dates."""
+
+Age = tuple[int, int, str]
+"""What files are sorted by, the oldest first: last change, then what the name says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """
+    A place in a file that can be found again after its name was rotated away.
+
+    @ivar size: how many bytes from the beginning C{digest} is of.
+    @ivar before: how many bytes before C{offset} C{trail} is of.
+    @ivar trail: their digest; C{""} in what a version without it has written.
+    @ivar end: the file's size when it was last seen; C{changed}: its last change, in nanoseconds.
+    @ivar path: where it was, links followed.
+    @ivar dead: whether it was truncated then: nothing is behind this place, whatever the file has.
+    """
+
+    device: int
+    inode: int
+    size: int
+    digest: str
+    offset: int
+    before: int = 0
+    trail: str = ""
+    end: int = 0
+    changed: int = 0
+    path: str = ""
+    dead: bool = False
+
+    @property
+    def early(self) -> bool:
+        """Whether a version has made it that knew a file by its first bytes alone."""
+        return not self.trail
+
+    def fits(self, file: int, found: os.stat_result) -> bool:
+        """Whether an open file has the bytes of this place, where it was moved or copied to."""
+        if self.dead or found.st_size < max(self.offset, self.size):
+            return False
+        if digest(os.pread(file, self.size, 0)) != self.digest:
+            return False
+        trail = os.pread(file, self.before, self.offset - self.before)
+        return self.early or digest(trail) == self.trail
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """
+    An open file.
+
+    @ivar own: whether it has the inode that was looked for.
+    @ivar named: whether it has the followed name itself.
+    """
+
+    file: int
+    path: Path
+    stat: os.stat_result
+    own: bool = False
+    named: bool = False
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return self.stat.st_dev, self.stat.st_ino
+
+    @property
+    def age(self) -> Age:
+        return _age(self.path, self.stat)
+
+
+def digest(data: bytes) -> str:
+    """Of some bytes of a file."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def find(
+    path: Path, mark: Mark, tell: Callable[[str], None], known: Found | None = None
+) -> Found | None:
+    """
+    Look for the file of a mark, under a name and beside it.
+
+    @param known: the file itself, which may have no name any more; becomes this function's.
+    @return: it, open; C{None} where it is gone.
+    """
+    own: list[Found] = []
+    copies: list[Found] = []
+    beside = _open_beside(path, mark, tell)
+    for found in beside if known is None else chain([known], beside):
+        if not mark.fits(found.file, found.stat):
+            os.close(found.file)
+        elif found.own:
+            own.append(found)
+        elif mark.size and _may_be_copy(found, mark):
+            copies.append(found)
+        else:
+            os.close(found.file)
+    copies.sort(key=lambda one: one.age)
+    best = _best(own, copies, mark)
+    for found in (*own, *copies):
+        if found is not best:
+            os.close(found.file)
+    return best
+
+
+def _best(own: Sequence[Found], copies: Sequence[Found], mark: Mark) -> Found | None:
+    if not own:
+        return copies[0] if copies else None
+    first = own[0]
+    for copy in copies:
+        # It was copied and truncated if it did not go on as an older copy of it does.
+        longer = copy.stat.st_size > mark.offset and not copy.named and copy.key != first.key
+        if longer and _older(copy, first) and not _begins_with(first, copy):
+            return copy
+    return first
+
+
+def _older(one: Found, other: Found) -> bool:
+    counts = [_COUNTED.fullmatch(found.path.suffix) for found in (one, other)]
+    if counts[0] and counts[1]:
+        return int(counts[0][1]) > int(counts[1][1])
+    return one.age < other.age
+
+
+def _may_be_copy(found: Found, mark: Mark) -> bool:
+    """
+    Whether a file with the bytes of a mark, and another inode, may have what came after: a copy
+    has what was written until it was made.
+    """
+    return found.stat.st_mtime_ns >= mark.changed and not (found.named and mark.early)
+
+
+def _begins_with(longer: Found, shorter: Found) -> bool:
+    size = shorter.stat.st_size
+    if longer.stat.st_size < size:
+        return False
+    start = max(0, size - TRAIL)
+    count = size - start
+    return os.pread(longer.file, count, start) == os.pread(shorter.file, count, start)
+
+
+def came_after(path: Path, mark: Mark, changed: int) -> list[Found]:
+    """
+    Rotated files that were not changed last before some time.
+
+    @param changed: in nanoseconds.
+    @return: open, the oldest first.
+    """
+    found = []
+    for one in _open_beside(path, mark, lambda text: None):
+        rotated = any(_matches(_ROTATED, one.path.name, name.name) for name in _names(path, mark))
+        if rotated and one.stat.st_mtime_ns >= changed:
+            found.append(one)
+        else:
+            os.close(one.file)
+    return sorted(found, key=lambda one: one.age)
+
+
+def compressed(path: Path, mark: Mark) -> list[str]:
+    """Names of compressed files beside that were changed after the mark was made."""
+    names = set()
+    for folder, name in {(one.parent, one.name) for one in _names(path, mark)}:
+        with contextlib.suppress(OSError):
+            for entry in os.scandir(folder):
+                if _matches(_COMPRESSED, entry.name, name) and (
+                    entry.stat().st_mtime_ns >= mark.changed
+                ):
+                    names.add(entry.name)
+    return sorted(names)
+
+
+def hole(file: int) -> int:
+    """
+    @return: how many NUL bytes a file begins with, as one that was truncated under a writer that
+        goes on at its old place.
+    """
+    if os.pread(file, 1, 0) != b"\0":
+        return 0
+    try:
+        at = os.lseek(file, 0, os.SEEK_DATA)
+    except OSError:
+        at = 0
+    while data := os.pread(file, 1 << 16, at):
+        rest = data.lstrip(b"\0")
+        if rest:
+            return at + len(data) - len(rest)
+        at += len(data)
+    return at
+
+
+def _names(path: Path, mark: Mark | None) -> list[Path]:
+    """
+    A name, the file it is a link to, and the one it was a link to.
+    """
+    names = [path, Path(os.path.realpath(path))]
+    if mark is not None and mark.path:
+        names.append(Path(mark.path))
+    return list(dict.fromkeys(names))
+
+
+def _matches(pattern: re.Pattern[str], name: str, base: str) -> bool:
+    """Whether a name is another one with a pattern behind it, or before its extension."""
+    if name.startswith(base):
+        return pattern.fullmatch(name.removeprefix(base)) is not None
+    stem, dot, extension = base.rpartition(".")
+    if not stem or not name.startswith(stem) or not name.endswith(dot + extension):
+        return False
+    middle = name[len(stem) : -len(dot + extension)]
+    return pattern is _ROTATED and re.fullmatch(r"[._-][0-9T:._-]{6,}", middle) is not None
+
+
+def _open_beside(path: Path, mark: Mark, tell: Callable[[str], None]) -> Iterator[Found]:
+    """
+    Open all that may be a file of this name, the name itself first, each file once.
+    """
+    names = _names(path, mark)
+    known: set[tuple[int, int]] = set()
+    for place in (*names, *_beside(names, mark)):
+        try:
+            there = place.stat()
+            if not stat.S_ISREG(there.st_mode):
+                continue
+            file = os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            tell(f"{place}: {error.strerror}; it may be what is looked for")
+            continue
+        there = os.fstat(file)
+        if (there.st_dev, there.st_ino) in known:
+            os.close(file)
+            continue
+        known.add((there.st_dev, there.st_ino))
+        # A name that a link had before is a file beside by now.
+        named = place in (path, Path(os.path.realpath(path)))
+        yield Found(file, place, there, there.st_ino == mark.inode, named)
+
+
+def _beside(names: Sequence[Path], mark: Mark) -> list[Path]:
+    found = []
+    for folder, base in {(one.parent, one.name) for one in names}:
+        with contextlib.suppress(OSError):
+            for entry in os.scandir(folder):
+                if (
+                    entry.name.startswith(base)
+                    or entry.inode() == mark.inode
+                    or _matches(_ROTATED, entry.name, base)
+                ):
+                    found.append(folder / entry.name)
+    return sorted(set(found) - set(names))
+
+
+def _age(path: Path, found: os.stat_result) -> Age:
+    counted = _COUNTED.fullmatch(path.suffix)
+    return found.st_mtime_ns, -int(counted[1]) if counted else 0, path.name
