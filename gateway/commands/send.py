@@ -25,7 +25,8 @@ _EPILOG: Final = """\b
 Exit status:
   0    every message is kept (+OK, +DUP or +QUE)
   1    some were refused for good; all others are kept
-  2    wrong usage, or an input that cannot be read or is not what it should be
+  2    wrong usage, an input that cannot be read or is not what it should be, or
+       a route that the gateway does not have or grant; nothing is lost by that
   3    not all could be delivered; the summary says how many have no answer
   130  ended by Ctrl-C (143: by SIGTERM); the summary says how many have no answer
 
@@ -222,10 +223,15 @@ def _job(
         raise click.UsageError("--again is for --stream with standard input")
     if give_up_after is None and not follow:
         give_up_after = PATIENCE
+    kept = None
     if stream is not None:
         _check_stream(stream)
-        if follow and state is None:
-            state = _state_folder() / f"{quote(stream, safe='')}.json"
+        own = _state_folder() / quote(stream, safe="")
+        kept = own.with_name(f"{own.name}.again.json")
+        if state is not None:
+            kept = state.with_name(f"{state.name}.again")
+        elif follow:
+            state = own.with_name(f"{own.name}.json")
     plain = "tcp:127.0.0.1:8001" if framing == "netstring" else "tcp:127.0.0.1:8000"
     return Job(
         names=names,
@@ -240,6 +246,7 @@ def _job(
         kind=kind,
         follow=follow,
         state=state,
+        kept=kept,
         again=again,
         refused=refused,
         retry=retry,

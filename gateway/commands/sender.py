@@ -9,6 +9,10 @@ grow with the input. What was refused is found again by its place in the block.
 A message that cannot be sent at all (too long for the listener, a line feed in line framing) is
 refused here. It has no number in a stream: so the number of a message depends on the input
 alone, and a later run finds the place again by counting.
+
+What refuses every message alike, such as a route that is not there, ends the run. In a stream
+it has used numbers up; so each run first asks what became of the last ones, and sends what was
+refused so once more, behind the stream's last message (L{Again}).
 """
 
 from __future__ import annotations
@@ -22,8 +26,10 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from gateway.client.answers import UNKNOWN, Answer, ClientError, Unknown, Unsendable
+from gateway.client.greeting import FOR_ALL
 from gateway.client.service import GatewayClient
 from gateway.client.wire import WIRES
+from gateway.commands.again import Again
 from gateway.commands.inputs import Block, Source
 from gateway.commands.refused import Refusal, RefusedFile, refusal
 from gateway.commands.tally import Tally
@@ -44,6 +50,18 @@ TURNS: Final = 16
 
 class Drifted(ClientError):
     """The gateway gave a message no number that has one here."""
+
+
+class Misrouted(ClientError):
+    """
+    The gateway refuses every message: somebody has to act.
+
+    @ivar answer: what it said.
+    """
+
+    def __init__(self, answer: Answer, where: str) -> None:
+        super().__init__(where)
+        self.answer = answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +85,21 @@ class Manner:
 
     @property
     def unread(self) -> int:
-        """Messages that may be answered when a run is killed, and whose answers it did not see."""
-        return self.window + self.piece
+        """
+        Messages that may be answered when a run is killed, and whose answers it did not see; or
+        in flight when it ends because all are refused. An earlier run may have had the window of
+        the default; a gateway remembers 10,000 refusals.
+        """
+        return min(2 * max(self.window, 1000) + 2 * self.piece, 10_000)
+
+    def misrouted(self, answer: Answer) -> bool:
+        """
+        Whether an answer is not about one message. In the plain dialect, where the listener has
+        the route or the message's content chooses it, C{ROUTE} is.
+        """
+        if answer.word != "-REJ" or answer.code not in FOR_ALL:
+            return False
+        return not (self.plain and answer.code == "ROUTE")
 
 
 class Sender:
@@ -88,6 +119,10 @@ class Sender:
         *,
         number: int = 0,
         have: int = 0,
+        last: int = 0,
+        again: Again | None = None,
+        rebase: Callable[[int], None] = lambda number: None,
+        say: Callable[[str], None] = lambda text: None,
         refused: RefusedFile | None = None,
         reading: Callable[[Block, int], int] | None = None,
         settled: Callable[[Block, int], None] | None = None,
@@ -95,6 +130,10 @@ class Sender:
         """
         @param number: of the message before the source's first one.
         @param have: messages up to this number are in the stream already: they are skipped.
+        @param last: so are those up to this one, and what became of them is asked again.
+        @param again: messages of the stream that come once more.
+        @param rebase: called with C{last} when that is known: the next message has the next number.
+        @param say: gets a line for people.
         @param reading: called with a block and the number that its first message would have,
             before it is sent or skipped; gives the number that it has.
         @param settled: called with the end of a block and the number of its last message, once
@@ -109,6 +148,15 @@ class Sender:
         self._check = WIRES[manner.framing]().check
         self._most = AHEAD * manner.window
         self._have = have
+        self._last = max(have, last)
+        self._caught_up = self._last == have
+        self._again = again
+        self._rebase = rebase
+        self._say = say
+        self._shown: set[str] = set()
+        # Asked again, and refused as all were.
+        self._misrouted: list[tuple[int, bytes]] = []
+        self._insertions = 0
         self._refused = refused
         self._reading = reading
         self._settled = settled
@@ -128,13 +176,14 @@ class Sender:
         """
         fault: InputError | None = None
         turns = 0
+        await self._begin()
         while not self._stopped:
             try:
                 self._step = Deferred.fromCoroutine(self._source.read())
                 block = await self._step
                 if block is None:
                     break
-                self._take(block)
+                await self._take(block)
             except CancelledError:
                 break
             except InputError as error:
@@ -162,22 +211,90 @@ class Sender:
         self._abandoned = True
         self._wake()
 
-    def _take(self, block: Block) -> None:
+    async def _begin(self) -> None:
+        """What comes once more before the source's first message."""
+        start = self.number
+        for one in [] if self._again is None else self._again.insertions:
+            if one.number < start:
+                self._insertions += 1
+                # A file that is gone may have been left among them.
+                if left := one.messages[start - one.number :]:
+                    await self._go(self._once_more(left))
+        await self._pause()
+
+    async def _take(self, block: Block) -> None:
         """
         Send what the stream has not.
         """
         if self._reading is not None:
-            self.number = self._reading(block, self.number + 1) - 1
+            number = self._reading(block, self.number + 1) - 1
+            if number != self.number:
+                # What the stream has is not all here.
+                await self._until(lambda: not self._tally.unanswered)
+                self.number = number
+                self._rebase(max(number, self._have))
+                await self._pause()
+        await self._go(block)
+
+    async def _go(self, block: Block) -> None:
         for piece in self._pieces(block):
-            if self.number < self._have or self._too_long(piece.messages):
-                for part in self._parts(piece):
-                    self._skip(part)
-                continue
-            try:
-                self._send(piece)
-            except Unsendable:
-                for part in self._parts(piece):
-                    self._send(part)
+            rest: Block | None = piece
+            while rest is not None and not self._abandoned:
+                most = self._room()
+                part, rest = rest, None
+                if most is not None and most < len(part.messages):
+                    part, rest = part.part(0, most), part.without(most)
+                self._offer(part)
+                await self._pause()
+
+    def _room(self) -> int | None:
+        """
+        @return: messages until something else comes; C{None}: no end is known.
+        """
+        ends = [self._have] if self._caught_up else [self._have, self._last]
+        if self._again is not None:
+            ends += [one.number for one in self._again.insertions[self._insertions :]]
+        return min((end - self.number for end in ends if end > self.number), default=None)
+
+    async def _pause(self) -> None:
+        """
+        Between two messages: is it known what became of all numbers, and does something come here
+        once more?
+        """
+        if not self._caught_up and self.number >= self._last:
+            await self._until(lambda: not self._tally.unanswered)
+            if self._abandoned:
+                return
+            self._caught_up = True
+            if self._misrouted and self._again is not None:
+                self._again.add(self._last, self._misrouted)
+                self._say(
+                    f"{len(self._misrouted):,} messages of the stream, from number"
+                    f" {self._misrouted[0][0]:,} on, had been refused as all were then; they are"
+                    f" sent again, behind number {self._last:,}"
+                )
+            self._rebase(self._last)
+        while not self._abandoned and self._again is not None:
+            left = self._again.insertions[self._insertions :]
+            if not left or left[0].number != self.number:
+                return
+            self._insertions += 1
+            await self._go(self._once_more(left[0].messages))
+
+    def _once_more(self, messages: Sequence[bytes]) -> Block:
+        assert self._again is not None
+        return Block(messages, 0, str(self._again.path), 1)
+
+    def _offer(self, piece: Block) -> None:
+        if self.number < self._have or self._too_long(piece.messages):
+            for part in self._parts(piece):
+                self._skip(part)
+            return
+        try:
+            self._send(piece)
+        except Unsendable:
+            for part in self._parts(piece):
+                self._send(part)
 
     def _pieces(self, block: Block) -> Iterator[Block]:
         # An answer counts when all of its piece are there, which should not take long.
@@ -257,24 +374,73 @@ class Sender:
         if self.number < self._have:
             return  # an earlier run has said so
         self._tally.unsendable()
+        self._show_first("UNSENDABLE", name, line, reason)
         stream = self._manner.stream
         self._note([refusal(message, reason.encode(), name, line, stream)])
 
     def _answered(self, runs: Sequence[tuple[int, Answer]], block: Block, first: int) -> None:
         self._bytes -= block.size
         self._tally.size += block.size
-        if self._tally.answered(runs):
-            self._note(self._refusals(runs, block, first))
-            if self._manner.stream and any(answer.code == "TOOBIG" for _, answer in runs):
-                raise Drifted(
-                    f"a message of {block.name} is longer than the listener's max_frame: run this"
-                    " again with --max-frame as the listener has it, so that it is left out"
-                )
+        if self._manner.stream and first <= self._last:
+            self._asked_again(runs, block, first)
+        elif self._tally.answered(runs):
+            self._check_refusals(runs, block, first)
+            self._check_route(runs, block)
         if any(answer is UNKNOWN for _, answer in runs):
             raise Unknown(UNKNOWN.text)
-        if self._settled is not None and block.size:
+        if self._failure is None and self._settled is not None and block.size:
             self._settled(block, first + len(block.messages) - 1)
         self._wake()
+
+    def _asked_again(self, runs: Sequence[tuple[int, Answer]], block: Block, first: int) -> None:
+        """What became of messages that an earlier run has sent."""
+        place = 0
+        told = []
+        for count, answer in runs:
+            if self._manner.misrouted(answer):
+                for at in range(place, place + count):
+                    if self._again is not None and not self._again.is_known(first + at):
+                        self._misrouted.append((first + at, block.messages[at]))
+            elif not answer.kept and self._refused is not None:
+                told.append((count, answer))
+            place += count
+        seen = sum(count for count, _ in told)
+        self._tally.taken -= place - seen
+        self._tally.skipped += place - seen
+        if self._tally.answered(told):
+            self._check_refusals(runs, block, first)
+
+    def _check_refusals(self, runs: Sequence[tuple[int, Answer]], block: Block, first: int) -> None:
+        self._note(self._refusals(runs, block, first))
+        self._show(runs, block)
+        if self._manner.stream and any(answer.code == "TOOBIG" for _, answer in runs):
+            raise Drifted(
+                f"a message of {block.name} is longer than the listener's max_frame: run this"
+                " again with --max-frame as the listener has it, so that it is left out"
+            )
+
+    def _show(self, runs: Sequence[tuple[int, Answer]], block: Block) -> None:
+        """Tell the first refusal of each kind at once."""
+        place = 0
+        for count, answer in runs:
+            if answer.word == "-REJ" and not self._manner.misrouted(answer):
+                self._show_first(answer.code, block.name, block.line + place, str(answer))
+            place += count
+
+    def _check_route(self, runs: Sequence[tuple[int, Answer]], block: Block) -> None:
+        """
+        @raise Misrouted: all others will be refused, too.
+        """
+        place = 0
+        for count, answer in runs:
+            if self._manner.misrouted(answer):
+                raise Misrouted(answer, f"{block.name}, line {block.line + place:,}")
+            place += count
+
+    def _show_first(self, code: str, name: str, line: int, text: str) -> None:
+        if code not in self._shown:
+            self._shown.add(code)
+            self._say(f"{name}, line {line:,}: {text} (more refusals of this kind are counted)")
 
     def _refusals(
         self, runs: Sequence[tuple[int, Answer]], block: Block, first: int
@@ -283,7 +449,8 @@ class Sender:
         place = drift = 0
         stream = self._manner.stream
         for count, answer in runs:
-            if not answer.kept and answer is not UNKNOWN:
+            again = self._again is not None and self._manner.misrouted(answer)
+            if not answer.kept and answer is not UNKNOWN and not again:
                 for at in range(place, place + count):
                     if answer.code == "TOOBIG":
                         number, drift = 0, drift + 1  # its number goes to the next one
@@ -303,7 +470,12 @@ class Sender:
     def _failed(self, failure: Failure) -> None:
         if self._failure is None:
             self._failure = failure
-        self.give_up()
+        if failure.check(Misrouted) and not self._manner.stream:
+            # What is on its way is answered; in a stream each answer would use a number up.
+            self.stop()
+            self._wake()
+        else:
+            self.give_up()
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         while not self._abandoned and not condition():

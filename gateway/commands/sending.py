@@ -19,6 +19,7 @@ from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
 from gateway.client.answers import (
+    Answer,
     ClientError,
     Garbled,
     NotAllowed,
@@ -28,7 +29,9 @@ from gateway.client.answers import (
     Unknown,
 )
 from gateway.client.buffer import MemoryBuffer
+from gateway.client.greeting import FOR_ALL
 from gateway.client.parcel import Parcel
+from gateway.commands.again import Again
 from gateway.commands.bookmark import Bookmark
 from gateway.commands.dial import Trust, new_client, reason
 from gateway.commands.followed import Followed, StreamPlace
@@ -36,7 +39,7 @@ from gateway.commands.inputs import CUTTERS, Files
 from gateway.commands.interrupts import on_interrupt
 from gateway.commands.progress import Bar, Quiet
 from gateway.commands.refused import RefusedFile
-from gateway.commands.sender import MOST, Manner, Sender
+from gateway.commands.sender import MOST, Manner, Misrouted, Sender
 from gateway.commands.tally import Tally
 from gateway.errors import InputError
 
@@ -65,6 +68,8 @@ _NUMBER: Final = 21
 class Job:
     """
     What to send and how; C{gateway send --help} explains it.
+
+    @ivar kept: where lines of a stream are kept that are to be sent again.
     """
 
     names: tuple[str, ...]
@@ -79,6 +84,7 @@ class Job:
     kind: str
     follow: bool
     state: Path | None
+    kept: Path | None
     again: bool
     refused: str | None
     retry: bool
@@ -153,11 +159,18 @@ class _Run:
             if job.state is None or job.stream is None
             else Bookmark(job.state, job.stream, Path(job.names[0]).absolute())
         )
+        # Standard input cannot be read again.
+        self._counted = job.stream is not None and ("-" not in job.names or job.again)
+        self._again = (
+            Again(job.kept, job.stream)
+            if self._counted and job.kept is not None and job.stream is not None
+            else None
+        )
         self._place: StreamPlace | None = None
         # Ours, because it tells where the stream is.
         self._buffer = _Buffer(
             max(4 * MOST, 4 * job.max_frame),
-            self._manner().unread if job.stream is not None and job.refused is not None else 0,
+            0 if job.stream is None else self._manner().unread,
         )
         self._client = new_client(
             job.endpoint,
@@ -170,6 +183,7 @@ class _Run:
             buffer=self._buffer,
             resend=job.retry,
             token=job.token,
+            asked_route=job.route if job.dialect == "command" else None,
             reactor=reactor,
             stop_timeout=0.0,
         )
@@ -203,6 +217,10 @@ class _Run:
                 self._manner(),
                 number=number,
                 have=have,
+                last=self._have,
+                again=self._again,
+                rebase=self._rebase,
+                say=lambda text: self._say(text),
                 refused=self._refused,
                 reading=None if self._place is None else self._place.reading,
                 settled=None if self._place is None else self._place.settled,
@@ -219,7 +237,7 @@ class _Run:
         except Unknown:
             self._end(UNDELIVERED, self._lost())
         except ClientError as error:
-            self._end(UNDELIVERED, str(error))
+            self._end(*self._verdict(error))
         except CancelledError:
             pass  # what cancelled it has set the status
         finally:
@@ -272,22 +290,55 @@ class _Run:
         if self._job.stream is None:
             return 0, 0
         have = self._buffer.base or 0
-        if "-" in self._job.names and not self._job.again:
+        self._have = have
+        if not self._counted:
             return have, have
         floor = 0
+        if self._again is not None:
+            self._again.check(have)
         if self._bookmark is not None and isinstance(self._source, Followed):
             self._place = StreamPlace(self._bookmark, self._source, self._reactor)
-            floor = self._place.floor(have)
-        self._have = have
-        if self._refused is not None:
-            # Answers that a killed run did not read are told again, refusals among them.
-            have -= min(self._manner().unread, have - floor)
+            floor = self._place.floor(have, 0 if self._again is None else self._again.count)
+        # Answers that a killed run did not read are told again, refusals among them.
+        have -= min(self._manner().unread, have - floor)
         number = 0
         if self._place is not None:
             number = self._place.resume(have, self._have, self._say)
         have = max(have, number)
         self._buffer.rebase(have)
         return number, have
+
+    def _rebase(self, number: int) -> None:
+        """The next message has the next number, whatever came before it."""
+        self._buffer.rebase(number - self._buffer.given)
+
+    def _verdict(self, error: BaseException | None) -> tuple[int, str]:
+        """
+        @return: the status of a run that ends so, and why.
+        """
+        if isinstance(error, Misrouted):
+            text = self._mistake(error.answer)
+            if self._again is not None:
+                more = "it and those behind it are sent again by the next run"
+            elif self._job.stream is not None:
+                more = "it and those behind it are to be given again"
+            else:
+                more = "those behind it are not sent"
+            return BAD_INPUT, f"{text}. The first line refused so is {error}; {more}"
+        if isinstance(error, Refused) and error.answer.code in FOR_ALL:
+            text = f"{self._mistake(error.answer)}. What has no answer is not given up"
+            return BAD_INPUT, text
+        return UNDELIVERED, reason(error)
+
+    def _mistake(self, answer: Answer) -> str:
+        job = self._job
+        todo = {
+            "ROUTE": "name a route of the gateway's configuration with --route",
+            "DENIED": "have it granted in the gateway's [access], or say who you are with"
+            " --token-file or --certificate",
+        }.get(answer.code, "the gateway has to offer it")
+        what = f"route {job.route}" if job.dialect == "command" else "this listener"
+        return f"{job.endpoint}: {what}: {answer}; {todo}, then run this again"
 
     def _manner(self) -> Manner:
         job = self._job
@@ -354,7 +405,7 @@ class _Run:
 
     def _gone_for_good(self, failure: Failure) -> None:
         # Or the client is stopped, which has been said already.
-        self._end(UNDELIVERED, reason(failure.value))
+        self._end(*self._verdict(failure.value))
         self._stop(at_once=True)
 
     def _interrupted(self, status: int) -> None:
