@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from gateway.commands.bookmark import Bookmark
+from gateway.commands.bookmark import Bookmark, Place
 from gateway.commands.follow import QUIET
 from gateway.commands.followed import SAVE, Followed, StreamPlace
 from gateway.commands.inputs import Lines
@@ -35,20 +35,21 @@ class Log:
         self.clock = Clock()
         self.told: list[str] = []
         self.stored: list[str] = []
+        self.settles = True
         self._start()
 
-    def _start(self) -> None:
+    def _start(self, ask: int = 0) -> None:
         bookmark = Bookmark(self.state, "s", self.path)
         self._followed = Followed([self.path], Lines, self.clock, self.told.append)
         self._place = StreamPlace(bookmark, self._followed, self.clock)
         have = len(self.stored)
         self._place.floor(have)
-        self._number = self._place.resume(have, have, self.told.append)
+        self._number = self._place.resume(have - ask, have, self.told.append)
 
-    def again(self) -> None:
-        """Killed, and started once more."""
+    def again(self, ask: int = 0) -> None:
+        """Killed, and started once more; so many of the last messages are asked again."""
         self._followed.close()
-        self._start()
+        self._start(ask)
 
     def send(self) -> list[str]:
         """
@@ -66,7 +67,8 @@ class Log:
                     if self._number > len(self.stored):
                         self.stored.append(message.decode())
                         found.append(message.decode())
-                self._place.settled(block, self._number)
+                if self.settles:
+                    self._place.settled(block, self._number)
         return found
 
     def append(self, text: str, name: str = "app.log") -> None:
@@ -383,3 +385,58 @@ def test_a_state_file_that_cannot_be_written(log: Log) -> None:
     failures: list[Failure] = []
     Deferred.fromCoroutine(log._followed.read()).addErrback(failures.append)
     assert failures[0].check(InputError) and "cannot be written" in str(failures[0].value)
+
+
+def test_an_older_file_that_begins_alike(log: Log) -> None:
+    """It was not changed since, so that it is no copy of the one that is gone."""
+    older = log.path.with_name("app.log.1")
+    older.write_text(HEADER + "0\n")
+    os.utime(older, ns=(1, 1))
+    log.append(HEADER)
+    log.send()
+    log.path.unlink()
+    log.append("1\n")
+    log.again()
+    assert log.send() == ["1"]
+
+
+def test_a_file_that_waited_and_is_gone(log: Log) -> None:
+    """Seen while another one was read, and removed before its turn, over a restart: it is said."""
+    log.append("1\n")
+    log.send()
+    log.path.rename(log.path.with_name("app.log.1"))
+    log.append("222\n")
+    log._followed._look()
+    log.path.unlink()
+    log.append("3\n")
+    log.again()
+    assert log.send() == ["3"]
+    assert log.said("gone before it was begun; its 4 bytes, or more, are lost")
+
+
+def test_a_file_ends_where_the_next_one_was_begun(log: Log) -> None:
+    """What is written to it after that has no number between those that the stream has."""
+    log.settles = False
+    log.append("1\n2\n")
+    log.send()
+    log.path.rename(log.path.with_name("app.log.1"))
+    log.append("3\n")
+    assert log.send() == ["3"]
+    log.append("late\n", "app.log.1")
+    log.append("4\n")
+    log.again(3)
+    assert log.send() == ["4"]
+
+
+def test_the_next_file_is_begun_before_the_last_answers(log: Log) -> None:
+    """Its place has the number of the last message before it, and stays when that is answered."""
+    log.append("1\n")
+    log.settles = False
+    log.send()
+    log.path.rename(log.path.with_name("app.log.1"))
+    log.append("2\n")
+    log.send()
+    bookmark = Bookmark(log.state, "s", log.path)
+    first, second = bookmark.places
+    bookmark.settled(Place(1, 2, replace(first.mark, offset=2)))
+    assert [place.mark.inode for place in bookmark.places] == [first.mark.inode, second.mark.inode]

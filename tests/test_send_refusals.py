@@ -88,7 +88,7 @@ def test_a_route_that_is_mistyped_uses_no_number_up(
 
 
 def test_a_route_that_is_not_there(start_with: Start, database: Database, tmp_path: Path) -> None:
-    """The same where the gateway has no such route."""
+    """The same where the gateway has no such route: the stream is where it was."""
     gateway = start_with(SECTIONS[: SECTIONS.index("[access")])
     path = tmp_path / "lines"
     path.write_text("a\nb\n")
@@ -96,6 +96,10 @@ def test_a_route_that_is_not_there(start_with: Start, database: Database, tmp_pa
     done = send(*arguments, "--route", "mesages")
     assert done.returncode == 2 and b"route mesages: -REJ ROUTE :no route mesages" in done.stderr
     assert b"with --route" in done.stderr
+    peer = gateway.connect("commands")
+    peer.send(b"HELLO s\n")
+    assert peer.read_lines(1)[0].startswith(b"+OK seq=0 ")
+    peer.close()
     assert send(*arguments).returncode == 0
     assert database.bodies() == ["a", "b"]
 
