@@ -222,7 +222,12 @@ def _check_door(reader: Reader, where: str, listener: Listener) -> None:
     if listener.telnet and listener.framing != "line":
         reader.note(f"{where}.telnet", 'is for framing = "line"; leave it out')
     tls = listener.tls
-    if tls is not None and tls.crl and not tls.client_ca and reader.is_sure(f"{where}.tls.client_ca"):
+    if (
+        tls is not None
+        and tls.crl
+        and not tls.client_ca
+        and reader.is_sure(f"{where}.tls.client_ca")
+    ):
         reader.note(f"{where}.tls.crl", "is for the certificates of peers; it needs client_ca")
     owner = listener.socket_owner
     if owner is not None and (not owner or _OWNER.fullmatch(owner) is None):

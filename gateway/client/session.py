@@ -109,7 +109,7 @@ class Session:
         self.failure: ClientError | None = None
         self.goodbye: Answer | None = None
         self._buffer = buffer
-        self._plain = dialect == "plain"
+        self._plain = plain
         self._framing = framing
         self._stream = stream
         self.window = window
