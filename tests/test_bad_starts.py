@@ -216,6 +216,7 @@ def test_garbage_in_the_pid_file(tmp_path: Path, content: str) -> None:
         (str(GONE), f"named process {GONE}, which is gone"),
         (str(os.getpid()), "named this process, which has the number of one that is gone"),
     ],
+    ids=["nothing", "a line", "gone", "own"],
 )
 def test_a_pid_file_that_was_left(tmp_path: Path, content: str, said: str) -> None:
     """One that nobody stands behind is taken away, and that is told."""
