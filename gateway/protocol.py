@@ -130,7 +130,10 @@ class PeerProtocol(Protocol):
         if self._beginning is not None and not (data := self._seek(data)):
             return
         waits = self._held or self._asking is not None
+        # What is answered at once makes no room before all of this is begun.
+        self._advancing = True
         self._take_in(data, 0 if waits else self._terms.window - self.answers.unanswered)
+        self._advancing = False
         self._advance()
 
     def _take_in(self, data: bytes, most: int) -> None:

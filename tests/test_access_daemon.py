@@ -441,7 +441,7 @@ def test_commands_say_a_token(
         *("send", *where(gateway, "asks"), "--stream", "till-1", str(lines)),
         environment=environment,
     )
-    assert done.returncode == 3 and "-REJ DENIED" in done.stderr
+    assert done.returncode == 2 and "-REJ DENIED" in done.stderr
 
 
 @pytest.mark.parametrize("given", ["none", "wrong", "stranger"])

@@ -278,3 +278,19 @@ def test_nul_within_messages_is_nothing_unusual(framing: str, stream: bytes) -> 
         bench.wait(11)
         bench.peer.connectionLost(Failure(ConnectionDone()))
     assert not told_of_nul(events)
+
+
+def test_what_is_answered_at_once_keeps_its_place() -> None:
+    """Beyond the window frames wait for all that came before them, also where the store answers
+    while these are still being begun."""
+    bench = Bench(held=False, window=2, routes=["one", "two"])
+    bench.store.poison = {b"bad"}
+    bench.peer.dataReceived(b"PUT one bad\nPUT two 2\nPUT one 3\nPUT two bad\nPUT one 5\n")
+    assert [body for _, body in bench.store.rows] == [b"2", b"3", b"5"]
+    assert [line[:4] for line in bench.said.splitlines()] == [
+        b"-REJ",
+        b"+OK",
+        b"+OK",
+        b"-REJ",
+        b"+OK",
+    ]

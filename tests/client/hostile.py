@@ -93,6 +93,10 @@ class HostileServer:
             if self._greets:
                 connection.sendall(b"+OK " + connection.recv(4096).removeprefix(b"PING "))
                 request = connection.recv(65536)
+                if request.startswith(b"HELP PUT "):
+                    # Whoever sends asks first whether its route may be used.
+                    connection.sendall(b"+OK PUT\n")
+                    request = connection.recv(65536)
             if request or not self._greets:
                 for piece in self._says(request):
                     connection.sendall(piece)

@@ -264,5 +264,5 @@ def test_a_gateway_refuses(site: Site, tmp_path: Path) -> None:
     finally:
         refused.end()
     done = tool("check", str(config))
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert "database.dsn_file: " in done.stderr and "(sslrootcert= must name" in done.stderr
