@@ -130,6 +130,7 @@ class PeerProtocol(Protocol):
         if self._beginning is not None and not (data := self._seek(data)):
             return
         waits = self._held or self._asking is not None
+        waits = waits or (self._throttle is not None and self._throttle.holds)
         # What is answered at once makes no room before all of this is begun.
         self._advancing = True
         self._take_in(data, 0 if waits else self._terms.window - self.answers.unanswered)
@@ -144,6 +145,8 @@ class PeerProtocol(Protocol):
         """
         bye: Outcome | None = None
         framing, throttle = self._framing, self._throttle
+        if throttle is not None:
+            most = min(most, throttle.portion)
         uncharged = framing.pending if framing.more else 0
         try:
             frames = framing.receive(data, most)
@@ -334,7 +337,9 @@ class PeerProtocol(Protocol):
                 throttle = self._throttle
                 if self._pressed or self._outlet.blocked or room <= 0:
                     break
-                if throttle is not None and throttle.stalls:
+                if throttle is not None and (
+                    throttle.stalls or (throttle.holds and not self._held)
+                ):
                     break
                 if not self._held:
                     self._take_in(b"", min(room, stride))
@@ -384,6 +389,9 @@ class PeerProtocol(Protocol):
     def give_up(self) -> None:
         """The gateway's: too much is kept, and of all peers the most for this one."""
         self._given_up = True
+        if self._throttle is not None:
+            # Whoever comes back at once for more has to wait as if this had been sent.
+            self._throttle.charge(self._kept)
         self._kept = 0
         self._held.clear()
         self._framing.forget()

@@ -19,6 +19,12 @@ from typing import Final
 _DUST: Final = 1e-6
 """Of a message or byte, lost to rounding."""
 
+_SOME: Final = 100
+"""Messages that are looked at at once, however few may pass."""
+
+_SHORT: Final = 16
+"""Bytes of a short message."""
+
 _MANY: Final = 1024
 """Buckets among which full ones are looked for, at least."""
 
@@ -90,6 +96,13 @@ class Bucket:
         allowance = self._allowance
         lack = (1.0 - self._messages) / allowance.messages
         return max(0.0, lack, -self._bytes / allowance.bytes if self._bytes < 0 else 0.0)
+
+    def portion(self, seconds: float) -> int:
+        """
+        @return: how many messages may come in so long, and some.
+        """
+        allowed = min(self._allowance.messages, self._allowance.bytes / _SHORT)
+        return max(_SOME, int(allowed * seconds))
 
     def give_back(self, messages: Sequence[bytes]) -> None:
         """

@@ -50,6 +50,11 @@ class Throttle:
         return self._call is not None
 
     @property
+    def portion(self) -> int:
+        """How many messages are to be looked at at once: who sends far too many costs little."""
+        return self._bucket.portion(PAUSE)
+
+    @property
     def stalls(self) -> bool:
         """Whether what is kept has to wait on."""
         return self._call is not None and not self.refuses

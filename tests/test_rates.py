@@ -179,3 +179,14 @@ def test_a_message_in_pieces_is_charged_once() -> None:
         assert bench.said == b"+OK\r\n" * 10 and not bench.paused
         bench.peer.dataReceived(b"xx\r\n")
         assert bench.paused
+
+
+def test_a_flood_is_looked_at_in_portions() -> None:
+    """Of thousands of short messages in one read a hundred are refused, then the peer has to wait:
+    the rest is not even cut until it may go on."""
+    bench = Bench(allowance=TEN, held=False, window=1000)
+    bench.peer.dataReceived(b"x\n" * 5000)
+    assert bench.said == b"+OK\n" * 10 + OVER * 90
+    bench.transport.clear()
+    bench.wait(0.15)
+    assert bench.said == b"+OK\n" + OVER * 99

@@ -18,7 +18,7 @@ MIB: Final = 2**20
 
 CAP: Final = 16 * MIB
 
-BOUND: Final = 128 * MIB + 2 * CAP
+BOUND: Final = 128 * MIB + 2 * CAP + 2 * 4 * 4_000_000
 """What docs/security.md says."""
 
 EACH: Final = 15
