@@ -24,6 +24,7 @@ import stat
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +41,7 @@ from gateway.lock import Held, LockFile
 from gateway.plain_files import own_file, own_folder
 
 _PORT: Final = 5432  # only names the socket file
+_SOCKET: Final = f".s.PGSQL.{_PORT}"
 _SOCKET_MAX: Final = 107  # bytes of sockaddr_un.sun_path, less its NUL (unix(7))
 _PLAIN_PATH: Final = re.compile(r"[\w./+@:-]+", re.ASCII)
 _NOBODY: Final = 2**22 + 1  # one more than any process can have (proc(5), pid_max)
@@ -48,6 +50,8 @@ _STOP_TIMEOUT: Final = 60.0
 _LOOK_EVERY: Final = 1.0
 _ROLES: Final = "gateway.roles"
 """A file in the server's directory: the role that serves is no superuser there."""
+_ENDING: Final = 10.0
+"""Seconds that processes of a server which was killed may take to end."""
 _RECOVERY: Final = 60.0
 """Seconds that a server which was found may take until somebody can connect."""
 
@@ -108,6 +112,7 @@ class EmbeddedServer:
         self._watch: LoopingCall | None = None
         self._stopping = False
         self._gone = False
+        self._reason = ""
 
     @property
     def binaries(self) -> Path:
@@ -123,10 +128,15 @@ class EmbeddedServer:
     @property
     def socket_dir(self) -> Path:
         """Where the server's socket is, or will be."""
-        running = self._pid_file()
-        if running is not None and len(running) > 4:
-            return Path(running[4])
-        path = f"{self.data}/.s.PGSQL.{_PORT}"
+        lines = self._pid_file() if self.running else None
+        if lines is not None and len(lines) > 4 and Path(lines[4]).is_absolute():
+            # A server that somebody else started may have it anywhere.
+            return Path(lines[4])
+        return self._own_socket_dir
+
+    @property
+    def _own_socket_dir(self) -> Path:
+        path = f"{self.data}/{_SOCKET}"
         if len(os.fsencode(path)) <= _SOCKET_MAX and _PLAIN_PATH.fullmatch(path):
             return self.data
         return _short_dir(self.data)
@@ -162,8 +172,12 @@ class EmbeddedServer:
         if self.running:
             self._bring_over()
             return False
-        result = self._run(*self._start_command())
-        if result.returncode:
+        # Of a server that was killed, processes may still be ending, which a new one waits for.
+        until = time.monotonic() + (_ENDING if self._pid_file() is not None else 0.0)
+        while self._run(*self._start_command()).returncode:
+            if time.monotonic() < until:
+                time.sleep(0.2)
+                continue
             raise EmbeddedError(
                 "the embedded PostgreSQL did not start;"
                 f" the reason is at the end of {self.log_file}"
@@ -186,7 +200,6 @@ class EmbeddedServer:
         self._stopping = True
         if self._watch is not None and self._watch.running:
             self._watch.stop()
-        socket_dir = self.socket_dir
         pid = self._pid()
         if pid is not None:
             os.kill(pid, signal.SIGINT)  # "fast shutdown"
@@ -197,8 +210,13 @@ class EmbeddedServer:
             if waited > _STOP_TIMEOUT:
                 self._log.warn("embedded PostgreSQL does not stop; left running")
                 return
-        if socket_dir != self.data:
-            shutil.rmtree(socket_dir, ignore_errors=True)
+        with suppress(OSError):
+            own = self._own_socket_dir
+            if own != self.data:
+                # By name: nothing of anybody else's is removed, whatever folder this is.
+                for name in (_SOCKET, f"{_SOCKET}.lock"):
+                    (own / name).unlink(missing_ok=True)
+                own.rmdir()
 
     def _initialize(self) -> None:
         version = self.data / "PG_VERSION"
@@ -281,9 +299,9 @@ class EmbeddedServer:
             time.sleep(0.1)
 
     def _start_command(self) -> list[str | Path]:
-        self._disown()
-        socket_dir = self.socket_dir
+        socket_dir = self._own_socket_dir
         _make_socket_folder(socket_dir)
+        self._disown()
         try:
             os.close(own_file(self.log_file))
         except OSError as error:
@@ -311,14 +329,19 @@ class EmbeddedServer:
         except (OSError, EmbeddedError) as error:
             # No process or file to be had now; the next look may find some.
             reason = getattr(error, "strerror", None) or str(error)
-            self._log.warn("embedded PostgreSQL: {reason}", reason=reason)
+            if reason != self._reason:
+                self._log.warn("embedded PostgreSQL: {reason}", reason=reason)
+            self._reason = reason
         if self.running:
             self._gone = False
+            self._reason = ""
             self._log.info("embedded PostgreSQL is running again")
 
     def _run(
         self, *command: str | Path, stdin: str | None = None
     ) -> subprocess.CompletedProcess[str]:
+        starts = stdin is None and "initdb" not in str(command[0])
+        log = self.log_file.open("ab") if starts else None
         try:
             return subprocess.run(
                 as_other_user(list(command)),
@@ -329,9 +352,7 @@ class EmbeddedServer:
                 stdin=subprocess.DEVNULL if stdin is None else None,
                 # The server inherits these from pg_ctl and would hold a pipe open forever.
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE
-                if stdin is not None or "initdb" in str(command[0])
-                else None,
+                stderr=subprocess.PIPE if log is None else log,
                 text=True,
                 check=False,
             )
@@ -340,6 +361,9 @@ class EmbeddedServer:
                 f"{error.filename} is not there; it is needed to start the embedded PostgreSQL"
                 " as root: run the gateway as an ordinary user, or name a server with --database"
             ) from None
+        finally:
+            if log is not None:
+                log.close()
 
     def _must(self, *command: str | Path, stdin: str | None = None) -> None:
         result = self._run(*command, stdin=stdin)
@@ -390,10 +414,13 @@ class EmbeddedServer:
         A server that was killed leaves its number behind, which another process may have by
         now: PostgreSQL would take that one for itself, and not start. It becomes a number that
         nobody has. The rest stays, by which PostgreSQL sees whether children of that server are
-        still there.
+        still there. The lock of its socket says no more than that number.
         """
+        if self.running:
+            return
+        (self._own_socket_dir / f"{_SOCKET}.lock").unlink(missing_ok=True)
         lines = self._pid_file()
-        if not lines or self.running:
+        if not lines:
             return
         path = self.data / "postmaster.pid"
         fresh = path.with_name("postmaster.pid.new")

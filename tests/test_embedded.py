@@ -61,6 +61,54 @@ async def test_another_clusters_server_is_left_alone(
     assert not embedded.running and server.embedded.running
 
 
+@pytest.mark.parametrize("said", ["", ".", "elsewhere"])
+@pytest_twisted.ensureDeferred
+async def test_a_folder_that_a_dead_server_named_is_left_alone(
+    embedded: EmbeddedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    """A server that died before its socket was there leaves no folder's name, and one of somebody
+    else's any: whatever stands there is neither used nor removed, and the server starts."""
+    cwd = tmp_path / "cwd"
+    cwd.mkdir(mode=0o700)
+    (cwd / "precious").touch()
+    monkeypatch.chdir(cwd)
+    folder = str(cwd) if said == "elsewhere" else said
+    text = f"4194305\n{embedded.data}\n1700000000\n5432\n{folder}\n\n  123456  99\n"
+    (embedded.data / "postmaster.pid").write_text(text)
+    await embedded.stop(CLOCK)
+    assert embedded.start()
+    await embedded.stop(CLOCK)
+    assert (cwd / "precious").exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_socket_that_is_elsewhere_stays(embedded: EmbeddedServer, tmp_path: Path) -> None:
+    """A server that somebody started by hand, with its socket in a folder of their own, is found
+    and stopped; what else is in that folder stays."""
+    folder = tmp_path / "theirs"
+    folder.mkdir(mode=0o700)
+    (folder / "precious").touch()
+    command = embedded._start_command()
+    command[-1] = str(command[-1]).replace(str(embedded.socket_dir), str(folder))
+    assert not embedded._run(*command).returncode
+    assert not embedded.start() and embedded.socket_dir == folder
+    assert Database(embedded.dsn).column("SELECT 1") == [1]
+    await embedded.stop(CLOCK)
+    assert not embedded.running and (folder / "precious").exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_lock_of_the_socket_that_was_left(
+    embedded: EmbeddedServer, sleeper: subprocess.Popen[bytes]
+) -> None:
+    """Its number may be another process's by now, as that in the server's own file."""
+    left_behind(embedded, sleeper.pid)
+    lock = embedded.socket_dir / ".s.PGSQL.5432.lock"
+    lock.write_text(f"{sleeper.pid}\n{embedded.data}\n1700000000\n5432\n{embedded.data}\n")
+    assert embedded.start()
+    await embedded.stop(CLOCK)
+
+
 @pytest.fixture
 def sleeper(embedded: EmbeddedServer) -> Iterator[subprocess.Popen[bytes]]:
     """A process that works in the data directory and is no server."""
