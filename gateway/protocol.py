@@ -225,13 +225,17 @@ class PeerProtocol(Protocol):
 
     @property
     def _busy(self) -> bool:
-        """Whether there is enough to do, for us or for the peer, before more is read."""
+        """
+        Whether there is enough to do, for us or for the peer, before more is read. What waits
+        because it is over the peer's rate is no excuse for it.
+        """
+        throttle = self._throttle
         return (
             self._outlet.blocked
             or self._pressed
             or self.answers.unanswered >= self._terms.window
             or bool(self._held)
-            or self._framing.more
+            or (self._framing.more and not (throttle is not None and throttle.holds))
             or self._bye is not None
         )
 

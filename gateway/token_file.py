@@ -32,7 +32,12 @@ def tokens_of(section: AccessSection | None) -> Mapping[str, Token] | None:
     """
     if section is None or section.tokens is None:
         return None
-    return read_tokens(TokenFile(Path(section.tokens)).read(), section.tokens)
+    text = TokenFile(Path(section.tokens)).read()
+    if not text:
+        # As a write leaves it that was cut off; it would turn everybody away.
+        text = "is empty; who wants to let nobody in leaves a comment in it"
+        raise ConfigError([f"{section.tokens}: {text}"])
+    return read_tokens(text, section.tokens)
 
 
 class TokenFile:

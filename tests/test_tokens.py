@@ -23,8 +23,9 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from gateway.access_sections import AccessSection
 from gateway.errors import ConfigError
-from gateway.token_file import TokenFile
+from gateway.token_file import TokenFile, tokens_of
 from gateway.tokens import MAX_TOKEN, Token, issue, read_tokens
 from gateway.verifier import BUSY, WAITING, WAITING_EACH, WRONG, Proof, Verifier, in_threads
 
@@ -494,3 +495,14 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, what: str) -> None:
             use()
         assert str(raised.value).startswith(f"{path}: ")
         assert "\n" not in str(raised.value)
+
+
+def test_an_empty_file_turns_nobody_away(tmp_path: Path) -> None:
+    """A file that a broken write left without a byte is a fault, at a start and a reload: taken for
+    what it says, it would lock everybody out. One with a comment alone is meant so."""
+    path = tmp_path / "tokens"
+    path.touch(0o600)
+    with pytest.raises(ConfigError, match="is empty; who wants to let nobody in"):
+        tokens_of(AccessSection(tokens=str(path)))
+    path.write_text("# nobody\n")
+    assert tokens_of(AccessSection(tokens=str(path))) == {}

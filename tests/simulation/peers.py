@@ -200,8 +200,9 @@ class StreamPeer:
         self._numbers: dict[int, Message] = {}
         self._epoch = ""
         self._greeted = False
-        # Whether it said HELLO without what it has seen.
-        self._plain = False
+        # Whether it said HELLO without what it has seen; and ever after a set-back, when it gave
+        # its messages numbers anew that others may still have in a spool elsewhere.
+        self._plain = self._renumbered = False
         self._again = False
         self._asked: deque[Asked] = deque()
         self._gaps = 0
@@ -267,6 +268,7 @@ class StreamPeer:
         assert self._link.current is not None
         line = f"HELLO {self.name}"
         self._plain = plain
+        self._renumbered = self._renumbered or (plain and self._set_back())
         if not plain:
             line += f" seen={self._base}"
             if self._epoch:
@@ -358,7 +360,7 @@ class StreamPeer:
             message = self._kept.popleft()
             # What a number of a database that was set back stands for is not known to a peer
             # that took the GAP as final and asked anew.
-            if not (self._plain and self._set_back()):
+            if not ((self._plain or self._renumbered) and self._set_back()):
                 self._oracle.covered(message)
         self._base = last
         for number in [n for n in self._numbers if n > last]:
