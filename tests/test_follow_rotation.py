@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,10 +39,16 @@ class Log:
         self.settles = True
         self._start()
 
-    def _start(self, ask: int = 0) -> None:
+    def _start(self, ask: int = 0, meanwhile: Sequence[Callable[[], None]] = ()) -> None:
+        """
+        @param meanwhile: what happens before the gateway is there, each followed by a look.
+        """
         bookmark = Bookmark(self.state, "s", self.path)
         self._followed = Followed([self.path], Lines, self.clock, self.told.append)
         self._place = StreamPlace(bookmark, self._followed, self.clock)
+        for step in meanwhile:
+            step()
+            self._followed._look()
         have = len(self.stored)
         self._place.floor(have)
         self._number = self._place.resume(have - ask, have, self.told.append)
@@ -440,3 +447,40 @@ def test_the_next_file_is_begun_before_the_last_answers(log: Log) -> None:
     first, second = bookmark.places
     bookmark.settled(Place(1, 2, replace(first.mark, offset=2)))
     assert [place.mark.inode for place in bookmark.places] == [first.mark.inode, second.mark.inode]
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("way", ["removed", "copied", "renamed"])
+def test_files_that_come_and_go_before_the_gateway_is_there(
+    log: Log, begun: bool, way: str
+) -> None:
+    """They wait open for their turn from the very start, and go on where the stream was."""
+    log.append("1\n")
+    if begun:
+        log.send()
+    log._followed.close()
+
+    count = iter(range(99, 0, -1))
+
+    def nothing() -> None:
+        pass
+
+    def rotate() -> None:
+        number = next(count)
+        older = log.path.with_name(f"app.log.{number}")
+        if way == "copied":
+            shutil.copy(log.path, older)
+            os.truncate(log.path, 0)
+            log._followed._look()
+        else:
+            log.path.rename(older)
+        if way == "removed":
+            older.unlink()
+        log.append(f"{100 - number}\n")
+
+    log.append("more\n")
+    log._start(meanwhile=[nothing, rotate, rotate, rotate])
+    assert log.send() == ([] if begun else ["1"]) + ["more", "1", "2", "3"]
+    log.append("4\n")
+    log.again()
+    assert log.send() == ["4"]

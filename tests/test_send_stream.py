@@ -314,3 +314,20 @@ def test_netstrings_in_a_stream(gateway: Gateway, database: Database) -> None:
     found = report(where, *options, given=b"3:a\nb,1:c,1:d,")
     assert (found["stored"], found["skipped"]) == (1, 2)
     assert database.bodies() == ["a\nb", "c", "d"]
+
+
+def test_a_file_that_is_removed_before_there_is_a_gateway(
+    start_send: StartSend, start_gateway: Start, database: Database, tmp_path: Path
+) -> None:
+    """Followed from the very start, it is open already, and sent when the gateway comes."""
+    to = f"tcp:{lasting_port()}:interface=127.0.0.1"
+    log = tmp_path / "app.log"
+    log.write_text("one\n")
+    options = ("--follow", "--stream", "s", "--state", str(tmp_path / "state"), str(log))
+    running = start_send(f"tcp:127.0.0.1:{to.split(':')[1]}", *options)
+    running.heard("trying again")
+    log.unlink()
+    log.write_text("two\n")
+    start_gateway("--database", database.dsn, "--command", to)
+    hold_all(database, "one", "two")
+    assert running.end()[0] == 130

@@ -109,7 +109,8 @@ class Bookmark:
 
     def cut(self, inode: int, rest: Mark | None) -> None:
         """
-        A file was truncated: its places are not to be found in what it has from then on.
+        A file was truncated: its places are not to be found in what it has from then on. Saved with
+        the next L{save}: an earlier run may still have the file, before the gateway has answered.
 
         @param rest: a place in its copy, if there is one.
         """
@@ -122,7 +123,6 @@ class Bookmark:
             else:
                 mark = replace(mark, device=rest.device, inode=rest.inode, path=rest.path)
             self.places[at] = msgspec.structs.replace(place, mark=mark)
-        self.save()
 
     def settled(self, place: Place) -> None:
         """Everything before this place has its answer. Saved with the next L{save}."""

@@ -22,6 +22,7 @@ import os
 import stat
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -67,21 +68,35 @@ class Tail:
         self._tell = tell
         self._generations: deque[Generation] = deque()
         self._ended: deque[Generation] = deque()
+        # Seen before it was known where to go on; open until their turn.
+        self._early: list[Generation] = []
         self._count = 0
         self._missing = False
         self._folder = 0
         # The last place in the newest file that is known, which may be gone.
         self._behind: Mark | None = None
 
+    def begin(self) -> None:
+        """
+        It gets known where to go on. What was seen until now is not before that, and has waited.
+        """
+        self._early, self._count = list(self._generations), 0
+        self._generations.clear()
+
     def resume(self, mark: Mark, line: int = 1, followed: bool = False) -> Found | None:
         """
-        Before the first look: begin with a file of before, wherever it is now.
+        Begin with a file of before, wherever it is now.
 
         @param line: the number, within it, of the line at the mark.
         @param followed: whether the next file was begun; then this one ends where it did.
         @return: where it was found; C{None} where it is gone.
         """
-        found = find(self.path, mark, self._tell)
+        early = [
+            replace(one.once_more(), own=one.key[1] == mark.inode)
+            for one in self._early
+            if not one.cut
+        ]
+        found = find(self.path, mark, self._tell, early)
         if found is not None:
             self._end_newest()
             self._add(found, mark.offset, line)
@@ -99,13 +114,16 @@ class Tail:
         """
         newest = self._generations[-1] if self._generations else None
         self._behind = mark
-        known = {one.key for one in (*self._generations, *self._ended) if one.file >= 0}
+        held = (*self._generations, *self._ended, *self._early)
+        known = {one.key for one in held if one.file >= 0}
+        if newest is not None and newest.key in {one.key for one in self._early}:
+            return self._take_early()
         changed = mark.changed
         if newest is not None:
             with contextlib.suppress(OSError):
                 there = self.path.stat()
                 if newest.key == (there.st_dev, there.st_ino):
-                    return []  # whatever is younger was written to late
+                    return self._take_early()  # whatever is younger was written to late
             changed = os.fstat(newest.file).st_mtime_ns
         found = came_after(self.path, mark, changed)
         own = [at for at, one in enumerate(found) if newest is not None and one.key == newest.key]
@@ -119,7 +137,23 @@ class Tail:
             self._end_newest()
             self._add(one, 0, 1)
             taken.append(one.path)
-        return taken
+        return [*taken, *self._take_early()]
+
+    def _take_early(self) -> list[Path]:
+        """
+        Of what was seen before it was known where to go on, that which comes after it.
+        """
+        known = {one.key for one in self._generations}
+        early, self._early = self._early, []
+        after = max((at for at, one in enumerate(early) if one.key in known), default=-1) + 1
+        for one in early[:after]:
+            self._forget(one)
+        for one in early[after:]:
+            self._end_newest()
+            one.number = self._count
+            self._count += 1
+            self._generations.append(one)
+        return [one.path for one in early[after:] if one.over is not None]
 
     def _was_done(self, found: Found) -> bool:
         for mark in self.done:
@@ -188,7 +222,7 @@ class Tail:
         if gone > 0 or self._may_be_copied(newest, found):
             # What was read of it is there. But that may be a header that each file has: it was
             # truncated if a copy of it went on in another way.
-            copy = find(self.path, newest.mark_read(), self._tell, newest.once_more())
+            copy = find(self.path, newest.mark_read(), self._tell, [newest.once_more()])
             if copy is not None:
                 os.close(copy.file)
                 if not copy.own:
@@ -318,7 +352,7 @@ class Tail:
         return sum(generation.unread for generation in self._generations if not generation.cut)
 
     def close(self) -> None:
-        for generation in (*self._generations, *self._ended):
+        for generation in (*self._generations, *self._ended, *self._early):
             self._forget(generation)
         self._generations.clear()
         self._ended.clear()
@@ -345,7 +379,7 @@ class Tail:
         @param named: whether it still has the name; else it was renamed after that.
         """
         mark, size = newest.mark_read(), newest.seen[0]
-        copy = find(self.path, mark, self._tell, newest.once_more())
+        copy = find(self.path, mark, self._tell, [newest.once_more()])
         text = f"{self.path}: was truncated; reading it from its beginning"
         if copy is None:
             newest.cut = True

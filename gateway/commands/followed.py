@@ -16,7 +16,7 @@ from twisted.internet.task import LoopingCall, deferLater
 from gateway.commands.bookmark import Bookmark, Place
 from gateway.commands.follow import Tail
 from gateway.commands.inputs import BLOCK, Block, NewCutter
-from gateway.commands.rotated import HEAD, Found, compressed
+from gateway.commands.rotated import HEAD, Found, Mark, compressed
 from gateway.errors import InputError
 
 LOOK: Final = 0.1
@@ -102,6 +102,8 @@ class StreamPlace:
         # Of each file that was found again: the place, its number, and how long it was then.
         self._found: list[tuple[int, int, int]] = []
         self._head = 0
+        self._tail.on_cut = bookmark.cut
+        self._tail.done = bookmark.done
 
     def floor(self, have: int, twice: int = 0) -> int:
         """
@@ -133,14 +135,14 @@ class StreamPlace:
         """
         places = self._bookmark.places
         self._have, self._tell = have, tell
-        self._tail.on_cut = self._bookmark.cut
-        self._tail.done = self._bookmark.done
+        self._tail.on_cut = self._cut
         before = [place for place in places if place.number <= number]
         if not before:
             self._tail.on_rotation = self._save
             self._tail.look()
             return 0
         wanted = places[len(before) - 1 :]
+        self._tail.begin()
         at: int | None = None
         for place, after in zip(wanted, [*wanted[1:], None], strict=True):
             found = self._find(place, after is not None)
@@ -160,7 +162,12 @@ class StreamPlace:
         self._tail.look()
         self._tell_never_begun(wanted)
         self._tail.on_rotation = self._save
+        self._save()
         return have if at is None else at
+
+    def _cut(self, inode: int, rest: Mark | None) -> None:
+        self._bookmark.cut(inode, rest)
+        self._bookmark.save()
 
     def _tell_never_begun(self, wanted: Sequence[Place]) -> None:
         known = self._tail.inodes | {place.mark.inode for place in wanted}

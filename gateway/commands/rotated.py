@@ -114,18 +114,18 @@ def digest(data: bytes) -> str:
 
 
 def find(
-    path: Path, mark: Mark, tell: Callable[[str], None], known: Found | None = None
+    path: Path, mark: Mark, tell: Callable[[str], None], known: Sequence[Found] = ()
 ) -> Found | None:
     """
     Look for the file of a mark, under a name and beside it.
 
-    @param known: the file itself, which may have no name any more; becomes this function's.
+    @param known: open files that may have no name any more; they become this function's.
     @return: it, open; C{None} where it is gone.
     """
     own: list[Found] = []
     copies: list[Found] = []
     beside = _open_beside(path, mark, tell)
-    for found in beside if known is None else chain([known], beside):
+    for found in chain(known, beside):
         if not mark.fits(found.file, found.stat):
             os.close(found.file)
         elif found.own:

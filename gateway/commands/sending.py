@@ -166,7 +166,11 @@ class _Run:
             if self._counted and job.kept is not None and job.stream is not None
             else None
         )
-        self._place: StreamPlace | None = None
+        self._place = (
+            StreamPlace(self._bookmark, self._source, reactor)
+            if self._bookmark is not None and isinstance(self._source, Followed)
+            else None
+        )
         # Ours, because it tells where the stream is.
         self._buffer = _Buffer(
             max(4 * MOST, 4 * job.max_frame),
@@ -199,12 +203,11 @@ class _Run:
         fault: InputError | None = None
         try:
             watch.start(WATCH)
-            if isinstance(self._source, Followed) and self._bookmark is None:
+            if isinstance(self._source, Followed):
+                # Files may come and go before there is a gateway.
                 self._source.start()
             await self._connect()
             number, have = await self._numbers()
-            if isinstance(self._source, Followed) and self._bookmark is not None:
-                self._source.start()
             self._tally.start()
             if bar:
                 shown = Bar(self._tally, self._total, self._name(), self._reactor)
@@ -296,8 +299,7 @@ class _Run:
         floor = 0
         if self._again is not None:
             self._again.check(have)
-        if self._bookmark is not None and isinstance(self._source, Followed):
-            self._place = StreamPlace(self._bookmark, self._source, self._reactor)
+        if self._place is not None:
             floor = self._place.floor(have, 0 if self._again is None else self._again.count)
         # Answers that a killed run did not read are told again, refusals among them.
         have -= min(self._manner().unread, have - floor)
