@@ -484,3 +484,16 @@ def test_files_that_come_and_go_before_the_gateway_is_there(
     log.append("4\n")
     log.again()
     assert log.send() == ["4"]
+
+
+def test_a_file_that_grows_after_it_was_truncated(log: Log) -> None:
+    """It is the same file: nothing of what is sent is said to be late."""
+    log.append("1\n")
+    log.send()
+    os.truncate(log.path, 0)
+    log.send()
+    log.told.clear()
+    for line in ("2", "3 longer"):
+        log.append(f"{line}\n")
+        assert log.send() == [line]
+    assert not log.told and log._followed.tails[0].lost == 0

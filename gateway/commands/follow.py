@@ -404,9 +404,14 @@ class Tail:
         self._tell(text)
 
     def _look_back(self) -> None:
-        for generation in self._ended:
+        later = {one.key for one in self._generations}
+        for generation in reversed(self._ended):
             if generation.file < 0:
                 continue
+            if generation.key in later:
+                self._forget(generation)  # its file went on, and is measured there
+                continue
+            later.add(generation.key)
             found = os.fstat(generation.file)
             size = max(generation.offset, generation.seen[0])
             self._say_late(generation.path, found.st_size - size)
