@@ -163,6 +163,8 @@ def test_refused_lines(gateway: Gateway, database: Database, tmp_path: Path) -> 
         (["--dialect", "plain", "--stream", "x"], "--route and --stream need --dialect command"),
         (["--stream", "with space"], "without spaces"),
         (["--stream", "x" * 129], "1 to 128 bytes"),
+        (["--route", ""], "--route: 1 to 128 bytes"),
+        (["--route", "a b"], "--route: 1 to 128 bytes"),
         (["-", "-"], "only once"),
         (["--follow"], "--follow needs a FILE"),
         (["--follow", "--stream", "x", "a", "b"], "takes one FILE"),

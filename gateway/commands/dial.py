@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+from click.core import ParameterSource
 from twisted.internet import reactor as global_reactor
 from twisted.internet.endpoints import clientFromString
 
@@ -119,13 +120,26 @@ def new_client(endpoint: str, trust: Trust, **options: Any) -> GatewayClient:
 
     @raise click.UsageError: the endpoint, or how to trust it, makes no sense.
     """
-    check_endpoint(endpoint, "--endpoint ")
+    name = endpoint_source()
+    check_endpoint(endpoint, f"{name} ")
     try:
         return GatewayClient(
             endpoint, tls=trust.tls, certificate=trust.certificate, key=trust.key, **options
         )
     except (ValueError, OSError) as error:
-        raise click.UsageError(f"--endpoint {endpoint}: {error}") from None
+        raise click.UsageError(f"{name} {endpoint}: {error}") from None
+
+
+def endpoint_source() -> str:
+    """
+    What the endpoint of the command that runs was given with, for people.
+    """
+    context = click.get_current_context(silent=True)
+    if context is not None and (
+        context.get_parameter_source("endpoint") is ParameterSource.ENVIRONMENT
+    ):
+        return VARIABLE
+    return "--endpoint"
 
 
 def check_endpoint(endpoint: str, option: str = "") -> None:

@@ -224,8 +224,10 @@ def _job(
     if give_up_after is None and not follow:
         give_up_after = PATIENCE
     kept = None
+    if route is not None:
+        _check_word("--route", route)
     if stream is not None:
-        _check_stream(stream)
+        _check_word("--stream", stream)
         own = _state_folder() / quote(stream, safe="")
         kept = own.with_name(f"{own.name}.again.json")
         if state is not None:
@@ -240,7 +242,7 @@ def _job(
         token=token,
         framing=framing,
         dialect="command" if command else "plain",
-        route=route or "messages",
+        route="messages" if route is None else route,
         stream=stream,
         window=window,
         kind=kind,
@@ -255,12 +257,12 @@ def _job(
     )
 
 
-def _check_stream(stream: str) -> None:
-    size = len(stream.encode("utf-8", "surrogateescape"))
-    if not 1 <= size <= 128 or not stream.isprintable() or any(map(str.isspace, stream)):
+def _check_word(option: str, word: str) -> None:
+    size = len(word.encode("utf-8", "surrogateescape"))
+    if not 1 <= size <= 128 or not word.isprintable() or any(map(str.isspace, word)):
         raise click.BadParameter(
             "1 to 128 bytes of UTF-8 without spaces and control characters",
-            param_hint="--stream",
+            param_hint=option,
         )
 
 
