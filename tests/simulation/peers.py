@@ -374,7 +374,8 @@ class StreamPeer:
             self._rests_until = self._world.now + RETRY
             return
         # What stands under a number of a peer that says nothing is not known after a set-back.
-        sure = self.kind == "a" or number > self._base or not self._set_back()
+        known = self.kind == "a" and not self._renumbered
+        sure = known or number > self._base or not self._set_back()
         if word == b"-REJ" and sure:
             self._oracle.refused(message, line)
         elif word == b"+DUP" and sure:
