@@ -149,8 +149,8 @@ def test_the_endpoint_of_the_environment(gateway: Gateway, database: Database) -
     done = tool("call", "--timeout", "1", "last", environment=nowhere)
     assert done.returncode == 3 and "unix:/nonexistent" in done.stderr
     assert tool("call", *where(gateway), "last", environment=nowhere).returncode == 0
-    for name in ("call", "send"):
-        done = tool(name, "last", environment={"GATEWAY_ENDPOINT": "carrier:pigeon"})
+    for words in (("call", "last"), ("send", __file__)):
+        done = tool(*words, environment={"GATEWAY_ENDPOINT": "carrier:pigeon"})
         assert done.returncode == 2 and "GATEWAY_ENDPOINT carrier:pigeon: " in done.stderr
     for name in ("call", "listen", "send", "bench"):
         assert "GATEWAY_ENDPOINT" in tool(name, "--help").stdout
