@@ -26,7 +26,7 @@ class _Kind(NamedTuple):
 
 class Admissions:
     """
-    Those of one listener.
+    The admissions of one listener, as lines of the log.
     """
 
     _log = Logger()

@@ -26,7 +26,7 @@ import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -174,7 +174,7 @@ class EmbeddedServer:
             return False
         # Of a server that was killed, processes may still be ending, which a new one waits for.
         until = time.monotonic() + (_ENDING if self._pid_file() is not None else 0.0)
-        while self._run(*self._start_command()).returncode:
+        while not self._start_once():
             if time.monotonic() < until:
                 time.sleep(0.2)
                 continue
@@ -337,11 +337,24 @@ class EmbeddedServer:
             self._reason = ""
             self._log.info("embedded PostgreSQL is running again")
 
+    def _start_once(self) -> bool:
+        """
+        @return: whether the server runs; else its log says why it does not.
+        """
+        command = self._start_command()
+        # The server inherits it from pg_ctl: a pipe would be held open forever.
+        with self.log_file.open("ab") as log:
+            return not self._run(*command, errors=log).returncode
+
     def _run(
-        self, *command: str | Path, stdin: str | None = None
+        self,
+        *command: str | Path,
+        stdin: str | None = None,
+        errors: int | IO[bytes] = subprocess.PIPE,
     ) -> subprocess.CompletedProcess[str]:
-        starts = stdin is None and "initdb" not in str(command[0])
-        log = self.log_file.open("ab") if starts else None
+        """
+        @param errors: where the command writes them; by default they are in the result.
+        """
         try:
             return subprocess.run(
                 as_other_user(list(command)),
@@ -350,9 +363,8 @@ class EmbeddedServer:
                 cwd=self.data.parent,
                 input=stdin,
                 stdin=subprocess.DEVNULL if stdin is None else None,
-                # The server inherits these from pg_ctl and would hold a pipe open forever.
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE if log is None else log,
+                stderr=errors,
                 text=True,
                 check=False,
             )
@@ -361,9 +373,6 @@ class EmbeddedServer:
                 f"{error.filename} is not there; it is needed to start the embedded PostgreSQL"
                 " as root: run the gateway as an ordinary user, or name a server with --database"
             ) from None
-        finally:
-            if log is not None:
-                log.close()
 
     def _must(self, *command: str | Path, stdin: str | None = None) -> None:
         result = self._run(*command, stdin=stdin)

@@ -25,7 +25,7 @@ class _Kind(NamedTuple):
 
 class Refusals:
     """
-    Of one listener.
+    The refusals of one listener, as lines of the log.
     """
 
     _log = Logger()

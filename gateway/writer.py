@@ -193,10 +193,10 @@ class Writer:
 
     def submitted(self, chunk: Chunk) -> None:
         self.in_flight += 1
-        self._pressure.take(chunk.size + MESSAGE * len(chunk.frames))
+        self._pressure.take(_weight(chunk))
 
     def settled(self, chunk: Chunk) -> None:
-        self._pressure.give(chunk.size + MESSAGE * len(chunk.frames))
+        self._pressure.give(_weight(chunk))
         self.in_flight -= 1
 
     def troubled(self, route: str, error: StoreError) -> None:
@@ -217,3 +217,8 @@ class Writer:
 
     def bug(self, failure: Failure) -> None:
         self._log.failure("a lane failed; its peers are let go", failure=failure)
+
+
+def _weight(chunk: Chunk) -> int:
+    """Bytes that a chunk counts for while it is in flight."""
+    return chunk.size + MESSAGE * len(chunk.frames)

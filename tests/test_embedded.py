@@ -90,7 +90,8 @@ async def test_a_socket_that_is_elsewhere_stays(embedded: EmbeddedServer, tmp_pa
     (folder / "precious").touch()
     command = embedded._start_command()
     command[-1] = str(command[-1]).replace(str(embedded.socket_dir), str(folder))
-    assert not embedded._run(*command).returncode
+    with embedded.log_file.open("ab") as log:
+        assert not embedded._run(*command, errors=log).returncode
     assert not embedded.start() and embedded.socket_dir == folder
     assert Database(embedded.dsn).column("SELECT 1") == [1]
     await embedded.stop(CLOCK)

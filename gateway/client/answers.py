@@ -41,7 +41,7 @@ class Garbled(ClientError):
 
 
 class WrongListener(Garbled):
-    """What was met is no listener for this client; its text says what it seems to be."""
+    """A client met a listener that is not for it; the text says what that seems to be."""
 
 
 class Closed(ClientError):

@@ -34,7 +34,7 @@ def call(query: str, params: Params) -> bytes:
 
 def decoded(rows: Sequence[bytes], exact: bool) -> list[dict[str, Any]]:
     """
-    What the rows of an answer say.
+    Decode the rows of an answer.
 
     @param exact: whether numbers with a point become C{decimal.Decimal}.
     @raise Garbled: one of them is no JSON object, or nobody could read it.

@@ -145,7 +145,7 @@ class Question:
 
     @property
     def is_call(self) -> bool:
-        """Whether rows are asked for."""
+        """True for a query, whose answer has rows."""
         return self.payload.startswith(b"CALL ")
 
     @property

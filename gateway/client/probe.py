@@ -135,7 +135,7 @@ def stranger(beginning: bytes, framing: str, plain: bool) -> tuple[str, str]:
 
 def mute() -> str:
     """
-    What is to be said where nothing came at all.
+    Describe a connection on which nothing came at all; for people.
     """
     return (
         "nothing answers the client's PING: this is no gateway, or a listener with another framing"

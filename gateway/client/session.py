@@ -182,7 +182,7 @@ class Session:
 
     @property
     def doubt(self) -> str:
-        """What there is to say of a connection that has not given one answer yet."""
+        """Describes a connection that has not given one answer yet; for people."""
         if self._state == _AWAY or self._plain or self._beginning is None:
             return ""
         return self._stranger()[0] if self._beginning else mute()
@@ -347,7 +347,7 @@ class Session:
 
     def _garbled(self, error: Garbled) -> Garbled:
         """
-        What came makes no sense.
+        Judge what made no sense: by some of it, or much, the client ends.
 
         @return: what there is to say of it.
         """

@@ -77,7 +77,7 @@ class Again:
             )
 
     def is_known(self, number: int) -> bool:
-        """Whether the message that was refused under a number comes once more already."""
+        """Look up whether a message refused under this number is among those sent again."""
         return any(number in one.numbers for one in self.insertions)
 
     def add(self, number: int, refused: Sequence[tuple[int, bytes]]) -> None:

@@ -32,13 +32,13 @@ class Place(msgspec.Struct, frozen=True):
     mark: Mark
 
     def comes_after(self, other: Place) -> bool:
-        """Whether there are messages between, or this is in the next file."""
+        """Compare places: True where messages are between, or this one is in the next file."""
         if self.number == other.number:
             return self.mark.inode != other.mark.inode
         return self.number > other.number
 
     def same(self, other: Place) -> bool:
-        """Whether both are one place, or the beginning of one file that was truncated between."""
+        """Compare places: True for one inode and offset, also if the file was truncated between."""
         return (self.mark.inode, self.mark.offset) == (other.mark.inode, other.mark.offset)
 
 

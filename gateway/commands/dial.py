@@ -132,7 +132,7 @@ def new_client(endpoint: str, trust: Trust, **options: Any) -> GatewayClient:
 
 def endpoint_source() -> str:
     """
-    What the endpoint of the command that runs was given with, for people.
+    Name the option or variable that gave the endpoint of the command that runs.
     """
     context = click.get_current_context(silent=True)
     if context is not None and (
@@ -154,7 +154,9 @@ def check_endpoint(endpoint: str, option: str = "") -> None:
 
 def client_endpoint_fault(endpoint: str) -> str | None:
     """
-    What is wrong with a client endpoint string.
+    Judge a client endpoint string.
+
+    @return: what is wrong with it; C{None}: nothing.
     """
     fault = text_fault(endpoint, listening=False)
     if fault is not None:

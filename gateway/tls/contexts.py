@@ -47,7 +47,7 @@ _Choose = Callable[[bytes | None], SSL.Context]
 
 class Contexts:
     """
-    Those of one listener.
+    The TLS contexts of one listener.
 
     @ivar section: what they are made from.
     @ivar stamp: of the files in use, or last tried.
