@@ -88,6 +88,11 @@ class Bucket:
         self._bytes -= size
         return self._bytes < 0
 
+    @property
+    def burst(self) -> float:
+        """Seconds' worth that may come at once."""
+        return self._allowance.burst
+
     def wait(self, now: float) -> float:
         """
         @return: seconds until another message may pass.

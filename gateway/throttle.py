@@ -22,6 +22,12 @@ from gateway.reply import Code, Outcome, try_later
 PAUSE: Final = 0.1
 """Seconds that a peer over its rate is not read, at least."""
 
+LONGEST_PAUSE: Final = 1.0
+"""
+Seconds that it is not read where it sends on, over its rate each time that it is read: twice as
+long each time, up to what C{-TRY RATE} asks it to wait at least.
+"""
+
 
 class Throttle:
     """
@@ -31,7 +37,7 @@ class Throttle:
     @ivar refuses: whether what is over the rate is refused, rather than kept for later.
     """
 
-    __slots__ = ("_bucket", "_call", "_clock", "_resume", "refuses")
+    __slots__ = ("_bucket", "_call", "_clock", "_pause", "_resume", "refuses")
 
     def __init__(
         self, bucket: Bucket, clock: IReactorTime, resume: Callable[[], None], *, refuses: bool
@@ -43,6 +49,7 @@ class Throttle:
         self._clock = clock
         self._resume = resume
         self._call: IDelayedCall | None = None
+        self._pause = PAUSE
         self.refuses = refuses
 
     @property
@@ -72,10 +79,14 @@ class Throttle:
         passed = self._bucket.take(frames, now)
         over = frames[passed:]
         if not over:
+            self._pause = PAUSE
             return over
         self._hold(now)
         del frames[passed:]
         if self.refuses and not passed:
+            # In no longer than a burst lasts as much passes as at any other pace.
+            longest = max(PAUSE, min(LONGEST_PAUSE, self._bucket.burst))
+            self._pause = min(longest, 2 * self._pause)
             return over
         held.extendleft(reversed(over))
         return []
@@ -112,7 +123,7 @@ class Throttle:
 
     def _hold(self, now: float) -> None:
         if self._call is None:
-            pause = max(PAUSE, self._bucket.wait(now))
+            pause = max(self._pause, self._bucket.wait(now))
             self._call = self._clock.callLater(pause, self._over)
 
     def _over(self) -> None:

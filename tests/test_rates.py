@@ -190,3 +190,23 @@ def test_a_flood_is_looked_at_in_portions() -> None:
     bench.transport.clear()
     bench.wait(0.15)
     assert bench.said == b"+OK\n" + OVER * 99
+
+
+def test_who_goes_on_is_read_more_seldom() -> None:
+    """The pauses of a flood double up to a second, in which as much passes as ever; whoever is
+    within its rate once has short ones again."""
+    bench = Bench(allowance=TEN, held=False, window=1000)
+
+    def pause() -> float:
+        bench.peer.dataReceived(b"x\n" * 50)
+        begun = bench.clock.seconds()
+        while bench.paused:
+            bench.wait(0.05)
+        return bench.clock.seconds() - begun
+
+    pauses = [pause() for _ in range(8)]
+    assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 1, 1, 1, 1], abs=0.06)
+    # The burst, and what comes in each second.
+    assert bench.said.count(b"+OK") == pytest.approx(10 + 10 * sum(pauses[:-1]), abs=3)
+    bench.peer.dataReceived(b"x\n")
+    assert pause() == pytest.approx(0.1, abs=0.06)

@@ -183,9 +183,7 @@ def attack(ports: Mapping[str, int], each: int, kinds: Mapping[str, Kind] = KIND
 
 
 @contextmanager
-def hostile_peers(
-    ports: Mapping[str, int], each: int, *kinds: str, nice: int = 0
-) -> Iterator[Popen[bytes]]:
+def hostile_peers(ports: Mapping[str, int], each: int, *kinds: str) -> Iterator[Popen[bytes]]:
     """
     Peers of all kinds, or of some, in a process of their own.
     """
