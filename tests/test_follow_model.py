@@ -12,7 +12,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
@@ -251,6 +251,7 @@ def test_nothing_is_lost_where_nothing_is_destroyed(
 
 
 @settings(max_examples=150, deadline=None)
+@example(seed=0, steps=["truncate", "copytruncate", "write", "rename"])
 @given(seed=st.integers(0, 2**32), steps=st.lists(st.sampled_from(HARMFUL), max_size=25))
 def test_what_is_lost_was_destroyed_and_is_said(
     seed: int, steps: list[str], tmp_path_factory: pytest.TempPathFactory

@@ -115,7 +115,8 @@ class Tail:
         newest = self._generations[-1] if self._generations else None
         self._behind = mark
         held = (*self._generations, *self._ended, *self._early)
-        known = {one.key for one in held if one.file >= 0}
+        # A file that was truncated goes on with another content, under whatever name.
+        known = {one.key for one in held if one.file >= 0 and not one.cut}
         if newest is not None and newest.key in {one.key for one in self._early}:
             return self._take_early()
         changed = mark.changed
@@ -283,6 +284,9 @@ class Tail:
                         f" {oldest.seen[0] - oldest.offset:,} bytes had not been read and are lost"
                     )
                 oldest.seen = (oldest.offset, oldest.seen[1])
+                if oldest.cut:
+                    # Its file may go on, with another content that is not known by this one's.
+                    self._forget(oldest)
                 self._ended.append(oldest)
                 if len(self._ended) > KEPT:
                     self._forget(self._ended.popleft())
