@@ -252,6 +252,10 @@ def test_nothing_is_lost_where_nothing_is_destroyed(
 
 @settings(max_examples=150, deadline=None)
 @example(seed=0, steps=["truncate", "copytruncate", "write", "rename"])
+@example(seed=2, steps=["truncate", "replace", "run", "stop", "run", "kill"])
+@example(seed=1, steps=["copytruncate", "write", "copytruncate", "remove", "run", "kill"])
+@example(seed=263, steps=["copytruncate", "truncate", "replace", "kill"])
+@example(seed=100016, steps=["rename", "kill", "answer", "write", "rename", "remove"])
 @given(seed=st.integers(0, 2**32), steps=st.lists(st.sampled_from(HARMFUL), max_size=25))
 def test_what_is_lost_was_destroyed_and_is_said(
     seed: int, steps: list[str], tmp_path_factory: pytest.TempPathFactory

@@ -94,7 +94,7 @@ class Bookmark:
         self.save()
 
     def found(self, place: Place, again: Place) -> None:
-        """A place was found again, perhaps in a copy."""
+        """A place was found again, perhaps in a copy, or is gone and has another number now."""
         self.places = [again if other is place else other for other in self.places]
 
     def grown(self, mark: Mark) -> None:

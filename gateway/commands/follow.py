@@ -96,7 +96,7 @@ class Tail:
             for one in self._early
             if not one.cut
         ]
-        found = find(self.path, mark, self._tell, early)
+        found = find(self.path, mark, self._tell, early, renamed=followed)
         if found is not None:
             self._end_newest()
             self._add(found, mark.offset, line)
@@ -173,7 +173,8 @@ class Tail:
         try:
             found = self.path.stat()
         except FileNotFoundError:
-            if newest is not None and not self._missing:
+            if newest is not None:
+                # A file may get the name and lose it again between two looks, however often.
                 if cut:
                     self._cut(newest, False)
                 self.catch_up(newest.mark_read())

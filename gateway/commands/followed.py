@@ -144,14 +144,21 @@ class StreamPlace:
         wanted = places[len(before) - 1 :]
         self._tail.begin()
         at: int | None = None
+        gone: list[Place] = []
         for place, after in zip(wanted, [*wanted[1:], None], strict=True):
             found = self._find(place, after is not None)
             if found is None:
                 self._tell_gone(place, have, None if after is None else after.number)
+                if at is None:
+                    gone.append(place)
                 continue
             self._tell_of(place, found)
             if at is None:
                 at = min(place.number, have)
+        for place in gone:
+            # The numbers that its messages had are given to those of the next file.
+            number = min(place.number, have if at is None else at)
+            self._bookmark.found(place, Place(number, place.line, place.mark))
         self._bookmark.save()
         taken = self._tail.catch_up(wanted[-1].mark)
         if at is None and taken:
@@ -172,10 +179,13 @@ class StreamPlace:
     def _tell_never_begun(self, wanted: Sequence[Place]) -> None:
         known = self._tail.inodes | {place.mark.inode for place in wanted}
         for mark in self._bookmark.waiting:
-            if mark.inode not in known and mark.end:
+            if mark.inode not in known:
+                had = f"its {mark.end:,} bytes, or more, are lost"
+                if not mark.end:
+                    had = "it was empty when it was noted; what it got after that, if any, is lost"
                 self._tell(
                     f"{self._tail.path}: a file that came after the one that was being sent is gone"
-                    f" before it was begun; its {mark.end:,} bytes, or more, are lost"
+                    f" before it was begun; {had}"
                 )
 
     def _find(self, place: Place, followed: bool) -> Found | None:

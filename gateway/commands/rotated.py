@@ -114,12 +114,17 @@ def digest(data: bytes) -> str:
 
 
 def find(
-    path: Path, mark: Mark, tell: Callable[[str], None], known: Sequence[Found] = ()
+    path: Path,
+    mark: Mark,
+    tell: Callable[[str], None],
+    known: Sequence[Found] = (),
+    renamed: bool = False,
 ) -> Found | None:
     """
     Look for the file of a mark, under a name and beside it.
 
     @param known: open files that may have no name any more; they become this function's.
+    @param renamed: whether the next file has had the name since: no copy has it then.
     @return: it, open; C{None} where it is gone.
     """
     own: list[Found] = []
@@ -130,7 +135,7 @@ def find(
             os.close(found.file)
         elif found.own:
             own.append(found)
-        elif mark.size and _may_be_copy(found, mark):
+        elif mark.size and _may_be_copy(found, mark, renamed):
             copies.append(found)
         else:
             os.close(found.file)
@@ -161,12 +166,12 @@ def _older(one: Found, other: Found) -> bool:
     return one.age < other.age
 
 
-def _may_be_copy(found: Found, mark: Mark) -> bool:
+def _may_be_copy(found: Found, mark: Mark, renamed: bool) -> bool:
     """
     Whether a file with the bytes of a mark, and another inode, may have what came after: a copy
     has what was written until it was made.
     """
-    return found.stat.st_mtime_ns >= mark.changed and not (found.named and mark.early)
+    return found.stat.st_mtime_ns >= mark.changed and not (found.named and (mark.early or renamed))
 
 
 def _begins_with(longer: Found, shorter: Found) -> bool:
