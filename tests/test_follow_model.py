@@ -252,6 +252,10 @@ def test_nothing_is_lost_where_nothing_is_destroyed(
 
 @settings(max_examples=150, deadline=None)
 @example(seed=0, steps=["truncate", "copytruncate", "write", "rename"])
+@example(seed=300736, steps=["replace", "truncate", "stop", "rename"])
+@example(seed=300800, steps=["copytruncate", "compress", "write", "stop", "rename"])
+@example(seed=6, steps=["replace", "replace", "run", "rename", "kill"])
+@example(seed=200212, steps=["truncate", "run", "answer", "kill"])
 @example(seed=2, steps=["truncate", "replace", "run", "stop", "run", "kill"])
 @example(seed=1, steps=["copytruncate", "write", "copytruncate", "remove", "run", "kill"])
 @example(seed=263, steps=["copytruncate", "truncate", "replace", "kill"])

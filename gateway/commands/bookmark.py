@@ -34,7 +34,8 @@ class Place(msgspec.Struct, frozen=True):
     def comes_after(self, other: Place) -> bool:
         """Compare places: True where messages are between, or this one is in the next file."""
         if self.number == other.number:
-            return self.mark.inode != other.mark.inode
+            truncated = other.mark.dead and not self.mark.dead
+            return self.mark.inode != other.mark.inode or truncated
         return self.number > other.number
 
     def same(self, other: Place) -> bool:

@@ -83,12 +83,15 @@ class Tail:
         self._early, self._count = list(self._generations), 0
         self._generations.clear()
 
-    def resume(self, mark: Mark, line: int = 1, followed: bool = False) -> Found | None:
+    def resume(
+        self, mark: Mark, line: int = 1, followed: bool = False, others: Sequence[Mark] = ()
+    ) -> Found | None:
         """
         Begin with a file of before, wherever it is now.
 
         @param line: the number, within it, of the line at the mark.
         @param followed: whether the next file was begun; then this one ends where it did.
+        @param others: marks of other files that are known.
         @return: where it was found; C{None} where it is gone.
         """
         early = [
@@ -96,7 +99,7 @@ class Tail:
             for one in self._early
             if not one.cut
         ]
-        found = find(self.path, mark, self._tell, early, renamed=followed)
+        found = find(self.path, mark, self._tell, early, followed, others)
         if found is not None:
             self._end_newest()
             self._add(found, mark.offset, line)

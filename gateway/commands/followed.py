@@ -189,7 +189,11 @@ class StreamPlace:
                 )
 
     def _find(self, place: Place, followed: bool) -> Found | None:
-        found = self._tail.resume(place.mark, place.line, followed)
+        book = self._bookmark
+        known = (*(other.mark for other in book.places), *book.done, *book.waiting)
+        others = [mark for mark in known if mark.inode != place.mark.inode]
+        followed = followed or any(mark.inode != place.mark.inode for mark in book.waiting)
+        found = self._tail.resume(place.mark, place.line, followed, others)
         if found is not None:
             generation, offset = len(self._found), place.mark.offset
             self._found.append((offset, place.number, found.stat.st_size))

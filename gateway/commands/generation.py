@@ -153,4 +153,5 @@ class Generation:
             end=max(self.seen[0], self.offset),
             changed=self.seen[1],
             path=str(self.path),
+            dead=self.cut,
         )

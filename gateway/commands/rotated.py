@@ -119,12 +119,14 @@ def find(
     tell: Callable[[str], None],
     known: Sequence[Found] = (),
     renamed: bool = False,
+    others: Sequence[Mark] = (),
 ) -> Found | None:
     """
     Look for the file of a mark, under a name and beside it.
 
     @param known: open files that may have no name any more; they become this function's.
     @param renamed: whether the next file has had the name since: no copy has it then.
+    @param others: marks of files that are known beside this one, and are no copies of it.
     @return: it, open; C{None} where it is gone.
     """
     own: list[Found] = []
@@ -135,7 +137,9 @@ def find(
             os.close(found.file)
         elif found.own:
             own.append(found)
-        elif mark.size and _may_be_copy(found, mark, renamed):
+        elif (
+            mark.size and _may_be_copy(found, mark, renamed) and not _is_other(found, mark, others)
+        ):
             copies.append(found)
         else:
             os.close(found.file)
@@ -172,6 +176,16 @@ def _may_be_copy(found: Found, mark: Mark, renamed: bool) -> bool:
     has what was written until it was made.
     """
     return found.stat.st_mtime_ns >= mark.changed and not (found.named and (mark.early or renamed))
+
+
+def _is_other(found: Found, mark: Mark, others: Sequence[Mark]) -> bool:
+    """Whether a file is one of these by its inode, or by more bytes than a mark knows."""
+    known = max(mark.size, mark.offset)
+    return any(
+        other.fits(found.file, found.stat)
+        and (other.inode == found.stat.st_ino or max(other.size, other.offset) > known)
+        for other in others
+    )
 
 
 def _begins_with(longer: Found, shorter: Found) -> bool:
