@@ -207,7 +207,8 @@ def test_an_older_file_that_was_written_to_late(log: Log) -> None:
     log.append("4\n")
     log.again()
     assert log.send() == ["4"]
-    assert log.said("app.log.1", "11 bytes were written to it after", "not sent")
+    for late in (5, 6):
+        assert log.said("app.log.1", f"{late} bytes were written to it after", "not sent")
 
 
 def test_a_writer_that_opens_its_new_file_late(log: Log) -> None:

@@ -28,7 +28,7 @@ from typing import Final
 
 from gateway.commands.generation import Generation
 from gateway.commands.inputs import Block, NewCutter
-from gateway.commands.rotated import Found, Mark, came_after, find
+from gateway.commands.rotated import Found, Mark, count_lines, find, mark_end, rotated
 
 QUIET: Final = 1.0
 """Seconds without growth after which a file that lost its name is taken as complete."""
@@ -73,6 +73,8 @@ class Tail:
         self._count = 0
         self._missing = False
         self._folder = 0
+        # Files with unknown names that were reported.
+        self._unknown: set[tuple[int, int]] = set()
         # The last place in the newest file that is known, which may be gone.
         self._behind: Mark | None = None
 
@@ -84,7 +86,12 @@ class Tail:
         self._generations.clear()
 
     def resume(
-        self, mark: Mark, line: int = 1, followed: bool = False, others: Sequence[Mark] = ()
+        self,
+        mark: Mark,
+        line: int = 1,
+        followed: bool = False,
+        others: Sequence[Mark] = (),
+        later: Sequence[Mark] = (),
     ) -> Found | None:
         """
         Begin with a file of before, wherever it is now.
@@ -92,6 +99,7 @@ class Tail:
         @param line: the number, within it, of the line at the mark.
         @param followed: whether the next file was begun; then this one ends where it did.
         @param others: marks of other files that are known.
+        @param later: those of them that came after this one.
         @return: where it was found; C{None} where it is gone.
         """
         early = [
@@ -99,11 +107,12 @@ class Tail:
             for one in self._early
             if not one.cut
         ]
-        found = find(self.path, mark, self._tell, early, followed, others)
+        found = find(self.path, mark, self._tell, early, followed, others, later)
         if found is not None:
             self._end_newest()
             self._add(found, mark.offset, line)
-            for done in self.done if followed else ():
+            # What is behind that in a copy may be of another file that begins alike.
+            for done in self.done if followed and found.own else ():
                 if done.inode == mark.inode and done.offset >= mark.offset:
                     self._generations[-1].until = done.offset
         return found
@@ -117,31 +126,51 @@ class Tail:
         """
         newest = self._generations[-1] if self._generations else None
         self._behind = mark
+        found, unknown = rotated(self.path, mark)
+        done = self._measure_done((*found, *unknown))
+        if newest is not None and self._is_last(newest):
+            for one in (*found, *unknown):
+                os.close(one.file)
+            return self._take_early()
         held = (*self._generations, *self._ended, *self._early)
         # A file that was truncated goes on with another content, under whatever name.
         known = {one.key for one in held if one.file >= 0 and not one.cut}
-        if newest is not None and newest.key in {one.key for one in self._early}:
-            return self._take_early()
-        changed = mark.changed
-        if newest is not None:
-            with contextlib.suppress(OSError):
-                there = self.path.stat()
-                if newest.key == (there.st_dev, there.st_ino):
-                    return self._take_early()  # whatever is younger was written to late
-            changed = os.fstat(newest.file).st_mtime_ns
-        found = came_after(self.path, mark, changed)
+        changed = mark.changed if newest is None else os.fstat(newest.file).st_mtime_ns
         own = [at for at, one in enumerate(found) if newest is not None and one.key == newest.key]
-        # Of those that were changed at one time the names tell which is older.
         first = own[0] + 1 if own else 0
         taken = []
         for at, one in enumerate(found):
-            if at < first or one.key in known or one.named or self._was_done(one):
+            # Where the names do not say what came after it, the last changes do.
+            late = at >= first if own else one.changed >= changed
+            if not late or one.key in known or one.key in done:
                 os.close(one.file)
                 continue
             self._end_newest()
             self._add(one, 0, 1)
             taken.append(one.path)
+        if newest is not None and newest.key in {one.key for one in unknown}:
+            self._tell(
+                f"{newest.path}: its name does not say when it was rotated; those that came after"
+                " it are taken in the order of their last change"
+            )
+        for one in unknown:
+            if one.changed >= changed and one.key not in known | done | self._unknown:
+                self._unknown.add(one.key)
+                self._tell(
+                    f"{one.path}: its name does not say when it was rotated; if it came after the"
+                    f" file that was being sent, its {one.stat.st_size:,} bytes are not sent"
+                )
+            os.close(one.file)
         return [*taken, *self._take_early()]
+
+    def _is_last(self, newest: Generation) -> bool:
+        """Whether nothing that has a name came after a file, except what was seen itself."""
+        if newest.key in {one.key for one in self._early}:
+            return True
+        with contextlib.suppress(OSError):
+            there = self.path.stat()
+            return newest.key == (there.st_dev, there.st_ino)
+        return False
 
     def _take_early(self) -> list[Path]:
         """
@@ -159,12 +188,42 @@ class Tail:
             self._generations.append(one)
         return [one.path for one in early[after:] if one.over is not None]
 
-    def _was_done(self, found: Found) -> bool:
+    def skip_rotated(self) -> None:
+        """Take the files that were rotated before anybody followed as read to their end."""
+        found, unknown = rotated(self.path)
+        known = {one.key for one in self._generations}
+        self.done = [
+            *self.done,
+            *(mark_end(one) for one in (*found, *unknown) if one.key not in known),
+        ]
+        for one in (*found, *unknown):
+            os.close(one.file)
+
+    def _measure_done(self, found: Sequence[Found]) -> set[tuple[int, int]]:
+        """
+        Say what was written late to files that were read to their end, and forget those gone.
+
+        @param found: all that is there by now.
+        @return: which of them are such files.
+        """
+        keys = set()
+        kept = []
         for mark in self.done:
-            if mark.inode == found.key[1] and mark.fits(found.file, found.stat):
-                self._say_late(found.path, found.stat.st_size - max(mark.offset, mark.end))
-                return True
-        return False
+            for one in found:
+                if mark.inode == one.key[1] and mark.fits(one.file, one.stat):
+                    size = max(mark.offset, mark.end)
+                    if one.key not in {ended.key for ended in self._ended if ended.file >= 0}:
+                        self._say_late(one.path, one.stat.st_size - size)
+                    keys.add(one.key)
+                    kept.append(replace(mark, end=max(size, one.stat.st_size)))
+                    break
+            else:
+                # It may have the name again, or a link may be pointed back to it.
+                with contextlib.suppress(OSError):
+                    if Path(mark.path).stat().st_ino == mark.inode:
+                        kept.append(mark)
+        self.done = kept
+        return keys
 
     def look(self) -> None:
         """
@@ -202,6 +261,7 @@ class Tail:
         one = Found(file, real, os.fstat(file), named=True)
         if newest is not None and not cut and self._same_again(newest, one):
             return
+        place = self._sent_of(one)
         if newest is not None:
             if cut:
                 self._cut(newest, named)
@@ -209,7 +269,28 @@ class Tail:
         if self._behind is not None:
             self.catch_up(self._behind)  # more than one rotation since the last look
         self._end_newest()
-        self._add(one, 0, 1)
+        self._add(one, *place)
+
+    def _sent_of(self, one: Found) -> tuple[int, int]:
+        """
+        @return: how far a file was sent that has the name once more, as of a rotation that was
+            undone or a link that was pointed back, and the number of its line there.
+        """
+        for ended in reversed(self._ended):
+            if ended.key == one.key and ended.file >= 0 and ended.fits(one.file):
+                return self._say_again(one, ended.offset)
+        for mark in self.done:
+            if mark.inode == one.key[1] and mark.offset and mark.fits(one.file, one.stat):
+                return self._say_again(one, mark.offset)
+        return 0, 1
+
+    def _say_again(self, one: Found, offset: int) -> tuple[int, int]:
+        line = 1 + count_lines(one.file, offset)
+        self._tell(
+            f"{self.path}: {one.path.name} has the name again, and was sent; going on behind its"
+            f" line {line - 1:,}"
+        )
+        return offset, line
 
     def _was_cut(self, newest: Generation) -> bool:
         try:
@@ -293,10 +374,17 @@ class Tail:
                     self._forget(oldest)
                 self._ended.append(oldest)
                 if len(self._ended) > KEPT:
-                    self._forget(self._ended.popleft())
+                    self._forget_oldest()
                 if messages:
                     return oldest.block(str(self.path), messages)
         return None
+
+    def _forget_oldest(self) -> None:
+        oldest = self._ended.popleft()
+        if not oldest.cut:
+            mark = oldest.mark_read()
+            self.done = [*(one for one in self.done if one.inode != mark.inode), mark]
+        self._forget(oldest)
 
     def _give_up(self, oldest: Generation) -> bool:
         """Whether a file that cannot be read has lost its name, and nobody will mend it."""
@@ -352,7 +440,7 @@ class Tail:
         """Files that were read to their end, of earlier runs too."""
         marks = [generation.mark_read() for generation in self._ended if not generation.cut]
         known = {mark.inode for mark in marks}
-        return [*(mark for mark in self.done if mark.inode not in known), *marks][-KEPT:]
+        return [*(mark for mark in self.done if mark.inode not in known), *marks]
 
     @property
     def unread(self) -> int:

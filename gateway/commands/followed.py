@@ -140,6 +140,8 @@ class StreamPlace:
         if not before:
             self._tail.on_rotation = self._save
             self._tail.look()
+            if not places:
+                self._tail.skip_rotated()
             return 0
         wanted = places[len(before) - 1 :]
         self._tail.begin()
@@ -193,7 +195,9 @@ class StreamPlace:
         known = (*(other.mark for other in book.places), *book.done, *book.waiting)
         others = [mark for mark in known if mark.inode != place.mark.inode]
         followed = followed or any(mark.inode != place.mark.inode for mark in book.waiting)
-        found = self._tail.resume(place.mark, place.line, followed, others)
+        after = [other.mark for other in book.places[book.places.index(place) + 1 :]]
+        later = [one for one in (*after, *book.waiting) if one.inode != place.mark.inode]
+        found = self._tail.resume(place.mark, place.line, followed, others, later)
         if found is not None:
             generation, offset = len(self._found), place.mark.offset
             self._found.append((offset, place.number, found.stat.st_size))

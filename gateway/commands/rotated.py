@@ -38,10 +38,13 @@ _ROTATED: Final = re.compile(r"[._-][0-9][0-9T:._-]*")
 _COMPRESSED: Final = re.compile(r"[._-][0-9][0-9T:._-]*\.(gz|bz2|xz|zst|lz4|Z|zip)")
 
 _COUNTED: Final = re.compile(r"\.([0-9]{1,4})")
-"""A number that counts rotations: the larger, the older. Longer ones are dates."""
+"""A number that counts rotations: the larger, the older."""
 
-Age = tuple[int, int, str]
-"""What files are sorted by, the oldest first: last change, then what the name says."""
+_DATED: Final = re.compile(
+    r"[._-]((?:19|20)[0-9]{2}[._-]?(?:0[1-9]|1[0-2])(?:[._-]?[0-3][0-9](?:[0-9]{2,6})?)?"
+    r"|1[0-9]{9})(?![0-9]).*"
+)
+"""A date, the year first, perhaps with a time or a counter behind it: the larger, the newer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +107,9 @@ class Found:
         return self.stat.st_dev, self.stat.st_ino
 
     @property
-    def age(self) -> Age:
-        return _age(self.path, self.stat)
+    def changed(self) -> int:
+        """When it was changed last, in nanoseconds."""
+        return self.stat.st_mtime_ns
 
 
 def digest(data: bytes) -> str:
@@ -120,6 +124,7 @@ def find(
     known: Sequence[Found] = (),
     renamed: bool = False,
     others: Sequence[Mark] = (),
+    later: Sequence[Mark] = (),
 ) -> Found | None:
     """
     Look for the file of a mark, under a name and beside it.
@@ -127,10 +132,13 @@ def find(
     @param known: open files that may have no name any more; they become this function's.
     @param renamed: whether the next file has had the name since: no copy has it then.
     @param others: marks of files that are known beside this one, and are no copies of it.
+    @param later: those of them that came after it, as no copy of it did.
     @return: it, open; C{None} where it is gone.
     """
     own: list[Found] = []
     copies: list[Found] = []
+    after: list[Found] = []
+    bases = [name.name for name in _names(path, mark)]
     beside = _open_beside(path, mark, tell)
     for found in chain(known, beside):
         if not mark.fits(found.file, found.stat):
@@ -141,33 +149,71 @@ def find(
             mark.size and _may_be_copy(found, mark, renamed) and not _is_other(found, mark, others)
         ):
             copies.append(found)
+        elif not found.named and _has_inode(found, later):
+            after.append(found)
         else:
             os.close(found.file)
-    copies.sort(key=lambda one: one.age)
-    best = _best(own, copies, mark)
-    for found in (*own, *copies):
+    older = in_order([*copies, *after], bases)
+    first = next((at for at, one in enumerate(older) if one in after), len(older))
+    best = _best(own, older[:first], mark, bases)
+    for found in (*own, *copies, *after):
         if found is not best:
             os.close(found.file)
     return best
 
 
-def _best(own: Sequence[Found], copies: Sequence[Found], mark: Mark) -> Found | None:
+def _best(
+    own: Sequence[Found], copies: Sequence[Found], mark: Mark, bases: Sequence[str]
+) -> Found | None:
     if not own:
         return copies[0] if copies else None
     first = own[0]
     for copy in copies:
         # It was copied and truncated if it did not go on as an older copy of it does.
         longer = copy.stat.st_size > mark.offset and not copy.named and copy.key != first.key
-        if longer and _older(copy, first) and not _begins_with(first, copy):
+        older = in_order([first, copy], bases)[0] is copy
+        if longer and older and not _begins_with(first, copy):
             return copy
     return first
 
 
-def _older(one: Found, other: Found) -> bool:
-    counts = [_COUNTED.fullmatch(found.path.suffix) for found in (one, other)]
-    if counts[0] and counts[1]:
-        return int(counts[0][1]) > int(counts[1][1])
-    return one.age < other.age
+def in_order(found: Sequence[Found], bases: Sequence[str]) -> list[Found]:
+    """
+    Sort files of one log, the oldest first: by what their names say, which no late writer
+    changes; by their last changes between names of two kinds, or that do not say it.
+    """
+    kinds: dict[object, list[tuple[tuple[int, ...], Found]]] = {}
+    for one in found:
+        if one.named:
+            continue  # the newest of all
+        kind, order = _rank(one, bases)
+        kinds.setdefault(kind, []).append((order, one))
+    ages: list[tuple[int, int, Found]] = []
+    for files in kinds.values():
+        files.sort(key=lambda file: (file[0], file[1].changed, file[1].path.name))
+        # No file of a kind is older than those behind it: it was written to late.
+        changed = files[-1][1].changed
+        for at in reversed(range(len(files))):
+            changed = min(changed, files[at][1].changed)
+            ages.append((changed, at, files[at][1]))
+    ages.sort(key=lambda age: (age[0], age[1], age[2].path.name))
+    return [*(one for *_, one in ages), *(one for one in found if one.named)]
+
+
+def _rank(one: Found, bases: Sequence[str]) -> tuple[object, tuple[int, ...]]:
+    """
+    @return: what kind of name a file has, and what its files are sorted by.
+    """
+    name = one.path.name
+    for base in bases:
+        added = _added(name, base)
+        if added and (counted := _COUNTED.fullmatch(added)):
+            return (one.path.parent, "counted"), (-int(counted[1]),)
+        if added and (dated := _DATED.fullmatch(added)):
+            # Only dates that are written in one way compare.
+            shape = re.sub("[0-9]", "0", dated[1])
+            return (one.path.parent, base, shape), tuple(map(int, re.findall("[0-9]+", added)))
+    return "unknown", ()
 
 
 def _may_be_copy(found: Found, mark: Mark, renamed: bool) -> bool:
@@ -178,12 +224,17 @@ def _may_be_copy(found: Found, mark: Mark, renamed: bool) -> bool:
     return found.stat.st_mtime_ns >= mark.changed and not (found.named and (mark.early or renamed))
 
 
+def _has_inode(found: Found, marks: Sequence[Mark]) -> bool:
+    """Whether a file is one of these by its inode and its bytes."""
+    inode = found.stat.st_ino
+    return any(mark.inode == inode and mark.fits(found.file, found.stat) for mark in marks)
+
+
 def _is_other(found: Found, mark: Mark, others: Sequence[Mark]) -> bool:
     """Whether a file is one of these by its inode, or by more bytes than a mark knows."""
     known = max(mark.size, mark.offset)
-    return any(
-        other.fits(found.file, found.stat)
-        and (other.inode == found.stat.st_ino or max(other.size, other.offset) > known)
+    return _has_inode(found, others) or any(
+        max(other.size, other.offset) > known and other.fits(found.file, found.stat)
         for other in others
     )
 
@@ -197,21 +248,40 @@ def _begins_with(longer: Found, shorter: Found) -> bool:
     return os.pread(longer.file, count, start) == os.pread(shorter.file, count, start)
 
 
-def came_after(path: Path, mark: Mark, changed: int) -> list[Found]:
+def rotated(path: Path, mark: Mark | None = None) -> tuple[list[Found], list[Found]]:
     """
-    Rotated files that were not changed last before some time.
+    Open the rotated files of a name, without the one that has the name.
 
-    @param changed: in nanoseconds.
-    @return: open, the oldest first.
+    @return: the oldest first; and those that begin with the name in a way that is not known.
     """
-    found = []
+    bases = [name.name for name in _names(path, mark)]
+    known, unknown = [], []
     for one in _open_beside(path, mark, lambda text: None):
-        rotated = any(_matches(_ROTATED, one.path.name, name.name) for name in _names(path, mark))
-        if rotated and one.stat.st_mtime_ns >= changed:
-            found.append(one)
-        else:
+        name = one.path.name
+        if one.named or any(_matches(_COMPRESSED, name, base) for base in bases):
             os.close(one.file)
-    return sorted(found, key=lambda one: one.age)
+        elif any(_matches(_ROTATED, name, base) for base in bases):
+            known.append(one)
+        else:
+            unknown.append(one)
+    return in_order(known, bases), unknown
+
+
+def mark_end(one: Found) -> Mark:
+    """Where a file ends by now."""
+    size = one.stat.st_size
+    head, trail = os.pread(one.file, HEAD, 0), os.pread(one.file, TRAIL, max(0, size - TRAIL))
+    return Mark(
+        *one.key,
+        size=len(head),
+        digest=digest(head),
+        offset=size,
+        before=len(trail),
+        trail=digest(trail),
+        end=size,
+        changed=one.changed,
+        path=str(one.path),
+    )
 
 
 def compressed(path: Path, mark: Mark) -> list[str]:
@@ -225,6 +295,15 @@ def compressed(path: Path, mark: Mark) -> list[str]:
                 ):
                     names.add(entry.name)
     return sorted(names)
+
+
+def count_lines(file: int, end: int) -> int:
+    """How many lines end before some byte of a file."""
+    count = at = 0
+    while at < end and (data := os.pread(file, min(1 << 20, end - at), at)):
+        count += data.count(b"\n")
+        at += len(data)
+    return count
 
 
 def hole(file: int) -> int:
@@ -257,17 +336,24 @@ def _names(path: Path, mark: Mark | None) -> list[Path]:
 
 
 def _matches(pattern: re.Pattern[str], name: str, base: str) -> bool:
-    """Whether a name is another one with a pattern behind it, or before its extension."""
+    """Whether a name is another one with a pattern behind it, or a date before its extension."""
     if name.startswith(base):
         return pattern.fullmatch(name.removeprefix(base)) is not None
-    stem, dot, extension = base.rpartition(".")
-    if not stem or not name.startswith(stem) or not name.endswith(dot + extension):
-        return False
-    middle = name[len(stem) : -len(dot + extension)]
+    middle = _added(name, base)
     return pattern is _ROTATED and re.fullmatch(r"[._-][0-9T:._-]{6,}", middle) is not None
 
 
-def _open_beside(path: Path, mark: Mark, tell: Callable[[str], None]) -> Iterator[Found]:
+def _added(name: str, base: str) -> str:
+    """What a name has more than another one, behind it or before its extension."""
+    if name.startswith(base):
+        return name.removeprefix(base)
+    stem, dot, extension = base.rpartition(".")
+    if not stem or not name.startswith(stem) or not name.endswith(dot + extension):
+        return ""
+    return name[len(stem) : -len(dot + extension)]
+
+
+def _open_beside(path: Path, mark: Mark | None, tell: Callable[[str], None]) -> Iterator[Found]:
     """
     Open all that may be a file of this name, the name itself first, each file once.
     """
@@ -291,23 +377,19 @@ def _open_beside(path: Path, mark: Mark, tell: Callable[[str], None]) -> Iterato
         known.add((there.st_dev, there.st_ino))
         # A name that a link had before is a file beside by now.
         named = place in (path, Path(os.path.realpath(path)))
-        yield Found(file, place, there, there.st_ino == mark.inode, named)
+        own = mark is not None and there.st_ino == mark.inode
+        yield Found(file, place, there, own, named)
 
 
-def _beside(names: Sequence[Path], mark: Mark) -> list[Path]:
+def _beside(names: Sequence[Path], mark: Mark | None) -> list[Path]:
     found = []
     for folder, base in {(one.parent, one.name) for one in names}:
         with contextlib.suppress(OSError):
             for entry in os.scandir(folder):
                 if (
                     entry.name.startswith(base)
-                    or entry.inode() == mark.inode
+                    or (mark is not None and entry.inode() == mark.inode)
                     or _matches(_ROTATED, entry.name, base)
                 ):
                     found.append(folder / entry.name)
     return sorted(set(found) - set(names))
-
-
-def _age(path: Path, found: os.stat_result) -> Age:
-    counted = _COUNTED.fullmatch(path.suffix)
-    return found.st_mtime_ns, -int(counted[1]) if counted else 0, path.name
