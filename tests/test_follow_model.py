@@ -252,6 +252,11 @@ def test_nothing_is_lost_where_nothing_is_destroyed(
 
 @settings(max_examples=150, deadline=None)
 @example(seed=0, steps=["truncate", "copytruncate", "write", "rename"])
+@example(seed=600019, steps=["replace", "compress", "stop", "copytruncate", "write", "rename"])
+@example(
+    seed=300800,
+    steps=["copytruncate", "compress", "write", "stop", "rename", "write", "copytruncate"],
+)
 @example(seed=300736, steps=["replace", "truncate", "stop", "rename"])
 @example(seed=300800, steps=["copytruncate", "compress", "write", "stop", "rename"])
 @example(seed=6, steps=["replace", "replace", "run", "rename", "kill"])

@@ -92,6 +92,7 @@ class Tail:
         followed: bool = False,
         others: Sequence[Mark] = (),
         later: Sequence[Mark] = (),
+        copied: bool = True,
     ) -> Found | None:
         """
         Begin with a file of before, wherever it is now.
@@ -100,6 +101,7 @@ class Tail:
         @param followed: whether the next file was begun; then this one ends where it did.
         @param others: marks of other files that are known.
         @param later: those of them that came after this one.
+        @param copied: whether a copy will do.
         @return: where it was found; C{None} where it is gone.
         """
         early = [
@@ -107,7 +109,7 @@ class Tail:
             for one in self._early
             if not one.cut
         ]
-        found = find(self.path, mark, self._tell, early, followed, others, later)
+        found = find(self.path, mark, self._tell, early, followed, others, later, copied)
         if found is not None:
             self._end_newest()
             self._add(found, mark.offset, line)

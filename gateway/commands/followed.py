@@ -148,7 +148,7 @@ class StreamPlace:
         at: int | None = None
         gone: list[Place] = []
         for place, after in zip(wanted, [*wanted[1:], None], strict=True):
-            found = self._find(place, after is not None)
+            found = self._find(place, None if after is None else after.number)
             if found is None:
                 self._tell_gone(place, have, None if after is None else after.number)
                 if at is None:
@@ -190,14 +190,21 @@ class StreamPlace:
                     f" before it was begun; {had}"
                 )
 
-    def _find(self, place: Place, followed: bool) -> Found | None:
+    def _find(self, place: Place, following: int | None) -> Found | None:
+        """
+        @param following: number before that of the next file's first message, where one was begun.
+        """
         book = self._bookmark
         known = (*(other.mark for other in book.places), *book.done, *book.waiting)
         others = [mark for mark in known if mark.inode != place.mark.inode]
-        followed = followed or any(mark.inode != place.mark.inode for mark in book.waiting)
+        followed = following is not None or any(
+            mark.inode != place.mark.inode for mark in book.waiting
+        )
         after = [other.mark for other in book.places[book.places.index(place) + 1 :]]
+        # Of a file that is stored whole no copy is needed, nor what only begins alike.
+        needed = following is None or following > self._have
         later = [one for one in (*after, *book.waiting) if one.inode != place.mark.inode]
-        found = self._tail.resume(place.mark, place.line, followed, others, later)
+        found = self._tail.resume(place.mark, place.line, followed, others, later, needed)
         if found is not None:
             generation, offset = len(self._found), place.mark.offset
             self._found.append((offset, place.number, found.stat.st_size))

@@ -125,6 +125,7 @@ def find(
     renamed: bool = False,
     others: Sequence[Mark] = (),
     later: Sequence[Mark] = (),
+    copied: bool = True,
 ) -> Found | None:
     """
     Look for the file of a mark, under a name and beside it.
@@ -133,6 +134,7 @@ def find(
     @param renamed: whether the next file has had the name since: no copy has it then.
     @param others: marks of files that are known beside this one, and are no copies of it.
     @param later: those of them that came after it, as no copy of it did.
+    @param copied: whether a copy will do.
     @return: it, open; C{None} where it is gone.
     """
     own: list[Found] = []
@@ -141,15 +143,12 @@ def find(
     bases = [name.name for name in _names(path, mark)]
     beside = _open_beside(path, mark, tell)
     for found in chain(known, beside):
-        if not mark.fits(found.file, found.stat):
-            os.close(found.file)
-        elif found.own:
+        fits = mark.fits(found.file, found.stat)
+        if fits and found.own:
             own.append(found)
-        elif (
-            mark.size and _may_be_copy(found, mark, renamed) and not _is_other(found, mark, others)
-        ):
+        elif fits and copied and _may_be_copy(found, mark, renamed, others):
             copies.append(found)
-        elif not found.named and _has_inode(found, later):
+        elif copied and not found.named and _is_other(found, mark, later):
             after.append(found)
         else:
             os.close(found.file)
@@ -216,25 +215,22 @@ def _rank(one: Found, bases: Sequence[str]) -> tuple[object, tuple[int, ...]]:
     return "unknown", ()
 
 
-def _may_be_copy(found: Found, mark: Mark, renamed: bool) -> bool:
+def _may_be_copy(found: Found, mark: Mark, renamed: bool, others: Sequence[Mark]) -> bool:
     """
     Whether a file with the bytes of a mark, and another inode, may have what came after: a copy
     has what was written until it was made.
     """
-    return found.stat.st_mtime_ns >= mark.changed and not (found.named and (mark.early or renamed))
-
-
-def _has_inode(found: Found, marks: Sequence[Mark]) -> bool:
-    """Whether a file is one of these by its inode and its bytes."""
-    inode = found.stat.st_ino
-    return any(mark.inode == inode and mark.fits(found.file, found.stat) for mark in marks)
+    if not mark.size or found.changed < mark.changed or _is_other(found, mark, others):
+        return False
+    return not (found.named and (mark.early or renamed))
 
 
 def _is_other(found: Found, mark: Mark, others: Sequence[Mark]) -> bool:
     """Whether a file is one of these by its inode, or by more bytes than a mark knows."""
     known = max(mark.size, mark.offset)
-    return _has_inode(found, others) or any(
-        max(other.size, other.offset) > known and other.fits(found.file, found.stat)
+    return any(
+        (other.inode == found.stat.st_ino or max(other.size, other.offset) > known)
+        and other.fits(found.file, found.stat)
         for other in others
     )
 
