@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from gateway.commands.follow import QUIET, Tail
-from gateway.commands.inputs import Lines
+from gateway.commands.inputs import Block, Files, Lines
 from gateway.commands.rotated import Mark
 
 
@@ -277,3 +278,18 @@ def test_a_byte_order_mark_where_reading_is_resumed(path: Path) -> None:
     assert mark is not None and again.tail.resume(mark, 2)
     assert again.more() == ["\ufefftwo".encode()]
     again.tail.close()
+
+
+def test_the_last_line_of_a_file_that_is_not_followed(path: Path) -> None:
+    """Nobody waits for its LF: it is taken as it is, and that is said."""
+    told: list[str] = []
+    for text in ("one\ntwo\n", "one\ntwo"):
+        path.write_text(text)
+        files = Files([str(path)], Lines, None, told.append)
+        blocks: list[Block | None] = []
+        while not blocks or blocks[-1] is not None:
+            Deferred.fromCoroutine(files.read()).addCallback(blocks.append)
+        lines = [line for block in blocks if block is not None for line in block.messages]
+        assert lines == [b"one", b"two"]
+    (text,) = told
+    assert text.startswith(f"{path}: its last line, 2, has no line feed and is taken as it is")

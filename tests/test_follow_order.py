@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from random import Random
 
+import msgspec
 import pytest
 
 from gateway.commands.rotated import rotated
@@ -147,6 +148,19 @@ def test_a_name_that_does_not_tell_the_order(log: Log) -> None:
     assert log.send() == ["3"]
     assert log.said("app.log.1.bak: its name does not say when it was rotated")
     assert log.said("app.log.old: its name does not say", "its 2 bytes are not sent")
+
+
+def test_a_file_that_has_become_shorter(log: Log) -> None:
+    """While nobody ran: whether its end was taken away or it is another one, that is said."""
+    log.append("1\n")
+    log.send()
+    content = msgspec.json.decode(log.state.read_bytes())
+    content["places"][-1]["mark"]["end"] += 5
+    log.state.write_bytes(msgspec.json.encode(content))
+    log.again()
+    assert log.said("app.log: has 5 bytes less than when it was last looked at")
+    log.append("2\n")
+    assert log.send() == ["2"]
 
 
 @pytest.mark.parametrize("again", [False, True])

@@ -256,6 +256,13 @@ class StreamPlace:
                 f" {mark.offset:,}. If it only begins alike, that is not sent once more, and what"
                 " the other one had behind it is lost"
             )
+        gone = mark.end - found.stat.st_size
+        if gone > 0:
+            self._tell(
+                f"{found.path}: has {gone:,} bytes less than when it was last looked at, which are"
+                " lost: its end was taken away, or it is another file that has the inode of the"
+                " one that was being sent, and begins alike"
+            )
         if path.is_symlink() and not found.named and str(found.path) == mark.path:
             self._tell(
                 f"{path}: is a link to another file than before; those that it was a link to in"

@@ -197,11 +197,19 @@ class Files:
     @ivar total: bytes of all of them, C{None} where a pipe or the like is among them.
     """
 
-    def __init__(self, names: Sequence[str], cutter: NewCutter, reactor: Any) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        cutter: NewCutter,
+        reactor: Any,
+        tell: Callable[[str], None] = lambda text: None,
+    ) -> None:
         """
+        @param tell: gets a line for people where a file's last line lacks its LF.
         @raise InputError: one of them cannot be opened.
         """
         self._cutter = cutter
+        self._tell = tell
         self._reactor = reactor
         self._inputs = [_Input(name) for name in names]
         self._blocks = self._walk()
@@ -237,6 +245,11 @@ class Files:
                     messages = cutter.feed(data) if data else cutter.end()
                 except InputError as error:
                     messages, fault = error.messages, error
+                if messages and not data and not entry.waits:
+                    self._tell(
+                        f"{entry.name}: its last line, {line:,}, has no line feed and is taken as"
+                        " it is; if the file grows there, that line has been sent as it was"
+                    )
                 if messages:
                     offset = taken - cutter.pending
                     yield Block(messages, offset - before, entry.name, line, offset)

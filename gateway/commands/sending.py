@@ -152,7 +152,7 @@ class _Run:
             paths = [Path(name).absolute() for name in job.names]
             self._source = Followed(paths, cutter, reactor, lambda text: self._say(text))
         else:
-            self._source = Files(job.names, cutter, reactor)
+            self._source = Files(job.names, cutter, reactor, self._tell_unfinished)
         self._refused = None if job.refused is None else RefusedFile(job.refused, job.stream or "")
         self._bookmark = (
             None
@@ -309,6 +309,11 @@ class _Run:
         have = max(have, number)
         self._buffer.rebase(have)
         return number, have
+
+    def _tell_unfinished(self, text: str) -> None:
+        # Where messages are counted a later run goes on behind that line.
+        if self._counted:
+            self._say(text)
 
     def _rebase(self, number: int) -> None:
         """The next message has the next number, whatever came before it."""
