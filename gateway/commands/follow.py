@@ -33,6 +33,10 @@ from gateway.commands.rotated import Found, Mark, count_lines, find, mark_end, r
 QUIET: Final = 1.0
 """Seconds without growth after which a file that lost its name is taken as complete."""
 
+SETTLED: Final = 10
+"""Looks after which a folder's last change is surely older than them: file systems tell it by
+ticks, of 10 ms at most."""
+
 KEPT: Final = 8
 """Files that were read to their end and stay open: a late writer is to be noticed."""
 
@@ -73,6 +77,8 @@ class Tail:
         self._count = 0
         self._missing = False
         self._folder = 0
+        # When the folder was changed last, and how many looks ago that was seen.
+        self._unchanged = (0, 0)
         # Files with unknown names that were reported.
         self._unknown: set[tuple[int, int]] = set()
         # The last place in the newest file that is known, which may be gone.
@@ -212,12 +218,15 @@ class Tail:
         kept = []
         for mark in self.done:
             for one in found:
-                if mark.inode == one.key[1] and mark.fits(one.file, one.stat):
-                    size = max(mark.offset, mark.end)
+                size = max(mark.offset, mark.end)
+                # Untouched, it need not be read.
+                same = (one.stat.st_size, one.changed) == (size, mark.changed)
+                if mark.inode == one.key[1] and (same or mark.fits(one.file, one.stat)):
                     if one.key not in {ended.key for ended in self._ended if ended.file >= 0}:
                         self._say_late(one.path, one.stat.st_size - size)
                     keys.add(one.key)
-                    kept.append(replace(mark, end=max(size, one.stat.st_size)))
+                    size = max(size, one.stat.st_size)
+                    kept.append(replace(mark, end=size, changed=one.changed))
                     break
             else:
                 # It may have the name again, or a link may be pointed back to it.
@@ -241,7 +250,8 @@ class Tail:
                 # A file may get the name and lose it again between two looks, however often.
                 if cut:
                     self._cut(newest, False)
-                self.catch_up(newest.mark_read())
+                if cut or self._folder_changes():
+                    self.catch_up(newest.mark_read())
             self._say_missing(f"{self.path}: is not there (yet); waiting for it")
             return
         except OSError as error:
@@ -272,6 +282,15 @@ class Tail:
             self.catch_up(self._behind)  # more than one rotation since the last look
         self._end_newest()
         self._add(one, *place)
+
+    def _folder_changes(self) -> bool:
+        """Whether a file may have come or gone of late; there may be many to look at."""
+        changed = 0
+        with contextlib.suppress(OSError):
+            changed = self.path.parent.stat().st_mtime_ns
+        same, looks = self._unchanged
+        self._unchanged = (changed, looks + 1 if same == changed else 0)
+        return self._unchanged[1] < SETTLED or self.path.is_symlink()
 
     def _sent_of(self, one: Found) -> tuple[int, int]:
         """
