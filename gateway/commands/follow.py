@@ -28,7 +28,15 @@ from typing import Final
 
 from gateway.commands.generation import Generation
 from gateway.commands.inputs import Block, NewCutter
-from gateway.commands.rotated import Found, Mark, count_lines, find, mark_end, rotated
+from gateway.commands.rotated import (
+    Found,
+    Mark,
+    count_lines,
+    find,
+    inodes_beside,
+    mark_end,
+    rotated,
+)
 
 QUIET: Final = 1.0
 """Seconds without growth after which a file that lost its name is taken as complete."""
@@ -216,23 +224,25 @@ class Tail:
         """
         keys = set()
         kept = []
+        open_still = {one.key for one in self._ended if one.file >= 0}
+        by_inode = {one.key[1]: one for one in found}
+        there = inodes_beside(self.path)
         for mark in self.done:
-            for one in found:
-                size = max(mark.offset, mark.end)
+            one = by_inode.get(mark.inode)
+            size = max(mark.offset, mark.end)
+            if one is not None and (
                 # Untouched, it need not be read.
-                same = (one.stat.st_size, one.changed) == (size, mark.changed)
-                if mark.inode == one.key[1] and (same or mark.fits(one.file, one.stat)):
-                    if one.key not in {ended.key for ended in self._ended if ended.file >= 0}:
-                        self._say_late(one.path, one.stat.st_size - size)
-                    keys.add(one.key)
-                    size = max(size, one.stat.st_size)
-                    kept.append(replace(mark, end=size, changed=one.changed))
-                    break
-            else:
-                # It may have the name again, or a link may be pointed back to it.
-                with contextlib.suppress(OSError):
-                    if Path(mark.path).stat().st_ino == mark.inode:
-                        kept.append(mark)
+                (one.stat.st_size, one.changed) == (size, mark.changed)
+                or mark.fits(one.file, one.stat)
+            ):
+                if one.key not in open_still:
+                    self._say_late(one.path, one.stat.st_size - size)
+                keys.add(one.key)
+                size = max(size, one.stat.st_size)
+                kept.append(replace(mark, end=size, changed=one.changed))
+            elif one is None and (there is None or mark.inode in there or _has_path(mark)):
+                # It may not be readable now, have the name again, or be what a link is pointed to.
+                kept.append(mark)
         self.done = kept
         return keys
 
@@ -548,3 +558,10 @@ class Tail:
         if not self._missing:
             self._missing = True
             self._tell(text)
+
+
+def _has_path(mark: Mark) -> bool:
+    """Whether a file is where it was."""
+    with contextlib.suppress(OSError):
+        return Path(mark.path).stat().st_ino == mark.inode
+    return False

@@ -263,6 +263,20 @@ def rotated(path: Path, mark: Mark | None = None) -> tuple[list[Found], list[Fou
     return in_order(known, bases), unknown
 
 
+def inodes_beside(path: Path) -> set[int] | None:
+    """
+    @return: of all in the folders of a name and of what it is a link to; C{None} where one of them
+        cannot be read.
+    """
+    found = set()
+    for folder in {one.parent for one in _names(path, None)}:
+        try:
+            found |= {entry.inode() for entry in os.scandir(folder)}
+        except OSError:
+            return None
+    return found
+
+
 def mark_end(one: Found) -> Mark:
     """Where a file ends by now."""
     size = one.stat.st_size
