@@ -105,6 +105,26 @@ def test_no_more_is_kept_of_files_that_are_gone(log: Log) -> None:
     assert len(log._followed.tails[0].ended()) == 50
 
 
+def test_a_folder_that_is_away_for_a_while(tmp_path: Path) -> None:
+    """As of a network file system: nothing that was sent is forgotten."""
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    log = Log(folder)
+    for number in range(3):
+        log.append(f"old {number}\n", f"app.log.{number + 1}")
+    log.append("1\n")
+    log._followed.close()
+    log._start()
+    log.send()
+    (tail,) = log._followed.tails
+    folder.rename(tmp_path / "away")
+    tail.look()
+    assert len(tail.ended()) == 3
+    (tmp_path / "away").rename(folder)
+    log.append("2\n")
+    assert log.send() == ["2"]
+
+
 def test_more_rotations_than_files_stay_open(log: Log) -> None:
     """Those that were sent in one run are known in the next, though they are touched."""
     for turn in range(12):
