@@ -34,7 +34,7 @@ def test_names_tell_the_order(tmp_path: Path, names: list[str]) -> None:
     for name in random.sample(names, len(names)):
         (tmp_path / name).write_text(name)
         os.utime(tmp_path / name, ns=(1, random.randrange(1000)))
-    found, _ = rotated(tmp_path / "app.log")
+    found, _ = rotated(tmp_path / "app.log", None, print)
     for one in found:
         os.close(one.file)
     assert [one.path.name for one in found] == names
@@ -46,7 +46,7 @@ def test_between_two_kinds_of_names_the_last_change_tells(tmp_path: Path) -> Non
     for name, change in changes.items():
         (tmp_path / name).write_text(name)
         os.utime(tmp_path / name, ns=(1, change))
-    found, _ = rotated(tmp_path / "app.log")
+    found, _ = rotated(tmp_path / "app.log", None, print)
     for one in found:
         os.close(one.file)
     assert [one.path.name for one in found] == [
@@ -99,6 +99,8 @@ def test_no_more_is_kept_of_files_that_are_gone(log: Log) -> None:
     log._start()
     log.send()
     assert len(log._followed.tails[0].ended()) == 100
+    found, _ = rotated(log.path, None, print, log._followed.tails[0].ended())
+    assert [one.file for one in found] == [-1] * 100  # none is held open
     for number in range(50):
         log.path.with_name(f"app.log.{number + 1}").unlink()
     log.again()

@@ -34,7 +34,7 @@ from gateway.commands.rotated import (
     count_lines,
     find,
     inodes_beside,
-    mark_end,
+    mark_rotated,
     rotated,
 )
 
@@ -142,11 +142,11 @@ class Tail:
         """
         newest = self._generations[-1] if self._generations else None
         self._behind = mark
-        found, unknown = rotated(self.path, mark)
+        found, unknown = rotated(self.path, mark, self._tell, self.done)
         done = self._measure_done((*found, *unknown))
         if newest is not None and self._is_last(newest):
             for one in (*found, *unknown):
-                os.close(one.file)
+                _close(one)
             return self._take_early()
         held = (*self._generations, *self._ended, *self._early)
         # A file that was truncated goes on with another content, under whatever name.
@@ -159,7 +159,7 @@ class Tail:
             # Where the names do not say what came after it, the last changes do.
             late = at >= first if own else one.changed >= changed
             if not late or one.key in known or one.key in done:
-                os.close(one.file)
+                _close(one)
                 continue
             self._end_newest()
             self._add(one, 0, 1)
@@ -176,7 +176,7 @@ class Tail:
                     f"{one.path}: its name does not say when it was rotated; if it came after the"
                     f" file that was being sent, its {one.stat.st_size:,} bytes are not sent"
                 )
-            os.close(one.file)
+            _close(one)
         return [*taken, *self._take_early()]
 
     def _is_last(self, newest: Generation) -> bool:
@@ -206,14 +206,8 @@ class Tail:
 
     def skip_rotated(self) -> None:
         """Take the files that were rotated before anybody followed as read to their end."""
-        found, unknown = rotated(self.path)
         known = {one.key for one in self._generations}
-        self.done = [
-            *self.done,
-            *(mark_end(one) for one in (*found, *unknown) if one.key not in known),
-        ]
-        for one in (*found, *unknown):
-            os.close(one.file)
+        self.done = [*self.done, *mark_rotated(self.path, known)]
 
     def _measure_done(self, found: Sequence[Found]) -> set[tuple[int, int]]:
         """
@@ -232,8 +226,7 @@ class Tail:
             size = max(mark.offset, mark.end)
             if one is not None and (
                 # Untouched, it need not be read.
-                (one.stat.st_size, one.changed) == (size, mark.changed)
-                or mark.fits(one.file, one.stat)
+                mark.is_untouched(one.stat) or mark.fits(one.file, one.stat)
             ):
                 if one.key not in open_still:
                     self._say_late(one.path, one.stat.st_size - size)
@@ -565,3 +558,8 @@ def _has_path(mark: Mark) -> bool:
     with contextlib.suppress(OSError):
         return Path(mark.path).stat().st_ino == mark.inode
     return False
+
+
+def _close(found: Found) -> None:
+    if found.file >= 0:
+        os.close(found.file)

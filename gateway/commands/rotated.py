@@ -21,7 +21,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Final
@@ -86,11 +86,16 @@ class Mark:
         trail = os.pread(file, self.before, self.offset - self.before)
         return self.early or digest(trail) == self.trail
 
+    def is_untouched(self, found: os.stat_result) -> bool:
+        """Whether a file of this inode is as long as it was, and was not changed since."""
+        size = max(self.offset, self.end)
+        return (found.st_size, found.st_mtime_ns) == (size, self.changed)
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
     """
-    An open file.
+    An open file; C{file} is -1 where it was closed again.
 
     @ivar own: whether it has the inode that was looked for.
     @ivar named: whether it has the followed name itself.
@@ -244,23 +249,49 @@ def _begins_with(longer: Found, shorter: Found) -> bool:
     return os.pread(longer.file, count, start) == os.pread(shorter.file, count, start)
 
 
-def rotated(path: Path, mark: Mark | None = None) -> tuple[list[Found], list[Found]]:
+def rotated(
+    path: Path,
+    mark: Mark | None,
+    tell: Callable[[str], None],
+    done: Sequence[Mark] = (),
+) -> tuple[list[Found], list[Found]]:
     """
     Open the rotated files of a name, without the one that has the name.
 
+    @param done: ends of files; those that were not touched since are closed: there may be more
+        than a process can have open.
     @return: the oldest first; and those that begin with the name in a way that is not known.
     """
     bases = [name.name for name in _names(path, mark)]
+    ends = {end.inode: end for end in done}
     known, unknown = [], []
-    for one in _open_beside(path, mark, lambda text: None):
+    for one in _open_beside(path, mark, tell):
         name = one.path.name
         if one.named or any(_matches(_COMPRESSED, name, base) for base in bases):
             os.close(one.file)
-        elif any(_matches(_ROTATED, name, base) for base in bases):
+            continue
+        end = ends.get(one.key[1])
+        if end is not None and end.is_untouched(one.stat):
+            os.close(one.file)
+            one = replace(one, file=-1)
+        if any(_matches(_ROTATED, name, base) for base in bases):
             known.append(one)
         else:
             unknown.append(one)
     return in_order(known, bases), unknown
+
+
+def mark_rotated(path: Path, known: set[tuple[int, int]]) -> list[Mark]:
+    """
+    @param known: files that are left out.
+    @return: where those beside a name end by now.
+    """
+    marks = []
+    for one in _open_beside(path, None, lambda text: None):
+        if not one.named and one.key not in known:
+            marks.append(mark_end(one))
+        os.close(one.file)
+    return marks
 
 
 def inodes_beside(path: Path) -> set[int] | None:
