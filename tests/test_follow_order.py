@@ -5,6 +5,7 @@ Which of the rotated files beside a followed one came after it, and which were s
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from random import Random
 
@@ -217,3 +218,21 @@ def test_a_link_that_is_pointed_back(log: Log) -> None:
         if turn == 3:
             log.again()
         assert log.send() == [f"{turn}"]
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_copied_truncated_and_moved_elsewhere(log: Log, tmp_path: Path, comes: bool) -> None:
+    """Between two looks: what it has by then is read, though no name leads to it."""
+    (tmp_path / "elsewhere").mkdir()
+    log.append("1\n")
+    log.send()
+    log.append("2\n")
+    shutil.copy(log.path, log.path.with_name("app.log.1"))
+    log.path.write_text("3, and more than was there\n")
+    log.path.rename(tmp_path / "elsewhere" / "app.log")
+    if comes:
+        log.append("4\n")
+    else:
+        log._followed._look()
+        log.append("4\n")
+    assert log.send() == ["2", "3, and more than was there", "4"]

@@ -251,10 +251,10 @@ class Tail:
         except FileNotFoundError:
             if newest is not None:
                 # A file may get the name and lose it again between two looks, however often.
-                if cut:
-                    self._cut(newest, False)
+                moved = self._cut(newest, False) if cut else None
                 if cut or self._folder_changes():
                     self.catch_up(newest.mark_read())
+                self._take_moved(moved)
             self._say_missing(f"{self.path}: is not there (yet); waiting for it")
             return
         except OSError as error:
@@ -277,12 +277,14 @@ class Tail:
         if newest is not None and not cut and self._same_again(newest, one):
             return
         place = self._sent_of(one)
+        moved = None
         if newest is not None:
             if cut:
-                self._cut(newest, named)
+                moved = self._cut(newest, named)
             self._behind = newest.mark_read()
         if self._behind is not None:
             self.catch_up(self._behind)  # more than one rotation since the last look
+        self._take_moved(moved)
         self._end_newest()
         self._add(one, *place)
 
@@ -494,13 +496,25 @@ class Tail:
             os.close(generation.file)
             generation.file = -1
 
-    def _cut(self, newest: Generation, named: bool) -> None:
+    def _take_moved(self, moved: Found | None) -> None:
+        """Read what a file has that was truncated and lost its name, if it is not found beside."""
+        if moved is None:
+            return
+        if moved.key in {one.key for one in self._generations}:
+            os.close(moved.file)
+            return
+        self._end_newest()
+        self._add(moved, 0, 1)
+
+    def _cut(self, newest: Generation, named: bool) -> Found | None:
         """
         @param named: whether it still has the name; else it was renamed after that.
+        @return: it, open once more, where it was renamed and its copy is read on.
         """
         mark, size = newest.mark_read(), newest.seen[0]
         copy = find(self.path, mark, self._tell, [newest.once_more()])
         text = f"{self.path}: was truncated; reading it from its beginning"
+        moved = None
         if copy is None:
             newest.cut = True
             lost = size - newest.offset
@@ -510,6 +524,8 @@ class Tail:
                 self._end_newest()
                 self._add(once_more, 0, 1)
         else:
+            if not named:
+                moved = newest.once_more()
             os.close(newest.file)
             newest.take(copy)
             self.on_cut(mark.inode, newest.mark_read())
@@ -522,6 +538,7 @@ class Tail:
         elif copy is None:
             text += "; what was written to it just before that, if anything, is lost"
         self._tell(text)
+        return moved
 
     def _look_back(self) -> None:
         later = {one.key for one in self._generations}
