@@ -185,3 +185,18 @@ def test_commands_are_told(command: list[str]) -> None:
     done = tool(*command)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert 'tcp:8002: it has no port; did you mean "tcp:127.0.0.1:8002"?' in done.stderr
+
+
+@pytest.mark.parametrize("command", [["call", "q"], ["listen", "c"], ["send"], ["bench"]])
+def test_the_variable_is_named(command: list[str]) -> None:
+    """Where a bad endpoint comes from the environment, the error says which variable has it."""
+    done = tool(*command, environment={"GATEWAY_ENDPOINT": "tcp:8002"})
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "Error: GATEWAY_ENDPOINT tcp:8002: it has no port; did you mean" in done.stderr
+
+
+def test_an_argument_is_named() -> None:
+    """The endpoint of bench is an argument, and is called by its name in the usage."""
+    for more in ([], ["--route", "r"]):
+        done = tool("bench", "tcp:8002", *more)
+        assert "Error: ENDPOINT tcp:8002: it has no port" in done.stderr

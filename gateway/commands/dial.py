@@ -120,36 +120,37 @@ def new_client(endpoint: str, trust: Trust, **options: Any) -> GatewayClient:
 
     @raise click.UsageError: the endpoint, or how to trust it, makes no sense.
     """
-    name = endpoint_source()
-    check_endpoint(endpoint, f"{name} ")
+    check_endpoint(endpoint)
     try:
         return GatewayClient(
             endpoint, tls=trust.tls, certificate=trust.certificate, key=trust.key, **options
         )
     except (ValueError, OSError) as error:
-        raise click.UsageError(f"{name} {endpoint}: {error}") from None
+        raise click.UsageError(f"{endpoint_source()} {endpoint}: {error}") from None
 
 
 def endpoint_source() -> str:
     """
-    Name the option or variable that gave the endpoint of the command that runs.
+    Name the option, argument or variable that gave the endpoint of the command that runs.
     """
     context = click.get_current_context(silent=True)
-    if context is not None and (
-        context.get_parameter_source("endpoint") is ParameterSource.ENVIRONMENT
-    ):
+    if context is None:
+        return "--endpoint"
+    if context.get_parameter_source("endpoint") is ParameterSource.ENVIRONMENT:
         return VARIABLE
-    return "--endpoint"
+    own = next((each for each in context.command.params if each.name == "endpoint"), None)
+    return "ENDPOINT" if isinstance(own, click.Argument) else "--endpoint"
 
 
-def check_endpoint(endpoint: str, option: str = "") -> None:
+def check_endpoint(endpoint: str) -> None:
     """
-    @raise click.UsageError: it is no client endpoint; with what is probably meant.
+    @raise click.UsageError: it is no client endpoint; with what gave it, and what is probably
+        meant.
     """
     fault = client_endpoint_fault(endpoint)
     if fault is not None:
         hint = endpoint_hint(endpoint, client_endpoint_fault, listening=False)
-        raise click.UsageError(f"{option}{endpoint}: {fault}{hint}")
+        raise click.UsageError(f"{endpoint_source()} {endpoint}: {fault}{hint}")
 
 
 def client_endpoint_fault(endpoint: str) -> str | None:
