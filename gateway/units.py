@@ -1,8 +1,8 @@
 """
-Units of durations and sizes, as configuration files may write them: C{"5m"}, C{"64kB"}.
+Units of durations and sizes, as configurations and commands may write them: C{"5m"}, C{"64kB"}.
 
-Durations have PostgreSQL's units, with C{m} for minutes as everywhere else. Sizes have its
-binary multiples: C{kB} is 1024 bytes there and here, whichever way it is written.
+Durations have PostgreSQL's units, with C{m} for minutes as everywhere else, and weeks. Sizes have
+its binary multiples: C{kB} is 1024 bytes there and here, whichever way it is written.
 
 @see: PostgreSQL documentation, section 20.1.1, "Parameter Names and Values"
 """
@@ -84,6 +84,7 @@ DURATION: Final = Quantity(
         "min": Decimal(60),
         "h": Decimal(3600),
         "d": Decimal(86400),
+        "w": Decimal(604800),
     },
     '"500ms", "5s", "5m", "1h", "1d"',
     whole=False,

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from gateway.tokens import read_tokens
+from gateway.units import DURATION
 from tests.support import tool
 
 
@@ -51,6 +52,17 @@ def test_add_list_revoke(tmp_path: Path) -> None:
     assert path.read_text().endswith("# a comment\n")
 
 
+@pytest.mark.parametrize("unit", DURATION.units)
+def test_units_of_a_lifetime(tmp_path: Path, unit: str) -> None:
+    """A token lives for a duration in any unit that the configuration knows, and in no other."""
+    number = max(1, round(60 / DURATION.units[unit]))
+    added(tmp_path, "a", "--expires", f"{number}{unit}")
+    (kept,) = read_tokens((tmp_path / "tokens").read_text(), "tokens").values()
+    assert kept.expires is not None
+    lives = (kept.expires - kept.created).total_seconds()
+    assert lives == pytest.approx(number * float(DURATION.units[unit]), abs=1)
+
+
 def test_list_shows_who_and_until_when(tmp_path: Path) -> None:
     """As lines for people or JSON for programs; never a hash."""
     added(tmp_path, "a", "--expires", "90d")
@@ -78,6 +90,12 @@ def test_list_shows_who_and_until_when(tmp_path: Path) -> None:
         (("add", "a*", "--file", "tokens"), 2, "has an asterisk"),
         (("add", "", "--file", "tokens"), 2, "is empty"),
         (("add", "a", "--file", "tokens", "--expires", "soon"), 2, "90d is ninety days"),
+        (("add", "a", "--file", "tokens", "--expires", "90"), 2, "(s, ms, us, m, min, h, d, w)"),
+        (("add", "a", "--file", "tokens", "--expires", "1M"), 2, "90d is ninety days"),
+        (("add", "a", "--file", "tokens", "--expires", "0d"), 2, "less than a second"),
+        (("add", "a", "--file", "tokens", "--expires", "999ms"), 2, "less than a second"),
+        (("add", "a", "--file", "tokens", "--expires", "9999999d"), 2, "beyond the year 9999"),
+        (("add", "a", "--file", "tokens", "--expires", f"{10**14}d"), 2, "beyond the year 9999"),
         (("add", "a"), 2, "one of --file and --config"),
         (("add", "a", "--file", "tokens", "--config", "x"), 2, "one of --file and --config"),
         (("add", "a", "--file", "none/tokens"), 1, "none/tokens: cannot be"),

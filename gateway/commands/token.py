@@ -5,7 +5,6 @@ C{gateway token}: who may prove with a token who they are.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,10 +16,9 @@ from gateway.errors import ConfigError
 from gateway.sections import meant
 from gateway.token_file import TokenFile
 from gateway.tokens import HEADING, Token, issue, read_tokens, token_identity_fault
+from gateway.units import DURATION
 
 _SIGHUP: Final = "a running gateway takes it over when it gets SIGHUP"
-
-_UNITS: Final = {"w": 7 * 86400, "d": 86400, "h": 3600, "m": 60}
 
 _EPILOG: Final = """\b
 Exit status:
@@ -38,14 +36,27 @@ Examples:
 
 def _lifetime(context: click.Context, option: click.Parameter, value: str | None) -> Any:
     """
-    C{90d} as a timedelta: weeks, days, hours or minutes.
+    Read C{90d}, in the units of the configuration's durations, as a timedelta.
     """
     if value is None:
         return None
-    found = re.fullmatch(r"([1-9][0-9]{0,4})([wdhm])", value)
-    if found is None:
-        raise click.BadParameter(f"{value!r} is no time; 90d is ninety days (w, d, h, m)")
-    return timedelta(seconds=int(found[1]) * _UNITS[found[2]])
+    try:
+        seconds = DURATION.read(value)
+    except ValueError:
+        units = ", ".join(DURATION.units)
+        raise click.BadParameter(
+            f"{value!r} is no duration with its unit ({units}); 90d is ninety days"
+        ) from None
+    if seconds < 1:
+        raise click.BadParameter(f"{value!r} is less than a second, by which tokens count")
+    try:
+        lifetime = timedelta(seconds=seconds)
+        datetime.now(UTC) + lifetime
+    except OverflowError:
+        raise click.BadParameter(
+            f"{value!r} is beyond the year 9999; leave --expires out for a token without an end"
+        ) from None
+    return lifetime
 
 
 def _of_file(command: Callable[..., None]) -> Callable[..., None]:
@@ -82,8 +93,8 @@ def token_command() -> None:
 @click.option(
     "--expires",
     callback=_lifetime,
-    metavar="TIME",
-    help="After so long, as in 90d; without, never.",
+    metavar="DURATION",
+    help="After so long, as in 90d, in the units of the configuration; without, never.",
 )
 @_of_file
 def add(identity: str, expires: timedelta | None, file: Path | None, config: Path | None) -> None:
