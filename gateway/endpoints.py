@@ -12,8 +12,9 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable
-from ipaddress import ip_address
 from typing import Final, NamedTuple
+
+from gateway.endpoint_arguments import argument_fault, escaped, is_address
 
 EndpointFault = Callable[[str], str | None]
 """An endpoint string -> what is wrong with it."""
@@ -55,10 +56,10 @@ class _Place(NamedTuple):
         host = self.host.strip("[]").replace("\\:", ":")
         if not listening:
             host = "127.0.0.1" if host in _HERE + _ANY else host
-            return f"tcp:{_escaped(host)}:{self.port}"
+            return f"tcp:{escaped(host)}:{self.port}"
         if host in _ANY:
             return f"tcp:{self.port}"
-        return f"tcp:{self.port}:interface={_escaped('127.0.0.1' if host in _HERE else host)}"
+        return f"tcp:{self.port}:interface={escaped('127.0.0.1' if host in _HERE else host)}"
 
 
 def endpoint_hint(text: str, fault: EndpointFault, listening: bool) -> str:
@@ -83,32 +84,31 @@ def text_fault(text: str, listening: bool) -> str | None:
     if "\0" in text:
         return "no address has a NUL"
     kind, _, rest = text.removeprefix("haproxy:").partition(":")
-    if kind in ("tcp", "tcp4", "tcp6", "ssl", "tls"):
-        if rest.startswith("//"):
-            return "it is no URL"
-        parts = re.split(r"(?<!\\):", rest)
-        ports = [part.removeprefix("port=") for part in parts if part.startswith("port=")]
-        ports = ports or (parts[:1] if listening else parts[1:2])
-        lowest = 0 if listening else 1
-        for port in ports:
-            if re.fullmatch("-?[0-9]{1,99}", port) and not lowest <= int(port) <= 65535:
-                return f"a port is a number from {lowest} to 65535, and {port} is not"
+    if kind in ("tcp", "tcp4", "tcp6", "ssl", "tls") and rest.startswith("//"):
+        return "it is no URL"
     if kind == "unix" and (not rest.partition(":")[0].removeprefix("path=")) and not listening:
         return "it names no file for its Unix socket"
-    return None
+    return argument_fault(text, listening)
 
 
 def error_words(error: Exception) -> str:
     """
     Twisted's words for what is wrong with a string, without Python's.
     """
+    # Twisted's, of a folder that cannot be listed, has what happened in it.
+    original = getattr(error, "originalException", None)
+    error = original if isinstance(original, OSError) else error
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     if isinstance(error, RuntimeError):
         return "it ends with a backslash"  # where Twisted's generator runs out of text
-    if isinstance(error, LookupError):
+    if isinstance(error, LookupError | AttributeError):
         return "what it names is not there"
+    if error.args and isinstance(error.args[0], list):
+        # OpenSSL's: (library, function, reason), each call's after that of those it made.
+        said = [str(entry[-1]) for entry in error.args[0] if isinstance(entry, tuple) and entry]
+        return f"its certificate or key cannot be read: {said[-1] if said else 'no reason given'}"
     if isinstance(error, TypeError):
         if found := re.search(r"unexpected keyword argument '(.*)'", text):
             return f"it takes no {found[1]}="
@@ -153,7 +153,7 @@ def _guesses(text: str, listening: bool) -> list[tuple[str, bool]]:
 
 def _place(text: str) -> _Place | None:
     address = text.partition("/")[0]
-    if _is_address(address.strip("[]")):
+    if is_address(address.strip("[]")):
         return None  # and no port
     bare = _of_bare_address(address)
     if bare is not None:
@@ -165,7 +165,7 @@ def _place(text: str) -> _Place | None:
     interface = found["interface"] or ""
     if kind.lower() not in _KINDS:
         # Without one, what stands before the port is a host: "localhost:8002".
-        if (kind and host) or kind.lower() in _OTHERS or (interface and not _is_address(interface)):
+        if (kind and host) or kind.lower() in _OTHERS or (interface and not is_address(interface)):
             return None
         host = host or kind
     return _Place(host or interface, found["port"], kind.lower() in ("ssl", "tls"))
@@ -175,10 +175,10 @@ def _of_bare_address(text: str) -> _Place | None:
     """C{tcp:8000:interface=::1}, C{tcp:::1:8000}."""
     _, _, rest = text.partition(":")
     port, _, address = rest.partition(":interface=")
-    if port.isdecimal() and _is_address(address):
+    if port.isdecimal() and is_address(address):
         return _Place(address, port, False)
     address, _, port = rest.rpartition(":")
-    if port.isdecimal() and _is_address(address):
+    if port.isdecimal() and is_address(address):
         return _Place(address, port, False)
     return None
 
@@ -194,15 +194,3 @@ def _named(rest: str) -> list[str]:
             near = difflib.get_close_matches(name.lower(), _WORDS, 1)
             parts[number] = f"{near[0]}={value}" if near else part
     return [":".join(parts)]
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _escaped(host: str) -> str:
-    return host.replace(":", "\\:")

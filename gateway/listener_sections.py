@@ -6,22 +6,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from gateway.content_sections import check_content, check_name
+from gateway.endpoint_arguments import LARGEST, escaped
 from gateway.endpoints import EndpointFault, endpoint_hint
 from gateway.networks import network_fault
 from gateway.places import Places
 from gateway.route import Route
 from gateway.sections import Reader
-from gateway.units import IN_BYTES, IN_SECONDS, Bytes, Count, Seconds
+from gateway.units import IN_BYTES, IN_SECONDS, Count, Seconds
 
 # One message in a quarter of an hour; with less nobody would see the end of a pause.
 MessageRate = Annotated[float, Meta(ge=0.001)]
 ByteRate = Annotated[float, Meta(ge=1, extra=IN_BYTES)]
+KernelBytes = Annotated[int, Meta(ge=1, le=LARGEST, extra=IN_BYTES)]
+"""Of a buffer of the kernel, which takes a C int."""
+
 # TCP_KEEPIDLE is whole seconds, at most 32767.
 Keepalive = Annotated[float, Meta(ge=1, le=32767, extra=IN_SECONDS)]
 
@@ -128,12 +133,12 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     socket_mode: Annotated[str, Meta(pattern="^0?[0-7]{3}$")] | None = None
     socket_owner: str | None = None
     reuse_port: bool = False
-    send_buffer: Bytes | None = None
-    receive_buffer: Bytes | None = None
-    backlog: Count | None = None
+    send_buffer: KernelBytes | None = None
+    receive_buffer: KernelBytes | None = None
+    backlog: Annotated[int, Meta(ge=1, le=LARGEST)] | None = None
     no_delay: bool = True
     keepalive: Keepalive = 60.0
-    user_timeout: Seconds | None = None
+    user_timeout: Annotated[float, Meta(gt=0, le=LARGEST // 1000, extra=IN_SECONDS)] | None = None
 
     @property
     def knows_peers(self) -> bool:
@@ -161,7 +166,7 @@ def resolved(reader: Reader, name: str, listener: Listener, places: Places) -> L
     prefix = "address=" if rest.startswith("address=") else ""
     if not rest.removeprefix(prefix).partition(":")[0]:
         return listener  # names no file; its folder is none
-    path = places.folder / rest.removeprefix("address=")
+    path = PurePath(escaped(str(places.folder))) / rest.removeprefix("address=")
     return replace(listener, endpoint=f"unix:{prefix}{path}")
 
 

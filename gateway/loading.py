@@ -19,6 +19,7 @@ from twisted.internet.endpoints import serverFromString
 
 from gateway.cautions import cautions
 from gateway.config import EMBEDDED, Config, Draft, check_endpoints, default_config, draft
+from gateway.endpoint_arguments import split_endpoint
 from gateway.endpoints import error_words, text_fault
 from gateway.errors import ConfigError
 from gateway.listener_sections import Listener
@@ -111,8 +112,13 @@ def endpoint_fault(endpoint: str) -> str | None:
         return fault
     try:
         found = serverFromString(global_reactor, endpoint)
-    except (ValueError, TypeError, LookupError, OSError, RuntimeError) as error:
+    except Exception as error:  # noqa: BLE001 - each kind raises what it likes, OpenSSL's too
         return error_words(error)
+    arguments = split_endpoint(endpoint)
+    if arguments is not None and arguments.kind == "tls":
+        folder = arguments.values[0] if arguments.values else dict(arguments.named)["path"]
+        if not Path(folder).is_dir():
+            return f"{folder}: is no directory of certificates (*.pem)"
     path = getattr(getattr(found, "_wrappedEndpoint", found), "_address", None)
     if path is not None and (not path or path.endswith("/")):
         return "it names no file for its Unix socket"

@@ -18,7 +18,16 @@ PURE_TOO = ("pressure", "config", "direct", "answers", "deadlines", "sockets", "
 PURE_ALSO = ("content", "content_sections", "stream", "moves", "query", "query_sections")
 PURE_STILL = ("channel_sections", "pushes", "places", "toml", "networks", "listener_sections")
 PURE_ACCESS = ("patterns", "access_sections", "access", "tokens", "token_file")
-PURE_DOORS = ("units", "endpoints", "rates", "crowd", "guest", "files", "plain_files")
+PURE_DOORS = (
+    "units",
+    "endpoint_arguments",
+    "endpoints",
+    "rates",
+    "crowd",
+    "guest",
+    "files",
+    "plain_files",
+)
 PURE_INSIDE = ("spool.record", "spool.mark", "spool.backlog", "spool.room", "spool.file")
 PURE_SQL = ("sql.route", "sql.streams", "sql.fates", "columns.kinds", "formats.choice")
 PURE_WAY_IN = ("proxy.header", "telnet", "zones", "probe")
@@ -48,7 +57,7 @@ PACKAGES = ("postgres", "spool", "sql", "columns", "formats", "proxy", "tls", "c
 
 ORDER = [
     *("errors", "http", "plain_files", "framing", "telnet", "reply", "units", "sections", "toml"),
-    *("zones", "probe", "endpoints"),
+    *("zones", "probe", "endpoint_arguments", "endpoints"),
     *("networks", "patterns", "access_sections", "access", "tokens", "token_file", "verifier"),
     *("guest", "pushes", "stream", "dialect", "batch", "moves", "faults", "formats", "columns"),
     *("content", "places", "query", "route"),

@@ -1,0 +1,248 @@
+"""
+Arguments of Twisted's endpoint strings: which each kind takes, and which values.
+
+Twisted converts numbers and hands the rest on, so that a second port is taken for an interface,
+a backlog may be larger than the kernel's type, and a name that is there twice counts as the
+last one. All of that would be found out when it is used, or never.
+
+Pure: no file and no name is looked up.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from ipaddress import ip_address
+from typing import Final, NamedTuple
+
+LARGEST: Final = 2**31 - 1
+"""Of a C int, which listen(2) takes."""
+
+_DAY: Final = 86400
+
+_TOO_MANY: Final = "it has too many parts; a colon within one is \\:"
+
+_NUMBER: Final = re.compile(r" *[+-]?[0-9]{1,99} *", re.ASCII)
+
+Check = Callable[[str], str | None]
+"""A value -> what is wrong with it."""
+
+
+class Arguments(NamedTuple):
+    """
+    An endpoint string, taken apart.
+
+    @ivar kind: its first word.
+    @ivar values: those without a name, in order.
+    @ivar named: names and values, in order; a name may be there twice.
+    """
+
+    kind: str
+    values: Sequence[str]
+    named: Sequence[tuple[str, str]]
+
+
+class _Form(NamedTuple):
+    """
+    What one kind takes.
+
+    @ivar names: of the arguments; the first C{bare} may go without their names.
+    @ivar needed: those without which nothing else is judged: Twisted tells them.
+    """
+
+    names: Mapping[str, Check | None]
+    bare: int
+    needed: Collection[str] = ()
+
+
+def split_endpoint(text: str) -> Arguments | None:
+    """
+    Take an endpoint string apart, as Twisted does.
+
+    @return: C{None} where it ends within an escape.
+    """
+    parts: list[list[str]] = [[""]]
+    letters = iter(text)
+    for letter in letters:
+        part = parts[-1]
+        if letter == ":":
+            parts.append([""])
+        elif letter == "=" and len(part) == 1:
+            part.append("")
+        elif letter != "\\":
+            part[-1] += letter
+        elif (escaped := next(letters, None)) is not None:
+            part[-1] += escaped
+        else:
+            return None
+    values = [part[0] for part in parts if len(part) == 1]
+    named = [(part[0], part[1]) for part in parts if len(part) == 2]
+    return Arguments(values[0] if values else "", values[1:], named)
+
+
+def escaped(value: str) -> str:
+    """A value as an endpoint string says it."""
+    return re.sub(r"([\\:=])", r"\\\1", value)
+
+
+def argument_fault(text: str, listening: bool) -> str | None:
+    """
+    Find what is wrong with the arguments of an endpoint string.
+
+    @param listening: whether it is a server's.
+    @return: C{None}: nothing, or something that Twisted tells in good words.
+    """
+    found = split_endpoint(text)
+    if found is None:
+        return None
+    kind, values, named = found
+    if listening and kind == "haproxy":
+        # Twisted hands on what it wraps as it stands there.
+        inner = text.partition(":")[2]
+        if inner.startswith("haproxy:"):
+            return "it has haproxy: twice"
+        return argument_fault(inner, listening)
+    if listening and kind == "stdio":
+        return "the gateway's standard input and output are no place for peers"
+    form = (_SERVERS if listening else _CLIENTS).get(kind if listening else kind.lower())
+    if form is None:
+        return None
+    if len(values) > form.bare:
+        return _TOO_MANY
+    names = list(form.names)
+    if not listening and len(values) == 1 and form.bare == 2 and "host" in dict(named):
+        names = ["port"]
+    given = list(zip(names, values, strict=False))
+    for name, value in named:
+        if name not in form.names:
+            return f"it takes no {name}="
+        if name in dict(given[: len(values)]):
+            return _TOO_MANY
+        if name in dict(given):
+            return f"it has {name}= twice"
+        given.append((name, value))
+    if not dict(given).keys() >= set(form.needed):
+        return None
+    for name, value in given:
+        check = form.names[name]
+        fault = None if check is None else check(value)
+        if fault is not None:
+            return fault
+    return None
+
+
+def _number(what: str, least: int, most: int) -> Check:
+    def check(value: str) -> str | None:
+        if not value:
+            return "a number is missing"
+        if _NUMBER.fullmatch(value) is None:
+            return f"{value!r} is no number"
+        if not least <= int(value) <= most:
+            return f"{what} is a number from {least} to {most}, and {value} is not"
+        return None
+
+    return check
+
+
+def _mode(value: str) -> str | None:
+    if re.fullmatch("0?[0-7]{3}", value, re.ASCII):
+        return None
+    return f"a mode is three octal digits, such as 660, and {value!r} is not"
+
+
+def _switch(value: str) -> str | None:
+    return None if value in ("0", "1") else f"lockfile is 0 or 1, not {value!r}"
+
+
+def _domain(value: str) -> str | None:
+    if value in ("INET", "INET6", "UNIX"):
+        return None
+    return f"domain is INET, INET6 or UNIX, not {value!r}"
+
+
+def _is_host(value: str) -> bool:
+    # Digits alone are an address to the resolver (28401 is 0.0.110.241), and a port to people.
+    return is_address(value) or (
+        re.fullmatch(r"[\w.-]+", value) is not None
+        and any(letter not in "0123456789." for letter in value)
+    )
+
+
+def _interface(value: str) -> str | None:
+    if not value or _is_host(value):
+        return None
+    return f"an interface is an address or the name of a host, and {value!r} is not"
+
+
+def _host(value: str) -> str | None:
+    if not value:
+        return "it names no host"
+    return None if _is_host(value) else f"{value!r} is no address and no name of a host"
+
+
+def _address(value: str) -> str | None:
+    return None if is_address(value) else f"{value!r} is no address"
+
+
+def is_address(text: str) -> bool:
+    """Whether it is an IPv4 or IPv6 address."""
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+_LISTENED: Final = _number("a port", 0, 65535)
+_DIALLED: Final = _number("a port", 1, 65535)
+_BACKLOG: Final = _number("backlog", 0, LARGEST)
+_TIMEOUT: Final = _number("timeout", 1, _DAY)
+
+_SERVERS: Final[Mapping[str, _Form]] = {
+    "tcp": _Form({"port": _LISTENED, "interface": _interface, "backlog": _BACKLOG}, 3),
+    "tcp6": _Form({"port": _LISTENED, "backlog": _BACKLOG, "interface": _interface}, 3),
+    "unix": _Form({"address": None, "mode": _mode, "backlog": _BACKLOG, "lockfile": _switch}, 4),
+    "ssl": _Form(
+        {
+            "port": _LISTENED,
+            "privateKey": None,
+            "certKey": None,
+            "sslmethod": None,
+            "interface": _interface,
+            "backlog": _BACKLOG,
+            "extraCertChain": None,
+            "dhParameters": None,
+        },
+        8,
+    ),
+    "tls": _Form(
+        {"path": None, "port": _LISTENED, "backlog": _BACKLOG, "interface": _interface}, 4
+    ),
+    "systemd": _Form({"domain": _domain, "index": _number("index", 0, LARGEST), "name": None}, 3),
+}
+
+_DIAL: Final = {"host": _host, "port": _DIALLED, "timeout": _TIMEOUT, "bindAddress": _address}
+
+_PLACE: Final = ("host", "port")
+
+_CLIENTS: Final[Mapping[str, _Form]] = {
+    "tcp": _Form(_DIAL, 2, _PLACE),
+    "unix": _Form({"path": None, "lockfile": _switch, "timeout": _TIMEOUT}, 1),
+    "ssl": _Form(
+        {**_DIAL, "certKey": None, "privateKey": None, "caCertsDir": None, "hostname": _host},
+        2,
+        _PLACE,
+    ),
+    "tls": _Form(
+        {
+            **_DIAL,
+            "certificate": None,
+            "privateKey": None,
+            "trustRoots": None,
+            "endpoint": lambda value: argument_fault(value, listening=False),
+        },
+        8,
+        _PLACE,
+    ),
+}
+"""Twisted takes a client's kind in any case."""
