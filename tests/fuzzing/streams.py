@@ -13,10 +13,22 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Final
 
-from gateway.client.answers import Garbled
+from gateway.client.answers import Garbled, parse
+from gateway.client.probe import (
+    BEGINNING,
+    MARK,
+    NONCE,
+    check_probe,
+    is_probe,
+    probe,
+    sent_away,
+    stranger,
+    takes_commands,
+)
 from gateway.client.wire import WIRES
 from gateway.errors import FramingError, HeaderError, TelnetError
 from gateway.framing import FRAMINGS, OVERSIZE, Framing
+from gateway.probe import LONGEST, probe_framing
 from gateway.proxy.header import MOST_V2, Header, HeaderReader
 from gateway.telnet import MOST, Telnet, TelnetFraming
 from tests.in_memory import Bench
@@ -105,6 +117,50 @@ def wire(data: bytes) -> None:
         whole = found[0]
         # What came before garbage in the same read is of no use to a client.
         assert all(cut[1] == whole[1] and (whole == cut or whole[1]) for cut in found), found
+
+
+# What a connection begins with: a client's PING and its framing, or none, however it is cut and
+# whatever comes behind it. What a client is answered: only its own nonce is an answer.
+
+
+def opening(data: bytes) -> None:
+    how, stream = data[:1], data[1:]
+    whole = probe_framing(stream)
+    assert whole is not None or len(stream) < LONGEST
+    said = {framing: probe(framing, "n" * NONCE) for framing in WIRES}
+    firsts = {framing: WIRES[framing]().frame(said[framing]) for framing in WIRES}
+    known = {
+        framing: first[: first.index(MARK) + len(MARK) + 2] for framing, first in firsts.items()
+    }
+    found = [framing for framing, first in known.items() if stream.startswith(first)]
+    assert found == ([whole] if whole else []), (found, whole)
+    for cut in cuts(stream, how):
+        came, judged = b"", probe_framing(b"")
+        for piece in cut:
+            came += piece
+            assert judged in (None, probe_framing(came)), (judged, came)
+            judged = probe_framing(came)
+        assert judged == whole
+    for framing, first in firsts.items():
+        assert probe_framing(first + stream) == framing
+        assert is_probe(said[framing]) and probe_framing(first[:-1]) == framing
+        _answered(stream, said[framing])
+        for plain in (False, True):
+            text, kind = stranger(stream[:BEGINNING], framing, plain)
+            assert text and kind in ("gateway", "other", "")
+
+
+def _answered(frame: bytes, ping: bytes) -> None:
+    try:
+        answer = parse(frame)
+    except Garbled:
+        return
+    if check_probe(ping, answer) is None:
+        assert re.sub(rb"[\0-\x20]", b"", frame) == b"+OK" + MARK + b"n" * NONCE, frame
+    assert check_probe(ping, parse(b"+OK " + ping.removeprefix(b"PING "))) is None
+    assert str(sent_away(answer))
+    unknown = takes_commands(answer)
+    assert unknown is None or answer.text not in str(unknown)
 
 
 # A proxy's header: the same source and the same bytes behind it, or HeaderError; never much kept.

@@ -11,7 +11,7 @@ from typing import Final
 from gateway.formats.choice import Reading
 from gateway.formats.csv import WHITESPACE
 from tests.fuzzing.settings import configuration, connection_string, networks, patterns, tokens
-from tests.fuzzing.streams import commands, framing, proxy, telnet, wire
+from tests.fuzzing.streams import commands, framing, opening, proxy, telnet, wire
 from tests.fuzzing.values import BETWEEN, TYPES, arguments, columns, structured, text
 
 
@@ -176,6 +176,19 @@ TARGETS: Final = {
         ],
     ),
     "networks": Target(networks, [b"10.0.0.0/8", b"2001:db8::/32", b"unix", b"::ffff:1.2.3.4/128"]),
+    "opening": Target(
+        opening,
+        [
+            b"\x01PING gateway-client-5e2b9c41d7 \0nnnnnnnnnnnnnnnn\nPUT messages a\n",
+            b"\x02PING gateway-client-5e2b9c41d7 \x01nnnnnnnnnnnnnnnn\n\0",
+            b"\x0349:PING gateway-client-5e2b9c41d7 \0nnnnnnnnnnnnnnnn\n,",
+            b"\x0449 PING gateway-client-5e2b9c41d7 \0nnnnnnnnnnnnnnnn\n",
+            b"\x00+OK gateway-client-5e2b9c41d7 nnnnnnnnnnnnnnnn",
+            b"\x00-REJ FORMAT :unknown verb 'secret'\n",
+            b'\x0030:-TRY DOWN retry=1 a="\\u00e9" :x,',
+            b"\x00E\0\0\0\x10SFATAL\0HTTP/1.1 400\r\n",
+        ],
+    ),
     "proxy": Target(
         proxy,
         [
