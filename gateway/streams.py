@@ -20,7 +20,7 @@ from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 
 from gateway.errors import StoreError, StreamBehind
-from gateway.reply import RETRY_AFTER, Code, Outcome, try_later
+from gateway.reply import RETRY_AFTER, Code, Outcome, Word, try_later
 from gateway.store import Backlog, Claim, Seen, Store, Waiting, reached
 from gateway.stream import BEHIND, TAKEN, Stream
 
@@ -108,6 +108,8 @@ class Streams:
             )
         except StreamBehind as behind:
             self._keep(before)
+            if seen is not None and int(str(behind)) >= seen.number:
+                return _renewed(f"it is at #{behind}")
             return _behind(f"it is at #{behind}")
         except StoreError as error:
             self._keep(before)
@@ -199,4 +201,18 @@ def _behind(text: str) -> Outcome:
         f"the stream has not come as far as it was answered ({text}): the rest may wait in"
         " another gateway's spool",
         RETRY_AFTER,
+    )
+
+
+def _renewed(text: str) -> Outcome:
+    """
+    Answer who has numbers of an epoch that is over: the stream has come so far, in another one.
+    """
+    return Outcome(
+        Word.TRY,
+        Code.GAP,
+        f"the stream was taken by a peer that began a new epoch ({text}): numbers of the old one"
+        " mean nothing any more",
+        retry=RETRY_AFTER,
+        values="taken=true",
     )

@@ -117,6 +117,11 @@ class Answer:
         return None if seconds is None else min(LONGEST_WAIT, float(seconds))
 
     @property
+    def taken(self) -> bool:
+        """Whether another client has begun a new epoch of the stream that was asked for."""
+        return self.code == "GAP" and self.values.get("taken") == "true"
+
+    @property
     def seq(self) -> int | None:
         """The last number of the stream that is settled, where the gateway says so."""
         return _number(self.values.get("seq"))

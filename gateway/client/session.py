@@ -441,6 +441,8 @@ class Session:
             self._patience.later(answer, now)
             if question.own and question.channel is None:
                 self.put_off = answer
+                if answer.taken:
+                    self._taken(answer)
                 question = again(question, self.open().stream)
             self._asking.later(question)
             return
@@ -492,9 +494,15 @@ class Session:
         elif answer.code in ("AUTH", "DENIED"):
             self.failure = NotAllowed(f"the gateway does not let this client in: {answer}")
         elif answer.code == "BUSY" and self._stream is not None and was == _OPEN:
-            self.open().taken_over()
-            taken = StreamTaken(f"stream {self._stream}: another client has taken it ({answer})")
-            self.failure = taken if self._takeover == "stop" else None
+            self._taken(answer)
+
+    def _taken(self, answer: Answer) -> None:
+        """Another client has the stream: this one ends, or asks for it without its epoch."""
+        if self._stream is None:
+            return
+        self.open().taken_over()
+        taken = StreamTaken(f"stream {self._stream}: another client has taken it ({answer})")
+        self.failure = taken if self._takeover == "stop" else None
 
     def _unframed(self, answer: Answer, now: float) -> None:
         """Everything before the frame at fault is answered, so it is the first one in flight."""

@@ -212,7 +212,8 @@ class Peer:
             if not self._put_off and (
                 stream.last < int(seen) or (epoch is not None and epoch != stream.epoch)
             ):
-                self._put_off = b"-TRY GAP retry=1 :the stream is at #%d" % stream.last
+                taken = b"" if stream.last < int(seen) else b" taken=true"
+                self._put_off = b"-TRY GAP retry=1%b :the stream is at #%d" % (taken, stream.last)
             if self._put_off:
                 return self._put_off
         elif model.epochs is not None:

@@ -4,19 +4,25 @@ Both clients against a real gateway: what it refuses, queries, notifications, a 
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import psycopg2
 import pytest
 import pytest_twisted
-from twisted.internet.threads import deferToThread
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import blockingCallFromThread, deferToThread
 
 from gateway.client.answers import Refused, StreamLost, StreamTaken
 from gateway.client.blocking import BlockingClient
 from gateway.client.buffer import DiskBuffer
 from gateway.client.service import GatewayClient
-from tests.support import Database, Gateway, lasting_port, wait_until
+from tests.sending import Running, hold_all
+from tests.support import PATIENCE, Database, Gateway, lasting_port, wait_until
 
 Start = Callable[..., Gateway]
 
@@ -138,3 +144,108 @@ def test_streams_know_their_client(
     ):
         again.flush()
     assert database.bodies() == ["1", "2"]
+
+
+def cut_off(gateway: Gateway, database: Database, send: Callable[[], object]) -> None:
+    """
+    Have messages sent that get no answer and are never stored, and kill the gateway.
+
+    @param send: returns when they are sent.
+    """
+    waiting = "wait_event_type = 'Lock' AND datname = current_database()"
+    with closing(psycopg2.connect(database.dsn)) as holding, holding.cursor() as cursor:
+        cursor.execute("LOCK TABLE messages")
+        send()
+        count = f"SELECT count(*) FROM pg_stat_activity WHERE {waiting}"
+        wait_until(lambda: database.column(count)[0] > 0, "an INSERT that waits")
+        gateway.process.kill()
+        gateway.process.wait()
+        database.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {waiting}")
+        wait_until(lambda: not database.column(count)[0], "its end")
+
+
+@pytest.mark.parametrize(
+    ("takeover", "told", "said"),
+    [
+        ("stop", StreamTaken, "another client has taken it"),
+        ("retry", StreamLost, "another client took it over"),
+    ],
+)
+def test_a_stream_taken_while_its_client_was_cut_off(
+    start_with: Start, database: Database, config: str, takeover: str, told: type, said: str
+) -> None:
+    """It ends when it connects again, as one that was connected does; it does not ask for ever."""
+    gateway = start_with(config)
+    port = gateway.port("line")
+    first = BlockingClient(
+        "127.0.0.1", port, stream="s", retry=quickly, timeout=2.0, takeover=takeover
+    )
+    first.send(b"1")
+
+    def send() -> None:
+        first.post([b"2", b"3"])
+        with pytest.raises(TimeoutError):
+            first.flush()
+
+    cut_off(gateway, database, send)
+    start_with(config)
+    with BlockingClient("127.0.0.1", port, stream="s") as second:
+        second.send_many([b"x", b"y", b"z"])
+        with pytest.raises(told, match=said):
+            first.flush()
+    first.close()
+    assert database.bodies()[:4] == ["1", "x", "y", "z"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_taken_while_cut_off_twisted(
+    start_with: Start, database: Database, config: str
+) -> None:
+    """The same of the client for Twisted: what waits for its answers is told."""
+    gateway = await deferToThread(start_with, config)
+    port = gateway.port("line")
+    paused: list[float] = [0.05]
+    first = GatewayClient(f"tcp:127.0.0.1:{port}", stream="s", retry=lambda attempt: paused[0])
+    first.startService()
+    await first.send(b"1")
+    paused[0] = 5.0  # so that the other one is there first
+    late: list[Deferred[Any]] = []
+
+    def send() -> None:
+        blockingCallFromThread(
+            cast(Any, reactor), lambda: late.append(first.send_many([b"2", b"3"]))
+        )
+
+    await deferToThread(cut_off, gateway, database, send)
+    await deferToThread(start_with, config)
+
+    def take() -> None:
+        with BlockingClient("127.0.0.1", port, stream="s") as second:
+            second.send_many([b"x", b"y"])
+
+    await deferToThread(take)
+    with pytest.raises(StreamTaken, match="another client has taken it"):
+        await late[0]
+    await first.stopService()
+    assert database.bodies() == ["1", "x", "y"]
+
+
+def test_a_run_of_send_that_was_cut_off(start_with: Start, database: Database, config: str) -> None:
+    """The older one ends with status 3, and says that another client has the stream."""
+    gateway = start_with(config)
+    where = f"tcp:127.0.0.1:{gateway.port('line')}"
+    older = Running(where, "--stream", "s")
+    older.write(b"a\n")
+    hold_all(database, "a")
+    cut_off(gateway, database, lambda: older.write(b"b\nc\n"))
+    older.process.send_signal(signal.SIGSTOP)
+    start_with(config)
+    newer = Running(where, "--stream", "s")
+    newer.write(b"x\ny\n")
+    _, said = newer.finish()
+    assert newer.process.returncode == 0, said
+    older.process.send_signal(signal.SIGCONT)
+    assert older.process.wait(PATIENCE) == 3
+    _, said = older.finish()
+    assert "another client has taken it" in said
+    assert database.bodies() == ["a", "x", "y"]

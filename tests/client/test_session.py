@@ -745,3 +745,32 @@ def test_a_message_that_begins_with_a_byte_order_mark(framing: str, dialect: str
         wired.settle()
         wired.cut()
     assert model.table == messages * 2
+
+
+@pytest.mark.parametrize("theirs", [0, 1, 2])
+def test_a_stream_taken_while_it_was_cut_off(theirs: int) -> None:
+    """The next HELLO is told that another client began anew: it ends, or asks without an epoch."""
+    for takeover in ("stop", "retry"):
+        model = Model()
+        old, new = Wired(model, stream="s", takeover=takeover), Wired(model, stream="s")
+        old.session.put("r", [b"1"])
+        old.settle()
+        old.session.put("r", [b"2", b"3"])
+        old.session.output(0.0)
+        old.cut()
+        new.session.put("r", [b"new"] * theirs)
+        new.begin()
+        new.settle()
+        new.cut()
+        if takeover == "stop":
+            old.begin()
+            old.up()
+            old.down()
+            assert isinstance(old.session.failure, StreamTaken)
+        elif theirs:
+            with pytest.raises(StreamLost, match="another client took it over"):
+                old.settle()
+            assert model.hellos[-2:] == [b"s seen=1 epoch=e-1", b"s seen=1"]
+        else:
+            old.settle()
+            assert model.table == [b"1", b"2", b"3"]
