@@ -184,12 +184,17 @@ async def test_an_authority_trusted_as_it_stands(
 
 def test_faults_of_a_list(issuer: Issuer, ours: Issued, crl: Path, tmp_path: Path) -> None:
     """Each is one line that names the file; a list needs authorities to be of."""
+    (tmp_path / "other").mkdir()
+    below = Issuer(tmp_path, issuer)
+    stranger = Issuer(tmp_path / "other", below)
+    name = x509.load_pem_x509_crl(stranger.revoke()).issuer.rfc4514_string()
     namesake = x509.load_pem_x509_crl(issuer.revoke())
     for content, said in (
         (b"", "no list of revoked certificates in PEM form in it"),
         (ours.file.read_bytes(), "no list of revoked certificates in PEM form in it"),
         (b"-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n", "list 1 in it cannot be"),
         (issuer.revoke() + forged(namesake), "list 2 in it is not signed by"),
+        (stranger.revoke(), f"no list in it is of an authority of client_ca, but of {name}, so"),
     ):
         put(crl, content)
         with pytest.raises(ConfigError) as raised:
@@ -200,6 +205,18 @@ def test_faults_of_a_list(issuer: Issuer, ours: Issued, crl: Path, tmp_path: Pat
     text += '[listeners.a.tls]\ncertificate = "a.pem"\ncrl = "b.pem"\n'
     with pytest.raises(ConfigError, match=r"listeners\.a\.tls\.crl: is for the certificates of"):
         load_config(text, PurePath("/etc/g.toml"), lambda endpoint: None)
+
+
+def test_a_list_of_an_authority_that_is_not_known(
+    issuer: Issuer, ours: Issued, crl: Path, tmp_path: Path
+) -> None:
+    """Beside a good one it is warned of: it may be one below, or have nothing to do with peers."""
+    below = Issuer(tmp_path, issuer)
+    put(crl, issuer.revoke(), below.revoke())
+    (warning,) = Contexts(section(ours, issuer, crl), "a", time.time).warnings()
+    assert warning.startswith(f"{crl}: list of ") and "none of client_ca" in warning
+    put(crl, issuer.revoke())
+    assert Contexts(section(ours, issuer, crl), "a", time.time).warnings() == []
 
 
 def forged(real: x509.CertificateRevocationList) -> bytes:

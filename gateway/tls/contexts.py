@@ -32,7 +32,7 @@ from gateway.tls.certificates import (
 )
 from gateway.tls.files import Files, Stamp, read_files, stamp_of
 from gateway.tls.reasons import REVOKED
-from gateway.tls.revocation import is_listed, list_note, list_warning, listed, thresholds
+from gateway.tls.revocation import is_listed, list_note, list_warning, listed, strangers, thresholds
 from gateway.tls.transport import TlsConnection
 
 CIPHERS: Final = (
@@ -114,11 +114,14 @@ class Contexts:
 
     def warnings(self) -> list[str]:
         """
-        Certificates and lists that are not valid now, or soon will not be; one line each.
+        Certificates and lists that are not valid now, or soon will not be, and lists of
+        authorities that are not known here; one line each.
         """
         now = self._now()
         found = [(file, validity_warning(one, now)) for file, one in self._dated]
-        found += [(str(self.section.crl), list_warning(one, now)) for one in self.files.lists]
+        crl, lists = str(self.section.crl), self.files.lists
+        found += [(crl, list_warning(one, now)) for one in lists]
+        found += [(crl, warning) for warning in strangers(lists, self.files.authorities)]
         return [f"{file}: {warning}" for file, warning in found if warning is not None]
 
     @property

@@ -42,7 +42,32 @@ def read_lists(
             ) from None
         _check_signature(file, number, one, authorities)
         found.append(one)
+    if authorities and not any(_of(authority, one) for authority in authorities for one in found):
+        issuers = ", ".join(dict.fromkeys(_issuer(one) for one in found))
+        raise Unusable(
+            "crl",
+            f"{file}: no list in it is of an authority of client_ca, but of {issuers}, so nobody"
+            " whom those sign would get in; add the lists of the authorities of client_ca, or put"
+            " the authority of this list into client_ca",
+        )
     return found
+
+
+def strangers(lists: Lists, authorities: Sequence[x509.Certificate]) -> list[str]:
+    """
+    @return: a warning for each list whose authority is none of these: it may be one below them,
+        whose certificate peers show, or have nothing to do with them.
+    """
+    return [
+        f"list of {_issuer(one)}: this authority is none of client_ca, so it counts only for peers"
+        " that show a certificate of it with their own; put it into client_ca, or take the list out"
+        for one in lists
+        if not any(_of(authority, one) for authority in authorities)
+    ]
+
+
+def _of(authority: x509.Certificate, one: x509.CertificateRevocationList) -> bool:
+    return authority.subject == one.issuer
 
 
 def list_note(one: x509.CertificateRevocationList) -> str:
