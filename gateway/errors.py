@@ -103,6 +103,18 @@ class SpoolError(GatewayError):
     """
 
 
+class SpoolGone(SpoolError):
+    """
+    The spool's file was removed, or its folder: what was kept would be lost with the process.
+
+    @ivar reason: for the operator.
+    """
+
+    def __init__(self, text: str, reason: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
 class SpoolUnknown(SpoolError):
     """
     The spool's disk failed while it flushed: the batch may be there after a restart.

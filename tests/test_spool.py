@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.batch import MAX_ROWS, Batch, Chunk, Origin
-from gateway.errors import EmbeddedError, SpoolError
+from gateway.errors import EmbeddedError, SpoolError, SpoolGone
 from gateway.reply import Code, Outcome, refused
 from gateway.spool.backlog import SpoolBacklog
 from gateway.spool.file import SpoolFile
@@ -636,3 +636,34 @@ def test_refusals_go_with_their_numbers() -> None:
     backlog.remove(bad)
     found = backlog.of("s")
     assert found is not None and found.refusals == {"e": {}, "f": {}}
+
+
+def test_a_file_that_is_removed_while_it_is_open(tmp_path: Path) -> None:
+    """Nothing is put into it; it is made again as soon as that can be, with what it held."""
+    folder = tmp_path / "data"
+    path = folder / "spool.db"
+    file = SpoolFile(path, MEBIBYTE)
+    file.open()
+    for number in (1, 2):
+        file.make_room(1)
+        file.begin()
+        file.append("messages", (LANE, number), 1, pack(batch(b"%d" % number)))
+        file.commit()
+        shutil.rmtree(folder)
+        for _ in range(2):
+            with pytest.raises(SpoolGone) as raised:
+                file.make_room(1)
+            assert raised.value.reason == "No such file or directory"
+        folder.mkdir()
+        path.write_bytes(b"another's")
+        with pytest.raises(SpoolGone, match="is gone") as raised:
+            file.make_room(1)
+        assert raised.value.reason == "another file is in its place"
+        path.unlink()
+        file.make_room(1)
+        assert f"made again, with the {number} messages" in file.remarks.pop()
+    file.close()
+    again = SpoolFile(path, MEBIBYTE)
+    again.open()
+    assert [parcel.batch.count for parcel in again.each()] == [1, 1] and not again.remarks
+    again.close()

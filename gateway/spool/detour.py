@@ -26,7 +26,14 @@ from twisted.python.failure import Failure
 
 from gateway.batch import MAX_ROWS, Batch, Fence
 from gateway.company import RETRY_FOR, Trouble
-from gateway.errors import OutcomeUnknown, RouteError, SpoolError, StoreError, TransientError
+from gateway.errors import (
+    OutcomeUnknown,
+    RouteError,
+    SpoolError,
+    SpoolGone,
+    StoreError,
+    TransientError,
+)
 from gateway.gate import Gates
 from gateway.spool.drain import Drain
 from gateway.spool.queue import Spool
@@ -86,7 +93,7 @@ class SpoolDetour:
         self._said = ""
         self._waited = False
         self._bug_said = ""
-        self._full = False
+        self._refusing = ""
         self._credit = 0
         self._rate = 0.0
         self._rest_rows = 1
@@ -174,7 +181,7 @@ class SpoolDetour:
             raise
         finally:
             self._taking -= batch.count
-        self._full = False
+        self._refusing = ""
         self._say_away(reason)
         self._wake()
         return True
@@ -466,11 +473,17 @@ class SpoolDetour:
             )
 
     def _say_full(self, error: SpoolError) -> None:
-        if not self._full:
-            self._full = True
+        text = str(error)
+        if isinstance(error, SpoolGone):
+            text = (
+                f"{error} ({self._spool.path}: {error.reason}); make its folder again, for the"
+                " gateway's user alone, and the spool is made again with what it held"
+            )
+        if text != self._refusing:
+            self._refusing = text
             self._log.error(
                 "spool: peers are told to try later: {error} ({count} messages, {size} bytes)",
-                error=str(error),
+                error=text,
                 count=self._spool.messages,
                 size=self._spool.size,
             )

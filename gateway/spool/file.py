@@ -10,7 +10,9 @@ something that was acknowledged is gone, see L{gateway.spool.mark}.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sqlite3
 from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import closing, suppress
@@ -18,9 +20,10 @@ from pathlib import Path
 from typing import Final
 
 from gateway.batch import MAX_BYTES, MAX_ROWS, Batch
-from gateway.errors import EmbeddedError, SpoolError
+from gateway.errors import EmbeddedError, SpoolError, SpoolGone
 from gateway.lock import Held, LockFile
-from gateway.spool.database import flush_folder, open_database
+from gateway.plain_files import own_file
+from gateway.spool.database import connect, flush_folder, open_database
 from gateway.spool.mark import Mark, MarkFile
 from gateway.spool.record import PARTS, Parcel, Record, unpack
 from gateway.spool.room import PAGE, Room, size_of
@@ -38,6 +41,21 @@ _TOGETHER: Final = 64
 
 _SPARE: Final = 4 * 1024 * 1024
 """Bytes of free pages that are kept when the spool is empty."""
+
+
+_GONE: Final = "the database cannot be reached, and the spool's file is gone"
+
+
+def _identity_of(path: Path) -> tuple[int, int] | None:
+    """
+    @return: device and inode; C{None}: there is no such file.
+    @raise OSError: that cannot be known.
+    """
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 class SpoolFile:
@@ -68,6 +86,7 @@ class SpoolFile:
         self._next = 1
         self._changes: list[tuple[Record, int]] = []
         self._database: sqlite3.Connection
+        self._identity: tuple[int, int] | None = None
 
     # Opening and closing.
 
@@ -122,6 +141,7 @@ class SpoolFile:
         @raise sqlite3.DatabaseError: it is no database, or a damaged one.
         """
         self._database = self._opened(self.path)
+        self._identity = _identity_of(self.path)
 
     def _opened(self, path: Path) -> sqlite3.Connection:
         database = open_database(path, self.room)
@@ -245,12 +265,54 @@ class SpoolFile:
         """
         See that so many bytes of payload fit; before L{begin}.
 
-        @raise SpoolError: they do not.
+        @raise SpoolError: they do not, or there is no place for them any more.
         """
-        if self._lacking(size):
-            self.relieve()
-            if lacking := self._lacking(size):
-                raise SpoolError(f"the database cannot be reached, and {lacking}")
+        try:
+            if not self._is_there():
+                self._replace()
+            if self._lacking(size):
+                self.relieve()
+                if lacking := self._lacking(size):
+                    raise SpoolError(f"the database cannot be reached, and {lacking}")
+        except Held as held:
+            raise SpoolGone(_GONE, f"another gateway (process {held.owner}) has it now") from None
+        except OSError as error:
+            raise SpoolGone(_GONE, error.strerror or type(error).__name__) from None
+
+    def _is_there(self) -> bool:
+        """Whether the open file is the one that the next start would find."""
+        return self._identity == _identity_of(self.path)
+
+    def _replace(self) -> None:
+        """
+        Make the file again where somebody removed it: what it holds can be read for as long as
+        it is open.
+
+        @raise Held: another gateway has made one.
+        @raise OSError: it cannot be made, such as without its folder.
+        """
+        self._lock.release()
+        self._lock.hold()
+        if os.path.lexists(self.path):
+            raise FileExistsError(errno.EEXIST, "another file is in its place")
+        for suffix in SUFFIXES:
+            Path(f"{self._fresh_path}{suffix}").unlink(missing_ok=True)
+        os.close(own_file(self._fresh_path))
+        with closing(connect(self._fresh_path)) as fresh:
+            self._database.backup(fresh)
+        self._log_path.unlink(missing_ok=True)
+        self._fresh_path.rename(self.path)
+        flush_folder(self.path)
+        old = self._database
+        self._connect()
+        old.close()
+        self._mark.close()
+        self._mark.open()
+        self._mark.write(Mark(self._next, self.messages))
+        self.remarks.append(
+            f"{self.path} was removed while the gateway ran; it is made again, with the"
+            f" {self.messages} messages that it held"
+        )
 
     def relieve(self) -> None:
         """

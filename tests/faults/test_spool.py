@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -441,3 +442,39 @@ def test_a_table_dropped_in_an_outage(
     assert database.bodies("other") == [*bodies, "new"]
     peer.close()
     assert_quiet(gateway)
+
+
+def test_a_folder_that_vanishes(
+    tmp_path: Path, database: Database, start_proxy: StartProxy, start_configured: Start
+) -> None:
+    """
+    Where the data directory is removed under it, nothing is acknowledged that a start would not
+    find: peers are told to try later, the log says why in one line, and when the folder is there
+    again the spool is made again, with what it held.
+    """
+    proxy = start_proxy(database.dsn)
+    gateway = start_configured(proxy.dsn(database.dsn), QUICK)
+    folder = tmp_path / "gateway-data"
+    peer = gateway.connect()
+    cut(proxy)
+    put_aside(peer, SPOOLED[:EACH])
+    shutil.rmtree(folder)
+    for _ in range(3):
+        peer.send(b"lost\n")
+        assert peer.read_lines(1)[0].startswith(DOWN + b", and the spool's file is gone")
+    folder.mkdir(mode=0o700)
+    peer.send(encoded(SPOOLED[EACH : 2 * EACH]))
+    assert peer.read_lines(EACH) == [b"+QUE"] * EACH
+    assert gateway.log.count("peers are told to try later") == 1
+    assert gateway.log.count("No such file or directory); make its folder again") == 1
+    assert f"spool.db was removed while the gateway ran; it is made again, with the {EACH}" in (
+        gateway.log
+    )
+    peer.close()
+    gateway.process.kill()
+    gateway.process.wait()
+    assert "Traceback" not in gateway.log
+    mend(proxy)
+    again = start_configured(proxy.dsn(database.dsn), QUICK)
+    wait_stored(database, SPOOLED[: 2 * EACH])
+    assert "damaged" not in again.log and "lost" not in again.log
