@@ -13,7 +13,7 @@ import psycopg2
 import pytest
 
 from tests.faults.look import Start
-from tests.support import BIN, PATIENCE, Database, Gateway, wait_until
+from tests.support import BIN, PATIENCE, Database, Gateway, tool, wait_until
 
 _CONFIG = """
 [database]
@@ -309,3 +309,20 @@ def test_no_schema_yet(database: Database, tmp_path: Path) -> None:
     status, out, err = Letters(database, config).run("list")
     assert (status, out) == (1, "")
     assert err == 'database: relation "gateway.dead_letter" does not exist\n'
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("show", str(2**63)),
+        ("show", "0"),
+        ("replay", str(10**30)),
+        ("purge", "--days", "1e300"),
+        ("list", "--limit", str(10**30)),
+    ],
+)
+def test_numbers_that_the_database_cannot_have(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """They are wrong usage, told with their limits before the database is asked."""
+    (tmp_path / "g.toml").touch()
+    done = tool("dead-letters", "--config", str(tmp_path / "g.toml"), *words, cwd=tmp_path)
+    assert done.returncode == 2 and "is not in the range" in done.stderr

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import click
 
@@ -45,14 +46,17 @@ def dead_letters(context: click.Context, access: Access) -> None:
     context.obj = with_letters
 
 
-_ids = click.argument("ids", nargs=-1, type=int, metavar="[ID]...")
+_ID: Final = click.IntRange(1, 2**63 - 1)
+"""A bigint of PostgreSQL."""
+
+_ids = click.argument("ids", nargs=-1, type=_ID, metavar="[ID]...")
 _route = click.option("--route", help="Only those of this route.")
 _all = click.option("--all", "everything", is_flag=True, help="All there are.")
 
 
 @dead_letters.command(name="list")
 @_route
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(1))
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10**9))
 @click.pass_obj
 def list_letters(with_letters: Callable[[Work], None], route: str | None, limit: int) -> None:
     """List the oldest ones, one line each."""
@@ -72,7 +76,7 @@ def list_letters(with_letters: Callable[[Work], None], route: str | None, limit:
 
 
 @dead_letters.command()
-@click.argument("id", type=int)
+@click.argument("id", type=_ID)
 @click.option("--raw", is_flag=True, help="The message alone, byte for byte.")
 @click.pass_obj
 def show(with_letters: Callable[[Work], None], id: int, raw: bool) -> None:
@@ -140,7 +144,7 @@ def replay(
 @_ids
 @_route
 @_all
-@click.option("--days", type=click.FloatRange(0), help="Only those refused longer ago.")
+@click.option("--days", type=click.FloatRange(0, 3_650_000), help="Only those refused longer ago.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def purge(
