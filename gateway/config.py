@@ -34,9 +34,12 @@ from gateway.route import Route
 from gateway.route_sections import DEFAULT_ROUTES, RouteSection, knows_reading, routes_of
 from gateway.sections import Reader
 from gateway.toml import tables_of
-from gateway.units import IN_BYTES, Bytes, Count, Seconds
+from gateway.units import IN_BYTES, IN_SECONDS, Bytes, Count, Seconds
 
 EMBEDDED: Final = "embedded"
+
+MAX_TIMEOUT: Final = 2_147_483
+"""Seconds that PostgreSQL's C{statement_timeout} can say: it counts milliseconds in 32 bits."""
 
 _ANY_PORT: Final = re.compile(r"\w+:(port=)?0+(:|$)")
 
@@ -59,7 +62,7 @@ class Database(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     acquire_timeout: Seconds = 5.0
     answer_timeout: Seconds = 5.0
     connect_timeout: Seconds = 5.0
-    statement_timeout: Seconds = 30.0
+    statement_timeout: Annotated[float, Meta(gt=0, le=MAX_TIMEOUT, extra=IN_SECONDS)] = 30.0
     recycle_after: Seconds = 1800.0
     idle_timeout: Seconds = 300.0
 

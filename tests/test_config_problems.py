@@ -81,6 +81,7 @@ def test_a_section_is_judged_to_its_end() -> None:
         # A value that cannot be read is a problem of no other key.
         ("[database]\npool_min = 9\npool_max = 'x'", "database.pool_max"),
         ("[database]\ndsn = 1\ndsn_file = 'x'", "database.dsn database.dsn_file"),
+        ("[database]\nstatement_timeout = '25 d'", "database.statement_timeout"),
         (f"{LISTENER}dialect = 'comand'\nack = 'x'\n{ROUTE}", "listeners.a.dialect"),
         ("[listeners.a]\nendpoint = 'tcp:1'\ndialect = 'comand'", "listeners.a.dialect"),
         (
