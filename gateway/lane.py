@@ -26,10 +26,10 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
+from gateway.attempt import Attempt, Known, Step, backoff
 from gateway.batch import MAX_BYTES, MAX_ROWS, Batch, Chunk, Fence, Refusal, Slice
-from gateway.company import BUG, OPEN_FOR, RETRY_FOR, Company, Trouble, backoff
+from gateway.company import BUG, Company
 from gateway.errors import (
-    FenceVoid,
     OutcomeUnknown,
     RouteError,
     RowError,
@@ -37,7 +37,6 @@ from gateway.errors import (
     SpoolUnknown,
     StoreError,
     TransientError,
-    Unavailable,
 )
 from gateway.faults import Faults, FramesRefused, StreamsElsewhere
 from gateway.fences import Fences
@@ -104,20 +103,22 @@ class Lane:
     async def _run(self) -> None:
         while self._queue:
             chunks = self._gathered = self._gather()
-            batches = Batch.by_route(chunks)
-            rows = sum(batch.count for batch in batches)
             self.since = self._company.clock.seconds()
             try:
+                batches = Batch.by_route(chunks)
                 if len(batches) > 1:
                     batches = Batch.in_order(await self._together.commit(batches), chunks)
-                await self._commit_apart(batches)
+                if len(batches) == 1:
+                    await self._commit(batches[0])
+                else:
+                    await self._commit_apart(batches)
             except Exception:  # noqa: BLE001 - a bug must not leave peers waiting forever
                 self._company.bug(Failure())
                 for chunk in chunks:
                     # Whether it is committed is not known, so the fence is spoilt.
                     self._fences.renew(chunk.route)
                     chunk.abandon(BUG)
-            self.load -= rows
+            self.load -= sum([len(chunk.frames) for chunk in chunks])
         self._running = False
 
     def _gather(self) -> list[Chunk]:
@@ -141,8 +142,8 @@ class Lane:
         """
         Commit batches so that none waits for one that it has nothing to do with.
         """
-        groups = _unrelated(batches) if len(batches) > 1 else [batches]
-        if len(groups) == 1:
+        groups = _unrelated(batches)
+        if len(groups) < 2:
             await self._commit_in_turn(batches)
             return
         work = [Deferred.fromCoroutine(self._commit_in_turn(group)) for group in groups]
@@ -172,162 +173,174 @@ class Lane:
         """
         return batch.refuse(faults, bury=batch.route in self._company.dead_letters)
 
-    async def _commit(self, whole: Batch) -> None:
+    async def _commit(self, batch: Batch) -> None:
         """
-        Bring every row of the batch to its end.
+        Bring every row of a batch to its end.
         """
-        batch = whole.without_void()
-        if batch is None:
-            return
         detour = self._company.detour
-        if detour is not None and (waiting := detour.waiting(batch)):
-            # Nobody else waits for what their streams wait for.
-            behind, others = batch.parted(waiting)
-            for part in (others, behind):
-                if part is not None:
-                    await self._bring(part)
-            return
-        await self._bring(batch)
-
-    async def _bring(self, batch: Batch) -> None:
-        left: list[Batch | None]
-        try:
-            runs = await self._carry(batch)
-        except FramesRefused as error:
-            left = [self._without(batch, error.faults)]
-        except StreamsElsewhere as error:
-            left = [_without_streams(batch, error)]
-        except RowError as error:
-            # Refused at the end of its transaction, so that nobody could say which.
-            if batch.count > 1:
-                left = [*batch.halves()]
+        # What is to be committed, the next one last.
+        left: list[Batch | None] = [batch]
+        while left:
+            whole = left.pop()
+            if whole is None or (part := whole.without_void()) is None:
+                continue
+            if detour is not None and (waiting := detour.waiting(part)):
+                # Nobody else waits for what their streams wait for.
+                behind, others = part.parted(waiting)
+                if behind is not None and others is not None:
+                    left += [behind, others]
+                    continue
+            try:
+                runs = await self._store(part)
+            except FramesRefused as error:
+                left.append(self._without(part, error.faults))
+            except StreamsElsewhere as error:
+                left.append(_without_streams(part, error))
+            except RowError as error:
+                # Refused at the end of its transaction, so that nobody could say which.
+                if part.count > 1:
+                    left += reversed(part.halves())
+                else:
+                    fault = row_refused(str(error), error.sqlstate)
+                    left.append(self._without(part, [(0, fault)]))
             else:
-                left = [self._without(batch, [(0, row_refused(str(error), error.sqlstate))])]
-        else:
-            fate = runs[0][1]
-            if isinstance(fate, Outcome) and fate.word in (Word.TRY, Word.BYE):
-                batch.fail(fate)
-                return
-            faults = refused_rows(runs)
-            if faults and (kept := await self._bury(batch, faults)) is not faults:
+                await self._settle(part, runs)
+
+    async def _settle(self, batch: Batch, runs: Sequence[Run]) -> None:
+        """
+        Tell what became of a batch; what is refused in it becomes dead letters before.
+        """
+        fate = runs[0][1]
+        if isinstance(fate, Outcome) and fate.word in (Word.TRY, Word.BYE):
+            batch.fail(fate)
+            return
+        if batch.route in self._company.dead_letters and (faults := refused_rows(runs)):
+            kept = await self._bury(batch, faults)
+            if kept is not faults:
                 # A stream has moved past what was refused in it, dead letter or not.
                 runs = replaced(runs, [f for f in kept if batch.stream_of(f[0]) is None])
-            batch.settle(runs)
-            return
-        for part in left:
-            if part is not None:
-                await self._commit(part)
+        batch.settle(runs)
 
     async def _bury(self, batch: Batch, faults: Faults) -> Faults:
         """
-        Keep rows that the database refused as dead letters, if the route says so.
+        Keep rows that the database refused as dead letters.
 
         @return: what to tell their peers.
         """
-        if batch.route not in self._company.dead_letters:
-            return faults
         bad = batch.only([row for row, _ in faults])
         refusals = [
             Refusal(piece.chunk, piece.start, outcome, bury=True, counts=False)
             for piece, (_, outcome) in zip(bad.slices, faults, strict=True)
         ]
-        ((_, kept),) = await self._carry(Batch(batch.route, [], refusals))
+        ((_, kept),) = await self._store(Batch(batch.route, [], refusals))
         if kept.word in (Word.TRY, Word.BYE):
             assert isinstance(kept, Outcome)
             return [(row, kept) for row, _ in faults]
         return faults
 
-    async def _carry(self, batch: Batch) -> Sequence[Run]:
+    async def _store(self, batch: Batch) -> Sequence[Run]:
         """
-        Write with the lane's next number, as often as it takes.
+        Write a batch behind the lane's next fence, as often as it takes.
 
         @return: what became of the rows; for all of them alike where none is stored.
         @raise FramesRefused: rows are at fault; nothing is stored.
         @raise StreamsElsewhere: so are streams; nothing is stored.
         @raise RowError: some row is at fault; nothing is stored.
         """
-        company = self._company
-        route = batch.route
+        company, route = self._company, batch.route
+        clock, detour, gates = company.clock, company.detour, company.gates
+        attempt = company.attempt()
         fence = self._fences.next(route)
-        started = company.clock.seconds()
-        attempt = 0
-        passing = Trouble()
-        unknown = late = full = False
-        reason = ""
         while True:
-            if not unknown and (closed := company.gates.answer(route)) is not None:
+            sure = attempt.known is Known.NOT_STORED
+            if sure and (closed := gates.answer(route)) is not None:
                 return [(batch.count, closed)]
-            if company.detour is not None and (late or company.detour.leads(batch)):
-                try:
-                    if await company.detour.take(batch, fence if unknown else None, reason):
-                        if unknown:
-                            # The fence is the spool's now.
-                            self._fences.renew(route)
-                        return [(batch.count, QUEUED)]
-                except SpoolUnknown:
-                    # If it is there, its fence is the spool's.
-                    self._fences.renew(route)
-                    return [(batch.count, BUG)]
-                except SpoolError as error:
-                    full = True
-                    if not unknown:
-                        return [(batch.count, try_later(Code.DOWN, str(error), RETRY_AFTER))]
-                late = False
+            if detour is not None and detour.leads(batch):
+                outcome = await self._spool(batch, fence, attempt, "")
+                if outcome is not None:
+                    return [(batch.count, outcome)]
             try:
-                written = await company.store.write(
-                    *(batch, fence),
-                    patient=company.detour is None,
-                    blame=passing.lasts(company.clock.seconds()),
+                blame = attempt.failures > 0 and attempt.blames(clock.seconds())
+                written = await (
+                    company.store.write(batch, fence, patient=detour is None, blame=blame)
+                    if sure
+                    else self._write_again(batch, fence, attempt, blame)
                 )
                 return self._written(route, fence, written)
-            except (FramesRefused, StreamsElsewhere, RowError):
-                if not unknown:
-                    raise
-                # What follows is not the same batch: the first try must never store it.
-                try:
-                    found = await company.store.resolve(batch, fence)
-                except StoreError as error:
-                    trouble: StoreError = error
-                else:
-                    if found is None:
-                        self._fences.moved(route, fence.number)
-                        raise
-                    return self._written(route, fence, found)
-            except FenceVoid:
-                # It was taken when the reply was lost.
-                self._fences.moved(route, fence.number)
-                fence = self._fences.next(route)
-                unknown = False
-                continue
-            except OutcomeUnknown as error:
-                unknown = True
-                company.unknown += 1
-                trouble = error
-            except RouteError as error:
-                if not unknown:
-                    company.gates.close(route, error)
-                    continue
-                trouble = error
+            except RowError:
+                raise
             except StoreError as error:
                 trouble = error
-                if isinstance(error, TransientError):
-                    passing.note(company.clock.seconds())
-            attempt += 1
-            if attempt == 1:
+            step = attempt.failed(trouble, clock.seconds())
+            if attempt.failures == 1:
                 self._let_go()
-            waited = company.clock.seconds() - started
-            late = waited > (company.answer_timeout if unknown else RETRY_FOR)
-            late = late or isinstance(trouble, Unavailable)
-            if late and company.detour is None:
+            if isinstance(trouble, OutcomeUnknown):
+                company.unknown += 1
+            if attempt.late and detour is None:
                 company.troubled(route, trouble)
-                if not unknown:
-                    return [(batch.count, _not_stored(trouble))]
-                if waited > OPEN_FOR:
-                    raise AssertionError("the fate of a batch was open for too long")
-            elif late and not full:
-                reason = str(trouble)
+            if step is Step.CLOSE_ROUTE:
+                assert isinstance(trouble, RouteError)
+                gates.close(route, trouble)
                 continue
-            await deferLater(company.clock, backoff(attempt))
+            if step is Step.RENUMBER:
+                self._fences.moved(route, fence.number)
+                fence = self._fences.next(route)
+                continue
+            if step is Step.GIVE_BACK:
+                return [(batch.count, _not_stored(trouble))]
+            if step is Step.SPOOL:
+                outcome = await self._spool(batch, fence, attempt, str(trouble))
+                if outcome is not None:
+                    return [(batch.count, outcome)]
+            if step is Step.ABANDON:
+                raise AssertionError("the fate of a batch was open for too long")
+            await deferLater(clock, backoff(attempt.failures))
+
+    async def _write_again(
+        self, batch: Batch, fence: Fence, attempt: Attempt, blame: bool
+    ) -> Written:
+        """
+        Write a batch that may be stored already, or settle that it is not.
+
+        @raise StoreError: it still may be.
+        """
+        store = self._company.store
+        patient = self._company.detour is None
+        try:
+            return await store.write(batch, fence, patient=patient, blame=blame)
+        except (FramesRefused, StreamsElsewhere, RowError):
+            # What follows is not the same batch: the first try must never store it.
+            written = await store.resolve(batch, fence)
+            if written is None:
+                self._fences.moved(batch.route, fence.number)
+                attempt.settled()
+                raise
+            return written
+
+    async def _spool(
+        self, batch: Batch, fence: Fence, attempt: Attempt, reason: str
+    ) -> Outcome | None:
+        """
+        Put a batch into the spool, with its fence where it may be stored.
+
+        @param reason: why it is not stored at once.
+        @return: what its peers are told; C{None} where it has to go into the store after all.
+        """
+        detour = self._company.detour
+        assert detour is not None
+        sure = attempt.known is Known.NOT_STORED
+        outcome: Outcome | None = QUEUED
+        try:
+            if not await detour.take(batch, None if sure else fence, reason):
+                return None
+        except SpoolUnknown:
+            outcome = BUG
+        except SpoolError as error:
+            return try_later(Code.DOWN, str(error), RETRY_AFTER) if sure else None
+        if outcome is BUG or not sure:
+            # If it is there, its fence is the spool's.
+            self._fences.renew(batch.route)
+        return outcome
 
     def _written(self, route: str, fence: Fence, written: Written) -> Sequence[Run]:
         company = self._company

@@ -28,7 +28,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from gateway.company import backoff
+from gateway.attempt import backoff
 from gateway.embedded import DataDirectory, EmbeddedServer
 from gateway.errors import EmbeddedError, SchemaNewer, StoreError
 from gateway.farewell import STOPPING

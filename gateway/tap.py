@@ -19,9 +19,9 @@ from twisted.application.service import IService
 from twisted.internet import reactor as global_reactor
 from twisted.python import usage
 
+from gateway.attempt import backoff
 from gateway.cautions import ON_THE_COMMAND_LINE
 from gateway.channels import Channels
-from gateway.company import backoff
 from gateway.config import EMBEDDED, Config
 from gateway.conversation import CommandDialect
 from gateway.embedded import DataDirectory, EmbeddedServer

@@ -14,9 +14,10 @@ from collections.abc import Callable, Sequence
 
 from twisted.internet.task import deferLater
 
+from gateway.attempt import Attempt, Step, backoff
 from gateway.batch import Batch, Fence
-from gateway.company import BUG, OPEN_FOR, Company, backoff
-from gateway.errors import OutcomeUnknown, SpoolError, SpoolUnknown, StoreError, Unavailable
+from gateway.company import BUG, Company
+from gateway.errors import OutcomeUnknown, SpoolError, SpoolUnknown, StoreError
 from gateway.faults import BatchesRefused, Faults
 from gateway.fences import Fences
 from gateway.reply import QUEUED, STORED
@@ -40,10 +41,10 @@ class Together:
         @param batches: each of another route.
         @return: what has to be committed otherwise.
         """
-        store = self._company.store
+        company, store = self._company, self._company.store
         while len(batches) > 1 and self._free(batches):
             fences = [self._fences.next(batch.route) for batch in batches]
-            started = self._company.clock.seconds()
+            attempt = company.attempt()
             try:
                 if not await store.write_together(batches, fences):
                     break
@@ -55,8 +56,7 @@ class Together:
                 ]
                 continue
             except OutcomeUnknown as error:
-                self._company.unknown += 1
-                if not await self._settle(batches, fences, error, started):
+                if not await self._settle(batches, fences, attempt, error):
                     break
                 return []
             except StoreError:
@@ -83,28 +83,26 @@ class Together:
         self,
         batches: Sequence[Batch],
         fences: Sequence[Fence],
+        attempt: Attempt,
         trouble: StoreError,
-        started: float,
     ) -> bool:
         """
         Find out what became of a commit whose reply was lost.
 
-        @param started: when it was sent, in seconds of the clock.
         @return: whether the batches are settled; else they are not stored, nor ever will be.
         """
         company = self._company
-        attempt = 0
         while True:
-            attempt += 1
-            waited = company.clock.seconds() - started
-            if waited > company.answer_timeout or isinstance(trouble, Unavailable):
-                if company.detour is None:
-                    company.troubled(batches[0].route, trouble)
-                    if waited > OPEN_FOR:
-                        raise AssertionError("the fate of a batch was open for too long")
-                elif await self._spool(batches, fences, str(trouble)):
-                    return True
-            await deferLater(company.clock, backoff(attempt))
+            step = attempt.failed(trouble, company.clock.seconds())
+            if isinstance(trouble, OutcomeUnknown):
+                company.unknown += 1
+            if attempt.late and company.detour is None:
+                company.troubled(batches[0].route, trouble)
+            if step is Step.ABANDON:
+                raise AssertionError("the fate of a batch was open for too long")
+            if step is Step.SPOOL and await self._spool(batches, fences, str(trouble)):
+                return True
+            await deferLater(company.clock, backoff(attempt.failures))
             try:
                 stored = await company.store.resolve(batches[0], fences[0]) is not None
             except StoreError as error:

@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from gateway.attempt import Attempt
 from gateway.batch import Chunk, Origin
 from gateway.errors import StoreError
 from gateway.gate import Gates
@@ -198,6 +199,9 @@ class Writer:
     def settled(self, chunk: Chunk) -> None:
         self._pressure.give(_weight(chunk))
         self.in_flight -= 1
+
+    def attempt(self) -> Attempt:
+        return Attempt(self.clock.seconds(), self.answer_timeout, self.detour is not None)
 
     def troubled(self, route: str, error: StoreError) -> None:
         """

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from gateway.attempt import OPEN_FOR, RETRY_FOR, backoff
 from gateway.batch import Batch, Chunk, Fence, Origin
-from gateway.company import OPEN_FOR, RETRY_FOR, backoff
 from gateway.errors import (
     FenceVoid,
     OutcomeUnknown,
@@ -729,3 +729,14 @@ def test_pressure_is_given_back() -> None:
 def test_backoff_is_bounded(attempt: int, chance: float) -> None:
     """Never negative, never over two seconds, and never the same for everybody."""
     assert 0 <= backoff(attempt, lambda: chance) <= 2.0
+
+
+def test_a_lane_that_is_done_is_chosen_again() -> None:
+    """Messages that only use their numbers up count while they are under way, and no longer."""
+    bench = Bench(lanes=2)
+    first = bench.writer.choose_lane()
+    stream, source = numbered(bench), bench.source("p")
+    for _ in range(3):
+        submit(bench, source, stream, *[b"bad"] * 200, refusal=BAD)
+    bench.pass_time(1)
+    assert not first.load and bench.writer.choose_lane() is first

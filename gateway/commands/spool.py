@@ -18,8 +18,8 @@ from typing import Any, Final
 import click
 from msgspec.structs import replace
 
+from gateway.attempt import backoff
 from gateway.commands.running import run
-from gateway.company import backoff
 from gateway.config import EMBEDDED, Config
 from gateway.embedded import DataDirectory, EmbeddedServer
 from gateway.errors import ConfigError, EmbeddedError, SpoolError, StoreError

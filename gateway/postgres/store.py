@@ -55,7 +55,7 @@ is closed: the server should be the one to give up, that costs no connection.
 ABANDONED: Final = 90 * 86400.0
 """
 Seconds since it last moved after which a lane is nobody's any more. No batch whose
-fate is open is held for so long by a gateway that runs, see L{gateway.company.OPEN_FOR}; a spool is
+fate is open is held for so long by a gateway that runs, see L{gateway.attempt.OPEN_FOR}; a spool is
 to be emptied before it is that old.
 """
 

@@ -24,8 +24,8 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from gateway.attempt import RETRY_FOR, Trouble
 from gateway.batch import MAX_ROWS, Batch, Fence
-from gateway.company import RETRY_FOR, Trouble
 from gateway.errors import (
     OutcomeUnknown,
     RouteError,

@@ -13,8 +13,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from gateway.access import Access
+from gateway.attempt import backoff
 from gateway.channels import Channels
-from gateway.company import backoff
 from gateway.conversation import CommandDialect
 from gateway.errors import StoreError
 from gateway.factory import PeerFactory
