@@ -14,7 +14,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+# What came about a peer since the last look, as bits of one number: the hot path sets them.
+HEARD: Final = 1
+"""Bytes came."""
+FINISHED: Final = 2
+"""Frames came to their end."""
+EXCUSED: Final = 4
+"""It was not read for a while, for a reason of ours."""
 
 
 @dataclass(frozen=True, slots=True)

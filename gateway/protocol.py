@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from enum import Enum, auto
 from functools import partial
 from math import inf
 from typing import Final
@@ -29,7 +30,7 @@ from zope.interface import implementer
 
 from gateway.access import NOTHING, Rights
 from gateway.answers import Answers, Slot
-from gateway.deadlines import Limit, Sight
+from gateway.deadlines import EXCUSED, FINISHED, HEARD, Limit, Sight
 from gateway.dialect import Request, Work
 from gateway.errors import FramingError, HttpError
 from gateway.farewell import OVERRUN, TOO_MUCH, Farewell
@@ -49,6 +50,43 @@ _FRAME: Final = 64
 """Bytes of a frame that is held, beside what it says."""
 
 
+class Phase(Enum):
+    """
+    How far a connection has come to its end.
+    """
+
+    OPEN = auto()
+    """Frames come in, answers go out."""
+
+    ENDED = auto()
+    """The peer has said all it had to say; that is still answered."""
+
+    CLOSING = auto()
+    """Nothing more is read; what was asked is still answered."""
+
+    CLOSING_ENDED = auto()
+    """Both: nothing is left to be read either."""
+
+    LOST = auto()
+    """The connection is gone."""
+
+
+_ENDED: Final = (Phase.ENDED, Phase.CLOSING_ENDED)
+_CLOSING: Final = (Phase.CLOSING, Phase.CLOSING_ENDED)
+
+
+class Pause(Enum):
+    """
+    Why a peer is not read just now.
+    """
+
+    OUTPUT = "it does not take its answers"
+    MEMORY = "the gateway holds as much as it may"
+    WINDOW = "enough of its frames are under way"
+    CLOSING = "it is told to go"
+    RATE = "it sends more than it may"
+
+
 @implementer(IHalfCloseableProtocol, IPushProducer)
 class PeerProtocol(Protocol):
     """
@@ -58,18 +96,13 @@ class PeerProtocol(Protocol):
     transport: Transport
 
     # On the class, so that an idle connection pays for none of it.
-    _oversize = False
-    _paused = False
-    _excused = False
-    _heard = False
-    _finished = False
+    _phase = Phase.OPEN
+    _paused: Pause | None = None
+    _seen = 0
     _pressed = False
-    _ended = False
-    _closing = False
-    _lost = False
+    _oversize = False
     _advancing = False
     _given_up = False
-    _refused = False
     _held_size = 0
     _kept = 0
     _bye: Outcome | None = None
@@ -112,7 +145,7 @@ class PeerProtocol(Protocol):
             self._advance()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._lost = True
+        self._phase = Phase.LOST
         self._look_for_nul()
         self.answers.forget()
         self._held.clear()
@@ -125,7 +158,7 @@ class PeerProtocol(Protocol):
             self._throttle.end()
 
     def dataReceived(self, data: bytes) -> None:
-        if self._closing or self._bye is not None:
+        if self._phase in _CLOSING or self._bye is not None:
             return
         if self._beginning is not None and not (data := self._seek(data)):
             return
@@ -156,7 +189,7 @@ class PeerProtocol(Protocol):
             if isinstance(error, HttpError):
                 self.turned_away(bye)
         if frames:
-            self._finished = True
+            self._seen |= FINISHED
             self._oversize = framing.oversize
             if self._oversize:
                 self._look_for_nul()
@@ -164,7 +197,7 @@ class PeerProtocol(Protocol):
             self._begin_all(frames)
         else:
             payload = 0
-            self._heard = True
+            self._seen |= HEARD
         if throttle is not None:
             uncharged -= framing.pending if framing.more else 0
             throttle.charge(len(data) + uncharged - payload)
@@ -182,7 +215,7 @@ class PeerProtocol(Protocol):
         framing = probe_framing(data)
         if framing is None:
             self._beginning = data
-            self._heard = True
+            self._seen |= HEARD
             return b""
         self._beginning = None
         bye = self._terms.astray(framing) if framing else None
@@ -196,7 +229,10 @@ class PeerProtocol(Protocol):
 
     def readConnectionLost(self) -> None:
         """The peer has said all it had to say; what it sent is still answered."""
-        self._ended = True
+        if self._phase is Phase.OPEN:
+            self._phase = Phase.ENDED
+        elif self._phase is Phase.CLOSING:
+            self._phase = Phase.CLOSING_ENDED
         self._advance()
 
     def writeConnectionLost(self) -> None:
@@ -223,37 +259,40 @@ class PeerProtocol(Protocol):
         self._pressed = held
         self._advance()
 
-    @property
-    def _busy(self) -> bool:
+    def _reason_to_pause(self) -> Pause | None:
         """
-        Whether there is enough to do, for us or for the peer, before more is read. What waits
-        because it is over the peer's rate is no excuse for it.
+        @return: why no more is to be read now, if so. All but L{Pause.RATE} excuses the peer: what
+            waits because it sends too much does not.
         """
+        if self._outlet.blocked:
+            return Pause.OUTPUT
+        if self._pressed:
+            return Pause.MEMORY
+        if self.answers.unanswered >= self._terms.window or self._held:
+            return Pause.WINDOW
         throttle = self._throttle
-        return (
-            self._outlet.blocked
-            or self._pressed
-            or self.answers.unanswered >= self._terms.window
-            or bool(self._held)
-            or (self._framing.more and not (throttle is not None and throttle.holds))
-            or self._bye is not None
-        )
+        slowed = throttle is not None and throttle.holds
+        if self._framing.more and not slowed:
+            return Pause.WINDOW
+        if self._bye is not None:
+            return Pause.CLOSING
+        return Pause.RATE if slowed else None
 
     def _update_reading(self) -> None:
-        if self._ended or self._closing:
+        if self._phase is not Phase.OPEN:
             # After the end of the stream there is nothing to read; a reader put
             # back would only find the same end again.
             return
-        busy = self._busy
-        if busy:
-            self._excused = True
-        pause = busy or (self._throttle is not None and self._throttle.holds)
-        if pause != self._paused:
-            self._paused = pause
-            if pause:
-                self.transport.pauseProducing()
-            else:
+        before, reason = self._paused, self._reason_to_pause()
+        self._paused = reason
+        if reason is None:
+            if before is not None:
                 self.transport.resumeProducing()
+            return
+        if reason is not Pause.RATE:
+            self._seen |= EXCUSED
+        if before is None:
+            self.transport.pauseProducing()
 
     # From frames to slots.
 
@@ -295,7 +334,6 @@ class PeerProtocol(Protocol):
         self._advance()
 
     def _note(self, route: str, runs: Sequence[Run]) -> None:
-        self._refused = True
         for count, fate in runs:
             if fate.word is Word.REJ and isinstance(fate, Outcome):
                 self._terms.refused(self, route, count, fate)
@@ -309,22 +347,23 @@ class PeerProtocol(Protocol):
         self._held.clear()
         self._framing.forget()
         self._bye = None
-        if not self._closing:
-            self._closing = True
-            if not self._ended:
-                self.transport.pauseProducing()
+        if self._phase is Phase.OPEN:
+            self._phase = Phase.CLOSING
+            self.transport.pauseProducing()
+        elif self._phase is Phase.ENDED:
+            self._phase = Phase.CLOSING_ENDED
 
     # From slots to answers.
 
     def _advance(self) -> None:
         """Write what is due, begin what now has room, and again until neither is left."""
-        if self._advancing or self._lost:
+        if self._advancing or self._phase is Phase.LOST:
             return
         self._advancing = True
         answers, stride = self.answers, self._terms.window
         while True:
             due = answers.due()
-            if answers.ended and not self._closing:
+            if answers.ended and self._phase not in _CLOSING:
                 self._stop_reading()
             if due:
                 self._outlet.write(due)
@@ -359,14 +398,14 @@ class PeerProtocol(Protocol):
         self._advancing = False
         if (
             (self._framing.pending > _FREE and not self._framing.more)
-            or self._refused
+            or self._reader.kept
             or self._kept
             or self._outlet.blocked
             or self._asking is not None
         ):
             self._count()
         held = self._held or self._framing.more
-        if not answers.waiting and (self._closing or (self._ended and not held)):
+        if self._phase is not Phase.OPEN and not answers.waiting and not held:
             self._close()
         else:
             self._update_reading()
@@ -384,7 +423,7 @@ class PeerProtocol(Protocol):
         elif not framing.more:
             # Else it is messages beyond the window, which go on by themselves.
             kept += framing.pending
-        if kept <= _FREE or self._given_up or self._lost:
+        if kept <= _FREE or self._given_up or self._phase is Phase.LOST:
             kept = 0
         if kept != self._kept:
             self._kept = kept
@@ -402,7 +441,7 @@ class PeerProtocol(Protocol):
         bye = self.turned_away(TOO_MUCH)
         if self._outlet.blocked:
             self.abort()
-        elif not self._closing:
+        elif self._phase not in _CLOSING:
             self._bye = bye
             self._advance()
 
@@ -413,7 +452,7 @@ class PeerProtocol(Protocol):
 
         @return: whether the peer may be told more; one that leaves too much is let go.
         """
-        if self._closing or self._farewell or self._lost or self._bye is not None:
+        if self._farewell or self._bye is not None or self._phase not in (Phase.OPEN, Phase.ENDED):
             return False
         if self._outlet.push(pushes.framed(self._framing), self._terms.push_buffer):
             if self._outlet.blocked:
@@ -427,26 +466,23 @@ class PeerProtocol(Protocol):
 
     def look(self) -> Sight | None:
         """The sweep's."""
-        heard, finished = self._heard, self._finished
-        # That it sends too much excuses nobody.
-        was_read = not (self._excused or self._busy)
-        # Only what is set is set back: a peer that was always silent stays as small as it is.
-        if heard:
-            self._heard = False
-        if finished:
-            self._finished = False
-        if self._excused:
-            self._excused = False
+        seen = self._seen
+        heard, finished = bool(seen & HEARD), bool(seen & FINISHED)
+        was_read = not seen & EXCUSED and self._reason_to_pause() in (None, Pause.RATE)
+        if seen:
+            # Else a peer that was always silent stays as small as it is.
+            self._seen = 0
         timeouts = self._terms.timeouts
         queue = None
         farewell = self._farewell
         if self._outlet.blocked or (farewell is not None and farewell.lingers is None):
             carrier = self._outlet.carrier
             queue = 0 if carrier is None else unread(carrier)
-            if self._closing and farewell is not None and not (queue or self._outlet.blocked):
+            written = not (queue or self._outlet.blocked)
+            if written and farewell is not None and self._phase in _CLOSING:
                 farewell.linger()
                 return None
-        open_ = not (self._closing or self._ended or self._bye is not None)
+        open_ = self._phase is Phase.OPEN and self._bye is None
         unfinished = open_ and (bool(self._beginning) or self._framing.unfinished)
         if unfinished and not (heard or finished):
             self._look_for_nul()
@@ -496,7 +532,7 @@ class PeerProtocol(Protocol):
     def disprove(self, bye: Outcome) -> None:
         """It may do nothing more, and is told to go; again is harmless."""
         self.rights = NOTHING  # for what it has asked and is not begun yet
-        if not self._closing and self._bye is None:
+        if self._phase not in _CLOSING and self._bye is None:
             self.dismiss(self.turned_away(bye))
 
     def entitle(self, rights: Rights) -> None:
@@ -524,7 +560,7 @@ class PeerProtocol(Protocol):
 
     def dismiss(self, outcome: Outcome) -> None:
         """Take nothing more; when everything in flight is answered, say goodbye."""
-        if not self._closing:
+        if self._phase not in _CLOSING:
             # What is held was read but never submitted: it gets no answer, as if unread.
             self._held.clear()
             self._framing.forget()
@@ -539,4 +575,4 @@ class PeerProtocol(Protocol):
     def _close(self) -> None:
         if self._farewell is None:
             self._farewell = Farewell(self.transport, self._terms.clock)
-        self._farewell.say(ended=self._ended, blocked=self._outlet.blocked)
+        self._farewell.say(ended=self._phase in _ENDED, blocked=self._outlet.blocked)
