@@ -655,9 +655,8 @@ async def test_a_session_that_forgets_its_statements(database: Database) -> None
     with postgres(database, pool_max=1) as adapter:
         lane = new_lane()
         await adapter.store.write(batch(b"prepared"), Fence(lane, 1))
-        # By txpostgres's own way to use a pool, which still works.
-        await adapter.pool.runOperation("DEALLOCATE ALL")
-        assert await adapter.pool.runQuery("SELECT 1") == [(1,)]
+        async with adapter.pool.checkout() as connection:
+            await connection.query("DEALLOCATE ALL", None, 5.0)
         await adapter.store.write(batch(b"plain"), Fence(lane, 2))
         assert not adapter.postgres.execution.prepares
         assert [body for _, body in adapter.rows()] == [b"prepared", b"plain"]

@@ -239,21 +239,6 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
         self.connections.add(connection)
         self._semaphore.release()
 
-    async def run(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        async with self.checkout() as connection:
-            return await getattr(connection, name)(*args, **kwargs)
-
-    # txpostgres's own ways to use the pool, on connections that are alive.
-
-    def runQuery(self, *args: Any, **kwargs: Any) -> Deferred[Any]:
-        return Deferred.fromCoroutine(self.run("runQuery", *args, **kwargs))
-
-    def runOperation(self, *args: Any, **kwargs: Any) -> Deferred[Any]:
-        return Deferred.fromCoroutine(self.run("runOperation", *args, **kwargs))
-
-    def runInteraction(self, *args: Any, **kwargs: Any) -> Deferred[Any]:
-        return Deferred.fromCoroutine(self.run("runInteraction", *args, **kwargs))
-
     # Upkeep.
 
     def _maintain(self) -> None:
