@@ -18,7 +18,8 @@ take 2048), NetstringReceiver.MAX_LENGTH (99999).
 from __future__ import annotations
 
 import sys
-from typing import Final, Protocol
+from collections.abc import Mapping
+from typing import Final, Literal, Protocol
 
 from gateway.errors import FramingError, HttpError
 from gateway.http import FirstLine
@@ -467,11 +468,17 @@ class OctetCountedFraming(_CountedFraming):
     push = frame
 
 
+FramingName = Literal["line", "nul", "netstring", "octet-counted"]
+
 FRAMINGS: Final[
-    dict[str, type[_DelimitedFraming] | type[NetstringFraming] | type[OctetCountedFraming]]
+    Mapping[
+        FramingName | str,
+        type[_DelimitedFraming] | type[NetstringFraming] | type[OctetCountedFraming],
+    ]
 ] = {
     "line": LineFraming,
     "nul": NulFraming,
     "netstring": NetstringFraming,
     "octet-counted": OctetCountedFraming,
 }
+"""Every framing there is: a new one is a class above, its name, and a line here."""

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from gateway.content_sections import check_content, check_name
 from gateway.endpoint_arguments import LARGEST, escaped
 from gateway.endpoints import EndpointFault, endpoint_hint
+from gateway.framing import FramingName
 from gateway.networks import network_fault
 from gateway.places import Places
 from gateway.route import Route
@@ -105,7 +106,7 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
 
     endpoint: str
-    framing: Literal["line", "nul", "netstring", "octet-counted"] = "line"
+    framing: FramingName = "line"
     dialect: Literal["plain", "command"] = "plain"
     route: str | None = None
     route_by: str | None = None

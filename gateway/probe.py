@@ -13,15 +13,26 @@ from __future__ import annotations
 
 from typing import Final
 
+from gateway.framing import FRAMINGS
+
 _PING: Final = b"PING gateway-client-5e2b9c41d7 "
 
-_BEGINNINGS: Final = {
-    _PING + b"\0": "line",
-    _PING + b"\x01": "nul",
-    b"49:%b\0" % _PING: "netstring",
-    b"49 %b\0" % _PING: "octet-counted",
-}
-"""What a connection begins with, and the framing that the client speaks: none has a whole frame."""
+_NONCE: Final = b"0" * 16 + b"\n"
+"""What follows the mark, different each time."""
+
+
+def _beginning(name: str) -> bytes:
+    """
+    What a connection begins with whose client speaks a framing: no whole frame.
+    """
+    # Where NUL ends a frame it is the byte beside it: a text column holds neither.
+    byte = b"\x01" if b"\0" in FRAMINGS[name](len(_PING)).frame(b"") else b"\0"
+    ping = _PING + byte
+    frame = FRAMINGS[name](4096).frame(ping + _NONCE)
+    return frame[: frame.index(ping) + len(ping)]
+
+
+_BEGINNINGS: Final = {_beginning(name): name for name in FRAMINGS}
 
 LONGEST: Final = max(map(len, _BEGINNINGS))
 """Bytes of a connection that tell."""

@@ -5,16 +5,19 @@ Framing: the same frames however the stream is cut, and one rule for every fault
 from __future__ import annotations
 
 import sys
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.client.wire import WIRES
 from gateway.errors import FramingError
 from gateway.framing import (
     BOM,
     FRAMINGS,
     OVERSIZE,
+    FramingName,
     LineFraming,
     NetstringFraming,
     NulFraming,
@@ -236,3 +239,8 @@ def test_answers_are_framed_alike() -> None:
     """A peer gets its answers in its own framing."""
     assert NetstringFraming(9).frame(b"+OK") == b"3:+OK,"
     assert OctetCountedFraming(9).frame(b"+OK") == b"3 +OK"
+
+
+def test_names_are_those_of_the_configuration_and_the_client() -> None:
+    """A framing that is registered can be configured, and the client speaks it."""
+    assert set(get_args(FramingName)) == set(FRAMINGS) == set(WIRES)

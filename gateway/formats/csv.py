@@ -18,7 +18,8 @@ are not part of it. Positions count from 0, as in the errors of the other format
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Final
 
 from gateway.faults import Faults
@@ -189,3 +190,23 @@ def _found(pattern: re.Pattern[str], text: str, start: int) -> int:
 
 def _byte(text: str, place: int) -> int:
     return len(text[:place].encode())
+
+
+def sample(fields: Mapping[str, object], names: Sequence[str], delimiter: str) -> str:
+    """
+    Write a record in which every field has a value.
+
+    @param names: what the values of a record are called, in order.
+    """
+    between = " " if delimiter == "whitespace" else delimiter
+    return between.join(str(fields.get(name, 1)) for name in names)
+
+
+def fault_of(field: str, names: Sequence[str]) -> str | None:
+    """
+    Say why no record has a field, if so.
+    """
+    if field in names:
+        return None
+    near = get_close_matches(field, names, 1)
+    return f"is not in fields{f'; did you mean {near[0]!r}?' if near else ''}"

@@ -9,7 +9,7 @@ then it loses no digit: a number becomes text without its suffix, C{t} becomes C
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -170,3 +170,18 @@ def _number(text: str) -> str:
     assert found is not None
     sign, whole, fraction, exponent = found.groups()
     return f"{sign}{whole or '0'}{'.' + fraction if fraction else ''}{exponent}"
+
+
+def sample(fields: Mapping[str, object]) -> str:
+    """
+    Write a line that has these fields.
+    """
+    own = ("measurement", "timestamp", "tags", "fields")
+    named = {name: value for name, value in fields.items() if name not in own}
+    tags = [f",{n.removeprefix('tag.')}={v}" for n, v in named.items() if n.startswith("tag.")]
+    rest = [
+        f"{name.removeprefix('field.')}={value}"
+        for name, value in named.items()
+        if not name.startswith("tag.")
+    ]
+    return f"{fields.get('measurement', 'm')}{''.join(tags)} {','.join(rest) or 'value=1'}"

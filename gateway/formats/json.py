@@ -10,7 +10,7 @@ one counts, as in C{jsonb}.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Final
 
@@ -159,3 +159,20 @@ _KINDS: Final = {b'"': "a string", b"[": "an array", b"t": "true", b"f": "false"
 
 def _named(text: bytes) -> str:
     return _KINDS.get(text.lstrip()[:1], "a number")
+
+
+def sample(fields: Mapping[str, object]) -> str:
+    """
+    Write a message that has these fields.
+    """
+    message: dict[str, Any] = {}
+    for path, value in fields.items():
+        *parents, name = path.split(".")
+        place = message
+        for parent in parents:
+            inner = place.setdefault(parent, {})
+            if not isinstance(inner, dict):
+                inner = place[parent] = {}
+            place = inner
+        place.setdefault(name, value)
+    return msgspec.json.encode(message).decode()

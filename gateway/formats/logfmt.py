@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from gateway.faults import Faults
@@ -254,3 +254,10 @@ def _end(pattern: re.Pattern[str], text: str, start: int) -> int:
 
 def _at(text: str, place: int) -> str:
     return f"at byte {len(text[:place].encode())}"
+
+
+def sample(fields: Mapping[str, object]) -> str:
+    """
+    Write a message that has these fields.
+    """
+    return " ".join(f"{name}={value}" for name, value in fields.items())

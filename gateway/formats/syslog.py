@@ -25,6 +25,8 @@ from gateway.formats.rfc3164 import Rfc3164, bare
 from gateway.reply import Code, refused
 from gateway.zones import LOCAL
 
+SAMPLE: Final = "<13>1 2026-01-01T00:00:00Z host app - - - hello"
+
 FACILITIES: Final = (
     *("kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron"),
     *("authpriv", "ftp", "ntp", "audit", "alert", "clock"),
