@@ -9,7 +9,9 @@ import subprocess
 from collections.abc import Callable
 from typing import IO
 
-from tests.support import BIN, PATIENCE, Database, Gateway, wait_until
+from tests import forking
+from tests.forking import BIN
+from tests.support import PATIENCE, Database, Gateway, wait_until
 
 
 def endpoint(gateway: Gateway, listener: str = "lines") -> str:
@@ -27,7 +29,7 @@ def send(
     where: Gateway | str, *arguments: str, given: bytes = b""
 ) -> subprocess.CompletedProcess[bytes]:
     """Run it to its end."""
-    done = subprocess.run(
+    done = forking.run(
         command(where, *arguments), input=given, capture_output=True, timeout=PATIENCE, check=False
     )
     assert b"Traceback" not in done.stderr, done.stderr.decode()
@@ -38,7 +40,7 @@ class Running:
     """It, while it runs."""
 
     def __init__(self, where: Gateway | str, *arguments: str) -> None:
-        self.process = subprocess.Popen(
+        self.process = forking.Popen(
             command(where, *arguments),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -12,7 +12,6 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -26,11 +25,12 @@ from twisted.logger import ILogObserver, globalLogPublisher
 from zope.interface import implementer
 
 from gateway.embedded import EmbeddedServer, as_other_user
+from tests import forking
+from tests.forking import BIN
 
 PATIENCE: Final = 60.0
 """Seconds after which something that should have happened never will."""
 
-BIN: Final = Path(sys.executable).parent
 
 _numbers = itertools.count(1)
 
@@ -187,7 +187,7 @@ def tool(
     *arguments: str, cwd: Path | None = None, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """The gateway command."""
-    return subprocess.run(
+    return forking.run(
         [str(BIN / "gateway"), *arguments],
         cwd=cwd,
         env={**os.environ, **(environment or {})},
@@ -211,7 +211,7 @@ class Gateway:
         self.cwd = cwd
         self._log_path = cwd / f"gateway-{next(_numbers)}.log"
         with self._log_path.open("wb") as log:
-            self.process = subprocess.Popen(
+            self.process = forking.Popen(
                 [
                     *wrapper,
                     *(str(BIN / "twistd"), "-n", f"--pidfile={self._log_path}.pid"),

@@ -18,7 +18,9 @@ from gateway.embedded import DataDirectory, EmbeddedServer
 from gateway.errors import ConfigError, EmbeddedError
 from gateway.pid_file import prepare_files
 from gateway.plain_files import is_there
-from tests.support import BIN, LISTEN, PATIENCE, Gateway, tool
+from tests import forking
+from tests.forking import BIN
+from tests.support import LISTEN, PATIENCE, Gateway, tool
 
 Start = Callable[..., Gateway]
 
@@ -38,7 +40,7 @@ def refused(
     wrapper: tuple[str, ...] = (),
 ) -> str:
     """Start a gateway that must refuse; @return: the one line that it says."""
-    done = subprocess.run(
+    done = forking.run(
         [*wrapper, str(BIN / "twistd"), "-n", *twistd, "gateway", *LISTEN, *arguments],
         cwd=cwd,
         capture_output=True,
@@ -46,7 +48,7 @@ def refused(
         timeout=PATIENCE,
         check=False,
     )
-    said = done.stdout + done.stderr
+    said: str = done.stdout + done.stderr
     assert done.returncode == 1 and "Traceback" not in said, said
     (line,) = [line for line in said.splitlines() if "gateway: " in line]
     return line.partition("gateway: ")[2]

@@ -13,7 +13,9 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from tests.support import BIN, PATIENCE, Database, Gateway, lasting_port, tool
+from tests import forking
+from tests.forking import BIN
+from tests.support import PATIENCE, Database, Gateway, lasting_port, tool
 
 Start = Callable[..., Gateway]
 
@@ -171,7 +173,7 @@ def listen(gateway: Gateway) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     running: list[subprocess.Popen[str]] = []
 
     def start(*arguments: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
+        process = forking.Popen(
             [str(BIN / "gateway"), "listen", *where(gateway), *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

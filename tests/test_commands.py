@@ -13,7 +13,8 @@ from pathlib import Path
 import click
 
 from gateway.cli import main
-from tests.support import BIN, LISTEN, PATIENCE, Database, Gateway
+from tests.forking import BIN
+from tests.support import LISTEN, PATIENCE, Database, Gateway
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "commands.md").read_text()

@@ -16,8 +16,8 @@ import psutil
 import psycopg2
 import pytest
 
+from tests.forking import BIN
 from tests.support import (
-    BIN,
     LISTEN,
     PATIENCE,
     Database,

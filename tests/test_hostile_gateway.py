@@ -17,7 +17,8 @@ import pexpect
 import pytest
 
 from tests.client.hostile import LIES, HostileServer, Says, once
-from tests.support import BIN, PATIENCE
+from tests.forking import BIN
+from tests.support import PATIENCE
 
 Lie = Callable[[Says], HostileServer]
 

@@ -12,8 +12,10 @@ import pexpect
 import psycopg2
 import pytest
 
+from tests import forking
 from tests.faults.look import Start
-from tests.support import BIN, PATIENCE, Database, Gateway, tool, wait_until
+from tests.forking import BIN
+from tests.support import PATIENCE, Database, Gateway, tool, wait_until
 
 _CONFIG = """
 [database]
@@ -68,7 +70,7 @@ class Letters:
         return status, out.decode(), err
 
     def run_raw(self, *arguments: str) -> tuple[int, bytes, str]:
-        done = subprocess.run(
+        done = forking.run(
             self.command(*arguments), capture_output=True, timeout=PATIENCE, check=False
         )
         return done.returncode, done.stdout, done.stderr.decode()
@@ -288,7 +290,7 @@ def test_what_people_get_wrong(letters: Letters, tmp_path: Path) -> None:
         (("dead-letters", "--config", str(tmp_path / "no.toml"), "list"), "cannot be read"),
     ]
     for words, told in wrong:
-        done = subprocess.run(
+        done = forking.run(
             [str(BIN / "gateway"), *words],
             capture_output=True,
             text=True,

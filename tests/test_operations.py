@@ -10,7 +10,8 @@ import subprocess
 from pathlib import Path
 
 from tests.faults.look import Start
-from tests.support import BIN, LISTEN, Database, wait_until
+from tests.forking import BIN
+from tests.support import LISTEN, Database, wait_until
 
 
 def test_a_log_on_standard_output(database: Database, start_with: Start) -> None:

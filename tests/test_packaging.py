@@ -17,8 +17,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.forking import BIN
 from tests.installing import LAZY
-from tests.support import BIN
 
 ROOT = Path(__file__).parent.parent
 

@@ -24,7 +24,8 @@ from gateway.postgres.dsn import dsn_fault, has_password, public_dsn
 from gateway.postgres.precautions import precautions
 from gateway.postgres.said import Outside
 from gateway.secret_files import mode_of, read_secret
-from tests.support import BIN, LISTEN, Gateway, tool, wait_until
+from tests.forking import BIN
+from tests.support import LISTEN, Gateway, tool, wait_until
 from tests.tcp_server import PASSWORD, TcpServer
 
 Start = Callable[..., Gateway]

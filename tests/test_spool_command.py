@@ -23,7 +23,9 @@ from gateway.spool.file import SpoolFile
 from gateway.spool.inventory import id_of, place_of
 from gateway.spool.record import PARTS, pack, rows_of
 from gateway.stream import Stream
-from tests.support import BIN, PATIENCE, Database, Gateway
+from tests import forking
+from tests.forking import BIN
+from tests.support import PATIENCE, Database, Gateway
 
 ARMED = str(Path(__file__).with_name("faults") / "armed.py")
 
@@ -110,7 +112,7 @@ class Spooling:
         return status, out.decode(), err
 
     def run_raw(self, *arguments: str) -> tuple[int, bytes, str]:
-        done = subprocess.run(
+        done = forking.run(
             self.command(*arguments), capture_output=True, timeout=PATIENCE, check=False
         )
         return done.returncode, done.stdout, done.stderr.decode()
@@ -539,7 +541,7 @@ def test_the_embedded_server(tmp_path: Path, start_gateway: Callable[..., Gatewa
         (["move-to-dead-letters", "--all"], "1 messages are dead letters now"),
         (["list"], f"0 messages wait in {data_dir / 'spool.db'}"),
     ]:
-        done = subprocess.run(
+        done = forking.run(
             [*command, *words], capture_output=True, text=True, timeout=PATIENCE, check=False
         )
         assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, [told]), done.stderr

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from gateway.tap import Options
-from tests.support import BIN
+from tests.forking import BIN
 
 ROOT = Path(__file__).parent.parent
 

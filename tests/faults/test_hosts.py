@@ -5,7 +5,6 @@ Fault 25: a host that is silent, closed, nameless or read-only; the next one is 
 from __future__ import annotations
 
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +29,9 @@ from gateway.postgres.names import Names
 from gateway.postgres.opening import Opener, outside_of_process
 from gateway.postgres.pool import Pool
 from gateway.postgres.store import PostgresStore
-from tests.support import BIN, LISTEN, PATIENCE, Database, Gateway, TemporaryServer
+from tests import forking
+from tests.forking import BIN
+from tests.support import LISTEN, PATIENCE, Database, Gateway, TemporaryServer
 from tests.test_store import MESSAGES, batch, new_lane
 
 TIMEOUT = 1.0
@@ -385,13 +386,13 @@ def test_the_daemon_and_check_walk_alike(
         assert database.bodies() == ["hello"]
         place = f"{parts['host']}:{parts['port']}"
         gateway.wait_log(f"database: connected to {place}")
-        done = subprocess.run(
+        done = forking.run(
             [BIN / "gateway", "check", config], capture_output=True, text=True, timeout=PATIENCE
         )
         assert (done.returncode, done.stderr) == (0, "")
         assert f"as gateway on {place}, PostgreSQL" in done.stdout
         config.write_text(f'[database]\ndsn = "{dsn} target_session_attrs=standby"\n')
-        done = subprocess.run(
+        done = forking.run(
             [BIN / "gateway", "check", config], capture_output=True, text=True, timeout=PATIENCE
         )
         assert done.returncode == 1
