@@ -26,7 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support import BIN, LISTEN, Database, Gateway, TemporaryServer, wait_until
+from tests.forking import BIN
+from tests.support import LISTEN, Database, Gateway, TemporaryServer, wait_until
 
 ROOT = Path(__file__).parent.parent
 MESSAGE = "x" * 100

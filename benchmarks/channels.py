@@ -28,7 +28,8 @@ from pathlib import Path
 
 import psycopg2
 
-from tests.support import BIN, Database, Gateway, TemporaryServer
+from tests.forking import BIN
+from tests.support import Database, Gateway, TemporaryServer
 
 BOUND_LATENCY = 0.25
 """Seconds within which 99 of 100 subscribers have a notification while stores go on."""

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import psutil
 
-from tests.support import BIN, LISTEN, Gateway, TemporaryServer, wait_until
+from tests.forking import BIN
+from tests.support import LISTEN, Gateway, TemporaryServer, wait_until
 
 
 def rss(gateway: Gateway) -> int:

@@ -23,7 +23,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from tests.support import BIN, LISTEN, Database, Gateway, TemporaryServer
+from tests.forking import BIN
+from tests.support import LISTEN, Database, Gateway, TemporaryServer
 
 BOUND: Final = 0.7
 WINDOW: Final = 1000

@@ -24,7 +24,8 @@ from pathlib import Path
 import psutil
 import trustme
 
-from tests.support import BIN, Database, Gateway, TemporaryServer
+from tests.forking import BIN
+from tests.support import Database, Gateway, TemporaryServer
 
 BOUND = 0.6
 """Of the speed without TLS."""

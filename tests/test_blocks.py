@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 
+from gateway.attempt import Attempt
 from gateway.batch import Batch, Chunk, Fence, Origin
 from gateway.errors import RowError, TransientError
 from gateway.faults import FramesRefused
@@ -190,10 +191,12 @@ class Alone:
         self.store, self.clock, self.detour = store, clock, None
         self.dead_letters: frozenset[str] = frozenset()
         self.new_id = new_lane
-        self.answer_timeout = 5.0
         self.unknown = self.resolved = 0
         self.gates = self
         self.errors: list[object] = []
+
+    def attempt(self) -> Attempt:
+        return Attempt(self.clock.seconds(), 5.0, False)
 
     def answer(self, route: str) -> None: ...
     def well(self, route: str) -> None: ...

@@ -294,7 +294,8 @@ def test_the_password_is_nowhere(guarded: TcpServer, start_gateway: Start, tmp_p
     to ps, in its log or to a peer, nor does gateway check.
     """
     dsn = guarded.dsn(password=PASSWORD)
-    commanded = start_gateway("--database", dsn, *LISTEN)
+    # With a command line of its own, which is what a title is written over.
+    commanded = start_gateway("--database", dsn, *LISTEN, wrapper=("env",))
     wait_until(lambda: PASSWORD not in seen_from_outside(commanded), "the title is without it")
     assert "--database user=gateway" in seen_from_outside(commanded)
     assert ON_THE_COMMAND_LINE in commanded.log

@@ -24,16 +24,20 @@ BOUND: Final = 128 * MIB + 2 * CAP + 2 * 4 * 4_000_000
 EACH: Final = 15
 
 
-def most_held(gateway: Gateway, seconds: float, *kinds: str, each: int = EACH) -> int:
+def most_held(
+    gateway: Gateway, seconds: float, *kinds: str, each: int = EACH, until: str = ""
+) -> int:
     """
     Let peers be at it; whoever comes then is answered.
 
+    @param until: what the log has to say while they are at it.
     @return: the most bytes that the gateway had meanwhile.
     """
     ports = {name: gateway.port(name) for name in ("lines", "netstrings", "commands")}
     process = psutil.Process(gateway.process.pid)
     with hostile_peers(ports, each, *kinds):
         most = max(sample(lambda: int(process.memory_info().rss), seconds))
+        gateway.wait_log(until)
     with closing(Peer(ports["lines"])) as good:
         good.send(b"hello\n")
         assert good.read_lines(1)[0] in (b"+OK", b"+QUE")
@@ -54,6 +58,6 @@ def test_answers_that_are_not_taken_count(database: Database, start_with: Start,
     """Large answers that nobody takes, or a byte at a time, are not kept beyond the cap: whoever
     has most of them is let go, and the log says so."""
     gateway = start_with(f"{CONFIG}[limits]\nbytes_in_flight = {CAP}\n", dsn=database.dsn)
-    assert most_held(gateway, 3.0, kind, each=60) < BOUND
-    gateway.wait_log("let go: the gateway holds too much for its peers")
+    told = "let go: the gateway holds too much for its peers"
+    assert most_held(gateway, 3.0, kind, each=60, until=told) < BOUND
     assert_quiet(gateway)
