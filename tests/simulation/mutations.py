@@ -136,8 +136,8 @@ MUTATIONS: Final = (
         [
             Replacement(
                 "spool/detour.py",
-                "[lane for lane in self._drain.lanes if lane not in self._spool.inherited]",
-                "list(self._drain.lanes)",
+                "        used -= spool.inherited\n",
+                "",
             )
         ],
     ),
@@ -193,10 +193,8 @@ MUTATIONS: Final = (
         [
             Replacement(
                 "lane.py",
-                "                        if unknown:\n"
-                "                            # The fence is the spool's now.\n",
-                "                        if False:\n"
-                "                            # The fence is the spool's now.\n",
+                "        if outcome is BUG or not sure:\n",
+                "        if outcome is BUG:\n",
             )
         ],
     ),
@@ -223,9 +221,11 @@ MUTATIONS: Final = (
         [
             Replacement(
                 "lane.py",
-                "                unknown = True\n                company.unknown += 1\n",
-                "                self._fences.renew(route)\n"
-                "                fence = self._fences.next(route)\n",
+                "            if step is Step.RENUMBER:\n"
+                "                self._fences.moved(route, fence.number)\n",
+                "            if step is Step.RENUMBER or attempt.known is Known.UNKNOWN:\n"
+                "                attempt.settled()\n"
+                "                self._fences.renew(route)\n",
             )
         ],
     ),
@@ -256,9 +256,9 @@ MUTATIONS: Final = (
         [
             Replacement(
                 "spool/drain.py",
-                "        if faults:\n            await self._keep(parcel, faults)\n        else:\n"
-                "            await self._spool.remove(parcel)",
-                "        await self._spool.remove(parcel)",
+                "            await self._keep(parcel, faults)\n        else:\n"
+                "            await self._remove(parcel)",
+                "            pass\n        await self._remove(parcel)",
             )
         ],
     ),

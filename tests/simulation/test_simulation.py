@@ -19,6 +19,7 @@ from gateway.reply import Code, refused
 from gateway.spool.file import SpoolFile
 from gateway.spool.record import PARTS, Parcel, Record, pack, rows_of, unpack
 from gateway.stream import Stream
+from tests.simulation.mutations import MUTATIONS
 from tests.simulation.run import run_all
 from tests.simulation.spool_file import Disk, MemorySpoolFile
 
@@ -34,6 +35,14 @@ def test_the_promise_holds() -> None:
     """Whatever happens, what was answered binds every gateway."""
     for result in islice(run_all(1), SCHEDULES):
         assert not result.finding, "\n".join([*result.trace, f"seed {result.seed}", result.finding])
+
+
+def test_every_rule_can_still_be_taken_out() -> None:
+    """What a mutation replaces is in the code, once: else it would show nothing."""
+    for mutation in MUTATIONS:
+        for file, old, _ in mutation.replacements:
+            count = (ROOT / "gateway" / file).read_text().count(old)
+            assert count == 1, f"{mutation.name}: {count} times in {file}: {old}"
 
 
 def digests(hash_seed: str) -> str:
