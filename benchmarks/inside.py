@@ -15,11 +15,11 @@ from typing import Any
 from twisted.internet.defer import Deferred, gatherResults
 
 from benchmarks.queries import ROWS, SQL
-from gateway.commands.running import run
-from gateway.config import Database as Settings
-from gateway.postgres.queries import PostgresQueries, query_pool
-from gateway.query import Param, Query
-from gateway.reply import Listing
+from gateway.commands.reactor import run
+from gateway.config.load import Database as Settings
+from gateway.model.outcome import Listing
+from gateway.model.query import Param, Query
+from gateway.postgres.queries.service import PostgresQueries, query_pool
 
 
 async def measure(reactor: Any, dsn: str, clients: int, seconds: float) -> float:

@@ -17,19 +17,19 @@ from twisted.internet.endpoints import clientFromString
 from twisted.internet.error import ConnectError
 
 from gateway.client.answers import ClientError
-from gateway.commands.bench import Load, Report, bench
-from gateway.commands.proof import token_option
-from gateway.commands.running import run
-from gateway.errors import ConfigError
-from gateway.framing import FRAMINGS
+from gateway.commands.bench import BenchReport, Load, bench
+from gateway.commands.reactor import run
+from gateway.commands.token_option import token_option
+from gateway.model.errors import ConfigError
+from gateway.wire.framing import FRAMINGS
 
 _ELSEWHERE: Final = {
     "call": "gateway.commands.call:call_command",
     "completion": "gateway.commands.completion:completion_command",
-    "dead-letters": "gateway.commands.letters:dead_letters",
+    "dead-letters": "gateway.commands.dead_letters:dead_letters",
     "listen": "gateway.commands.listen:listen_command",
     "routes": "gateway.commands.routes:routes",
-    "send": "gateway.commands.send:send_command",
+    "send": "gateway.commands.send.command:send_command",
     "spool": "gateway.commands.spool:spool_command",
     "token": "gateway.commands.token:token_command",
 }
@@ -72,9 +72,9 @@ def check(file: Path, data_dir: Path) -> None:
     """
     # The database's side is for this command alone.
     from gateway.commands.check import PROBLEMS, check_database
-    from gateway.config import EMBEDDED
-    from gateway.embedded import EmbeddedServer
-    from gateway.loading import cautions_of, load
+    from gateway.config.load import EMBEDDED
+    from gateway.daemon.configuration import load, operator_warnings_of
+    from gateway.daemon.embedded import EmbeddedServer
 
     try:
         config, _, tls = load(str(file))
@@ -89,7 +89,7 @@ def check(file: Path, data_dir: Path) -> None:
         for warning in contexts.warnings():
             click.echo(f"warning: listeners.{name}.tls: {warning}")
     dsn = config.database.dsn
-    for caution in cautions_of(config, str(file)):
+    for caution in operator_warnings_of(config, str(file)):
         click.echo(f"warning: {caution}")
     if dsn == EMBEDDED:
         server = EmbeddedServer(data_dir.absolute())
@@ -145,7 +145,7 @@ def bench_command(endpoint: str, as_json: bool, **options: Any) -> None:
     care about. Exits with 1 where a message got no answer or was not stored.
     """
     # More than other commands need, at each TAB too.
-    from gateway.commands.dial import Trust, check_endpoint, new_client, reason
+    from gateway.commands.connect import Trust, check_endpoint, new_client, reason
 
     check_endpoint(endpoint)
     load = Load(**options)
@@ -175,7 +175,7 @@ def bench_command(endpoint: str, as_json: bool, **options: Any) -> None:
     run(work)
 
 
-def _table(report: Report) -> str:
+def _table(report: BenchReport) -> str:
     answers = ", ".join(f"{kind} {count:,}" for kind, count in sorted(report.answers.items()))
     return "\n".join(
         [

@@ -1,3 +1,3 @@
 """
-Tests mirror modules; those of whole processes are in test_daemon and faults.
+Tests mirror the packages of gateway/; those of whole processes are in daemon and faults.
 """

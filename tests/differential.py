@@ -27,14 +27,13 @@ from uuid import uuid4
 
 import psycopg2
 
-from gateway.batch import Chunk, Origin, Slice
-from gateway.faults import FramesRefused
-from gateway.formats.choice import Reading
-from gateway.postgres.catalog import examine
-from gateway.postgres.findings import Findings
-from gateway.postgres.schema import migrate
-from gateway.postgres.types import sql_types
-from gateway.route import Route, Value
+from gateway.model.batch import Chunk, Origin, Slice
+from gateway.model.errors import FramesRefused
+from gateway.model.route import Reading, Route, Value
+from gateway.postgres.schema.findings import Findings
+from gateway.postgres.schema.migrations import migrate
+from gateway.postgres.schema.types import sql_types
+from gateway.postgres.store.catalog import examine
 from gateway.sql.fates import FATES_OF
 from gateway.sql.statement import Insert, Statement, bind_at_once, named
 

@@ -18,28 +18,29 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from gateway.access import Access
-from gateway.access_sections import AccessSection
-from gateway.channels import Channels, Receiver
-from gateway.conversation import CommandDialect
-from gateway.crowd import Crowd
-from gateway.deadlines import Timeouts
-from gateway.dialect import Dialect, PlainDialect
-from gateway.errors import Unavailable
-from gateway.factory import DEFAULT_CARRIAGE, DEFAULT_TIMEOUTS, PeerFactory
-from gateway.gate import Gates
-from gateway.memory import MemoryStore
-from gateway.pressure import Pressure
-from gateway.protocol import PeerProtocol
-from gateway.query import Told
-from gateway.rates import Allowance, Rates
-from gateway.reply import Code, Listing, Run, Words, refused
-from gateway.sockets import Carriage
-from gateway.streams import Streams
-from gateway.token_first import TokenFirst
-from gateway.tokens import Token
-from gateway.verifier import Verifier
-from gateway.writer import Writer
+from gateway.access.authenticator import Authenticator
+from gateway.access.connection_limit import ConnectionLimit
+from gateway.access.grants import AccessSection
+from gateway.access.rates import Allowance, Rates
+from gateway.access.rights import Access
+from gateway.access.tokens import Token
+from gateway.commit.circuit_breaker import CircuitBreakers
+from gateway.commit.inflight_limit import InflightLimit
+from gateway.commit.memory_store import MemoryStore
+from gateway.commit.writer import Writer
+from gateway.dialects.base import Dialect
+from gateway.dialects.command import CommandDialect
+from gateway.dialects.plain import PlainDialect
+from gateway.dialects.stream_registry import StreamRegistry
+from gateway.dialects.subscriptions import Receiver, Subscriptions
+from gateway.dialects.token_first import TokenFirst
+from gateway.model.errors import Unavailable
+from gateway.model.outcome import Code, Listing, Run, Words, refused
+from gateway.model.query import OnOutcome
+from gateway.peers.factory import DEFAULT_CARRIAGE, DEFAULT_TIMEOUTS, PeerFactory
+from gateway.peers.protocol import PeerProtocol
+from gateway.peers.timeouts import Timeouts
+from gateway.system.socket_options import Carriage
 
 
 def made_up() -> Callable[[], str]:
@@ -99,7 +100,7 @@ class Listed:
     Queries that give back what they were asked for.
     """
 
-    def ask(self, name: str, arguments: bytes, told: Told) -> None:
+    def ask(self, name: str, arguments: bytes, told: OnOutcome) -> None:
         if name == "rows":
             told(Listing([arguments] * 3))
         else:
@@ -241,7 +242,7 @@ class Bench:
         auth: bool = False,
         known: Sequence[str] = ("messages",),
         allowance: Allowance | None = None,
-        crowd: Crowd | None = None,
+        connection_limit: ConnectionLimit | None = None,
         max_frame: int = 100,
     ) -> None:
         """
@@ -252,16 +253,18 @@ class Bench:
         """
         self.clock = Clock()
         self.notifier = MemoryNotifier()
-        self.channels = Channels(channels, self.notifier, self.clock)
+        self.channels = Subscriptions(channels, self.notifier, self.clock)
         self.store = MemoryStore(held, made_up())
-        self.pressure = Pressure(cap)
-        self.streams = Streams(self.store)
+        self.inflight_limit = InflightLimit(cap)
+        self.streams = StreamRegistry(self.store)
         self.desk = Desk()
-        self.verifier = Verifier({t.id: t for t in TOKENS}, self.desk, lambda: self.desk.now)
+        self.authenticator = Authenticator(
+            {t.id: t for t in TOKENS}, self.desk, lambda: self.desk.now
+        )
         if routes is not None:
-            dialect = CommandDialect(self.streams, Listed(), self.channels, self.verifier)
+            dialect = CommandDialect(self.streams, Listed(), self.channels, self.authenticator)
         elif auth:
-            dialect = TokenFirst(dialect or PlainDialect("messages"), self.verifier)
+            dialect = TokenFirst(dialect or PlainDialect("messages"), self.authenticator)
         self.factory = PeerFactory(
             listener="lines",
             framing=framing,
@@ -273,12 +276,12 @@ class Bench:
                 self.store,
                 self.clock,
                 1,
-                self.pressure,
+                self.inflight_limit,
                 lambda: 0.0,
-                Gates(self.store, self.clock, lambda attempt: 0.5),
+                CircuitBreakers(self.store, self.clock, lambda attempt: 0.5),
                 dead_letters=dead_letters,
             ),
-            pressure=self.pressure,
+            inflight_limit=self.inflight_limit,
             clock=self.clock,
             timeouts=timeouts,
             telnet=telnet,
@@ -289,7 +292,7 @@ class Bench:
             auth=auth,
             wall=lambda: self.desk.now,
             rates=Rates(allowance or Allowance()),
-            crowd=crowd,
+            connection_limit=connection_limit,
         )
         self.peer, self.transport = self.connect(transport)
 

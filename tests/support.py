@@ -24,7 +24,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import ILogObserver, globalLogPublisher
 from zope.interface import implementer
 
-from gateway.embedded import EmbeddedServer, as_other_user
+from gateway.daemon.embedded import EmbeddedServer, as_other_user
 from tests import forking
 from tests.forking import BIN
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
-from gateway.framing import FRAMINGS
+from gateway.wire.framing import FRAMINGS
 from tests.abnf import JSON, Grammar
 
 DOCUMENTED: Final = Grammar.of(Path(__file__).parent.parent / "docs" / "protocol.md")

@@ -15,7 +15,7 @@ from typing import Final
 import psutil
 from psycopg2.extensions import make_dsn
 
-from gateway.embedded import as_other_user
+from gateway.daemon.embedded import as_other_user
 from tests.support import Database, lasting_port, wait_until
 
 USER: Final = "gateway"

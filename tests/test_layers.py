@@ -7,100 +7,164 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "gateway"
 
-PURE = ("errors", "framing", "reply", "faults", "dialect", "route", "batch", "store")
-PURE_TOO = ("pressure", "config", "direct", "answers", "deadlines", "sockets", "sections", "lock")
-PURE_ALSO = ("content", "content_sections", "stream", "moves", "query", "query_sections")
-PURE_STILL = ("channel_sections", "pushes", "places", "toml", "networks", "listener_sections")
-PURE_ACCESS = ("patterns", "access_sections", "access", "tokens", "token_file")
-PURE_DOORS = (
-    "units",
-    "endpoint_arguments",
-    "endpoints",
-    "rates",
-    "crowd",
-    "guest",
-    "files",
-    "plain_files",
+FLOORS = (
+    "model",
+    "system",
+    "wire",
+    "formats",
+    "columns",
+    "sql",
+    "access",
+    "dialects",
+    "commit",
+    "spool",
+    "peers",
+    "config",
+    "tls",
+    "postgres.connect",
+    "postgres.schema",
+    "postgres.store",
+    "postgres.queries",
+    "listeners",
+    "daemon",
+    "client",
+    "commands",
+    "commands.send",
+    "cli",
 )
-PURE_INSIDE = ("spool.record", "spool.mark", "spool.backlog", "spool.room", "spool.file")
-PURE_SQL = ("sql.route", "sql.streams", "sql.fates", "columns.kinds", "formats.choice")
-PURE_WAY_IN = ("proxy.header", "telnet", "zones", "probe")
-PURE_FORMATS = tuple(
-    f"formats.{name}" for name in ("json", "csv", "logfmt", "regex", "syslog", "influx")
+"""The packages, ground floor first: each imports from itself and from those before it."""
+
+PURE = ("model", "wire", "formats", "columns", "sql", "config")
+"""Packages without I/O: nothing in them brings in Twisted or psycopg2."""
+
+PURE_TOO = (
+    "system.endpoint_arguments",
+    "commit.attempt",
+    *(f"system.{n}" for n in ("addresses", "endpoint_text", "file_limit", "lock", "regular_file")),
+    *(f"system.{n}" for n in ("socket_options", "time_zones")),
+    *(f"access.{n}" for n in ("connection_limit", "grants", "patterns", "peer_info", "rates")),
+    *(f"access.{n}" for n in ("rights", "token_file", "tokens")),
+    *(f"dialects.{n}" for n in ("base", "by_content", "command_parser", "plain")),
+    *(f"commit.{n}" for n in ("fences", "inflight_limit")),
+    *(f"spool.{n}" for n in ("backlog", "database", "disk_space", "file", "inventory", "mark")),
+    *(f"spool.{n}" for n in ("mover", "reader", "record", "salvage")),
+    *(f"peers.{n}" for n in ("answer_queue", "timeouts")),
+    *(f"client.{n}" for n in ("answers", "blocking", "buffer", "dial", "session", "wire")),
 )
-PURE_ASKING = ("sql.arguments", "sql.asking")
+"""Modules of other packages that are pure as well."""
 
-PURE_CLIENT = tuple(
-    f"client.{name}" for name in ("answers", "wire", "buffer", "session", "dial", "blocking")
-)
-PURE_MODULES = (
-    *(
-        *PURE,
-        *PURE_TOO,
-        *PURE_ALSO,
-        *PURE_STILL,
-        *PURE_INSIDE,
-        *PURE_SQL,
-        *PURE_FORMATS,
-        *PURE_ASKING,
-    ),
-    *(*PURE_CLIENT, *PURE_DOORS, *PURE_WAY_IN, *PURE_ACCESS),
-)
-
-PACKAGES = ("postgres", "spool", "sql", "columns", "formats", "proxy", "tls", "client", "commands")
-
-ORDER = [
-    *("errors", "http", "plain_files", "framing", "telnet", "reply", "units", "sections", "toml"),
-    *("zones", "probe", "endpoint_arguments", "endpoints"),
-    *("networks", "patterns", "access_sections", "access", "tokens", "token_file", "verifier"),
-    *("guest", "pushes", "stream", "dialect", "batch", "moves", "faults", "formats", "columns"),
-    *("content", "places", "query", "route"),
-    *("sql", "route_sections", "content_sections", "query_sections", "channel_sections"),
-    *("listener_sections", "config", "secret_files", "example", "rates", "crowd", "files"),
-    *("repeats", "refusals", "admissions"),
-    *("direct", "sockets", "deadlines", "sweep", "answers", "pressure", "lock", "store", "memory"),
-    *(
-        "gate",
-        "attempt",
-        "company",
-        "fences",
-        "together",
-        "lane",
-        "writer",
-        "channels",
-        "throttle",
-        "terms",
-    ),
-    *("outlet", "farewell", "protocol", "factory", "proxy", "tls", "door", "streams", "command"),
-    *("conversation", "token_first", "local", "listening", "listener", "listeners", "spool"),
-    *("postgres", "cautions", "title", "embedded_roles", "embedded", "service", "reload"),
-    *("loading", "pid_file", "tap"),
-    *("client", "commands", "cli"),
-]
+SCRIPTS = ("answers", "blocking", "buffer", "dial", "session", "wire")
+"""What scripts use of the client."""
 
 
-def imports(path: Path) -> set[str]:
-    """The modules that a file imports, anywhere in it."""
+def name_of(path: Path) -> str:
+    """A module's name below C{gateway}."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+MODULES = {
+    name_of(path): path.read_text()
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path.name != "__init__.py"
+}
+"""Name -> source, of all but what is in packages themselves."""
+
+
+def imports(module: str, source: str) -> set[str]:
+    """
+    What a module imports, anywhere in it, also where only types are checked.
+
+    @return: those of the gateway without C{gateway.}.
+    """
+    package = f"gateway.{module}".split(".")[:-1]
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-    return found
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            whole = ".".join([*base, *([node.module] if node.module else [])])
+            found.add(whole)
+            # "from gateway.formats import json" is a module, too.
+            found |= {f"{whole}.{alias.name}" for alias in node.names}
+    return {name.removeprefix("gateway.") for name in found}
 
 
-def files() -> list[Path]:
-    return [path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"]
+def graph(modules: Mapping[str, str]) -> dict[str, set[str]]:
+    """Module -> those of the gateway that it imports."""
+    return {own: imports(own, source) & set(modules) for own, source in modules.items()}
 
 
-@pytest.mark.parametrize("module", PURE_MODULES)
+def floor_of(module: str) -> int:
+    """
+    @raise ValueError: it is in no package of the list.
+    """
+    parts = module.split(".")
+    for length in range(len(parts), 0, -1):
+        package = ".".join(parts[:length])
+        if package in FLOORS:
+            return FLOORS.index(package)
+    raise ValueError(f"gateway.{module} is in no package of FLOORS")
+
+
+def upward(modules: Mapping[str, str]) -> list[str]:
+    """Imports that go up the list."""
+    return [
+        f"{own} imports {other}"
+        for own, others in graph(modules).items()
+        for other in sorted(others)
+        if floor_of(other) > floor_of(own)
+    ]
+
+
+def cycle(modules: Mapping[str, str]) -> list[str]:
+    """Modules that import one another in a circle; empty where there are none."""
+    needs = graph(modules)
+    done: set[str] = set()
+
+    def walk(module: str, way: list[str]) -> list[str]:
+        if module in way:
+            return [*way[way.index(module) :], module]
+        if module not in done:
+            for other in sorted(needs[module]):
+                if found := walk(other, [*way, module]):
+                    return found
+            done.add(module)
+        return []
+
+    return next((found for module in sorted(needs) if (found := walk(module, []))), [])
+
+
+def test_imports_point_one_way() -> None:
+    """A module imports from its own package and from those before it in the list."""
+    assert not upward(MODULES)
+
+
+def test_every_package_is_in_the_list() -> None:
+    """The list has all the packages that there are, and no others."""
+    assert {floor_of(module) for module in MODULES} == set(range(len(FLOORS)))
+
+
+def test_modules_import_each_other_in_no_circle() -> None:
+    """Within a package too there is an order."""
+    assert not cycle(MODULES)
+
+
+def test_few_modules_are_in_no_package() -> None:
+    """gateway/ itself has three modules at most."""
+    assert len([name for name in MODULES if "." not in name]) <= 3
+
+
+@pytest.mark.parametrize(
+    "module", [*(n for n in sorted(MODULES) if n.split(".")[0] in PURE), *PURE_TOO]
+)
 def test_pure_modules_are_pure(module: str) -> None:
     """Imported alone, a pure module brings in neither Twisted nor psycopg2."""
     program = (
@@ -110,11 +174,11 @@ def test_pure_modules_are_pure(module: str) -> None:
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-@pytest.mark.parametrize("module", PURE_CLIENT)
+@pytest.mark.parametrize("module", SCRIPTS)
 def test_scripts_need_the_standard_library_alone(module: str) -> None:
     """Without any installed package what a script copies can be imported, alone."""
     program = (
-        f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); import gateway.{module};"
+        f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); import gateway.client.{module};"
         "bad = [n for n in sys.modules if n.startswith('gateway.')"
         " and not n.startswith('gateway.client')]; assert not bad, bad"
     )
@@ -124,26 +188,23 @@ def test_scripts_need_the_standard_library_alone(module: str) -> None:
 def test_only_postgres_knows_the_driver() -> None:
     """txpostgres and psycopg2 are imported in gateway/postgres and nowhere else."""
     knowing = {
-        path.parent.name
-        for path in files()
-        if any(name.split(".")[0] in ("psycopg2", "txpostgres") for name in imports(path))
+        name.split(".")[0]
+        for name, source in MODULES.items()
+        if any(one.split(".")[0] in ("psycopg2", "txpostgres") for one in imports(name, source))
     }
     assert knowing == {"postgres"}
 
 
-def test_imports_point_one_way() -> None:
-    """A module imports only what stands before it in the order of the data's way."""
-    rank = {name: place for place, name in enumerate(ORDER)}
-    assert {p.relative_to(PACKAGE).parts[0].removesuffix(".py") for p in files()} == set(rank)
-    for path in files():
-        own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        for name in imports(path):
-            if name.startswith("gateway."):
-                other = name.split(".")[1]
-                assert rank[other] < rank[own] or other == own in PACKAGES, f"{path}: {name}"
-
-
 def test_modules_are_small() -> None:
     """A module is one idea; over 600 lines it is two."""
-    for path in files():
-        assert len(path.read_text().splitlines()) <= 600, path
+    for name, source in MODULES.items():
+        assert len(source.splitlines()) <= 600, name
+
+
+def test_the_checks_see_what_they_are_for() -> None:
+    """An import that goes up is found, within a function too; and so is a circle."""
+    late = "def late() -> None:\n    from gateway.sql import route\n"
+    assert upward({**MODULES, "model.new": late}) == ["model.new imports sql.route"]
+    assert cycle({"model.a": "from .b import B\n", "model.b": "import gateway.model.a\n"}) == [
+        *("model.a", "model.b", "model.a")
+    ]

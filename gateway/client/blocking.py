@@ -20,14 +20,14 @@ from itertools import islice
 from typing import Any, Final, Unpack
 
 from .answers import Answer, ClientError, Closed, Refused, Unknown
-from .asking import Params, decoded
 from .buffer import Buffer, MemoryBuffer
+from .client_options import ClientOptions
 from .dial import Shown, Tls, dial, tls_context
 from .parcel import Parcel, Push, Question, Runs
-from .patience import backoff
-from .pushes import Pushes
+from .pushes import PushBuffer
+from .requests import Params, decoded
+from .retry_after import backoff
 from .session import Session
-from .speech import Speech
 
 _AT_ONCE: Final = 256 * 1024
 """Bytes read or written at a time."""
@@ -56,7 +56,7 @@ class BlockingClient:
         connect_timeout: float = 10.0,
         answer_timeout: float = 30.0,
         retry: Callable[[int], float] | None = None,
-        **speech: Unpack[Speech],
+        **options: Unpack[ClientOptions],
     ) -> None:
         """
         @param host: a name or an address; with a slash, the path of a Unix socket.
@@ -70,7 +70,7 @@ class BlockingClient:
         @param connect_timeout: seconds for one connection, TLS included.
         @param answer_timeout: seconds of silence with answers due; then it connects anew.
         @param retry: how many seconds to wait before the nth try in a row.
-        @param speech: see L{Speech}.
+        @param options: see L{ClientOptions}.
         @raise ValueError: naming the parameter that does not fit.
         @raise ClientError: of the buffer.
         """
@@ -82,7 +82,7 @@ class BlockingClient:
         self._answer_timeout = answer_timeout
         self._retry = backoff(random.random) if retry is None else retry
         self._buffer: Buffer = MemoryBuffer() if buffer is None else buffer
-        self._session = Session(self._buffer, self._retry, **speech)
+        self._session = Session(self._buffer, self._retry, **options)
         self._session.open()
         self._socket: socket.socket | None = None
         self._selector: selectors.BaseSelector | None = None
@@ -90,7 +90,7 @@ class BlockingClient:
         self._heard = self._not_before = 0.0
         self._failures = 0
         self._reason: OSError | ClientError | None = None
-        self._pushes = Pushes()
+        self._pushes = PushBuffer()
         self._closed = False
 
     @property

@@ -23,9 +23,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 
-class Owner(Port):
+class ConnectionOwner(Port):
     """
-    Whose connection it is.
+    Owner of a connection.
     """
 
     def made(self, connection: Connection) -> None:
@@ -46,7 +46,7 @@ class Connection(Protocol):
 
     transport: Any
 
-    def __init__(self, owner: Owner, clock: Any, handshake_timeout: float) -> None:
+    def __init__(self, owner: ConnectionOwner, clock: Any, handshake_timeout: float) -> None:
         """
         @param handshake_timeout: seconds that TLS may take.
         """

@@ -43,7 +43,7 @@ def check_token(token: str) -> None:
 
 class Greeting:
     """
-    Of one client.
+    Greeting of one client.
     """
 
     def __init__(

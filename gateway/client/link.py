@@ -40,7 +40,7 @@ CLOSING: Final = 1.0
 
 class Hearer(Protocol):
     """
-    Who is told what a session has done.
+    Receiver of what a session has done.
     """
 
     @property
@@ -131,8 +131,8 @@ class Link:
         late = None
         if self._connection is not None:
             # Politely where nothing is due; TLS may then wait for a mute end for ever.
-            patience = 0.0 if self._session.waiting or self._session.leaving else CLOSING
-            late = self._reactor.callLater(patience, self._connection.abort)
+            retry_after = 0.0 if self._session.waiting or self._session.leaving else CLOSING
+            late = self._reactor.callLater(retry_after, self._connection.abort)
         await maybeDeferred(self._client.stopService)
         for call in (late, self._soon, self._wake, self._look):
             _cancel(call)

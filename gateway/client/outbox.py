@@ -15,7 +15,7 @@ from .answers import UNKNOWN, Answer, Garbled
 from .buffer import Buffer
 from .numbering import Numbering
 from .parcel import Parcel, Segment, merged
-from .patience import Patience
+from .retry_after import RetryAfter
 from .wire import Wire
 
 MAX_TOLD: Final = 256 * 1024 * 1024
@@ -34,7 +34,7 @@ class Outbox:
     def __init__(
         self,
         buffer: Buffer,
-        patience: Patience,
+        retry_after: RetryAfter,
         stream: str | None,
         window: int,
         resend: bool,
@@ -48,7 +48,7 @@ class Outbox:
         self.stream = None if stream is None else Numbering(stream, buffer)
         self.finished: list[Parcel] = []
         self._buffer = buffer
-        self._patience = patience
+        self._retry_after = retry_after
         self._window = window
         self._resend = resend
         self._plain = plain
@@ -134,12 +134,12 @@ class Outbox:
         # Behind one that is to be sent again all are sent again, whatever was said of them.
         in_order = stream is None or parcel.ordinal + start == stream.settled
         if answer.word != "-TRY" and in_order:
-            self._patience.progress()
+            self._retry_after.progress()
             self._settle(parcel, start, count, answer)
             return
         if answer.word == "-TRY":
             if stream is None or not self._again:
-                self._patience.later(answer, now)
+                self._retry_after.later(answer, now)
             if stream is not None and answer.code == "GAP" and answer.seq is not None:
                 stream.resume(answer.seq)
         self._again.append(Segment(parcel, start, start + count))

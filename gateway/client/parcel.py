@@ -157,7 +157,7 @@ class Question:
 @dataclass(frozen=True, slots=True)
 class Push:
     """
-    What came on a channel.
+    Push from a channel.
 
     @ivar payload: C{None}: some may have been missed.
     """

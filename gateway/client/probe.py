@@ -7,7 +7,7 @@ this PING, neither a token nor a message, until its answer has come with the ver
 listener knows the mark and says which listener it is; one of an earlier version cannot store
 the byte behind the mark in a text column.
 
-The gateway has the same mark in C{gateway/probe.py}, as this folder works by itself.
+The gateway has the same mark in C{gateway/wire/probe.py}, as this folder works by itself.
 """
 
 from __future__ import annotations

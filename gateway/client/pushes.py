@@ -1,5 +1,5 @@
 """
-Pushes that have come and that nobody has taken yet, within bounds.
+Buffer of pushes that have come and that nobody has taken yet, within bounds.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ OVERHEAD: Final = 200
 """Bytes that a push takes beside its payload, about."""
 
 
-class Pushes:
+class PushBuffer:
     """
-    Of the channels that are expected. Where too many wait, all are dropped, and each channel's next
-    one says that some may have been missed.
+    Pushes of the channels that are expected. Where too many wait, all are dropped, and each
+    channel's next one says that some may have been missed.
     """
 
     def __init__(self) -> None:

@@ -18,15 +18,15 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from .answers import Answer, ClientError, Closed, Refused, Unknown
-from .asking import Params, decoded
 from .buffer import Buffer, MemoryBuffer
+from .client_options import ClientOptions
 from .dial import Shown
 from .link import Link
 from .parcel import Event, Parcel, Push, Question, Runs
-from .patience import backoff
+from .requests import Params, decoded
+from .retry_after import backoff
 from .secure import client_endpoint
 from .session import Session
-from .speech import Speech
 
 
 class GatewayClient(Service):
@@ -54,7 +54,7 @@ class GatewayClient(Service):
         connect_timeout: float = 30.0,
         answer_timeout: float = 60.0,
         stop_timeout: float = 5.0,
-        **speech: Unpack[Speech],
+        **options: Unpack[ClientOptions],
     ) -> None:
         """
         @param endpoint: a client endpoint string (C{tcp:localhost:8002}) or an endpoint.
@@ -73,7 +73,7 @@ class GatewayClient(Service):
         @param answer_timeout: seconds without a word while something is unanswered, after which
             the connection is given up and made again.
         @param stop_timeout: seconds in which L{stopService} waits for answers.
-        @param speech: see L{Speech}.
+        @param options: see L{ClientOptions}.
         @raise ValueError: naming the parameter that does not fit.
         """
         if reactor is None:
@@ -83,7 +83,7 @@ class GatewayClient(Service):
         self._buffer: Buffer = MemoryBuffer() if buffer is None else buffer
         retry = backoff(jitter) if retry is None else retry
         self._stop_timeout = stop_timeout
-        self._session = Session(self._buffer, retry, **speech)
+        self._session = Session(self._buffer, retry, **options)
         self._link = Link(
             self._session,
             self,

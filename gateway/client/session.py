@@ -40,13 +40,13 @@ from .answers import (
     WrongListener,
     parse,
 )
-from .asking import Asking, Params, call
 from .buffer import Buffer
 from .greeting import Greeting, again, judged
 from .outbox import Outbox
 from .parcel import Event, Parcel, Push, Question, Segment, push
-from .patience import Patience
 from .probe import BEGINNING, MOST, NONCE, is_probe, mute, sent_away, stranger, takes_commands
+from .requests import Params, Requests, call
+from .retry_after import RetryAfter
 from .wire import BOM, MAX_ANSWER, WIRES, Wire, check_word
 
 _AWAY, _GREETING, _OPEN, _LEAVING = range(4)
@@ -116,8 +116,8 @@ class Session:
         self._resend = resend
         self._takeover = takeover
         self._events: list[Event] = []
-        self._patience = Patience(retry)
-        self._asking = Asking()
+        self._retry_after = RetryAfter(retry)
+        self._asking = Requests()
         self._outbox: Outbox | None = None
         self._flight: deque[Segment | Question] = deque()
         self._understood = False
@@ -147,7 +147,7 @@ class Session:
         if self._outbox is None:
             self._outbox = Outbox(
                 self._buffer,
-                self._patience,
+                self._retry_after,
                 self._stream,
                 self.window,
                 self._resend,
@@ -159,7 +159,7 @@ class Session:
         """Let go of the buffer, and forget all that is not in it."""
         self._buffer.close()
         self._outbox = None
-        self._asking = Asking()
+        self._asking = Requests()
         self._flight.clear()
         self._events = []
         self.failure = None
@@ -292,7 +292,7 @@ class Session:
             return None
         if not self._asking.refused_for_now and not self.open().refused_for_now:
             return None
-        return max(0.0, self._patience.due - now)
+        return max(0.0, self._retry_after.due - now)
 
     def output(self, now: float) -> bytes:
         """
@@ -302,7 +302,7 @@ class Session:
         if self.leaving or self._state == _AWAY:
             return b""
         outbox = self.open()
-        if now >= self._patience.due:
+        if now >= self._retry_after.due:
             self._asking.due()
             outbox.due()
         pieces: list[bytes] = []
@@ -356,7 +356,7 @@ class Session:
         elif self._beginning is not None:
             text, kind = self._stranger()
             error = WrongListener(text)
-            # Who never understood a word is at the wrong door; to try again does not help.
+            # Who never understood a word is at the wrong listener; to try again does not help.
             if kind == "gateway" or not self._understood:
                 self.failure = error
         else:
@@ -438,7 +438,7 @@ class Session:
 
     def _answered(self, question: Question, answer: Answer, now: float) -> None:
         if answer.word == "-TRY" and not (answer.code != "RATE" and is_probe(question.payload)):
-            self._patience.later(answer, now)
+            self._retry_after.later(answer, now)
             if question.own and question.channel is None:
                 self.put_off = answer
                 if answer.taken:
@@ -446,7 +446,7 @@ class Session:
                 question = again(question, self.open().stream)
             self._asking.later(question)
             return
-        self._patience.progress()
+        self._retry_after.progress()
         question.answer = answer
         if question.own and question.channel is None:
             self._greeted(question, answer)
@@ -471,7 +471,7 @@ class Session:
         if not digits.isdigit() or len(digits) > MAX_DIGITS or int(digits) > MAX_ROWS:
             raise Garbled(f"no number of rows, 0 to {MAX_ROWS:,}: {b'*' + digits[:100]!r}")
         self._flight.popleft()
-        self._patience.progress()
+        self._retry_after.progress()
         question.answer = OK
         self._size = 0
         if int(digits):

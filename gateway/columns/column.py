@@ -23,7 +23,7 @@ Misfits = dict[int, str]
 
 class Column:
     """
-    Where the values of a column come from, and what becomes of them.
+    Column of a route: its source, and the conversion of its values.
 
     @ivar name: in the table.
     @ivar source: the field.

@@ -8,7 +8,7 @@ from datetime import UTC, tzinfo
 from typing import Final
 
 from gateway.columns.kind import Kind, SqlType
-from gateway.columns.scalars import Address, Boolean, Bytes, Float, Integer, Numeric, Text, Uuid
+from gateway.columns.scalars import Boolean, Bytea, Float, Inet, Integer, Numeric, Text, Uuid
 from gateway.columns.structured import Array, Document
 from gateway.columns.times import Date, Timestamp
 
@@ -19,8 +19,8 @@ _KINDS: Final[dict[str, type[Kind]]] = {
     "bool": Boolean,
     **dict.fromkeys(("text", "varchar", "bpchar"), Text),
     "uuid": Uuid,
-    **dict.fromkeys(("inet", "cidr"), Address),
-    "bytea": Bytes,
+    **dict.fromkeys(("inet", "cidr"), Inet),
+    "bytea": Bytea,
     **dict.fromkeys(("json", "jsonb"), Document),
     "date": Date,
 }

@@ -210,7 +210,7 @@ _OCTET: Final = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _ADDRESS: Final = re.compile(r"[0-9a-fA-FxX.:/]+")
 
 
-class Address(Kind):
+class Inet(Kind):
     """
     C{inet} and C{cidr}, IPv4 and IPv6.
     """
@@ -232,7 +232,7 @@ class Address(Kind):
         return super().element(value)
 
 
-class Bytes(Kind):
+class Bytea(Kind):
     r"""
     C{bytea}: C{\x} and hexadecimal as PostgreSQL writes it, anything else is Base64 (RFC 4648).
     """

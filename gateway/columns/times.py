@@ -16,7 +16,7 @@ from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Final
 
 from gateway.columns.kind import BLANKS, Kind, SqlType, column_pattern, misfit
-from gateway.zones import offset_of
+from gateway.system.time_zones import offset_of
 
 _LONG: Final = "(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])"
 _SHORT: Final = "(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"

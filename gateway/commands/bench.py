@@ -33,8 +33,8 @@ from zope.interface import implementer
 
 from gateway.client.answers import NotAllowed
 from gateway.client.greeting import MAX_TOKEN
-from gateway.direct import send_now
-from gateway.framing import FRAMINGS
+from gateway.peers.output import send_now
+from gateway.wire.framing import FRAMINGS
 
 MAX_ANSWER: Final = 65536
 """Longest answer taken in, in bytes."""
@@ -43,7 +43,7 @@ MAX_ANSWER: Final = 65536
 @dataclass(frozen=True, slots=True)
 class Load:
     """
-    What to send.
+    Load to be sent.
 
     @ivar window: unanswered messages of a connection.
     @ivar size: payload bytes of a message.
@@ -63,9 +63,9 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class BenchReport:
     """
-    What came of it. Latencies are in seconds, from write to answer.
+    Results of a run. Latencies are in seconds, from write to answer.
 
     @ivar sent: messages written.
     @ivar answers: first words of the answers, with the code, and how often.
@@ -209,7 +209,7 @@ class _Peer(Protocol):
 
 class _Run:
     """
-    What the connections of one run share.
+    State that the connections of one run share.
     """
 
     def __init__(self, load: Load, clock: IReactorTime) -> None:
@@ -253,7 +253,9 @@ def _kind(answer: bytes) -> str:
     return " ".join(words[:1] if words[0].startswith("+") else words[:2])
 
 
-async def bench(endpoint: Callable[[], IStreamClientEndpoint], load: Load, reactor: Any) -> Report:
+async def bench(
+    endpoint: Callable[[], IStreamClientEndpoint], load: Load, reactor: Any
+) -> BenchReport:
     """
     Put load on a gateway until it is all answered.
 
@@ -285,7 +287,7 @@ async def bench(endpoint: Callable[[], IStreamClientEndpoint], load: Load, react
         peer.transport.abortConnection()
     p50, p99, longest = run.latencies.quantiles(0.5, 0.99, 1.0)
     answered = run.sent - unanswered
-    return Report(
+    return BenchReport(
         sent=run.sent,
         answers=dict(run.answers),
         unanswered=unanswered,

@@ -15,9 +15,9 @@ from twisted.internet.defer import TimeoutError as Late
 from twisted.python.failure import Failure
 
 from gateway.client.answers import ClientError, Garbled
-from gateway.commands.dial import Trust, gateway_options, new_client, reason
-from gateway.commands.running import run
-from gateway.commands.visible import visible
+from gateway.commands.connect import Trust, gateway_options, new_client, reason
+from gateway.commands.reactor import run
+from gateway.commands.terminal_text import visible
 
 _EPILOG: Final = """\b
 Exit status:

@@ -10,16 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from gateway.config import Config
-from gateway.errors import RouteError, RowError, SchemaNewer, StoreError
-from gateway.postgres.catalog import examine
-from gateway.postgres.connection import Connection, Query, Rows
-from gateway.postgres.dsn import dsn_fault
-from gateway.postgres.findings import Findings
-from gateway.postgres.opening import Opener
-from gateway.postgres.query_catalog import examine_query
-from gateway.postgres.schema import refuse_newer, up_to_date
-from gateway.route import Route, table_identifier
+from gateway.config.load import Config
+from gateway.model.errors import RouteError, RowError, SchemaNewer, StoreError
+from gateway.model.route import Route, table_identifier
+from gateway.postgres.connect.connection import Connection, Rows, RunQuery
+from gateway.postgres.connect.connector import Connector
+from gateway.postgres.connect.dsn import dsn_fault
+from gateway.postgres.queries.catalog import examine_query
+from gateway.postgres.schema.findings import Findings
+from gateway.postgres.schema.migrations import refuse_newer, up_to_date
+from gateway.postgres.store.catalog import examine
 from gateway.sql.literals import Values
 
 PROBLEMS: Final = 1
@@ -69,7 +69,7 @@ _GRANT = (
 
 
 @dataclass(slots=True)
-class Report:
+class CheckReport:
     """
     @ivar notes: what was found in order, one line each.
     @ivar problems: C{key: what is wrong and what to do}, one line each.
@@ -88,16 +88,16 @@ class Report:
         return NOT_ASKED if self.unasked else 0
 
 
-async def check_database(config: Config, dsn: str, reactor: Any) -> Report:
+async def check_database(config: Config, dsn: str, reactor: Any) -> CheckReport:
     """
     Connect as the gateway would and look at everything it would use.
     """
-    report = Report()
+    report = CheckReport()
     database = config.database
-    opener = Opener.of_process(database, reactor)
-    fault = dsn_fault(dsn, opener.outside)
+    connector = Connector.of_process(database, reactor)
+    fault = dsn_fault(dsn, connector.outside)
     if fault is not None:
-        report.problems.append(f"{database.said_in}: {fault}")
+        report.problems.append(f"{database.dsn_key}: {fault}")
         return report
     connection: Connection | None = None
 
@@ -106,7 +106,7 @@ async def check_database(config: Config, dsn: str, reactor: Any) -> Report:
         return await connection.query(sql, values, database.statement_timeout)
 
     try:
-        connection = await opener.begin(dsn).run()
+        connection = await connector.begin(dsn).run()
         version, name, user = (await query(_SERVER, None))[0]
         where = f" on {connection.server}" if connection.server else ""
         report.notes.append(f"database: connected to {name} as {user}{where}, PostgreSQL {version}")
@@ -119,16 +119,16 @@ async def check_database(config: Config, dsn: str, reactor: Any) -> Report:
             report.problems += [f"{where}.{key}: {text}" for key, text in judgement.problems]
             if judgement.sound is not None:
                 report.notes.append(f"{where}: {judgement.sound.note}")
-        await _check_channels(config, opener, connection, report)
+        await _check_channels(config, connector, connection, report)
     except StoreError as error:
-        report.unasked.append(f"{database.said_in}: {error}")
+        report.unasked.append(f"{database.dsn_key}: {error}")
     finally:
         if connection is not None:
             connection.discard()
     return report
 
 
-async def _check_route(query: Query, route: Route, complete: bool, report: Report) -> None:
+async def _check_route(query: RunQuery, route: Route, complete: bool, report: CheckReport) -> None:
     """
     @param complete: whether our own schema is there, which every statement needs.
     """
@@ -154,7 +154,7 @@ async def _check_route(query: Query, route: Route, complete: bool, report: Repor
     report.notes.append(f"{where}: {target} takes {', '.join(route.columns)}")
 
 
-def _report(where: str, route: Route, findings: Findings, report: Report) -> None:
+def _report(where: str, route: Route, findings: Findings, report: CheckReport) -> None:
     if not findings.exists and route.create_columns is not None:
         report.notes.append(f"{where}: the table is missing; the gateway will create it")
         findings.problems.clear()
@@ -164,7 +164,7 @@ def _report(where: str, route: Route, findings: Findings, report: Report) -> Non
 
 
 async def _check_channels(
-    config: Config, opener: Opener, connection: Connection, report: Report
+    config: Config, connector: Connector, connection: Connection, report: CheckReport
 ) -> None:
     """
     @param connection: where the gateway listens, if the configuration does not say.
@@ -182,14 +182,14 @@ async def _check_channels(
                 " (pool_mode = transaction), channels.dsn must lead around it"
             )
         return
-    fault = dsn_fault(channels.dsn, opener.outside)
+    fault = dsn_fault(channels.dsn, connector.outside)
     if fault is not None:
-        report.problems.append(f"{channels.said_in}: {fault}")
+        report.problems.append(f"{channels.dsn_key}: {fault}")
         return
     try:
-        direct = await opener.begin(channels.dsn).run()
+        direct = await connector.begin(channels.dsn).run()
     except StoreError as error:
-        report.unasked.append(f"{channels.said_in}: {error}")
+        report.unasked.append(f"{channels.dsn_key}: {error}")
         return
     try:
         (other, process), *_ = await direct.query(_SESSION, None, timeout)
@@ -200,15 +200,15 @@ async def _check_channels(
             )
         elif process != direct.get_backend_pid():
             report.problems.append(
-                f"{channels.said_in}: leads to a pooler; it must lead to the server"
+                f"{channels.dsn_key}: leads to a pooler; it must lead to the server"
             )
     except StoreError as error:
-        report.unasked.append(f"{channels.said_in}: {error}")
+        report.unasked.append(f"{channels.dsn_key}: {error}")
     finally:
         direct.discard()
 
 
-async def _check_schema(query: Query, report: Report) -> bool:
+async def _check_schema(query: RunQuery, report: CheckReport) -> bool:
     """
     @return: whether it is there and may be used.
     """

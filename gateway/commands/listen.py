@@ -14,10 +14,10 @@ from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.python.failure import Failure
 
 from gateway.client.answers import ClientError, Garbled
-from gateway.commands.dial import Trust, gateway_options, new_client, reason
+from gateway.commands.connect import Trust, gateway_options, new_client, reason
 from gateway.commands.interrupts import on_interrupt
-from gateway.commands.running import run
-from gateway.commands.visible import visible
+from gateway.commands.reactor import run
+from gateway.commands.terminal_text import visible
 
 _EPILOG: Final = """\b
 Exit status:
@@ -93,7 +93,7 @@ def listen_command(
 
 class _Listening:
     """
-    What has been heard, and how it ends.
+    Notifications that have come, and how listening ends.
 
     @ivar ended: fires with the exit status.
     """

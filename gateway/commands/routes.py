@@ -8,19 +8,19 @@ from functools import partial
 
 import click
 
-from gateway.commands.access import Access, database_options
-from gateway.config import Config
-from gateway.postgres.catalog import examine
-from gateway.postgres.connection import Connection
-from gateway.route import Route, table_identifier
-from gateway.sections import meant
+from gateway.commands.database import DatabaseAccess, database_options
+from gateway.config.load import Config
+from gateway.model.route import Route, table_identifier
+from gateway.model.text import meant
+from gateway.postgres.connect.connection import Connection
+from gateway.postgres.store.catalog import examine
 from gateway.sql.statement import FENCE_TYPES, Statement
 
 
 @click.group(name="routes")
 @database_options
 @click.pass_context
-def routes(context: click.Context, access: Access) -> None:
+def routes(context: click.Context, access: DatabaseAccess) -> None:
     """Where messages go."""
     context.obj = access
 
@@ -28,7 +28,7 @@ def routes(context: click.Context, access: Access) -> None:
 @routes.command()
 @click.argument("name")
 @click.pass_obj
-def show(access: Access, name: str) -> None:
+def show(access: DatabaseAccess, name: str) -> None:
     """Print the SQL that a route runs, as the live table has it.
 
     Looks only. Exits with 1 where the route could not take messages.

@@ -18,25 +18,26 @@ from typing import Any, Final
 import click
 from msgspec.structs import replace
 
-from gateway.attempt import backoff
-from gateway.commands.running import run
-from gateway.config import EMBEDDED, Config
-from gateway.embedded import DataDirectory, EmbeddedServer
-from gateway.errors import ConfigError, EmbeddedError, SpoolError, StoreError
-from gateway.loading import read_config
-from gateway.lock import Held, LockFile
-from gateway.plain_files import is_there
-from gateway.postgres.dsn import dsn_fault
-from gateway.postgres.opening import Opener
-from gateway.postgres.pool import Pool
-from gateway.postgres.schema import migrate, refuse_newer
-from gateway.postgres.store import PostgresStore
-from gateway.sections import one_line
+from gateway.commands.reactor import run
+from gateway.commit.attempt import backoff
+from gateway.config.load import EMBEDDED, Config
+from gateway.daemon.configuration import read_config
+from gateway.daemon.embedded import DataDirectory, EmbeddedServer
+from gateway.daemon.options import DATA_DIR
+from gateway.daemon.process_title import hide
+from gateway.daemon.wiring import spool_path
+from gateway.model.errors import ConfigError, EmbeddedError, SpoolError, StoreError
+from gateway.model.text import printable
+from gateway.postgres.connect.connector import Connector
+from gateway.postgres.connect.dsn import dsn_fault
+from gateway.postgres.connect.pool import Pool
+from gateway.postgres.schema.migrations import migrate, refuse_newer
+from gateway.postgres.store.store import PostgresStore
 from gateway.spool.file import SpoolFile
 from gateway.spool.inventory import (
     Message,
     Selection,
-    Waiting,
+    WaitingSummary,
     id_of,
     messages,
     place_of,
@@ -44,17 +45,17 @@ from gateway.spool.inventory import (
 )
 from gateway.spool.mover import Moved, Mover
 from gateway.spool.reader import SpoolReader
-from gateway.tap import DATA_DIR, spool_path
-from gateway.title import hide
+from gateway.system.lock import LockFile, LockHeld
+from gateway.system.regular_file import is_there
 
 _STREAMS: Final = 3
 """Streams that one line of a list names."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SpoolPlace:
     """
-    Whose spool it is.
+    Location of a spool, and its configuration.
     """
 
     config: Config
@@ -89,7 +90,7 @@ def spool_command(
     list --records tells.
     """
 
-    def place() -> Place:
+    def place() -> SpoolPlace:
         try:
             if database is not None:
                 hide(database)
@@ -97,7 +98,9 @@ def spool_command(
         except ConfigError as error:
             raise click.ClickException(str(error)) from None
         folder = data_dir.absolute()
-        return Place(found, folder, spool_path(found, folder) if path is None else path.absolute())
+        return SpoolPlace(
+            found, folder, spool_path(found, folder) if path is None else path.absolute()
+        )
 
     context.obj = place
 
@@ -115,7 +118,11 @@ _json = click.option("--json", "as_json", is_flag=True, help="One JSON object a 
 @_json
 @click.pass_obj
 def list_waiting(
-    where: Callable[[], Place], route: str | None, stream: str | None, records: bool, as_json: bool
+    where: Callable[[], SpoolPlace],
+    route: str | None,
+    stream: str | None,
+    records: bool,
+    as_json: bool,
 ) -> None:
     """List what waits, for each route, and why.
 
@@ -146,7 +153,7 @@ def list_waiting(
 @_json
 @click.pass_obj
 def show(
-    where: Callable[[], Place],
+    where: Callable[[], SpoolPlace],
     ids: tuple[str, ...],
     route: str | None,
     stream: str | None,
@@ -185,7 +192,7 @@ def show(
 @click.option("--reason", default="moved by its operator", show_default=True)
 @click.pass_obj
 def move(
-    where: Callable[[], Place],
+    where: Callable[[], SpoolPlace],
     ids: tuple[str, ...],
     route: str | None,
     stream: str | None,
@@ -204,7 +211,7 @@ def move(
     place = where()
     with closing(_opened(place)) as file:
         for remark in file.remarks:
-            click.echo(f"spool: {one_line(remark)}", err=True)
+            click.echo(f"spool: {printable(remark)}", err=True)
         _see_that_there_is(place, selection, _places(file, selection))
 
         async def work(reactor: Any) -> int:
@@ -234,7 +241,7 @@ def _selection(
 # Reading.
 
 
-def _read(place: Place, work: Callable[[SpoolReader], Any]) -> Any:
+def _read(place: SpoolPlace, work: Callable[[SpoolReader], Any]) -> Any:
     _see_that_it_is_there(place)
     try:
         return work(SpoolReader(place.path))
@@ -242,7 +249,7 @@ def _read(place: Place, work: Callable[[SpoolReader], Any]) -> Any:
         raise click.ClickException(str(error)) from None
 
 
-def _see_that_it_is_there(place: Place) -> None:
+def _see_that_it_is_there(place: SpoolPlace) -> None:
     if not is_there(place.path):
         raise click.ClickException(
             f"there is no spool {place.path}; --config, --data-dir or --spool says where it is"
@@ -261,7 +268,7 @@ def _messages(reader: SpoolReader, selection: Selection, places: set[int]) -> It
                 yield from messages(record.place, part)
 
 
-def _see_that_there_is(place: Place, selection: Selection, found: Collection[int]) -> None:
+def _see_that_there_is(place: SpoolPlace, selection: Selection, found: Collection[int]) -> None:
     """
     End where nothing is found of what was named, or not all of the IDs.
 
@@ -276,7 +283,7 @@ def _see_that_there_is(place: Place, selection: Selection, found: Collection[int
         raise click.ClickException(f"nothing{of} waits in {place.path}")
 
 
-def _see_that_it_may_be(place: Place, selection: Selection) -> None:
+def _see_that_it_may_be(place: SpoolPlace, selection: Selection) -> None:
     """
     End where a route that nothing waits for is surely a mistake.
     """
@@ -298,7 +305,7 @@ def _places(file: SpoolFile, selection: Selection) -> Collection[int]:
     }
 
 
-def _opened(place: Place) -> SpoolFile:
+def _opened(place: SpoolPlace) -> SpoolFile:
     """
     The file, which no gateway has from now on.
     """
@@ -309,7 +316,7 @@ def _opened(place: Place) -> SpoolFile:
         lock.hold()
         lock.release()
         file.open()
-    except Held as held:
+    except LockHeld as held:
         raise click.ClickException(
             f"the spool {place.path} is in use: the gateway (process {held.owner}) must be"
             " stopped first"
@@ -322,14 +329,14 @@ def _opened(place: Place) -> SpoolFile:
 
 
 async def _move(
-    place: Place, file: SpoolFile, selection: Selection, reason: str, reactor: Any
+    place: SpoolPlace, file: SpoolFile, selection: Selection, reason: str, reactor: Any
 ) -> Moved:
     settings = place.config.database
     if settings.dsn != EMBEDDED:
-        opener = Opener.of_process(settings, reactor)
-        fault = dsn_fault(settings.dsn, opener.outside)
+        connector = Connector.of_process(settings, reactor)
+        fault = dsn_fault(settings.dsn, connector.outside)
         if fault is not None:
-            raise click.ClickException(f"{settings.said_in}: {fault}")
+            raise click.ClickException(f"{settings.dsn_key}: {fault}")
         return await _moved(place, settings.dsn, file, selection, reason, reactor)
     server = EmbeddedServer(place.data_dir)
     if not is_there(server.data):
@@ -350,17 +357,17 @@ async def _move(
 
 
 async def _moved(
-    place: Place, dsn: str, file: SpoolFile, selection: Selection, reason: str, reactor: Any
+    place: SpoolPlace, dsn: str, file: SpoolFile, selection: Selection, reason: str, reactor: Any
 ) -> Moved:
     settings = replace(place.config.database, pool_min=1, pool_max=1)
-    opener = Opener.of_process(settings, reactor)
-    connection = await opener.begin(dsn).run()
+    connector = Connector.of_process(settings, reactor)
+    connection = await connector.begin(dsn).run()
     try:
         await connection.transaction(refuse_newer, settings.statement_timeout)
         await connection.transaction(migrate, settings.statement_timeout)
     finally:
         connection.discard()
-    pool = Pool(settings, reactor, backoff, opener)
+    pool = Pool(settings, reactor, backoff, connector)
     pool.start(dsn)
     try:
         store = PostgresStore(pool, place.config.routes, settings)
@@ -370,7 +377,7 @@ async def _moved(
 
 
 def _told(moved: Moved) -> str:
-    parts = [f"{moved.buried} messages are dead letters now"]
+    parts = [f"{moved.dead_letters} messages are dead letters now"]
     if moved.known:
         parts.append(f"{moved.known} were stored or moved before, and are removed")
     if moved.waiting:
@@ -381,7 +388,7 @@ def _told(moved: Moved) -> str:
 # For people, and for programs.
 
 
-def _print_table(waiting: Sequence[Waiting]) -> None:
+def _print_table(waiting: Sequence[WaitingSummary]) -> None:
     head = ("IDs", "route", "messages", "records", "bytes", "oldest", "numbers", "why it waits")
     rows = [head, *map(_row, waiting)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
@@ -393,7 +400,7 @@ def _print_table(waiting: Sequence[Waiting]) -> None:
         click.echo("  ".join(cells).rstrip())
 
 
-def _row(waiting: Waiting) -> tuple[str, ...]:
+def _row(waiting: WaitingSummary) -> tuple[str, ...]:
     first, last = id_of(waiting.first), id_of(waiting.last)
     numbers = [
         f"{stream} {', '.join(_range(*each) for each in found)}"
@@ -405,11 +412,11 @@ def _row(waiting: Waiting) -> tuple[str, ...]:
     counts = (waiting.messages, waiting.records, waiting.size)
     return (
         first if first == last else f"{first}-{last}",
-        one_line(waiting.route),
+        printable(waiting.route),
         *map(str, counts),
         "-" if waiting.oldest is None else _local(waiting.oldest),
-        one_line(named) or "-",
-        one_line(waiting.reason),
+        printable(named) or "-",
+        printable(waiting.reason),
     )
 
 
@@ -425,7 +432,7 @@ def _iso(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat()
 
 
-def _as_json(waiting: Waiting) -> dict[str, object]:
+def _as_json(waiting: WaitingSummary) -> dict[str, object]:
     return {
         "first_id": id_of(waiting.first),
         "last_id": id_of(waiting.last),
@@ -470,8 +477,8 @@ def _message_as_json(message: Message) -> dict[str, object]:
 
 def _shown(message: Message) -> str:
     lines = [
-        f"{name:<12}{'' if value is None else one_line(str(value))}"
+        f"{name:<12}{'' if value is None else printable(str(value))}"
         for name, value in _about(message).items()
     ]
-    text = one_line(message.frame.decode("utf-8", "backslashreplace"))
+    text = printable(message.frame.decode("utf-8", "backslashreplace"))
     return "\n".join([*lines, f"{'message':<12}{len(message.frame)} bytes", text])

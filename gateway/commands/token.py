@@ -12,11 +12,11 @@ from typing import Any, Final
 
 import click
 
-from gateway.errors import ConfigError
-from gateway.sections import meant
-from gateway.token_file import TokenFile
-from gateway.tokens import HEADING, Token, issue, read_tokens, token_identity_fault
-from gateway.units import DURATION
+from gateway.access.token_file import TokenFile
+from gateway.access.tokens import HEADING, Token, issue, read_tokens, token_identity_fault
+from gateway.config.units import DURATION
+from gateway.model.errors import ConfigError
+from gateway.model.text import meant
 
 _SIGHUP: Final = "a running gateway takes it over when it gets SIGHUP"
 
@@ -179,7 +179,7 @@ def _file(file: Path | None, config: Path | None) -> TokenFile:
         raise click.UsageError("one of --file and --config says where the tokens are")
     if file is not None:
         return TokenFile(file)
-    from gateway.loading import read_config
+    from gateway.daemon.configuration import read_config
 
     try:
         access = read_config(str(config)).access

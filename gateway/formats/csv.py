@@ -22,9 +22,9 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Final
 
-from gateway.faults import Faults
 from gateway.formats.fields import Fields, Texts
-from gateway.reply import Code, refused
+from gateway.model.errors import Faults
+from gateway.model.outcome import Code, refused
 
 WHITESPACE: Final = "whitespace"
 """The delimiter that is any run of spaces and tabs; then there are no quotes."""

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import msgspec
 
-from gateway.faults import Faults
+from gateway.model.errors import Faults
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ Cells = Tokens | Texts
 @dataclass(slots=True)
 class Fields:
     """
-    What was read.
+    Fields that were read.
 
     @ivar cells: field -> its values, one for each message.
     @ivar faults: messages that are not of the format.
@@ -54,7 +54,7 @@ class Fields:
 
 class Format(Protocol):
     """
-    How the frames of a route become fields.
+    Format: turns the frames of a route into fields.
     """
 
     def read(self, frames: Sequence[bytes]) -> Fields:

@@ -16,10 +16,10 @@ from typing import Final
 import msgspec
 from msgspec import Raw
 
-from gateway.faults import Faults
 from gateway.formats.fields import Fields, Texts
 from gateway.formats.influx_line import Pairs, Point, point
-from gateway.reply import Code, refused
+from gateway.model.errors import Faults
+from gateway.model.outcome import Code, refused
 
 _encode: Final = msgspec.json.Encoder().encode
 

@@ -17,9 +17,9 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
-from gateway.faults import Faults
 from gateway.formats.fields import Fields, Tokens
-from gateway.reply import Code, refused
+from gateway.model.errors import Faults
+from gateway.model.outcome import Code, refused
 
 _NULL: Final = Raw(b"null")
 

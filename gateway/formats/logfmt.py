@@ -25,9 +25,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from gateway.faults import Faults
 from gateway.formats.fields import Fields, Texts
-from gateway.reply import Code, refused
+from gateway.model.errors import Faults
+from gateway.model.outcome import Code, refused
 
 _MAX_SHOWN: Final = 40
 """Characters of a key that an error shows."""

@@ -18,9 +18,9 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from gateway.faults import Faults
 from gateway.formats.fields import Fields, Texts
-from gateway.reply import Code, refused
+from gateway.model.errors import Faults
+from gateway.model.outcome import Code, refused
 
 MAX_MEMORY: Final = 8 << 20
 """

@@ -32,7 +32,7 @@ from datetime import date, datetime, timedelta, timezone, tzinfo
 from typing import Final
 
 from gateway.formats.rfc5424 import CLAIM, CLOCK, PRI, Parts, timestamp
-from gateway.zones import offset_of
+from gateway.system.time_zones import offset_of
 
 ZONES: Final = {
     **{"Z": 0, "UT": 0, "UTC": 0, "GMT": 0},

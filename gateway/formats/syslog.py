@@ -18,12 +18,12 @@ from typing import Final
 
 import msgspec
 
-from gateway.faults import Faults
 from gateway.formats import rfc5424
 from gateway.formats.fields import Fields, Texts
 from gateway.formats.rfc3164 import Rfc3164, bare
-from gateway.reply import Code, refused
-from gateway.zones import LOCAL
+from gateway.model.errors import Faults
+from gateway.model.outcome import Code, refused
+from gateway.system.time_zones import LOCAL
 
 SAMPLE: Final = "<13>1 2026-01-01T00:00:00Z host app - - - hello"
 

@@ -18,14 +18,14 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Final, Protocol
 
-from gateway.faults import FramesRefused
 from gateway.formats.fields import Fields
-from gateway.reply import Code, Outcome, refused
+from gateway.model.errors import FramesRefused
+from gateway.model.outcome import Code, Outcome, refused
 
 
 class Joined(Protocol):
     """
-    How the frames of a chunk become one string.
+    Text format of whole frames: joins those of a chunk into one string.
     """
 
     def encode(self, frames: Sequence[bytes]) -> tuple[str, str]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from gateway.batch import Batch
-from gateway.reply import Outcome
-from gateway.store import Waiting
+from gateway.model.batch import Batch
+from gateway.model.outcome import Outcome
+from gateway.model.store import Waiting
 
 _Numbers = list[tuple[int, int]]
 """(first, last), ascending, with numbers between them that are not there."""

@@ -12,8 +12,8 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
-from gateway.plain_files import own_file
-from gateway.spool.room import PAGE, Room
+from gateway.spool.disk_space import PAGE, Room
+from gateway.system.regular_file import own_file
 
 SCHEMA: Final = """
     CREATE TABLE IF NOT EXISTS record (

@@ -26,15 +26,24 @@ from typing import Final, NamedTuple
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from gateway.batch import Batch, Move, Refusal, Slice, moves_of
-from gateway.errors import FenceVoid, RouteError, RowError, StoredPartly, TransientError
-from gateway.faults import BatchesRefused, Faults, FramesRefused, StreamsElsewhere
-from gateway.moves import Standing
-from gateway.reply import Code, Outcome, refused, refused_rows, row_refused
+from gateway.model.batch import Batch, Refusal, Slice, StreamMark, stream_marks
+from gateway.model.errors import (
+    BatchesRefused,
+    Faults,
+    FenceVoid,
+    FramesRefused,
+    RouteError,
+    RowError,
+    StoredPartly,
+    StreamsElsewhere,
+    TransientError,
+)
+from gateway.model.outcome import Code, Outcome, refused, refused_rows, row_refused
+from gateway.model.store import Store, Written
+from gateway.model.stream_marks import Standing
 from gateway.spool.queue import Spool
-from gateway.spool.record import Parcel, Record, pack, rows_of, unpack
+from gateway.spool.record import Record, RecordGroup, pack, rows_of, unpack
 from gateway.sql.sqlstate import CANCELLED
-from gateway.store import Store, Written
 
 _GONE: Final = (
     "the database and this spool have not got: it waits in another gateway's spool, or the"
@@ -49,7 +58,7 @@ _LONGEST: Final = 10.0
 """Seconds between two tries of a stream that waits, at most."""
 
 
-class Held(NamedTuple):
+class HeldStream(NamedTuple):
     """
     A stream whose messages wait in the spool, put aside.
 
@@ -71,7 +80,7 @@ class Drain:
 
     @ivar stored: messages that were stored since L{forget}.
     @ivar known: messages that were there already.
-    @ivar buried: messages that became dead letters.
+    @ivar dead_letters: messages that became dead letters.
     @ivar held: streams that wait.
     @ivar lanes: those of records that are gone.
     @ivar blame: whether messages are refused for what mostly passes by itself, too.
@@ -92,8 +101,8 @@ class Drain:
         @param missing: told of a stream and its epoch of which something is gone that this
             gateway has not got.
         """
-        self.stored = self.known = self.buried = 0
-        self.held: dict[str, Held] = {}
+        self.stored = self.known = self.dead_letters = 0
+        self.held: dict[str, HeldStream] = {}
         self._left_out: frozenset[str] = frozenset()
         self._told: dict[str, str] = {}
         self.lanes: set[str] = set()
@@ -118,7 +127,7 @@ class Drain:
         """
         return self._left_out
 
-    async def store(self, parcel: Parcel, doubt: bool = True) -> None:
+    async def store(self, parcel: RecordGroup, doubt: bool = True) -> None:
         """
         Bring every message of a parcel to its end; those that are there leave the spool, and
         those that wait are put aside.
@@ -141,14 +150,14 @@ class Drain:
                 slow = isinstance(error, RowError) and error.sqlstate == CANCELLED
                 await (self._one_by_one if slow else self._halve)(parcel)
             elif isinstance(error, FramesRefused):
-                await self._rewrite(parcel, batch.refuse(error.faults, bury=True))
+                await self._rewrite(parcel, batch.refuse(error.faults, dead_letter=True))
             elif isinstance(error, StreamsElsewhere):
                 await self._sort(parcel, error.standings)
             elif batch.count > 1:
                 await self._take_apart(parcel, batch.halves())
             else:
                 outcome = row_refused(str(error), error.sqlstate)
-                await self._rewrite(parcel, batch.refuse([(0, outcome)], bury=True))
+                await self._rewrite(parcel, batch.refuse([(0, outcome)], dead_letter=True))
         except StoredPartly as partly:
             stored = [r for r in parcel.records if r.number <= partly.number]
             await self.store(unpack(stored))
@@ -160,7 +169,7 @@ class Drain:
                 else:
                     await self.store(unpack([record]))
 
-    async def store_together(self, parcels: Sequence[Parcel]) -> bool:
+    async def store_together(self, parcels: Sequence[RecordGroup]) -> bool:
         """
         Bring the messages of several parcels to their end by one commit, if all goes well.
 
@@ -169,7 +178,7 @@ class Drain:
         @raise SpoolError: as for L{store}.
         """
         batches = [parcel.batch for parcel in parcels]
-        moves = moves_of(batches)
+        moves = stream_marks(batches)
         streams = frozenset().union(*(batch.streams for batch in batches))
         if len(moves) != len(streams) or not all(move.unbroken for move in moves):
             return False
@@ -189,7 +198,7 @@ class Drain:
             self._passed(batch)
         return True
 
-    async def _in_order(self, parcel: Parcel) -> bool:
+    async def _in_order(self, parcel: RecordGroup) -> bool:
         """
         See that each stream of a parcel can be moved over its messages at once.
 
@@ -212,7 +221,7 @@ class Drain:
             await self._take_apart(parcel, _in_rows(batch))
         return False
 
-    def _waits(self, move: Move) -> bool:
+    def _waits(self, move: StreamMark) -> bool:
         """Whether something before a stream's messages is known to be missing."""
         held = self.held.get(move.stream.name)
         return (
@@ -223,7 +232,7 @@ class Drain:
             and (held.until > self._clock.seconds() or move.stream.name in self._left_out)
         )
 
-    async def _write(self, parcel: Parcel) -> None:
+    async def _write(self, parcel: RecordGroup) -> None:
         """
         Store a parcel behind its fence, and take it out.
         """
@@ -233,11 +242,11 @@ class Drain:
         )
         self._passed(batch)
 
-    async def _remove(self, *parcels: Parcel) -> None:
+    async def _remove(self, *parcels: RecordGroup) -> None:
         await self._spool.remove(*parcels)
         self.lanes.update(parcel.fence.lane for parcel in parcels)
 
-    async def _replace(self, parcel: Parcel, pieces: Sequence[Record]) -> None:
+    async def _replace(self, parcel: RecordGroup, pieces: Sequence[Record]) -> None:
         await self._spool.replace(parcel, pieces)
         self.lanes.add(parcel.fence.lane)
 
@@ -245,8 +254,8 @@ class Drain:
         """
         A batch is stored, and what it says of dead letters.
         """
-        self.buried += len(batch.buried)
-        for refusal in batch.buried:
+        self.dead_letters += len(batch.dead_letters)
+        for refusal in batch.dead_letters:
             self._say_buried(batch.route, refusal.outcome)
         if self.held and batch.streams:
             for name in batch.streams:
@@ -254,7 +263,7 @@ class Drain:
                 if name not in self._spool.aside and self._told.pop(name, None) is not None:
                     self._log.info("spool: stream {name}: nothing waits any more", name=name)
 
-    async def _written(self, parcel: Parcel, written: Written) -> None:
+    async def _written(self, parcel: RecordGroup, written: Written) -> None:
         faults = refused_rows(written.runs)
         self.stored += parcel.batch.count - len(faults)
         if faults:
@@ -262,7 +271,7 @@ class Drain:
         else:
             await self._remove(parcel)
 
-    async def _rewrite(self, parcel: Parcel, batch: Batch | None) -> None:
+    async def _rewrite(self, parcel: RecordGroup, batch: Batch | None) -> None:
         """
         @param batch: what is to be stored in place of a parcel of one record; C{None}: nothing.
         """
@@ -271,7 +280,7 @@ class Drain:
         else:
             await self._take_apart(parcel, [batch])
 
-    async def _others_pass(self, parcel: Parcel) -> bool:
+    async def _others_pass(self, parcel: RecordGroup) -> bool:
         """
         Where nothing of a record can be stored: whether something behind it can.
         """
@@ -282,14 +291,14 @@ class Drain:
         behind = await self._spool.next(parcel.end, others, self._spool.aside)
         return behind is not None and await self._store.try_out(behind.batch)
 
-    async def _one_by_one(self, parcel: Parcel) -> None:
+    async def _one_by_one(self, parcel: RecordGroup) -> None:
         """
         One of its records is slow: halves would wait for it again and again.
         """
         for record in parcel.records:
             await self.store(unpack([record]))
 
-    async def _halve(self, parcel: Parcel) -> None:
+    async def _halve(self, parcel: RecordGroup) -> None:
         """
         Some of its records cannot be stored as they are.
         """
@@ -299,7 +308,7 @@ class Drain:
 
     # Streams that are not where they were expected.
 
-    async def _sort(self, parcel: Parcel, standings: Mapping[str, Standing]) -> None:
+    async def _sort(self, parcel: RecordGroup, standings: Mapping[str, Standing]) -> None:
         """
         See what is to become of the messages of streams that did not move.
 
@@ -321,13 +330,13 @@ class Drain:
         self.known += known
         await self._rewrite(parcel, rest)
 
-    def _hold(self, move: Move, standing: Standing) -> None:
+    def _hold(self, move: StreamMark, standing: Standing) -> None:
         name, epoch = move.stream.name, move.stream.epoch
         before = self.held.get(name)
         tries = 1 if before is None else before.tries + 1
         pause = min(_LONGEST, self._backoff(tries) * max(1, tries - 5))
         until = self._clock.seconds() + max(_SHORTEST, pause)
-        self.held[name] = Held(until, tries, epoch, standing.mark + 1)
+        self.held[name] = HeldStream(until, tries, epoch, standing.mark + 1)
         gone = not self._spool.backlog.holds(name, epoch, standing.mark + 1)
         reason = f"#{standing.mark + 1}, which " + (_GONE if gone else _HERE)
         if self._told.get(name) != reason:
@@ -342,7 +351,7 @@ class Drain:
         if gone:
             self._missing(name, epoch)
 
-    async def _put_aside(self, parcel: Parcel, streams: Collection[str]) -> None:
+    async def _put_aside(self, parcel: RecordGroup, streams: Collection[str]) -> None:
         """
         Let others pass the messages of streams that wait.
 
@@ -363,7 +372,7 @@ class Drain:
 
     async def _take_apart(
         self,
-        parcel: Parcel,
+        parcel: RecordGroup,
         parts: Sequence[Batch],
         void: bool = False,
         aside: Collection[str] = (),
@@ -393,7 +402,7 @@ class Drain:
             if piece.stream is None:
                 await self.store(unpack([piece]))
 
-    async def _keep(self, parcel: Parcel, faults: Faults) -> None:
+    async def _keep(self, parcel: RecordGroup, faults: Faults) -> None:
         """
         A record is stored, save some rows. What was refused must not be forgotten when we
         die now: it alone stays in the spool until it is a dead letter.
@@ -401,7 +410,7 @@ class Drain:
         (record,) = parcel.records
         bad = parcel.batch.only([row for row, _ in faults])
         refusals = [
-            Refusal(piece.chunk, piece.start, outcome, bury=True, counts=False)
+            Refusal(piece.chunk, piece.start, outcome, dead_letter=True, counts=False)
             for piece, (_, outcome) in zip(bad.slices, faults, strict=True)
         ]
         part = Batch(record.route, [], refusals)
@@ -428,7 +437,7 @@ class Drain:
         """
         Count from zero; the next time every reason is told again.
         """
-        self.stored = self.known = self.buried = 0
+        self.stored = self.known = self.dead_letters = 0
         self._said.clear()
         self._told.clear()
 
@@ -477,7 +486,9 @@ def _sorted(batch: Batch, standings: Mapping[str, Standing]) -> tuple[Batch | No
         standing = None if stream is None else standings.get(stream.name)
         if standing is None or (standing.current and refusal.number > standing.mark):
             refusals.append(refusal)
-        elif refusal.bury and not standing.holds(refusal.number, refusal.chunk.frames[refusal.row]):
+        elif refusal.dead_letter and not standing.holds(
+            refusal.number, refusal.chunk.frames[refusal.row]
+        ):
             refusals.append(refusal._replace(counts=False))
     return (Batch(batch.route, slices, refusals) if slices or refusals else None), known
 

@@ -19,14 +19,12 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
-from gateway.batch import MAX_BYTES, MAX_ROWS, Batch
-from gateway.errors import EmbeddedError, SpoolError, SpoolGone
-from gateway.lock import Held, LockFile
-from gateway.plain_files import own_file
+from gateway.model.batch import MAX_BYTES, MAX_ROWS, Batch
+from gateway.model.errors import EmbeddedError, SpoolError, SpoolGone
 from gateway.spool.database import connect, flush_folder, open_database
-from gateway.spool.mark import Mark, MarkFile
-from gateway.spool.record import PARTS, Parcel, Record, unpack
-from gateway.spool.room import PAGE, Room, size_of
+from gateway.spool.disk_space import PAGE, Room, size_of
+from gateway.spool.mark import MarkFile, SpoolMark
+from gateway.spool.record import PARTS, Record, RecordGroup, unpack
 from gateway.spool.salvage import (
     READ,
     SUFFIXES,
@@ -35,6 +33,8 @@ from gateway.spool.salvage import (
     move_aside,
     readable,
 )
+from gateway.system.lock import LockFile, LockHeld
+from gateway.system.regular_file import own_file
 
 _TOGETHER: Final = 64
 """Parcels that are stored by one commit, at most: each is a statement of its own."""
@@ -119,7 +119,7 @@ class SpoolFile:
                 fault = f"{self.path} is damaged ({error})"
                 aside = self._salvage()
             self._compare(mark, fault, aside, missing)
-        except Held as held:
+        except LockHeld as held:
             raise EmbeddedError(
                 f"the spool {self.path} is in use by another gateway (process {held.owner});"
                 " give each its own with spool.path or --data-dir"
@@ -168,7 +168,7 @@ class SpoolFile:
         self.rows = dict(database.execute(counted.format("route", "NULL")))
         self.aside = dict(database.execute(counted.format("stream", "NOT NULL")))
 
-    def _compare(self, mark: Mark, fault: str, aside: str, missing: bool = False) -> None:
+    def _compare(self, mark: SpoolMark, fault: str, aside: str, missing: bool = False) -> None:
         """
         See what is gone, and say so.
 
@@ -189,7 +189,7 @@ class SpoolFile:
         if self._next < mark.next:
             self._next = mark.next
             self._database.execute("UPDATE counter SET next = ?", (self._next,))
-        self._mark.write(Mark(self._next, kept))
+        self._mark.write(SpoolMark(self._next, kept))
 
     # Damage.
 
@@ -222,7 +222,7 @@ class SpoolFile:
         @raise EmbeddedError: not even a new file can be made.
         """
         rows, streams = self.rows, self.aside
-        mark = Mark(self._next, self.messages)
+        mark = SpoolMark(self._next, self.messages)
         self._database.close()
         try:
             aside = self._salvage()
@@ -254,7 +254,7 @@ class SpoolFile:
             else:
                 counts.pop(key, None)
         self._changes.clear()
-        self._mark.write(Mark(self._next, self.messages))
+        self._mark.write(SpoolMark(self._next, self.messages))
 
     def rollback(self) -> None:
         self._changes.clear()
@@ -274,7 +274,7 @@ class SpoolFile:
                 self.relieve()
                 if lacking := self._lacking(size):
                     raise SpoolError(f"the database cannot be reached, and {lacking}")
-        except Held as held:
+        except LockHeld as held:
             raise SpoolGone(_GONE, f"another gateway (process {held.owner}) has it now") from None
         except OSError as error:
             raise SpoolGone(_GONE, error.strerror or type(error).__name__) from None
@@ -288,7 +288,7 @@ class SpoolFile:
         Make the file again where somebody removed it: what it holds can be read for as long as
         it is open.
 
-        @raise Held: another gateway has made one.
+        @raise LockHeld: another gateway has made one.
         @raise OSError: it cannot be made, such as without its folder.
         """
         self._lock.release()
@@ -308,7 +308,7 @@ class SpoolFile:
         old.close()
         self._mark.close()
         self._mark.open()
-        self._mark.write(Mark(self._next, self.messages))
+        self._mark.write(SpoolMark(self._next, self.messages))
         self.remarks.append(
             f"{self.path} was removed while the gateway ran; it is made again, with the"
             f" {self.messages} messages that it held"
@@ -369,7 +369,7 @@ class SpoolFile:
 
     def next(
         self, after: int, without: Collection[str], held: Collection[str] = ()
-    ) -> Parcel | None:
+    ) -> RecordGroup | None:
         """
         The records that come next and can be stored as one.
 
@@ -388,7 +388,7 @@ class SpoolFile:
 
     def several(
         self, after: int, without: Collection[str], held: Collection[str] = ()
-    ) -> Sequence[Parcel]:
+    ) -> Sequence[RecordGroup]:
         """
         The parcels that come next, each of another route, as far as they may be stored by one
         commit. Together they are all that is there up to the last record.
@@ -416,7 +416,7 @@ class SpoolFile:
         lanes = self._database.execute("SELECT DISTINCT lane FROM record")
         return frozenset(lane for (lane,) in lanes)
 
-    def each(self) -> Iterator[Parcel]:
+    def each(self) -> Iterator[RecordGroup]:
         """
         What is there, record by record. What is damaged is found, and told of, when it is its
         turn.
@@ -428,7 +428,7 @@ class SpoolFile:
                     if intact(record, checksum):
                         yield unpack([record])
 
-    def at(self, place: int) -> Parcel:
+    def at(self, place: int) -> RecordGroup:
         """
         One of L{each}.
         """

@@ -12,12 +12,12 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from gateway.batch import Batch, Chunk, Origin, Refusal
-from gateway.reply import Outcome
+from gateway.model.batch import Batch, Chunk, Origin, Refusal
+from gateway.model.outcome import Outcome
+from gateway.model.stream import Stream
 from gateway.spool.backlog import SpoolBacklog
-from gateway.spool.reader import Spooled
+from gateway.spool.reader import SpooledRecord
 from gateway.spool.record import PARTS, Record, rows_of
-from gateway.stream import Stream
 
 _ID: Final = re.compile(r"(\d{1,11})(?:\.(\d{1,8}))?", re.ASCII)
 
@@ -43,7 +43,7 @@ def place_of(name: str) -> int:
 @dataclass(frozen=True, slots=True)
 class Selection:
     """
-    Which messages are meant; what is left out does not narrow it.
+    Selection of messages; what is left out does not narrow it.
 
     @ivar places: of records.
     """
@@ -111,7 +111,7 @@ def _refused(place: int, route: str, refusal: Refusal) -> Message:
 
 
 @dataclass(slots=True)
-class Waiting:
+class WaitingSummary:
     """
     Records of one route that wait for the same thing, or one record.
 
@@ -168,13 +168,15 @@ class Waiting:
             self.numbers[key] = _ranges([*self.numbers.get(key, ()), (first, last)])
 
 
-def summed_up(found: Iterable[Spooled], selection: Selection, each: bool = False) -> list[Waiting]:
+def summed_up(
+    found: Iterable[SpooledRecord], selection: Selection, each: bool = False
+) -> list[WaitingSummary]:
     """
     @param found: all records of a spool, in order.
     @param each: one for each record, and not for all that wait for the same.
     @return: in the order of their first records.
     """
-    sums: dict[tuple[object, ...], Waiting] = {}
+    sums: dict[tuple[object, ...], WaitingSummary] = {}
     backlog = SpoolBacklog()
     next_one: int | None = None
     for record, batch in found:
@@ -190,14 +192,14 @@ def summed_up(found: Iterable[Spooled], selection: Selection, each: bool = False
         ):
             continue
         key = (record.place,) if each else (record.route, record.stream, batch is None)
-        waiting = sums.setdefault(key, Waiting(record.route, record.stream, record.place))
+        waiting = sums.setdefault(key, WaitingSummary(record.route, record.stream, record.place))
         waiting.add(record, part)
     for waiting in sums.values():
         waiting.reason = _reason(waiting, backlog, next_one)
     return [*sums.values()]
 
 
-def _reason(waiting: Waiting, backlog: SpoolBacklog, next_one: int | None) -> str:
+def _reason(waiting: WaitingSummary, backlog: SpoolBacklog, next_one: int | None) -> str:
     """
     Why it waits, as far as the file tells.
     """

@@ -18,10 +18,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from gateway.plain_files import own_file
+from gateway.system.regular_file import own_file
 
 
-class Mark(NamedTuple):
+class SpoolMark(NamedTuple):
     """
     @ivar next: the number that the next record will get.
     @ivar rows: messages in the spool.
@@ -40,7 +40,7 @@ class MarkFile:
         self._path = path
         self._number = -1
 
-    def read(self) -> Mark:
+    def read(self) -> SpoolMark:
         """
         @return: zeros where there is none.
         """
@@ -48,12 +48,12 @@ class MarkFile:
             found = re.fullmatch(r"next (\d+) messages (\d+) *\n", self._path.read_text("ascii"))
         except (OSError, UnicodeDecodeError):
             found = None
-        return Mark(int(found[1]), int(found[2])) if found else Mark(0, 0)
+        return SpoolMark(int(found[1]), int(found[2])) if found else SpoolMark(0, 0)
 
     def open(self) -> None:
         self._number = own_file(self._path)
 
-    def write(self, mark: Mark) -> None:
+    def write(self, mark: SpoolMark) -> None:
         # Always as long as before, so that it is whole whenever it is read.
         line = f"next {mark.next} messages {mark.rows}"
         # A mark that cannot be written is an old one, and what it marks is committed.

@@ -27,15 +27,14 @@ from operator import itemgetter
 from typing import NamedTuple
 from uuid import uuid4
 
-from gateway.batch import Batch, Refusal
-from gateway.errors import SpoolError, StoreError
-from gateway.faults import Faults, StreamsElsewhere
-from gateway.moves import Standing
-from gateway.reply import Code, Outcome, refused, refused_rows
+from gateway.model.batch import Batch, Refusal
+from gateway.model.errors import Faults, SpoolError, StoreError, StreamsElsewhere
+from gateway.model.outcome import Code, Outcome, refused, refused_rows
+from gateway.model.store import Store
+from gateway.model.stream_marks import Standing
 from gateway.spool.file import SpoolFile
 from gateway.spool.inventory import Selection
 from gateway.spool.record import Record, pack, rows_of, unpack
-from gateway.store import Store
 
 _Key = tuple[str, str]
 """A stream and an epoch."""
@@ -44,14 +43,14 @@ _Key = tuple[str, str]
 @dataclass(slots=True)
 class Moved:
     """
-    What became of the messages that were meant.
+    Counts of what became of the selected messages.
 
-    @ivar buried: they are dead letters now.
+    @ivar dead_letters: they are dead letters now.
     @ivar known: they were stored before, or kept as dead letters, and are only removed.
     @ivar waiting: they become dead letters when what is before them in their streams is stored.
     """
 
-    buried: int = 0
+    dead_letters: int = 0
     known: int = 0
     waiting: int = 0
 
@@ -130,7 +129,7 @@ class Mover:
                 else:
                     pieces.append((_order(batch.refusals[0]), piece.place))
         for _, place in sorted(pieces):
-            await self._bury(place)
+            await self._keep_dead_letters(place)
         if self._lanes:
             with suppress(StoreError):  # some rows of a few bytes stay behind
                 await self._store.close_lanes(self._lanes)
@@ -166,8 +165,8 @@ class Mover:
         else:
             letters = _refused_then(batch, refused_rows(written.runs))
             self._moved.known += rows_of(batch) - len(letters)
-        buried = [Batch(batch.route, [], part) for part in _in_a_row(letters)]
-        parts = [*([stays] if stays is not None else []), *buried]
+        dead_letters = [Batch(batch.route, [], part) for part in _in_a_row(letters)]
+        parts = [*([stays] if stays is not None else []), *dead_letters]
         pieces = []
         place = record.place
         for part in parts:
@@ -176,9 +175,9 @@ class Mover:
             pieces.append(Record(place, record.route, self._new_id(), 1, rows, pack(part), stream))
             place += rows
         self._change(lambda: self._file.replace(record, pieces))
-        return pieces[len(parts) - len(buried) :]
+        return pieces[len(parts) - len(dead_letters) :]
 
-    async def _bury(self, place: int) -> None:
+    async def _keep_dead_letters(self, place: int) -> None:
         """
         Keep the dead letters of a piece, and take it out.
         """
@@ -192,8 +191,8 @@ class Mover:
             except StreamsElsewhere as elsewhere:
                 # Nothing was done, so that the fence is good for what is left.
                 batch = _sorted(batch, elsewhere.standings)
-        kept = 0 if batch is None else len(batch.buried)
-        self._moved.buried += kept
+        kept = 0 if batch is None else len(batch.dead_letters)
+        self._moved.dead_letters += kept
         self._moved.known += record.rows - kept
         self._lanes.append(record.lane)
         self._change(lambda: self._file.remove([record]))
@@ -232,7 +231,7 @@ def _refusals(batch: Batch, reason: str) -> Sequence[Refusal]:
         for number in range(piece.first, piece.last + 1):
             text = reason if stream is None else f"{reason} (#{number} of stream {stream.name})"
             faults.append((len(faults), refused(Code.DATA, text)))
-    whole = batch.refuse(faults, bury=True)
+    whole = batch.refuse(faults, dead_letter=True)
     return [] if whole is None else whole.refusals
 
 
@@ -242,7 +241,7 @@ def _refused_then(batch: Batch, faults: Faults) -> Sequence[Refusal]:
     """
     rows = batch.only([row for row, _ in faults]).slices
     return [
-        Refusal(row.chunk, row.start, outcome, bury=True, counts=False)
+        Refusal(row.chunk, row.start, outcome, dead_letter=True, counts=False)
         for row, (_, outcome) in zip(rows, faults, strict=True)
     ]
 
@@ -285,6 +284,8 @@ def _sorted(batch: Batch, standings: Mapping[str, Standing]) -> Batch | None:
         elif standing.current and refusal.number == standing.mark + 1 + following:
             following += 1
             left.append(refusal)
-        elif refusal.bury and not standing.holds(refusal.number, refusal.chunk.frames[refusal.row]):
+        elif refusal.dead_letter and not standing.holds(
+            refusal.number, refusal.chunk.frames[refusal.row]
+        ):
             left.append(refusal._replace(counts=False))
     return Batch(batch.route, [], left) if left else None

@@ -23,12 +23,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
-from gateway.batch import Batch, Fence
-from gateway.errors import SpoolError, SpoolUnknown
+from gateway.model.batch import Batch, Fence
+from gateway.model.errors import SpoolError, SpoolUnknown
 from gateway.spool.backlog import SpoolBacklog
+from gateway.spool.disk_space import portions
 from gateway.spool.file import SpoolFile
-from gateway.spool.record import Parcel, Record, pack, rows_of, unpack
-from gateway.spool.room import portions
+from gateway.spool.record import Record, RecordGroup, pack, rows_of, unpack
 
 Result = TypeVar("Result")
 
@@ -202,7 +202,7 @@ class Spool:
 
     async def next(
         self, after: int, without: Collection[str], held: Collection[str] = ()
-    ) -> Parcel | None:
+    ) -> RecordGroup | None:
         """
         What comes next and can be stored by one statement; it stays until it is removed.
 
@@ -215,14 +215,14 @@ class Spool:
 
     async def several(
         self, after: int, without: Collection[str], held: Collection[str] = ()
-    ) -> Sequence[Parcel]:
+    ) -> Sequence[RecordGroup]:
         """
         What comes next and may be stored by one commit, as for L{next}.
         """
         routes, streams = frozenset(without), frozenset(held)
         return await self._ask(lambda file: file.several(after, routes, streams), writes=False)
 
-    async def remove(self, *parcels: Parcel) -> None:
+    async def remove(self, *parcels: RecordGroup) -> None:
         """
         They are brought to their end.
 
@@ -239,7 +239,7 @@ class Spool:
         for parcel in parcels:
             self.backlog.remove(parcel.batch)
 
-    async def replace(self, parcel: Parcel, pieces: Sequence[Record]) -> None:
+    async def replace(self, parcel: RecordGroup, pieces: Sequence[Record]) -> None:
         """
         Put others in the place of a record, for good.
 

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
-from gateway.batch import Batch
-from gateway.errors import EmbeddedError
+from gateway.model.batch import Batch
+from gateway.model.errors import EmbeddedError
 from gateway.spool.database import as_text, has_streams
+from gateway.spool.disk_space import size_of
 from gateway.spool.record import Record, unpack
-from gateway.spool.room import size_of
 from gateway.spool.salvage import READ, READ_OLD, intact
 
 _AT_ONCE: Final = 4 * 1024 * 1024
@@ -30,7 +30,7 @@ _TRIES: Final = 3
 """How often a file is opened, since a gateway may start or stop at this very moment."""
 
 
-class Spooled(NamedTuple):
+class SpooledRecord(NamedTuple):
     """
     A record as it was found.
 
@@ -49,7 +49,7 @@ class SpoolReader:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def records(self) -> Iterator[Spooled]:
+    def records(self) -> Iterator[SpooledRecord]:
         """
         All of them, in the order in which they are stored.
 
@@ -58,7 +58,7 @@ class SpoolReader:
         after = -1
         while found := self._tried(after):
             for record, checksum in found:
-                yield Spooled(record, _batch(record) if intact(record, checksum) else None)
+                yield SpooledRecord(record, _batch(record) if intact(record, checksum) else None)
             after = found[-1][0].place
 
     def _tried(self, after: int) -> list[tuple[Record, int]]:

@@ -14,10 +14,10 @@ from zlib import crc32
 
 import msgspec
 
-from gateway.batch import Batch, Chunk, Fence, Origin, Refusal, Slice
-from gateway.reply import Outcome, Run
+from gateway.model.batch import Batch, Chunk, Fence, Origin, Refusal, Slice
+from gateway.model.outcome import Outcome, Run
+from gateway.model.stream import Stream
 from gateway.sql.streams import answer_of, outcome_of
-from gateway.stream import Stream
 
 
 class _Packed(msgspec.Struct, array_like=True):
@@ -29,7 +29,7 @@ class _Packed(msgspec.Struct, array_like=True):
     @ivar epoch: of the stream; C{""} was written by a version that knew of none.
     @ivar refusal: what was said of the message, which is not to be stored, see
         L{gateway.sql.streams.answer_of}.
-    @ivar bury: whether such a one becomes a dead letter.
+    @ivar dead_letter: whether such a one becomes a dead letter.
     """
 
     peer: str
@@ -41,7 +41,7 @@ class _Packed(msgspec.Struct, array_like=True):
     first: int = 0
     epoch: str = ""
     refusal: list[str | None] | None = None
-    bury: bool = False
+    dead_letter: bool = False
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
@@ -83,9 +83,9 @@ class Record(NamedTuple):
         return crc32(self.payload, crc32(head.encode()))
 
 
-class Parcel(NamedTuple):
+class RecordGroup(NamedTuple):
     """
-    Records that follow one another, stored by one statement.
+    Group of records that follow one another, stored by one statement.
     """
 
     records: Sequence[Record]
@@ -120,7 +120,7 @@ def pack(batch: Batch) -> bytes:
         if refusal.stream is None:
             part.stream = None
         part.refusal = answer_of(refusal.outcome)
-        part.bury = refusal.bury
+        part.dead_letter = refusal.dead_letter
         parts.append(part)
     return _ENCODER.encode(parts)
 
@@ -140,7 +140,7 @@ def rows_of(batch: Batch) -> int:
     return batch.count + len(batch.refusals)
 
 
-def unpack(records: Sequence[Record]) -> Parcel:
+def unpack(records: Sequence[Record]) -> RecordGroup:
     """
     @param records: one or more of one route.
     @raise ValueError: a payload is not one of L{pack}'s.
@@ -164,8 +164,8 @@ def unpack(records: Sequence[Record]) -> Parcel:
                 slices.append(Slice(chunk, 0, len(part.frames)))
             else:
                 outcome = _outcome(part.refusal)
-                refusals.append(Refusal(chunk, 0, outcome, part.bury, stream is not None))
-    return Parcel(records, Batch(records[0].route, slices, refusals))
+                refusals.append(Refusal(chunk, 0, outcome, part.dead_letter, stream is not None))
+    return RecordGroup(records, Batch(records[0].route, slices, refusals))
 
 
 def _outcome(answer: Sequence[str | None]) -> Outcome:

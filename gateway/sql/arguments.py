@@ -16,8 +16,8 @@ from gateway.columns.kind import Kind, Misfit, SqlType, shown
 from gateway.columns.kinds import kind_of
 from gateway.columns.literal import NULL
 from gateway.columns.structured import Document, plain, scalar
-from gateway.query import Param
-from gateway.sections import meant
+from gateway.model.query import Param
+from gateway.model.text import meant
 
 _decode_object: Final = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_array: Final = msgspec.json.Decoder(list[Raw]).decode

@@ -10,21 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 
-from gateway.batch import Slice
 from gateway.columns.column import Column, Misfits
 from gateway.columns.kind import Kind, Misfit, SqlType
 from gateway.columns.kinds import kind_of
 from gateway.columns.literal import NULL, quoted
-from gateway.columns.scalars import Bytes, octets
+from gateway.columns.scalars import Bytea, octets
 from gateway.columns.structured import plain
-from gateway.errors import RouteError
-from gateway.faults import Faults, FramesRefused
 from gateway.formats.fields import Fields, Format, Texts
-from gateway.reply import Code, refused
-from gateway.route import CONSTANT, FRAME, SOURCES, Route, Value
+from gateway.model.batch import Slice
+from gateway.model.errors import Faults, FramesRefused, RouteError
+from gateway.model.outcome import Code, refused
+from gateway.model.route import CONSTANT, FRAME, SOURCES, Route, Value
 from gateway.sql.metadata import of_chunk
-from gateway.sql.statement import Binding, Names
-from gateway.sql.table import Rows, table_statement
+from gateway.sql.statement import Binding, ParameterNames
+from gateway.sql.table import SqlRows, table_statement
 
 _Piece = Callable[[Slice, Fields, Misfits], str]
 """Gives the elements of one column for the rows of a slice."""
@@ -96,7 +95,7 @@ class ArrayInsert:
         """
         self._arrays = Arrays(route, types, form)
         self._kinds = self._arrays.kinds
-        rows = Rows(
+        rows = SqlRows(
             types=[kind.parameter for kind in self._kinds],
             inputs=[f"u.c{number}" for number in range(len(self._kinds))],
             source=self._source,
@@ -122,7 +121,7 @@ class ArrayInsert:
         aliases = ", ".join(f"c{number}" for number in range(len(self._kinds)))
         return f"unnest({', '.join(arrays)}) AS u({aliases})"
 
-    def _values(self, inputs: Sequence[str], names: Names, as_text: bool) -> list[str]:
+    def _values(self, inputs: Sequence[str], names: ParameterNames, as_text: bool) -> list[str]:
         return [
             kind.sql_type.read(name, names) if kind.cast or as_text else name
             for name, kind in zip(inputs, self._kinds, strict=True)
@@ -134,7 +133,7 @@ def _column(name: str, value: Value, kind: Kind) -> tuple[Kind, _Piece]:
     @raise Misfit: the configured value does not fit.
     """
     if value.source == FRAME:
-        if isinstance(kind, Bytes):
+        if isinstance(kind, Bytea):
             return kind, _octets
         return kind, partial(_frames, Column(name, FRAME, kind))
     if value.source == CONSTANT:

@@ -18,9 +18,9 @@ from enum import Enum
 from typing import Final
 
 from gateway.columns.kind import SqlType
-from gateway.sql.literals import quoted
+from gateway.sql.literals import quoted_literal
 from gateway.sql.sqlstate import MISSING, NOBODYS, PASSING_PATTERN, ROW_PATTERN, SLOW
-from gateway.sql.statement import FENCE_TYPES, Names, fence
+from gateway.sql.statement import FENCE_TYPES, ParameterNames, fence
 
 _AT_A_TIME: Final = 16
 """
@@ -38,7 +38,7 @@ _WATCH: Final = "gateway.watch"
 
 class Blame(Enum):
     """
-    Which rows that fail are at fault, beside those whose SQLSTATE says so.
+    Rule by which rows that fail are at fault, beside those whose SQLSTATE says so.
     """
 
     MOST = "where another row passes, and the reason does not pass by itself"
@@ -61,7 +61,7 @@ _CHECK: Final = "SET CONSTRAINTS ALL IMMEDIATE; SET CONSTRAINTS ALL DEFERRED;"
 @dataclass(frozen=True, slots=True)
 class Step:
     """
-    What a block does with rows. Input C{k} of the row at hand is the text C{gw_block.ck[gw_i]}.
+    Steps of a block for one row. Input C{k} of the row at hand is the text C{gw_block.ck[gw_i]}.
 
     @ivar one: statements for the row at hand; may set C{gw_value}, the values to tell,
         as a JSON array.
@@ -86,7 +86,7 @@ def inputs(count: int) -> list[str]:
 
 
 def body(
-    places: Sequence[str], names: Names, rows: str, count: int, step: Step, careful: bool
+    places: Sequence[str], names: ParameterNames, rows: str, count: int, step: Step, careful: bool
 ) -> str:
     """
     @param places: of the parameters, those of the fence first.
@@ -178,15 +178,15 @@ def _told(step: Step) -> str:
     return f"{step.one}\n{tell}" if step.returns else step.one
 
 
-def _refuse(names: Names, count: int, step: Step) -> str:
+def _refuse(names: ParameterNames, count: int, step: Step) -> str:
     """
     Note why a row is left out, unless that is surely not its fault.
     """
     probe = ""
     if step.columns:
-        columns = ", ".join(quoted(names(column)) for column, _ in step.columns)
+        columns = ", ".join(quoted_literal(names(column)) for column, _ in step.columns)
         values = ", ".join(
-            quoted(kind.fitted(kind.read("$1", names), names)) for _, kind in step.columns
+            quoted_literal(kind.fitted(kind.read("$1", names), names)) for _, kind in step.columns
         )
         # PostgreSQL does not say which value it could not read.
         probe = f"""
@@ -203,7 +203,7 @@ IF gw_state ~ '^(22|42)' OR gw_type <> '' THEN
 END IF;"""
     return f"""GET STACKED DIAGNOSTICS gw_state = RETURNED_SQLSTATE, gw_text = MESSAGE_TEXT,
     gw_type = PG_DATATYPE_NAME, gw_context = PG_EXCEPTION_CONTEXT;
-IF gw_state IN {NOBODYS} AND split_part(gw_context, chr(10), 1) !~ {quoted(_RAISED)} THEN
+IF gw_state IN {NOBODYS} AND split_part(gw_context, chr(10), 1) !~ {quoted_literal(_RAISED)} THEN
     RAISE;
 END IF;
 -- Some input functions (jsonpath) quote half a character, which nobody could read again.
@@ -213,12 +213,12 @@ BEGIN
     gw_text := 'a value that its type does not take';
 END;
 gw_column := NULL;{probe}
-IF (gw_state !~ {quoted(ROW_PATTERN)} OR gw_state = '{MISSING}') AND gw_column IS NULL
+IF (gw_state !~ {quoted_literal(ROW_PATTERN)} OR gw_state = '{MISSING}') AND gw_column IS NULL
    AND gw_blame <> '{Blame.ALL.name}'
 THEN
     gw_suspect := coalesce(gw_suspect, gw_state);
     gw_suspicion := coalesce(gw_suspicion, gw_text);
-    IF gw_state ~ {quoted(PASSING_PATTERN)} AND gw_blame <> '{Blame.PASSING.name}'
+    IF gw_state ~ {quoted_literal(PASSING_PATTERN)} AND gw_blame <> '{Blame.PASSING.name}'
        OR cardinality(gw_refused) = gw_base + gw_i - 1 AND gw_base + gw_i > {_MOST_SUSPECTS}
     THEN
         RAISE;

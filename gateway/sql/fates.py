@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct, field
 
-from gateway.reply import DUPLICATE, STORED, Fate, Returned, Run, row_refused
+from gateway.model.outcome import DUPLICATE, STORED, Fate, Returned, Run, row_refused
 
 _BARE: Final = re.compile(r'[^\s"\x00-\x1f\x7f-\x9f\u2028\u2029]+')
 

@@ -13,17 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from gateway.batch import Slice
 from gateway.columns.kind import Misfit, SqlType
 from gateway.columns.kinds import kind_of
 from gateway.columns.literal import all_quoted, nullable_quoted
-from gateway.errors import RouteError
-from gateway.faults import Faults, FramesRefused
 from gateway.formats.text import BytesFormat, Joined, TextFormat
-from gateway.route import CONSTANT, FRAME, Route, Value
+from gateway.model.batch import Slice
+from gateway.model.errors import Faults, FramesRefused, RouteError
+from gateway.model.route import CONSTANT, FRAME, Route, Value
 from gateway.sql.metadata import of_chunk
-from gateway.sql.statement import Binding, Names
-from gateway.sql.table import Rows, table_statement
+from gateway.sql.statement import Binding, ParameterNames
+from gateway.sql.table import SqlRows, table_statement
 
 
 class JoinedInsert:
@@ -123,14 +122,14 @@ class _Text:
         self._metadata = metadata
         declared = {column: types[column].declared for column in route.columns}
         names = [f"m{number}" for number in range(len(metadata))]
-        self.many = Rows(
+        self.many = SqlRows(
             types=["text[]"] * (2 + len(metadata)),
             inputs=["u.frame", *[f"c.{name}" for name in names]],
             source=self._joined,
             values=self._values,
             declared=declared,
         )
-        self.one = Rows(
+        self.one = SqlRows(
             types=["text"] * (1 + len(metadata)),
             inputs=[f"u.{name}" for name in ("frame", *names)],
             source=self._single,
@@ -152,7 +151,7 @@ class _Text:
         columns = ["frame", *[f"m{n}" for n in range(len(self._metadata))]]
         return f"(VALUES ({', '.join(f'{p}::text' for p in places)})) AS u({', '.join(columns)})"
 
-    def _values(self, inputs: Sequence[str], names: Names, as_text: bool) -> list[str]:
+    def _values(self, inputs: Sequence[str], names: ParameterNames, as_text: bool) -> list[str]:
         frame, *metadata = inputs
         values = []
         for column, value in self._route.columns.items():

@@ -41,7 +41,7 @@ def literal(value: object) -> str:
     """
     match value:
         case str():
-            return quoted(value)
+            return quoted_literal(value)
         case None:
             return "NULL"
         case bool():
@@ -58,7 +58,7 @@ def literal(value: object) -> str:
     raise TypeError(f"no literal for {type(value).__name__}")
 
 
-def quoted(text: str) -> str:
+def quoted_literal(text: str) -> str:
     """
     @raise ValueError: it holds a NUL.
     """

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
-from gateway.batch import Chunk
-from gateway.route import CONSTANT, Value
+from gateway.model.batch import Chunk
+from gateway.model.route import CONSTANT, Value
 
 _OF_CHUNK: Final[Mapping[str, Callable[[Chunk], str | None]]] = {
     "@peer": lambda chunk: chunk.origin.peer,

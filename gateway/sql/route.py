@@ -7,11 +7,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gateway.columns.kind import SqlType
-from gateway.formats.choice import format_of
-from gateway.route import Route
+from gateway.formats.registry import format_of
+from gateway.model.route import Route
 from gateway.sql.arrays import ArrayInsert
+from gateway.sql.custom import CustomInsert
 from gateway.sql.joined import JoinedInsert
-from gateway.sql.own import OwnInsert
 from gateway.sql.statement import Insert
 
 
@@ -22,7 +22,7 @@ def insert_for(route: Route, types: Mapping[str, SqlType]) -> Insert:
     """
     form = format_of(route.reading, route.fields, route.timezone)
     if route.sql:
-        return OwnInsert(route, types, form)
+        return CustomInsert(route, types, form)
     if route.reading.format == "text":
         return JoinedInsert(route, types)
     return ArrayInsert(route, types, form)

@@ -2,7 +2,7 @@
 What an SQLSTATE means for us, where nothing else tells who must act.
 
 A row is at fault when its neighbours are not, whatever the SQLSTATE; that is found out, see
-L{gateway.postgres.store}. This table decides where there is no neighbour, nor a row that is
+L{gateway.postgres.store.store}. This table decides where there is no neighbour, nor a row that is
 known to be good. Sorted by who must act. PostgreSQL documentation, appendix A "PostgreSQL
 Error Codes"; a class is the first two characters. The longest match wins.
 """
@@ -34,8 +34,8 @@ MISSING: Final = "23502"
 TOO_LARGE: Final = "54000"
 
 
-class Kind(Enum):
-    """Who must act."""
+class ErrorKind(Enum):
+    """Kind of an error, by who must act."""
 
     LOST = "the connection is gone, and with it the answer"
     TRANSIENT = "it passes by itself"
@@ -45,56 +45,56 @@ class Kind(Enum):
 
 _TABLE: Final = {
     # The connection, or the server behind it, goes away.
-    "08": Kind.LOST,  # connection exception
-    "57P01": Kind.LOST,  # admin shutdown; may follow a commit
-    "57P02": Kind.LOST,  # crash shutdown
-    "57P03": Kind.LOST,  # cannot connect now
-    "57P05": Kind.LOST,  # idle session timeout
-    "25P03": Kind.LOST,  # idle in transaction session timeout
+    "08": ErrorKind.LOST,  # connection exception
+    "57P01": ErrorKind.LOST,  # admin shutdown; may follow a commit
+    "57P02": ErrorKind.LOST,  # crash shutdown
+    "57P03": ErrorKind.LOST,  # cannot connect now
+    "57P05": ErrorKind.LOST,  # idle session timeout
+    "25P03": ErrorKind.LOST,  # idle in transaction session timeout
     # A server that became a standby: another host, or later.
-    "25006": Kind.LOST,  # read-only transaction
-    "40": Kind.TRANSIENT,  # serialization failure, deadlock
-    "53": Kind.TRANSIENT,  # disk full, out of memory, too many connections
-    "55": Kind.TRANSIENT,  # lock not available, object in use
-    "55000": Kind.ROUTE,  # a view that takes no rows
-    "57": Kind.TRANSIENT,  # query cancelled
-    "58": Kind.TRANSIENT,  # system error outside PostgreSQL, an I/O error
-    "XX": Kind.TRANSIENT,  # internal error, corrupted data
-    "22": Kind.ROW,  # data exception
-    "23": Kind.ROW,  # integrity constraint violation
-    "44": Kind.ROW,  # WITH CHECK OPTION violation
-    "54": Kind.ROW,  # program limit exceeded: this row is too large for its index
-    "P0": Kind.ROW,  # raised by a trigger
-    "21": Kind.ROW,  # cardinality violation, in a trigger
-    "09": Kind.ROW,  # triggered action exception
-    "27": Kind.ROW,  # triggered data change violation
-    "ZG002": Kind.ROW,  # gateway.remember: what became of the rows can only be told one by one
+    "25006": ErrorKind.LOST,  # read-only transaction
+    "40": ErrorKind.TRANSIENT,  # serialization failure, deadlock
+    "53": ErrorKind.TRANSIENT,  # disk full, out of memory, too many connections
+    "55": ErrorKind.TRANSIENT,  # lock not available, object in use
+    "55000": ErrorKind.ROUTE,  # a view that takes no rows
+    "57": ErrorKind.TRANSIENT,  # query cancelled
+    "58": ErrorKind.TRANSIENT,  # system error outside PostgreSQL, an I/O error
+    "XX": ErrorKind.TRANSIENT,  # internal error, corrupted data
+    "22": ErrorKind.ROW,  # data exception
+    "23": ErrorKind.ROW,  # integrity constraint violation
+    "44": ErrorKind.ROW,  # WITH CHECK OPTION violation
+    "54": ErrorKind.ROW,  # program limit exceeded: this row is too large for its index
+    "P0": ErrorKind.ROW,  # raised by a trigger
+    "21": ErrorKind.ROW,  # cardinality violation, in a trigger
+    "09": ErrorKind.ROW,  # triggered action exception
+    "27": ErrorKind.ROW,  # triggered data change violation
+    "ZG002": ErrorKind.ROW,  # gateway.remember: what became of the rows can only be told one by one
 }
 
 _OWN: Final = frozenset("6789IJKLMNOPQRSTUVWYZ")
 """First characters of classes that neither the SQL standard nor PostgreSQL claims."""
 
 
-def kind_of(sqlstate: str) -> Kind:
+def error_kind(sqlstate: str) -> ErrorKind:
     """
     @param sqlstate: five characters.
     """
     found = _TABLE.get(sqlstate) or _TABLE.get(sqlstate[:2])
     if found is None and sqlstate[:1] in _OWN:
         # A trigger of the user's with an SQLSTATE of its own.
-        return Kind.ROW
+        return ErrorKind.ROW
     # Authorization (28), catalog and schema names (3D, 3F), syntax and access rule
     # (42), unsupported (0A), and what nobody foresaw: no message is at fault.
-    return found or Kind.ROUTE
+    return found or ErrorKind.ROUTE
 
 
 def _row_pattern() -> str:
-    classes = "|".join(code for code, kind in _TABLE.items() if kind is Kind.ROW)
+    classes = "|".join(code for code, kind in _TABLE.items() if kind is ErrorKind.ROW)
     return f"^({classes}|[{''.join(sorted(_OWN))}])"
 
 
 ROW_PATTERN: Final = _row_pattern()
-"""L{Kind.ROW}, as a regular expression of PostgreSQL's."""
+"""L{ErrorKind.ROW}, as a regular expression of PostgreSQL's."""
 
 PASSING_PATTERN: Final = "^(40|53|55P03|55006|57014)"
 """

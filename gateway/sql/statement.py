@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from gateway.batch import Slice
+from gateway.model.batch import Slice
 
 FENCE_TYPES: Final = ("uuid", "bigint", "bigint")
 """Parameters of C{gateway.advance}: a lane, and the first and the last of its batches."""
@@ -21,7 +21,7 @@ FENCE_TYPES: Final = ("uuid", "bigint", "bigint")
 @dataclass(frozen=True, slots=True)
 class Statement:
     """
-    What stores a batch.
+    Statement that stores a batch.
 
     @ivar types: SQL types of the parameters; the first are those of the fence.
     @ivar prepared: the text with C{$1}, C{$2}, ... for PREPARE.
@@ -84,7 +84,7 @@ def bind_at_once(insert: Insert, slices: Sequence[Slice]) -> Bound:
             return bound
 
 
-class Names:
+class ParameterNames:
     """
     Writes names of the user's into SQL.
     """
@@ -102,7 +102,7 @@ class Names:
         return name.replace("%", "%%") if self._plain else name
 
 
-Write = Callable[[Sequence[str], Names], str]
+Write = Callable[[Sequence[str], ParameterNames], str]
 """The places of the parameters, those of the fence first -> SQL."""
 
 
@@ -116,9 +116,9 @@ def statement(text: Write, block: Write, types: Sequence[str], joins: bool) -> S
     plain = named_places(len(types))
     return Statement(
         types,
-        text([f"${n}" for n in numbers], Names(False)),
-        text(plain, Names(True)),
-        block(plain, Names(True)),
+        text([f"${n}" for n in numbers], ParameterNames(False)),
+        text(plain, ParameterNames(True)),
+        block(plain, ParameterNames(True)),
         joins,
     )
 

@@ -9,10 +9,10 @@ from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from gateway.batch import Batch, Fence, Move
 from gateway.columns.literal import quoted
-from gateway.moves import Standing
-from gateway.reply import Code, Outcome, one_line, refused, row_refused
+from gateway.model.batch import Batch, Fence, StreamMark
+from gateway.model.outcome import Code, Outcome, one_line, refused, row_refused
+from gateway.model.stream_marks import Standing
 
 KEPT_DIGESTS: Final = 10_000
 """Numbers behind the last one of which it is remembered which message each was."""
@@ -28,7 +28,7 @@ CLAIM: Final = (
 )
 
 
-def follow_values(fence: Fence, moves: Sequence[Move]) -> Sequence[Any]:
+def follow_values(fence: Fence, moves: Sequence[StreamMark]) -> Sequence[Any]:
     """
     Parameters of L{FOLLOW}.
     """

@@ -10,7 +10,7 @@ upsert, the block stores the same rows one by one.
 Rows that update others are written in the order of their keys, so that two gateways with
 the same keys wait for each other rather than for ever (PostgreSQL documentation, section
 13.3.4 "Deadlocks"); the lanes of one gateway take turns, see
-L{gateway.postgres.execution}.
+L{gateway.postgres.store.executor}.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gateway.columns.kind import SqlType
-from gateway.route import Route, identifier, table_identifier
+from gateway.model.route import Route, identifier, table_identifier
 from gateway.sql.block import Step, body, inputs
-from gateway.sql.statement import FENCE_TYPES, Names, Statement, fence, statement
+from gateway.sql.statement import FENCE_TYPES, ParameterNames, Statement, fence, statement
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class SqlRows:
     """
     Rows as SQL.
 
@@ -42,12 +42,12 @@ class Rows:
     types: Sequence[str]
     inputs: Sequence[str]
     source: Callable[[Sequence[str], bool], str]
-    values: Callable[[Sequence[str], Names, bool], list[str]]
+    values: Callable[[Sequence[str], ParameterNames, bool], list[str]]
     declared: Mapping[str, str]
     columns: Sequence[tuple[str, SqlType]] = ()
 
 
-def table_statement(route: Route, rows: Rows) -> Statement:
+def table_statement(route: Route, rows: SqlRows) -> Statement:
     """
     @param rows: with a value for each column of the route.
     """
@@ -64,7 +64,7 @@ class _Insert:
     Writes the SQL of one route.
     """
 
-    def __init__(self, route: Route, rows: Rows, names: Names) -> None:
+    def __init__(self, route: Route, rows: SqlRows, names: ParameterNames) -> None:
         self._route = route
         self._rows = rows
         self._names = names

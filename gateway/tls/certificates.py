@@ -28,8 +28,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import NameOID
 
-from gateway.errors import GatewayError
-from gateway.plain_files import read_plain
+from gateway.model.errors import GatewayError
+from gateway.system.regular_file import read_plain
 
 PrivateKey = (
     RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey | Ed448PrivateKey | DSAPrivateKey
@@ -72,7 +72,7 @@ class Unusable(GatewayError):
 @dataclass(frozen=True, slots=True)
 class Identity:
     """
-    What a server shows: a certificate with its chain, and the key to it.
+    Identity that a server shows: a certificate with its chain, and the key to it.
 
     @ivar file: where the certificate was read.
     """

@@ -20,9 +20,9 @@ from OpenSSL import SSL, crypto
 from twisted.internet.ssl import AcceptableCiphers, CertificateOptions, TLSVersion
 from twisted.logger import Logger
 
-from gateway.errors import ConfigError
-from gateway.guest import PeerCertificate
-from gateway.listener_sections import TlsSection
+from gateway.access.peer_info import PeerCertificate
+from gateway.config.listener import TlsSection
+from gateway.model.errors import ConfigError
 from gateway.tls.certificates import (
     Identity,
     Unusable,
@@ -30,8 +30,8 @@ from gateway.tls.certificates import (
     name_of,
     validity_warning,
 )
-from gateway.tls.files import Files, Stamp, read_files, stamp_of
-from gateway.tls.reasons import REVOKED
+from gateway.tls.failure_reasons import REVOKED
+from gateway.tls.files import Stamp, TlsFiles, read_files, stamp_of
 from gateway.tls.revocation import is_listed, list_note, list_warning, listed, strangers, thresholds
 from gateway.tls.transport import TlsConnection
 
@@ -191,7 +191,9 @@ class Contexts:
         self._default = contexts[id(files.default)]
 
 
-def _context(section: TlsSection, files: Files, identity: Identity, choose: _Choose) -> SSL.Context:
+def _context(
+    section: TlsSection, files: TlsFiles, identity: Identity, choose: _Choose
+) -> SSL.Context:
     """
     All contexts of a listener are alike but for what they show: with the one that a name
     chooses OpenSSL takes over its authorities too.

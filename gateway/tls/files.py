@@ -11,8 +11,8 @@ from pathlib import Path
 
 from cryptography import x509
 
-from gateway.errors import ConfigError
-from gateway.listener_sections import TlsSection
+from gateway.config.listener import TlsSection
+from gateway.model.errors import ConfigError
 from gateway.tls.certificates import (
     Identity,
     Unusable,
@@ -27,7 +27,7 @@ Stamp = tuple[tuple[str, int, int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Files:
+class TlsFiles:
     """
     @ivar default: shown to peers that ask for no name, or an unknown one.
     @ivar others: those of the C{sni} directory.
@@ -71,7 +71,7 @@ def stamp_of(section: TlsSection) -> Stamp:
     return tuple(stamp)
 
 
-def read_files(section: TlsSection, where: str) -> Files:
+def read_files(section: TlsSection, where: str) -> TlsFiles:
     """
     @param where: the section's name, for messages.
     @raise ConfigError: with every problem.
@@ -114,7 +114,7 @@ def read_files(section: TlsSection, where: str) -> Files:
     if problems:
         raise ConfigError(problems)
     assert default is not None
-    return Files(default, others, by_name, authorities, lists)
+    return TlsFiles(default, others, by_name, authorities, lists)
 
 
 def _sni_files(section: TlsSection) -> list[Path]:

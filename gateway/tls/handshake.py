@@ -1,8 +1,8 @@
 """
-A handshake, at a gate that a peer has to pass before its protocol exists.
+TLS handshake, which a peer has to finish before its protocol exists.
 
 Twisted calls C{connectionMade} before the handshake, also for those that will be refused. So
-the gate is what TLS carries at first; once the handshake is over and the certificate names
+this is what TLS carries at first; once the handshake is over and the certificate names
 somebody, it has the real protocol made and steps aside. What comes behind the handshake in the
 same read is already the real protocol's.
 """
@@ -25,11 +25,11 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from gateway.guest import PeerCertificate
-from gateway.sockets import carrier_of, unheard
+from gateway.access.peer_info import PeerCertificate
+from gateway.system.socket_options import carrier_of, unheard
 from gateway.tls.contexts import Contexts
+from gateway.tls.failure_reasons import LISTED, NO_IDENTITY, reason_of
 from gateway.tls.identity import identity_of
-from gateway.tls.reasons import LISTED, NO_IDENTITY, reason_of
 from gateway.tls.transport import TlsConnection, TlsTransport
 
 Build = Callable[[PeerCertificate | None], IProtocol | None]
@@ -38,7 +38,7 @@ The peer's certificate, C{None} where it showed none -> its protocol; C{None}: i
 and whoever decided that has said so.
 """
 
-Refused = Callable[[str], None]
+OnRefused = Callable[[str], None]
 """Told why a handshake failed, in a few words; once for each that did."""
 
 _PATIENCE: Final = 3
@@ -52,7 +52,7 @@ come back and make it worse.
 @implementer(IHandshakeListener)
 class Handshake(Protocol):
     """
-    The gate.
+    Protocol of a connection until its handshake is over.
     """
 
     transport: TlsTransport
@@ -64,7 +64,7 @@ class Handshake(Protocol):
         timeout: float,
         clock: IReactorTime,
         build: Build,
-        refused: Refused,
+        refused: OnRefused,
         is_revoked: Callable[[PeerCertificate], bool] = lambda shown: False,
     ) -> None:
         """
@@ -144,9 +144,9 @@ class Handshake(Protocol):
 
 
 @implementer(IOpenSSLServerConnectionCreator)
-class TlsDoor:
+class ListenerTls:
     """
-    Lets the peers of one listener in.
+    TLS of one listener.
 
     @ivar contexts: for those to come; may be replaced.
     """
@@ -156,7 +156,7 @@ class TlsDoor:
         self._clock = clock
         self._factory = TLSMemoryBIOFactory(self, False, Factory(), clock)
 
-    def protocol(self, build: Build, refused: Refused) -> Protocol:
+    def protocol(self, build: Build, refused: OnRefused) -> Protocol:
         """
         Either C{build} or C{refused} is called, once.
 

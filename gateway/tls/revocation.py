@@ -14,7 +14,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 
-from gateway.guest import PeerCertificate
+from gateway.access.peer_info import PeerCertificate
 from gateway.tls.certificates import Unusable, pem_blocks, why
 
 Lists = Sequence[x509.CertificateRevocationList]

@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from zope.interface import implementer
 
-from gateway.terms import Transport
+from gateway.system.transport import Transport
 
 
 class TlsConnection(SSL.Connection):
@@ -51,11 +51,11 @@ class TlsTransport(TLSMemoryBIOProtocol):
     _ended = False
     _tcp_ended = False
 
-    def __init__(self, factory: TLSMemoryBIOFactory, gate: IProtocol) -> None:
+    def __init__(self, factory: TLSMemoryBIOFactory, first: IProtocol) -> None:
         """
-        @param gate: carried until it hands over.
+        @param first: carried until it hands over.
         """
-        super().__init__(factory, gate)  # type: ignore[no-untyped-call]
+        super().__init__(factory, first)  # type: ignore[no-untyped-call]
 
     def dataReceived(self, data: bytes) -> None:
         # After its goodbye nothing is read from a peer, nor kept for it.

@@ -13,8 +13,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from gateway.errors import FramingError
-from gateway.framing import FRAMINGS, OVERSIZE
+from gateway.model.errors import FramingError
+from gateway.wire.framing import FRAMINGS, OVERSIZE
 
 OK = b"+OK"
 

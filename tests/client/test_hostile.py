@@ -13,12 +13,12 @@ from twisted.internet import reactor
 from gateway.client import outbox as outbox_module
 from gateway.client import pushes as pushes_module
 from gateway.client.answers import ClientError, Garbled, Refused, WrongListener, parse
-from gateway.client.asking import decoded
 from gateway.client.blocking import BlockingClient
 from gateway.client.buffer import MemoryBuffer
 from gateway.client.parcel import Push
 from gateway.client.probe import stranger
-from gateway.client.pushes import Pushes
+from gateway.client.pushes import PushBuffer
+from gateway.client.requests import decoded
 from gateway.client.service import GatewayClient
 from gateway.client.session import NONSENSE, Session
 from tests.client.hostile import LIES, HostileServer, Says, endless, once
@@ -196,7 +196,7 @@ def test_answers_that_fill_a_parcel(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_pushes_that_nobody_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of other channels are not kept; too many of one's own become a gap."""
     monkeypatch.setattr(pushes_module, "MAX_SIZE", 10_000)
-    pushes = Pushes()
+    pushes = PushBuffer()
     pushes.add(Push("elsewhere", "x"))
     assert not pushes
     pushes.expect("news")

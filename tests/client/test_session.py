@@ -20,7 +20,7 @@ from gateway.client.answers import (
 )
 from gateway.client.buffer import MemoryBuffer
 from gateway.client.parcel import Parcel, Push, Question
-from gateway.client.patience import backoff
+from gateway.client.retry_after import backoff
 from gateway.client.session import Session
 from tests.client.model import Model, Peer, Stream
 

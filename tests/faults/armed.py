@@ -16,8 +16,8 @@ import signal
 import sys
 from typing import Any, Final
 
-from gateway.batch import Chunk
-from gateway.postgres.connection import Connection
+from gateway.model.batch import Chunk
+from gateway.postgres.connect.connection import Connection
 from gateway.spool.file import SpoolFile
 from gateway.spool.mark import MarkFile
 

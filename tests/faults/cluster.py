@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import psycopg2
 
-from gateway.embedded import as_other_user, find_binaries
+from gateway.daemon.embedded import as_other_user, find_binaries
 from tests.support import Database, wait_until
 
 

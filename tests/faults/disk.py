@@ -21,7 +21,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from gateway.embedded import as_other_user, find_binaries
+from gateway.daemon.embedded import as_other_user, find_binaries
 from tests.faults.command import Program
 from tests.support import Database, wait_until
 

@@ -31,7 +31,7 @@ from twisted.internet.protocol import Protocol as StreamProtocol
 from twisted.internet.stdio import StandardIO
 from twisted.python.failure import Failure
 
-from gateway.embedded import as_other_user
+from gateway.daemon.embedded import as_other_user
 from tests.faults.command import Commands, Program
 from tests.support import PATIENCE, wait_until
 

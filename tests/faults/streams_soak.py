@@ -234,7 +234,7 @@ class Verdict:
     @ivar missing: promised, and neither stored nor a dead letter, nor lost so.
     @ivar doubled: stored more than once.
     @ivar disordered: streams whose messages are not stored in their order.
-    @ivar buried: dead letters.
+    @ivar dead_letters: dead letters.
     @ivar needless: those of them that are of peers that say what they have seen.
     """
 
@@ -245,7 +245,7 @@ class Verdict:
     missing: int = 0
     doubled: int = 0
     disordered: int = 0
-    buried: int = 0
+    dead_letters: int = 0
     needless: int = 0
     done: dict[str, int] = field(default_factory=dict)
 
@@ -410,7 +410,7 @@ class StreamsSoak:
             for frame in self.database.column("SELECT frame FROM gateway.dead_letter")
         ]
         verdict.doubled = len(stored) - len(once)
-        verdict.buried = len(letters)
+        verdict.dead_letters = len(letters)
         for peer in self._peers:
             verdict.promised += len(peer.promised)
             verdict.queued += peer.queued
@@ -472,7 +472,8 @@ def main(arguments: list[str]) -> int:
     print(
         f"| {verdict.promised:,} | {verdict.queued:,} | {verdict.gaps:,}"
         f" | {verdict.lost_by_restore:,} | {verdict.missing} | {verdict.doubled}"
-        f" | {verdict.disordered} | {verdict.buried:,} | {verdict.needless} | {options.seed} |"
+        f" | {verdict.disordered} | {verdict.dead_letters:,} | {verdict.needless}"
+        f" | {options.seed} |"
     )
     print(", ".join(f"{name} {count}" for name, count in sorted(verdict.done.items())))
     return 0 if verdict.kept else 1

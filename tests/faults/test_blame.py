@@ -14,8 +14,8 @@ import pytest
 
 from tests.faults.look import Start, assert_quiet
 from tests.faults.proxy import FaultProxy
+from tests.postgres.store.test_blame import CODES, SOME, TRIGGER
 from tests.support import Database, Gateway, Peer, wait_until
-from tests.test_blame import CODES, SOME, TRIGGER
 
 ROUTES: Final = """
 [routes.messages]
@@ -54,7 +54,7 @@ def sqlstates(answers: list[str]) -> list[str]:
     return [answer.partition("sqlstate=")[2] for answer in answers]
 
 
-def buried(database: Database) -> list[tuple[str, str]]:
+def dead_letters(database: Database) -> list[tuple[str, str]]:
     found = database.execute("SELECT frame, sqlstate FROM gateway.dead_letter ORDER BY id")
     return [(bytes(frame).decode(), sqlstate) for frame, sqlstate in found]
 
@@ -96,7 +96,7 @@ def test_rows_at_fault(database: Database, start_configured: Start, connect: Con
         assert sqlstates(together) == sqlstates(alone) == ["", code, ""], code
         assert [answer[:4] for answer in together] == ["+OK", "-REJ", "+OK"]
     assert len(database.bodies()) == 1 + 4 * len(SOME)
-    assert buried(database) == [(f"bad {code}", code) for code in SOME for _ in "12"]
+    assert dead_letters(database) == [(f"bad {code}", code) for code in SOME for _ in "12"]
     assert_quiet(gateway)
     assert "out of service" not in gateway.log and "lost" not in gateway.log
 
@@ -127,7 +127,7 @@ def test_rows_at_fault_in_the_spool(
     wait_until(lambda: "spool: empty" in gateway.log, "the spool is stored", 60)
     assert database.bodies() == ["good", *map(str, range(len(bad)))]
     assert database.bodies("others") == ["x", *map(str, range(len(bad)))]
-    assert sorted(buried(database)) == sorted((body, body[4:]) for body in bad)
+    assert sorted(dead_letters(database)) == sorted((body, body[4:]) for body in bad)
     peer = connect(gateway)
     assert says(peer, "PUT messages good") == ["+OK"]
     assert_quiet(gateway)
@@ -174,7 +174,7 @@ def test_a_slow_row_that_is_spooled(
     assert says(peer, "PUT messages good", "PUT others x") == ["+OK", "+OK"]
     database.execute(TRIGGER)
     assert says(peer, "PUT messages slow") == ["+QUE"]
-    wait_until(lambda: buried(database) == [("slow", "57014")], "it is a dead letter", 60)
+    wait_until(lambda: dead_letters(database) == [("slow", "57014")], "it is a dead letter", 60)
     wait_until(lambda: says(peer, "PUT messages more") == ["+OK"], "the spool is empty", 60)
     assert_quiet(gateway)
 
@@ -201,5 +201,5 @@ def test_a_locked_table_holds_nobody_else_up(
     finally:
         locker.close()
     wait_until(lambda: len(database.bodies()) == 4, "they are stored", 60)
-    assert buried(database) == []
+    assert dead_letters(database) == []
     assert_quiet(gateway)

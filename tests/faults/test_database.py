@@ -16,16 +16,16 @@ import psycopg2
 import pytest
 import pytest_twisted
 
-from gateway.batch import Fence
-from gateway.errors import TransientError
+from gateway.model.batch import Fence
+from gateway.model.errors import TransientError
 from tests.faults.cluster import kill_postmaster
 from tests.faults.disk import SmallDisk
 from tests.faults.load import ACKNOWLEDGED, Load, judge_soon, responsive
 from tests.faults.look import BACKENDS, Start, assert_quiet, sample, wait_locked_out
 from tests.faults.proxy import FaultProxy
 from tests.in_memory import said
+from tests.postgres.store.test_store import MESSAGES, PostgresAdapter, batch, new_lane, postgres
 from tests.support import LISTEN, Database, TemporaryServer, wait_until
-from tests.test_store import MESSAGES, PostgresAdapter, batch, new_lane, postgres
 
 StartProxy = Callable[[str], FaultProxy]
 

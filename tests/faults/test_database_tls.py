@@ -17,12 +17,12 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.protocol import Factory, Protocol
 
-from gateway.config import Database
-from gateway.errors import Unavailable
-from gateway.postgres.connection import Connection
-from gateway.postgres.names import Addresses
-from gateway.postgres.opening import Opener
-from gateway.postgres.said import Outside
+from gateway.config.load import Database
+from gateway.model.errors import Unavailable
+from gateway.postgres.connect.connection import Connection
+from gateway.postgres.connect.connector import Connector
+from gateway.postgres.connect.conninfo import Environment
+from gateway.postgres.connect.resolver import Addresses
 from tests.support import Gateway, tool
 from tests.tcp_server import PASSWORD, TcpServer, system_binaries
 
@@ -130,8 +130,8 @@ def resolve(name: str) -> Deferred[Addresses]:
 
 async def opened(dsn: str) -> Connection:
     """A connection, as the pool opens it."""
-    outside = Outside({}, "/nonexistent", lambda path: None)
-    return await Opener(Database(), reactor, outside, resolve).begin(dsn).run()
+    outside = Environment({}, "/nonexistent", lambda path: None)
+    return await Connector(Database(), reactor, outside, resolve).begin(dsn).run()
 
 
 async def refusal(dsn: str) -> str:

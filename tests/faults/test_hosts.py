@@ -21,18 +21,18 @@ from twisted.internet.protocol import Factory
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.protocols import portforward
 
-from gateway.batch import Fence
-from gateway.config import Database as Settings
-from gateway.errors import OutcomeUnknown, Unavailable
-from gateway.postgres.connection import Connection
-from gateway.postgres.names import Names
-from gateway.postgres.opening import Opener, outside_of_process
-from gateway.postgres.pool import Pool
-from gateway.postgres.store import PostgresStore
+from gateway.config.load import Database as Settings
+from gateway.model.batch import Fence
+from gateway.model.errors import OutcomeUnknown, Unavailable
+from gateway.postgres.connect.connection import Connection
+from gateway.postgres.connect.connector import Connector, outside_of_process
+from gateway.postgres.connect.pool import Pool
+from gateway.postgres.connect.resolver import ThreadedResolver
+from gateway.postgres.store.store import PostgresStore
 from tests import forking
 from tests.forking import BIN
+from tests.postgres.store.test_store import MESSAGES, batch, new_lane
 from tests.support import LISTEN, PATIENCE, Database, Gateway, TemporaryServer
-from tests.test_store import MESSAGES, batch, new_lane
 
 TIMEOUT = 1.0
 """Seconds that a host has in these tests."""
@@ -123,9 +123,9 @@ def pool(
 ) -> Iterator[Pool]:
     values: dict[str, Any] = {"pool_min": 1, "pool_max": 3, "connect_timeout": TIMEOUT}
     configured = Settings(**(values | keywords))
-    names = Names(reactor, lookup) if lookup else Names(reactor)
-    opener = Opener(configured, reactor, outside_of_process(), names)
-    pool = Pool(configured, reactor, lambda attempt: 0.05, opener)
+    names = ThreadedResolver(reactor, lookup) if lookup else ThreadedResolver(reactor)
+    connector = Connector(configured, reactor, outside_of_process(), names)
+    pool = Pool(configured, reactor, lambda attempt: 0.05, connector)
     pool.start(dsn)
     try:
         yield pool

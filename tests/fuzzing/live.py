@@ -32,8 +32,8 @@ from typing import Final
 import psutil
 from argon2 import PasswordHasher
 
-from gateway.framing import FRAMINGS
-from gateway.token_file import TokenFile
+from gateway.access.token_file import TokenFile
+from gateway.wire.framing import FRAMINGS
 from tests.support import PATIENCE, Database, Gateway, Peer, TemporaryServer
 from tests.talk import SHARED, TOKEN, Expected, Hearing, Judge, Speaker, Tally, paired
 

@@ -11,13 +11,13 @@ from fnmatch import fnmatchcase
 from ipaddress import ip_address
 from pathlib import PurePath
 
-from gateway.config import load_config
-from gateway.errors import ConfigError
-from gateway.networks import Networks, network_fault
-from gateway.patterns import Pattern
-from gateway.postgres.dsn import dsn_fault, has_password, public_dsn
-from gateway.postgres.said import Outside
-from gateway.tokens import read_tokens
+from gateway.access.patterns import Pattern
+from gateway.access.tokens import read_tokens
+from gateway.config.load import load_config
+from gateway.model.errors import ConfigError
+from gateway.postgres.connect.conninfo import Environment
+from gateway.postgres.connect.dsn import dsn_fault, has_password, public_dsn
+from gateway.system.addresses import Networks, network_fault
 
 
 def configuration(data: bytes) -> None:
@@ -30,7 +30,7 @@ def configuration(data: bytes) -> None:
 
 def connection_string(data: bytes) -> None:
     dsn, _, service = data.decode("utf-8", "replace").partition("\x1e")
-    outside = Outside({"PGSERVICEFILE": "/s"}, "/home", {"/s": service}.get)
+    outside = Environment({"PGSERVICEFILE": "/s"}, "/home", {"/s": service}.get)
     fault = dsn_fault(dsn, outside)
     has_password(dsn)
     if fault is None:

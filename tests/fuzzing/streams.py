@@ -26,11 +26,11 @@ from gateway.client.probe import (
     takes_commands,
 )
 from gateway.client.wire import WIRES
-from gateway.errors import FramingError, HeaderError, TelnetError
-from gateway.framing import FRAMINGS, OVERSIZE, Framing
-from gateway.probe import LONGEST, probe_framing
-from gateway.proxy.header import MOST_V2, Header, HeaderReader
-from gateway.telnet import MOST, Telnet, TelnetFraming
+from gateway.model.errors import FramingError, HeaderError, TelnetError
+from gateway.wire.framing import FRAMINGS, OVERSIZE, Framing
+from gateway.wire.probe import LONGEST, probe_framing
+from gateway.wire.proxy_header import MOST_V2, Header, HeaderReader
+from gateway.wire.telnet import MOST, Telnet, TelnetFraming
 from tests.in_memory import Bench
 
 
@@ -263,7 +263,7 @@ def _said(stream: Sequence[bytes]) -> list[bytes]:
         bench.commit_all()
     bench.wait(1)
     assert bench.transport.disconnecting
-    assert bench.pressure.used == 0
+    assert bench.inflight_limit.used == 0
     *answers, rest = bench.said.split(b"\n")
     assert not rest
     return answers

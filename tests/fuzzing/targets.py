@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.formats.choice import Reading
 from gateway.formats.csv import WHITESPACE
+from gateway.model.route import Reading
 from tests.fuzzing.settings import configuration, connection_string, networks, patterns, tokens
 from tests.fuzzing.streams import commands, framing, opening, proxy, telnet, wire
 from tests.fuzzing.values import BETWEEN, TYPES, arguments, columns, structured, text

@@ -13,12 +13,13 @@ from typing import Any, Final
 from gateway.columns.column import Column, Misfits
 from gateway.columns.kind import Misfit, SqlType
 from gateway.columns.kinds import kind_of
-from gateway.faults import Faults, FramesRefused
-from gateway.formats.choice import Reading, format_of
 from gateway.formats.fields import Cells, Tokens
+from gateway.formats.registry import format_of
 from gateway.formats.text import BytesFormat, TextFormat
-from gateway.query import Param
-from gateway.reply import Words
+from gateway.model.errors import Faults, FramesRefused
+from gateway.model.outcome import Words
+from gateway.model.query import Param
+from gateway.model.route import Reading
 from gateway.sql.arguments import Arguments
 
 CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")

@@ -1,10 +1,10 @@
 """
 The simulated database, and the store through which a gateway uses it.
 
-What it holds, and by which rules, is L{gateway.memory.MemoryStore}'s, which passes the same
-tests as the real store. Here is what can happen to a statement on its way: it is not sent,
-its reply is lost, it stands still and is executed when nobody waits for it any more; and what
-can happen to the database: it is away, or set back to what it was before.
+What it holds, and by which rules, is L{gateway.commit.memory_store.MemoryStore}'s, which passes the
+same tests as the real store. Here is what can happen to a statement on its way: it is not sent, its
+reply is lost, it stands still and is executed when nobody waits for it any more; and what can
+happen to the database: it is away, or set back to what it was before.
 """
 
 from __future__ import annotations
@@ -19,12 +19,19 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from gateway.batch import Batch, Fence
-from gateway.errors import GatewayError, OutcomeUnknown, TransientError, Unavailable
-from gateway.faults import BatchesRefused, Faults, FramesRefused
+from gateway.commit.memory_store import KeptStream, MemoryStore
 from gateway.formats.text import TextFormat
-from gateway.memory import KeptStream, MemoryStore
-from gateway.store import Claim, Seen, Spooled, Written
+from gateway.model.batch import Batch, Fence
+from gateway.model.errors import (
+    BatchesRefused,
+    Faults,
+    FramesRefused,
+    GatewayError,
+    OutcomeUnknown,
+    TransientError,
+    Unavailable,
+)
+from gateway.model.store import Claim, Seen, Spooled, Written
 from tests.simulation.messages import POISON
 from tests.simulation.world import World
 
@@ -484,7 +491,7 @@ def _shown(batch: Batch) -> str:
     for refusal in batch.refusals:
         stream = refusal.chunk.stream
         number = f"#{refusal.number}@{stream.epoch[-4:]} " if stream is not None else ""
-        what = "dead letter" if refusal.bury else "refused"
+        what = "dead letter" if refusal.dead_letter else "refused"
         parts.append(f"{what} {number}{_body(refusal.chunk.frames[refusal.row])}")
     return f"{batch.route}[{'; '.join(parts)}]"
 

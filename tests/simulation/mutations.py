@@ -57,18 +57,18 @@ MUTATIONS: Final = (
         "HELLO without seen is answered from memory in an outage",
         [
             Replacement(
-                "streams.py",
+                "dialects/stream_registry.py",
                 "known = None if seen is None else _known(before, waiting, seen.number)\n"
                 "            if seen is None or known is None:",
                 "known = _known(before, waiting, 0 if seen is None else seen.number)\n"
                 "            if known is None:",
             ),
             Replacement(
-                "streams.py",
+                "dialects/stream_registry.py",
                 "if last < seen.number or seen.epoch not in",
                 "if seen is not None and (last < seen.number or seen.epoch not in",
             ),
-            Replacement("streams.py", '("", epoch):', '("", epoch)):'),
+            Replacement("dialects/stream_registry.py", '("", epoch):', '("", epoch)):'),
         ],
     ),
     Mutation(
@@ -76,7 +76,7 @@ MUTATIONS: Final = (
         "HELLO is answered +OK whatever seen says",
         [
             Replacement(
-                "memory.py",
+                "commit/memory_store.py",
                 "elif end < seen.number or (seen.epoch and seen.epoch != epoch):",
                 "elif False:",
             )
@@ -87,7 +87,7 @@ MUTATIONS: Final = (
         "what was queued moves the mark wherever that is behind",
         [
             Replacement(
-                "memory.py",
+                "commit/memory_store.py",
                 "current and mark == move.first - 1)",
                 "current and (mark == move.first - 1 or (claim is None and mark < move.first)))",
             )
@@ -98,7 +98,7 @@ MUTATIONS: Final = (
         "what was queued begins a stream that the database has lost",
         [
             Replacement(
-                "memory.py",
+                "commit/memory_store.py",
                 "if kept is None and claim is None and move.first == 1:",
                 "if kept is None and claim is None:\n"
                 "                standings.pop(name, None)\n"
@@ -112,9 +112,9 @@ MUTATIONS: Final = (
         "a refusal of the gateway's own is told before it is durable",
         [
             Replacement(
-                "batch.py",
-                "if outcome.word is Word.REJ and (chunk.stream is not None or bury):",
-                "if outcome.word is Word.REJ and bury:",
+                "model/batch.py",
+                "if outcome.word is Word.REJ and (chunk.stream is not None or dead_letter):",
+                "if outcome.word is Word.REJ and dead_letter:",
             )
         ],
     ),
@@ -123,7 +123,7 @@ MUTATIONS: Final = (
         "a refusal is remembered, although the database does not agree",
         [
             Replacement(
-                "streams.py",
+                "dialects/stream_registry.py",
                 "            stream = _claimed(name, claim, waiting)\n",
                 "            stream = _claimed(name, claim, waiting)\n"
                 "            stream.refusals.update({} if before is None else before.refusals)\n",
@@ -135,7 +135,7 @@ MUTATIONS: Final = (
         "lanes of statements that may be in flight are forgotten after the next start",
         [
             Replacement(
-                "spool/detour.py",
+                "spool/outage_spool.py",
                 "        used -= spool.inherited\n",
                 "",
             )
@@ -146,8 +146,10 @@ MUTATIONS: Final = (
         "no-epochs",
         "a stream has one epoch for ever",
         [
-            Replacement("memory.py", '                epoch = ""\n', "                pass\n"),
-            Replacement("memory.py", "(seen.epoch and seen.epoch != epoch)", "False"),
+            Replacement(
+                "commit/memory_store.py", '                epoch = ""\n', "                pass\n"
+            ),
+            Replacement("commit/memory_store.py", "(seen.epoch and seen.epoch != epoch)", "False"),
         ],
     ),
     Mutation(
@@ -169,19 +171,19 @@ MUTATIONS: Final = (
     Mutation(
         "seen-alone",
         "an outage's HELLO is answered whatever seen says",
-        [Replacement("streams.py", "if last < seen.number or", "if")],
+        [Replacement("dialects/stream_registry.py", "if last < seen.number or", "if")],
     ),
     Mutation(
         "epoch-unseen",
         "an outage's HELLO is answered in whatever epoch",
-        [Replacement("streams.py", ' or seen.epoch not in ("", epoch):', ":")],
+        [Replacement("dialects/stream_registry.py", ' or seen.epoch not in ("", epoch):', ":")],
     ),
     Mutation(
         "void-forgotten",
         "what was read with a message that is not stored is stored behind it",
         [
             Replacement(
-                "batch.py",
+                "model/batch.py",
                 "self._series = stream.series if first < stream.next or stream.loose else -1",
                 "self._series = stream.series",
             )
@@ -192,7 +194,7 @@ MUTATIONS: Final = (
         "a fence that went to the spool is used again",
         [
             Replacement(
-                "lane.py",
+                "commit/lane.py",
                 "        if outcome is BUG or not sure:\n",
                 "        if outcome is BUG:\n",
             )
@@ -208,7 +210,7 @@ MUTATIONS: Final = (
         "a fence that went to the spool with others is used again",
         [
             Replacement(
-                "together.py",
+                "commit/multi_route.py",
                 "            # The fence is the spool's now.\n"
                 "            self._fences.renew(batch.route)\n",
                 "",
@@ -220,7 +222,7 @@ MUTATIONS: Final = (
         "a batch whose fate is open is written again behind another fence",
         [
             Replacement(
-                "lane.py",
+                "commit/lane.py",
                 "            if step is Step.RENUMBER:\n"
                 "                self._fences.moved(route, fence.number)\n",
                 "            if step is Step.RENUMBER or attempt.known is Known.UNKNOWN:\n"
@@ -232,20 +234,24 @@ MUTATIONS: Final = (
     Mutation(
         "void-written",
         "what comes behind a message that is not stored is stored",
-        [Replacement("batch.py", "        if not self.void:\n", "        if True:\n")],
+        [Replacement("model/batch.py", "        if not self.void:\n", "        if True:\n")],
     ),
     Mutation(
         "taken-over-at-once",
         "a stream is opened while an earlier connection's messages are in flight",
-        [Replacement("streams.py", "if stream is not None and stream.busy:", "if False:")],
+        [
+            Replacement(
+                "dialects/stream_registry.py", "if stream is not None and stream.busy:", "if False:"
+            )
+        ],
     ),
     Mutation(
         "unresolved",
         "batches of a commit whose fate is open are written again one by one",
         [
             Replacement(
-                "together.py",
-                "stored = await company.store.resolve(batches[0], fences[0]) is not None",
+                "commit/multi_route.py",
+                "stored = await context.store.resolve(batches[0], fences[0]) is not None",
                 "stored = False",
             )
         ],
@@ -267,7 +273,7 @@ MUTATIONS: Final = (
         "what is sent on to another lane is committed before all of it is there",
         [
             Replacement(
-                "writer.py",
+                "commit/writer.py",
                 "        lane.add(chunks)\n        return lane",
                 "        for chunk in chunks:\n            lane.put(chunk)\n        return lane",
             )
@@ -277,7 +283,7 @@ MUTATIONS: Final = (
     Mutation(
         "let-in-mid-pass",
         "a route that was left out is let in again in the middle of a pass of the spool",
-        [Replacement("spool/detour.py", "self._passed |= {", "self._passed = {")],
+        [Replacement("spool/outage_spool.py", "self._passed |= {", "self._passed = {")],
     ),
     Mutation(
         "rows-unsorted",
@@ -289,7 +295,7 @@ MUTATIONS: Final = (
         "an outage's HELLO tells the last number in the spool, over a hole",
         [
             Replacement(
-                "streams.py",
+                "dialects/stream_registry.py",
                 "return epoch, reached(seen, waiting.numbers.get(epoch, ()))",
                 "return epoch, last",
             )
@@ -303,7 +309,13 @@ MUTATIONS: Final = (
     Mutation(
         "probe-forgotten",
         "a route that closes again while it is probed has no count of failures",
-        [Replacement("gate.py", "self._failures.pop(route, None)", "del self._failures[route]")],
+        [
+            Replacement(
+                "commit/circuit_breaker.py",
+                "self._failures.pop(route, None)",
+                "del self._failures[route]",
+            )
+        ],
     ),
 )
 

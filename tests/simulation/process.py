@@ -1,6 +1,6 @@
 """
 One gateway: the real writer, lanes, streams, spool and protocol, put together as
-L{gateway.tap} does it, on a simulated database, disk, clock and network.
+L{gateway.daemon.tap} does it, on a simulated database, disk, clock and network.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from gateway.access import Access
-from gateway.attempt import backoff
-from gateway.channels import Channels
-from gateway.conversation import CommandDialect
-from gateway.errors import StoreError
-from gateway.factory import PeerFactory
-from gateway.farewell import STOPPING
-from gateway.gate import Gates
-from gateway.pressure import Pressure
-from gateway.protocol import PeerProtocol
-from gateway.query import Told
-from gateway.reply import Code, Words, refused
-from gateway.spool.detour import SpoolDetour
+from gateway.access.authenticator import Authenticator
+from gateway.access.rights import Access
+from gateway.commit.attempt import backoff
+from gateway.commit.circuit_breaker import CircuitBreakers
+from gateway.commit.inflight_limit import InflightLimit
+from gateway.commit.writer import Writer
+from gateway.dialects.command import CommandDialect
+from gateway.dialects.stream_registry import StreamRegistry
+from gateway.dialects.subscriptions import Subscriptions
+from gateway.model.errors import StoreError
+from gateway.model.outcome import Code, Words, refused
+from gateway.model.query import OnOutcome
+from gateway.peers.closing import STOPPING
+from gateway.peers.factory import PeerFactory
+from gateway.peers.protocol import PeerProtocol
+from gateway.spool.outage_spool import OutageSpool
 from gateway.spool.queue import Spool
-from gateway.streams import Streams
-from gateway.verifier import Verifier
-from gateway.writer import Writer
 from tests.in_memory import MemoryNotifier
 from tests.simulation.connection import Connection
 from tests.simulation.database import ANSWER_TIMEOUT, Database, SimulatedStore
@@ -51,7 +51,7 @@ _DRAIN: Final = 10.0
 class _NoQueries:
     """Answers no CALL."""
 
-    def ask(self, name: str, arguments: bytes, told: Told) -> None:
+    def ask(self, name: str, arguments: bytes, told: OnOutcome) -> None:
         told(refused(Code.QUERY, f"no query '{name}'"))
 
 
@@ -87,26 +87,35 @@ class Process:
         def pause(attempt: int) -> float:
             return backoff(attempt, jitter)
 
-        self.gates = gates = Gates(store, clock, pause)
+        self.breakers = breakers = CircuitBreakers(store, clock, pause)
         self.spool = spool = Spool(self.file, self.thread, world.new_id)
-        self.streams = streams = Streams(store, spool.backlog)
-        self.detour = detour = SpoolDetour(spool, store, gates, clock, pause, streams.missing)
-        pressure = Pressure(1_000_000)
+        self.streams = streams = StreamRegistry(store, spool.backlog)
+        self.spooler = spooler = OutageSpool(spool, store, breakers, clock, pause, streams.missing)
+        inflight_limit = InflightLimit(1_000_000)
         self.writer = Writer(
-            *(store, clock, lanes, pressure, lambda: world.now, gates, detour, DEAD_LETTERS),
+            *(
+                store,
+                clock,
+                lanes,
+                inflight_limit,
+                lambda: world.now,
+                breakers,
+                spooler,
+                DEAD_LETTERS,
+            ),
             *(ANSWER_TIMEOUT, world.new_id),
         )
-        channels = Channels((), MemoryNotifier(), clock)
-        verifier = Verifier({}, lambda work, done: done(work()), lambda: world.now)
+        channels = Subscriptions((), MemoryNotifier(), clock)
+        authenticator = Authenticator({}, lambda work, done: done(work()), lambda: world.now)
         self._factory = PeerFactory(
             listener="lines",
             framing="line",
-            dialect=CommandDialect(streams, _NoQueries(), channels, verifier),
+            dialect=CommandDialect(streams, _NoQueries(), channels, authenticator),
             words=Words(),
             max_frame=100,
             window=window,
             writer=self.writer,
-            pressure=pressure,
+            inflight_limit=inflight_limit,
             clock=clock,
             channels=channels,
             access=_ACCESS,
@@ -116,7 +125,7 @@ class Process:
         self.stopping: Deferred[None] | None = None
         spool.open()
         spool.start()
-        detour.start()
+        spooler.start()
 
     def connect(self, connection: Connection) -> None:
         """Take a peer in."""
@@ -148,7 +157,7 @@ class Process:
 
     def stop(self, ended: Callable[[], None]) -> None:
         """
-        Stop as L{gateway.service} does.
+        Stop as L{gateway.daemon.service} does.
 
         @param ended: called when that is done.
         """
@@ -163,13 +172,13 @@ class Process:
         for connection, _ in self.connections:
             connection.closed = True
             connection.lose()
-        self.detour.end()
+        self.spooler.end()
         if drained:
             closing = Deferred.fromCoroutine(self.store.close_lanes(self.writer.lanes))
             closing.addErrback(lambda failure: failure.trap(StoreError))
             await self._within(1.0, lambda: closing.called)
         self.store.close()
-        await self.detour.stop()
+        await self.spooler.stop()
         await self.spool.close()
         self._ended()
 

@@ -413,7 +413,7 @@ class Schedule:
         """
         process = gateway.process
         assert process is not None
-        held = process.detour._drain.held
+        held = process.spooler._drain.held
         return self.database.setbacks > 0 and all(
             stream in held and held[stream].tries > 3 for stream in process.spool.aside
         )
@@ -428,7 +428,7 @@ class Schedule:
                 found.append(
                     f"{gateway} in flight {process.writer.in_flight},"
                     f" spool {process.spool.rows} {process.spool.aside}"
-                    f" held {process.detour._drain.held}, stopping={process.stopping is not None}"
+                    f" held {process.spooler._drain.held}, stopping={process.stopping is not None}"
                 )
         found += [f"waiting: {statement.text}" for statement in self.database.waiting]
         return "; ".join(found)

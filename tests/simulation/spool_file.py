@@ -15,11 +15,11 @@ from typing import TypeVar
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
 
-from gateway.batch import Batch
-from gateway.errors import SpoolError
+from gateway.model.batch import Batch
+from gateway.model.errors import SpoolError
+from gateway.spool.disk_space import Room
 from gateway.spool.file import SpoolFile
 from gateway.spool.record import PARTS, Record, unpack
-from gateway.spool.room import Room
 from tests.simulation.world import World
 
 Result = TypeVar("Result")

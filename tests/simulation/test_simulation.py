@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway.batch import Batch, Chunk, Origin, Refusal
-from gateway.reply import Code, refused
+from gateway.model.batch import Batch, Chunk, Origin, Refusal
+from gateway.model.outcome import Code, refused
+from gateway.model.stream import Stream
 from gateway.spool.file import SpoolFile
-from gateway.spool.record import PARTS, Parcel, Record, pack, rows_of, unpack
-from gateway.stream import Stream
+from gateway.spool.record import PARTS, Record, RecordGroup, pack, rows_of, unpack
 from tests.simulation.mutations import MUTATIONS
 from tests.simulation.run import run_all
 from tests.simulation.spool_file import Disk, MemorySpoolFile
@@ -135,7 +135,7 @@ def put(
     file.commit()
 
 
-def parcels(file: SpoolFile, *left_out: str, held: tuple[str, ...] = ()) -> list[Parcel]:
+def parcels(file: SpoolFile, *left_out: str, held: tuple[str, ...] = ()) -> list[RecordGroup]:
     """All that is there, as it would be stored."""
     found = []
     after = 0
@@ -145,7 +145,7 @@ def parcels(file: SpoolFile, *left_out: str, held: tuple[str, ...] = ()) -> list
     return found
 
 
-def bodies(found: list[Parcel]) -> list[list[bytes]]:
+def bodies(found: list[RecordGroup]) -> list[list[bytes]]:
     return [[f for piece in parcel.batch.slices for f in piece.frames] for parcel in found]
 
 

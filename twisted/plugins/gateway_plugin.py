@@ -6,7 +6,7 @@ from twisted.application.service import ServiceMaker
 
 gateway = ServiceMaker(
     "gateway",
-    "gateway.tap",
+    "gateway.daemon.tap",
     "Stores messages from sockets in PostgreSQL and answers each one.",
     "gateway",
 )

@@ -1,0 +1,68 @@
+"""
+Limits of connections: in all, at a listener, and from one address.
+
+Connections count from the moment they are accepted, so that one whose TLS handshake goes on
+and on counts too.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Hashable
+
+
+class ConnectionLimit:
+    """
+    Count of connections, and its limits.
+
+    @ivar count: connections.
+    @ivar most: of them; may be set at any time.
+    @ivar most_alike: of the same address; likewise.
+    """
+
+    def __init__(
+        self,
+        most: float = math.inf,
+        around: ConnectionLimit | None = None,
+    ) -> None:
+        """
+        @param around: the larger limit that this one is a part of.
+        """
+        self.count = 0
+        self.most = most
+        self.most_alike = math.inf
+        self._alike: Counter[Hashable] = Counter()
+        self._around = around
+
+    def enter(self, address: Hashable) -> None:
+        """
+        One more; to be followed by L{leave}.
+        """
+        self.count += 1
+        self._alike[address] += 1
+        if self._around is not None:
+            self._around.enter(address)
+
+    def leave(self, address: Hashable) -> None:
+        self.count -= 1
+        self._alike[address] -= 1
+        if not self._alike[address]:
+            del self._alike[address]
+        if self._around is not None:
+            self._around.leave(address)
+
+    def excess(self, address: Hashable) -> tuple[float, str]:
+        """
+        Whether one more would be too many.
+
+        @return: by how many, and of what; 0 where there is room.
+        """
+        found = (self.count + 1 - self.most, "connections at this listener")
+        alike = self._alike[address] + 1 - self.most_alike
+        found = max(found, (alike, "connections from this address"))
+        if self._around is not None:
+            found = max(found, (self._around.count + 1 - self._around.most, "connections"))
+        return found if found[0] > 0 else (0, "")

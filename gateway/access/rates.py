@@ -1,0 +1,171 @@
+"""
+Rates: how many messages and bytes a peer may send in a second.
+
+A token bucket for each identity, or each address of those who proved nothing: it fills at
+the rate and holds a burst. All peers of one identity draw from one bucket, which outlives
+them until it is full again, so that connecting anew gains nothing.
+
+Pure: whoever asks says what time it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Final
+
+_DUST: Final = 1e-6
+"""Of a message or byte, lost to rounding."""
+
+_SOME: Final = 100
+"""Messages that are looked at at once, however few may pass."""
+
+_SHORT: Final = 16
+"""Bytes of a short message."""
+
+_MANY: Final = 1024
+"""Buckets among which full ones are looked for, at least."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """
+    Size and refill rate of one token bucket.
+
+    @ivar messages: a second; infinite: any number.
+    @ivar bytes: of payload a second; infinite: any number.
+    @ivar burst: seconds' worth of both that may come at once.
+    """
+
+    messages: float = math.inf
+    bytes: float = math.inf
+    burst: float = 1.0
+
+    @property
+    def limited(self) -> bool:
+        return self.messages < math.inf or self.bytes < math.inf
+
+
+class Bucket:
+    """
+    Token bucket of one identity, or address.
+    """
+
+    __slots__ = ("_allowance", "_bytes", "_messages", "_when")
+
+    def __init__(self, allowance: Allowance, now: float) -> None:
+        self._allowance = allowance
+        self._messages = self._most(allowance.messages, 1.0)
+        self._bytes = self._most(allowance.bytes, 0.0)
+        self._when = now
+
+    def take(self, messages: Sequence[bytes], now: float) -> int:
+        """
+        @return: how many of them, from the first on, may pass. A message passes where no byte is
+            owed, so that one larger than the burst is not held up for ever; those that come
+            after it wait for all of it.
+        """
+        self._fill(now)
+        passed = int(min(len(messages), self._messages + _DUST))
+        if self._bytes < math.inf and passed:
+            sizes = list(map(len, messages[:passed]))
+            if self._bytes < 0 or sum(sizes) > self._bytes:
+                before = accumulate(sizes, initial=-_DUST)
+                passed = sum(size <= self._bytes for size, _ in zip(before, sizes, strict=False))
+            self._bytes -= sum(sizes[:passed])
+        self._messages -= passed
+        return passed
+
+    def charge(self, size: int, now: float) -> bool:
+        """
+        Take bytes whether they may pass or not.
+
+        @return: whether any are owed now.
+        """
+        self._fill(now)
+        self._bytes -= size
+        return self._bytes < 0
+
+    @property
+    def burst(self) -> float:
+        """Seconds' worth that may come at once."""
+        return self._allowance.burst
+
+    def wait(self, now: float) -> float:
+        """
+        @return: seconds until another message may pass.
+        """
+        self._fill(now)
+        allowance = self._allowance
+        lack = (1.0 - self._messages) / allowance.messages
+        return max(0.0, lack, -self._bytes / allowance.bytes if self._bytes < 0 else 0.0)
+
+    def portion(self, seconds: float) -> int:
+        """
+        @return: how many messages may come in so long, and some.
+        """
+        allowed = min(self._allowance.messages, self._allowance.bytes / _SHORT)
+        return max(_SOME, int(allowed * seconds))
+
+    def give_back(self, messages: Sequence[bytes]) -> None:
+        """
+        These passed too early: they will come again.
+        """
+        self._messages += len(messages)
+        self._bytes += sum(map(len, messages))
+
+    def is_full(self, now: float) -> bool:
+        """
+        Whether nothing is known of it that a new one would not know.
+        """
+        self._fill(now)
+        allowance = self._allowance
+        return self._messages >= self._most(allowance.messages, 1.0) and self._bytes >= self._most(
+            allowance.bytes, 0.0
+        )
+
+    def _fill(self, now: float) -> None:
+        passed = now - self._when
+        self._when = now
+        allowance = self._allowance
+        if passed > 0:
+            most = self._most(allowance.messages, 1.0)
+            self._messages = min(most, self._messages + passed * allowance.messages)
+            most = self._most(allowance.bytes, 0.0)
+            self._bytes = min(most, self._bytes + passed * allowance.bytes)
+
+    def _most(self, rate: float, least: float) -> float:
+        return max(least, rate * self._allowance.burst)
+
+
+class Rates:
+    """
+    The buckets of one listener.
+    """
+
+    def __init__(self, allowance: Allowance) -> None:
+        self.allowance = allowance
+        self._buckets: dict[Hashable, Bucket] = {}
+        self._many = _MANY
+
+    def bucket(self, key: Hashable, now: float) -> Bucket | None:
+        """
+        @param key: an identity, or an address.
+        @return: C{None} where nothing is limited.
+        """
+        if not self.allowance.limited:
+            return None
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            if len(self._buckets) >= self._many:
+                self._forget(now)
+            bucket = self._buckets[key] = Bucket(self.allowance, now)
+        return bucket
+
+    def _forget(self, now: float) -> None:
+        kept = {key: bucket for key, bucket in self._buckets.items() if not bucket.is_full(now)}
+        self._buckets = kept
+        # Looking at all of them pays only when half of them may be new.
+        self._many = max(_MANY, 2 * len(kept))

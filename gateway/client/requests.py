@@ -1,0 +1,134 @@
+"""
+Commands that are no messages: PING, CALL, LISTEN, HELLO.
+
+They have a lane of their own, so that none waits for messages which a gateway without
+its database cannot take. What is listened to is asked for again on each connection.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+from .answers import Garbled
+from .parcel import Question
+from .wire import check_word
+
+Params = Mapping[str, Any] | Sequence[Any] | None
+"""A query's parameters by name, or in their order."""
+
+
+def call(query: str, params: Params) -> bytes:
+    """
+    @return: the command that asks a query; what JSON does not know is said as text.
+    """
+    check_word("query", query)
+    payload = b"CALL " + query.encode()
+    if params is None:
+        return payload
+    return payload + b" " + json.dumps(params, default=str).encode()
+
+
+def decoded(rows: Sequence[bytes], exact: bool) -> list[dict[str, Any]]:
+    """
+    Decode the rows of an answer.
+
+    @param exact: whether numbers with a point become C{decimal.Decimal}.
+    @raise Garbled: one of them is no JSON object, or nobody could read it.
+    """
+    found = []
+    for number, row in enumerate(rows, 1):
+        try:
+            value = json.loads(row, parse_float=Decimal if exact else None)
+        except RecursionError:
+            raise Garbled(f"row {number} is nested too deep: {row[:40]!r}") from None
+        except (ValueError, ArithmeticError) as error:
+            # Of integers too, of which Python reads 4,300 digits.
+            raise Garbled(f"row {number} cannot be read: {error}: {row[:40]!r}") from None
+        if not isinstance(value, dict):
+            raise Garbled(f"row {number} is no JSON object: {row[:40]!r}")
+        found.append(value)
+    return found
+
+
+class Requests:
+    """
+    Requests that are still to be sent.
+
+    @ivar refused_for_now: whether any was answered -TRY and waits for its time.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[Question] = deque()
+        self._again: list[Question] = []
+        self._channels: set[str] = set()
+
+    @property
+    def refused_for_now(self) -> bool:
+        return bool(self._again)
+
+    def add(self, question: Question) -> None:
+        self._waiting.append(question)
+
+    def first(self, question: Question) -> None:
+        """Before all others."""
+        self._waiting.appendleft(question)
+
+    def listen(self, channel: str) -> Question:
+        check_word("channel", channel)
+        self._channels.add(channel)
+        question = Question(b"LISTEN " + channel.encode(), channel)
+        self.add(question)
+        return question
+
+    def unlisten(self, channel: str) -> Question:
+        check_word("channel", channel)
+        self._channels.discard(channel)
+        question = Question(b"UNLISTEN " + channel.encode())
+        self.add(question)
+        return question
+
+    def forget(self, channel: str) -> None:
+        """The gateway will not have it listened to."""
+        self._channels.discard(channel)
+
+    def opened(self) -> None:
+        """A connection can be asked: listen to all that was listened to before."""
+        asked = {question.channel for question in self._waiting}
+        for channel in sorted(self._channels - asked, reverse=True):
+            self.first(Question(b"LISTEN " + channel.encode(), channel, own=True))
+
+    def later(self, question: Question) -> None:
+        """It was answered -TRY."""
+        self._again.append(question)
+
+    def due(self) -> None:
+        """The time has come to ask again."""
+        self._waiting.extendleft(reversed(self._again))
+        self._again = []
+
+    def lost(self, unanswered: Iterable[Question]) -> None:
+        """
+        The connection is gone; what the client itself had asked concerned only that.
+        """
+        questions = [*unanswered, *self._again, *self._waiting]
+        self._again = []
+        self._waiting = deque(q for q in questions if not q.own and not q.dropped)
+        for question in self._waiting:
+            question.rows = []
+            question.answer = None
+
+    def take(self, only_own: bool) -> list[Question]:
+        """
+        @param only_own: those alone that the client itself asks, such as HELLO.
+        @return: what is to be asked now.
+        """
+        found = []
+        while self._waiting and (self._waiting[0].own or not only_own):
+            question = self._waiting.popleft()
+            if not question.dropped:
+                found.append(question)
+        return found

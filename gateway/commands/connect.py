@@ -1,0 +1,180 @@
+"""
+How commands reach a gateway: their options, and the first connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any, Final
+
+import click
+from click.core import ParameterSource
+from twisted.internet import reactor as global_reactor
+from twisted.internet.endpoints import clientFromString
+
+from gateway.client.service import GatewayClient
+from gateway.commands.terminal_text import LONGEST, error_text
+from gateway.commands.token_option import token_option
+from gateway.system.endpoint_text import endpoint_hint, error_words, text_fault
+from gateway.wire.framing import FRAMINGS
+
+COMMANDS: Final = "tcp:127.0.0.1:8002"
+"""Where a gateway without a configuration takes commands."""
+
+VARIABLE: Final = "GATEWAY_ENDPOINT"
+"""Of the environment; its value is the endpoint where no other is given."""
+
+Command = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """
+    TLS and token settings, as the client takes them.
+    """
+
+    tls: object = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+
+def tls_options(command: Command) -> Command:
+    """
+    C{--tls}, C{--ca}, C{--certificate} and C{--key}, as one C{trust}.
+    """
+
+    @wraps(command)
+    def trusting(
+        *, tls: bool, ca: Path | None, certificate: Path | None, key: Path | None, **options: Any
+    ) -> Any:
+        if key is not None and certificate is None:
+            raise click.UsageError("--key is for --certificate FILE, which is missing")
+        secure = tls or certificate is not None or None
+        trust = Trust(secure if ca is None else str(ca), certificate, key)
+        return command(trust=trust, **options)
+
+    wrapped: Command = trusting
+    file = click.Path(exists=True, dir_okay=False, path_type=Path)
+    for option in (
+        click.option(
+            "--key",
+            type=file,
+            metavar="FILE",
+            help="The key to --certificate, where it is in a file of its own.",
+        ),
+        click.option(
+            "--certificate",
+            type=file,
+            metavar="FILE",
+            help="Show this PEM file's certificate to the gateway. Implies --tls.",
+        ),
+        click.option(
+            "--ca",
+            type=file,
+            metavar="FILE",
+            help="Trust the authorities in this PEM file instead of the system's. Implies --tls.",
+        ),
+        click.option(
+            "--tls",
+            is_flag=True,
+            help="Speak TLS; the certificate must be of a known authority and of the host's name.",
+        ),
+    ):
+        wrapped = option(wrapped)
+    return wrapped
+
+
+def framing_option(command: Command) -> Command:
+    """C{--framing}."""
+    return click.option(
+        "--framing",
+        default="line",
+        show_default=True,
+        type=click.Choice(list(FRAMINGS)),
+        help="The listener's.",
+    )(command)
+
+
+def gateway_options(command: Command) -> Command:
+    """
+    For commands that need the command dialect: C{--endpoint}, C{--framing}, C{--token-file} and
+    those of TLS.
+    """
+    return click.option(
+        "-e",
+        "--endpoint",
+        default=COMMANDS,
+        envvar=VARIABLE,
+        metavar="ENDPOINT",
+        help="A listener with the command dialect, as Twisted's client endpoints say it:"
+        f" tcp:HOST:PORT or unix:PATH.  [default: the environment's {VARIABLE}, or {COMMANDS}]",
+    )(framing_option(tls_options(token_option(command))))
+
+
+def new_client(endpoint: str, trust: Trust, **options: Any) -> GatewayClient:
+    """
+    A client, with its mistakes told as the user's.
+
+    @raise click.UsageError: the endpoint, or how to trust it, makes no sense.
+    """
+    check_endpoint(endpoint)
+    try:
+        return GatewayClient(
+            endpoint, tls=trust.tls, certificate=trust.certificate, key=trust.key, **options
+        )
+    except (ValueError, OSError) as error:
+        raise click.UsageError(f"{endpoint_source()} {endpoint}: {error}") from None
+
+
+def endpoint_source() -> str:
+    """
+    Name the option, argument or variable that gave the endpoint of the command that runs.
+    """
+    context = click.get_current_context(silent=True)
+    if context is None:
+        return "--endpoint"
+    if context.get_parameter_source("endpoint") is ParameterSource.ENVIRONMENT:
+        return VARIABLE
+    own = next((each for each in context.command.params if each.name == "endpoint"), None)
+    return "ENDPOINT" if isinstance(own, click.Argument) else "--endpoint"
+
+
+def check_endpoint(endpoint: str) -> None:
+    """
+    @raise click.UsageError: it is no client endpoint; with what gave it, and what is probably
+        meant.
+    """
+    fault = client_endpoint_fault(endpoint)
+    if fault is not None:
+        hint = endpoint_hint(endpoint, client_endpoint_fault, listening=False)
+        raise click.UsageError(f"{endpoint_source()} {endpoint}: {fault}{hint}")
+
+
+def client_endpoint_fault(endpoint: str) -> str | None:
+    """
+    Judge a client endpoint string.
+
+    @return: what is wrong with it; C{None}: nothing.
+    """
+    fault = text_fault(endpoint, listening=False)
+    if fault is not None:
+        return fault
+    try:
+        clientFromString(global_reactor, endpoint)
+    except Exception as error:  # noqa: BLE001 - each kind raises what it likes, OpenSSL's too
+        return error_words(error)
+    return None
+
+
+def reason(error: BaseException | None) -> str:
+    """One line for people."""
+    queue = error.args[0] if error is not None and error.args else None
+    if isinstance(queue, list) and queue and isinstance(queue[-1], tuple):
+        # OpenSSL's: (library, function, reason), each call's after that of those it made.
+        return error_text(str(queue[-1][-1]))
+    # Cut first: what the other end says may be long.
+    text = " ".join(str(error)[: 2 * LONGEST].split()).rstrip(".:") or type(error).__name__
+    return error_text(text)

@@ -1,0 +1,97 @@
+"""
+Connections of the commands that look into the database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial, wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gateway.commands.reactor import run
+from gateway.config.load import EMBEDDED, Config
+from gateway.daemon.configuration import read_config
+from gateway.daemon.embedded import EmbeddedServer
+from gateway.daemon.options import DATA_DIR
+from gateway.daemon.process_title import hide
+from gateway.model.errors import ConfigError, RouteError, StoreError
+from gateway.postgres.connect.connection import Connection
+from gateway.postgres.connect.connector import Connector
+from gateway.postgres.connect.dsn import dsn_fault
+from gateway.postgres.schema.migrations import refuse_newer
+
+DatabaseWork = Callable[[Connection, Config], Awaitable[int]]
+"""Does something with a connection; gives the exit status."""
+
+DatabaseAccess = Callable[[DatabaseWork], None]
+"""Connects, has it done, and ends the process."""
+
+
+def database_options(command: Callable[..., None]) -> Callable[..., None]:
+    """
+    The options that say where the database is, as one argument C{access}: L{DatabaseAccess}.
+    """
+
+    @click.option("--config", "-c", type=click.Path(path_type=Path), help="Configuration file.")
+    @click.option("--database", help="libpq URI or conninfo, or 'embedded'; beats the file.")
+    @click.option(
+        "--data-dir",
+        default=DATA_DIR,
+        show_default=True,
+        type=click.Path(path_type=Path),
+        help="Directory of the embedded server.",
+    )
+    @wraps(command)
+    def with_access(
+        *arguments: Any, config: Path | None, database: str | None, data_dir: Path, **options: Any
+    ) -> None:
+        def access(work: DatabaseWork) -> None:
+            try:
+                if database is not None:
+                    hide(database)
+                found = read_config(None if config is None else str(config), database)
+            except ConfigError as error:
+                raise click.ClickException(str(error)) from None
+            run(lambda reactor: _connected(found, data_dir.absolute(), reactor, work))
+
+        command(*arguments, access=access, **options)
+
+    return with_access
+
+
+async def _connected(config: Config, data_dir: Path, reactor: Any, work: DatabaseWork) -> int:
+    settings = config.database
+    connector = Connector.of_process(settings, reactor)
+    dsn = settings.dsn
+    if dsn == EMBEDDED:
+        server = EmbeddedServer(data_dir)
+        if not server.running:
+            click.echo(
+                f"the embedded server in {data_dir} is not running; start the gateway, or name"
+                " its directory with --data-dir",
+                err=True,
+            )
+            return 1
+        dsn = server.dsn
+    elif (fault := dsn_fault(dsn, connector.outside)) is not None:
+        click.echo(f"{settings.dsn_key}: {fault}", err=True)
+        return 1
+    try:
+        connection = await connector.begin(dsn).run()
+    except StoreError as error:
+        click.echo(f"database: {error}", err=True)
+        return 1
+    try:
+        query = partial(connection.query, timeout=settings.statement_timeout)
+        with suppress(RouteError):  # not granted, as to who may only look at dead letters
+            await refuse_newer(query)
+        return await work(connection, config)
+    except StoreError as error:
+        click.echo(f"database: {error}", err=True)
+        return 1
+    finally:
+        connection.discard()

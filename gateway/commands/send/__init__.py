@@ -1,0 +1,1 @@
+"""C{gateway send}: what it reads, how it sends that, and what it keeps of it."""

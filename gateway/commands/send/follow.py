@@ -1,0 +1,582 @@
+"""
+Following a name in the file system as C{tail -F} does, for C{gateway send --follow}.
+
+Strategy: sans reactor. L{Tail.look} asks what has the name now, L{Tail.read} gives what is
+new. A I{generation} is the content of one file from its beginning, or from when it was
+truncated, until it is truncated or another file gets the name. Generations wait in a
+queue, each with an open descriptor: somebody who is looked at often and read seldom (the
+gateway is away) misses no rotation by rename, however many there are.
+
+A writer may go on with a file after it was renamed, until it opens the new one. So a
+generation is given up only when it was quiet for a while after the next one came and has
+something in it; a last line without its LF is then taken as it is, since nobody will finish it.
+
+A file that was truncated has other bytes before the place than those that were read, or none.
+Where it was copied before (logrotate's C{copytruncate}), its rest is read from the copy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from gateway.commands.send.generation import Generation
+from gateway.commands.send.inputs import Block, NewCutter
+from gateway.commands.send.rotation import (
+    FilePosition,
+    Found,
+    count_lines,
+    find,
+    inodes_beside,
+    mark_rotated,
+    rotated,
+)
+
+QUIET: Final = 1.0
+"""Seconds without growth after which a file that lost its name is taken as complete."""
+
+SETTLED: Final = 10
+"""Looks after which a folder's last change is surely older than them: file systems tell it by
+ticks, of 10 ms at most."""
+
+KEPT: Final = 8
+"""Files that were read to their end and stay open: a late writer is to be noticed."""
+
+
+class Tail:
+    """
+    Everything that is written to whatever file has a name, in order.
+
+    @ivar lost: bytes that are known to have been there and could not be read.
+    @ivar on_rotation: called when a file has come while another one is still read.
+    @ivar on_cut: called with the inode of a file that was truncated, and where its rest is.
+    @ivar done: files that an earlier run has read to their end, and how far that was.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        cutter: NewCutter,
+        seconds: Callable[[], float],
+        tell: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """
+        @param seconds: the clock.
+        @param tell: gets a line for people whenever something unusual happens.
+        """
+        self.path = path
+        self.lost = 0
+        self.done: Sequence[FilePosition] = ()
+        self.on_rotation: Callable[[], None] = lambda: None
+        self.on_cut: Callable[[int, FilePosition | None], None] = lambda inode, rest: None
+        self._cutter = cutter
+        self._seconds = seconds
+        self._tell = tell
+        self._generations: deque[Generation] = deque()
+        self._ended: deque[Generation] = deque()
+        # Seen before it was known where to go on; open until their turn.
+        self._early: list[Generation] = []
+        self._count = 0
+        self._missing = False
+        self._folder = 0
+        # When the folder was changed last, and how many looks ago that was seen.
+        self._unchanged = (0, 0)
+        # Files with unknown names that were reported.
+        self._unknown: set[tuple[int, int]] = set()
+        # The last place in the newest file that is known, which may be gone.
+        self._behind: FilePosition | None = None
+
+    def begin(self) -> None:
+        """
+        It gets known where to go on. What was seen until now is not before that, and has waited.
+        """
+        self._early, self._count = list(self._generations), 0
+        self._generations.clear()
+
+    def resume(
+        self,
+        mark: FilePosition,
+        line: int = 1,
+        followed: bool = False,
+        others: Sequence[FilePosition] = (),
+        later: Sequence[FilePosition] = (),
+        copied: bool = True,
+    ) -> Found | None:
+        """
+        Begin with a file of before, wherever it is now.
+
+        @param line: the number, within it, of the line at the mark.
+        @param followed: whether the next file was begun; then this one ends where it did.
+        @param others: marks of other files that are known.
+        @param later: those of them that came after this one.
+        @param copied: whether a copy will do.
+        @return: where it was found; C{None} where it is gone.
+        """
+        early = [
+            replace(one.once_more(), own=one.key[1] == mark.inode)
+            for one in self._early
+            if not one.cut
+        ]
+        found = find(self.path, mark, self._tell, early, followed, others, later, copied)
+        if found is not None:
+            self._end_newest()
+            self._add(found, mark.offset, line)
+            # What is behind that in a copy may be of another file that begins alike.
+            for done in self.done if followed and found.own else ():
+                if done.inode == mark.inode and done.offset >= mark.offset:
+                    self._generations[-1].until = done.offset
+        return found
+
+    def catch_up(self, mark: FilePosition) -> list[Path]:
+        """
+        Take what was rotated away since the newest file was opened, oldest first.
+
+        @param mark: of the last place in it, or in one that is gone.
+        @return: what is taken from its beginning.
+        """
+        newest = self._generations[-1] if self._generations else None
+        self._behind = mark
+        found, unknown = rotated(self.path, mark, self._tell, self.done)
+        done = self._measure_done((*found, *unknown))
+        if newest is not None and self._is_last(newest):
+            for one in (*found, *unknown):
+                _close(one)
+            return self._take_early()
+        held = (*self._generations, *self._ended, *self._early)
+        # A file that was truncated goes on with another content, under whatever name.
+        known = {one.key for one in held if one.file >= 0 and not one.cut}
+        changed = mark.changed if newest is None else os.fstat(newest.file).st_mtime_ns
+        own = [at for at, one in enumerate(found) if newest is not None and one.key == newest.key]
+        first = own[0] + 1 if own else 0
+        taken = []
+        for at, one in enumerate(found):
+            # Where the names do not say what came after it, the last changes do.
+            late = at >= first if own else one.changed >= changed
+            if not late or one.key in known or one.key in done:
+                _close(one)
+                continue
+            self._end_newest()
+            self._add(one, 0, 1)
+            taken.append(one.path)
+        if newest is not None and newest.key in {one.key for one in unknown}:
+            self._tell(
+                f"{newest.path}: its name does not say when it was rotated; those that came after"
+                " it are taken in the order of their last change"
+            )
+        for one in unknown:
+            if one.changed >= changed and one.key not in known | done | self._unknown:
+                self._unknown.add(one.key)
+                self._tell(
+                    f"{one.path}: its name does not say when it was rotated; if it came after the"
+                    f" file that was being sent, its {one.stat.st_size:,} bytes are not sent"
+                )
+            _close(one)
+        return [*taken, *self._take_early()]
+
+    def _is_last(self, newest: Generation) -> bool:
+        """Whether nothing that has a name came after a file, except what was seen itself."""
+        if newest.key in {one.key for one in self._early}:
+            return True
+        with contextlib.suppress(OSError):
+            there = self.path.stat()
+            return newest.key == (there.st_dev, there.st_ino)
+        return False
+
+    def _take_early(self) -> list[Path]:
+        """
+        Of what was seen before it was known where to go on, that which comes after it.
+        """
+        known = {one.key for one in self._generations}
+        early, self._early = self._early, []
+        after = max((at for at, one in enumerate(early) if one.key in known), default=-1) + 1
+        for one in early[:after]:
+            self._forget(one)
+        for one in early[after:]:
+            self._end_newest()
+            one.number = self._count
+            self._count += 1
+            self._generations.append(one)
+        return [one.path for one in early[after:] if one.over is not None]
+
+    def skip_rotated(self) -> None:
+        """Take the files that were rotated before anybody followed as read to their end."""
+        known = {one.key for one in self._generations}
+        self.done = [*self.done, *mark_rotated(self.path, known)]
+
+    def _measure_done(self, found: Sequence[Found]) -> set[tuple[int, int]]:
+        """
+        Say what was written late to files that were read to their end, and forget those gone.
+
+        @param found: all that is there by now.
+        @return: which of them are such files.
+        """
+        keys = set()
+        kept = []
+        open_still = {one.key for one in self._ended if one.file >= 0}
+        by_inode = {one.key[1]: one for one in found}
+        there = inodes_beside(self.path)
+        for mark in self.done:
+            one = by_inode.get(mark.inode)
+            size = max(mark.offset, mark.end)
+            if one is not None and (
+                # Untouched, it need not be read.
+                mark.is_untouched(one.stat) or mark.fits(one.file, one.stat)
+            ):
+                if one.key not in open_still:
+                    self._say_late(one.path, one.stat.st_size - size)
+                keys.add(one.key)
+                size = max(size, one.stat.st_size)
+                kept.append(replace(mark, end=size, changed=one.changed))
+            elif one is None and (there is None or mark.inode in there or _has_path(mark)):
+                # It may not be readable now, have the name again, or be what a link is pointed to.
+                kept.append(mark)
+        self.done = kept
+        return keys
+
+    def look(self) -> None:
+        """
+        See what has the name now. To be called several times a second.
+        """
+        self._look_back()
+        newest = self._generations[-1] if self._generations else None
+        cut = newest is not None and newest.is_read and self._was_cut(newest)
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            if newest is not None:
+                # A file may get the name and lose it again between two looks, however often.
+                moved = self._cut(newest, False) if cut else None
+                if cut or self._folder_changes():
+                    self.catch_up(newest.mark_read())
+                self._take_moved(moved)
+            self._say_missing(f"{self.path}: is not there (yet); waiting for it")
+            return
+        except OSError as error:
+            self._say_missing(f"{self.path}: {error.strerror}; trying again")
+            return
+        if not stat.S_ISREG(found.st_mode):
+            self._say_missing(f"{self.path}: is no regular file, and cannot be followed")
+            return
+        named = newest is not None and (found.st_dev, found.st_ino) == newest.key
+        if newest is not None and named and newest.is_read and not cut:
+            return
+        try:
+            file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            self._say_missing(f"{self.path}: {error.strerror}; trying again")
+            return
+        self._missing = False
+        real = Path(os.path.realpath(self.path))
+        one = Found(file, real, os.fstat(file), named=True)
+        if newest is not None and not cut and self._same_again(newest, one):
+            return
+        place = self._sent_of(one)
+        moved = None
+        if newest is not None:
+            if cut:
+                moved = self._cut(newest, named)
+            self._behind = newest.mark_read()
+        if self._behind is not None:
+            self.catch_up(self._behind)  # more than one rotation since the last look
+        self._take_moved(moved)
+        self._end_newest()
+        self._add(one, *place)
+
+    def _folder_changes(self) -> bool:
+        """Whether a file may have come or gone of late; there may be many to look at."""
+        changed = 0
+        with contextlib.suppress(OSError):
+            changed = self.path.parent.stat().st_mtime_ns
+        same, looks = self._unchanged
+        self._unchanged = (changed, looks + 1 if same == changed else 0)
+        return self._unchanged[1] < SETTLED or self.path.is_symlink()
+
+    def _sent_of(self, one: Found) -> tuple[int, int]:
+        """
+        @return: how far a file was sent that has the name once more, as of a rotation that was
+            undone or a link that was pointed back, and the number of its line there.
+        """
+        for ended in reversed(self._ended):
+            if ended.key == one.key and ended.file >= 0 and ended.fits(one.file):
+                return self._say_again(one, ended.offset)
+        for mark in self.done:
+            if mark.inode == one.key[1] and mark.offset and mark.fits(one.file, one.stat):
+                return self._say_again(one, mark.offset)
+        return 0, 1
+
+    def _say_again(self, one: Found, offset: int) -> tuple[int, int]:
+        line = 1 + count_lines(one.file, offset)
+        self._tell(
+            f"{self.path}: {one.path.name} has the name again, and was sent; going on behind its"
+            f" line {line - 1:,}"
+        )
+        return offset, line
+
+    def _was_cut(self, newest: Generation) -> bool:
+        try:
+            return self._compare(newest, os.fstat(newest.file))
+        except OSError as error:
+            newest.trouble = error.strerror or "cannot be read"
+            return False
+
+    def _compare(self, newest: Generation, found: os.stat_result) -> bool:
+        if (found.st_size, found.st_mtime_ns) == newest.seen:
+            return False
+        gone = newest.seen[0] - found.st_size
+        if newest.truncated(found) or (gone > 0 and not newest.offset):
+            return True
+        if gone > 0 or self._may_be_copied(newest, found):
+            # What was read of it is there. But that may be a header that each file has: it was
+            # truncated if a copy of it went on in another way.
+            copy = find(self.path, newest.mark_read(), self._tell, [newest.once_more()])
+            if copy is not None:
+                os.close(copy.file)
+                if not copy.own:
+                    return True
+        if gone > 0:
+            self.lost += gone
+            self._tell(f"{self.path}: {gone:,} bytes at its end were taken away before being read")
+        newest.looked_at(found)
+        return False
+
+    def _may_be_copied(self, newest: Generation, found: os.stat_result) -> bool:
+        """Whether a file may have come beside since the last look; folders may be large."""
+        changed = newest.path.parent.stat().st_mtime_ns
+        if changed == self._folder:
+            return False
+        if found.st_mtime_ns > changed:
+            self._folder = changed  # else another one may come within the same tick
+        return True
+
+    def _same_again(self, newest: Generation, one: Found) -> bool:
+        """
+        Whether a file is the newest one on a device that has another number now, or that can be
+        read again: a network file system was mounted anew.
+        """
+        if newest.cut or one.key[1] != newest.key[1] or not newest.fits(one.file):
+            return False
+        os.close(newest.file)
+        newest.take(one)
+        newest.trouble = ""
+        return True
+
+    def read(self) -> Block | None:
+        """
+        @return: what is new, C{None} where nothing is.
+        @raise InputError: it is not what it should be.
+        """
+        while self._generations:
+            oldest = self._generations[0]
+            data = b"" if oldest.cut else oldest.read()
+            if oldest.trouble and not self._give_up(oldest):
+                self._say_missing(f"{oldest.path}: {oldest.trouble}; trying again")
+                return None
+            if data:
+                if oldest.over is not None:
+                    oldest.over = self._seconds()
+                messages = oldest.cutter.feed(data)
+                if messages:
+                    return oldest.block(str(self.path), messages)
+            elif not self._is_over(oldest):
+                return None
+            else:
+                self._generations.popleft()
+                messages = oldest.cutter.end()
+                if not oldest.cut and oldest.until > oldest.seen[0] > oldest.offset:
+                    self.lost += oldest.seen[0] - oldest.offset
+                    self._tell(
+                        f"{oldest.path}: was truncated after it was renamed;"
+                        f" {oldest.seen[0] - oldest.offset:,} bytes had not been read and are lost"
+                    )
+                oldest.seen = (oldest.offset, oldest.seen[1])
+                if oldest.cut:
+                    # Its file may go on, with another content that is not known by this one's.
+                    self._forget(oldest)
+                self._ended.append(oldest)
+                if len(self._ended) > KEPT:
+                    self._forget_oldest()
+                if messages:
+                    return oldest.block(str(self.path), messages)
+        return None
+
+    def _forget_oldest(self) -> None:
+        oldest = self._ended.popleft()
+        if not oldest.cut:
+            mark = oldest.mark_read()
+            self.done = [*(one for one in self.done if one.inode != mark.inode), mark]
+        self._forget(oldest)
+
+    def _give_up(self, oldest: Generation) -> bool:
+        """Whether a file that cannot be read has lost its name, and nobody will mend it."""
+        if oldest.over is None or self._seconds() - oldest.over < QUIET:
+            return False
+        if not oldest.cut:
+            oldest.cut = True
+            lost = max(0, oldest.seen[0] - oldest.offset)
+            self.lost += lost
+            self._tell(f"{oldest.path}: {oldest.trouble}; {lost:,} bytes of it are lost")
+        return True
+
+    def _is_over(self, oldest: Generation) -> bool:
+        if oldest.cut:
+            return True
+        if oldest.over is None or self._seconds() - oldest.over < QUIET:
+            return False
+        # A writer that has not begun the next one may still have this one open.
+        after = self._generations[1]
+        return after.over is not None or after.cut or os.fstat(after.file).st_size > 0
+
+    def mark(self, number: int, offset: int) -> FilePosition | None:
+        """
+        A place in a generation; C{None} where that is long done with.
+        """
+        for generation in (*self._generations, *self._ended):
+            if generation.number == number:
+                return generation.mark(offset)
+        return None
+
+    @property
+    def newest(self) -> FilePosition | None:
+        """How far the last file was read that had the name."""
+        return self._generations[-1].mark_read() if self._generations else None
+
+    def waiting(self) -> list[FilePosition]:
+        """Files that were seen and not begun."""
+        return [one.mark_read() for one in self._generations if not one.offset and not one.cut]
+
+    @property
+    def inodes(self) -> set[int]:
+        """Of all that is open to be read."""
+        return {one.key[1] for one in self._generations}
+
+    def known(self, number: int) -> FilePosition | None:
+        """How far a generation was read; C{None} where that is long done with."""
+        for generation in (*self._generations, *self._ended):
+            if generation.number == number:
+                return generation.mark_read()
+        return None
+
+    def ended(self) -> list[FilePosition]:
+        """Files that were read to their end, of earlier runs too."""
+        marks = [generation.mark_read() for generation in self._ended if not generation.cut]
+        known = {mark.inode for mark in marks}
+        return [*(mark for mark in self.done if mark.inode not in known), *marks]
+
+    @property
+    def unread(self) -> int:
+        """Bytes that are there and were not read."""
+        return sum(generation.unread for generation in self._generations if not generation.cut)
+
+    def close(self) -> None:
+        for generation in (*self._generations, *self._ended, *self._early):
+            self._forget(generation)
+        self._generations.clear()
+        self._ended.clear()
+
+    def _end_newest(self) -> None:
+        if self._generations and self._generations[-1].over is None:
+            self._generations[-1].over = self._seconds()
+
+    def _add(self, found: Found, offset: int, line: int) -> None:
+        self._generations.append(
+            Generation(self._count, found, offset, line, self._cutter(offset == 0))
+        )
+        self._count += 1
+        if len(self._generations) > 1:
+            self.on_rotation()
+
+    def _forget(self, generation: Generation) -> None:
+        if generation.file >= 0:
+            os.close(generation.file)
+            generation.file = -1
+
+    def _take_moved(self, moved: Found | None) -> None:
+        """Read what a file has that was truncated and lost its name, if it is not found beside."""
+        if moved is None:
+            return
+        if moved.key in {one.key for one in self._generations}:
+            os.close(moved.file)
+            return
+        self._end_newest()
+        self._add(moved, 0, 1)
+
+    def _cut(self, newest: Generation, named: bool) -> Found | None:
+        """
+        @param named: whether it still has the name; else it was renamed after that.
+        @return: it, open once more, where it was renamed and its copy is read on.
+        """
+        mark, size = newest.mark_read(), newest.seen[0]
+        copy = find(self.path, mark, self._tell, [newest.once_more()])
+        text = f"{self.path}: was truncated; reading it from its beginning"
+        moved = None
+        if copy is None:
+            newest.cut = True
+            lost = size - newest.offset
+            self.on_cut(mark.inode, None)
+            if not named:
+                once_more = newest.once_more()
+                self._end_newest()
+                self._add(once_more, 0, 1)
+        else:
+            if not named:
+                moved = newest.once_more()
+            os.close(newest.file)
+            newest.take(copy)
+            self.on_cut(mark.inode, newest.mark_read())
+            lost = size - copy.stat.st_size
+            rest = copy.stat.st_size - newest.offset
+            text += f", and {rest:,} bytes that had not been read from its copy {copy.path.name}"
+        if lost > 0:
+            self.lost += lost
+            text += f"; {lost:,} bytes had not been read and are lost"
+        elif copy is None:
+            text += "; what was written to it just before that, if anything, is lost"
+        self._tell(text)
+        return moved
+
+    def _look_back(self) -> None:
+        later = {one.key for one in self._generations}
+        for generation in reversed(self._ended):
+            if generation.file < 0:
+                continue
+            if generation.key in later:
+                self._forget(generation)  # its file went on, and is measured there
+                continue
+            later.add(generation.key)
+            found = os.fstat(generation.file)
+            size = max(generation.offset, generation.seen[0])
+            self._say_late(generation.path, found.st_size - size)
+            generation.seen = (max(size, found.st_size), found.st_mtime_ns)
+            if not found.st_nlink:
+                self._forget(generation)  # the disk needs its room
+
+    def _say_late(self, path: Path, size: int) -> None:
+        if size > 0:
+            self.lost += size
+            self._tell(
+                f"{path}: {size:,} bytes were written to it after the next file was begun and"
+                " this one was taken as complete; they are not sent"
+            )
+
+    def _say_missing(self, text: str) -> None:
+        if not self._missing:
+            self._missing = True
+            self._tell(text)
+
+
+def _has_path(mark: FilePosition) -> bool:
+    """Whether a file is where it was."""
+    with contextlib.suppress(OSError):
+        return Path(mark.path).stat().st_ino == mark.inode
+    return False
+
+
+def _close(found: Found) -> None:
+    if found.file >= 0:
+        os.close(found.file)

@@ -1,0 +1,355 @@
+"""
+Followed files as a source of messages, with the place of a stream in one of them.
+
+Strategy: names are looked at by a timer of their own, however long the reader is held up,
+so that no rotation is missed; reading asks each of them in turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from twisted.internet.task import LoopingCall, deferLater
+
+from gateway.commands.send.bookmark import Bookmark, Place
+from gateway.commands.send.follow import Tail
+from gateway.commands.send.inputs import BLOCK, Block, NewCutter
+from gateway.commands.send.rotation import HEAD, FilePosition, Found, compressed
+from gateway.model.errors import InputError
+
+LOOK: Final = 0.1
+"""Seconds between two looks: what a person takes for at once, and nothing for a machine."""
+
+SAVE: Final = 1.0
+"""Seconds between two savings of the place: what a restart has to read again."""
+
+
+class Followed:
+    """
+    Several names, followed at once.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        cutter: NewCutter,
+        reactor: Any,
+        tell: Callable[[str], None],
+    ) -> None:
+        self.tails = [Tail(path, cutter, reactor.seconds, tell) for path in paths]
+        self._reactor = reactor
+        self._turn = 0
+        self._fault: InputError | None = None
+        self._loop = LoopingCall(self._look)
+        self._loop.clock = reactor
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._loop.start(LOOK)
+
+    async def read(self) -> Block:
+        while True:
+            if self._fault is not None:
+                raise self._fault
+            block = self.read_now()
+            if block is not None:
+                return block
+            await deferLater(self._reactor, LOOK)
+
+    def read_now(self) -> Block | None:
+        """What is there already."""
+        for _ in self.tails:
+            tail = self.tails[self._turn]
+            self._turn = (self._turn + 1) % len(self.tails)
+            block = tail.read()
+            if block is not None:
+                return block
+        return None
+
+    def total(self, done: int) -> int:
+        """Bytes of input, as far as it is known."""
+        return done + sum(tail.unread for tail in self.tails)
+
+    def close(self) -> None:
+        if self._loop.running:
+            self._loop.stop()
+        for tail in self.tails:
+            tail.close()
+
+    def _look(self) -> None:
+        for tail in self.tails:
+            try:
+                tail.look()
+            except InputError as error:
+                self._fault = error  # whoever reads has to know; it ends the run
+
+
+class StreamPlace:
+    """
+    Keeps a bookmark up to date with what is read and answered.
+    """
+
+    def __init__(self, bookmark: Bookmark, followed: Followed, reactor: Any) -> None:
+        self._bookmark = bookmark
+        (self._tail,) = followed.tails
+        self._seconds = reactor.seconds
+        self._generation: int | None = None
+        self._saved = reactor.seconds()
+        self._have = 0
+        self._tell: Callable[[str], None] = lambda text: None
+        # Of each file that was found again: the place, its number, and how long it was then.
+        self._found: list[tuple[int, int, int]] = []
+        self._head = 0
+        self._tail.on_cut = bookmark.cut
+        self._tail.done = bookmark.done
+
+    def floor(self, have: int, twice: int = 0) -> int:
+        """
+        @param twice: how many of its messages come twice in the stream.
+        @param have: the last number of the stream, as the gateway says.
+        @return: the first number behind which the stream's messages can be found again.
+        @raise InputError: there is none.
+        """
+        if not self._bookmark.places:
+            self._check_whole(have - twice)
+            return 0
+        first = self._bookmark.places[0].number
+        if first > have:
+            raise InputError(
+                f"{self._bookmark.path}: the stream had {first:,} messages, and the gateway has"
+                f" {have:,}: its database was set back, or another gateway had the rest in its"
+                " spool; look into the table and gateway.dead_letter, send what is missing by hand,"
+                " then begin with a --stream of another name"
+            )
+        return first
+
+    def resume(self, number: int, have: int, tell: Callable[[str], None]) -> int:
+        """
+        Find where the stream was, or a little before.
+
+        @param number: of the last message that is not to be read.
+        @param have: the last number of the stream.
+        @return: the number of the message before the first one that will be read.
+        """
+        places = self._bookmark.places
+        self._have, self._tell = have, tell
+        self._tail.on_cut = self._cut
+        before = [place for place in places if place.number <= number]
+        if not before:
+            self._tail.on_rotation = self._save
+            self._tail.look()
+            if not places:
+                self._tail.skip_rotated()
+            return 0
+        wanted = places[len(before) - 1 :]
+        self._tail.begin()
+        at: int | None = None
+        gone: list[Place] = []
+        for place, after in zip(wanted, [*wanted[1:], None], strict=True):
+            found = self._find(place, None if after is None else after.number)
+            if found is None:
+                self._tell_gone(place, have, None if after is None else after.number)
+                if at is None:
+                    gone.append(place)
+                continue
+            self._tell_of(place, found)
+            if at is None:
+                at = min(place.number, have)
+        for place in gone:
+            # The numbers that its messages had are given to those of the next file.
+            number = min(place.number, have if at is None else at)
+            self._bookmark.found(place, Place(number, place.line, place.mark))
+        self._bookmark.save()
+        taken = self._tail.catch_up(wanted[-1].mark)
+        if at is None and taken:
+            names = ", ".join(path.name for path in taken)
+            tell(
+                f"{self._tail.path}: going on with what came after it, from its beginning: {names}"
+            )
+        self._tail.look()
+        self._tell_never_begun(wanted)
+        self._tail.on_rotation = self._save
+        self._save()
+        return have if at is None else at
+
+    def _cut(self, inode: int, rest: FilePosition | None) -> None:
+        self._bookmark.cut(inode, rest)
+        self._bookmark.save()
+
+    def _tell_never_begun(self, wanted: Sequence[Place]) -> None:
+        known = self._tail.inodes | {place.mark.inode for place in wanted}
+        for mark in self._bookmark.waiting:
+            if mark.inode not in known:
+                had = f"its {mark.end:,} bytes, or more, are lost"
+                if not mark.end:
+                    had = "it was empty when it was noted; what it got after that, if any, is lost"
+                self._tell(
+                    f"{self._tail.path}: a file that came after the one that was being sent is gone"
+                    f" before it was begun; {had}"
+                )
+
+    def _find(self, place: Place, following: int | None) -> Found | None:
+        """
+        @param following: number before that of the next file's first message, where one was begun.
+        """
+        book = self._bookmark
+        known = (*(other.mark for other in book.places), *book.done, *book.waiting)
+        others = [mark for mark in known if mark.inode != place.mark.inode]
+        followed = following is not None or any(
+            mark.inode != place.mark.inode for mark in book.waiting
+        )
+        after = [other.mark for other in book.places[book.places.index(place) + 1 :]]
+        # Of a file that is stored whole no copy is needed, nor what only begins alike.
+        needed = following is None or following > self._have
+        later = [one for one in (*after, *book.waiting) if one.inode != place.mark.inode]
+        found = self._tail.resume(place.mark, place.line, followed, others, later, needed)
+        if found is not None:
+            generation, offset = len(self._found), place.mark.offset
+            self._found.append((offset, place.number, found.stat.st_size))
+            mark = self._tail.mark(generation, offset)
+            assert mark is not None
+            # As it is now, whoever wrote it: a state file is brought up to date before all else.
+            self._bookmark.found(place, Place(place.number, place.line, mark))
+        return found
+
+    def _tell_gone(self, place: Place, have: int, following: int | None) -> None:
+        """
+        @param following: number before that of the next file's first message, where one was begun.
+        """
+        path, mark = self._tail.path, place.mark
+        if following is not None and following <= have:
+            return  # all of it is stored
+        stored = max(0, have - place.number)
+        line = place.line + stored
+        if following is not None:
+            lost = f"{following - max(have, place.number):,} messages"
+        elif mark.early:
+            lost = "how much, is not known"
+        else:
+            lost = f"{max(0, mark.end - mark.offset):,} bytes when it was last looked at"
+            if stored:
+                lost += f", less {stored:,} messages that are stored"
+            lost += ", and whatever was written to it after that"
+        text = (
+            f"{path}: the file that was being sent is gone, or was truncated; what it had behind"
+            f" its line {line - 1:,}, message {place.number + stored:,} of the stream, cannot be"
+            f" sent: {lost}"
+        )
+        if names := compressed(path, mark):
+            text += f". It may be in {', '.join(names)}: send that by hand, from line {line:,} on"
+        self._tell(text)
+
+    def _tell_of(self, place: Place, found: Found) -> None:
+        mark, path = place.mark, self._tail.path
+        if mark.early:
+            self._tell(
+                f"{self._bookmark.path}: was written by an earlier version, which knows a file by"
+                f" its first {mark.size:,} bytes; {found.path} has them, and is gone on with behind"
+                f" its byte {mark.offset:,}"
+            )
+        elif not found.own:
+            self._tell(
+                f"{path}: going on in {found.path.name}, a copy of the file that was being sent:"
+                f" the first {mark.size:,} bytes are the same, and those before byte"
+                f" {mark.offset:,}. If it only begins alike, that is not sent once more, and what"
+                " the other one had behind it is lost"
+            )
+        gone = mark.end - found.stat.st_size
+        if gone > 0:
+            self._tell(
+                f"{found.path}: has {gone:,} bytes less than when it was last looked at, which are"
+                " lost: its end was taken away, or it is another file that has the inode of the"
+                " one that was being sent, and begins alike"
+            )
+        if path.is_symlink() and not found.named and str(found.path) == mark.path:
+            self._tell(
+                f"{path}: is a link to another file than before; those that it was a link to in"
+                " between, if any, are not known and not sent"
+            )
+
+    def _check_whole(self, have: int) -> None:
+        # Without a place there can only be one file, sent from its first line.
+        if not have:
+            return
+        path = self._tail.path
+        count = 0
+        try:
+            with path.open("rb") as file:
+                while count < have and (data := file.read(BLOCK)):
+                    count += data.count(b"\n")
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+        if count < have:
+            raise InputError(
+                f"{path}: the stream has {have:,} messages, and here are only {count:,} lines; give"
+                " the --state file of the run that sent them, or a --stream of another name"
+            )
+
+    def reading(self, block: Block, number: int) -> int:
+        """
+        Before a block is sent.
+
+        @param number: that its first message would have.
+        @return: that it has.
+        """
+        start = block.offset - block.size
+        expected = self._expected(block, start, number)
+        if expected > number:
+            self._tell(
+                f"{self._tail.path}: the stream has {expected - number:,} messages more than are"
+                f" behind its place, before line {block.line:,}: they were sent from elsewhere, or"
+                " taken out of the file; nothing is left out for them"
+            )
+            number = expected
+        if block.generation != self._generation:
+            self._generation = block.generation
+            mark = self._tail.mark(block.generation, start)
+            if mark is not None:
+                self._note()
+                self._bookmark.begun(Place(number - 1, block.line, mark))
+                self._head = mark.size
+        elif self._head < HEAD:
+            # Whatever is sent of its first bytes is known before, or a file that begins alike would
+            # have those lines that are left out.
+            mark = self._tail.known(block.generation)
+            if mark is not None and mark.size > self._head:
+                self._bookmark.grown(mark)
+                self._head = mark.size
+        return number
+
+    def _expected(self, block: Block, start: int, number: int) -> int:
+        """
+        @return: the number of a block's first message, if it is not what counting tells.
+        """
+        if number > self._have or not self._found:
+            return number
+        if block.generation < len(self._found):
+            begin, before, end = self._found[block.generation]
+            if block.offset <= end:
+                return max(number, before + 1) if start == begin else number
+        # What the stream has was in the files that were found, when they were found.
+        return self._have + 1
+
+    def settled(self, block: Block, number: int) -> None:
+        """A block and all before are answered."""
+        mark = self._tail.mark(block.generation, block.offset)
+        if mark is not None:
+            line = block.line + len(block.messages)
+            self._bookmark.settled(Place(number, line, mark))
+        if self._seconds() - self._saved >= SAVE:
+            self._saved = self._seconds()
+            self._save()
+
+    def close(self) -> None:
+        if self._generation is not None:
+            self._save()
+
+    def _save(self) -> None:
+        self._note()
+        self._bookmark.save()
+
+    def _note(self) -> None:
+        self._bookmark.done = self._tail.ended()
+        self._bookmark.waiting = self._tail.waiting()

@@ -1,0 +1,157 @@
+"""
+One content of a followed file, from its beginning until it is truncated or done with.
+
+Strategy: an open descriptor, and what is known of the bytes that were read: the first ones, and
+those before the place. With them the file is known again, and seen to be truncated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+
+from gateway.commands.send.inputs import BLOCK, Block, Cutter
+from gateway.commands.send.rotation import HEAD, TRAIL, FilePosition, Found, digest, hole
+
+
+class Generation:
+    """
+    One file's content.
+
+    @ivar offset: of the byte to be read next.
+    @ivar given: of the byte behind the last whole message that was given out.
+    @ivar until: nothing from this byte on is read: it came when the next file was begun.
+    @ivar over: when something else got the name, or it grew after that.
+    @ivar cut: truncated: nothing more can be read of it.
+    @ivar trouble: why it cannot be read just now.
+    """
+
+    def __init__(self, number: int, found: Found, offset: int, line: int, cutter: Cutter) -> None:
+        self.number = number
+        self.offset = self.given = offset
+        self.line = line
+        self.cutter = cutter
+        self.head = b""
+        # What was read last, and before that all of a message that is not finished.
+        self._recent = bytearray(os.pread(found.file, min(TRAIL, offset), max(0, offset - TRAIL)))
+        self._trails: dict[int, tuple[int, str]] = {}
+        self._remember()
+        self.until = sys.maxsize
+        # What was there when it was opened is given by itself: it may have been sent before.
+        self._was = found.stat.st_size
+        self.over: float | None = None
+        self.cut = False
+        self.trouble = ""
+        self.take(found)
+
+    def take(self, found: Found) -> None:
+        """It is this file, or from now on this one."""
+        self.file = found.file
+        self.key = found.key
+        self.path = found.path
+        self.seen = (found.stat.st_size, found.stat.st_mtime_ns)
+        self._grow_head()
+
+    def once_more(self) -> Found:
+        """The file, open once more."""
+        file = os.dup(self.file)
+        return Found(file, self.path, os.fstat(file), own=True)
+
+    def read(self) -> bytes:
+        most = min(BLOCK, self.until - self.offset)
+        if self.offset < self._was:
+            most = min(most, self._was - self.offset)
+        try:
+            if not self.offset:
+                self.offset = hole(self.file)
+            data = os.pread(self.file, most, self.offset)
+            if data and self._changed():
+                return b""  # truncated and grown again; the next look sees that too
+        except OSError as error:
+            self.trouble = error.strerror or "cannot be read"
+            return b""
+        self._grow_head()
+        self._recent += data
+        self.offset += len(data)
+        return data
+
+    @property
+    def is_read(self) -> bool:
+        """Whether more of it can be read, as far as is known."""
+        return not self.cut and not self.trouble
+
+    @property
+    def unread(self) -> int:
+        """Bytes that are there and were not read."""
+        with contextlib.suppress(OSError):
+            return max(0, os.fstat(self.file).st_size - self.offset)
+        return 0
+
+    def truncated(self, found: os.stat_result) -> bool:
+        """Whether what was read is not there any more; it may have grown beyond that again."""
+        return found.st_size < self.offset or self._changed()
+
+    def looked_at(self, found: os.stat_result) -> None:
+        """It is the same file still."""
+        self.seen = (found.st_size, found.st_mtime_ns)
+        self._grow_head()
+
+    def fits(self, file: int) -> bool:
+        """Whether all that is known of what was read is in this file."""
+        return self.mark_read().fits(file, os.fstat(file))
+
+    def _grow_head(self) -> None:
+        if len(self.head) < HEAD:
+            self.head = os.pread(self.file, HEAD, 0)
+
+    def _changed(self) -> bool:
+        # The first bytes may be a header that every file has, and those before the place the
+        # same in each: both are looked at.
+        trail = self._recent[-TRAIL:]
+        return (
+            os.pread(self.file, len(trail), self.offset - len(trail)) != trail
+            or os.pread(self.file, len(self.head), 0) != self.head
+        )
+
+    def block(self, name: str, messages: list[bytes]) -> Block:
+        given = self.offset - self.cutter.pending
+        block = Block(messages, given - self.given, name, self.line, given, self.number)
+        self.line += len(messages)
+        self.given = given
+        self._remember()
+        return block
+
+    def _remember(self) -> None:
+        """What is before the place is needed when that is answered; the file may be another."""
+        end = len(self._recent) - (self.offset - self.given)
+        start = max(0, end - TRAIL)
+        self._trails[self.given] = (end - start, digest(bytes(self._recent[start:end])))
+        del self._recent[:start]
+
+    def mark(self, offset: int) -> FilePosition:
+        """
+        @param offset: where a block has begun or ended; earlier ones are not asked for any more.
+        """
+        while (first := next(iter(self._trails))) < offset:
+            del self._trails[first]
+        return self._mark(offset, *self._trails[offset])
+
+    def mark_read(self) -> FilePosition:
+        """How far it was read, be it within a message."""
+        trail = bytes(self._recent[-TRAIL:])
+        return self._mark(self.offset, len(trail), digest(trail))
+
+    def _mark(self, offset: int, before: int, trail: str) -> FilePosition:
+        return FilePosition(
+            *self.key,
+            size=len(self.head),
+            digest=digest(self.head),
+            offset=offset,
+            before=before,
+            trail=trail,
+            end=max(self.seen[0], self.offset),
+            changed=self.seen[1],
+            path=str(self.path),
+            dead=self.cut,
+        )

@@ -1,0 +1,441 @@
+"""
+Finding a followed file again after its name was rotated away.
+
+Strategy: neither an inode nor the first bytes make a file. The number of a removed file goes to
+the next one, a copy has another one, and devices write the same header into each of their files.
+So a L{FilePosition} has the inode, the first bytes, and the bytes before the place. A file is the
+one that was being sent if it has these bytes and the inode; the device's number does not count,
+since network file systems change it with each mount. Else one that has the bytes is a copy. Where
+an older copy goes on in another way than the file itself, that was truncated behind it. All that
+was sent of the first L{HEAD} bytes is known, so that a file that begins alike has the same lines
+there.
+
+What is never known: a file that was truncated and has grown beyond the place, with the same bytes
+before it, and of which there is no copy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Final
+
+HEAD: Final = 4096
+"""Bytes from the beginning by which a file is known again: more than a header, and one read."""
+
+TRAIL: Final = 4096
+"""Bytes before a place by which it is known again: some dozen lines, for one read of a disk."""
+
+_ROTATED: Final = re.compile(r"[._-][0-9][0-9T:._-]*")
+"""What logrotate and its like put behind a name: C{.1}, C{-20260131}; not C{.gz}."""
+
+_COMPRESSED: Final = re.compile(r"[._-][0-9][0-9T:._-]*\.(gz|bz2|xz|zst|lz4|Z|zip)")
+
+_COUNTED: Final = re.compile(r"\.([0-9]{1,4})")
+"""A number that counts rotations: the larger, the older."""
+
+_DATED: Final = re.compile(
+    r"[._-]((?:19|20)[0-9]{2}[._-]?(?:0[1-9]|1[0-2])(?:[._-]?[0-3][0-9](?:[0-9]{2,6})?)?"
+    r"|1[0-9]{9})(?![0-9]).*"
+)
+"""A date, the year first, perhaps with a time or a counter behind it: the larger, the newer."""
+
+
+@dataclass(frozen=True, slots=True)
+class FilePosition:
+    """
+    Position in a file that can be found again after its name was rotated away.
+
+    @ivar size: how many bytes from the beginning C{digest} is of.
+    @ivar before: how many bytes before C{offset} C{trail} is of.
+    @ivar trail: their digest; C{""} in what a version without it has written.
+    @ivar end: the file's size when it was last seen; C{changed}: its last change, in nanoseconds.
+    @ivar path: where it was, links followed.
+    @ivar dead: whether it was truncated then: nothing is behind this place, whatever the file has.
+    """
+
+    device: int
+    inode: int
+    size: int
+    digest: str
+    offset: int
+    before: int = 0
+    trail: str = ""
+    end: int = 0
+    changed: int = 0
+    path: str = ""
+    dead: bool = False
+
+    @property
+    def early(self) -> bool:
+        """Whether a version has made it that knew a file by its first bytes alone."""
+        return not self.trail
+
+    def fits(self, file: int, found: os.stat_result) -> bool:
+        """Whether an open file has the bytes of this place, where it was moved or copied to."""
+        if self.dead or found.st_size < max(self.offset, self.size):
+            return False
+        if digest(os.pread(file, self.size, 0)) != self.digest:
+            return False
+        trail = os.pread(file, self.before, self.offset - self.before)
+        return self.early or digest(trail) == self.trail
+
+    def is_untouched(self, found: os.stat_result) -> bool:
+        """Whether a file of this inode is as long as it was, and was not changed since."""
+        size = max(self.offset, self.end)
+        return (found.st_size, found.st_mtime_ns) == (size, self.changed)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """
+    An open file; C{file} is -1 where it was closed again.
+
+    @ivar own: whether it has the inode that was looked for.
+    @ivar named: whether it has the followed name itself.
+    """
+
+    file: int
+    path: Path
+    stat: os.stat_result
+    own: bool = False
+    named: bool = False
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return self.stat.st_dev, self.stat.st_ino
+
+    @property
+    def changed(self) -> int:
+        """When it was changed last, in nanoseconds."""
+        return self.stat.st_mtime_ns
+
+
+def digest(data: bytes) -> str:
+    """Of some bytes of a file."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def find(
+    path: Path,
+    mark: FilePosition,
+    tell: Callable[[str], None],
+    known: Sequence[Found] = (),
+    renamed: bool = False,
+    others: Sequence[FilePosition] = (),
+    later: Sequence[FilePosition] = (),
+    copied: bool = True,
+) -> Found | None:
+    """
+    Look for the file of a mark, under a name and beside it.
+
+    @param known: open files that may have no name any more; they become this function's.
+    @param renamed: whether the next file has had the name since: no copy has it then.
+    @param others: marks of files that are known beside this one, and are no copies of it.
+    @param later: those of them that came after it, as no copy of it did.
+    @param copied: whether a copy will do.
+    @return: it, open; C{None} where it is gone.
+    """
+    own: list[Found] = []
+    copies: list[Found] = []
+    after: list[Found] = []
+    bases = [name.name for name in _names(path, mark)]
+    beside = _open_beside(path, mark, tell)
+    for found in chain(known, beside):
+        fits = mark.fits(found.file, found.stat)
+        if fits and found.own:
+            own.append(found)
+        elif fits and copied and _may_be_copy(found, mark, renamed, others):
+            copies.append(found)
+        elif copied and not found.named and _is_other(found, mark, later):
+            after.append(found)
+        else:
+            os.close(found.file)
+    older = in_order([*copies, *after], bases)
+    first = next((at for at, one in enumerate(older) if one in after), len(older))
+    best = _best(own, older[:first], mark, bases)
+    for found in (*own, *copies, *after):
+        if found is not best:
+            os.close(found.file)
+    return best
+
+
+def _best(
+    own: Sequence[Found], copies: Sequence[Found], mark: FilePosition, bases: Sequence[str]
+) -> Found | None:
+    if not own:
+        return copies[0] if copies else None
+    first = own[0]
+    for copy in copies:
+        # It was copied and truncated if it did not go on as an older copy of it does.
+        longer = copy.stat.st_size > mark.offset and not copy.named and copy.key != first.key
+        older = in_order([first, copy], bases)[0] is copy
+        if longer and older and not _begins_with(first, copy):
+            return copy
+    return first
+
+
+def in_order(found: Sequence[Found], bases: Sequence[str]) -> list[Found]:
+    """
+    Sort files of one log, the oldest first: by what their names say, which no late writer
+    changes; by their last changes between names of two kinds, or that do not say it.
+    """
+    kinds: dict[object, list[tuple[tuple[int, ...], Found]]] = {}
+    for one in found:
+        if one.named:
+            continue  # the newest of all
+        kind, order = _rank(one, bases)
+        kinds.setdefault(kind, []).append((order, one))
+    ages: list[tuple[int, int, Found]] = []
+    for files in kinds.values():
+        files.sort(key=lambda file: (file[0], file[1].changed, file[1].path.name))
+        # No file of a kind is older than those behind it: it was written to late.
+        changed = files[-1][1].changed
+        for at in reversed(range(len(files))):
+            changed = min(changed, files[at][1].changed)
+            ages.append((changed, at, files[at][1]))
+    ages.sort(key=lambda age: (age[0], age[1], age[2].path.name))
+    return [*(one for *_, one in ages), *(one for one in found if one.named)]
+
+
+def _rank(one: Found, bases: Sequence[str]) -> tuple[object, tuple[int, ...]]:
+    """
+    @return: what kind of name a file has, and what its files are sorted by.
+    """
+    name = one.path.name
+    for base in bases:
+        added = _added(name, base)
+        if added and (counted := _COUNTED.fullmatch(added)):
+            return (one.path.parent, "counted"), (-int(counted[1]),)
+        if added and (dated := _DATED.fullmatch(added)):
+            # Only dates that are written in one way compare.
+            shape = re.sub("[0-9]", "0", dated[1])
+            return (one.path.parent, base, shape), tuple(map(int, re.findall("[0-9]+", added)))
+    return "unknown", ()
+
+
+def _may_be_copy(
+    found: Found, mark: FilePosition, renamed: bool, others: Sequence[FilePosition]
+) -> bool:
+    """
+    Whether a file with the bytes of a mark, and another inode, may have what came after: a copy
+    has what was written until it was made.
+    """
+    if not mark.size or found.changed < mark.changed or _is_other(found, mark, others):
+        return False
+    return not (found.named and (mark.early or renamed))
+
+
+def _is_other(found: Found, mark: FilePosition, others: Sequence[FilePosition]) -> bool:
+    """Whether a file is one of these by its inode, or by more bytes than a mark knows."""
+    known = max(mark.size, mark.offset)
+    return any(
+        (other.inode == found.stat.st_ino or max(other.size, other.offset) > known)
+        and other.fits(found.file, found.stat)
+        for other in others
+    )
+
+
+def _begins_with(longer: Found, shorter: Found) -> bool:
+    size = shorter.stat.st_size
+    if longer.stat.st_size < size:
+        return False
+    start = max(0, size - TRAIL)
+    count = size - start
+    return os.pread(longer.file, count, start) == os.pread(shorter.file, count, start)
+
+
+def rotated(
+    path: Path,
+    mark: FilePosition | None,
+    tell: Callable[[str], None],
+    done: Sequence[FilePosition] = (),
+) -> tuple[list[Found], list[Found]]:
+    """
+    Open the rotated files of a name, without the one that has the name.
+
+    @param done: ends of files; those that were not touched since are closed: there may be more
+        than a process can have open.
+    @return: the oldest first; and those that begin with the name in a way that is not known.
+    """
+    bases = [name.name for name in _names(path, mark)]
+    ends = {end.inode: end for end in done}
+    known, unknown = [], []
+    for one in _open_beside(path, mark, tell):
+        name = one.path.name
+        if one.named or any(_matches(_COMPRESSED, name, base) for base in bases):
+            os.close(one.file)
+            continue
+        end = ends.get(one.key[1])
+        if end is not None and end.is_untouched(one.stat):
+            os.close(one.file)
+            one = replace(one, file=-1)
+        if any(_matches(_ROTATED, name, base) for base in bases):
+            known.append(one)
+        else:
+            unknown.append(one)
+    return in_order(known, bases), unknown
+
+
+def mark_rotated(path: Path, known: set[tuple[int, int]]) -> list[FilePosition]:
+    """
+    @param known: files that are left out.
+    @return: where those beside a name end by now.
+    """
+    marks = []
+    for one in _open_beside(path, None, lambda text: None):
+        if not one.named and one.key not in known:
+            marks.append(mark_end(one))
+        os.close(one.file)
+    return marks
+
+
+def inodes_beside(path: Path) -> set[int] | None:
+    """
+    @return: of all in the folders of a name and of what it is a link to; C{None} where one of them
+        cannot be read.
+    """
+    found = set()
+    for folder in {one.parent for one in _names(path, None)}:
+        try:
+            found |= {entry.inode() for entry in os.scandir(folder)}
+        except OSError:
+            return None
+    return found
+
+
+def mark_end(one: Found) -> FilePosition:
+    """Where a file ends by now."""
+    size = one.stat.st_size
+    head, trail = os.pread(one.file, HEAD, 0), os.pread(one.file, TRAIL, max(0, size - TRAIL))
+    return FilePosition(
+        *one.key,
+        size=len(head),
+        digest=digest(head),
+        offset=size,
+        before=len(trail),
+        trail=digest(trail),
+        end=size,
+        changed=one.changed,
+        path=str(one.path),
+    )
+
+
+def compressed(path: Path, mark: FilePosition) -> list[str]:
+    """Names of compressed files beside that were changed after the mark was made."""
+    names = set()
+    for folder, name in {(one.parent, one.name) for one in _names(path, mark)}:
+        with contextlib.suppress(OSError):
+            for entry in os.scandir(folder):
+                if _matches(_COMPRESSED, entry.name, name) and (
+                    entry.stat().st_mtime_ns >= mark.changed
+                ):
+                    names.add(entry.name)
+    return sorted(names)
+
+
+def count_lines(file: int, end: int) -> int:
+    """How many lines end before some byte of a file."""
+    count = at = 0
+    while at < end and (data := os.pread(file, min(1 << 20, end - at), at)):
+        count += data.count(b"\n")
+        at += len(data)
+    return count
+
+
+def hole(file: int) -> int:
+    """
+    @return: how many NUL bytes a file begins with, as one that was truncated under a writer that
+        goes on at its old place.
+    """
+    if os.pread(file, 1, 0) != b"\0":
+        return 0
+    try:
+        at = os.lseek(file, 0, os.SEEK_DATA)
+    except OSError:
+        at = 0
+    while data := os.pread(file, 1 << 16, at):
+        rest = data.lstrip(b"\0")
+        if rest:
+            return at + len(data) - len(rest)
+        at += len(data)
+    return at
+
+
+def _names(path: Path, mark: FilePosition | None) -> list[Path]:
+    """
+    A name, the file it is a link to, and the one it was a link to.
+    """
+    names = [path, Path(os.path.realpath(path))]
+    if mark is not None and mark.path:
+        names.append(Path(mark.path))
+    return list(dict.fromkeys(names))
+
+
+def _matches(pattern: re.Pattern[str], name: str, base: str) -> bool:
+    """Whether a name is another one with a pattern behind it, or a date before its extension."""
+    if name.startswith(base):
+        return pattern.fullmatch(name.removeprefix(base)) is not None
+    middle = _added(name, base)
+    return pattern is _ROTATED and re.fullmatch(r"[._-][0-9T:._-]{6,}", middle) is not None
+
+
+def _added(name: str, base: str) -> str:
+    """What a name has more than another one, behind it or before its extension."""
+    if name.startswith(base):
+        return name.removeprefix(base)
+    stem, dot, extension = base.rpartition(".")
+    if not stem or not name.startswith(stem) or not name.endswith(dot + extension):
+        return ""
+    return name[len(stem) : -len(dot + extension)]
+
+
+def _open_beside(
+    path: Path, mark: FilePosition | None, tell: Callable[[str], None]
+) -> Iterator[Found]:
+    """
+    Open all that may be a file of this name, the name itself first, each file once.
+    """
+    names = _names(path, mark)
+    known: set[tuple[int, int]] = set()
+    for place in (*names, *_beside(names, mark)):
+        try:
+            there = place.stat()
+            if not stat.S_ISREG(there.st_mode):
+                continue
+            file = os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            tell(f"{place}: {error.strerror}; it may be what is looked for")
+            continue
+        there = os.fstat(file)
+        if (there.st_dev, there.st_ino) in known:
+            os.close(file)
+            continue
+        known.add((there.st_dev, there.st_ino))
+        # A name that a link had before is a file beside by now.
+        named = place in (path, Path(os.path.realpath(path)))
+        own = mark is not None and there.st_ino == mark.inode
+        yield Found(file, place, there, own, named)
+
+
+def _beside(names: Sequence[Path], mark: FilePosition | None) -> list[Path]:
+    found = []
+    for folder, base in {(one.parent, one.name) for one in names}:
+        with contextlib.suppress(OSError):
+            for entry in os.scandir(folder):
+                if (
+                    entry.name.startswith(base)
+                    or (mark is not None and entry.inode() == mark.inode)
+                    or _matches(_ROTATED, entry.name, base)
+                ):
+                    found.append(folder / entry.name)
+    return sorted(set(found) - set(names))

@@ -1,0 +1,54 @@
+"""
+Option for a token, which is never on the command line, where C{ps} shows it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from gateway.client.greeting import MAX_TOKEN, check_token
+
+VARIABLE: Final = "GATEWAY_TOKEN"
+"""Of the environment; its value is a token."""
+
+
+def token_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """
+    C{--token-file} and the environment, as C{token}.
+    """
+    return click.option(
+        "--token-file",
+        "token",
+        callback=_token,
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="Say first the token in this file, which proves who you are (gateway token add)."
+        f"  [default: the environment's {VARIABLE}]",
+    )(command)
+
+
+def _token(context: click.Context, option: click.Parameter, path: Path | None) -> str | None:
+    if path is None:
+        token, source = os.environ.get(VARIABLE) or None, f"environment variable {VARIABLE}"
+    else:
+        token, source = _read(path), str(path)
+    if token is not None:
+        try:
+            check_token(token)
+        except ValueError as error:
+            raise click.UsageError(f"{source}: {error}") from None
+    return token
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            # A line's ending may follow, and no more.
+            return file.read(MAX_TOKEN + 3).decode("latin-1").rstrip("\r\n")
+    except OSError as error:
+        raise click.UsageError(f"{path}: cannot be read: {error.strerror}") from None

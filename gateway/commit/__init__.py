@@ -1,0 +1,1 @@
+"""From chunks to commits: the writer, its lanes, and what holds them back."""

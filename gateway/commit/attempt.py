@@ -1,0 +1,185 @@
+"""
+How a commit that fails goes on: what is known of it, and what is to be done next.
+
+Strategy: no I/O and no clock of its own. Whoever commits says what went wrong and when, and is
+told the next L{Step}. So everything that decides between "not stored" and "may be stored" is in
+one place, for the batch of one route (L{gateway.commit.lane}) and for several in one commit
+(L{gateway.commit.multi_route}).
+
+As long as nothing is stored for certain, a commit may be given up, sent elsewhere, or begun anew
+in another way. From the first reply that is lost on it may be stored, or be stored yet: then it
+is only written again behind the same fence, put into the spool together with that fence, or
+settled by L{gateway.model.store.Store.resolve}.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import Final
+
+from gateway.model.errors import (
+    FenceVoid,
+    OutcomeUnknown,
+    RouteError,
+    StoreError,
+    TransientError,
+    Unavailable,
+)
+
+RETRY_FOR: Final = 10.0
+"""Seconds for which a batch is tried again after errors that pass."""
+
+BLAME_AFTER: Final = 4
+"""Attempts that failed for a reason that mostly passes, after which rows are refused for it..."""
+
+BLAME_FOR: Final = 3.0
+"""... and seconds since the first of them: a trigger's NOWAIT meets the same lock many times."""
+
+OPEN_FOR: Final = 86400.0
+"""
+Seconds after which a batch whose fate is open is given up, where no spool takes it:
+the row its fence is in is not kept for ever.
+"""
+
+
+def backoff(attempt: int, jitter: Callable[[], float] = random.random) -> float:
+    """
+    Seconds to wait before the next attempt: full jitter, 50 ms doubling up to 2 s.
+
+    @param attempt: how many attempts have failed, from 1.
+    @param jitter: gives numbers in [0, 1).
+    @see: M. Brooker, "Exponential Backoff and Jitter", AWS Architecture Blog, 2015.
+    """
+    ceiling: float = min(2.0, 0.05 * 2.0 ** min(attempt - 1, 10))
+    return ceiling * jitter()
+
+
+class TransientFailures:
+    """Attempts that failed for a reason that mostly passes by itself."""
+
+    __slots__ = ("_since", "_times")
+
+    def __init__(self) -> None:
+        self._times = 0
+        self._since = 0.0
+
+    def note(self, now: float) -> None:
+        """
+        One more of them.
+
+        @param now: seconds of a clock that never goes back.
+        """
+        if not self._times:
+            self._since = now
+        self._times += 1
+
+    def lasts(self, now: float) -> bool:
+        """
+        Say whether rows are to be refused for it, since it does not pass by itself.
+        """
+        return self._times >= BLAME_AFTER and now - self._since >= BLAME_FOR
+
+
+class Known(Enum):
+    """
+    What is known of a commit.
+    """
+
+    NOT_STORED = auto()
+    """Nothing of it is stored, nor will any try that was made store it."""
+
+    UNKNOWN = auto()
+    """The reply to a try was lost: it may be stored, or be stored yet."""
+
+
+class Step(Enum):
+    """
+    What is to be done about a commit that failed.
+    """
+
+    WAIT = auto()
+    """Pause, then go on: write it again, or settle what became of it."""
+
+    RENUMBER = auto()
+    """Its fence is void: write it again, behind the next number."""
+
+    CLOSE_ROUTE = auto()
+    """Every row of the route fails: its peers are told so until that is mended."""
+
+    SPOOL = auto()
+    """Put it into the spool, with its fence where it may be stored."""
+
+    GIVE_BACK = auto()
+    """It is not stored: tell its peers to send it again."""
+
+    ABANDON = auto()
+    """Nobody will know any more whether it is stored."""
+
+
+class Attempt:
+    """
+    One commit on its way, from its first try to its end.
+
+    @ivar known: whether it may be stored.
+    @ivar failures: how often it failed.
+    @ivar late: whether that has lasted for longer than its peers are to wait without a word.
+    """
+
+    __slots__ = (
+        *("_answer_timeout", "_passing", "_spools", "_started"),
+        *("failures", "known", "late"),
+    )
+
+    def __init__(self, now: float, answer_timeout: float, spools: bool) -> None:
+        """
+        @param now: seconds of a clock that never goes back.
+        @param answer_timeout: seconds for which an answer is waited for before the spool is asked.
+        @param spools: whether there is a spool.
+        """
+        self.known = Known.NOT_STORED
+        self.failures = 0
+        self.late = False
+        self._started = now
+        self._answer_timeout = answer_timeout
+        self._spools = spools
+        self._passing: TransientFailures | None = None
+
+    def settled(self) -> None:
+        """It turned out that nothing was stored: L{Known.NOT_STORED} again."""
+        self.known = Known.NOT_STORED
+
+    def blames(self, now: float) -> bool:
+        """
+        Say whether the next try is to refuse rows also for what mostly passes by itself.
+        """
+        return self._passing is not None and self._passing.lasts(now)
+
+    def failed(self, error: StoreError, now: float) -> Step:
+        """
+        @param error: no refusal of rows or streams: those are the committer's.
+        """
+        if isinstance(error, FenceVoid):
+            # It was taken when the reply was lost.
+            self.known = Known.NOT_STORED
+            return Step.RENUMBER
+        if isinstance(error, OutcomeUnknown):
+            self.known = Known.UNKNOWN
+        elif isinstance(error, RouteError) and self.known is Known.NOT_STORED:
+            return Step.CLOSE_ROUTE
+        elif isinstance(error, TransientError):
+            if self._passing is None:
+                self._passing = TransientFailures()
+            self._passing.note(now)
+        self.failures += 1
+        waited = now - self._started
+        patience = RETRY_FOR if self.known is Known.NOT_STORED else self._answer_timeout
+        self.late = waited > patience or isinstance(error, Unavailable)
+        if not self.late:
+            return Step.WAIT
+        if self._spools:
+            return Step.SPOOL
+        if self.known is Known.NOT_STORED:
+            return Step.GIVE_BACK
+        return Step.WAIT if waited <= OPEN_FOR else Step.ABANDON

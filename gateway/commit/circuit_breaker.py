@@ -1,0 +1,110 @@
+"""
+Circuit breakers of routes: one that every row would fail on is out of service until its operator
+acts.
+
+While it is out of service its peers are told to try later without asking the database
+for each batch; one probe at a time, with back-off, finds out when it is mended.
+A probe that succeeds puts it back, but only a stored batch makes the back-off
+forget: what a probe cannot see (a trigger that fails) is not tried in a hot loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from gateway.model.errors import RouteError, StoreError
+from gateway.model.outcome import RETRY_AFTER, Code, Outcome, try_later
+from gateway.model.store import Store
+
+
+class CircuitBreakers:
+    """
+    Circuit breakers of all routes; those in service cost a look into a small dictionary.
+    """
+
+    _log = Logger()
+
+    def __init__(self, store: Store, clock: IReactorTime, backoff: Callable[[int], float]) -> None:
+        """
+        @param backoff: failed probes -> seconds to wait.
+        """
+        self._store = store
+        self._clock = clock
+        self._backoff = backoff
+        self._closed: dict[str, Outcome] = {}
+        self._failures: dict[str, int] = {}
+        self._said: dict[str, str] = {}
+        self._probes: dict[str, Deferred[None]] = {}
+
+    @property
+    def closed(self) -> dict[str, str]:
+        """Route -> why it is closed, for those that are."""
+        return {route: self._said[route] for route in self._closed}
+
+    def answer(self, route: str) -> Outcome | None:
+        """
+        @return: what the route's peers are told; C{None} where it is open.
+        """
+        return self._closed.get(route)
+
+    def close(self, route: str, error: RouteError) -> None:
+        """
+        Every row of this route would fail.
+        """
+        self._closed[route] = try_later(
+            Code.ROUTE, "out of service until its operator acts", RETRY_AFTER, error.sqlstate
+        )
+        self._say(route, str(error))
+        if route not in self._probes:
+            probe = self._probes[route] = Deferred.fromCoroutine(self._probe(route))
+            probe.addErrback(self._bug, route)
+
+    def stored(self, route: str) -> None:
+        """
+        A batch of this route was stored.
+        """
+        if self._said and self._said.pop(route, None) is not None:
+            self._failures.pop(route, None)
+            self._closed.pop(route, None)
+            self._log.info("route {route}: storing again", route=route)
+
+    async def _probe(self, route: str) -> None:
+        try:
+            while True:
+                failures = self._failures[route] = self._failures.get(route, 0) + 1
+                await deferLater(self._clock, self._backoff(failures))
+                if route not in self._closed:
+                    return
+                try:
+                    await self._store.probe(route)
+                except RouteError as error:
+                    self._say(route, str(error))
+                except StoreError:
+                    pass  # no database at all is told elsewhere
+                else:
+                    self._closed.pop(route, None)
+                    return
+        finally:
+            del self._probes[route]
+
+    def _say(self, route: str, text: str) -> None:
+        """
+        Log one line when a route begins to fail, or fails for another reason.
+        """
+        if self._said.get(route) != text:
+            self._said[route] = text
+            self._log.warn(
+                "route {route}: out of service, peers are told to try later: {text}",
+                route=route,
+                text=text,
+            )
+
+    def _bug(self, failure: Failure, route: str) -> None:
+        self._closed.pop(route, None)  # or nobody would ever look again
+        self._log.failure("route {route}: probing failed", failure=failure, route=route)

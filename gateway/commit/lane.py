@@ -1,0 +1,394 @@
+"""
+One lane: gather chunks, commit them, settle what became of them.
+
+A lane is a logical writer with at most one batch in flight; while that commits,
+the next one gathers. There is no timer: when little comes in, each chunk is
+committed at once; under load batches grow by themselves until the database sets
+the pace.
+
+What a store cannot take is dealt with here:
+
+ - rows at fault are refused alone, and kept as dead letters where the route says so.
+ - an unknown outcome is resolved by writing the same batch with the same fence
+   again; no answer is given before that, unless a spool takes over the batch
+   together with its fence.
+ - errors that pass are tried again for a while; then the spool takes the batch,
+   or its peers are told to try later.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from math import inf
+
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
+
+from gateway.commit.attempt import Attempt, Known, Step, backoff
+from gateway.commit.fences import Fences
+from gateway.commit.lane_context import BUG, LaneContext
+from gateway.commit.multi_route import MultiRouteCommit
+from gateway.model.batch import MAX_BYTES, MAX_ROWS, Batch, Chunk, Fence, Refusal, Slice
+from gateway.model.errors import (
+    Faults,
+    FramesRefused,
+    OutcomeUnknown,
+    RouteError,
+    RowError,
+    SpoolError,
+    SpoolUnknown,
+    StoreError,
+    StreamsElsewhere,
+    TransientError,
+)
+from gateway.model.outcome import (
+    QUEUED,
+    RETRY_AFTER,
+    Code,
+    Outcome,
+    Run,
+    Word,
+    refused_rows,
+    replaced,
+    row_refused,
+    try_later,
+)
+from gateway.model.store import Written
+
+
+class Lane:
+    """
+    A queue of chunks and the commit in flight.
+
+    @ivar load: rows queued and in flight.
+    @ivar since: when the batch in flight was begun, in seconds of the clock.
+    """
+
+    def __init__(self, context: LaneContext) -> None:
+        self.load = 0
+        self.since = 0.0
+        self._context = context
+        self._queue: deque[Chunk] = deque()
+        self._gathered: Sequence[Chunk] = ()
+        self._running = False
+        self._fences = Fences(context.new_id)
+        self._together = MultiRouteCommit(context, self._fences, self._without)
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """The UUIDs of its rows in C{gateway.lane}."""
+        return self._fences.lanes
+
+    def put(self, chunk: Chunk) -> None:
+        self._queue.append(chunk)
+        self.load += len(chunk.frames)
+        if not self._running:
+            self.begin()
+
+    def add(self, chunks: Sequence[Chunk]) -> None:
+        """
+        Put chunks that are not committed before L{begin}.
+        """
+        self._queue.extend(chunks)
+        self.load += sum(len(chunk.frames) for chunk in chunks)
+
+    def begin(self) -> None:
+        """
+        Commit what waits; again is harmless.
+        """
+        if not self._running:
+            self._running = True
+            Deferred.fromCoroutine(self._run()).addErrback(self._context.bug)
+
+    async def _run(self) -> None:
+        while self._queue:
+            chunks = self._gathered = self._gather()
+            self.since = self._context.clock.seconds()
+            try:
+                batches = Batch.by_route(chunks)
+                if len(batches) > 1:
+                    batches = Batch.in_order(await self._together.commit(batches), chunks)
+                if len(batches) == 1:
+                    await self._commit(batches[0])
+                else:
+                    await self._commit_apart(batches)
+            except Exception:  # noqa: BLE001 - a bug must not leave peers waiting forever
+                self._context.bug(Failure())
+                for chunk in chunks:
+                    # Whether it is committed is not known, so the fence is spoilt.
+                    self._fences.renew(chunk.route)
+                    chunk.abandon(BUG)
+            self.load -= sum([len(chunk.frames) for chunk in chunks])
+        self._running = False
+
+    def _gather(self) -> list[Chunk]:
+        """
+        What goes into the next commit.
+        """
+        queue = self._queue
+        first = queue.popleft()
+        chunks = [first]
+        rows, size = len(first.frames), first.size
+        while queue:
+            chunk = queue[0]
+            rows += len(chunk.frames)
+            size += chunk.size
+            if rows > MAX_ROWS or size > MAX_BYTES:
+                break
+            chunks.append(queue.popleft())
+        return chunks
+
+    async def _commit_apart(self, batches: Sequence[Batch]) -> None:
+        """
+        Commit batches so that none waits for one that it has nothing to do with.
+        """
+        groups = _unrelated(batches)
+        if len(groups) < 2:
+            await self._commit_in_turn(batches)
+            return
+        work = [Deferred.fromCoroutine(self._commit_in_turn(group)) for group in groups]
+        for _, result in await DeferredList(work, consumeErrors=True):
+            if isinstance(result, Failure):
+                result.raiseException()
+
+    async def _commit_in_turn(self, batches: Sequence[Batch]) -> None:
+        for batch in batches:
+            await self._commit(batch)
+
+    def _let_go(self) -> None:
+        """
+        A batch is in trouble: peers that have nothing in it go on by other lanes.
+        """
+        self.since = -inf  # nobody new comes here
+        bound = {id(chunk.origin) for chunk in self._gathered}
+        free = [chunk for chunk in self._queue if id(chunk.origin) not in bound]
+        if free:
+            self._queue = deque(chunk for chunk in self._queue if id(chunk.origin) in bound)
+            self.load -= sum(len(chunk.frames) for chunk in free)
+            self._context.send_on(free)
+
+    def _without(self, batch: Batch, faults: Faults) -> Batch | None:
+        """
+        @return: the batch without its rows at fault; C{None} where nothing is left.
+        """
+        return batch.refuse(faults, dead_letter=batch.route in self._context.dead_letters)
+
+    async def _commit(self, batch: Batch) -> None:
+        """
+        Bring every row of a batch to its end.
+        """
+        spooler = self._context.spooler
+        # What is to be committed, the next one last.
+        left: list[Batch | None] = [batch]
+        while left:
+            whole = left.pop()
+            if whole is None or (part := whole.without_void()) is None:
+                continue
+            if spooler is not None and (waiting := spooler.waiting(part)):
+                # Nobody else waits for what their streams wait for.
+                behind, others = part.parted(waiting)
+                if behind is not None and others is not None:
+                    left += [behind, others]
+                    continue
+            try:
+                runs = await self._store(part)
+            except FramesRefused as error:
+                left.append(self._without(part, error.faults))
+            except StreamsElsewhere as error:
+                left.append(_without_streams(part, error))
+            except RowError as error:
+                # Refused at the end of its transaction, so that nobody could say which.
+                if part.count > 1:
+                    left += reversed(part.halves())
+                else:
+                    fault = row_refused(str(error), error.sqlstate)
+                    left.append(self._without(part, [(0, fault)]))
+            else:
+                await self._settle(part, runs)
+
+    async def _settle(self, batch: Batch, runs: Sequence[Run]) -> None:
+        """
+        Tell what became of a batch; what is refused in it becomes dead letters before.
+        """
+        fate = runs[0][1]
+        if isinstance(fate, Outcome) and fate.word in (Word.TRY, Word.BYE):
+            batch.fail(fate)
+            return
+        if batch.route in self._context.dead_letters and (faults := refused_rows(runs)):
+            kept = await self._keep_dead_letters(batch, faults)
+            if kept is not faults:
+                # A stream has moved past what was refused in it, dead letter or not.
+                runs = replaced(runs, [f for f in kept if batch.stream_of(f[0]) is None])
+        batch.settle(runs)
+
+    async def _keep_dead_letters(self, batch: Batch, faults: Faults) -> Faults:
+        """
+        Keep rows that the database refused as dead letters.
+
+        @return: what to tell their peers.
+        """
+        bad = batch.only([row for row, _ in faults])
+        refusals = [
+            Refusal(piece.chunk, piece.start, outcome, dead_letter=True, counts=False)
+            for piece, (_, outcome) in zip(bad.slices, faults, strict=True)
+        ]
+        ((_, kept),) = await self._store(Batch(batch.route, [], refusals))
+        if kept.word in (Word.TRY, Word.BYE):
+            assert isinstance(kept, Outcome)
+            return [(row, kept) for row, _ in faults]
+        return faults
+
+    async def _store(self, batch: Batch) -> Sequence[Run]:
+        """
+        Write a batch behind the lane's next fence, as often as it takes.
+
+        @return: what became of the rows; for all of them alike where none is stored.
+        @raise FramesRefused: rows are at fault; nothing is stored.
+        @raise StreamsElsewhere: so are streams; nothing is stored.
+        @raise RowError: some row is at fault; nothing is stored.
+        """
+        context, route = self._context, batch.route
+        clock, spooler, breakers = context.clock, context.spooler, context.breakers
+        attempt = context.attempt()
+        fence = self._fences.next(route)
+        while True:
+            sure = attempt.known is Known.NOT_STORED
+            if sure and (closed := breakers.answer(route)) is not None:
+                return [(batch.count, closed)]
+            if spooler is not None and spooler.leads(batch):
+                outcome = await self._spool(batch, fence, attempt, "")
+                if outcome is not None:
+                    return [(batch.count, outcome)]
+            try:
+                blame = attempt.failures > 0 and attempt.blames(clock.seconds())
+                written = await (
+                    context.store.write(batch, fence, patient=spooler is None, blame=blame)
+                    if sure
+                    else self._write_again(batch, fence, attempt, blame)
+                )
+                return self._written(route, fence, written)
+            except RowError:
+                raise
+            except StoreError as error:
+                trouble = error
+            step = attempt.failed(trouble, clock.seconds())
+            if attempt.failures == 1:
+                self._let_go()
+            if isinstance(trouble, OutcomeUnknown):
+                context.unknown += 1
+            if attempt.late and spooler is None:
+                context.note_failure(route, trouble)
+            if step is Step.CLOSE_ROUTE:
+                assert isinstance(trouble, RouteError)
+                breakers.close(route, trouble)
+                continue
+            if step is Step.RENUMBER:
+                self._fences.moved(route, fence.number)
+                fence = self._fences.next(route)
+                continue
+            if step is Step.GIVE_BACK:
+                return [(batch.count, _not_stored(trouble))]
+            if step is Step.SPOOL:
+                outcome = await self._spool(batch, fence, attempt, str(trouble))
+                if outcome is not None:
+                    return [(batch.count, outcome)]
+            if step is Step.ABANDON:
+                raise AssertionError("the fate of a batch was open for too long")
+            await deferLater(clock, backoff(attempt.failures))
+
+    async def _write_again(
+        self, batch: Batch, fence: Fence, attempt: Attempt, blame: bool
+    ) -> Written:
+        """
+        Write a batch that may be stored already, or settle that it is not.
+
+        @raise StoreError: it still may be.
+        """
+        store = self._context.store
+        patient = self._context.spooler is None
+        try:
+            return await store.write(batch, fence, patient=patient, blame=blame)
+        except (FramesRefused, StreamsElsewhere, RowError):
+            # What follows is not the same batch: the first try must never store it.
+            written = await store.resolve(batch, fence)
+            if written is None:
+                self._fences.moved(batch.route, fence.number)
+                attempt.settled()
+                raise
+            return written
+
+    async def _spool(
+        self, batch: Batch, fence: Fence, attempt: Attempt, reason: str
+    ) -> Outcome | None:
+        """
+        Put a batch into the spool, with its fence where it may be stored.
+
+        @param reason: why it is not stored at once.
+        @return: what its peers are told; C{None} where it has to go into the store after all.
+        """
+        spooler = self._context.spooler
+        assert spooler is not None
+        sure = attempt.known is Known.NOT_STORED
+        outcome: Outcome | None = QUEUED
+        try:
+            if not await spooler.take(batch, None if sure else fence, reason):
+                return None
+        except SpoolUnknown:
+            outcome = BUG
+        except SpoolError as error:
+            return try_later(Code.DOWN, str(error), RETRY_AFTER) if sure else None
+        if outcome is BUG or not sure:
+            # If it is there, its fence is the spool's.
+            self._fences.renew(batch.route)
+        return outcome
+
+    def _written(self, route: str, fence: Fence, written: Written) -> Sequence[Run]:
+        context = self._context
+        if written.before:
+            context.resolved += 1
+        self._fences.moved(route, fence.number)
+        context.note_success(route)
+        return written.runs
+
+
+def _unrelated(batches: Sequence[Batch]) -> Sequence[Sequence[Batch]]:
+    """
+    @return: groups, in order each, that have neither a route nor a peer in common.
+    """
+    groups: list[tuple[set[object], list[Batch]]] = []
+    for batch in batches:
+        pieces: list[Slice | Refusal] = [*batch.slices, *batch.refusals]
+        common: set[object] = {batch.route, *(id(piece.chunk.origin) for piece in pieces)}
+        group: list[Batch] = []
+        rest = []
+        for keys, members in groups:
+            if keys.isdisjoint(common):
+                rest.append((keys, members))
+            else:
+                common |= keys
+                group += members
+        groups = [*rest, (common, [*group, batch])]
+    return [members for _, members in groups]
+
+
+def _without_streams(batch: Batch, error: StreamsElsewhere) -> Batch | None:
+    """
+    Say goodbye to the peers of streams that are not just before their messages.
+    """
+    left: Batch | None = batch
+    for move in batch.moves:
+        standing = error.standings.get(move.stream.name)
+        if standing is not None and left is not None:
+            left = left.without({move.stream.name}, standing.outcome(move))
+    return left
+
+
+def _not_stored(error: StoreError) -> Outcome:
+    """
+    @return: what to tell the peers of a batch that is certainly not stored.
+    """
+    if isinstance(error, TransientError):
+        return try_later(Code.BUSY, "the database is busy", RETRY_AFTER, error.sqlstate)
+    return try_later(Code.DOWN, "the database cannot be reached", RETRY_AFTER)

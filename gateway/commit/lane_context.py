@@ -1,0 +1,56 @@
+"""
+What the lanes of a writer share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+
+from gateway.commit.attempt import Attempt
+from gateway.commit.circuit_breaker import CircuitBreakers
+from gateway.model.batch import Chunk
+from gateway.model.errors import StoreError
+from gateway.model.outcome import Code, goodbye
+from gateway.model.store import Spooler, Store
+
+BUG: Final = goodbye(Code.INTERNAL, "the gateway failed; whether this was stored is not known")
+
+
+class LaneContext(Protocol):
+    """
+    Context of the lanes of a writer.
+
+    @ivar spooler: the spool; C{None} where messages are refused while the database is away.
+    @ivar dead_letters: routes whose refused messages are kept.
+    @ivar new_id: makes up UUIDs of lanes.
+    @ivar unknown: how often a connection was lost with a batch in flight.
+    @ivar resolved: how often the fence showed that such a batch had been committed.
+    """
+
+    clock: IReactorTime
+    store: Store
+    breakers: CircuitBreakers
+    spooler: Spooler | None
+    dead_letters: frozenset[str]
+    new_id: Callable[[], str]
+    unknown: int
+    resolved: int
+
+    def attempt(self) -> Attempt:
+        """Begin a commit."""
+
+    def note_failure(self, route: str, error: StoreError) -> None:
+        """A route's batches cannot be stored just now."""
+
+    def note_success(self, route: str) -> None:
+        """A batch of this route was stored."""
+
+    def send_on(self, chunks: Sequence[Chunk]) -> None:
+        """All that some peers have under way waits behind others' trouble: to other lanes."""
+
+    def bug(self, failure: Failure) -> None:
+        """What nobody foresaw."""

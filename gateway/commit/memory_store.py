@@ -1,0 +1,340 @@
+"""
+A Store that keeps messages in memory: the fake beside the real one.
+
+For the tests of everything above the Store port. It passes the same suite as
+L{gateway.postgres.store.store.PostgresStore}; on top, a test can hold its commits back
+and tell it what to do with the next ones.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from uuid import uuid4
+
+from twisted.internet.defer import Deferred
+
+from gateway.formats.text import TextFormat
+from gateway.model.batch import DIGEST, Batch, Fence, Origin, StreamMark, stream_marks
+from gateway.model.errors import (
+    BatchesRefused,
+    Faults,
+    FenceVoid,
+    FramesRefused,
+    OutcomeUnknown,
+    RouteError,
+    RowError,
+    StoredPartly,
+    StreamBehind,
+    StreamsElsewhere,
+    TransientError,
+)
+from gateway.model.outcome import STORED, Fate, Outcome, Run, Word, row_refused
+from gateway.model.store import Claim, Seen, Spooled, Written, reached
+from gateway.model.stream_marks import Standing
+
+
+@dataclass(slots=True)
+class KeptStream:
+    """
+    State of a stream.
+
+    @ivar digests: number -> what the message was.
+    """
+
+    claim: str = ""
+    epoch: str = ""
+    mark: int = 0
+    refusals: dict[int, Outcome] = field(default_factory=dict)
+    digests: dict[int, bytes] = field(default_factory=dict)
+
+
+class MemoryStore:
+    """
+    Text messages in a list.
+
+    @ivar rows: (origin, message) of everything committed, in order of commit.
+    @ivar writes: number of rows of every write, in order, failed ones too.
+    @ivar poison: messages that hold one of these are refused as by a constraint.
+    @ivar odd: messages that hold one of these fail for a reason that says nothing of them.
+    @ivar held: whether commits wait for L{commit}.
+    @ivar failures: errors that the next writes raise instead of storing.
+    @ivar dead_letter_failures: errors that the next writes raise that keep dead letters.
+    @ivar streams: what is kept of each stream.
+    @ivar closed: routes that are out of service.
+    @ivar dead_letters: (message, why it was refused), in order.
+    @ivar lost_replies: how many of the next writes commit, but say L{OutcomeUnknown}.
+    """
+
+    def __init__(self, held: bool = False, word: Callable[[], str] = lambda: str(uuid4())) -> None:
+        """
+        @param word: makes up epochs and claims.
+        """
+        self._word = word
+        self.rows: list[tuple[Origin, bytes]] = []
+        self.writes: list[int] = []
+        self.poison: set[bytes] = set()
+        self.odd: set[bytes] = set()
+        self.held = held
+        self.failures: deque[Exception] = deque()
+        self.dead_letter_failures: deque[Exception] = deque()
+        self.closed: set[str] = set()
+        self.dead_letters: list[tuple[bytes, Outcome]] = []
+        self.lost_replies = 0
+        self._passed: set[str] = set()
+        self._fences: dict[str, int] = {}
+        self._last: dict[str, list[Run] | None] = {}  # None: void
+        self.streams: dict[str, KeptStream] = {}
+        self._waiting: deque[Deferred[None]] = deque()
+        self._format = TextFormat()
+
+    @property
+    def waiting(self) -> int:
+        """How many writes wait for L{commit}."""
+        return len(self._waiting)
+
+    def commit(self, which: int = 0) -> None:
+        """
+        Let a write go on that waits.
+
+        @param which: 0 for the one that has waited longest.
+        """
+        gate = self._waiting[which]
+        del self._waiting[which]
+        gate.callback(None)
+
+    async def write(
+        self, batch: Batch, fence: Fence, *, patient: bool = False, blame: bool = False
+    ) -> Written:
+        self.writes.append(batch.count)
+        frames = self._frames(batch)
+        await self._begun()
+        if batch.dead_letters and self.dead_letter_failures:
+            raise self.dead_letter_failures.popleft()
+        if batch.count and batch.route in self.closed:
+            raise RouteError("table does not exist", "42P01")
+        if (written := self._before(batch, fence)) is not None:
+            return written
+        self._follow(batch.moves)
+        if fence.first < fence.number and any(word in f for f in frames for word in self.poison):
+            raise RowError("violates a check constraint", "23514")
+        odd = [any(word in frame for word in self.odd) for frame in frames]
+        if odd and all(odd) and batch.route not in self._passed:
+            raise TransientError("internal error", "XX000")
+        if any(odd) and fence.first < fence.number:
+            raise RowError("internal error", "XX000")
+        fates: list[Fate] = []
+        for part in batch.slices:
+            for frame in part.frames:
+                if any(word in frame for word in self.poison):
+                    fates.append(row_refused("violates a check constraint", "23514"))
+                elif any(word in frame for word in self.odd):
+                    fates.append(row_refused("internal error", "XX000"))
+                else:
+                    self._passed.add(batch.route)
+                    fates.append(STORED)
+                    self.rows.append((part.chunk.origin, frame))
+        self._keep_dead_letters(batch)
+        runs = [(len([*alike]), fate) for fate, alike in groupby(fates)] or [(0, STORED)]
+        self._move_streams(batch.moves)
+        self._remember(batch, fates)
+        return self._moved(fence, runs)
+
+    async def write_together(
+        self, batches: Sequence[Batch], fences: Sequence[Fence], *, afresh: bool = False
+    ) -> bool:
+        self.writes.append(sum(batch.count for batch in batches))
+        faults: list[Faults] = []
+        for batch in batches:
+            try:
+                self._frames(batch)
+            except FramesRefused as refused:
+                faults.append(refused.faults)
+            else:
+                faults.append([])
+        if any(faults):
+            raise BatchesRefused(faults)
+        await self._begun()
+        for batch in batches:
+            if batch.count and batch.route in self.closed:
+                raise RouteError("table does not exist", "42P01")
+        rows = [
+            (part.chunk.origin, frame)
+            for batch in batches
+            for part in batch.slices
+            for frame in part.frames
+        ]
+        if any(word in frame for _, frame in rows for word in self.poison):
+            raise RowError("violates a check constraint", "23514")
+        if any(word in frame for _, frame in rows for word in self.odd):
+            raise TransientError("internal error", "XX000")
+        for batch, fence in zip(batches, fences, strict=True):
+            try:
+                if self._before(batch, fence) is not None:
+                    return not afresh
+            except (FenceVoid, StoredPartly):
+                if afresh:
+                    return False
+                raise
+        moves = stream_marks(batches)
+        try:
+            self._follow(moves)
+        except StreamsElsewhere:
+            return False
+        self._move_streams(moves)
+        self.rows += rows
+        for batch in batches:
+            self._keep_dead_letters(batch)
+        for batch, fence in zip(batches, fences, strict=True):
+            self._fences[fence.lane] = fence.number
+            self._last[fence.lane] = [(batch.count, STORED)]
+        self._reply()
+        return True
+
+    async def resolve(self, batch: Batch, fence: Fence) -> Written | None:
+        if self.failures:
+            raise self.failures.popleft()
+        try:
+            written = self._before(batch, fence)
+        except FenceVoid as void:
+            if void.number != fence.number:
+                raise
+            return None
+        if written is None:
+            self._fences[fence.lane] = fence.number
+            self._last[fence.lane] = None
+        return written
+
+    async def claim_stream(self, name: str, seen: Seen | None, spooled: Spooled) -> Claim:
+        if self.failures:
+            raise self.failures.popleft()
+        kept = self.streams.get(name) or KeptStream()
+        epoch = kept.epoch
+        begun = [key for key, waiting in spooled.items() if waiting and waiting[0][0] == 1]
+        if not epoch and not kept.mark and len(begun) == 1:
+            epoch = begun[0]
+        waiting = sorted([*spooled.get(epoch, ()), *spooled.get("", ())])
+        end = reached(kept.mark, waiting)
+        if seen is None:
+            if end == kept.mark or any(last > end for _, last in waiting):
+                epoch = ""
+        elif end < seen.number or (seen.epoch and seen.epoch != epoch):
+            raise StreamBehind(str(end))
+        self.streams[name] = kept
+        kept.epoch = epoch or self._word()
+        kept.claim = self._word()
+        return Claim(kept.claim, kept.epoch, kept.mark, dict(kept.refusals))
+
+    async def try_out(self, batch: Batch) -> bool:
+        bad = self.poison | self.odd
+        frames = [frame for part in batch.slices for frame in part.frames]
+        if batch.route in self.closed or all(any(w in f for w in bad) for f in frames):
+            return False
+        self._passed.add(batch.route)
+        return True
+
+    async def probe(self, route: str) -> None:
+        if route in self.closed:
+            raise RouteError("table does not exist", "42P01")
+
+    async def close_lanes(self, lanes: Sequence[str]) -> None:
+        if self.failures:
+            raise self.failures.popleft()
+        for lane in lanes:
+            self._fences.pop(lane, None)
+
+    def _frames(self, batch: Batch) -> list[bytes]:
+        """
+        @raise FramesRefused: some are not text.
+        """
+        frames: list[bytes] = []
+        faults: Faults = []
+        for part in batch.slices:
+            try:
+                self._format.encode(part.frames)
+            except FramesRefused as refused:
+                faults += [(len(frames) + i, outcome) for i, outcome in refused.faults]
+            frames += part.frames
+        if faults:
+            raise FramesRefused(faults)
+        return frames
+
+    def _follow(self, moves: Sequence[StreamMark]) -> None:
+        """
+        @raise StreamsElsewhere: streams are not where they were expected.
+        """
+        standings = {}
+        for move in moves:
+            name, claim, epoch = move.stream.name, move.stream.claim, move.stream.epoch
+            kept = self.streams.get(name)
+            if kept is None and claim is None and move.first == 1:
+                kept = KeptStream()
+            claimed = claim is None or (kept is not None and claim == kept.claim)
+            current = kept is None or epoch == "" or kept.epoch in ("", epoch)
+            mark = 0 if kept is None else kept.mark
+            if kept is None or not (claimed and current and mark == move.first - 1):
+                known = {} if kept is None or claim is not None else kept.digests
+                digests = b"".join(
+                    known.get(n, bytes(DIGEST)) for n in range(move.first, move.last + 1)
+                )
+                standings[name] = Standing(claimed, current, mark, move.first, digests)
+        if standings:
+            raise StreamsElsewhere(standings)
+
+    def _move_streams(self, moves: Sequence[StreamMark]) -> None:
+        for move in moves:
+            kept = self.streams.setdefault(move.stream.name, KeptStream())
+            kept.epoch = kept.epoch or move.stream.epoch
+            kept.mark = move.last
+            kept.refusals |= move.refused
+            for place, number in enumerate(range(move.first, move.last + 1)):
+                kept.digests[number] = move.digests[place * DIGEST : (place + 1) * DIGEST]
+
+    def _keep_dead_letters(self, batch: Batch) -> None:
+        for refusal in batch.dead_letters:
+            frame = refusal.chunk.frames[refusal.row]
+            self.dead_letters.append((frame, refusal.outcome))
+
+    def _remember(self, batch: Batch, fates: Sequence[Fate]) -> None:
+        row = 0
+        for part in batch.slices:
+            stream = part.chunk.stream
+            for number in range(part.first, part.last + 1):
+                fate = fates[row]
+                row += 1
+                if stream is None or stream.loose or not isinstance(fate, Outcome):
+                    continue
+                if fate.word is Word.REJ:
+                    self.streams[stream.name].refusals[number] = fate
+
+    async def _begun(self) -> None:
+        if self.held:
+            gate: Deferred[None] = Deferred()
+            self._waiting.append(gate)
+            await gate
+        if self.failures:
+            raise self.failures.popleft()
+
+    def _before(self, batch: Batch, fence: Fence) -> Written | None:
+        number = self._fences.get(fence.lane, 0)
+        if fence.first <= number <= fence.number and self._last[fence.lane] is None:
+            raise FenceVoid(number)
+        if fence.first <= number < fence.number:
+            raise StoredPartly(number)
+        if number < fence.number:
+            return None
+        runs = self._last[fence.lane] if number == fence.number else None
+        return Written(runs or [(batch.count, STORED)], True)
+
+    def _moved(self, fence: Fence, runs: list[Run]) -> Written:
+        self._fences[fence.lane] = fence.number
+        self._last[fence.lane] = runs
+        self._reply()
+        return Written(runs, False)
+
+    def _reply(self) -> None:
+        if self.lost_replies:
+            self.lost_replies -= 1
+            raise OutcomeUnknown("the reply was lost")

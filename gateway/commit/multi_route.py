@@ -1,0 +1,160 @@
+"""
+Batches of several routes in one commit.
+
+A peer that changes the route with every message would otherwise have a commit for each.
+In one transaction the messages of each route go together, since nobody sees a part of a
+commit. That is for what goes well: what cannot be stored like this, because a row is
+refused or refers to one of another route that came before it, is stored in order of
+arrival afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from twisted.internet.task import deferLater
+
+from gateway.commit.attempt import Attempt, Step, backoff
+from gateway.commit.fences import Fences
+from gateway.commit.lane_context import BUG, LaneContext
+from gateway.model.batch import Batch, Fence
+from gateway.model.errors import (
+    BatchesRefused,
+    Faults,
+    OutcomeUnknown,
+    SpoolError,
+    SpoolUnknown,
+    StoreError,
+)
+from gateway.model.outcome import QUEUED, STORED
+
+Without = Callable[[Batch, Faults], Batch | None]
+"""Refuses rows of a batch; gives what is left of it."""
+
+
+class MultiRouteCommit:
+    """
+    Commits batches of several routes at once.
+    """
+
+    def __init__(self, context: LaneContext, fences: Fences, without: Without) -> None:
+        self._context = context
+        self._fences = fences
+        self._without = without
+
+    async def commit(self, batches: Sequence[Batch]) -> Sequence[Batch]:
+        """
+        @param batches: each of another route.
+        @return: what has to be committed otherwise.
+        """
+        context, store = self._context, self._context.store
+        while len(batches) > 1 and self._free(batches):
+            fences = [self._fences.next(batch.route) for batch in batches]
+            attempt = context.attempt()
+            try:
+                if not await store.write_together(batches, fences):
+                    break
+            except BatchesRefused as error:
+                batches = [
+                    left
+                    for batch, faults in zip(batches, error.faults, strict=True)
+                    if (left := self._without(batch, faults)) is not None
+                ]
+                continue
+            except OutcomeUnknown as error:
+                if not await self._settle(batches, fences, attempt, error):
+                    break
+                return []
+            except StoreError:
+                break
+            self._stored(batches, fences)
+            return []
+        return batches
+
+    def _free(self, batches: Sequence[Batch]) -> bool:
+        """Whether the straight way is open to all of them."""
+        breakers, spooler = self._context.breakers, self._context.spooler
+        return not any(
+            batch.void
+            or breakers.answer(batch.route)
+            or (spooler is not None and spooler.leads(batch))
+            for batch in batches
+        )
+
+    def _stored(self, batches: Sequence[Batch], fences: Sequence[Fence]) -> None:
+        for batch, fence in zip(batches, fences, strict=True):
+            self._fences.moved(batch.route, fence.number)
+            self._context.note_success(batch.route)
+            batch.settle([(batch.count, STORED)])
+
+    async def _settle(
+        self,
+        batches: Sequence[Batch],
+        fences: Sequence[Fence],
+        attempt: Attempt,
+        trouble: StoreError,
+    ) -> bool:
+        """
+        Find out what became of a commit whose reply was lost.
+
+        @return: whether the batches are settled; else they are not stored, nor ever will be.
+        """
+        context = self._context
+        while True:
+            step = attempt.failed(trouble, context.clock.seconds())
+            if isinstance(trouble, OutcomeUnknown):
+                context.unknown += 1
+            if attempt.late and context.spooler is None:
+                context.note_failure(batches[0].route, trouble)
+            if step is Step.ABANDON:
+                raise AssertionError("the fate of a batch was open for too long")
+            if step is Step.SPOOL and await self._spool(batches, fences, str(trouble)):
+                return True
+            await deferLater(context.clock, backoff(attempt.failures))
+            try:
+                stored = await context.store.resolve(batches[0], fences[0]) is not None
+            except StoreError as error:
+                trouble = error
+                continue
+            if stored:
+                context.resolved += 1
+                self._stored(batches, fences)
+            else:
+                # The fence is void; the others never stand for another batch.
+                self._fences.moved(batches[0].route, fences[0].number)
+                for batch in batches[1:]:
+                    self._fences.renew(batch.route)
+            return stored
+
+    async def _spool(self, batches: Sequence[Batch], fences: Sequence[Fence], reason: str) -> bool:
+        """
+        Put batches that may be stored into the spool, each with its fence.
+
+        @return: C{False} where there is no room even for the first of them.
+        """
+        spooler = self._context.spooler
+        assert spooler is not None
+        for place, (batch, fence) in enumerate(zip(batches, fences, strict=True)):
+            attempt = 0
+            outcome = QUEUED
+            while True:
+                try:
+                    await spooler.take(batch, fence, reason)
+                except SpoolUnknown:
+                    outcome = BUG
+                except SpoolError:
+                    if not place:
+                        return False
+                    # The first ones are there with their fences: claiming is no longer
+                    # ours, so the others have to follow.
+                    attempt += 1
+                    await deferLater(self._context.clock, backoff(attempt))
+                    continue
+                break
+            # The fence is the spool's now.
+            self._fences.renew(batch.route)
+            if outcome is QUEUED:
+                batch.settle([(batch.count, outcome)])
+            else:
+                batch.fail(outcome)
+        return True

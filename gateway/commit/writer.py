@@ -1,0 +1,228 @@
+"""
+The writer: which lane a peer's chunks go to.
+
+A peer stays on its lane while it has work in flight, so its messages commit in
+the order it sent them. How a lane brings them to their end is L{gateway.commit.lane}'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from typing import Final
+from uuid import uuid4
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from gateway.commit.attempt import Attempt
+from gateway.commit.circuit_breaker import CircuitBreakers
+from gateway.commit.inflight_limit import InflightLimit
+from gateway.commit.lane import Lane
+from gateway.model.batch import Chunk, Origin
+from gateway.model.errors import StoreError
+from gateway.model.outcome import Outcome, Run
+from gateway.model.store import Spooler, Store
+from gateway.model.stream import Stream
+
+FILL: Final = 256
+"""Rows queued on a lane at which other peers prefer the next lane."""
+
+MESSAGE: Final = 128
+"""Bytes that a message in flight counts for beside its payload: its object, and maybe a tag."""
+
+PROMPT: Final = 0.01
+"""Seconds after which a batch in flight counts as slow, and new peers choose another lane."""
+
+_LOAD: Final = attrgetter("load")
+
+OnSettled = Callable[[object, list[Run]], None]
+"""Called with a submission's token and the fates of its messages, in order."""
+
+
+class PeerSource:
+    """
+    Source of one peer's messages: it keeps to one lane while anything of it is in flight.
+    """
+
+    __slots__ = ("_answered", "_in_flight", "_lane", "_origin", "_writer")
+
+    def __init__(self, writer: Writer, origin: Origin, answered: OnSettled) -> None:
+        self._writer = writer
+        self._origin = origin
+        self._answered = answered
+        self._lane: Lane | None = None
+        self._in_flight = 0
+
+    def submit(
+        self,
+        route: str,
+        frames: list[bytes],
+        token: object,
+        stream: Stream | None = None,
+        first: int = 0,
+        refusal: Outcome | None = None,
+    ) -> None:
+        """
+        Have messages stored.
+
+        @param frames: one or more messages, in the order they were sent.
+        @param token: what the answer is given with, maybe before this returns.
+        @param stream: that they are numbered in, from C{first} on.
+        @param refusal: why they only use their numbers up.
+        """
+        writer = self._writer
+        chunk = Chunk(
+            *(route, frames, self._origin, writer.wall_clock(), self._settled, token),
+            *(stream, first, refusal),
+        )
+        lane = self._lane
+        if lane is None:
+            lane = self._lane = writer.choose_lane()
+            writer.sources[id(self._origin)] = self
+        self._in_flight += 1
+        writer.submitted(chunk)
+        lane.put(chunk)
+
+    def _settled(self, chunk: Chunk, runs: list[Run]) -> None:
+        self._in_flight -= 1
+        if not self._in_flight:
+            self._lane = None
+            del self._writer.sources[id(self._origin)]
+        self._answered(chunk.token, runs)
+        self._writer.settled(chunk)
+
+    def send_on(self, chunks: Sequence[Chunk]) -> Lane:
+        """
+        Add all that is in flight to another lane.
+
+        @return: that lane; it is still to begin.
+        """
+        lane = self._lane = self._writer.choose_lane()
+        lane.add(chunks)
+        return lane
+
+
+class Writer:
+    """
+    All lanes of the gateway.
+
+    @ivar sources: those that have something in flight, by the C{id} of their origin.
+    @ivar in_flight: chunks that are submitted and not yet answered.
+    @ivar unknown: how often a connection was lost with a batch in flight.
+    @ivar resolved: how often the fence showed that such a batch had been committed.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        store: Store,
+        clock: IReactorTime,
+        lanes: int,
+        inflight_limit: InflightLimit,
+        wall_clock: Callable[[], float],
+        breakers: CircuitBreakers,
+        spooler: Spooler | None = None,
+        dead_letters: frozenset[str] = frozenset(),
+        answer_timeout: float = 5.0,
+        new_id: Callable[[], str] = lambda: str(uuid4()),
+    ) -> None:
+        """
+        @param clock: monotonic; for waiting before a retry.
+        @param lanes: how many batches may be in flight at once, at least one.
+        @param wall_clock: seconds since the epoch, for C{@received_at}.
+        @param spooler: where batches go while the store is away; C{None}: their peers
+            are told to try later.
+        @param dead_letters: routes whose refused messages are kept.
+        @param answer_timeout: seconds after which a batch that was sent and has no answer
+            goes that way too.
+        @param new_id: makes up UUIDs of lanes.
+        """
+        self.store = store
+        self.clock = clock
+        self.wall_clock = wall_clock
+        self.breakers = breakers
+        self.spooler = spooler
+        self.dead_letters = dead_letters
+        self.answer_timeout = answer_timeout
+        self.new_id = new_id
+        self.sources: dict[int, PeerSource] = {}
+        self.in_flight = 0
+        self.unknown = 0
+        self.resolved = 0
+        self._inflight_limit = inflight_limit
+        self._failing: dict[str, str] = {}
+        self._lanes = [Lane(self) for _ in range(lanes)]
+
+    def source(self, origin: Origin, answered: OnSettled) -> PeerSource:
+        """
+        For a new peer.
+        """
+        return PeerSource(self, origin, answered)
+
+    @property
+    def lanes(self) -> Sequence[str]:
+        """The lanes' UUIDs."""
+        return [id for lane in self._lanes for id in lane.ids]
+
+    # What follows is for Source and Lane.
+
+    def choose_lane(self) -> Lane:
+        """
+        The lane for a peer with nothing in flight.
+
+        The first one that has room in its next batch: few large commits cost the
+        database less than many small ones. But none that is taking long: others
+        must not wait behind a lock or a dead connection.
+        """
+        late = self.clock.seconds() - PROMPT
+        for lane in self._lanes:
+            load = lane.load
+            if not load or (load < FILL and lane.since > late):
+                return lane
+        return min(self._lanes, key=_LOAD)
+
+    def send_on(self, chunks: Sequence[Chunk]) -> None:
+        found: dict[int, list[Chunk]] = {}
+        for chunk in chunks:
+            found.setdefault(id(chunk.origin), []).append(chunk)
+        # What is settled at once may have any peer submit more, which must come behind all this.
+        for lane in [self.sources[origin].send_on(theirs) for origin, theirs in found.items()]:
+            lane.begin()
+
+    def submitted(self, chunk: Chunk) -> None:
+        self.in_flight += 1
+        self._inflight_limit.take(_weight(chunk))
+
+    def settled(self, chunk: Chunk) -> None:
+        self._inflight_limit.give(_weight(chunk))
+        self.in_flight -= 1
+
+    def attempt(self) -> Attempt:
+        return Attempt(self.clock.seconds(), self.answer_timeout, self.spooler is not None)
+
+    def note_failure(self, route: str, error: StoreError) -> None:
+        """
+        Log one line when a route's batches fail, or fail for another reason.
+        """
+        text = str(error)
+        if self._failing.get(route) != text:
+            self._failing[route] = text
+            self._log.warn(
+                "route {route}: peers are told to try later: {text}", route=route, text=text
+            )
+
+    def note_success(self, route: str) -> None:
+        self.breakers.stored(route)
+        if self._failing and self._failing.pop(route, None) is not None:
+            self._log.info("route {route}: storing again", route=route)
+
+    def bug(self, failure: Failure) -> None:
+        self._log.failure("a lane failed; its peers are let go", failure=failure)
+
+
+def _weight(chunk: Chunk) -> int:
+    """Bytes that a chunk counts for while it is in flight."""
+    return chunk.size + MESSAGE * len(chunk.frames)

@@ -1,0 +1,4 @@
+"""
+Configuration: TOML to frozen structs, with all problems at once; the only package that reads
+the file's keys.
+"""

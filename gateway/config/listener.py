@@ -1,0 +1,259 @@
+"""
+The keys of a listener: where peers connect, who gets in, and how they speak.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Annotated, Final, Literal
+
+from msgspec import Meta, Struct
+from msgspec.structs import replace
+
+from gateway.config.paths import ConfigPaths
+from gateway.config.reader import SectionReader
+from gateway.config.routing import check_content, check_name
+from gateway.config.units import IN_BYTES, IN_SECONDS, Count, Seconds
+from gateway.model.route import Route
+from gateway.system.addresses import network_fault
+from gateway.system.endpoint_arguments import LARGEST, escaped
+from gateway.system.endpoint_text import EndpointFault, endpoint_hint
+from gateway.wire.framing import FramingName
+
+# One message in a quarter of an hour; with less nobody would see the end of a pause.
+MessageRate = Annotated[float, Meta(ge=0.001)]
+ByteRate = Annotated[float, Meta(ge=1, extra=IN_BYTES)]
+KernelBytes = Annotated[int, Meta(ge=1, le=LARGEST, extra=IN_BYTES)]
+"""Of a buffer of the kernel, which takes a C int."""
+
+# TCP_KEEPIDLE is whole seconds, at most 32767.
+Keepalive = Annotated[float, Meta(ge=1, le=32767, extra=IN_SECONDS)]
+
+AUTH_TIMEOUT: Final = 10.0
+"""Seconds that a peer has to prove who it is, where the listener does not say."""
+
+_OWNER: Final = re.compile(r"[^:\s\0]*(:[^:\s\0]+)?")
+
+
+class TlsSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """
+    TLS for a listener. Files are PEM.
+
+    @ivar certificate: of the listener, with its chain; the key may be in it too.
+    @ivar key: its private key; C{None}: in C{certificate}.
+    @ivar passphrase_file: what the key is encrypted with.
+    @ivar sni: a directory of C{*.pem}, each a certificate with its chain and key, for the names
+        that are in them; C{certificate} is for all others.
+    @ivar client_ca: authorities of the peers' certificates; C{None}: they show none.
+    @ivar crl: lists of revoked certificates, of the authorities that sign the peers'.
+    @ivar client_certificate: whether a peer may do without.
+    @ivar minimum: version of TLS.
+    @ivar handshake_timeout: in seconds.
+    """
+
+    certificate: str
+    key: str | None = None
+    passphrase_file: str | None = None
+    sni: str | None = None
+    client_ca: str | None = None
+    crl: str | None = None
+    client_certificate: Literal["required", "optional"] = "required"
+    minimum: Literal["1.2", "1.3"] = "1.2"
+    handshake_timeout: Seconds = 10.0
+
+
+class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """
+    Section of a listener: endpoint, dialect, framing, limits. Durations are in seconds.
+
+    @ivar endpoint: a Twisted server endpoint string.
+    @ivar route: for the plain dialect, where every frame goes; with C{route_by}, where
+        those go that C{routes} has no route for.
+    @ivar route_by: a field of each message, whose value chooses among C{routes}.
+    @ivar routes: value of that field -> route.
+    @ivar max_frame: largest payload in bytes, at most 64 MiB.
+    @ivar window: unanswered frames of a peer at which reading pauses.
+    @ivar ack: said instead of C{+OK}; C{none} says nothing.
+    @ivar nak: said instead of every other answer.
+    @ivar telnet: whether peers may be telnet clients that negotiate.
+    @ivar refuse_http: whether a peer that begins as a browser does is let go, where frames end
+        with a byte and peers need no certificate.
+    @ivar auth: whether a token is asked for of peers whose certificate did not say who they are.
+    @ivar frame_timeout: for a frame that was begun to be finished.
+    @ivar write_timeout: for a peer that does not take its answers to take any.
+    @ivar idle_timeout: for a peer with nothing in flight to send; C{None}: for ever.
+    @ivar first_frame_timeout: for the first frame, the token where one is asked for.
+    @ivar max_connections: at a time; C{None}: as many as C{limits.connections}.
+    @ivar max_connections_per_address: from one address, or one IPv6 network of 64 bits.
+    @ivar messages_per_second: of one identity, or of one address.
+    @ivar bytes_per_second: likewise, of payload.
+    @ivar burst: seconds' worth of both that may come at once.
+    @ivar allow: networks that may connect; none: all.
+    @ivar deny: networks that may not, even if they are in C{allow}.
+    @ivar trusted_proxies: networks that connect with a PROXY header, nobody else may.
+    @ivar socket_mode: permissions of a Unix socket, octal.
+    @ivar socket_owner: C{user}, C{user:group} or C{:group} of a Unix socket.
+    @ivar reuse_port: whether several processes may listen here (SO_REUSEPORT).
+    @ivar send_buffer: of the kernel for each connection, in bytes (SO_SNDBUF).
+    @ivar receive_buffer: likewise (SO_RCVBUF).
+    @ivar backlog: peers that may wait to be accepted; net.core.somaxconn caps it. C{None}: as
+        the endpoint says, or 4096.
+    @ivar no_delay: whether TCP sends answers at once (TCP_NODELAY).
+    @ivar keepalive: silence after which TCP asks whether the peer is there.
+    @ivar user_timeout: for which data may be unacknowledged; C{None}: twice C{keepalive}.
+    """
+
+    endpoint: str
+    framing: FramingName = "line"
+    dialect: Literal["plain", "command"] = "plain"
+    route: str | None = None
+    route_by: str | None = None
+    routes: dict[str, str] | None = None
+    max_frame: Annotated[int, Meta(ge=1, le=64 * 1024 * 1024, extra=IN_BYTES)] = 65536
+    window: Annotated[int, Meta(ge=1, le=1_000_000)] = 1024
+    ack: str | None = None
+    nak: str | None = None
+    telnet: bool = False
+    refuse_http: bool = True
+    auth: bool = False
+    tls: TlsSection | None = None
+    frame_timeout: Seconds = 60.0
+    write_timeout: Seconds = 60.0
+    idle_timeout: Seconds | None = None
+    first_frame_timeout: Seconds | None = None
+    max_connections: Count | None = None
+    max_connections_per_address: Count | None = None
+    messages_per_second: MessageRate | None = None
+    bytes_per_second: ByteRate | None = None
+    burst: Seconds = 1.0
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
+    socket_mode: Annotated[str, Meta(pattern="^0?[0-7]{3}$")] | None = None
+    socket_owner: str | None = None
+    reuse_port: bool = False
+    send_buffer: KernelBytes | None = None
+    receive_buffer: KernelBytes | None = None
+    backlog: Annotated[int, Meta(ge=1, le=LARGEST)] | None = None
+    no_delay: bool = True
+    keepalive: Keepalive = 60.0
+    user_timeout: Annotated[float, Meta(gt=0, le=LARGEST // 1000, extra=IN_SECONDS)] | None = None
+
+    @property
+    def knows_peers(self) -> bool:
+        """True where each peer has to show a certificate."""
+        tls = self.tls
+        return tls is not None and bool(tls.client_ca) and tls.client_certificate == "required"
+
+    @property
+    def kind(self) -> str:
+        """The first word of the endpoint."""
+        return self.endpoint.partition(":")[0]
+
+
+def resolved(
+    reader: SectionReader, name: str, listener: Listener, config_paths: ConfigPaths
+) -> Listener:
+    """
+    With all its paths as they can be opened.
+    """
+    if listener.tls is not None:
+        paths = ("certificate", "key", "passphrase_file", "sni", "client_ca", "crl")
+        where = f"listeners.{name}.tls"
+        listener = replace(listener, tls=config_paths.resolved(reader, where, listener.tls, paths))
+    _, colon, rest = listener.endpoint.partition(":")
+    if listener.kind != "unix" or not colon or rest.startswith(("/", "address=/")):
+        return listener
+    prefix = "address=" if rest.startswith("address=") else ""
+    if not rest.removeprefix(prefix).partition(":")[0]:
+        return listener  # names no file; its folder is none
+    path = PurePath(escaped(str(config_paths.folder))) / rest.removeprefix("address=")
+    return replace(listener, endpoint=f"unix:{prefix}{path}")
+
+
+def check_listener(
+    reader: SectionReader,
+    name: str,
+    listener: Listener,
+    route_names: list[str],
+    routes: Mapping[str, Route],
+    endpoint_fault: EndpointFault,
+) -> None:
+    """
+    @param route_names: of all routes, faulty ones too.
+    @param routes: those of which it is known how they read messages.
+    """
+    where = f"listeners.{name}"
+    fault = endpoint_fault(listener.endpoint)
+    if fault is not None:
+        hint = endpoint_hint(listener.endpoint, endpoint_fault, listening=True)
+        hint = hint or '; try "tcp:8000:interface=127.0.0.1" or "unix:gateway.sock"'
+        reader.doubt(
+            f"{where}.endpoint",
+            f"{listener.endpoint!r} is no Twisted server endpoint ({fault}){hint}",
+        )
+    _check_door(reader, where, listener)
+    if not reader.is_sure(f"{where}.dialect"):
+        return
+    if listener.dialect != "plain":
+        for key in ("route", "route_by", "routes", "ack", "nak"):
+            if getattr(listener, key) is not None:
+                reader.note(f"{where}.{key}", 'is for dialect = "plain"; leave it out')
+        return
+    by_content = (
+        listener.route_by is not None
+        or listener.routes is not None
+        or not reader.is_sure(f"{where}.route_by", f"{where}.routes")
+    )
+    if listener.route is not None:
+        check_name(reader, f"{where}.route", listener.route, route_names)
+    elif not by_content:
+        reader.note(f"{where}.route", "is missing: a plain listener needs one")
+    if by_content:
+        check_content(reader, where, listener.route_by, listener.routes, route_names, routes)
+
+
+def _check_door(reader: SectionReader, where: str, listener: Listener) -> None:
+    """
+    Note what is wrong with who gets in.
+    """
+    for key in ("allow", "deny", "trusted_proxies"):
+        for network in getattr(listener, key):
+            fault = network_fault(network)
+            if fault is not None:
+                reader.note(
+                    f"{where}.{key}",
+                    f'{fault}; networks are "10.0.0.0/8", "2001:db8::/32" or "unix"',
+                )
+    if listener.telnet and listener.framing != "line":
+        reader.note(f"{where}.telnet", 'is for framing = "line"; leave it out')
+    tls = listener.tls
+    if (
+        tls is not None
+        and tls.crl
+        and not tls.client_ca
+        and reader.is_sure(f"{where}.tls.client_ca")
+    ):
+        reader.note(f"{where}.tls.crl", "is for the certificates of peers; it needs client_ca")
+    owner = listener.socket_owner
+    if owner is not None and (not owner or _OWNER.fullmatch(owner) is None):
+        reader.note(f"{where}.socket_owner", f'{owner!r} is not "user", "user:group" or ":group"')
+    if not reader.is_sure(f"{where}.endpoint"):
+        return
+    if listener.tls is not None and listener.kind in ("ssl", "tls"):
+        reader.note(
+            f"{where}.tls", f"is for a tcp: endpoint; {listener.kind}: brings a certificate itself"
+        )
+    if listener.trusted_proxies and listener.kind in ("haproxy", "ssl", "tls"):
+        reader.note(
+            f"{where}.trusted_proxies",
+            f"is for a tcp: or unix: endpoint; {listener.kind}: reads what comes first itself",
+        )
+    if listener.reuse_port and listener.kind == "unix":
+        reader.note(f"{where}.reuse_port", "is for TCP; leave it out")
+    if listener.kind != "unix":
+        for key in ("socket_mode", "socket_owner"):
+            if getattr(listener, key) is not None:
+                reader.note(f"{where}.{key}", "is for a unix: endpoint; leave it out")

@@ -1,0 +1,290 @@
+"""
+Configuration: TOML -> one frozen L{Config}, or all problems at once.
+
+The sections are msgspec structs: a key exists in one place, here, with its type and
+its default. How tables become structs is L{gateway.config.reader}'.
+
+Pure: the text of the file comes in, nothing is opened. What only the outside can
+judge, such as an endpoint's syntax, is asked of a function that is passed in.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Annotated, Any, Final, Literal, NamedTuple
+
+from msgspec import Meta, Struct, field
+from msgspec.structs import replace
+
+from gateway.access.grants import AccessSection
+from gateway.config.access import check_access
+from gateway.config.channel import ChannelsSection, check_channels
+from gateway.config.listener import Listener, check_listener, resolved
+from gateway.config.paths import ConfigPaths
+from gateway.config.query import DEFAULT_QUERIES, QuerySection, queries_of
+from gateway.config.reader import SectionReader
+from gateway.config.route import DEFAULT_ROUTES, RouteSection, knows_reading, routes_of
+from gateway.config.toml import tables_of
+from gateway.config.units import IN_BYTES, IN_SECONDS, Bytes, Count, Seconds
+from gateway.model.errors import ConfigError
+from gateway.model.query import Query
+from gateway.model.route import Route
+from gateway.system.endpoint_text import EndpointFault
+
+EMBEDDED: Final = "embedded"
+
+MAX_TIMEOUT: Final = 2_147_483
+"""Seconds that PostgreSQL's C{statement_timeout} can say: it counts milliseconds in 32 bits."""
+
+_ANY_PORT: Final = re.compile(r"\w+:(port=)?0+(:|$)")
+
+
+class Database(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """
+    Section C{[database]}: where PostgreSQL is, and its pool. Durations are in seconds.
+
+    @ivar dsn: C{embedded}, or any libpq URI or conninfo; C{""} for PG* variables alone.
+    @ivar dsn_file: a file that says it instead, C{credential:NAME} for one of systemd's.
+    @ivar answer_timeout: after which a batch that was sent and has no answer goes to the spool.
+    @ivar query_connections: most connections that queries use, beside C{pool_max}.
+    """
+
+    dsn: str = EMBEDDED
+    dsn_file: str | None = None
+    pool_min: Count = 2
+    pool_max: Count = 8
+    query_connections: Count = 2
+    acquire_timeout: Seconds = 5.0
+    answer_timeout: Seconds = 5.0
+    connect_timeout: Seconds = 5.0
+    statement_timeout: Annotated[float, Meta(gt=0, le=MAX_TIMEOUT, extra=IN_SECONDS)] = 30.0
+    recycle_after: Seconds = 1800.0
+    idle_timeout: Seconds = 300.0
+
+    @property
+    def dsn_key(self) -> str:
+        """The key that says where PostgreSQL is."""
+        return "database.dsn" if self.dsn_file is None else "database.dsn_file"
+
+
+class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """
+    Section C{[limits]}: limits of the whole process.
+
+    @ivar connections: of peers at a time, fewer where the process may not open so many files.
+    @ivar bytes_in_flight: that peers may make the gateway hold, see
+        L{gateway.commit.inflight_limit}.
+    @ivar drain_timeout: seconds that a stop waits for answers in flight.
+    """
+
+    connections: Count = 16_384
+    bytes_in_flight: Bytes = 64 * 1024 * 1024
+    drain_timeout: Seconds = 10.0
+
+
+class SpoolSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """
+    Section C{[spool]}: messages wait there while the database is away.
+
+    @ivar path: of the spool's file; C{None}: C{spool.db} in the data directory.
+    @ivar max_bytes: that it may take on disk, its log included.
+    @ivar on_outage: whether messages are spooled (C{+QUE}) or refused (C{-TRY DOWN}).
+    """
+
+    path: str | None = None
+    max_bytes: Annotated[int, Meta(ge=1024 * 1024, extra=IN_BYTES)] = 1024 * 1024 * 1024
+    on_outage: Literal["spool", "refuse"] = "spool"
+
+
+class Config(Struct, frozen=True, kw_only=True):
+    """
+    Everything that can be configured.
+    """
+
+    database: Database = field(default_factory=Database)
+    limits: Limits = field(default_factory=Limits)
+    spool: SpoolSection = field(default_factory=SpoolSection)
+    channels: ChannelsSection = field(default_factory=ChannelsSection)
+    access: AccessSection | None = None
+    listeners: dict[str, Listener] = field(default_factory=dict)
+    routes: dict[str, Route] = field(default_factory=dict)
+    queries: dict[str, Query] = field(default_factory=dict)
+
+
+DEFAULT_LISTENERS: Final = {
+    "lines": Listener(endpoint="tcp:8000:interface=127.0.0.1", route="messages"),
+    "netstrings": Listener(
+        endpoint="tcp:8001:interface=127.0.0.1", framing="netstring", route="messages"
+    ),
+    "commands": Listener(endpoint="tcp:8002:interface=127.0.0.1", dialect="command"),
+}
+
+
+def default_config() -> Config:
+    """
+    What holds where there is no file.
+    """
+    return Config(
+        listeners=DEFAULT_LISTENERS,
+        routes=routes_of(DEFAULT_ROUTES, SectionReader("")),
+        queries=queries_of(DEFAULT_QUERIES, SectionReader("")),
+    )
+
+
+def load_config(
+    text: str,
+    path: PurePath,
+    endpoint_fault: EndpointFault,
+    credentials: PurePath | None = None,
+) -> Config:
+    """
+    Read a configuration file.
+
+    @param text: its content.
+    @param path: its name for messages; relative paths in it are relative to its folder.
+    @param credentials: the folder of what systemd hands to the service.
+    @raise ConfigError: with every problem.
+    """
+    return judge(tables_of(text, str(path)), path, endpoint_fault, credentials)
+
+
+def judge(
+    data: Mapping[str, Any],
+    path: PurePath,
+    endpoint_fault: EndpointFault,
+    credentials: PurePath | None = None,
+) -> Config:
+    """
+    As L{load_config}, from the tables of a file.
+    """
+    found = draft(data, path, endpoint_fault, credentials)
+    if found.problems:
+        raise ConfigError(found.problems)
+    return found.config
+
+
+class Draft(NamedTuple):
+    """
+    A configuration and what is wrong with it.
+
+    @ivar config: of no use where there is a problem, but for looking whether there are more:
+        it names no file or server that could not be read.
+    @ivar problems: one line each.
+    """
+
+    config: Config
+    problems: list[str]
+
+
+def draft(
+    data: Mapping[str, Any],
+    path: PurePath,
+    endpoint_fault: EndpointFault,
+    credentials: PurePath | None = None,
+) -> Draft:
+    """
+    As L{judge}, for who has more to look at before all problems are told.
+    """
+    reader = SectionReader(str(path))
+    reader.known("", data, Config.__struct_fields__)
+    config_paths = ConfigPaths(path.parent, credentials)
+    database = reader.section("database", data.get("database", {}), Database) or Database()
+    database = config_paths.resolved(reader, "database", database, ["dsn_file"])
+    limits = reader.section("limits", data.get("limits", {}), Limits) or Limits()
+    spool = reader.section("spool", data.get("spool", {}), SpoolSection) or SpoolSection()
+    spool = config_paths.resolved(reader, "spool", spool, ["path"])
+    channels = reader.section("channels", data.get("channels", {}), ChannelsSection)
+    channels = config_paths.resolved(
+        reader, "channels", channels or ChannelsSection(), ["dsn_file"]
+    )
+    check_channels(reader, channels)
+    access = None
+    if "access" in data:
+        access = reader.section("access", data["access"], AccessSection)
+    if access is not None:
+        access = config_paths.resolved(reader, "access", access, ["tokens"])
+    if database.dsn_file is not None and "dsn" in data["database"]:
+        reader.doubt("database.dsn_file", "database.dsn is there too; leave one of them out")
+    sections = reader.sections("routes", data.get("routes", {}), RouteSection)
+    listeners = reader.sections("listeners", data.get("listeners", {}), Listener)
+    # Names that are there but faulty are not "missing" as well.
+    route_names, query_names = (_names(data.get(key)) for key in ("routes", "queries"))
+    if "routes" not in data:
+        sections = dict(DEFAULT_ROUTES)
+        route_names = list(DEFAULT_ROUTES)
+    if "listeners" not in data:
+        listeners = dict(DEFAULT_LISTENERS)
+    pools = ("database.pool_min", "database.pool_max")
+    if database.pool_min > database.pool_max and reader.is_sure(*pools):
+        reader.note(
+            "database.pool_min", f"{database.pool_min} is over pool_max = {database.pool_max}"
+        )
+    routes = routes_of(sections, reader)
+    asked = reader.sections("queries", data.get("queries", {}), QuerySection)
+    queries = queries_of(asked, reader)
+    reading = {name: route for name, route in routes.items() if knows_reading(reader, name)}
+    used: dict[str, str] = {}
+    for name, listener in listeners.items():
+        listener = resolved(reader, name, listener, config_paths)
+        listeners[name] = listener
+        check_listener(reader, name, listener, route_names, reading, endpoint_fault)
+        if not reader.is_sure(f"listeners.{name}.endpoint"):
+            continue
+        other = used.setdefault(listener.endpoint, name)
+        if other != name and not _ANY_PORT.match(listener.endpoint):
+            reader.note(
+                f"listeners.{name}.endpoint", f"is that of listeners.{other} too; give it its own"
+            )
+    if access is not None or "access" not in data:
+        check_access(reader, access, listeners, route_names, query_names, channels.allow)
+    if not listeners and not data.get("listeners"):
+        reader.note("listeners", "there is none; nobody could connect")
+    config = Config(
+        database=database,
+        limits=limits,
+        spool=spool,
+        channels=channels,
+        access=access,
+        listeners=listeners,
+        routes=routes,
+        queries=queries,
+    )
+    return Draft(_without_doubts(config, reader) if reader.problems else config, reader.problems)
+
+
+def _without_doubts(config: Config, reader: SectionReader) -> Config:
+    """
+    The same without the files and servers that could not be read, or are named twice.
+    """
+    database, channels, access = config.database, config.channels, config.access
+    if not reader.is_sure("database.dsn", "database.dsn_file"):
+        database = replace(database, dsn=EMBEDDED, dsn_file=None)
+    if not reader.is_sure("channels.dsn", "channels.dsn_file"):
+        channels = replace(channels, dsn=None, dsn_file=None)
+    if access is not None and not reader.is_sure("access.tokens"):
+        access = replace(access, tokens=None)
+    listeners = {
+        name: listener
+        if reader.is_sure_within(f"listeners.{name}.tls")
+        else replace(listener, tls=None)
+        for name, listener in config.listeners.items()
+    }
+    return replace(config, database=database, channels=channels, access=access, listeners=listeners)
+
+
+def check_endpoints(config: Config, endpoint_fault: EndpointFault) -> list[str]:
+    """
+    Problems of listeners that came from the command line.
+    """
+    reader = SectionReader("command line")
+    for name, listener in config.listeners.items():
+        names = list(config.routes)
+        check_listener(reader, name, listener, names, config.routes, endpoint_fault)
+    return reader.problems
+
+
+def _names(tables: object) -> list[str]:
+    """Of tables that may be none."""
+    return list(tables) if isinstance(tables, Mapping) else []

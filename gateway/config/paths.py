@@ -1,0 +1,93 @@
+"""
+Paths of a configuration file: where they lead.
+
+Relative ones start at the file's own folder. C{credential:NAME} is a file that systemd
+hands to the service (C{LoadCredential=}, C{LoadCredentialEncrypted=}), so that a secret
+need not lie where the service's user could read it at any time.
+
+Pure: what C{$CREDENTIALS_DIRECTORY} says comes in.
+
+@see: systemd.exec(5), "Credentials"
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Final, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from gateway.config.reader import SectionReader
+from gateway.model.errors import ConfigError
+
+CREDENTIAL: Final = "credential:"
+
+_SECRET: Final = re.compile(
+    # A URI, a conninfo, or a token: an ID and, in base64, 32 random bytes (gateway.tokens).
+    r"://|password\s*=|(?<![\w-])[\w-]{8,64}\.[\w-]{43}(?![\w-])",
+    re.IGNORECASE | re.ASCII,
+)
+
+_CONTROL: Final = re.compile(r"[\0-\x1f\x7f-\x9f]")
+
+Section = TypeVar("Section", bound=Struct)
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigPaths:
+    """
+    @ivar folder: of the configuration file.
+    @ivar credentials: where systemd has put the service's; C{None}: nowhere.
+    """
+
+    folder: PurePath
+    credentials: PurePath | None = None
+
+    def path(self, value: str) -> str:
+        """
+        @param value: as in the file: a path or C{credential:NAME}.
+        @raise ConfigError: with one line, where it leads nowhere. A value that may be a secret
+            in the wrong place is not shown.
+        """
+        if _SECRET.search(value):
+            raise ConfigError(
+                [
+                    "names a file, and this looks like a connection string, password or token"
+                    " itself (it is not shown): write it into a file of mode 0600, and name that"
+                ]
+            )
+        if _CONTROL.search(value):
+            raise ConfigError(["names a file, and this has a control character"])
+        if not value.startswith(CREDENTIAL):
+            return str(self.folder / value)
+        name = value.removeprefix(CREDENTIAL)
+        if not name or "/" in name or name in (".", ".."):
+            raise ConfigError([f"{value!r}: a credential's name is that of a file, without /"])
+        if self.credentials is None:
+            raise ConfigError(
+                [
+                    f"{value!r}: $CREDENTIALS_DIRECTORY is not set: start the gateway as a service"
+                    f" with LoadCredential={name}:PATH"
+                ]
+            )
+        return str(self.credentials / name)
+
+    def resolved(
+        self, reader: SectionReader, where: str, section: Section, keys: Sequence[str]
+    ) -> Section:
+        """
+        The section with the paths under these keys as they can be opened; those that are
+        C{None} stay so, those that lead nowhere are noted.
+        """
+        for key in keys:
+            value = getattr(section, key)
+            if value is not None:
+                try:
+                    section = replace(section, **{key: self.path(value)})
+                except ConfigError as error:
+                    reader.doubt(f"{where}.{key}", str(error))
+        return section

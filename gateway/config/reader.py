@@ -1,0 +1,192 @@
+"""
+Sections of a configuration file: TOML tables -> structs, all problems collected.
+
+The structs are msgspec's, so that a key exists in one place, with its type and its
+default. Each key is converted on its own; a wrong one is noted with the file, the
+key and what was meant, and the rest is still looked at, in the same section too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, Literal, TypeVar, get_args, get_origin
+
+import msgspec
+from msgspec import Struct
+
+from gateway.config.units import UNIT, Quantity
+from gateway.model.text import closest, meant, printable
+
+Section = TypeVar("Section", bound=Struct)
+
+
+def is_table(value: object) -> bool:
+    return isinstance(value, Mapping)
+
+
+class SectionReader:
+    """
+    Reader of sections, which collects problems while it converts.
+
+    A key that cannot be read is told once: whatever else follows from it is noise, so notes of
+    the same key are dropped, and checks of others ask L{is_sure} of the keys that they go by.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.problems: list[str] = []
+        self._path = path
+        self._unread: set[str] = set()
+
+    def note(self, key: str, text: str) -> None:
+        """
+        @param key: dropped where it is not sure, see L{is_sure}.
+        """
+        problem = f"{self._path}: {printable(key)}: {printable(text)}"
+        if key not in self._unread and problem not in self.problems:
+            self.problems.append(problem)
+
+    def doubt(self, key: str, text: str) -> None:
+        """
+        Note a problem because of which nothing can be said of a key's value.
+        """
+        self.note(key, text)
+        self._unread.add(key)
+
+    def is_sure(self, *keys: str) -> bool:
+        """
+        Whether these keys have the values, or are left out, as the file means it.
+        """
+        return self._unread.isdisjoint(keys)
+
+    def is_sure_within(self, where: str) -> bool:
+        """
+        Whether all the keys of a section have, and of the sections in it.
+        """
+        inside = f"{where}."
+        return where not in self._unread and not any(k.startswith(inside) for k in self._unread)
+
+    def known(self, where: str, table: Mapping[str, Any], keys: Any) -> None:
+        """
+        Note every key that is not one of C{keys}.
+        """
+        prefix = f"{where}." if where else ""
+        for key in table:
+            if key not in keys:
+                self.note(f"{prefix}{key}", f"unknown key{meant(key, keys)}")
+                if (near := closest(key, keys)) and near not in table:
+                    # One word to mend: that the right one is missing is no second problem.
+                    self._unread.add(f"{prefix}{near}")
+
+    def section(self, where: str, table: Any, kind: type[Section]) -> Section | None:
+        """
+        @return: the section; keys with problems have their defaults, those without one what is
+            empty, so that all the rest can be judged. C{None} where it is no table.
+        """
+        if not is_table(table):
+            self.doubt(where, f"must be a table: [{where}]")
+            return None
+        fields = {f.name: f for f in msgspec.structs.fields(kind)}
+        self.known(where, table, fields)
+        values: dict[str, Any] = {}
+        for key, value in table.items():
+            if key in fields:
+                inner = _inner(fields[key].type)
+                if inner is not None:
+                    found = self._nested(f"{where}.{key}", value, inner)
+                    if found is not None:
+                        values[key] = found
+                    continue
+                try:
+                    values[key] = _converted(value, fields[key].type)
+                except ValueError as error:
+                    self.doubt(f"{where}.{key}", str(error))
+        for key, info in fields.items():
+            if info.required and key not in values:
+                self.doubt(f"{where}.{key}", "is missing")
+                values[key] = ""
+        return kind(**values)
+
+    def _nested(
+        self, where: str, value: Any, inner: tuple[type[Struct], bool]
+    ) -> Struct | dict[str, Struct] | None:
+        """
+        A section in a section.
+        """
+        kind, named = inner
+        return self.sections(where, value, kind) if named else self.section(where, value, kind)
+
+    def sections(self, where: str, tables: Any, kind: type[Section]) -> dict[str, Section]:
+        """
+        Named sections, those that are tables.
+        """
+        if not is_table(tables):
+            self.doubt(where, f"must be tables: [{where}.NAME]")
+            return {}
+        found = {}
+        for name, table in tables.items():
+            if not name.isprintable():
+                # The log and the answers of commands show it.
+                self.note(f"{where}.{name}", "a name has no control characters")
+            section = self.section(f"{where}.{name}", table, kind)
+            if section is not None:
+                found[name] = section
+        return found
+
+
+def _inner(wanted: Any) -> tuple[type[Struct], bool] | None:
+    """
+    @return: of which section the key's type is, and whether of any number with names.
+    """
+    for choice in (wanted, *get_args(wanted)):
+        if isinstance(choice, type) and issubclass(choice, Struct):
+            return choice, get_origin(wanted) is dict
+    return None
+
+
+def unit_of(wanted: Any) -> Quantity | None:
+    """
+    @param wanted: a key's type.
+    @return: of which kind its values are, where they may have a unit.
+    """
+    for choice in (wanted, *get_args(wanted)):
+        for meta in getattr(choice, "__metadata__", ()):
+            if isinstance(meta, msgspec.Meta) and meta.extra and UNIT in meta.extra:
+                found: Quantity = meta.extra[UNIT]
+                return found
+    return None
+
+
+def _converted(value: Any, wanted: Any) -> Any:
+    """
+    @raise ValueError: it is no such value, in words that follow on the key.
+    """
+    unit = unit_of(wanted)
+    if unit is not None and isinstance(value, str):
+        value = unit.read(value)
+    try:
+        return msgspec.convert(value, wanted)
+    except msgspec.ValidationError as error:
+        raise ValueError(_plain(str(error), value, wanted)) from None
+
+
+_TYPES: Final = {
+    "`str`": "a string",
+    "`int`": "a whole number",
+    "`float`": "a number",
+    "`bool`": "true or false",
+    "`object`": "a table",
+    "`array`": "a list",
+}
+
+
+def _plain(text: str, value: object, wanted: Any) -> str:
+    """
+    msgspec's words in those of TOML.
+    """
+    if get_origin(wanted) is Literal and isinstance(value, str):
+        choices = get_args(wanted)
+        return f"{value!r} is not one of {', '.join(choices)}{meant(value, choices)}"
+    text = text.replace(" | null`", "`")
+    for name, words in _TYPES.items():
+        text = text.replace(name, words)
+    return text[:1].lower() + text[1:]

@@ -1,0 +1,366 @@
+"""
+The routes of a configuration file: C{[routes.NAME]} -> L{Route}.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import date, time, tzinfo
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct, field
+
+from gateway.config.reader import SectionReader, is_table
+from gateway.formats.registry import field_fault, format_of
+from gateway.model.route import (
+    CONSTANT,
+    DEFAULT_COLUMNS,
+    FRAME,
+    METADATA,
+    SOURCES,
+    Conflict,
+    FormatName,
+    Reading,
+    Route,
+    Value,
+)
+from gateway.model.text import meant
+from gateway.sql.parameters import foreign_parameter, gives_rows, parameters
+from gateway.system.time_zones import zone_of
+
+
+class ColumnSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """
+    Table of one column: the source of its value.
+
+    @ivar field: of the message, or a source that begins with C{@}.
+    @ivar value: the same for every message, instead of a field.
+    @ivar required: whether a message without the field is refused.
+    @ivar default: what is stored where a message has no such field.
+    """
+
+    field: str | None = None
+    value: Any = None
+    required: bool = False
+    default: Any = None
+
+
+class RouteSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """
+    Section of a route: table, columns, format.
+
+    @ivar table: C{table} or C{schema.table}.
+    @ivar sql: instead of a table: one statement for each message, with parameters as
+        C{%(name)s}; C{columns} then says where these come from.
+    @ivar format: how messages are read.
+    @ivar fields: of csv: what the values of a record are called, in order.
+    @ivar delimiter: of csv: what stands between values, one character or C{whitespace}.
+    @ivar pattern: of regex: a regular expression with named groups (RE2 syntax).
+    @ivar timezone: of times that name none, as the IANA has it, or C{local}.
+    @ivar columns: column -> where its value comes from: a field, one of the sources
+        that begin with C{@}, or a table as L{ColumnSection}.
+    @ivar conflict: what is done with a row whose key is there already.
+    @ivar key: the columns of that key.
+    @ivar returning: columns whose values are told with C{+OK}.
+    @ivar create: whether to create the table if it is missing.
+    @ivar create_columns: column -> SQL type, for C{create}.
+    @ivar dead_letter: whether refused messages are kept in C{gateway.dead_letter}.
+    """
+
+    table: str | None = None
+    sql: str | None = None
+    format: FormatName = "text"
+    fields: list[str] | None = None
+    delimiter: str | None = None
+    pattern: str | None = None
+    timezone: str | None = None
+    create: bool = False
+    columns: dict[str, Any] | None = None
+    conflict: Conflict = "error"
+    key: list[str] = field(default_factory=list)
+    returning: list[str] = field(default_factory=list)
+    create_columns: dict[str, str] | None = None
+    dead_letter: bool = False
+
+
+_WORD: Final = re.compile(r"[^\s=\"\x00-\x1f\x7f-\x9f]+")
+
+_DEFAULT: Final[Mapping[str, Any]] = {"body": FRAME, "peer": "@peer"}
+
+DEFAULT_ROUTES: Final = {"messages": RouteSection(table="messages", create=True)}
+
+
+def routes_of(sections: Mapping[str, RouteSection], reader: SectionReader) -> dict[str, Route]:
+    """
+    @param reader: is told of every problem.
+    @return: name -> route; of no use where there is a problem.
+    """
+    found = {}
+    for name, section in sections.items():
+        if section.sql is None and reader.is_sure(f"routes.{name}.sql"):
+            _check_table(reader, name, section)
+        found[name] = _one_route(reader, name, section)
+    return found
+
+
+def knows_reading(reader: SectionReader, name: str) -> bool:
+    """
+    Whether it could be read how a route reads messages.
+    """
+    return reader.is_sure(
+        *(f"routes.{name}.{key}" for key in ("format", "fields", "delimiter", "pattern"))
+    )
+
+
+def _one_route(reader: SectionReader, name: str, section: RouteSection) -> Route:
+    before = len(reader.problems)
+    reading = _reading(reader, f"routes.{name}", section)
+    if section.sql is not None:
+        given = _parameters(reader, name, section.sql, section)
+    else:
+        given = _DEFAULT if section.columns is None else section.columns
+    columns = _columns(reader, name, given, reading)
+    if reader.is_sure(f"routes.{name}.sql"):
+        _check_conflict(reader, name, section, given)
+    route = _route(name, section, columns, reading, _zone(reader, name, section))
+    sure = len(reader.problems) == before and reader.is_sure_within(f"routes.{name}")
+    if sure and reading.format != "text":
+        try:
+            format_of(reading, route.fields)
+        except ValueError as error:
+            reader.note(f"routes.{name}.pattern", str(error))
+    return route
+
+
+def _zone(reader: SectionReader, name: str, section: RouteSection) -> tzinfo | None:
+    if section.timezone is None:
+        return None
+    try:
+        return zone_of(section.timezone)
+    except ValueError as error:
+        reader.note(f"routes.{name}.timezone", str(error))
+        return None
+
+
+def _route(
+    name: str,
+    section: RouteSection,
+    columns: Mapping[str, Value],
+    reading: Reading,
+    zone: tzinfo | None,
+) -> Route:
+    create = section.create_columns or DEFAULT_COLUMNS
+    return Route(
+        name,
+        section.table or "",
+        columns,
+        create if section.create else None,
+        section.dead_letter,
+        reading,
+        section.conflict,
+        tuple(section.key),
+        tuple(section.returning),
+        section.sql or "",
+        zone,
+    )
+
+
+def _reading(reader: SectionReader, where: str, section: RouteSection) -> Reading:
+    names = section.fields or []
+    delimiter = "," if section.delimiter is None else section.delimiter
+    reading = Reading(section.format, tuple(names), delimiter, section.pattern or "")
+    if not reader.is_sure(f"{where}.format"):
+        return reading
+    for key, format_ in (("fields", "csv"), ("delimiter", "csv"), ("pattern", "regex")):
+        if getattr(section, key) is not None and section.format != format_:
+            reader.note(f"{where}.{key}", f'is for format = "{format_}"; leave it out')
+    if section.format == "csv" and not names:
+        reader.note(f"{where}.fields", 'is missing; name the values in order, ["a", "b"]')
+    for name in dict.fromkeys(name for name in names if names.count(name) > 1):
+        reader.note(f"{where}.fields", f"names {name!r} twice")
+    if delimiter != "whitespace" and (len(delimiter) != 1 or delimiter in '"\r\n\0'):
+        reader.note(f"{where}.delimiter", 'must be one character, or "whitespace"')
+    if section.format == "regex" and section.pattern is None:
+        reader.note(f"{where}.pattern", "is missing; name groups as in (?P<name>.*)")
+    return reading
+
+
+def _columns(
+    reader: SectionReader, name: str, given: Mapping[str, Any], reading: Reading
+) -> dict[str, Value]:
+    """
+    The columns of a route, those without a problem.
+    """
+    where = f"routes.{name}.columns"
+    found = {}
+    is_known = reader.is_sure(where) and knows_reading(reader, name)
+    if not given:
+        reader.note(where, 'names no column; try body = "@frame"')
+    for column, source in given.items():
+        value = _value(reader, f"{where}.{column}", source)
+        if value is None:
+            continue
+        source = value.source
+        if source in SOURCES or source == CONSTANT or not is_known:
+            pass
+        elif reading.format == "text" or source.startswith("@"):
+            reader.note(
+                f"{where}.{column}",
+                f"{source!r} is no source of a {reading.format} route{meant(source, SOURCES)};"
+                f" there are {', '.join(SOURCES)}",
+            )
+        elif (fault := field_fault(reading, source)) is not None:
+            reader.note(f"{where}.{column}", f"{source!r} {fault}")
+        found[column] = value
+    if given and len(found) == len(given) and is_known:
+        sources = [value.source for value in found.values()]
+        if reading.format == "text" and FRAME not in sources:
+            reader.note(where, 'no column takes "@frame", so messages would be lost')
+        elif all(source in METADATA or source == CONSTANT for source in sources):
+            reader.note(where, "no column takes a field, so messages would be lost")
+    return found
+
+
+def _parameters(
+    reader: SectionReader, name: str, sql: str, section: RouteSection
+) -> Mapping[str, Any]:
+    """
+    Where the parameters of a route's own SQL come from: as C{columns} says, else the field
+    of the same name, or the whole message where that is text and there is but one.
+    """
+    where = f"routes.{name}"
+    try:
+        names = parameters(sql, list(section.columns or ()))
+    except ValueError as error:
+        reader.note(f"{where}.sql", str(error))
+        return section.columns or _DEFAULT
+    if not names:
+        foreign = foreign_parameter(sql)
+        fault = f"has no parameter: {foreign}" if foreign else "has no parameter; write %(name)s"
+        reader.note(f"{where}.sql", f"{fault}, or messages would be lost")
+        return section.columns or _DEFAULT
+    given = section.columns or {}
+    for column in given:
+        if column not in names:
+            reader.note(
+                f"{where}.columns.{column}", f"is no parameter of sql{meant(column, names)}"
+            )
+    if section.format != "text" or not reader.is_sure(f"{where}.format", f"{where}.columns"):
+        return {name: given.get(name, name) for name in names}
+    if not given and len(names) == 1:
+        return {names[0]: FRAME}
+    missing = [name for name in names if name not in given]
+    for parameter in missing:
+        reader.note(f"{where}.columns", f'names no source for {parameter!r}; "@frame" is one')
+    return {name: given.get(name, FRAME) for name in names}
+
+
+def _value(reader: SectionReader, where: str, given: object) -> Value | None:
+    if isinstance(given, str):
+        if given:
+            return Value(given)
+        reader.note(where, "is empty; name a field")
+        return None
+    if not is_table(given):
+        reader.note(where, 'must be a field, or a table as { field = "a", default = 0 }')
+        return None
+    section = reader.section(where, given, ColumnSection)
+    if section is None:
+        return None
+    if not reader.is_sure(f"{where}.field", f"{where}.value"):
+        return None
+    if (section.field is None) == (section.value is None):
+        reader.note(where, "needs either field or value")
+        return None
+    if section.value is not None:
+        for key in ("required", "default"):
+            if getattr(section, key):
+                reader.note(f"{where}.{key}", "is for a field; value is always there")
+        return Value(CONSTANT, text_of(section.value))
+    assert section.field is not None
+    default = None if section.default is None else text_of(section.default)
+    if section.required and default is not None:
+        reader.note(where, "required and default exclude each other")
+    if section.field in SOURCES and (section.required or default is not None):
+        reader.note(where, f"required and default are for fields; {section.field} is none")
+    return Value(section.field, default, section.required)
+
+
+def text_of(value: object) -> str:
+    """
+    A value of TOML as a message would write it.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (date, time)):  # a datetime is a date
+        return value.isoformat()
+    if isinstance(value, float):
+        return repr(value)  # infinite ones too
+    return msgspec.json.encode(value).decode()
+
+
+def _check_conflict(
+    reader: SectionReader, name: str, section: RouteSection, columns: Mapping[str, Any]
+) -> None:
+    where = f"routes.{name}"
+    for key in ("key", "returning"):
+        names = getattr(section, key)
+        for column in dict.fromkeys(c for c in names if names.count(c) > 1):
+            reader.note(f"{where}.{key}", f"names {column!r} twice")
+    for column in section.returning:
+        if not _WORD.fullmatch(column):
+            reader.note(f"{where}.returning", f"{column!r} is no word an answer could hold")
+    if section.returning and section.sql is not None and not gives_rows(section.sql):
+        reader.note(f"{where}.returning", "sql returns nothing; add RETURNING")
+    if section.sql is not None:
+        for key in ("table", "create", "create_columns", "key"):
+            if getattr(section, key):
+                reader.note(f"{where}.{key}", "is for a table; leave it out beside sql")
+        if section.conflict != "error":
+            reader.note(f"{where}.conflict", "is for a table; write ON CONFLICT into sql")
+        return
+    if not reader.is_sure(f"{where}.conflict"):
+        return
+    if section.conflict == "error":
+        if section.key:
+            reader.note(f"{where}.key", 'is for conflict = "ignore" or "update"')
+        return
+    if not section.key:
+        reader.note(
+            f"{where}.key", f'is missing: conflict = "{section.conflict}" needs its columns'
+        )
+    if not reader.is_sure(f"{where}.columns"):
+        return
+    for column in section.key:
+        if column not in columns:
+            reader.note(
+                f"{where}.key",
+                f"{column!r} is not in [{where}.columns]{meant(column, columns)}",
+            )
+
+
+def _check_table(reader: SectionReader, name: str, section: RouteSection) -> None:
+    where = f"routes.{name}"
+    if section.table is None:
+        reader.note(f"{where}.table", "is missing; name a table, or give sql")
+    elif "" in section.table.split(".", 1):
+        reader.note(f"{where}.table", "must be table or schema.table")
+    if not reader.is_sure(f"{where}.create", f"{where}.create_columns"):
+        return
+    if section.create_columns is not None and not section.create:
+        reader.note(f"{where}.create_columns", "is there, but create = true is not")
+    if section.create:
+        create = section.create_columns or DEFAULT_COLUMNS
+        what = "create_columns" if section.create_columns else "the default table"
+        given = section.columns or _DEFAULT if reader.is_sure(f"{where}.columns") else ()
+        missing = [(f"columns.{column}", column) for column in given]
+        missing += [("returning", column) for column in section.returning]
+        for key, column in missing:
+            if column not in create:
+                reader.note(
+                    f"{where}.{key}",
+                    f"{column!r} is not in {what}{meant(column, create)};"
+                    f" add it to [routes.{name}.create_columns]",
+                )

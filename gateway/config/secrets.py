@@ -1,0 +1,69 @@
+"""
+Files with secrets: reading them, and who else could.
+"""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+from typing import Final
+
+from msgspec.structs import replace
+
+from gateway.config.load import Config
+from gateway.model.errors import ConfigError
+from gateway.system.regular_file import read_plain
+
+OPEN: Final = 0o066
+"""Bits of a file's mode that let its group or others read or change it."""
+
+_MOST: Final = 65536
+"""Bytes of a connection string; whoever names a device or a log by mistake hears of it soon."""
+
+
+def read_secret(path: str) -> str:
+    """
+    What a file says, without the space around it.
+
+    @raise ConfigError: with one line, which names the file and nothing that is in it.
+    """
+    try:
+        content = read_plain(Path(path), _MOST + 1)
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from None
+    if len(content) > _MOST:
+        raise ConfigError([f"{path}: has more than {_MOST} bytes; that is no secret"])
+    try:
+        text = content.decode().strip()
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"{path}: not UTF-8 at byte {error.start}"]) from None
+    if not text:
+        raise ConfigError([f"{path}: is empty"])
+    return text
+
+
+def mode_of(path: str) -> int | None:
+    """
+    A plain file's permissions; C{None} where it is none, or cannot be looked at.
+    """
+    try:
+        found = Path(path).stat().st_mode
+    except (OSError, ValueError):
+        return None
+    return stat.S_IMODE(found) if stat.S_ISREG(found) else None
+
+
+def with_secrets(config: Config) -> tuple[Config, list[str]]:
+    """
+    The same with the connection strings that files say, and what is wrong with these.
+    """
+    problems = []
+    for name in ("database", "channels"):
+        section = getattr(config, name)
+        if section.dsn_file is not None:
+            try:
+                section = replace(section, dsn=read_secret(section.dsn_file))
+            except ConfigError as error:
+                problems.append(f"{name}.dsn_file: {error}")
+            config = replace(config, **{name: section})
+    return config, problems

@@ -1,0 +1,59 @@
+"""
+TOML -> tables, or one line that says what is wrong.
+
+Strategy: beyond TOML's own rules, the depth of a file and the size of its numbers have bounds, so
+that whoever walks through the tables afterwards needs none.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from typing import Any, Final
+
+from gateway.model.errors import ConfigError
+from gateway.model.text import printable
+
+DEEPEST: Final = 32
+"""Tables and lists in one another; no key that is known is in more than five."""
+
+_RANGE: Final = range(-(2**63), 2**63)
+"""Whole numbers; TOML 1.0 asks for these, and for an error where one cannot be kept."""
+
+
+def tables_of(text: str, name: str) -> dict[str, Any]:
+    """
+    @param text: of a file.
+    @param name: the file's, for messages.
+    @raise ConfigError: with one line.
+    """
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError([f"{name}: not TOML: {printable(str(error))}"]) from None
+    except RecursionError:
+        raise ConfigError([f"{name}: not TOML: nested too deeply"]) from None
+    except ValueError:
+        # Python converts no numbers of thousands of digits, and has no other reason here.
+        raise ConfigError([f"{name}: not TOML: a number in it has too many digits"]) from None
+    _check(data, name)
+    return data
+
+
+def _check(data: Mapping[str, Any], name: str) -> None:
+    """
+    Go through all of it, without recursion.
+    """
+    waiting: list[tuple[str, Any, int]] = [(key, value, 1) for key, value in data.items()]
+    while waiting:
+        where, value, depth = waiting.pop()
+        inner: list[tuple[str, Any]] = []
+        if isinstance(value, Mapping):
+            inner = [(f"{where}.{key}", each) for key, each in value.items()]
+        elif isinstance(value, list):
+            inner = [(where, each) for each in value]
+        elif isinstance(value, int) and value not in _RANGE:
+            raise ConfigError([f"{name}: {printable(where)}: a number of more than 64 bits"])
+        if inner and depth >= DEEPEST:
+            raise ConfigError([f"{name}: {printable(where)}: nested more than {DEEPEST} deep"])
+        waiting += [(key, each, depth + 1) for key, each in inner]

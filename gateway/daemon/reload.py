@@ -1,0 +1,117 @@
+"""
+Reloading: a new configuration for the running gateway, all of it or nothing.
+
+What decides who gets in and what each may do is taken over at once, and connections live on.
+The rest is for the next start, and the log says so. A file that says nothing of C{[access]} any
+more may be empty or cut off, and would open everything: it is not taken over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from twisted.logger import Logger
+
+from gateway.config.listener import Listener
+from gateway.config.load import Config
+from gateway.model.errors import ConfigError
+
+LIVE: Final = (
+    *("allow", "deny", "trusted_proxies", "max_connections", "max_connections_per_address"),
+    *("messages_per_second", "bytes_per_second", "burst", "tls"),
+)
+"""Keys of a listener that a reload takes over."""
+
+GONE: Final = (
+    "[access] is gone from the file: a reload does not take away what guards a running gateway;"
+    " start it again if that is meant"
+)
+
+Part = Callable[[Config], None]
+"""
+Takes over its part of a configuration.
+
+Raises L{ConfigError} before anything has changed, where it cannot.
+"""
+
+
+class Reload:
+    """
+    Reads the configuration again when it is called.
+    """
+
+    _log = Logger()
+
+    def __init__(self, config: Config, read: Callable[[], Config], parts: Sequence[Part]) -> None:
+        """
+        @param config: what the gateway was started with.
+        @param read: what is to hold; raises L{ConfigError}.
+        @param parts: those who take it over, in this order.
+        """
+        self._started = config
+        self._in_force = config
+        self._read = read
+        self._parts = tuple(parts)
+
+    def __call__(self) -> None:
+        try:
+            config = self._read()
+            if self._in_force.access is not None and config.access is None:
+                raise ConfigError([GONE])
+        except ConfigError as error:
+            self._refuse(error)
+            return
+        except Exception:  # noqa: BLE001 - whatever is in a file, it must not end the gateway
+            self._log.failure("not reloaded: the configuration could not be read")
+            self._log.error("the configuration from before stays in force")
+            return
+        try:
+            for part in self._parts:
+                part(config)
+        except ConfigError as error:
+            self._refuse(error)
+            return
+        except Exception:  # noqa: BLE001 - a bug in one part must not go unsaid
+            # Some of it may be in force: what guards now is not given up later.
+            self._in_force = config
+            self._log.failure("the reload broke off")
+            self._log.error(
+                "the configuration from before stays in force, but for what was taken over until"
+                " then; start the gateway again"
+            )
+            return
+        self._in_force = config
+        waiting = changed_at_start(self._started, config)
+        if waiting:
+            self._log.warn("changed, but for the next start: {keys}", keys=", ".join(waiting))
+        self._log.info("configuration reloaded; connections live on")
+
+    def _refuse(self, error: ConfigError) -> None:
+        for problem in error.problems:
+            self._log.error("not reloaded: {problem}", problem=problem)
+        self._log.error("the configuration from before stays in force")
+
+
+def changed_at_start(old: Config, new: Config) -> list[str]:
+    """
+    @return: what differs and is taken over by a start only, as keys of the file.
+    """
+    found = [
+        section
+        for section in ("database", "limits", "spool", "channels", "routes", "queries")
+        if getattr(old, section) != getattr(new, section)
+    ]
+    for name in sorted({*old.listeners, *new.listeners}):
+        before, after = old.listeners.get(name), new.listeners.get(name)
+        if before is None or after is None:
+            found.append(f"listeners.{name}")
+        else:
+            found += [
+                f"listeners.{name}.{key}"
+                for key in Listener.__struct_fields__
+                if key not in LIVE and getattr(before, key) != getattr(after, key)
+            ]
+            if (before.tls is None) != (after.tls is None):
+                found.append(f"listeners.{name}.tls")
+    return found

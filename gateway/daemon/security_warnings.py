@@ -1,0 +1,80 @@
+"""
+Warnings of what a configuration leaves open to others on this machine and on the way to the
+database, and what it has nobody told of.
+
+It may be meant so, therefore the gateway starts all the same; it says so in one line each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import PurePath
+
+from gateway.config.load import EMBEDDED, Config
+from gateway.config.secrets import OPEN
+from gateway.model.outcome import Words
+from gateway.postgres.connect.conninfo import Environment
+from gateway.postgres.connect.dsn import dsn_fault, has_password
+from gateway.postgres.connect.dsn_audit import Mode, dsn_warnings
+
+ON_THE_COMMAND_LINE = (
+    "--database: a password on the command line is seen by others until the gateway has hidden it;"
+    " put the connection string into a file that database.dsn_file names"
+)
+
+
+def operator_warnings(
+    config: Config,
+    outside: Environment,
+    mode: Mode,
+    file: PurePath | None = None,
+    credentials: PurePath | None = None,
+) -> list[str]:
+    """
+    @param file: that it was read from.
+    @param credentials: systemd's folder, which it guards itself: its modes show an ACL's mask.
+    """
+    found = []
+    for key, path in _secret_files(config, file):
+        permissions = mode(path)
+        guarded = credentials is not None and PurePath(path).is_relative_to(credentials)
+        if permissions is not None and permissions & OPEN and not guarded:
+            found.append(
+                f"{key}: group or others may read or change what is secret: chmod 600 {path}"
+            )
+    found += _untold(config)
+    places = {config.database.dsn_key: config.database.dsn}
+    if config.channels.dsn is not None:
+        places[config.channels.dsn_key] = config.channels.dsn
+    for key, dsn in places.items():
+        if dsn != EMBEDDED and dsn_fault(dsn, outside) is None:
+            found += [f"{key}: {line}" for line in dsn_warnings(dsn, outside, mode)]
+    return found
+
+
+def _untold(config: Config) -> Iterator[str]:
+    """Listeners on which a refused message is told to nobody, and kept nowhere."""
+    for name, listener in config.listeners.items():
+        if listener.dialect != "plain" or not Words.configured(listener.ack, listener.nak).silent:
+            continue
+        routes = {*(listener.routes or {}).values(), *([listener.route] if listener.route else [])}
+        if lost := sorted(r for r in routes if not config.routes[r].dead_letter):
+            yield (
+                f"listeners.{name}.ack: what is refused is told to nobody and kept nowhere, but for"
+                f" a line a minute in the log; set dead_letter = true for {', '.join(lost)}"
+            )
+
+
+def _secret_files(config: Config, file: PurePath | None) -> Iterator[tuple[str, str]]:
+    """Each with the key that names it; the file of tokens is not read at all where it is open."""
+    for section in (config.database, config.channels):
+        if section.dsn_file is not None:
+            yield section.dsn_key, section.dsn_file
+        elif file is not None and section.dsn is not None and has_password(section.dsn):
+            yield f"{section.dsn_key} holds a password", str(file)
+    for name, listener in config.listeners.items():
+        tls, where = listener.tls, f"listeners.{name}.tls"
+        if tls is not None and tls.passphrase_file is not None:
+            yield f"{where}.passphrase_file", tls.passphrase_file
+        elif tls is not None:
+            yield (f"{where}.key", tls.key) if tls.key else (where, tls.certificate)

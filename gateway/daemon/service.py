@@ -1,0 +1,359 @@
+"""
+The service: starts the parts in order, and stops them in the other.
+
+Everything that can be found wrong at once is found before the reactor runs (the
+data directory, the embedded server, the ports), so that the process ends with one
+line and status 1. A database that cannot be reached is not of that kind: the
+gateway stays up, tells its peers to try later, and goes on by itself.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import count
+from typing import Any, Final
+
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from gateway.commit.attempt import backoff
+from gateway.commit.writer import Writer
+from gateway.daemon.embedded import DataDirectory, EmbeddedServer
+from gateway.listeners.service import ListenerService
+from gateway.model.errors import EmbeddedError, SchemaNewer, StoreError
+from gateway.model.text import printable
+from gateway.peers.closing import STOPPING
+from gateway.postgres.connect.dsn import public_dsn
+from gateway.postgres.connect.notifications import Notifications
+from gateway.postgres.connect.pool import Pool
+from gateway.postgres.queries.service import PostgresQueries
+from gateway.postgres.store.store import PostgresStore
+from gateway.spool.outage_spool import OutageSpool
+from gateway.spool.queue import Spool
+from gateway.system.regular_file import is_there
+from gateway.tls.registry import TlsRegistry
+
+_GOODBYE: Final = 1.0
+"""Seconds that peers have to take their last answers before they are cut off."""
+
+_POLL: Final = 0.02
+
+
+class GatewayService(Service):
+    """
+    The whole gateway.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        clock: IReactorTime,
+        data_directory: DataDirectory | None,
+        embedded: EmbeddedServer | None,
+        dsn: str,
+        pool: Pool,
+        store: PostgresStore,
+        writer: Writer,
+        queries: PostgresQueries,
+        listeners: Sequence[ListenerService],
+        drain_timeout: float,
+        spool: Spool | None = None,
+        spooler: OutageSpool | None = None,
+        notifications: Notifications | None = None,
+        channels_dsn: str | None = None,
+        operator_warnings: Sequence[str] = (),
+        tls: TlsRegistry | None = None,
+        end: Callable[[int], None] | None = None,
+    ) -> None:
+        """
+        @param data_directory: held while we run; C{None} where nothing is kept in one.
+        @param embedded: C{None} where C{dsn} names a server.
+        @param drain_timeout: seconds that a stop waits for answers in flight.
+        @param spool: C{None} where messages are refused while the database is away.
+        @param spooler: what puts messages into the spool and stores them.
+        @param notifications: what listens for peers.
+        @param channels_dsn: where it does, if that is not C{dsn}.
+        @param operator_warnings: what the operator should know, one line each.
+        @param tls: of the listeners.
+        @param end: ends the process with this status, where nothing but its operator helps.
+        """
+        self._clock = clock
+        self._data_directory = data_directory
+        self._embedded = embedded
+        self._dsn = dsn
+        self._pool = pool
+        self._store = store
+        self._writer = writer
+        self._queries = queries
+        self._listeners = listeners
+        self._drain_timeout = drain_timeout
+        self._spool = spool
+        self._spooler = spooler
+        self._notifications = notifications
+        self._channels_dsn = channels_dsn
+        self._operator_warnings = operator_warnings
+        self._tls = tls
+        self._end = end
+        self._opening: Deferred[None] | None = None
+        self._forced = False
+
+    def privilegedStartService(self) -> None:
+        # A second gateway should hear of the directory it shares, not of a port.
+        # Making the directory is left to the user that twistd --uid names.
+        if self._data_directory is not None and is_there(self._data_directory.path):
+            self._lock()
+        self._listen()
+
+    def startService(self) -> None:
+        super().startService()  # type: ignore[no-untyped-call]
+        self._lock()
+        self._listen()
+        if self._spool is not None:
+            try:
+                self._spool.open()
+            except EmbeddedError as error:
+                raise _ended(error) from None
+        dsn = self._dsn
+        if self._embedded is not None:
+            dsn = self._start_embedded(self._embedded)
+        else:
+            public = public_dsn(dsn)
+            self._log.info("database: {where}", where=public or "as the PG* variables say")
+            self._log.info(
+                "database: open it with: psql {dsn}", dsn=shlex.quote(public) if public else ""
+            )
+        for caution in self._operator_warnings:
+            self._log.warn("{caution}", caution=caution)
+        self._pool.start(dsn)
+        self._queries.start(dsn)
+        if self._notifications is not None:
+            own = self._channels_dsn
+            self._notifications.start(dsn if own is None else own)
+        if self._spool is not None:
+            self._spool.start()
+        if self._spooler is not None:
+            self._spooler.start()
+        for listener in self._listeners:
+            self._log.info("{line}", line=listener.line)
+        if self._tls is not None:
+            self._tls.start()
+        self._opening = Deferred.fromCoroutine(self._open())
+        self._opening.addErrback(self._not_opened)
+
+    def force(self) -> None:
+        """
+        Wait for nothing more while stopping.
+        """
+        self._forced = True
+
+    def no_log_file(self) -> None:
+        """Say that there is none to begin anew."""
+        self._log.warn("SIGUSR1 begins a new log file, and this gateway has none: twistd --logfile")
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()  # type: ignore[no-untyped-call]
+        return Deferred.fromCoroutine(self._stop())
+
+    def _lock(self) -> None:
+        if self._data_directory is not None:
+            try:
+                self._data_directory.lock()
+            except EmbeddedError as error:
+                raise _ended(error) from None
+
+    def _listen(self) -> None:
+        for listener in self._listeners:
+            listener.listen()
+
+    def _start_embedded(self, embedded: EmbeddedServer) -> str:
+        try:
+            started = embedded.start()
+        except EmbeddedError as error:
+            raise _ended(error) from None
+        embedded.watch(self._clock)
+        self._log.info(
+            "database: embedded PostgreSQL in {data}, {found}",
+            data=embedded.data,
+            found="started" if started else "found running",
+        )
+        self._log.info("database: open it with: {psql}", psql=embedded.psql)
+        return embedded.dsn
+
+    async def _open(self) -> None:
+        """
+        Open all routes, however long it takes.
+        """
+        attempt = 0
+        said = ""
+        while True:
+            try:
+                await self._store.open_all()
+            except SchemaNewer as error:
+                self._log.critical("gateway: not started: {reason}", reason=str(error))
+                if self._end is not None:
+                    self._end(1)
+                return
+            except StoreError as error:
+                attempt += 1
+                if str(error) != said:
+                    said = str(error)
+                    self._log.warn("not ready yet: {reason}", reason=said)
+                await deferLater(self._clock, backoff(attempt))
+            else:
+                break
+        self._log.info("gateway ready")
+        # What is there now stays; the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
+        with suppress(StoreError):
+            for weakness in await self._store.durability():
+                self._log.warn("database: {weakness}", weakness=weakness)
+            if self._spool is None or not self._spool.messages:
+                # What waits in the spool may be stored behind one of those lanes.
+                await self._store.close_abandoned_lanes()
+
+    def _not_opened(self, failure: Failure) -> None:
+        if not failure.check(CancelledError):
+            self._log.failure("opening the routes failed", failure=failure)
+
+    async def _stop(self) -> None:
+        """
+        Stop accepting, answer what is in flight, then close what is behind.
+        """
+        if self._tls is not None:
+            self._tls.stop()
+        for listener in self._listeners:
+            await listener.stop_listening()
+        for listener in self._listeners:
+            for peer in list(listener.factory.peers):
+                peer.dismiss(STOPPING)
+        drained = await self._within(self._drain_timeout, lambda: not self._writer.in_flight)
+        if not drained:
+            self._log.warn(
+                "stopping with {count} chunks unanswered after {timeout} s",
+                count=self._writer.in_flight,
+                timeout=self._drain_timeout,
+            )
+        await self._within(_GOODBYE, self._nobody)
+        for listener in self._listeners:
+            for peer in list(listener.factory.peers):
+                peer.abort()
+            listener.factory.end_log()
+        if self._notifications is not None:
+            self._notifications.stop()
+        if self._opening is not None:
+            self._opening.cancel()
+        if self._spooler is not None:
+            self._spooler.end()
+        if drained and self._pool.size:
+            closing = Deferred.fromCoroutine(self._store.close_lanes(self._writer.lanes))
+            closing.addErrback(lambda failure: failure.trap(StoreError))
+            # Where it fails or takes too long, some rows of a few bytes stay behind.
+            await self._within(_GOODBYE, lambda: closing.called)
+        for close in (self._queries.close, self._pool.close):
+            try:
+                close()
+            except Exception:  # noqa: BLE001 - what follows has to be closed all the same
+                self._log.failure("closing a connection to the database failed")
+        if self._spooler is not None:
+            await self._spooler.stop()
+        if self._spool is not None:
+            await self._spool.close()
+        if self._embedded is not None:
+            await self._embedded.stop(self._clock)
+        if self._data_directory is not None:
+            self._data_directory.unlock()
+
+    def _nobody(self) -> bool:
+        return not any(listener.factory.peers for listener in self._listeners)
+
+    async def _within(self, seconds: float, done: Callable[[], bool]) -> bool:
+        until = self._clock.seconds() + seconds
+        while not done():
+            if self._forced or self._clock.seconds() >= until:
+                return False
+            await deferLater(self._clock, _POLL)
+        return True
+
+
+def _ended(error: EmbeddedError) -> SystemExit:
+    """The end of the process, with one line whatever the names of folders are."""
+    return SystemExit(f"gateway: {printable(str(error))}")
+
+
+def on_signals(reactor: Any, service: GatewayService, reload: Callable[[], None]) -> None:
+    """
+    SIGTERM and SIGINT stop the reactor, a second one does not wait for answers; SIGHUP reloads.
+
+    Twisted's own handlers make twistd end itself with the signal again, so that
+    an orderly stop would look like a crash to whoever started it. SIGUSR1 is twistd's: it
+    begins a new log file. Where there is none the signal would end the process.
+    """
+
+    signals = count(1)
+
+    def stop(number: int, frame: object) -> None:
+        reactor.callFromThread(reactor.stop if next(signals) == 1 else service.force)
+
+    def again(number: int, frame: object) -> None:
+        reactor.callFromThread(reload)
+
+    def keep(number: int, frame: object) -> None:
+        reactor.callFromThread(service.no_log_file)
+
+    def install() -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop)
+        if signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL:
+            signal.signal(signal.SIGUSR1, keep)
+
+    # The reactor installs its own when it starts, but none for SIGHUP, which would end the
+    # process until then; what is asked for meanwhile waits for the reactor.
+    signal.signal(signal.SIGHUP, again)
+    reactor.callWhenRunning(install)
+
+
+def end_process(reactor: Any, status: int) -> None:
+    """
+    Stop the reactor, and have the process end with a status.
+
+    What runs it, twistd, knows of no status but 0 once the reactor has turned; this comes when it
+    has done all that it does at its end.
+    """
+
+    def leave() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+    atexit.register(leave)
+    reactor.stop()
+
+
+def use_monotonic_clock(reactor: Any) -> None:
+    """
+    Make the reactor's timers independent of the time of day.
+
+    Twisted's follow C{time.time()}: a clock that is set back by an hour would make every
+    timer an hour late, one set forward would end every deadline at once.
+    """
+    if reactor.seconds is time.monotonic:
+        return
+    ahead = time.monotonic() - reactor.seconds()
+    for call in reactor.getDelayedCalls():
+        call.delay(ahead)
+    reactor.seconds = time.monotonic

@@ -1,0 +1,158 @@
+"""
+Wiring: options and configuration in, the service out.
+
+The only module that knows every other.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+from twisted.application.service import IService
+from twisted.internet import reactor as global_reactor
+
+from gateway.access.authenticator import Authenticator, in_threads
+from gateway.commit.attempt import backoff
+from gateway.commit.circuit_breaker import CircuitBreakers
+from gateway.commit.inflight_limit import InflightLimit
+from gateway.commit.writer import Writer
+from gateway.config.load import EMBEDDED, Config
+from gateway.daemon.embedded import DataDirectory, EmbeddedServer
+from gateway.daemon.options import Options
+from gateway.daemon.reload import Reload
+from gateway.daemon.service import GatewayService, end_process, on_signals, use_monotonic_clock
+from gateway.dialects.command import CommandDialect
+from gateway.dialects.stream_registry import StreamRegistry
+from gateway.dialects.subscriptions import Subscriptions
+from gateway.listeners.build import Listeners
+from gateway.postgres.connect.connector import Connector
+from gateway.postgres.connect.notifications import Notifications
+from gateway.postgres.connect.pool import Pool
+from gateway.postgres.queries.service import PostgresQueries, query_pool
+from gateway.postgres.store.store import PostgresStore
+from gateway.spool.file import SpoolFile
+from gateway.spool.outage_spool import OutageSpool
+from gateway.spool.queue import OwnThread, Spool
+from gateway.system.file_limit import raise_file_limit, room_for_peers
+from gateway.system.regular_file import is_there
+from gateway.tls.registry import TlsRegistry
+
+
+def makeService(options: Options) -> IService:
+    """
+    Wire everything; touch no socket.
+    """
+    reactor = cast(Any, global_reactor)
+    config = options.config
+    data_dir = Path(options["data-dir"])
+    is_embedded = config.database.dsn == EMBEDDED
+    connector = Connector.of_process(config.database, reactor)
+    pool = Pool(config.database, reactor, backoff, connector)
+    store = PostgresStore(pool, config.routes, config.database)
+    share = query_pool(config.database, reactor, backoff, connector)
+    queries = PostgresQueries(config.queries, share, config.database)
+    inflight_limit = InflightLimit(config.limits.bytes_in_flight)
+    breakers = CircuitBreakers(store, reactor, backoff)
+    spool = _spool(config, data_dir)
+    streams = StreamRegistry(store, None if spool is None else spool.backlog)
+    spooler = None
+    if spool is not None:
+        spooler = OutageSpool(
+            spool,
+            store,
+            breakers,
+            reactor,
+            backoff,
+            streams.missing,
+            takes=config.spool.on_outage == "spool",
+        )
+    writer = Writer(
+        store,
+        reactor,
+        config.database.pool_max,
+        inflight_limit,
+        time.time,
+        breakers,
+        spooler,
+        frozenset(route.name for route in config.routes.values() if route.dead_letter),
+        config.database.answer_timeout,
+    )
+    own = config.channels.dsn is not None
+    notifications = Notifications(
+        config.database,
+        reactor,
+        backoff,
+        Connector.of_process(config.database, reactor) if own else connector,
+    )
+    channels = Subscriptions(config.channels.allow, notifications, reactor)
+    authenticator = Authenticator(options.tokens, in_threads(reactor), time.time)
+    commands = CommandDialect(streams, queries, channels, authenticator)
+    connections, caution = room_for_peers(
+        config.limits.connections,
+        raise_file_limit(),
+        config.database.pool_max + config.database.query_connections + 1,
+        len(config.listeners),
+    )
+    tls = TlsRegistry(reactor)
+    tls.take(options.contexts)
+    listeners = Listeners(
+        config,
+        reactor,
+        connections=connections,
+        writer=writer,
+        inflight_limit=inflight_limit,
+        channels=channels,
+        commands=commands,
+        tls=tls,
+        authenticator=authenticator,
+        wall=time.time,
+    )
+    service = GatewayService(
+        clock=reactor,
+        data_directory=DataDirectory(data_dir) if is_embedded else None,
+        embedded=EmbeddedServer(data_dir) if is_embedded else None,
+        dsn=config.database.dsn,
+        pool=pool,
+        store=store,
+        writer=writer,
+        listeners=list(listeners),
+        drain_timeout=config.limits.drain_timeout,
+        spool=spool,
+        spooler=spooler,
+        queries=queries,
+        notifications=notifications,
+        channels_dsn=config.channels.dsn,
+        operator_warnings=[*options.operator_warnings, *caution],
+        tls=tls,
+        end=partial(end_process, reactor),
+    )
+    parts = [
+        lambda _: tls.take(options.contexts),
+        lambda _: authenticator.take(options.tokens),
+        listeners.reload,
+    ]
+    reload = Reload(config, options.read, parts)
+    on_signals(reactor, service, reload)
+    use_monotonic_clock(reactor)
+    return service
+
+
+def spool_path(config: Config, data_dir: Path) -> Path:
+    """
+    Where the spool's file is, or would be.
+    """
+    path = data_dir / "spool.db" if config.spool.path is None else Path(config.spool.path)
+    return path.absolute()
+
+
+def _spool(config: Config, data_dir: Path) -> Spool | None:
+    """
+    @return: C{None} where messages are refused, and none wait from a time when they were not.
+    """
+    path = spool_path(config, data_dir)
+    if config.spool.on_outage == "refuse" and not is_there(path):
+        return None
+    return Spool(SpoolFile(path, config.spool.max_bytes), OwnThread(global_reactor))

@@ -1,0 +1,1 @@
+"""What frames ask for: the dialects, and what a peer may have open in one."""

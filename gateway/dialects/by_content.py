@@ -1,0 +1,187 @@
+"""
+Routing by content: every frame is a message, and one of its fields chooses the route.
+
+Strategy: the messages of a read are read by their format in one go, for that one field,
+and each value that occurs among them is looked up once. What goes to one route in a row
+is one piece of work. Nothing is reordered: a peer's messages are stored in the order it
+sent them, whatever their routes, so a peer that changes the route with each message has
+each stored by itself.
+
+Values compare as text: of JSON a string's characters, or a number, C{true} or C{false} as
+it is written. Objects and arrays are no text, so no route takes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+
+import msgspec
+
+from gateway.columns.kind import shown
+from gateway.columns.structured import scalar
+from gateway.dialects.base import TOOBIG, FrameReader, Peer, Work, route_denied, turned_away
+from gateway.formats.fields import Cells, Format, Tokens
+from gateway.model.outcome import Code, Outcome, refused
+from gateway.wire.framing import OVERSIZE
+
+_Way = str | Outcome
+"""What becomes of a message: the route that it goes to, or its answer."""
+
+_NONE: Mapping[str, Outcome] = {}
+
+_BETWEEN = "\x1f"
+"""Stands between JSON's values, which hold no control characters other than whitespace."""
+
+
+class ContentDialect:
+    """
+    Every frame is a message; the value of a field says where it goes.
+    """
+
+    kept = 0
+    takes_commands = False
+
+    def __init__(
+        self, form: Format, field: str, routes: Mapping[str, str], fallback: str | None = None
+    ) -> None:
+        """
+        @param form: reads C{field}, if nothing else, as the routes read their messages.
+        @param routes: value of the field -> route.
+        @param fallback: the route of what has no such field, has a value that is not in
+            C{routes}, or is not of the format; C{None}: all that is refused.
+        """
+        self._format = form
+        self._field = field
+        self._routes = dict(routes)
+        self._fallback = fallback
+        self._names = dict.fromkeys([*routes.values(), *([fallback] if fallback else [])])
+        self._missing: _Way = fallback or refused(
+            Code.ROUTE, f"the message has no {field!r} to route it by"
+        )
+
+    def reader(self, peer: Peer) -> FrameReader:
+        denied = [name for name in self._names if name.encode() not in peer.rights.routes]
+        return _Refusing(self, denied) if denied else self
+
+    def changed(self, peer: Peer) -> FrameReader:
+        return self.reader(peer)
+
+    def turn_away(self, frames: list[bytes], outcome: Outcome) -> Work:
+        return turned_away(frames, outcome)
+
+    def gone(self) -> None:
+        """Nothing is kept of a peer."""
+
+    def read(
+        self, frames: list[bytes], oversize: bool, denied: Mapping[str, Outcome] = _NONE
+    ) -> list[Work]:
+        """
+        @param denied: routes that the peer may not use -> what it is told.
+        """
+        messages = [f for f in frames if f is not OVERSIZE] if oversize else frames
+        ways = self._ways(messages) if messages else []
+        if len(messages) < len(frames):
+            known = iter(ways)
+            ways = [TOOBIG if frame is OVERSIZE else next(known) for frame in frames]
+        if denied:
+            ways = [denied.get(way, way) if isinstance(way, str) else way for way in ways]
+        first = ways[0]
+        if isinstance(first, str) and ways.count(first) == len(ways):
+            return [Work(first, frames)]
+        return _works(frames, ways)
+
+    def _ways(self, messages: Sequence[bytes]) -> list[_Way]:
+        """
+        @return: for each message what becomes of it.
+        """
+        fields = self._format.read(messages)
+        cells = fields.cells[self._field]
+        way = self._way_of_token if isinstance(cells, Tokens) else self._way_of
+        texts = _texts(cells)
+        known = {text: way(text) for text in set(texts)}
+        ways = [known[text] for text in texts]
+        for row, fault in fields.faults:
+            ways[row] = self._fallback or fault
+        return ways
+
+    def _way_of(self, text: str | None) -> _Way:
+        if text is None:
+            return self._missing
+        return self._routes.get(text) or self._unknown(text)
+
+    def _way_of_token(self, token: str | None) -> _Way:
+        """
+        @param token: a value as JSON writes it.
+        """
+        if token is None or token == "null":
+            return self._missing
+        if token.startswith(("{", "[")):
+            return self._unknown(token)
+        try:
+            return self._way_of(scalar(token))
+        except msgspec.DecodeError:
+            return self._unknown(token)  # not UTF-8
+
+    def _unknown(self, value: str) -> _Way:
+        return self._fallback or refused(
+            Code.ROUTE, f"no route where {self._field!r} is {shown(value)}"
+        )
+
+
+class _Refusing:
+    """
+    Reads for a peer that may not use all of the routes.
+    """
+
+    kept = 0
+
+    def __init__(self, dialect: ContentDialect, denied: Sequence[str]) -> None:
+        self._dialect = dialect
+        self._denied = {route: route_denied(route) for route in denied}
+
+    def changed(self, peer: Peer) -> FrameReader:
+        return self._dialect.reader(peer)
+
+    def turn_away(self, frames: list[bytes], outcome: Outcome) -> Work:
+        return turned_away(frames, outcome)
+
+    def gone(self) -> None:
+        """Nothing is kept of a peer."""
+
+    def read(self, frames: list[bytes], oversize: bool) -> list[Work]:
+        return self._dialect.read(frames, oversize, self._denied)
+
+
+def _texts(cells: Cells) -> Sequence[str | None]:
+    """
+    @return: values of which equal ones go the same way; JSON's as they are written.
+    """
+    if not isinstance(cells, Tokens):
+        return cells.values
+    # What is not UTF-8 becomes an escape that JSON does not have, and so equals nothing.
+    joined = _BETWEEN.encode().join(cells.values).decode(errors="backslashreplace")
+    return joined.split(_BETWEEN)
+
+
+def _works(frames: list[bytes], ways: Sequence[_Way]) -> list[Work]:
+    """
+    @return: as few pieces as the order allows.
+    """
+    works: list[Work] = []
+    work = Work("")
+    begin = position = 0
+    for way, run in groupby(ways):
+        end = position + len(list(run))
+        if isinstance(way, str):
+            if work.messages and work.route != way:
+                works.append(work)
+                work = Work("")
+                begin = position
+            work.route = way
+            work.messages += frames[position:end]
+        else:
+            work.gaps += [(place - begin, way) for place in range(position, end)]
+        position = end
+    works.append(work)
+    return works

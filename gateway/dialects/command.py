@@ -1,0 +1,433 @@
+"""
+The command dialect: every frame begins with a verb, and a peer's conversation has state.
+
+Most of what a peer says can be answered in the order in which it comes: messages are
+collected for the writer, mistakes are answered at once. What takes its time (CALL,
+LISTEN, HELLO) or is about the answers themselves (QUIET, SYNC) begins when everything
+before it is answered, and what follows waits for it: so a query sees what its peer has
+stored, and a number is judged by the stream it is of.
+
+The grammar is in C{docs/protocol.md}.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Coroutine
+from operator import methodcaller
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from gateway.access.authenticator import Authenticator, Proof
+from gateway.access.rights import NOTHING
+from gateway.dialects.base import (
+    TOOBIG,
+    UNPROVEN,
+    FrameReader,
+    OnAnswer,
+    Peer,
+    Request,
+    Work,
+    turned_away,
+)
+from gateway.dialects.command_parser import (
+    MAX_STREAM,
+    MAX_TAG,
+    help_with,
+    name_of,
+    ping,
+    shown,
+    words_of,
+)
+from gateway.dialects.stream_registry import StreamRegistry
+from gateway.dialects.subscriptions import Subscriptions
+from gateway.model.outcome import STORED, Code, Fate, Outcome, Word, goodbye, refused
+from gateway.model.query import Queries
+from gateway.model.store import Seen
+from gateway.model.stream import Stream
+from gateway.wire.framing import OVERSIZE
+
+_NUMBER: Final = re.compile(rb"#([1-9][0-9]{0,18}) ")
+
+_SEEN: Final = re.compile(rb"seen=(0|[1-9][0-9]{0,17})(?: epoch=([0-9A-Za-z-]{1,64}))?")
+
+_marked = methodcaller("startswith", b"#")
+
+_UNPROVEN: Final = (b"AUTH", b"PING", b"HELP", b"QUIT")
+"""What a peer may say that has still to prove who it is."""
+
+NO_MORE: Final = goodbye(Code.DENIED, "what is open here is not granted any more")
+
+_REFUSAL: Final = 500
+"""Bytes that a refusal takes which is remembered with its number, or so."""
+
+_BUG: Final = goodbye(Code.INTERNAL, "the gateway failed; its log says why")
+
+
+class CommandDialect:
+    """
+    Every frame begins with a verb.
+    """
+
+    takes_commands = True
+
+    def __init__(
+        self,
+        streams: StreamRegistry,
+        queries: Queries,
+        channels: Subscriptions,
+        authenticator: Authenticator,
+    ) -> None:
+        self.streams = streams
+        self.queries = queries
+        self.channels = channels
+        self.authenticator = authenticator
+
+    def reader(self, peer: Peer) -> Conversation:
+        return Conversation(self, peer)
+
+
+class Conversation:
+    """
+    State of one peer of the command dialect.
+    """
+
+    __slots__ = ("_gone", "_offer", "_peer", "_put_off", "_stream")
+
+    _log = Logger()
+
+    def __init__(self, offer: CommandDialect, peer: Peer) -> None:
+        self._offer = offer
+        self._peer = peer
+        self._stream: Stream | None = None
+        # Why the last HELLO has to be said again, and with it what follows it.
+        self._put_off: Outcome | None = None
+        self._gone = False
+        peer.answers.tally()  # from here on
+
+    def changed(self, peer: Peer) -> FrameReader:
+        stream = self._stream
+        lost = stream is not None and not peer.rights.may_open(stream.name)
+        if lost or not all(map(peer.rights.may_listen, self._offer.channels.of(peer))):
+            peer.dismiss(peer.turned_away(NO_MORE))
+        return self
+
+    def gone(self) -> None:
+        self._gone = True
+        if self._stream is not None:
+            self._offer.streams.close(self._stream)
+
+    @property
+    def kept(self) -> int:
+        return 0 if self._stream is None else _REFUSAL * len(self._stream.refusals)
+
+    # Reading.
+
+    def turn_away(self, frames: list[bytes], outcome: Outcome) -> Work:
+        work = turned_away(frames, outcome)
+        tags = [words_of(frame)[0] or b"" for frame in frames]
+        work.tags = tags if any(tags) else None
+        return work
+
+    def read(self, frames: list[bytes], oversize: bool) -> list[Work]:
+        alike = self._alike(frames)
+        return [alike] if alike is not None else self._read_each(frames)
+
+    def _alike(self, frames: list[bytes]) -> Work | None:
+        """
+        Messages for one route and no more: what a peer that is in a hurry sends.
+
+        @return: C{None} for anything else.
+        """
+        end = frames[0].find(b" ", 4)
+        head = frames[0][: end + 1]
+        route = self._peer.rights.routes.get(head[4:-1])
+        if route is None or not head.startswith(b"PUT "):
+            return None
+        stream, count = self._stream, len(frames)
+        if stream is not None:
+            first = stream.next
+            numbered = head.replace(b"%", b"%%") + b"#%d "
+            heads = [numbered % number for number in range(first, first + count)]
+            if stream.ended or not all(map(bytes.startswith, frames, heads)):
+                return None
+            stream.take_all(first, count)
+            size = len(heads[0])
+            if size == len(heads[-1]):
+                messages = [frame[size:] for frame in frames]
+            else:
+                messages = [frame[len(own) :] for frame, own in zip(frames, heads, strict=True)]
+            return Work(route, messages, stream=stream, first=first)
+        size = len(head)
+        payloads = [frame[size:] for frame in frames if frame.startswith(head)]
+        if len(payloads) != count or any(map(_marked, payloads)):
+            return None
+        return Work(route, payloads)
+
+    def _read_each(self, frames: list[bytes]) -> list[Work]:
+        works: list[Work] = []
+        work = Work("", tags=[])
+        for position, frame in enumerate(frames):
+            tag, verb, rest = words_of(frame)
+            if self._peer.rights is NOTHING and verb not in _UNPROVEN:
+                self._answer(work, b"", self._peer.turned_away(UNPROVEN))
+                work.closes = True
+                break
+            if frame is OVERSIZE:
+                self._answer(work, b"", TOOBIG)
+            elif tag is None:
+                text = f"a tag is @ and 1 to {MAX_TAG - 1} bytes"
+                self._answer(work, b"", refused(Code.FORMAT, text))
+            elif verb == b"PUT" and not self._takes_its_time(rest):
+                work = self._put(works, work, tag, rest)
+            elif verb == b"QUIT" and not rest:
+                self._answer(work, tag, Outcome(Word.OK))
+                work.closes = True
+                break
+            else:
+                found = self._verb(verb, rest)
+                if isinstance(found, Outcome):
+                    self._answer(work, tag, found)
+                    continue
+                works.append(work)
+                work = Work("", tags=[tag], request=found, rest=frames[position + 1 :])
+                break
+        works.append(work)
+        for work in works:
+            if work.tags is not None and not any(work.tags):
+                work.tags = None
+        return [work for work in works if work.count]
+
+    def _answer(self, work: Work, tag: bytes, answer: Outcome) -> None:
+        work.gaps.append((work.count, answer))
+        assert work.tags is not None
+        work.tags.append(tag)
+
+    def _put(self, works: list[Work], work: Work, tag: bytes, rest: bytes) -> Work:
+        """
+        @return: what goes on; what came before it may be finished.
+        """
+        name, space, payload = rest.partition(b" ")
+        route = self._peer.rights.routes.get(name)
+        number = _NUMBER.match(payload)
+        refusal = self._no_route(name) if route is None else None
+        numbered = number is not None and (self._stream or self._put_off) is not None
+        if refusal is not None and not numbered:
+            self._answer(work, tag, refusal)
+            return work
+        if not space:
+            text = "PUT takes a route, a space and a payload"
+            self._answer(work, tag, refused(Code.FORMAT, text))
+            return work
+        answer = self._numbered(number)
+        if answer is not None:
+            self._answer(work, tag, answer)
+            return work
+        if work.messages and (work.route != (route or "") or work.refusal != refusal):
+            works.append(work)
+            work = Work("", tags=[])
+        work.route = route or ""
+        work.refusal = refusal
+        assert work.tags is not None
+        work.tags.append(tag)
+        if number is not None:
+            payload = payload[number.end() :]
+            if not work.messages:
+                work.stream, work.first = self._stream, int(number[1])
+        work.messages.append(payload)
+        return work
+
+    def _numbered(self, number: re.Match[bytes] | None) -> Outcome | None:
+        """
+        @return: C{None} where the message is to be stored.
+        """
+        stream = self._stream
+        if stream is None:
+            if number is None:
+                return None
+            text = "a number needs a stream; say HELLO stream first"
+            return self._put_off or refused(Code.FORMAT, text)
+        if number is None:
+            text = f"in a stream a PUT has its number: PUT route #{stream.next} payload"
+            return refused(Code.FORMAT, text)
+        return stream.take(int(number[1]))
+
+    def _takes_its_time(self, rest: bytes) -> bool:
+        """
+        Whether what becomes of a message hangs on those before it: its number is sent again
+        and has no answer yet.
+        """
+        stream = self._stream
+        if stream is None:
+            return False
+        number = _NUMBER.match(rest.partition(b" ")[2])
+        return number is not None and stream.is_in_doubt(int(number[1]))
+
+    def _no_route(self, name: bytes) -> Outcome:
+        if self._peer.rights.may_use_route(name.decode("utf-8", "backslashreplace")):
+            return refused(Code.ROUTE, f"no route {shown(name)}")
+        return _denied("PUT to", name)
+
+    def _put_in_turn(self, rest: bytes) -> Request:
+        number, stream = _NUMBER.match(rest.partition(b" ")[2]), self._stream
+        assert number is not None and stream is not None
+        return lambda answered: answered(stream.take_in_turn(int(number[1])))
+
+    def _help(self, rest: bytes) -> Outcome:
+        """
+        HELP, and whether a PUT to a route would be refused whatever it stores: asked before the
+        first number of a stream, since every refusal uses one up.
+        """
+        verb, _, name = rest.partition(b" ")
+        if verb.upper() != b"PUT" or not name or b" " in name or self._peer.rights is NOTHING:
+            return help_with(rest)
+        if self._peer.rights.routes.get(name) is None:
+            return self._no_route(name)
+        return Outcome(Word.OK, text=f"PUT {shown(name)} payload: it may be used")
+
+    # The other verbs.
+
+    def _verb(self, verb: bytes, rest: bytes) -> Outcome | Request:
+        match verb:
+            case b"PING":
+                return ping(rest)
+            case b"HELP":
+                return self._help(rest)
+            case b"PUT":
+                return self._put_in_turn(rest)
+            case b"CALL":
+                return self._call(rest)
+            case b"HELLO":
+                return self._hello(rest)
+            case b"LISTEN" | b"UNLISTEN":
+                return self._listen(verb, rest)
+            case b"QUIET" | b"SYNC" | b"QUIT" if rest:
+                return refused(Code.FORMAT, f"{verb.decode()} takes nothing")
+            case b"QUIET":
+                return self._quiet
+            case b"SYNC":
+                return self._sync
+            case b"AUTH":
+                return self._auth(rest)
+        return refused(Code.FORMAT, f"unknown verb {shown(verb)}; try HELP")
+
+    def _call(self, rest: bytes) -> Outcome | Request:
+        name, _, arguments = rest.partition(b" ")
+        if not name:
+            return refused(Code.FORMAT, "CALL takes a query and maybe its arguments in JSON")
+        queries = self._offer.queries
+        query = name.decode("utf-8", "backslashreplace")
+        denied = _denied("CALL of", name)
+        if not self._peer.rights.may_call(query):
+            return denied
+
+        def ask(answered: OnAnswer) -> None:
+            # A reload may have changed what holds since this was read.
+            if self._peer.rights.may_call(query):
+                queries.ask(query, arguments, answered)
+            else:
+                answered(denied)
+
+        return ask
+
+    def _hello(self, rest: bytes) -> Outcome | Request:
+        word, more, said = rest.partition(b" ")
+        name, known = name_of(word, MAX_STREAM), _SEEN.fullmatch(said)
+        if name is None:
+            text = f"HELLO takes a stream: 1 to {MAX_STREAM} bytes of UTF-8 without spaces"
+            return refused(Code.FORMAT, text)
+        if more and known is None:
+            text = "behind the stream HELLO takes seen=N, the last number that was answered,"
+            return refused(Code.FORMAT, f"{text} and epoch=E, as HELLO told it")
+        if not self._peer.rights.may_open(name):
+            return _denied("HELLO to", word)
+        seen = None if known is None else Seen(int(known[1]), (known[2] or b"").decode())
+        return lambda answered: self._run(self._open(name, seen), answered)
+
+    def _listen(self, verb: bytes, rest: bytes) -> Outcome | Request:
+        # PostgreSQL's names have at most 63 bytes.
+        channel = name_of(rest, 63)
+        if channel is None:
+            return refused(Code.FORMAT, f"{verb.decode()} takes a channel")
+        channels = self._offer.channels
+        if verb == b"LISTEN":
+            if not self._peer.rights.may_listen(channel):
+                return _denied("LISTEN to", rest)
+            return lambda answered: self._run(self._subscribe(channel), answered)
+        return lambda answered: self._run(channels.unsubscribe(channel, self._peer), answered)
+
+    def _auth(self, rest: bytes) -> Outcome | Request:
+        authenticator = self._offer.authenticator
+        if not authenticator.offered:
+            return refused(Code.QUERY, "AUTH is not offered by this gateway; try HELP")
+        if not rest:
+            return refused(Code.FORMAT, "AUTH takes a token")
+        site = self._peer.peer_info.site
+        return lambda answered: authenticator.verify(
+            rest, site, lambda proof: answered(self._proved(proof))
+        )
+
+    def _proved(self, proof: Proof) -> Outcome:
+        """
+        @return: the answer to AUTH. What is open was opened by who the peer was before, and
+            does not become another's.
+        """
+        peer = self._peer
+        if isinstance(proof, Outcome):
+            return peer.turned_away(proof)
+        is_open = self._stream is not None or bool(self._offer.channels.of(peer))
+        if is_open and proof.identity != peer.peer_info.identity:
+            text = "a stream or channel of another identity is open here; connect again"
+            return refused(Code.DENIED, text)
+        return peer.known_as(peer.peer_info.proved(proof)) or STORED
+
+    async def _subscribe(self, channel: str) -> Outcome:
+        found = await self._offer.channels.subscribe(channel, self._peer)
+        if self._peer.rights.may_listen(channel):
+            return found
+        await self._offer.channels.unsubscribe(channel, self._peer)
+        return _denied("LISTEN to", channel.encode())
+
+    def _quiet(self, answered: OnAnswer) -> None:
+        self._peer.answers.quiet = True
+        answered(Outcome(Word.OK))
+
+    def _sync(self, answered: OnAnswer) -> None:
+        kept, rejected, again = self._peer.answers.tally()
+        answered(Outcome(Word.OK, values=f"ok={kept} rej={rejected} try={again}"))
+
+    async def _open(self, name: str, seen: Seen | None) -> Outcome:
+        streams = self._offer.streams
+        if self._stream is not None:
+            streams.close(self._stream)
+            self._stream = None
+        self._put_off = None
+        found = await streams.open(name, self._peer, seen)
+        if isinstance(found, Outcome):
+            self._put_off = found
+            return found
+        if not self._peer.rights.may_open(name):
+            # A reload came between.
+            streams.close(found)
+            return _denied("HELLO to", name.encode())
+        if self._gone:
+            streams.close(found)
+        self._stream = found
+        return Outcome(Word.OK, values=f"seq={found.last} epoch={found.epoch}")
+
+    def _run(self, work: Coroutine[Deferred[Any], Any, Fate], answered: OnAnswer) -> None:
+        running = Deferred.fromCoroutine(work)
+        running.addErrback(self._bug)
+        running.addCallback(answered)
+        running.addErrback(self._bug)
+
+    def _bug(self, failure: Failure) -> Outcome:
+        self._log.failure("a command failed; its peer is let go", failure=failure)
+        return _BUG
+
+
+def _denied(what: str, name: bytes) -> Outcome:
+    return refused(Code.DENIED, f"{what} {shown(name)} is not granted")

@@ -1,0 +1,78 @@
+"""
+The plain dialect: every frame is a message.
+"""
+
+from __future__ import annotations
+
+from gateway.dialects.base import (
+    TOOBIG,
+    Dialect,
+    FrameReader,
+    Peer,
+    Work,
+    route_denied,
+    turned_away,
+)
+from gateway.model.outcome import Outcome
+from gateway.wire.framing import OVERSIZE
+
+
+class PlainDialect:
+    """
+    Every frame is a message. Without state, so it is itself the reader of every peer that may
+    use its route.
+    """
+
+    kept = 0
+    takes_commands = False
+
+    def __init__(self, route: str) -> None:
+        self._route = route
+        self._on_the_wire = route.encode()
+
+    def reader(self, peer: Peer) -> FrameReader:
+        return self if self._on_the_wire in peer.rights.routes else _Refusing(self, self._route)
+
+    def changed(self, peer: Peer) -> FrameReader:
+        return self.reader(peer)
+
+    def turn_away(self, frames: list[bytes], outcome: Outcome) -> Work:
+        return turned_away(frames, outcome)
+
+    def gone(self) -> None:
+        """Nothing is kept of a peer."""
+
+    def read(self, frames: list[bytes], oversize: bool) -> list[Work]:
+        if not oversize:
+            return [Work(self._route, frames)]
+        work = Work(self._route)
+        for position, frame in enumerate(frames):
+            if frame is OVERSIZE:
+                work.gaps.append((position, TOOBIG))
+            else:
+                work.messages.append(frame)
+        return [work]
+
+
+class _Refusing:
+    """
+    Reads for a peer that may not use its listener's route.
+    """
+
+    kept = 0
+
+    def __init__(self, dialect: Dialect, route: str) -> None:
+        self._dialect = dialect
+        self._answer = route_denied(route)
+
+    def changed(self, peer: Peer) -> FrameReader:
+        return self._dialect.reader(peer)
+
+    def turn_away(self, frames: list[bytes], outcome: Outcome) -> Work:
+        return turned_away(frames, outcome)
+
+    def gone(self) -> None:
+        """Nothing is kept of a peer."""
+
+    def read(self, frames: list[bytes], oversize: bool) -> list[Work]:
+        return [turned_away(frames, self._answer)]

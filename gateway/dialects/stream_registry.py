@@ -1,0 +1,218 @@
+"""
+Registry of numbered streams: which peer has which.
+
+A stream belongs to the connection that opened it last. A connection that had it here is let
+go first, and what it had in flight is waited for; then the stream is claimed in the
+database, which tells how far it is and from then on refuses what any other gateway still
+wants to store for it. What this gateway's own spool holds counts, where it goes on from
+there.
+
+While the database is away a stream can be opened by a peer that says what it has seen, if
+this gateway has settled as much itself, in the same epoch: in its spool, or because the
+stream was open here before. Nobody is told a number from memory who does not say so.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.logger import Logger
+
+from gateway.model.errors import StoreError, StreamBehind
+from gateway.model.outcome import RETRY_AFTER, Code, Outcome, Word, try_later
+from gateway.model.store import Backlog, Claim, Seen, Store, Waiting, reached
+from gateway.model.stream import BEHIND, TAKEN, Stream
+
+REMEMBERED: Final = 10_000
+"""Streams of which it is remembered how far they were when they were closed."""
+
+
+class Claimant(Protocol):
+    """
+    Opener of streams.
+    """
+
+    def dismiss(self, outcome: Outcome) -> None:
+        """Its stream is another's now."""
+
+
+class StreamRegistry:
+    """
+    The streams that are open at this gateway.
+    """
+
+    _log = Logger()
+
+    def __init__(self, store: Store, backlog: Backlog | None = None) -> None:
+        """
+        @param backlog: what waits in the spool; C{None} where there is none.
+        """
+        self._store = store
+        self._backlog = backlog
+        self._open: dict[str, tuple[Stream, Claimant]] = {}
+        self._closed: dict[str, Stream] = {}
+        self._turns: dict[str, tuple[DeferredLock, int]] = {}
+
+    async def open(
+        self, name: str, claimant: Claimant, seen: Seen | None = None
+    ) -> Stream | Outcome:
+        """
+        Claim a stream; a connection that had it is told goodbye.
+
+        @param seen: what its peer knows; C{None}: nothing.
+        @return: the stream, or why it cannot be opened now.
+        """
+        lock, waiting = self._turns.get(name, (DeferredLock(), 0))
+        self._turns[name] = (lock, waiting + 1)
+        try:
+            async with lock:
+                return await self._claim(name, claimant, seen)
+        finally:
+            lock, waiting = self._turns[name]
+            if waiting > 1:
+                self._turns[name] = (lock, waiting - 1)
+            else:
+                del self._turns[name]
+
+    def close(self, stream: Stream) -> None:
+        """
+        Its connection is gone, or opens another one.
+        """
+        stream.end()
+        kept = self._open.get(stream.name)
+        if kept is not None and kept[0] is stream:
+            del self._open[stream.name]
+            self._remember(stream)
+
+    def missing(self, name: str, epoch: str) -> None:
+        """
+        Something of a stream is gone that was answered: its peer is told, wherever it is.
+        """
+        kept = self._open.get(name)
+        if kept is not None and kept[0].epoch == epoch:
+            stream, claimant = kept
+            stream.sure = False
+            self.close(stream)
+            claimant.dismiss(BEHIND)
+        closed = self._closed.get(name)
+        if closed is not None and closed.epoch == epoch:
+            closed.sure = False
+
+    async def _claim(self, name: str, claimant: Claimant, seen: Seen | None) -> Stream | Outcome:
+        before = await self._taken_over(name, claimant)
+        waiting = None if self._backlog is None else self._backlog.of(name)
+        try:
+            claim = await self._store.claim_stream(
+                name, seen, {} if waiting is None else waiting.numbers
+            )
+        except StreamBehind as behind:
+            self._keep(before)
+            if seen is not None and int(str(behind)) >= seen.number:
+                return _renewed(f"it is at #{behind}")
+            return _behind(f"it is at #{behind}")
+        except StoreError as error:
+            self._keep(before)
+            self._log.debug("stream {name}: not claimed: {error}", name=name, error=str(error))
+            known = None if seen is None else _known(before, waiting, seen.number)
+            if seen is None or known is None:
+                text = "the database cannot be asked how far the stream is"
+                return try_later(Code.DOWN, text, RETRY_AFTER)
+            epoch, last = known
+            if last < seen.number or seen.epoch not in ("", epoch):
+                return _behind("the database cannot be asked")
+            stream = Stream(name, epoch, None, last)
+            if before is not None and before.epoch == epoch:
+                stream.refusals.update(before.refusals)
+        else:
+            stream = _claimed(name, claim, waiting)
+        if waiting is not None:
+            for epoch in ("", stream.epoch):
+                stream.refusals.update(waiting.refusals.get(epoch, {}))
+        self._closed.pop(name, None)
+        self._open[name] = (stream, claimant)
+        return stream
+
+    async def _taken_over(self, name: str, claimant: Claimant) -> Stream | None:
+        """
+        End what there is of a stream here.
+
+        @return: it, with nothing in flight any more.
+        """
+        stream = self._closed.get(name)
+        kept = self._open.pop(name, None)
+        if kept is not None:
+            stream, other = kept
+            stream.end()
+            if other is not claimant:
+                other.dismiss(TAKEN)
+        if stream is not None and stream.busy:
+            idle: Deferred[None] = Deferred()
+            stream.idle = lambda: idle.callback(None)
+            await idle
+            stream.idle = None
+        return stream
+
+    def _keep(self, stream: Stream | None) -> None:
+        """
+        It could not be opened again: what was known of it still is.
+        """
+        if stream is not None and self._closed.get(stream.name) is not stream:
+            self._remember(stream)
+
+    def _remember(self, stream: Stream) -> None:
+        self._closed.pop(stream.name, None)
+        self._closed[stream.name] = stream
+        stream.rest()
+        if len(self._closed) > REMEMBERED:
+            for name, oldest in self._closed.items():
+                if not oldest.busy:
+                    del self._closed[name]
+                    break
+
+
+def _claimed(name: str, claim: Claim, waiting: Waiting | None) -> Stream:
+    last = claim.mark
+    if waiting is not None:
+        numbers = waiting.numbers
+        last = reached(last, sorted([*numbers.get(claim.epoch, ()), *numbers.get("", ())]))
+    return Stream(name, claim.epoch, claim.claim, last, claim.refusals)
+
+
+def _known(before: Stream | None, waiting: Waiting | None, seen: int) -> tuple[str, int] | None:
+    """
+    @param seen: the last number that the peer had an answer for.
+    @return: the epoch and the last number that this gateway has settled itself.
+    """
+    if before is not None and before.sure:
+        return before.epoch, before.last
+    if waiting is None:
+        return None
+    epoch, last = waiting.last
+    if last < seen:
+        return epoch, last
+    # What waits there may have a hole, where a disk failed.
+    return epoch, reached(seen, waiting.numbers.get(epoch, ()))
+
+
+def _behind(text: str) -> Outcome:
+    return try_later(
+        Code.GAP,
+        f"the stream has not come as far as it was answered ({text}): the rest may wait in"
+        " another gateway's spool",
+        RETRY_AFTER,
+    )
+
+
+def _renewed(text: str) -> Outcome:
+    """
+    Answer who has numbers of an epoch that is over: the stream has come so far, in another one.
+    """
+    return Outcome(
+        Word.TRY,
+        Code.GAP,
+        f"the stream was taken by a peer that began a new epoch ({text}): numbers of the old one"
+        " mean nothing any more",
+        retry=RETRY_AFTER,
+        values="taken=true",
+    )

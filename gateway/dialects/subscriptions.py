@@ -1,0 +1,306 @@
+"""
+Subscriptions to channels, and how notifications reach a thousand peers.
+
+PostgreSQL is asked to LISTEN for a channel's first subscriber and to UNLISTEN after its
+last, through a port (L{Notifier}) that knows the connection.
+
+What comes is told in rounds, a round to all whom it concerns and one push to each of
+them. While a round goes on the next one gathers, as batches do. A round is told slice
+by slice, with the reactor's other work in between, and rests after it for several times
+as long as it took: so notifications take their share of the reactor and no more,
+however many come, and only a thousand subscribers make that a rest one could notice.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from itertools import chain, islice
+from typing import Final, Protocol
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from gateway.model.errors import StoreError
+from gateway.model.outcome import RETRY_AFTER, STORED, Code, Outcome, refused, try_later
+from gateway.model.text import meant
+from gateway.wire.push import Pushes
+
+SLICE: Final = 500
+"""Subscribers told at a stretch: 4 ms of processor time, most of it the kernel's."""
+
+REST: Final = 5.0
+"""From the beginning of a round to that of the next it is so many times as long as it worked."""
+
+LONGEST_REST: Final = 0.1
+"""Seconds from the beginning of a round after which the next may always begin."""
+
+FULL: Final = 65536
+"""Bytes of notifications for which a rest ends: it must not make a round larger and larger."""
+
+
+class Subscriber(Protocol):
+    """
+    Subscriber to channels.
+    """
+
+    def push(self, pushes: Pushes) -> bool:
+        """
+        @return: whether more may come; if not, all its subscriptions end.
+        """
+
+
+class Receiver(Protocol):
+    """
+    Receiver of what a L{Notifier} brings.
+    """
+
+    def notified(self, brought: Sequence[tuple[str, str]]) -> None:
+        """Notifications that came at once, in order: (channel, payload)."""
+
+    def missed(self, channels: Collection[str]) -> None:
+        """Notifications of these may have been lost; from now on they come again."""
+
+
+class Notifier(Protocol):
+    """
+    Source of notifications.
+    """
+
+    def bring_to(self, receiver: Receiver) -> None:
+        """Say who gets them; once, before anything else."""
+
+    async def listen(self, channel: str) -> None:
+        """
+        Back when nothing more is missed; at once if that is so already.
+
+        @raise StoreError: not now.
+        """
+
+    def unlisten(self, channel: str) -> None:
+        """Nobody is interested any more; harmless if nobody ever was."""
+
+
+class _Round:
+    """
+    Round of pushes to all subscribers concerned.
+    """
+
+    __slots__ = ("_batch", "_made", "channels", "left", "waiting")
+
+    def __init__(
+        self, batch: list[tuple[str, bytes]], subscribers: dict[str, dict[Subscriber, None]]
+    ) -> None:
+        """
+        @param batch: (channel, push), in order.
+        """
+        self._batch = batch
+        self._made: dict[tuple[str, ...], Pushes] = {}
+        self.channels = {channel for channel, _ in batch} & subscribers.keys()
+        # Those who come later are told of what comes later.
+        concerned = chain.from_iterable(subscribers[channel] for channel in self.channels)
+        all_concerned = dict.fromkeys(concerned)
+        self.left = len(all_concerned)
+        self.waiting: Iterator[Subscriber] = iter(all_concerned)
+
+    def pushes(self, channels: tuple[str, ...]) -> Pushes:
+        """
+        The part for somebody who listens to these; the same object for all who do.
+        """
+        found = self._made.get(channels)
+        if found is None:
+            mine = self.channels.intersection(channels)
+            payloads = [push for channel, push in self._batch if channel in mine]
+            found = self._made[channels] = Pushes(payloads)
+        return found
+
+
+class Subscriptions:
+    """
+    The subscriptions of all peers.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        allowed: Sequence[str],
+        notifier: Notifier,
+        clock: IReactorTime,
+        at_once: int = SLICE,
+    ) -> None:
+        """
+        @param allowed: channels that peers may listen to.
+        @param at_once: subscribers told at a stretch.
+        """
+        self._allowed = tuple(allowed)
+        self._notifier = notifier
+        self._clock = clock
+        self._at_once = at_once
+        # Dictionaries for their order: who came first is told first.
+        self._subscribers: dict[str, dict[Subscriber, None]] = {}
+        self._subscribed: dict[Subscriber, tuple[str, ...]] = {}
+        # Those who wait for LISTEN: for what, and how many for each channel.
+        self._asking: dict[Subscriber, list[str]] = {}
+        self._asked: Counter[str] = Counter()
+        self._gathered: list[tuple[str, bytes]] = []
+        self._size = 0
+        self._round: _Round | None = None
+        self._resting = False
+        self._begun = 0.0
+        self._busy = 0.0
+        notifier.bring_to(self)
+
+    # What peers ask.
+
+    async def subscribe(self, channel: str, subscriber: Subscriber) -> Outcome:
+        """
+        @return: the answer to LISTEN: after C{+OK} no notification is missed, unless
+            C{>!gap} says so.
+        """
+        if channel not in self._allowed:
+            return self._denied(channel)
+        if subscriber in self._subscribers.get(channel, ()):
+            return STORED
+        asking = self._asking.setdefault(subscriber, [])
+        asking.append(channel)
+        self._asked[channel] += 1
+        try:
+            await self._notifier.listen(channel)
+        except StoreError as error:
+            return try_later(Code.DOWN, str(error), RETRY_AFTER)
+        else:
+            if channel in asking:
+                self._join(channel, subscriber)
+            return STORED
+        finally:
+            self._asked[channel] -= 1
+            if channel in asking:
+                asking.remove(channel)
+            if not asking and self._asking.get(subscriber) is asking:
+                del self._asking[subscriber]
+            self._release(channel)
+
+    async def unsubscribe(self, channel: str, subscriber: Subscriber) -> Outcome:
+        """
+        @return: the answer to UNLISTEN; nothing of the channel is pushed after it.
+        """
+        if channel not in self._allowed:
+            return self._denied(channel)
+        asking = self._asking.get(subscriber, [])
+        asking[:] = [other for other in asking if other != channel]
+        subscribers = self._subscribers.get(channel, {})
+        if subscriber in subscribers:
+            del subscribers[subscriber]
+            left = tuple(other for other in self._subscribed[subscriber] if other != channel)
+            if left:
+                self._subscribed[subscriber] = left
+            else:
+                del self._subscribed[subscriber]
+            self._release(channel)
+        return STORED
+
+    def of(self, subscriber: Subscriber) -> Sequence[str]:
+        """
+        What a subscriber listens to, or is about to.
+        """
+        return [*self._subscribed.get(subscriber, ()), *self._asking.get(subscriber, ())]
+
+    def leave(self, subscriber: Subscriber) -> None:
+        """
+        End all its subscriptions, those it still waits for too; again is harmless.
+        """
+        self._asking.pop(subscriber, []).clear()
+        for channel in self._subscribed.pop(subscriber, ()):
+            del self._subscribers[channel][subscriber]
+            self._release(channel)
+
+    def _join(self, channel: str, subscriber: Subscriber) -> None:
+        subscribers = self._subscribers.setdefault(channel, {})
+        if subscriber not in subscribers:
+            subscribers[subscriber] = None
+            already = self._subscribed.get(subscriber, ())
+            self._subscribed[subscriber] = (*already, channel)
+
+    def _release(self, channel: str) -> None:
+        """
+        Let go of a channel that nobody is interested in.
+        """
+        if not self._asked[channel]:
+            del self._asked[channel]
+            if not self._subscribers.get(channel):
+                self._subscribers.pop(channel, None)
+                self._notifier.unlisten(channel)
+
+    def _denied(self, channel: str) -> Outcome:
+        shown = channel if len(channel) <= 40 else channel[:37] + "..."
+        hint = meant(channel, self._allowed)
+        return refused(Code.DENIED, f"channel {shown!r} is not offered{hint}")
+
+    # What the notifier brings.
+
+    def notified(self, brought: Sequence[tuple[str, str]]) -> None:
+        for channel, payload in brought:
+            push = f">{channel} {payload}".encode()
+            self._gathered.append((channel, push))
+            self._size += len(push)
+        self._next_round()
+
+    def missed(self, channels: Collection[str]) -> None:
+        self._gathered += [(channel, f">!gap {channel}".encode()) for channel in channels]
+        self._next_round()
+
+    def _next_round(self) -> None:
+        """
+        Begin what has gathered, unless a round goes on or rests.
+        """
+        if self._round is not None or not self._gathered:
+            return
+        if self._resting and self._size < FULL:
+            return
+        batch, self._gathered = self._gathered, []
+        self._size = 0
+        self._round = _Round(batch, self._subscribers)
+        self._begun = self._clock.seconds()
+        self._busy = 0.0
+        self._tell()
+
+    def _tell(self) -> None:
+        """
+        One slice.
+        """
+        current = self._round
+        assert current is not None
+        begun = self._clock.seconds()
+        current.left -= self._at_once
+        for subscriber in islice(current.waiting, self._at_once):
+            channels = self._subscribed.get(subscriber)
+            # It may have left since the round began.
+            if channels is not None and not self._told(subscriber, current.pushes(channels)):
+                self.leave(subscriber)
+        now = self._clock.seconds()
+        self._busy += now - begun
+        if current.left > 0:
+            self._clock.callLater(0, self._tell)
+            return
+        self._round = None
+        rest = min(self._begun + REST * self._busy, self._begun + LONGEST_REST) - now
+        if rest > 0 and not self._resting:
+            self._resting = True
+            self._clock.callLater(rest, self._rested)
+        elif self._gathered:
+            # Not from here, or a flood would never let anybody else have the reactor.
+            self._clock.callLater(0, self._next_round)
+
+    def _rested(self) -> None:
+        self._resting = False
+        self._next_round()
+
+    def _told(self, subscriber: Subscriber, pushes: Pushes) -> bool:
+        if not pushes.payloads:
+            return True
+        try:
+            return subscriber.push(pushes)
+        except Exception:  # noqa: BLE001 - a bug in one peer's connection must not cost the others
+            self._log.failure("a push failed")
+            return False

@@ -1,0 +1,73 @@
+"""
+A token first: what a plain listener that asks who is there reads before all messages.
+
+The first frame is the token, and is answered as a message is. What follows waits for that
+answer, and is then read by the listener's own dialect, at no cost.
+"""
+
+from __future__ import annotations
+
+from gateway.access.authenticator import WRONG, Authenticator, Proof
+from gateway.access.rights import NOTHING
+from gateway.dialects.base import Dialect, FrameReader, Peer, Work, turned_away
+from gateway.model.outcome import STORED, Outcome
+from gateway.wire.framing import OVERSIZE
+
+
+class TokenFirst:
+    """
+    A dialect behind a token.
+    """
+
+    takes_commands = False
+
+    def __init__(self, dialect: Dialect, authenticator: Authenticator) -> None:
+        """
+        @param dialect: what is spoken by those who proved who they are.
+        """
+        self.dialect = dialect
+        self.authenticator = authenticator
+
+    def reader(self, peer: Peer) -> FrameReader:
+        return _First(self, peer) if peer.rights is NOTHING else self.dialect.reader(peer)
+
+
+class _First:
+    """
+    Reads one frame.
+    """
+
+    kept = 0
+
+    def __init__(self, offer: TokenFirst, peer: Peer) -> None:
+        self._offer = offer
+        self._peer = peer
+
+    def changed(self, peer: Peer) -> FrameReader:
+        return self._offer.reader(peer)
+
+    def turn_away(self, frames: list[bytes], outcome: Outcome) -> Work:
+        return turned_away(frames, outcome)
+
+    def gone(self) -> None:
+        """Nothing is kept of a peer."""
+
+    def read(self, frames: list[bytes], oversize: bool) -> list[Work]:
+        said = frames[0]
+        if said is OVERSIZE:
+            return [Work("", gaps=[(0, self._peer.turned_away(WRONG))], closes=True)]
+        authenticator = self._offer.authenticator
+        return [
+            Work(
+                "",
+                request=lambda answered: authenticator.verify(
+                    said, self._peer.peer_info.site, lambda proof: answered(self._proved(proof))
+                ),
+                rest=frames[1:],
+            )
+        ]
+
+    def _proved(self, proof: Proof) -> Outcome:
+        if isinstance(proof, Outcome):
+            return self._peer.turned_away(proof)
+        return self._peer.known_as(self._peer.peer_info.proved(proof)) or STORED

@@ -1,0 +1,90 @@
+"""
+The formats that messages come in: each is registered here, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import tzinfo
+from typing import Final
+
+from gateway.formats import csv, influx, json, logfmt, syslog
+from gateway.formats.csv import CsvFormat
+from gateway.formats.fields import Format
+from gateway.formats.influx import InfluxFormat
+from gateway.formats.json import JsonFormat
+from gateway.formats.logfmt import LogfmtFormat
+from gateway.formats.regex import RegexFormat
+from gateway.formats.syslog import SyslogFormat
+from gateway.formats.text import WholeFormat
+from gateway.model.route import FormatName, Reading
+from gateway.system.time_zones import LOCAL
+
+Fields = Mapping[str, object]
+"""Field -> a value that whatever the column is takes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """
+    All that the gateway knows of one format.
+
+    @ivar new: makes what reads its messages: how, the fields that are wanted, and the zone of
+        times that name none.
+    @ivar sample: a message with such fields; C{None}: any text is one.
+    @ivar fault_of: why messages read like this never have a field, if so.
+    """
+
+    new: Callable[[Reading, Sequence[str], tzinfo], Format]
+    sample: Callable[[Reading, Fields], str] | None = None
+    fault_of: Callable[[Reading, str], str | None] = lambda reading, field: None
+
+
+FORMATS: Final[Mapping[FormatName, Registration]] = {
+    "text": Registration(lambda reading, fields, zone: WholeFormat()),
+    "json": Registration(
+        lambda reading, fields, zone: JsonFormat(fields),
+        lambda reading, fields: json.sample(fields),
+        lambda reading, field: json.fault_of(field),
+    ),
+    "csv": Registration(
+        lambda reading, fields, zone: CsvFormat(fields, reading.names, reading.delimiter),
+        lambda reading, fields: csv.sample(fields, reading.names, reading.delimiter),
+        lambda reading, field: csv.fault_of(field, reading.names),
+    ),
+    "logfmt": Registration(
+        lambda reading, fields, zone: LogfmtFormat(fields),
+        lambda reading, fields: logfmt.sample(fields),
+    ),
+    "regex": Registration(lambda reading, fields, zone: RegexFormat(fields, reading.pattern)),
+    "syslog": Registration(
+        lambda reading, fields, zone: SyslogFormat(fields, zone),
+        lambda reading, fields: syslog.SAMPLE,
+        lambda reading, field: syslog.fault_of(field),
+    ),
+    "influx": Registration(
+        lambda reading, fields, zone: InfluxFormat(fields),
+        lambda reading, fields: influx.sample(fields),
+        lambda reading, field: influx.fault_of(field),
+    ),
+}
+"""Every format there is: a new one is a module of its own, its name above, and a line here."""
+
+
+def format_of(reading: Reading, fields: Sequence[str], zone: tzinfo | None = None) -> Format:
+    """
+    Make what reads the messages of a route.
+
+    @param fields: those that columns want, which L{field_fault} has nothing against.
+    @param zone: of times that name none, where the format itself reads them; C{None}: local.
+    @raise ValueError: the pattern is of no use.
+    """
+    return FORMATS[reading.format].new(reading, fields, zone or LOCAL)
+
+
+def field_fault(reading: Reading, field: str) -> str | None:
+    """
+    Say why messages read like this never have such a field, for the configuration.
+    """
+    return FORMATS[reading.format].fault_of(reading, field)

@@ -1,0 +1,213 @@
+"""
+The listeners of a configuration, and what a new configuration changes about them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from twisted.internet.endpoints import serverFromString
+
+from gateway.access.authenticator import Authenticator
+from gateway.access.connection_limit import ConnectionLimit
+from gateway.access.peer_info import PeerInfo
+from gateway.access.rates import Allowance, Rates
+from gateway.access.rights import Access
+from gateway.commit.inflight_limit import InflightLimit
+from gateway.commit.writer import Writer
+from gateway.config.listener import AUTH_TIMEOUT, Listener
+from gateway.config.load import Config
+from gateway.dialects.base import Dialect
+from gateway.dialects.by_content import ContentDialect
+from gateway.dialects.command import CommandDialect
+from gateway.dialects.plain import PlainDialect
+from gateway.dialects.subscriptions import Subscriptions
+from gateway.dialects.token_first import TokenFirst
+from gateway.formats.registry import format_of
+from gateway.listeners.admission import Admission
+from gateway.listeners.service import ListenerService
+from gateway.listeners.usage_example import example
+from gateway.model.outcome import Words
+from gateway.peers.factory import PeerFactory
+from gateway.peers.timeouts import Timeouts
+from gateway.system.addresses import Networks
+from gateway.system.listening_reactor import ListeningReactor, ListenOptions
+from gateway.system.socket_options import Carriage
+from gateway.tls.registry import TlsRegistry
+
+
+class Listeners:
+    """
+    All of them.
+
+    @ivar connection_limit: the connections of all their peers.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        reactor: Any,
+        *,
+        connections: int,
+        writer: Writer,
+        inflight_limit: InflightLimit,
+        channels: Subscriptions,
+        commands: CommandDialect,
+        tls: TlsRegistry,
+        authenticator: Authenticator,
+        wall: Callable[[], float],
+    ) -> None:
+        """
+        @param connections: that there may be.
+        @param tls: of the listeners that have it.
+        @param wall: seconds since 1970.
+        """
+        self.connection_limit = ConnectionLimit(connections)
+        self._reactor = reactor
+        self._writer = writer
+        self._inflight_limit = inflight_limit
+        self._channels = channels
+        self._commands = commands
+        self._tls = tls
+        self._authenticator = authenticator
+        self._wall = wall
+        tls.on_change(self._end_revoked)
+        self._routes = tuple(config.routes)
+        self._access = Access(config.access, self._routes)
+        self._services = {
+            name: self._service(config, name, listener)
+            for name, listener in config.listeners.items()
+        }
+
+    def __iter__(self) -> Iterator[ListenerService]:
+        return iter(self._services.values())
+
+    def reload(self, config: Config) -> None:
+        """
+        Take over who may connect, how much each may send, and who may do what; who is
+        connected and may do anything at all stays.
+        """
+        for name, listener in config.listeners.items():
+            service = self._services.get(name)
+            if service is not None:
+                _let_in(service.admission, listener)
+                service.factory.measure(Rates(_allowance(listener)))
+        # Routes are those there were at the start.
+        self._access = Access(config.access, self._routes)
+        for service in self._services.values():
+            service.factory.judge(self._access, self._known)
+        self._end_revoked()
+
+    def _service(self, config: Config, name: str, listener: Listener) -> ListenerService:
+        reactor = self._reactor
+        peers = PeerFactory(
+            listener=name,
+            framing=listener.framing,
+            dialect=self._dialect(config, listener),
+            words=Words.configured(listener.ack, listener.nak),
+            max_frame=listener.max_frame,
+            window=listener.window,
+            writer=self._writer,
+            inflight_limit=self._inflight_limit,
+            clock=reactor,
+            timeouts=_timeouts(listener),
+            channels=self._channels,
+            push_buffer=config.channels.push_buffer,
+            rates=Rates(_allowance(listener)),
+            access=self._access,
+            wall=self._wall,
+            auth=listener.auth,
+            connection_limit=ConnectionLimit(around=self.connection_limit),
+            telnet=listener.telnet,
+            refuses_http=listener.refuse_http and not listener.knows_peers,
+            carriage=Carriage(
+                keepalive=listener.keepalive,
+                user_timeout=listener.user_timeout,
+                no_delay=listener.no_delay,
+                send_buffer=listener.send_buffer,
+                receive_buffer=listener.receive_buffer,
+            ),
+        )
+        admission = Admission(peers, reactor, tls=self._tls.listener_tls(name))
+        _let_in(admission, listener)
+        making = ListeningReactor(reactor, listener.endpoint, _made(listener))
+        endpoint = serverFromString(making, listener.endpoint)
+        return ListenerService(
+            endpoint, listener.endpoint, admission, example(listener, config.routes)
+        )
+
+    def _dialect(self, config: Config, listener: Listener) -> Dialect:
+        plain = _plain(config, listener)
+        if plain is None:
+            return self._commands
+        return TokenFirst(plain, self._authenticator) if listener.auth else plain
+
+    def _known(self, peer_info: PeerInfo) -> PeerInfo | None:
+        """
+        @return: C{None} where the token that somebody said does not prove who it is any more.
+        """
+        if peer_info.token is None:
+            return peer_info
+        token = self._authenticator.current(peer_info.token)
+        return None if token is None else peer_info.proved(token)
+
+    def _end_revoked(self) -> None:
+        for service in self._services.values():
+            if service.admission.tls is not None:
+                service.factory.end_revoked(service.admission.tls.contexts.revoked)
+
+
+def _let_in(admission: Admission, listener: Listener) -> None:
+    """
+    Say who may connect.
+    """
+    admission.allow, admission.deny = Networks(listener.allow), Networks(listener.deny)
+    admission.proxies = Networks(listener.trusted_proxies)
+    connection_limit = admission.peers.connection_limit
+    connection_limit.most = listener.max_connections or math.inf
+    connection_limit.most_alike = listener.max_connections_per_address or math.inf
+
+
+def _allowance(listener: Listener) -> Allowance:
+    return Allowance(
+        listener.messages_per_second or math.inf,
+        listener.bytes_per_second or math.inf,
+        listener.burst,
+    )
+
+
+def _timeouts(listener: Listener) -> Timeouts:
+    first = listener.first_frame_timeout or (AUTH_TIMEOUT if listener.auth else math.inf)
+    return Timeouts(
+        frame=listener.frame_timeout,
+        write=listener.write_timeout,
+        idle=listener.idle_timeout or math.inf,
+        first=first,
+    )
+
+
+def _made(listener: Listener) -> ListenOptions:
+    return ListenOptions(
+        backlog=listener.backlog,
+        reuse_port=listener.reuse_port,
+        send_buffer=listener.send_buffer,
+        receive_buffer=listener.receive_buffer,
+        mode=None if listener.socket_mode is None else int(listener.socket_mode, 8),
+        owner=listener.socket_owner,
+    )
+
+
+def _plain(config: Config, listener: Listener) -> Dialect | None:
+    """
+    @return: C{None} for commands.
+    """
+    if listener.route_by is not None and listener.routes:
+        # All of them are read alike.
+        reading = config.routes[next(iter(listener.routes.values()))].reading
+        form = format_of(reading, [listener.route_by])
+        return ContentDialect(form, listener.route_by, listener.routes, listener.route)
+    if listener.route is not None:
+        return PlainDialect(listener.route)
+    return None

@@ -1,0 +1,107 @@
+"""
+Listeners: an endpoint, and a factory for those who connect to it.
+"""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.python.failure import Failure
+
+from gateway.listeners.admission import Admission
+from gateway.peers.factory import PeerFactory, peer_name
+
+
+class ListenerService:
+    """
+    One listener: an endpoint, and a factory for those who connect to it.
+    """
+
+    def __init__(
+        self, endpoint: IStreamServerEndpoint, text: str, admission: Admission, example: str
+    ) -> None:
+        """
+        @param text: the endpoint as configured, for messages.
+        @param example: what a peer may send, as an argument of printf(1).
+        """
+        self.admission = admission
+        self._endpoint = endpoint
+        self._text = text
+        self._example = example
+        self._port: IListeningPort | None = None
+
+    @property
+    def factory(self) -> PeerFactory:
+        """Of those who are in."""
+        return self.admission.peers
+
+    def listen(self) -> None:
+        """
+        Open the port; again is harmless.
+
+        @raise SystemExit: with one line, where it cannot be opened.
+        """
+        if self._port is not None:
+            return
+        results: list[object] = []
+        self._endpoint.listen(self.admission).addBoth(results.append)
+        result = results[0] if results else None
+        if isinstance(result, Failure):
+            reason = result.value
+            if isinstance(reason, CannotListenError):
+                reason = reason.socketError
+            raise SystemExit(
+                f"gateway: listener {self.factory.listener!r} cannot listen on"
+                f" {self._text!r}: {getattr(reason, 'strerror', None) or reason}"
+            )
+        assert IListeningPort.providedBy(result)
+        self._port = result
+
+    @property
+    def line(self) -> str:
+        """Where it listens, and one way to use it."""
+        assert self._port is not None
+        address: Any = self._port.getHost()
+        name = getattr(address, "name", None)
+        if name is not None:
+            where = name.decode() if isinstance(name, bytes) else str(name)
+            netcat, secure = f"-U {shlex.quote(where)}", f"-unix {shlex.quote(where)}"
+        else:
+            where = peer_name(address)
+            host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
+            netcat = f"{host} {address.port}"
+            secure = f"-connect {peer_name(IPv4Address('TCP', host, address.port))}"
+        over = ""
+        if self.admission.tls is not None or self._text.startswith(("ssl:", "tls:")):
+            over, call = " over TLS", f"openssl s_client -quiet {secure}{self._shown}"
+        elif self.factory.telnet and name is None:
+            call = f"telnet {netcat}"
+        else:
+            call = f"printf {self._example} | nc -N {netcat}"
+        # Nothing that a person types begins with a proxy's header.
+        hint = "through a proxy alone" if self.admission.proxies else f"try: {call}"
+        framing = self.factory.framing
+        return f"listener {self.factory.listener}: {framing} frames{over} on {where}; {hint}"
+
+    @property
+    def _shown(self) -> str:
+        """What openssl(1) needs to be let in."""
+        tls = None if self.admission.tls is None else self.admission.tls.contexts.section
+        if tls is None or tls.client_ca is None:
+            return ""
+        return " -cert YOURS.pem"
+
+    async def stop_listening(self) -> None:
+        self.admission.close()
+        if self._port is not None:
+            await _maybe(self._port.stopListening())
+
+
+async def _maybe(result: object) -> None:
+    if isinstance(result, Deferred):
+        await result

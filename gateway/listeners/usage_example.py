@@ -1,0 +1,64 @@
+"""
+One line that shows how a listener is used.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from gateway.config.listener import Listener
+from gateway.formats.registry import FORMATS
+from gateway.model.route import Route
+from gateway.wire.framing import FRAMINGS
+
+_TEXT: Final = "hello"
+_ONE: Final = 1  # any column that is a number, a text or a time takes it
+
+_LONGEST: Final = 65536
+"""Bytes of a message; no example has so many."""
+
+_UNSEEN: Final = re.compile(r"[\0-\x1f\x7f]")
+_ESCAPES: Final = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+
+
+def example(listener: Listener, routes: Mapping[str, Route]) -> str:
+    """
+    What a peer may send to a listener, as an argument of printf(1).
+    """
+    if listener.dialect == "command":
+        first = next(iter(routes.values()), None)
+        message = "PING you" if first is None else f"PUT {first.name} {sample(first)}"
+    elif listener.route_by is not None and listener.routes:
+        value, name = next(iter(listener.routes.items()))
+        message = sample(routes[name], (listener.route_by, value))
+    else:
+        message = sample(routes[listener.route or ""])
+    if not listener.auth:
+        return _printed(listener.framing, message)
+    token = "AUTH TOKEN" if listener.dialect == "command" else "TOKEN"
+    return _printed(listener.framing, token, message)
+
+
+def sample(route: Route, choice: tuple[str, str] | None = None) -> str:
+    """
+    A message that a route can read, though its table may want other values.
+
+    @param choice: where a field chooses the route, that field and a value for it.
+    """
+    fields: dict[str, Any] = dict.fromkeys(route.fields, _ONE)
+    if choice is not None:
+        fields = {choice[0]: choice[1], **fields}
+    make = FORMATS[route.reading.format].sample
+    return _TEXT if make is None else make(route.reading, fields)
+
+
+def _printed(framing: str, *messages: str) -> str:
+    """
+    Frames as an argument of printf(1), quoted for a shell.
+    """
+    frames = [FRAMINGS[framing](_LONGEST).frame(message.encode()) for message in messages]
+    text = b"".join(frames).decode().replace("\\", "\\\\").replace("%", "%%")
+    text = _UNSEEN.sub(lambda found: _ESCAPES.get(found[0], f"\\{ord(found[0]):03o}"), text)
+    return "'" + text.replace("'", "'\"'\"'") + "'"

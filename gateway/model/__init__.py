@@ -1,0 +1,1 @@
+"""Values, errors and ports that everything else is made of; pure."""

@@ -1,0 +1,583 @@
+"""
+Chunks of one peer, and batches of one commit.
+
+A L{Chunk} is what one read of one peer brought for one route. A L{Batch} is a
+list of slices of chunks that one statement stores. Neither ever holds an object
+for each message; what is kept of a message is its C{bytes} in the list of frames
+and its place in a run of equal outcomes.
+
+Nothing here waits or talks to anybody: L{gateway.commit.writer} decides when, and a
+store decides whether.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import compress
+from math import inf
+from operator import itemgetter, not_
+from sys import byteorder
+from typing import Final, NamedTuple
+from zlib import adler32, crc32
+
+from gateway.model.outcome import Fate, Outcome, Run, Word, part
+from gateway.model.stream import Stream
+
+MAX_ROWS: Final = 10_000
+"""
+Most rows of one statement. Larger ones gained nothing (C{docs/performance.md})
+and make every peer of the batch wait longer.
+"""
+
+MAX_BYTES: Final = 8 * 1024 * 1024
+"""
+Most payload bytes of one statement, unless a single chunk is larger. PostgreSQL's
+own limit of one statement is 1 GiB; escaping can double a payload.
+"""
+
+
+DIGEST: Final = 8
+"""Bytes of one message in L{digests_of}."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """
+    Origin of messages; one for each peer.
+
+    @ivar peer: the remote address as C{host:port}, C{[v6]:port} or C{unix}.
+    @ivar listener: the listener's name in the configuration.
+    @ivar identity: who the peer proved to be.
+    """
+
+    peer: str
+    listener: str
+    identity: str | None = None
+
+
+class Chunk:
+    """
+    Messages of one peer for one route, submitted and answered together.
+
+    @ivar size: payload bytes.
+    @ivar token: what the submitter knows the chunk by.
+    @ivar stream: that the messages are numbered in.
+    @ivar first: the number of the first of them; those of the others follow.
+    @ivar refusal: why all of them are refused, where that is known from the start: they only
+        use their numbers up.
+    """
+
+    __slots__ = (
+        *("_answered", "_left", "_runs", "_series", "first", "frames"),
+        *("origin", "received_at", "refusal", "route", "size", "stream", "token"),
+    )
+
+    def __init__(
+        self,
+        route: str,
+        frames: list[bytes],
+        origin: Origin,
+        received_at: float,
+        answered: Callable[[Chunk, list[Run]], None],
+        token: object = None,
+        stream: Stream | None = None,
+        first: int = 0,
+        refusal: Outcome | None = None,
+    ) -> None:
+        """
+        @param route: the route's name.
+        @param frames: one or more.
+        @param received_at: seconds since the epoch.
+        @param answered: called once, when the fate of the last message is known,
+            with the fates of all in order.
+        """
+        self.route = route
+        self.frames = frames
+        self.origin = origin
+        self.received_at = received_at
+        self.size = sum(map(len, frames))
+        self.token = token
+        self.stream = stream
+        self.first = first
+        self.refusal = refusal
+        if stream is not None:
+            # What was read with it may have met its fate already, and taken its number back.
+            self._series = stream.series if first < stream.next or stream.loose else -1
+            stream.begin(first, len(frames))
+        self._answered = answered
+        self._left = len(frames)
+        self._runs: list[tuple[int, int, Fate]] = []
+
+    def settle(self, start: int, stop: int, fate: Fate) -> None:
+        """
+        Say what became of some of the messages; each is settled once.
+        """
+        self._runs.append((start, stop, fate))
+        self._left -= stop - start
+        if self.stream is not None:
+            self.stream.settle(self.first, self.first + start, stop - start, fate)
+        if not self._left:
+            runs = self._runs
+            if len(runs) > 1:
+                runs.sort(key=lambda run: run[0])
+            self._answered(self, [(stop - start, fate) for start, stop, fate in runs])
+
+    @property
+    def void(self) -> bool:
+        """
+        Whether it must not be stored any more, since something before it was not.
+        """
+        return self.stream is not None and self._series != self.stream.series
+
+    def abandon(self, outcome: Outcome) -> None:
+        """
+        Settle everything that is not settled yet.
+        """
+        position = 0
+        for start, stop, _ in sorted(self._runs, key=lambda run: run[0]):
+            if position < start:
+                self.settle(position, start, outcome)
+            position = stop
+        if position < len(self.frames):
+            self.settle(position, len(self.frames), outcome)
+
+
+class Slice(NamedTuple):
+    """
+    Messages C{start} to C{stop} of a chunk, the latter not included.
+    """
+
+    chunk: Chunk
+    start: int
+    stop: int
+
+    @property
+    def frames(self) -> list[bytes]:
+        """The payloads; the chunk's own list where the slice is the whole of it."""
+        chunk, start, stop = self
+        if stop - start == len(chunk.frames):
+            return chunk.frames
+        return chunk.frames[start:stop]
+
+    @property
+    def first(self) -> int:
+        """The number of the first message, where it has one."""
+        return self.chunk.first + self.start
+
+    @property
+    def last(self) -> int:
+        """The number of the last message, where it has one."""
+        return self.chunk.first + self.stop - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """
+    Fence of a batch, which makes it storable only once: its number on its lane.
+
+    @ivar lane: a UUID, one for each lane of each gateway process.
+    @ivar number: the number of the batch, from 1.
+    @ivar first: where several batches are stored as one, the number of the first of
+        them; C{number} is that of the last.
+    """
+
+    lane: str
+    number: int
+    first: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.first:
+            object.__setattr__(self, "first", self.number)
+
+
+class Refusal(NamedTuple):
+    """
+    A row that is not stored; what is said of it is said once the batch is.
+
+    @ivar row: of the chunk.
+    @ivar dead_letter: whether it is kept as a dead letter, in the same commit.
+    @ivar counts: whether its stream moves past it with the batch; else it has, or never will.
+    """
+
+    chunk: Chunk
+    row: int
+    outcome: Outcome
+    dead_letter: bool = False
+    counts: bool = True
+
+    @property
+    def number(self) -> int:
+        """Its number, where it has one."""
+        return self.chunk.first + self.row
+
+    @property
+    def stream(self) -> Stream | None:
+        """That it moves with the batch."""
+        return self.chunk.stream if self.counts else None
+
+
+class Batch:
+    """
+    Rows of one route that one statement stores, in order.
+
+    @ivar slices: the rows to be stored.
+    @ivar count: number of these.
+    @ivar refusals: rows that are refused by the commit that stores the others.
+    """
+
+    __slots__ = ("_moves", "count", "refusals", "route", "slices")
+
+    def __init__(self, route: str, slices: list[Slice], refusals: Sequence[Refusal] = ()) -> None:
+        self.route = route
+        self.slices = slices
+        self.refusals = refusals
+        self.count = sum([stop - start for _, start, stop in slices])
+        self._moves: list[StreamMark] | None = None
+
+    @property
+    def streams(self) -> frozenset[str]:
+        """The streams that have messages in it; none for most."""
+        names = [chunk.stream.name for chunk, _, _ in self.slices if chunk.stream is not None]
+        if self.refusals:
+            names += [r.stream.name for r in self.refusals if r.stream is not None]
+        return frozenset(names)
+
+    @property
+    def moves(self) -> Sequence[StreamMark]:
+        """How far the batch takes each stream that has messages in it; none for most."""
+        if self._moves is None:
+            self._moves = stream_marks([self])
+        return self._moves
+
+    @property
+    def void(self) -> bool:
+        """Whether some rows must not be stored any more."""
+        return any(chunk.void for chunk, _, _ in self.slices) or any(
+            refusal.chunk.void for refusal in self.refusals
+        )
+
+    @property
+    def dead_letters(self) -> Sequence[Refusal]:
+        """Rows that become dead letters."""
+        return [refusal for refusal in self.refusals if refusal.dead_letter]
+
+    @classmethod
+    def of(cls, chunks: Sequence[Chunk]) -> Batch:
+        """
+        Whole chunks, all of one route.
+        """
+        slices = [Slice(chunk, 0, len(chunk.frames)) for chunk in chunks if chunk.refusal is None]
+        refusals: list[Refusal] = []
+        if len(slices) < len(chunks):
+            refusals += [
+                Refusal(chunk, row, chunk.refusal)
+                for chunk in chunks
+                if chunk.refusal is not None
+                for row in range(len(chunk.frames))
+            ]
+        return cls(chunks[0].route, slices, refusals)
+
+    @classmethod
+    def by_route(cls, chunks: Sequence[Chunk]) -> list[Batch]:
+        """
+        Whole chunks, a batch for each route, in the order in which they first appear.
+        """
+        routes: dict[str, list[Chunk]] = {}
+        for chunk in chunks:
+            routes.setdefault(chunk.route, []).append(chunk)
+        return [cls.of(found) for found in routes.values()]
+
+    @classmethod
+    def in_order(cls, batches: Sequence[Batch], chunks: Sequence[Chunk]) -> list[Batch]:
+        """
+        The rows of some batches again, in batches that keep each peer's order across routes.
+
+        @param chunks: that the rows are of, in the order in which they came.
+        """
+        places = {id(chunk): place for place, chunk in enumerate(chunks)}
+        pieces: list[Slice | Refusal] = []
+        for batch in batches:
+            pieces += batch.slices
+            pieces += batch.refusals
+        # Both begin with a chunk and a row of it.
+        pieces.sort(key=lambda piece: (places[id(piece[0])], piece[1]))
+        found: list[tuple[str, list[Slice], list[Refusal]]] = []
+        # The batch that a peer has come to: what it sent later goes there or behind.
+        reached: dict[int, int] = {}
+        for piece in pieces:
+            route, origin = piece.chunk.route, id(piece.chunk.origin)
+            place = reached.get(origin, 0)
+            while place < len(found) and found[place][0] != route:
+                place += 1
+            if place == len(found):
+                found.append((route, [], []))
+            if isinstance(piece, Slice):
+                found[place][1].append(piece)
+            else:
+                found[place][2].append(piece)
+            reached[origin] = place
+        return [cls(*parts) for parts in found]
+
+    def settle(self, runs: Sequence[Run]) -> None:
+        """
+        Say what became of the rows, and of those refused with them.
+
+        @param runs: of all rows to be stored, in order.
+        """
+        self._settle_rows(runs)
+        for refusal in self.refusals:
+            refusal.chunk.settle(refusal.row, refusal.row + 1, refusal.outcome)
+
+    def fail(self, outcome: Outcome) -> None:
+        """
+        Say of all rows, refused ones too, that they were not brought to their end.
+        """
+        if self.count:
+            self._settle_rows([(self.count, outcome)])
+        for refusal in self.refusals:
+            refusal.chunk.settle(refusal.row, refusal.row + 1, outcome)
+
+    def _settle_rows(self, runs: Sequence[Run]) -> None:
+        waiting = iter(runs)
+        count, fate = next(waiting, (0, None))
+        done = 0
+        for chunk, start, stop in self.slices:
+            while start < stop:
+                if done == count:
+                    count, fate = next(waiting)
+                    done = 0
+                assert fate is not None
+                take = min(count - done, stop - start)
+                chunk.settle(start, start + take, part(fate, done, done + take))
+                start += take
+                done += take
+
+    def halves(self) -> tuple[Batch, Batch]:
+        """
+        Two batches of about the same number of rows, the earlier rows first.
+
+        @precondition: more than one row.
+        """
+        middle = self.count // 2
+        first: list[Slice] = []
+        second: list[Slice] = []
+        for piece in self.slices:
+            chunk, start, stop = piece
+            rows = stop - start
+            if middle >= rows:
+                first.append(piece)
+            elif middle > 0:
+                first.append(Slice(chunk, start, start + middle))
+                second.append(Slice(chunk, start + middle, stop))
+            else:
+                second.append(piece)
+            middle -= rows
+        # A refused row goes where it leaves each stream's numbers in a row.
+        starts: dict[str, int] = {}
+        for piece in second:
+            if piece.chunk.stream is not None:
+                name = piece.chunk.stream.name
+                starts[name] = min(starts.get(name, piece.first), piece.first)
+        later = [
+            refusal.stream is not None and refusal.number > starts.get(refusal.stream.name, inf)
+            for refusal in self.refusals
+        ]
+        return (
+            Batch(self.route, first, [*compress(self.refusals, map(not_, later))]),
+            Batch(self.route, second, [*compress(self.refusals, later)]),
+        )
+
+    def only(self, rows: Sequence[int]) -> Batch:
+        """
+        A batch of some of the rows.
+
+        @param rows: ascending, one or more.
+        """
+        found: list[Slice] = []
+        base = 0
+        wanted = iter(rows)
+        row = next(wanted, None)
+        for chunk, start, stop in self.slices:
+            while row is not None and row < base + stop - start:
+                place = start + row - base
+                found.append(Slice(chunk, place, place + 1))
+                row = next(wanted, None)
+            base += stop - start
+        return Batch(self.route, found)
+
+    def refuse(
+        self, faults: Sequence[tuple[int, Outcome]], dead_letter: bool = False
+    ) -> Batch | None:
+        """
+        Take the rows at fault out. What has a number and is refused for good uses it up, and is
+        told so by the commit that says so to the database; everything else is told at once.
+
+        @param faults: (row of the batch, its outcome), ascending.
+        @param dead_letter: whether refused rows become dead letters in that commit, with a number
+            or without.
+        @return: the batch without them; C{None} where nothing is left.
+        """
+        left: list[Slice] = []
+        refusals = [*self.refusals]
+        base = 0
+        at = 0
+        for chunk, start, stop in self.slices:
+            rows = stop - start
+            begin = start
+            while at < len(faults) and faults[at][0] < base + rows:
+                row = start + faults[at][0] - base
+                outcome = faults[at][1]
+                if row > begin:
+                    left.append(Slice(chunk, begin, row))
+                if outcome.word is Word.REJ and (chunk.stream is not None or dead_letter):
+                    refusals.append(Refusal(chunk, row, outcome, dead_letter))
+                else:
+                    chunk.settle(row, row + 1, outcome)
+                begin = row + 1
+                at += 1
+            if begin < stop:
+                left.append(Slice(chunk, begin, stop))
+            base += rows
+        return Batch(self.route, left, refusals) if left or refusals else None
+
+    def stream_of(self, row: int) -> Stream | None:
+        """
+        @param row: of those to be stored.
+        @return: that it has a number in.
+        """
+        for chunk, start, stop in self.slices:
+            row -= stop - start
+            if row < 0:
+                return chunk.stream
+        raise IndexError("the batch has no such row")
+
+    def parted(self, streams: Collection[str]) -> tuple[Batch | None, Batch | None]:
+        """
+        @return: the rows of some streams, and all others; C{None} where there are none.
+        """
+        slices: tuple[list[Slice], list[Slice]] = ([], [])
+        refusals: tuple[list[Refusal], list[Refusal]] = ([], [])
+        for piece in self.slices:
+            stream = piece.chunk.stream
+            slices[stream is None or stream.name not in streams].append(piece)
+        for refusal in self.refusals:
+            stream = refusal.stream
+            refusals[stream is None or stream.name not in streams].append(refusal)
+        theirs, others = (
+            Batch(self.route, some, refused) if some or refused else None
+            for some, refused in zip(slices, refusals, strict=True)
+        )
+        return theirs, others
+
+    def without(self, streams: Collection[str], outcome: Outcome) -> Batch | None:
+        """
+        Settle all rows of some streams, refused ones too.
+
+        @return: the batch without them; C{None} where nothing is left.
+        """
+        theirs, others = self.parted(streams)
+        if theirs is not None:
+            theirs.fail(outcome)
+        return others
+
+    def without_void(self) -> Batch | None:
+        """
+        Settle the rows that must not be stored any more, since something before them was not.
+
+        @return: the batch without them; C{None} where nothing is left.
+        """
+        if not self.void:
+            return self
+        left, refusals = [], []
+        for piece in self.slices:
+            if piece.chunk.void and piece.chunk.stream is not None:
+                piece.chunk.stream.back_to(piece.first)
+                piece.chunk.settle(piece.start, piece.stop, piece.chunk.stream.gap())
+            else:
+                left.append(piece)
+        for refusal in self.refusals:
+            if refusal.chunk.void and refusal.chunk.stream is not None:
+                refusal.chunk.stream.back_to(refusal.number)
+                gap = refusal.chunk.stream.gap()
+                refusal.chunk.settle(refusal.row, refusal.row + 1, gap)
+            else:
+                refusals.append(refusal)
+        return Batch(self.route, left, refusals) if left or refusals else None
+
+
+def digests_of(frames: Sequence[bytes]) -> bytes:
+    """
+    By which messages are told from others under the same numbers: CRC-32 and Adler-32 of each,
+    little-endian.
+
+    Two checksums of unlike kinds and not a cryptographic one, since this is done for each
+    message, and whoever could forge one would only lose what is his own.
+    """
+    both = array("I", bytes(DIGEST * len(frames)))
+    both[::2] = array("I", map(crc32, frames))
+    both[1::2] = array("I", map(adler32, frames))
+    if byteorder == "big":
+        both.byteswap()
+    return both.tobytes()
+
+
+class StreamMark(NamedTuple):
+    """
+    A stream's mark is moved from just before some numbers to the last of them.
+
+    @ivar digests: of all messages, L{DIGEST} bytes for each.
+    @ivar refused: number -> what is said of those that are not stored.
+    @ivar unbroken: whether the numbers are in a row, each of them once.
+    @ivar whole: whether each is in its place, too, over all the batches.
+    """
+
+    stream: Stream
+    first: int
+    last: int
+    digests: bytes
+    refused: Mapping[int, Outcome]
+    unbroken: bool
+    whole: bool
+
+
+def stream_marks(batches: Sequence[Batch]) -> list[StreamMark]:
+    """
+    @param batches: that share a commit.
+    @return: a move for each stream and epoch, in one order for all commits, or two of them
+        would wait for each other.
+    """
+    pieces: dict[tuple[str, str], list[tuple[int, Sequence[bytes], Outcome | None, Stream]]] = {}
+    for batch in batches:
+        for piece in batch.slices:
+            stream = piece.chunk.stream
+            if stream is not None:
+                key = (stream.name, stream.epoch)
+                pieces.setdefault(key, []).append((piece.first, piece.frames, None, stream))
+        for refusal in batch.refusals:
+            stream = refusal.stream
+            if stream is not None:
+                refused_one = [refusal.chunk.frames[refusal.row]]
+                pieces.setdefault((stream.name, stream.epoch), []).append(
+                    (refusal.number, refused_one, refusal.outcome, stream)
+                )
+    moves = []
+    for key in sorted(pieces):
+        parts = sorted(pieces[key], key=itemgetter(0))
+        after = first = parts[0][0]
+        rows = [part[0] for part in pieces[key] if part[2] is None]
+        unbroken = True
+        refused: dict[int, Outcome] = {}
+        frames: list[bytes] = []
+        for number, some, outcome, _ in parts:
+            unbroken = unbroken and number == after
+            after = max(after, number + len(some))
+            frames += some
+            if outcome is not None:
+                refused[number] = outcome
+        whole = unbroken and rows == sorted(rows)
+        stream, digests = parts[0][3], digests_of(frames)
+        move = StreamMark(stream, first, after - 1, digests, refused, unbroken, whole)
+        moves.append(move)
+    return moves

@@ -1,0 +1,253 @@
+"""
+Exceptions, sorted by who must act.
+
+The operator (L{ConfigError}, L{EmbeddedError}), the user of a command (L{InputError}),
+the peer (L{PeerError}), or the gateway itself, which has to try again or say so
+(L{StoreError}). Whoever catches one of these knows from its class alone what to do next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from gateway.model.outcome import Outcome
+from gateway.model.stream_marks import Standing
+
+
+class GatewayError(Exception):
+    """Base of all; never raised itself."""
+
+
+class ConfigError(GatewayError):
+    """
+    The operator must act; the daemon does not start.
+
+    @ivar problems: one line each, naming the file, the key and what to do.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+class EmbeddedError(GatewayError):
+    """
+    The operator must act: the embedded PostgreSQL or its directory is not usable.
+
+    Its text is one line that says what to do.
+    """
+
+
+class InputError(GatewayError):
+    """
+    The user must act: what is to be sent cannot be read, or is not what it should be.
+
+    Its text is one line that says where.
+
+    @ivar messages: the good ones before the fault, still to be sent.
+    """
+
+    def __init__(self, text: str, messages: Sequence[bytes] = ()) -> None:
+        super().__init__(text)
+        self.messages = messages
+
+
+class PeerError(GatewayError):
+    """The peer must act; the same bytes fail again."""
+
+
+class FramingError(PeerError):
+    """
+    The stream cannot be split into frames any further.
+
+    @ivar frames: the good frames before the fault, still to be stored and answered.
+    """
+
+    def __init__(self, text: str, frames: list[bytes]) -> None:
+        super().__init__(text)
+        self.frames = frames
+
+
+class HttpError(FramingError):
+    """The stream begins as that of a browser does."""
+
+
+class HeaderError(PeerError):
+    """
+    A trusted proxy did not begin with a header of the PROXY protocol.
+
+    Its text is for the log.
+    """
+
+
+class TelnetError(PeerError):
+    """
+    What the peer sent cannot be told from Telnet's commands any further.
+
+    @ivar data: what came before the fault, without commands.
+    @ivar answer: to the commands before it.
+    """
+
+    def __init__(self, text: str, data: bytes, answer: bytes) -> None:
+        super().__init__(text)
+        self.data = data
+        self.answer = answer
+
+
+class StoreError(GatewayError):
+    """The batch is not known to be committed."""
+
+
+class SpoolError(GatewayError):
+    """
+    The spool cannot take a batch now: it is full, or its disk is. Nothing was kept.
+
+    Its text is for the peer.
+    """
+
+
+class SpoolGone(SpoolError):
+    """
+    The spool's file was removed, or its folder: what was kept would be lost with the process.
+
+    @ivar reason: for the operator.
+    """
+
+    def __init__(self, text: str, reason: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+class SpoolUnknown(SpoolError):
+    """
+    The spool's disk failed while it flushed: the batch may be there after a restart.
+    """
+
+
+class Unavailable(StoreError):
+    """The batch was never sent: it is certainly not stored, and may be sent later."""
+
+
+class SchemaNewer(Unavailable):
+    """
+    The gateway's own schema was brought up to date by a newer gateway: this one does not know
+    what it has to do there. The operator must act.
+    """
+
+
+class OutcomeUnknown(StoreError):
+    """The connection was lost in flight: only the fence can tell what became of the batch."""
+
+
+class StoredPartly(StoreError):
+    """
+    Of several batches stored as one, an earlier try stored the first ones. It is for
+    whoever put them together to leave those out and write the rest.
+
+    @ivar number: that of the last batch stored.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stored up to batch {number}")
+        self.number = number
+
+
+class FenceVoid(StoreError):
+    """
+    The fence was taken so that an earlier try can never store anything behind it: what it
+    was for is not stored, and needs a fence of its own.
+
+    @ivar number: that of the batch.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"the fence of batch {number} is void")
+        self.number = number
+
+
+class StreamBehind(GatewayError):
+    """
+    A stream has not come as far as its peer says it was answered: the rest may wait in another
+    gateway's spool, or the database was set back.
+
+    Its text is for the peer.
+    """
+
+
+class TransientError(StoreError):
+    """
+    The database gave up on the statement for a reason that passes: try again, same fence.
+
+    @ivar sqlstate: five characters, see L{gateway.sql.sqlstate}.
+    """
+
+    def __init__(self, text: str, sqlstate: str) -> None:
+        super().__init__(text)
+        self.sqlstate = sqlstate
+
+
+class RowError(StoreError):
+    """
+    The database refused the data: at least one row of the batch is at fault.
+
+    @ivar sqlstate: five characters, PostgreSQL documentation appendix A.
+    """
+
+    def __init__(self, text: str, sqlstate: str) -> None:
+        super().__init__(text)
+        self.sqlstate = sqlstate
+
+
+class RouteError(StoreError):
+    """
+    Every row of this route would fail until the operator acts: a missing table,
+    a missing grant, a wrong password.
+
+    @ivar sqlstate: five characters, or C{""} where the gateway itself found the fault.
+    """
+
+    def __init__(self, text: str, sqlstate: str = "") -> None:
+        super().__init__(text)
+        self.sqlstate = sqlstate
+
+
+Faults = list[tuple[int, Outcome]]
+"""Messages that cannot be stored: (position, why), ascending."""
+
+
+class BatchesRefused(PeerError):
+    """
+    As L{FramesRefused}, of several batches.
+
+    @ivar faults: of each batch.
+    """
+
+    def __init__(self, faults: list[Faults]) -> None:
+        super().__init__(f"{sum(map(len, faults))} frames refused")
+        self.faults = faults
+
+
+class FramesRefused(PeerError):
+    """
+    Some frames can never be stored; the others can.
+
+    @ivar faults: which ones and why.
+    @ivar by_type: whether the types of the table's columns had a part in it.
+    """
+
+    def __init__(self, faults: Faults, by_type: bool = False) -> None:
+        super().__init__(f"{len(faults)} frames refused")
+        self.faults = faults
+        self.by_type = by_type
+
+
+class StreamsElsewhere(PeerError):
+    """
+    Streams with messages in the batch are not just before them; nothing is stored.
+
+    @ivar standings: where they are, by name.
+    """
+
+    def __init__(self, standings: Mapping[str, Standing]) -> None:
+        super().__init__(f"{len(standings)} streams are elsewhere")
+        self.standings = standings

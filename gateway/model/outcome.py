@@ -1,0 +1,290 @@
+"""
+Outcomes of messages, and the words on the wire for them.
+
+Every frame gets one answer and its first byte decides: C{+} is settled for good,
+C{-} is not (C{docs/protocol.md} has the grammar). An L{Outcome} is one frozen
+value shared by all frames that met the same fate, so that a chunk of a thousand
+stored messages is answered by one multiplication of C{b"+OK\\n"}.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import ClassVar, Final
+
+MAX_TEXT: Final = 200
+"""Longest explanation in an answer, in characters; more would drown a telnet user."""
+
+CONTROL: Final = re.compile(
+    r"[\x00-\x1f\x7f\x80-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]+"
+)
+"""What moves a terminal's cursor, ends a line, or has what follows read backwards."""
+
+
+class Word(StrEnum):
+    """First word of an answer."""
+
+    OK = "+OK"
+    DUP = "+DUP"
+    QUE = "+QUE"
+    REJ = "-REJ"
+    TRY = "-TRY"
+    BYE = "-BYE"
+
+
+class Code(StrEnum):
+    """
+    Second word of a refusal; programs match on it.
+    """
+
+    FORMAT = "FORMAT"
+    TOOBIG = "TOOBIG"
+    DATA = "DATA"
+    CONSTRAINT = "CONSTRAINT"
+    ROUTE = "ROUTE"
+    QUERY = "QUERY"
+    DENIED = "DENIED"
+    AUTH = "AUTH"
+    BUSY = "BUSY"
+    DOWN = "DOWN"
+    RATE = "RATE"
+    GAP = "GAP"
+    DRAIN = "DRAIN"
+    INTERNAL = "INTERNAL"
+
+
+def one_line(text: str) -> str:
+    """
+    What is said of a text for people, whatever it holds.
+    """
+    text = CONTROL.sub(" ", text.encode("utf-8", "backslashreplace").decode())
+    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 3] + "..."
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """
+    The fate of a message.
+
+    @ivar word: what the peer must do: nothing, give up, try again, leave.
+    @ivar code: which kind of refusal; C{None} for what is kept.
+    @ivar text: one line for people; never SQL, never a secret.
+    @ivar sqlstate: PostgreSQL's error code, where PostgreSQL refused.
+    @ivar retry: seconds the peer should wait before it tries again.
+    @ivar values: C{name=value}, one or more with a space between.
+    """
+
+    word: Word
+    code: Code | None = None
+    text: str = ""
+    sqlstate: str = ""
+    retry: int | None = None
+    values: str = ""
+
+    def __bytes__(self) -> bytes:
+        parts = [self.word.value]
+        if self.code is not None:
+            parts.append(self.code.value)
+        if self.sqlstate:
+            parts.append(f"sqlstate={self.sqlstate}")
+        if self.retry is not None:
+            parts.append(f"retry={self.retry}")
+        if self.values:
+            parts.append(self.values)
+        if self.text:
+            # An answer is one line, whatever a trigger or the peer itself put into the text.
+            text = one_line(self.text)
+            # A plain +OK carries data of the peer's (PING), not an explanation.
+            parts.append(text if self.code is None else f":{text}")
+        return " ".join(parts).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """
+    Messages in a row that are stored, each with values of its own to tell.
+
+    @ivar answers: C{+OK name=value ...} for each of them.
+    """
+
+    answers: Sequence[bytes]
+
+    word: ClassVar[Word] = Word.OK
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """
+    The answer of several frames: C{*N}, then so many rows.
+
+    @ivar rows: each a frame of its own, before framing.
+    """
+
+    rows: Sequence[bytes]
+
+    word: ClassVar[Word] = Word.OK
+
+
+Fate = Outcome | Returned | Listing
+"""What became of messages in a row, or of one command."""
+
+STORED: Final = Outcome(Word.OK)
+
+DUPLICATE: Final = Outcome(Word.DUP)
+
+QUEUED: Final = Outcome(Word.QUE)
+
+SILENT: Final = Outcome(Word.OK, text="not said")
+"""Stands for C{+OK} where its peer wants to hear nothing."""
+
+RETRY_AFTER: Final = 1
+"""Seconds we ask peers to wait before they send a message again."""
+
+
+def refused(code: Code, text: str, sqlstate: str = "") -> Outcome:
+    """Refused for good: the same message fails again."""
+    return Outcome(Word.REJ, code, text, sqlstate)
+
+
+def try_later(code: Code, text: str, retry: int | None = None, sqlstate: str = "") -> Outcome:
+    """Not stored; the peer may send it again."""
+    return Outcome(Word.TRY, code, text, sqlstate, retry)
+
+
+def goodbye(code: Code, text: str) -> Outcome:
+    """The gateway closes this connection."""
+    return Outcome(Word.BYE, code, text)
+
+
+def row_refused(text: str, sqlstate: str) -> Outcome:
+    """
+    The database refused this message's data.
+
+    @param sqlstate: of class 22 ("data exception") where the value itself is at fault, or 42
+        where it is not in the syntax of its type; all else is a rule that it broke.
+    """
+    code = Code.DATA if sqlstate.startswith(("22", "42")) else Code.CONSTRAINT
+    return refused(code, text, sqlstate)
+
+
+_KEPT: Final = (Word.OK, Word.DUP, Word.QUE)
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """
+    Words of a listener for outcomes: the protocol's, or a device's own.
+
+    @ivar ack: said instead of C{+OK}, C{+DUP} and C{+QUE}; C{b""} says nothing at all.
+    @ivar nak: said instead of every other answer; C{b""} says nothing at all.
+    """
+
+    ack: bytes | None = None
+    nak: bytes | None = None
+
+    @classmethod
+    def configured(cls, ack: str | None, nak: str | None) -> Words:
+        """
+        From a listener's C{ack} and C{nak}: C{ack = "none"} silences both unless C{nak} is set.
+        """
+        if ack == "none":
+            return cls(b"", b"" if nak is None else nak.encode())
+        return cls(
+            None if ack is None else ack.encode(),
+            None if nak is None else nak.encode(),
+        )
+
+    @property
+    def silent(self) -> bool:
+        """Whether nobody hears of a refusal."""
+        return self.nak == b""
+
+    def payload(self, fate: Fate) -> bytes | Sequence[bytes] | None:
+        """
+        @return: the answer before framing, or one for each message, or C{None} where
+            nothing is to be said.
+        """
+        if fate is STORED and self.ack is None:
+            return b"+OK"  # nearly every answer there is
+        if fate is SILENT:
+            return None
+        own = self.ack if fate.word in _KEPT else self.nak
+        if own is not None:
+            return own or None
+        if isinstance(fate, Outcome):
+            return bytes(fate)
+        return fate.answers if isinstance(fate, Returned) else [b"*%d" % len(fate.rows), *fate.rows]
+
+
+Run = tuple[int, Fate]
+"""So many messages in a row, and what became of them."""
+
+
+def part(fate: Fate, start: int, stop: int) -> Fate:
+    """
+    The fate of some of the messages of a run.
+    """
+    return Returned(fate.answers[start:stop]) if isinstance(fate, Returned) else fate
+
+
+def refused_rows(runs: Sequence[Run]) -> list[tuple[int, Outcome]]:
+    """
+    @return: (row, outcome) of those that are refused for good, ascending.
+    """
+    found = []
+    row = 0
+    for count, fate in runs:
+        if isinstance(fate, Outcome) and fate.word is Word.REJ:
+            found += [(number, fate) for number in range(row, row + count)]
+        row += count
+    return found
+
+
+def replaced(runs: Sequence[Run], others: Sequence[tuple[int, Outcome]]) -> list[Run]:
+    """
+    Runs in which some rows met another fate.
+
+    @param others: (row, outcome), ascending.
+    """
+    instead = dict(others)
+    found: list[Run] = []
+    row = 0
+    for count, fate in runs:
+        if row in instead:
+            found += [(1, instead[number]) for number in range(row, row + count)]
+        else:
+            found.append((count, fate))
+        row += count
+    return found
+
+
+def merge(runs: Sequence[Run], gaps: Sequence[tuple[int, Outcome]]) -> list[Run]:
+    """
+    Put answers known at once back between those that the store gave.
+
+    @param runs: fates of the stored messages, in order.
+    @param gaps: (position among all frames, outcome) of frames never submitted, ascending.
+    @return: the fates of all frames, in order.
+    """
+    merged: list[Run] = []
+    position = 0
+    waiting = iter(gaps)
+    gap = next(waiting, None)
+    for count, fate in runs:
+        done = 0
+        while done < count:
+            while gap is not None and gap[0] == position:
+                merged.append((1, gap[1]))
+                position += 1
+                gap = next(waiting, None)
+            take = count - done if gap is None else min(count - done, gap[0] - position)
+            merged.append((take, part(fate, done, done + take)))
+            position += take
+            done += take
+    while gap is not None:
+        merged.append((1, gap[1]))
+        gap = next(waiting, None)
+    return merged

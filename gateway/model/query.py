@@ -1,0 +1,71 @@
+"""
+Queries: what peers may ask the database by name, and the port that answers.
+
+The SQL is the operator's, the arguments are the peer's: these are bound, never part
+of the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from gateway.model.outcome import Listing, Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """
+    A parameter of a query.
+
+    @ivar type: its SQL type, as the configuration names it.
+    @ivar required: whether a call without it is refused.
+    @ivar default: what it is where a call leaves it out, as text; C{None}: NULL.
+    """
+
+    type: str = "text"
+    required: bool = True
+    default: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """
+    A query as configured.
+
+    @ivar sql: one statement, with parameters as C{%(name)s}.
+    @ivar params: every parameter, in the order in which an array of arguments gives them.
+    @ivar max_rows: most rows of an answer.
+    @ivar max_bytes: most bytes of an answer, as JSON.
+    @ivar timeout: seconds that the database may take.
+    @ivar read_only: whether it runs in a transaction that cannot write.
+    """
+
+    name: str
+    sql: str
+    params: Mapping[str, Param] = field(default_factory=dict)
+    max_rows: int = 1000
+    max_bytes: int = 16 * 1024 * 1024
+    timeout: float = 5.0
+    read_only: bool = True
+
+
+OnOutcome = Callable[[Outcome | Listing], None]
+"""Takes the answer of a call, maybe at once."""
+
+
+class Queries(Protocol):
+    """
+    Answers calls of queries.
+    """
+
+    def ask(self, name: str, arguments: bytes, told: OnOutcome) -> None:
+        """
+        A plain callback, since a peer that waits for each answer pays for every layer.
+
+        @param name: of the query, as the peer wrote it.
+        @param arguments: a JSON object or array; C{b""} for none.
+        @param told: gets the rows, each a JSON object, or why there are none, whatever the
+            peer or the database does.
+        """

@@ -1,0 +1,151 @@
+"""
+Routes: which table messages go to, and which value goes into which column.
+
+Names of the user's become SQL here and nowhere else, always quoted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import tzinfo
+from typing import Final, Literal
+
+FormatName = Literal["text", "json", "csv", "logfmt", "regex", "syslog", "influx"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """
+    Format of a route's messages, and its settings.
+
+    @ivar names: of csv: what the values of a record are called, in order.
+    @ivar delimiter: of csv: one character, or C{whitespace}.
+    @ivar pattern: of regex.
+    """
+
+    format: FormatName = "text"
+    names: tuple[str, ...] = ()
+    delimiter: str = ","
+    pattern: str = ""
+
+
+TEXT: Final = Reading()
+"""A message is one value."""
+
+
+FRAME: Final = "@frame"
+
+METADATA: Final = ("@peer", "@listener", "@received_at", "@identity")
+"""What the gateway knows of a message."""
+
+SOURCES: Final = (FRAME, *METADATA)
+"""Where a column's value may come from, beside the message's own fields."""
+
+CONSTANT: Final = ""
+"""The source of a value that the configuration gives: that of no field."""
+
+Conflict = Literal["error", "ignore", "update"]
+
+DEFAULT_COLUMNS: Final = {
+    "id": "bigint generated always as identity primary key",
+    "received_at": "timestamptz not null default now()",
+    "peer": "text",
+    "body": "text not null",
+}
+"""The table that C{create = true} makes where nothing else is said."""
+
+
+_UNIQUE: Final = re.compile(r"\b(primary\s+key|unique)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """
+    Source of a column's value.
+
+    @ivar source: one of L{SOURCES}, a field of the message, or L{CONSTANT}.
+    @ivar default: what is stored where the message has no such field, as text.
+    @ivar required: whether a message without the field is refused.
+    """
+
+    source: str
+    default: str | None = None
+    required: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """
+    A route as configured.
+
+    @ivar table: C{table} or C{schema.table}, each name taken as it is written; C{""} where
+        the route has C{sql}.
+    @ivar columns: column -> where its value comes from.
+    @ivar create_columns: column -> SQL type, or C{None}: the table is not created.
+    @ivar dead_letter: whether refused messages are kept.
+    @ivar reading: how messages become fields.
+    @ivar conflict: what is done with a row whose key is there already.
+    @ivar key: the columns of that key, for which there is a unique index.
+    @ivar returning: columns whose values are told with C{+OK}.
+    @ivar sql: the user's own statement, instead of a table; the columns are then the names
+        of its parameters.
+    @ivar timezone: of times that name none; C{None}: local for syslog, UTC for all others.
+    """
+
+    name: str
+    table: str
+    columns: Mapping[str, Value]
+    create_columns: Mapping[str, str] | None = None
+    dead_letter: bool = False
+    reading: Reading = TEXT
+    conflict: Conflict = "error"
+    key: tuple[str, ...] = ()
+    returning: tuple[str, ...] = ()
+    sql: str = ""
+    timezone: tzinfo | None = None
+
+    @property
+    def fields(self) -> list[str]:
+        """The fields of a message that columns take their values from."""
+        sources = dict.fromkeys(value.source for value in self.columns.values())
+        return [source for source in sources if source not in SOURCES and source != CONSTANT]
+
+    @property
+    def changed(self) -> list[str]:
+        """
+        The columns that C{conflict = "update"} sets. Of a row that is nothing but its key
+        one of these, so that it is there to return its values.
+        """
+        return [column for column in self.columns if column not in self.key] or [*self.key[:1]]
+
+
+def identifier(name: str) -> str:
+    """
+    A name, quoted for SQL, exactly as it is written.
+    """
+    return '"' + name.replace('"', '""') + '"'
+
+
+def table_identifier(table: str) -> str:
+    """
+    C{schema.table} or C{table}, quoted for SQL.
+    """
+    return ".".join(identifier(part) for part in table.split(".", 1))
+
+
+def create_sql(route: Route, schema: str) -> str:
+    """
+    Makes the route's table if it is missing.
+
+    @param schema: where, if the route does not say.
+    """
+    table = table_identifier(route.table)
+    if "." not in route.table:
+        table = f"{identifier(schema)}.{table}"
+    create = route.create_columns or {}
+    parts = [f"{identifier(name)} {sql_type}" for name, sql_type in create.items()]
+    if route.key and not (len(route.key) == 1 and _UNIQUE.search(create.get(route.key[0], ""))):
+        parts.append(f"UNIQUE ({', '.join(map(identifier, route.key))})")
+    return f"CREATE TABLE IF NOT EXISTS {table} ({', '.join(parts)})"

@@ -1,0 +1,224 @@
+"""
+Numbered streams: which number comes next, and what became of those before.
+
+A peer that opened a stream numbers its messages, over all routes. The database keeps one
+mark for each stream: every number up to it is settled, and it moves by exactly the
+numbers of the batch that is stored, in the same transaction. So nothing overtakes.
+
+A stream's I{epoch} is a time in which one number is one message. It is made up anew
+whenever somebody opens the stream who does not know how far it was.
+
+A L{Stream} is what one claim knows; a later claim of the same name, here or at another
+gateway, has a L{Stream} of its own. All of it is synchronous and talks to nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from gateway.model.outcome import DUPLICATE, Code, Fate, Outcome, Run, Word, goodbye
+
+MAX_NUMBER: Final = 10**18 - 1
+"""Largest number of a message; PostgreSQL's bigint holds more."""
+
+KEPT_REFUSALS: Final = 10_000
+"""
+Numbers behind the last one for which a refusal is remembered. Who has not heard of one
+for so long does not ask any more.
+"""
+
+_AT_REST: Final = 100
+"""Refusals that are remembered of a stream that is closed; the database knows the others."""
+
+TAKEN: Final = goodbye(Code.BUSY, "another connection has opened this stream")
+
+BEHIND: Final = goodbye(
+    Code.GAP, "the database is behind what it was; say HELLO again and go on from there"
+)
+
+MOVED: Final = goodbye(
+    Code.GAP, "the stream went on by another way; say HELLO again and go on from there"
+)
+
+
+class Stream:
+    """
+    One claim of a stream.
+
+    @ivar claim: what the database knows this claim by; C{None} where it was not asked.
+    @ivar epoch: a word of the database's; C{""} for what an earlier version left in a spool.
+    @ivar next: the number that its peer has to send next.
+    @ivar series: what was submitted in an earlier one and is not written yet is void.
+    @ivar refusals: number -> what it was told; for those that are sent again.
+    @ivar ended: whether nothing more is taken.
+    @ivar sure: whether what is settled here can be told where the database cannot be asked.
+    @ivar loose: whether this is no claim, but what was left in the spool by one.
+    @ivar idle: called whenever everything submitted has met its fate.
+    """
+
+    __slots__ = (
+        *("_begun", "_pending", "_told", "claim", "ended", "epoch", "idle", "loose"),
+        *("name", "next", "refusals", "series", "sure"),
+    )
+
+    def __init__(
+        self,
+        name: str,
+        epoch: str,
+        claim: str | None = None,
+        last: int = 0,
+        refusals: Mapping[int, Outcome] | None = None,
+        loose: bool = False,
+    ) -> None:
+        """
+        @param last: the last number that is settled.
+        """
+        self.name = name
+        self.epoch = epoch
+        self.claim = claim
+        self.next = last + 1
+        self.series = 0
+        self.refusals = dict(refusals or {})
+        self.loose = loose
+        self.ended = False
+        self.sure = True
+        self.idle: Callable[[], None] | None = None
+        self._pending: dict[int, int] = {}
+        self._begun = last
+        self._told = 0
+
+    @property
+    def last(self) -> int:
+        """The last number that was taken."""
+        return self.next - 1
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything of it has no fate yet."""
+        return bool(self._pending)
+
+    # For the peer's side.
+
+    def take(self, number: int) -> Outcome | None:
+        """
+        The peer sends a message with this number.
+
+        @return: its answer; C{None} where it is to be stored.
+        """
+        if self.ended:
+            return TAKEN
+        if number == self.next:
+            self.next += 1
+            return None
+        return self.gap() if number > self.next else self.refusals.get(number, DUPLICATE)
+
+    def is_in_doubt(self, number: int) -> bool:
+        """
+        Whether a number is sent again before it is known what became of it.
+        """
+        if self.ended or number >= self.next:
+            return False
+        # What was read at once is taken before any of it is submitted.
+        return number > self._begun or (bool(self._pending) and number >= min(self._pending))
+
+    def take_in_turn(self, number: int) -> Outcome:
+        """
+        As L{take} for a number that was in doubt, when everything before is answered: if it
+        comes next it was not stored, and has to be sent again.
+        """
+        if self.ended or number != self.next:
+            return self.take(number) or DUPLICATE
+        return self.gap()
+
+    def take_all(self, first: int, count: int) -> None:
+        """
+        As L{take}, for numbers in a row.
+
+        @param first: the one that comes next.
+        """
+        assert first == self.next and not self.ended
+        self.next += count
+
+    def gap(self) -> Outcome:
+        """
+        What is said to a number that is too high.
+        """
+        return Outcome(Word.TRY, Code.GAP, f"send #{self.next} next", values=f"seq={self.last}")
+
+    def told(self, series: int, runs: Sequence[Run]) -> Sequence[Run]:
+        """
+        What is said to messages that were submitted, now that it is their turn: who has
+        to send a message again has to send all behind it again, refused ones too.
+
+        @param series: in which they were submitted.
+        """
+        again = series < self._told
+        found: list[Run] = []
+        for count, fate in runs:
+            if fate.word is Word.TRY:
+                again = True
+                self._told = self.series
+            found.append((count, self.gap() if again and fate.word is Word.REJ else fate))
+        return found
+
+    def end(self) -> None:
+        """
+        Its peer is gone, or no longer the one that has it: what is not written yet never is.
+        """
+        self.ended = True
+        self.series += 1
+
+    def rest(self) -> None:
+        """
+        Nothing is in flight and nobody sends: keep no more than is needed to go on.
+        """
+        kept = list(self.refusals)[-_AT_REST:]
+        self.refusals = {number: self.refusals[number] for number in kept}
+
+    # For those who store.
+
+    def begin(self, first: int, count: int) -> None:
+        """
+        Messages are submitted, in a chunk that begins with this number.
+        """
+        self._pending[first] = count
+        if first == self._begun + 1:  # else it is void already
+            self._begun += count
+
+    def settle(self, chunk: int, first: int, count: int, fate: Fate) -> None:
+        """
+        Some messages of a chunk have met their fate.
+        """
+        if fate.word in (Word.TRY, Word.BYE):
+            self.back_to(first)
+            if fate.word is Word.BYE:
+                # Whether it is stored, or what was before it still is, nobody here knows.
+                self.sure = False
+        elif fate.word is Word.REJ and isinstance(fate, Outcome):
+            for number in range(first, min(first + count, self.next)):
+                self.refusals[number] = fate
+            self._forget()
+        left = self._pending.get(chunk, 0) - count
+        if left > 0:
+            self._pending[chunk] = left
+        else:
+            self._pending.pop(chunk, None)
+            if not self._pending and self.idle is not None:
+                self.idle()
+
+    def back_to(self, number: int) -> None:
+        """
+        This number and those behind it are not stored, and have to be sent again.
+        """
+        if number < self.next:
+            self.next = number
+            self._begun = number - 1
+            self.series += 1
+            for later in [n for n in self.refusals if n >= number]:
+                del self.refusals[later]
+
+    def _forget(self) -> None:
+        if len(self.refusals) > KEPT_REFUSALS:
+            for number in list(self.refusals)[: KEPT_REFUSALS // 10]:
+                del self.refusals[number]

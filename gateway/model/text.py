@@ -1,0 +1,25 @@
+"""
+Text for people: suggestions for mistyped words, and control characters made visible.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+
+def meant(word: str, known: Any) -> str:
+    near = closest(word, known)
+    return f"; did you mean {near!r}?" if near else ""
+
+
+def closest(word: str, known: Any) -> str | None:
+    return next(iter(difflib.get_close_matches(word, list(known), 1)), None)
+
+
+def printable(text: str) -> str:
+    """
+    Text from a file as it may be shown: with the escapes of Python for control characters, so
+    that it can neither begin a line nor change a terminal.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,0 +1,1 @@
+"""One peer's connection, and what the peers of a listener have in common."""

@@ -1,0 +1,65 @@
+"""
+Admissions in the log: who was let in, by what proof and from where.
+
+One line for an identity, its proof and its address; while it comes again and again, one line a
+minute that counts. So a token that is used somewhere else has a line of its own at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import NamedTuple
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from gateway.peers.repeat_log import RepeatLog
+
+
+class _Kind(NamedTuple):
+    """Identity, proof, and the address as limits take it."""
+
+    identity: str
+    proof: str
+    site: Hashable
+
+
+class AdmissionLog:
+    """
+    The admissions of one listener, as lines of the log.
+    """
+
+    _log = Logger()
+
+    def __init__(self, clock: IReactorTime, listener: str) -> None:
+        """
+        @param listener: its name.
+        """
+        self._listener = listener
+        self._repeat_log: RepeatLog[_Kind] = RepeatLog(clock, self._say)
+
+    def note(self, identity: str, proof: str, site: Hashable, peer: str) -> None:
+        """
+        A connection was let in.
+
+        @param proof: a token's ID or a certificate's number, never a secret.
+        @param peer: its address.
+        """
+        self._repeat_log.note(_Kind(identity, proof, site), 1, f"from {peer}")
+
+    def end(self) -> None:
+        """
+        Tell what is not told yet, and be quiet.
+        """
+        self._repeat_log.end()
+
+    def _say(self, kind: _Kind, count: int, text: str) -> None:
+        self._log.info(
+            "listener {listener}: {count} {connections} let in as {identity} by {proof} ({text})",
+            listener=self._listener,
+            count=count,
+            connections="connection" if count == 1 else "connections",
+            identity=kind.identity,
+            proof=kind.proof,
+            text=text,
+        )

@@ -1,0 +1,182 @@
+"""
+Answers: what a peer asked, in order, and the bytes that are due to it.
+
+Strategy: one slot for each piece of work, settled in any order and answered in
+that of the frames: a slot's bytes are due when it and all before it are settled.
+A slot holds runs of equal outcomes, so a thousand stored messages are one
+multiplication, and everything due at once is one string of bytes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from itertools import repeat, zip_longest
+
+from gateway.dialects.base import Work
+from gateway.model.outcome import SILENT, Outcome, Run, Word, Words, merge
+from gateway.model.stream import Stream
+from gateway.wire.framing import Framing
+
+
+class Slot:
+    """
+    Answers of one piece of work.
+
+    @ivar runs: fates of its messages in order, C{None} until the store has spoken.
+    @ivar stream: that they are numbered in, submitted in this C{series} of it.
+    @ivar asked: whether it is a request, and not messages.
+    @ivar route: that the messages are for.
+    """
+
+    __slots__ = ("asked", "count", "gaps", "route", "runs", "series", "stream", "tags")
+
+    count: int
+    gaps: list[tuple[int, Outcome]]
+    route: str
+    tags: list[bytes] | None
+    runs: Sequence[Run] | None
+    stream: Stream | None
+    series: int
+    asked: bool
+
+
+class AnswerQueue:
+    """
+    One peer's answers.
+
+    @ivar unanswered: frames asked whose answers are not due yet.
+    @ivar quiet: whether no C{+OK} is said to messages.
+    @ivar ended: whether C{-BYE} was among what was due; nothing is due after it.
+    """
+
+    __slots__ = ("_framing", "_slots", "_tally", "_words", "ended", "quiet", "unanswered")
+
+    def __init__(self, framing: Framing, words: Words) -> None:
+        """
+        @param framing: answers are framed as the peer's frames are.
+        """
+        self.unanswered = 0
+        self.ended = False
+        self.quiet = False
+        self._tally: list[int] | None = None
+        self._framing = framing
+        self._words = words
+        self._slots: deque[Slot] = deque()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether anything that was asked has no answer yet."""
+        return bool(self._slots)
+
+    def ask(self, work: Work) -> Slot:
+        """
+        Keep a place for the answers of some work.
+
+        @return: whose C{runs} are to be set once the store has spoken; work
+            without messages needs no store.
+        """
+        # Filled in here and not by a constructor: a call for each chunk less.
+        slot = Slot()
+        slot.count = work.count
+        slot.gaps = work.gaps
+        slot.route = work.route
+        slot.tags = work.tags
+        slot.stream = work.stream
+        if work.stream is not None:
+            slot.series = work.stream.series
+        slot.asked = work.request is not None
+        slot.runs = None if work.messages or slot.asked else []
+        self._slots.append(slot)
+        self.unanswered += slot.count
+        return slot
+
+    def next_is(self, slot: Slot) -> bool:
+        """
+        Whether everything before this is answered.
+        """
+        return bool(self._slots) and self._slots[0] is slot
+
+    def tally(self) -> tuple[int, int, int]:
+        """
+        How many were kept, refused, and to be sent again since this was last asked; nothing
+        is counted before the first time.
+        """
+        kept, rejected, again = self._tally or (0, 0, 0)
+        self._tally = [0, 0, 0]
+        return kept, rejected, again
+
+    def say_protocol_words(self) -> None:
+        """
+        From now on say what the protocol says, whatever words the listener has.
+        """
+        self._words = Words()
+
+    def forget(self) -> None:
+        """
+        Nobody is there to be answered.
+        """
+        self._slots.clear()
+
+    def due(self) -> bytes:
+        """
+        Take out all answers that may be given now.
+        """
+        slots = self._slots
+        if self.ended:
+            slots.clear()
+        due: list[bytes] = []
+        while slots and (runs := slots[0].runs) is not None:
+            slot = slots.popleft()
+            self.unanswered -= slot.count
+            if slot.stream is not None:
+                runs = slot.stream.told(slot.series, runs)
+            if self._tally is not None:
+                runs = self._counted(slot, runs, self._tally)
+            if slot.gaps:
+                runs = merge(runs, slot.gaps)
+            position = 0
+            for count, fate in runs:
+                if fate.word is Word.BYE:
+                    # The last word is said once, whatever was asked after it.
+                    count = 1
+                    self.ended = True
+                payload = self._words.payload(fate)
+                if payload is None:
+                    pass  # this listener has no word for it
+                elif (slot.tags is None or self.ended) and isinstance(payload, bytes):
+                    # The last word is no frame's answer, and has no tag.
+                    due.append(self._framing.frame(payload) * count)
+                else:
+                    payloads = repeat(payload, count) if isinstance(payload, bytes) else payload
+                    tags = slot.tags or ()
+                    for tag, answer in zip_longest(tags[position : position + count], payloads):
+                        tagged = b"%s %s" % (tag, answer) if tag else answer
+                        due.append(self._framing.frame(tagged))
+                if self.ended:
+                    slots.clear()
+                    break
+                position += count
+        return b"".join(due)
+
+    def _counted(self, slot: Slot, runs: Sequence[Run], tally: list[int]) -> Sequence[Run]:
+        """
+        @return: what is to be said.
+        """
+        for count, fate in runs:
+            if fate.word is Word.REJ:
+                tally[1] += count
+            elif fate.word is Word.TRY:
+                tally[2] += count
+            elif not slot.asked or fate.word is Word.DUP:
+                tally[0] += count
+        for _, outcome in slot.gaps:
+            if outcome.word is Word.REJ:
+                tally[1] += 1
+            elif outcome.word is Word.TRY:
+                tally[2] += 1
+            elif outcome.word is Word.DUP:
+                tally[0] += 1
+        if self.quiet and not slot.asked:
+            return [(n, SILENT if fate.word is Word.OK else fate) for n, fate in runs]
+        return runs

@@ -1,0 +1,296 @@
+"""
+The peers of one listener: what they have in common, and who is connected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, cast
+
+from twisted.internet.interfaces import IAddress, IReactorTime
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+
+from gateway.access.connection_limit import ConnectionLimit
+from gateway.access.peer_info import PeerCertificate, PeerInfo
+from gateway.access.rates import Allowance, Bucket, Rates
+from gateway.access.rights import NOTHING, Access, Rights
+from gateway.commit.inflight_limit import InflightLimit
+from gateway.commit.writer import OnSettled, PeerSource, Writer
+from gateway.dialects.base import Dialect
+from gateway.dialects.subscriptions import Subscriptions
+from gateway.model.batch import Origin
+from gateway.model.outcome import Code, Outcome, Words, goodbye
+from gateway.peers.admission_log import AdmissionLog
+from gateway.peers.protocol import PeerProtocol
+from gateway.peers.refusal_log import RefusalLog
+from gateway.peers.throttle import Throttle
+from gateway.peers.timeout_sweep import TimeoutSweep
+from gateway.peers.timeouts import Timeouts
+from gateway.system.addresses import address_of
+from gateway.system.socket_options import Carriage
+from gateway.wire.framing import FRAMINGS, Framing
+from gateway.wire.telnet import TelnetFraming
+
+DEFAULT_TIMEOUTS: Final = Timeouts()
+
+DEFAULT_CARRIAGE: Final = Carriage()
+
+_NOTHING_HERE: Final = goodbye(Code.DENIED, "nothing is granted to you here")
+
+_REVOKED: Final = goodbye(Code.AUTH, "the token is not good any more")
+
+_EXPIRED: Final = goodbye(Code.AUTH, "the token or certificate has expired")
+
+_LISTED: Final = goodbye(Code.AUTH, "the certificate is revoked")
+
+
+class PeerFactory(Factory):
+    """
+    Makes the protocols of one listener.
+
+    @ivar peers: those connected now.
+    """
+
+    noisy = False
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        listener: str,
+        framing: str,
+        dialect: Dialect,
+        words: Words,
+        max_frame: int,
+        window: int,
+        writer: Writer,
+        inflight_limit: InflightLimit,
+        clock: IReactorTime,
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
+        channels: Subscriptions | None = None,
+        push_buffer: int = 262144,
+        rates: Rates | None = None,
+        access: Access,
+        wall: Callable[[], float],
+        auth: bool = False,
+        connection_limit: ConnectionLimit | None = None,
+        telnet: bool = False,
+        refuses_http: bool = True,
+        carriage: Carriage = DEFAULT_CARRIAGE,
+    ) -> None:
+        """
+        @param listener: its name in the configuration.
+        @param framing: a key of L{FRAMINGS}.
+        @param max_frame: largest payload of a frame, in bytes.
+        @param window: unanswered frames of a peer at which reading pauses.
+        @param channels: what peers may listen to.
+        @param push_buffer: bytes of pushes that may wait for a peer.
+        @param rates: how much peers may send; C{None}: any amount.
+        @param access: who may do what.
+        @param wall: seconds since 1970.
+        @param auth: whether peers have to prove who they are.
+        @param connection_limit: the connections that there are.
+        @param telnet: whether peers may say Telnet's commands between their lines.
+        @param refuses_http: whether who begins as a browser does is let go, and nothing stored.
+        @param carriage: what the kernel does for each of them.
+        """
+        self.listener = listener
+        self.framing = framing
+        self.dialect = dialect
+        self.words = words
+        self.max_frame = max_frame
+        self.window = window
+        self.writer = writer
+        self.inflight_limit = inflight_limit
+        self.clock = clock
+        self.timeouts = timeouts
+        self.channels = channels
+        self.push_buffer = push_buffer
+        self.rates = Rates(Allowance()) if rates is None else rates
+        self.access = access
+        self.auth = auth
+        self.connection_limit = ConnectionLimit() if connection_limit is None else connection_limit
+        self.telnet = telnet
+        self.refuses_http = refuses_http
+        self.carriage = carriage
+        self.peers: set[PeerProtocol] = set()
+        self._wall = wall
+        self._sweep = TimeoutSweep(clock, timeouts, listener, self.peers, self._end_expired)
+        self.refusal_log = RefusalLog(clock, listener)
+        self.admission_log = AdmissionLog(clock, listener)
+        self._told_of_nul = False
+
+    def joined(self, peer: PeerProtocol) -> None:
+        """A peer connected."""
+        self.peers.add(peer)
+        self.connection_limit.enter(peer.peer_info.site)
+        self._sweep.peers_changed()
+
+    def left(self, peer: PeerProtocol) -> None:
+        """A peer is gone."""
+        self.peers.discard(peer)
+        self.connection_limit.leave(peer.peer_info.site)
+        if self.channels is not None:
+            self.channels.leave(peer)
+        self._sweep.peers_changed()
+
+    def nul_found(self, peer: PeerProtocol) -> None:
+        """A peer seems to end its messages with NUL; for the log, once."""
+        if self._told_of_nul:
+            return
+        self._told_of_nul = True
+        self._log.warn(
+            "listener {listener}: {name} seems to end its messages with NUL, and here a newline"
+            ' ends a message, so they are not stored; set framing = "nul" for this listener, or'
+            " have the sender end each message with a newline",
+            listener=self.listener,
+            name=peer.peer_info.name,
+        )
+
+    def refused(self, peer: PeerProtocol, route: str, count: int, outcome: Outcome) -> None:
+        """Messages are refused for good; for the log."""
+        self.refusal_log.note(route, count, outcome, peer.peer_info.name)
+
+    def let_in(self, peer_info: PeerInfo) -> None:
+        """Somebody has rights here; for the log, where it proved who it is."""
+        if peer_info.identity is not None:
+            self.admission_log.note(
+                peer_info.identity, peer_info.proof, peer_info.site, peer_info.name
+            )
+
+    def let_go(self, peer: PeerProtocol, reason: str) -> None:
+        """A peer is told to go; for the log."""
+        self.not_let_in(peer.peer_info.name, reason)
+
+    def not_let_in(self, name: str, reason: str) -> None:
+        """
+        Somebody is kept outside; for the log.
+
+        @param name: the address.
+        """
+        self._sweep.let_go(reason, name)
+
+    def end_log(self) -> None:
+        """Say what is counted and not said yet."""
+        self.refusal_log.end()
+        self.admission_log.end()
+
+    def measure(self, rates: Rates) -> None:
+        """
+        From now on peers may send this much.
+        """
+        if rates.allowance != self.rates.allowance:
+            self.rates = rates
+            for peer in list(self.peers):
+                peer.measure()
+
+    def judge(self, access: Access, known: Callable[[PeerInfo], PeerInfo | None]) -> None:
+        """
+        From now on this is who may do what. Who may do nothing any more is told to go.
+
+        @param known: somebody as it is known now; C{None} where what proved who it is does so
+            no more.
+        """
+        self.access = access
+        for peer in list(self.peers):
+            peer_info = known(peer.peer_info)
+            found = _REVOKED if peer_info is None else self.rights(peer_info)
+            if isinstance(found, Outcome):
+                peer.disprove(found)
+            elif peer_info is not None:
+                peer.peer_info = peer_info
+                peer.entitle(found)
+
+    def end_revoked(self, revoked: Callable[[set[PeerCertificate]], set[PeerCertificate]]) -> None:
+        """
+        Whose certificate is revoked is told to go.
+
+        @param revoked: those among some certificates that are.
+        """
+        shown = {peer.peer_info.certificate for peer in self.peers} - {None}
+        found = revoked(cast("set[PeerCertificate]", shown)) if shown else ()
+        for peer in [peer for peer in self.peers if peer.peer_info.certificate in found]:
+            peer.disprove(_LISTED)
+
+    def _end_expired(self) -> None:
+        now = self._wall()
+        for peer in [peer for peer in self.peers if peer.peer_info.ends <= now]:
+            peer.disprove(_EXPIRED)
+
+    # What is asked of it by those connected.
+
+    def rights(self, peer_info: PeerInfo) -> Rights | Outcome:
+        if self.awaits_proof(peer_info):
+            return NOTHING
+        return (
+            self.access.rights(self.listener, peer_info.address, peer_info.identity)
+            or _NOTHING_HERE
+        )
+
+    def frames(self, say: Callable[[bytes], object]) -> Framing:
+        framing = FRAMINGS[self.framing](self.max_frame, refuses_http=self.refuses_http)
+        return TelnetFraming(framing, say) if self.telnet else framing
+
+    def source(self, peer_info: PeerInfo, answered: OnSettled) -> PeerSource:
+        return self.writer.source(
+            Origin(peer_info.name, self.listener, peer_info.identity), answered
+        )
+
+    def throttle(self, peer_info: PeerInfo, resume: Callable[[], None]) -> Throttle | None:
+        now = self.clock.seconds()
+        bucket: Bucket | None
+        if self.awaits_proof(peer_info) and self.rates.allowance.limited:
+            # Its own, so that nobody without a token can use up that of others with one.
+            bucket = Bucket(self.rates.allowance, now)
+        else:
+            bucket = self.rates.bucket(peer_info.account, now)
+        if bucket is None:
+            return None
+        return Throttle(bucket, self.clock, resume, refuses=not self.words.silent)
+
+    def awaits_proof(self, peer_info: PeerInfo) -> bool:
+        return self.auth and peer_info.identity is None
+
+    def astray(self, framing: str) -> Outcome | None:
+        commands = self.dialect.takes_commands
+        if commands and framing == self.framing:
+            return None
+        dialect = "command" if commands else "plain"
+        problem = (
+            f"it does not understand framing {framing}"
+            if commands
+            else "each frame is a message for it, no frame a command"
+        )
+        text = f"this is listener {self.listener} (dialect {dialect}, framing {self.framing})"
+        return goodbye(Code.FORMAT, f"{text}: {problem}")
+
+    def buildProtocol(self, addr: IAddress | None) -> PeerProtocol:
+        return self.peer(peer_info_of(addr))
+
+    def peer(self, peer_info: PeerInfo) -> PeerProtocol:
+        """
+        For somebody who is let in.
+        """
+        return PeerProtocol(self, peer_info)
+
+
+def peer_info_of(addr: IAddress | None) -> PeerInfo:
+    """
+    Who is connected, as the transport tells it.
+    """
+    return PeerInfo(peer_name(addr), address_of(getattr(addr, "host", None)))
+
+
+def peer_name(addr: IAddress | None) -> str:
+    """
+    An address for people and for C{@peer}: C{host:port}, C{[v6]:port} or C{unix}.
+    """
+    host, port = getattr(addr, "host", None), getattr(addr, "port", None)
+    return "unix" if host is None else place_name(host, port)
+
+
+def place_name(host: str, port: object) -> str:
+    """C{host:port} or C{[v6]:port}."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,579 @@
+"""
+One peer's connection: bytes in, frames to the writer, answers out in order.
+
+Strategy: what one read brought becomes one list of frames, one submission for
+each route in it, and one write of all its answers, in the order of the frames
+(L{gateway.peers.answer_queue}).
+
+Reading pauses while the peer has C{window} unanswered frames, while it does not
+take its answers, and while the whole gateway is at its cap. What one read brought
+beyond the window stays as it came, uncut, so the window is a strict one. What is kept
+for the peer and waits for it counts into that cap (L{gateway.commit.inflight_limit}).
+
+What takes too long is found by a sweep (L{gateway.peers.timeout_sweep}), not by timers: the hot
+path only leaves a mark that something came.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from enum import Enum, auto
+from functools import partial
+from math import inf
+from typing import Final
+
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from gateway.access.peer_info import PeerInfo
+from gateway.access.rights import NOTHING, Rights
+from gateway.dialects.base import Request, Work
+from gateway.model.errors import FramingError, HttpError
+from gateway.model.outcome import Code, Fate, Outcome, Run, Word, goodbye
+from gateway.peers.answer_queue import AnswerQueue, Slot
+from gateway.peers.closing import OVERRUN, TOO_MUCH, Closing
+from gateway.peers.context import ListenerContext
+from gateway.peers.output import Output
+from gateway.peers.throttle import Throttle
+from gateway.peers.timeouts import EXCUSED, FINISHED, HEARD, Limit, PeerActivity
+from gateway.system.socket_options import unread
+from gateway.system.transport import Transport
+from gateway.wire.probe import probe_framing
+from gateway.wire.push import Pushes
+
+_FREE: Final = 4096
+"""Bytes that are not counted: what a connection costs anyway."""
+
+_FRAME: Final = 64
+"""Bytes of a frame that is held, beside what it says."""
+
+
+class Phase(Enum):
+    """
+    How far a connection has come to its end.
+    """
+
+    OPEN = auto()
+    """Frames come in, answers go out."""
+
+    ENDED = auto()
+    """The peer has said all it had to say; that is still answered."""
+
+    CLOSING = auto()
+    """Nothing more is read; what was asked is still answered."""
+
+    CLOSING_ENDED = auto()
+    """Both: nothing is left to be read either."""
+
+    LOST = auto()
+    """The connection is gone."""
+
+
+_ENDED: Final = (Phase.ENDED, Phase.CLOSING_ENDED)
+_CLOSING: Final = (Phase.CLOSING, Phase.CLOSING_ENDED)
+
+
+class Pause(Enum):
+    """
+    Why a peer is not read just now.
+    """
+
+    OUTPUT = "it does not take its answers"
+    MEMORY = "the gateway holds as much as it may"
+    WINDOW = "enough of its frames are under way"
+    CLOSING = "it is told to go"
+    RATE = "it sends more than it may"
+
+
+@implementer(IHalfCloseableProtocol, IPushProducer)
+class PeerProtocol(Protocol):
+    """
+    A connected peer.
+    """
+
+    transport: Transport
+
+    # On the class, so that an idle connection pays for none of it.
+    _phase = Phase.OPEN
+    _paused: Pause | None = None
+    _seen = 0
+    _pressed = False
+    _oversize = False
+    _advancing = False
+    _given_up = False
+    _held_size = 0
+    _kept = 0
+    _bye: Outcome | None = None
+    _request: Request | None = None
+    _asking: Slot | None = None
+    _closing: Closing | None = None
+    _throttle: Throttle | None = None
+    _greeted = True
+    # The first bytes, as long as they may be a client's that looks for commands.
+    _beginning: bytes | None = b""
+    rights = NOTHING
+
+    # By the connection.
+    _output: Output
+
+    def __init__(self, context: ListenerContext[PeerProtocol], peer_info: PeerInfo) -> None:
+        self._context = context
+        self._framing = context.frames(lambda answer: self._output.write(answer))
+        self.answers = AnswerQueue(self._framing, context.words)
+        self._held: deque[bytes] = deque()
+        self._reader = context.dialect.reader(self)
+        if (bye := self.known_as(peer_info)) is not None:
+            self._bye = bye
+
+    def connectionMade(self) -> None:
+        context = self._context
+        context.joined(self)
+        context.inflight_limit.add_reader(self)
+        transport = self.transport
+        output = self._output = Output(transport)
+        if output.carrier is not None:
+            context.carriage.apply(output.carrier)
+        # As a pull producer we hear whenever the transport has written all it had.
+        transport.registerProducer(self, not output.direct)
+        if context.timeouts.first < inf:
+            self._greeted = False
+        if context.inflight_limit.full:
+            self.hold_reading(True)
+        elif self._bye is not None:
+            self._advance()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._phase = Phase.LOST
+        self._look_for_nul()
+        self.answers.forget()
+        self._held.clear()
+        self._reader.gone()
+        self._context.left(self)
+        self._context.inflight_limit.remove_reader(self)
+        if self._closing is not None:
+            self._closing.forget()
+        if self._throttle is not None:
+            self._throttle.end()
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._phase in _CLOSING or self._bye is not None:
+            return
+        if self._beginning is not None and not (data := self._seek(data)):
+            return
+        waits = self._held or self._asking is not None
+        waits = waits or (self._throttle is not None and self._throttle.holds)
+        # What is answered at once makes no room before all of this is begun.
+        self._advancing = True
+        self._take_in(data, 0 if waits else self._context.window - self.answers.unanswered)
+        self._advancing = False
+        self._advance()
+
+    def _take_in(self, data: bytes, most: int) -> None:
+        """
+        Begin as many frames as there is room for; what comes behind them stays as it is.
+
+        @param data: what came, if anything did.
+        """
+        bye: Outcome | None = None
+        framing, throttle = self._framing, self._throttle
+        if throttle is not None:
+            most = min(most, throttle.portion)
+        uncharged = framing.pending if framing.more else 0
+        try:
+            frames = framing.receive(data, most)
+        except FramingError as error:
+            frames = error.frames
+            bye = goodbye(Code.FORMAT, str(error))
+            if isinstance(error, HttpError):
+                self.turned_away(bye)
+        if frames:
+            self._seen |= FINISHED
+            self._oversize = framing.oversize
+            if self._oversize:
+                self._look_for_nul()
+            payload = 0 if throttle is None else sum(map(len, frames))
+            self._begin_all(frames)
+        else:
+            payload = 0
+            self._seen |= HEARD
+        if throttle is not None:
+            uncharged -= framing.pending if framing.more else 0
+            throttle.charge(len(data) + uncharged - payload)
+        if bye is not None:
+            self._bye = bye
+
+    def _seek(self, data: bytes) -> bytes:
+        """
+        Look whether this is a client that seeks another listener; it is told which one this is.
+
+        @return: what there is to read, which waits as long as it may be one.
+        """
+        assert self._beginning is not None
+        data = self._beginning + data
+        framing = probe_framing(data)
+        if framing is None:
+            self._beginning = data
+            self._seen |= HEARD
+            return b""
+        self._beginning = None
+        bye = self._context.astray(framing) if framing else None
+        if bye is None:
+            return data
+        # It does not know a device's words.
+        self.answers.say_protocol_words()
+        self._bye = self.turned_away(bye)
+        self._advance()
+        return b""
+
+    def readConnectionLost(self) -> None:
+        """The peer has said all it had to say; what it sent is still answered."""
+        if self._phase is Phase.OPEN:
+            self._phase = Phase.ENDED
+        elif self._phase is Phase.CLOSING:
+            self._phase = Phase.CLOSING_ENDED
+        self._advance()
+
+    def writeConnectionLost(self) -> None:
+        """The transport has written all it had, and closed our own end."""
+        self._output.written()
+
+    # Backpressure: several reasons to pause, one place that does it.
+
+    def pauseProducing(self) -> None:
+        """The transport's: the peer does not take its answers."""
+        self._output.blocked = True
+        self._update_reading()
+
+    def resumeProducing(self) -> None:
+        """The transport's: the peer took its answers."""
+        self._output.written()
+        self._advance()
+
+    def stopProducing(self) -> None:
+        """The transport's: the connection is gone."""
+
+    def hold_reading(self, held: bool) -> None:
+        """The gateway's: too much is in flight."""
+        self._pressed = held
+        self._advance()
+
+    def _reason_to_pause(self) -> Pause | None:
+        """
+        @return: why no more is to be read now, if so. All but L{Pause.RATE} excuses the peer: what
+            waits because it sends too much does not.
+        """
+        if self._output.blocked:
+            return Pause.OUTPUT
+        if self._pressed:
+            return Pause.MEMORY
+        if self.answers.unanswered >= self._context.window or self._held:
+            return Pause.WINDOW
+        throttle = self._throttle
+        slowed = throttle is not None and throttle.holds
+        if self._framing.more and not slowed:
+            return Pause.WINDOW
+        if self._bye is not None:
+            return Pause.CLOSING
+        return Pause.RATE if slowed else None
+
+    def _update_reading(self) -> None:
+        if self._phase is not Phase.OPEN:
+            # After the end of the stream there is nothing to read; a reader put
+            # back would only find the same end again.
+            return
+        before, reason = self._paused, self._reason_to_pause()
+        self._paused = reason
+        if reason is None:
+            if before is not None:
+                self.transport.resumeProducing()
+            return
+        if reason is not Pause.RATE:
+            self._seen |= EXCUSED
+        if before is None:
+            self.transport.pauseProducing()
+
+    # From frames to slots.
+
+    def _begin_all(self, frames: list[bytes]) -> None:
+        throttle = self._throttle
+        if throttle is not None:
+            over = throttle.part(frames, self._held)
+            if over:
+                self._begin(self._reader.turn_away(over, throttle.refusal()))
+            if not frames:
+                return
+        for work in self._reader.read(frames, self._oversize):
+            self._begin(work)
+
+    def _begin(self, work: Work) -> None:
+        slot = self.answers.ask(work)
+        if work.gaps:
+            self._note(work.route, [(1, outcome) for _, outcome in work.gaps])
+        if work.closes:
+            self._stop_reading()
+        if work.messages:
+            self.source.submit(
+                *(work.route, work.messages, slot), *(work.stream, work.first, work.refusal)
+            )
+        elif work.request is not None:
+            self._request = work.request
+            self._asking = slot
+            self._held.extendleft(reversed(work.rest))
+            self._held_size += sum(map(len, work.rest)) + _FRAME * len(work.rest)
+            if self._throttle is not None:
+                self._throttle.give_back(work.rest)
+
+    def settled(self, slot: object, runs: Sequence[Run]) -> None:
+        """The store has spoken."""
+        assert isinstance(slot, Slot)
+        slot.runs = runs
+        if (len(runs) > 1 or runs[0][1].word is Word.REJ) and not slot.asked:
+            self._note(slot.route, runs)
+        self._advance()
+
+    def _note(self, route: str, runs: Sequence[Run]) -> None:
+        for count, fate in runs:
+            if fate.word is Word.REJ and isinstance(fate, Outcome):
+                self._context.refused(self, route, count, fate)
+
+    def _answered(self, slot: Slot, fate: Fate) -> None:
+        """What took its time has its answer."""
+        self._asking = None
+        self.settled(slot, [(1, fate)])
+
+    def _stop_reading(self) -> None:
+        self._held.clear()
+        self._framing.forget()
+        self._bye = None
+        if self._phase is Phase.OPEN:
+            self._phase = Phase.CLOSING
+            self.transport.pauseProducing()
+        elif self._phase is Phase.ENDED:
+            self._phase = Phase.CLOSING_ENDED
+
+    # From slots to answers.
+
+    def _advance(self) -> None:
+        """Write what is due, begin what now has room, and again until neither is left."""
+        if self._advancing or self._phase is Phase.LOST:
+            return
+        self._advancing = True
+        answers, stride = self.answers, self._context.window
+        while True:
+            due = answers.due()
+            if answers.ended and self._phase not in _CLOSING:
+                self._stop_reading()
+            if due:
+                self._output.write(due)
+            asking = self._asking
+            if asking is not None:
+                request, self._request = self._request, None
+                # Nothing is begun for a peer that does not take what it has got.
+                if request is None or not answers.next_is(asking) or self._output.blocked:
+                    self._request = request
+                    break
+                request(partial(self._answered, asking))
+            elif self._held or self._framing.more:
+                room = self._context.window - answers.unanswered
+                throttle = self._throttle
+                if self._pressed or self._output.blocked or room <= 0:
+                    break
+                if throttle is not None and (
+                    throttle.stalls or (throttle.holds and not self._held)
+                ):
+                    break
+                if not self._held:
+                    self._take_in(b"", min(room, stride))
+                    continue
+                popleft = self._held.popleft
+                self._begin_all([popleft() for _ in range(min(room, stride, len(self._held)))])
+                # Requests give back what comes after them: among many, a few at a time.
+                stride = 2 * stride if self._asking is None else 1
+            elif self._bye is not None and not self._pressed:
+                self._begin(Work("", gaps=[(0, self._bye)], closes=True))
+            else:
+                break
+        self._advancing = False
+        if (
+            (self._framing.pending > _FREE and not self._framing.more)
+            or self._reader.kept
+            or self._kept
+            or self._output.blocked
+            or self._asking is not None
+        ):
+            self._count()
+        held = self._held or self._framing.more
+        if self._phase is not Phase.OPEN and not answers.waiting and not held:
+            self._close()
+        else:
+            self._update_reading()
+
+    def _count(self) -> None:
+        """
+        See how much is kept for the peer, beside its messages in flight.
+        """
+        output, framing = self._output, self._framing
+        kept = output.waiting + self._reader.kept
+        if not self._held and self._asking is None:
+            self._held_size = 0
+        if self._asking is not None or output.blocked:
+            kept += self._held_size + framing.pending
+        elif not framing.more:
+            # Else it is messages beyond the window, which go on by themselves.
+            kept += framing.pending
+        if kept <= _FREE or self._given_up or self._phase is Phase.LOST:
+            kept = 0
+        if kept != self._kept:
+            self._kept = kept
+            self._context.inflight_limit.keep(self, kept)
+
+    def give_up(self) -> None:
+        """The gateway's: too much is kept, and of all peers the most for this one."""
+        self._given_up = True
+        if self._throttle is not None:
+            # Whoever comes back at once for more has to wait as if this had been sent.
+            self._throttle.charge(self._kept)
+        self._kept = 0
+        self._held.clear()
+        self._framing.forget()
+        bye = self.turned_away(TOO_MUCH)
+        if self._output.blocked:
+            self.abort()
+        elif self._phase not in _CLOSING:
+            self._bye = bye
+            self._advance()
+
+    def push(self, pushes: Pushes) -> bool:
+        """
+        Tell what was not asked for. All answers due are written in one piece, so it
+        comes between two of them.
+
+        @return: whether the peer may be told more; one that leaves too much is let go.
+        """
+        if self._closing or self._bye is not None or self._phase not in (Phase.OPEN, Phase.ENDED):
+            return False
+        if self._output.push(pushes.framed(self._framing), self._context.push_buffer):
+            if self._output.blocked:
+                self._count()
+            return not self._given_up
+        self._bye = self.turned_away(OVERRUN)
+        self._advance()
+        return False
+
+    # Limits in time.
+
+    def look(self) -> PeerActivity | None:
+        """The sweep's."""
+        seen = self._seen
+        heard, finished = bool(seen & HEARD), bool(seen & FINISHED)
+        was_read = not seen & EXCUSED and self._reason_to_pause() in (None, Pause.RATE)
+        if seen:
+            # Else a peer that was always silent stays as small as it is.
+            self._seen = 0
+        timeouts = self._context.timeouts
+        queue = None
+        closing = self._closing
+        if self._output.blocked or (closing is not None and closing.lingers is None):
+            carrier = self._output.carrier
+            queue = 0 if carrier is None else unread(carrier)
+            written = not (queue or self._output.blocked)
+            if written and closing is not None and self._phase in _CLOSING:
+                closing.linger()
+                return None
+        open_ = self._phase is Phase.OPEN and self._bye is None
+        unfinished = open_ and (bool(self._beginning) or self._framing.unfinished)
+        if unfinished and not (heard or finished):
+            self._look_for_nul()
+        held = self._held or self._framing.more
+        idle = open_ and timeouts.idle < inf and not self.answers.waiting and not held
+        if not self._greeted and (finished or self.peer_info.token):
+            self._greeted = not self._context.awaits_proof(self.peer_info)
+        silent = open_ and not self._greeted and not self.answers.waiting
+        if queue is None and not (unfinished or idle or silent):
+            return None
+        return PeerActivity(heard, finished, unfinished, idle, silent, was_read, queue)
+
+    def _look_for_nul(self) -> None:
+        # Only where a frame was too long, or does not go on: so it costs good ones nothing.
+        if self._framing.has_nul:
+            self._context.nul_found(self)
+
+    def expire(self, limit: Limit) -> None:
+        """The sweep's: a peer that still listens is told, after all its answers."""
+        text = limit.text(self._context.timeouts)
+        if limit is Limit.WRITE:
+            self.abort()
+        else:
+            self._bye = goodbye(Code.RATE, text)
+            self._advance()
+        self._context.let_go(self, text)
+
+    # Who it is.
+
+    def known_as(self, peer_info: PeerInfo) -> Outcome | None:
+        """
+        From now on the peer is this one. Nothing may be in flight.
+
+        @return: the last word, where it may do nothing here.
+        """
+        rights = self._context.rights(peer_info)
+        self.peer_info = peer_info
+        self.source = self._context.source(peer_info, self.settled)
+        self.measure()
+        if isinstance(rights, Outcome):
+            self.entitle(NOTHING)
+            return self.turned_away(rights)
+        self.entitle(rights)
+        self._context.let_in(peer_info)
+        return None
+
+    def disprove(self, bye: Outcome) -> None:
+        """It may do nothing more, and is told to go; again is harmless."""
+        self.rights = NOTHING  # for what it has asked and is not begun yet
+        if self._phase not in _CLOSING and self._bye is None:
+            self.dismiss(self.turned_away(bye))
+
+    def entitle(self, rights: Rights) -> None:
+        """From now on it may do this."""
+        self.rights = rights
+        self._reader = self._reader.changed(self)
+
+    def measure(self) -> None:
+        """See how much the peer may send."""
+        before, throttle = self._throttle, self._context.throttle(self.peer_info, self._advance)
+        if throttle is not before:
+            self._throttle = throttle
+        if before is not None:
+            before.end()
+            self._advance()
+
+    # For the conversation.
+
+    def turned_away(self, bye: Outcome) -> Outcome:
+        """It is told to go, and so is the log."""
+        self._context.let_go(self, bye.text)
+        return bye
+
+    # The end.
+
+    def dismiss(self, outcome: Outcome) -> None:
+        """Take nothing more; when everything in flight is answered, say goodbye."""
+        if self._phase not in _CLOSING:
+            # What is held was read but never submitted: it gets no answer, as if unread.
+            self._held.clear()
+            self._framing.forget()
+            self._bye = outcome
+            self._pressed = False
+            self._advance()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self.transport.abortConnection()
+
+    def _close(self) -> None:
+        if self._closing is None:
+            self._closing = Closing(self.transport, self._context.clock)
+        self._closing.say(ended=self._phase in _ENDED, blocked=self._output.blocked)

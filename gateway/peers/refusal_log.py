@@ -1,0 +1,64 @@
+"""
+Refusals in the log: one line for each kind of them, and how many more there were.
+
+A peer that takes no answers, or goes before they come, is told nothing of what was refused;
+with no dead letters kept the log is the only trace.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from gateway.model.outcome import Code, Outcome, one_line
+from gateway.peers.repeat_log import RepeatLog
+
+
+class _Kind(NamedTuple):
+    """The route, or C{""} where none was found, and the code."""
+
+    route: str
+    code: Code | None
+
+
+class RefusalLog:
+    """
+    The refusals of one listener, as lines of the log.
+    """
+
+    _log = Logger()
+
+    def __init__(self, clock: IReactorTime, listener: str) -> None:
+        """
+        @param listener: its name.
+        """
+        self._listener = listener
+        self._repeat_log: RepeatLog[_Kind] = RepeatLog(clock, self._say)
+
+    def note(self, route: str, count: int, outcome: Outcome, peer: str) -> None:
+        """
+        Messages were refused for good. The first of their kind is told at once.
+
+        @param peer: its address.
+        """
+        kind = _Kind(route, outcome.code)
+        self._repeat_log.note(kind, count, f"{one_line(outcome.text)} (from {peer})")
+
+    def end(self) -> None:
+        """
+        Tell what is not told yet, and be quiet.
+        """
+        self._repeat_log.end()
+
+    def _say(self, kind: _Kind, count: int, text: str) -> None:
+        self._log.warn(
+            "listener {listener}: {count} {messages}{route} refused: {code}: {text}",
+            listener=self._listener,
+            count=count,
+            messages="message" if count == 1 else "messages",
+            route=f" for route {kind.route}" if kind.route else "",
+            code=kind.code,
+            text=text,
+        )

@@ -1,0 +1,64 @@
+"""
+Lines of the log that may come by the thousand: the first of each kind, then how many more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Final, Generic, TypeVar
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+EVERY: Final = 60.0
+"""Seconds between two lines of one kind."""
+
+Kind = TypeVar("Kind", bound=Hashable)
+
+
+class RepeatLog(Generic[Kind]):
+    """
+    Says the first of each kind at once, and once a minute how many more there were.
+    """
+
+    def __init__(self, clock: IReactorTime, say: Callable[[Kind, int, str], None]) -> None:
+        """
+        @param say: writes a line: its kind, how many it is for, and the text of the first or
+            that these are more.
+        """
+        self._clock = clock
+        self._say = say
+        self._more: dict[Kind, int] = {}
+        self._call: IDelayedCall | None = None
+
+    def note(self, kind: Kind, count: int, text: str) -> None:
+        """
+        @param text: said where this is the first of its kind.
+        """
+        if kind in self._more:
+            self._more[kind] += count
+            return
+        self._more[kind] = 0
+        self._say(kind, count, text)
+        if self._call is None:
+            self._call = self._clock.callLater(EVERY, self._tell)
+
+    def end(self) -> None:
+        """
+        Tell what is not told yet, and be quiet.
+        """
+        if self._call is not None:
+            self._call.cancel()
+            self._tell()
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+
+    def _tell(self) -> None:
+        self._call = None
+        more, self._more = self._more, {}
+        for kind, count in more.items():
+            if count:
+                self._more[kind] = 0
+                self._say(kind, count, f"more within {EVERY:g} s")
+        if self._more:
+            self._call = self._clock.callLater(EVERY, self._tell)

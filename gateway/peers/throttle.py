@@ -1,0 +1,131 @@
+"""
+The throttle: what a peer does who sends more than it may.
+
+It is told so (C{-TRY RATE}), and it is read no more for a moment: the answer is for its
+manners, the pause for everybody else, since refusing a flood costs nearly as much as reading
+it. Where the listener has no word for a refusal the message waits instead: nobody would know
+that it was not stored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from gateway.access.rates import Bucket
+from gateway.model.outcome import Code, Outcome, try_later
+
+PAUSE: Final = 0.1
+"""Seconds that a peer over its rate is not read, at least."""
+
+LONGEST_PAUSE: Final = 1.0
+"""
+Seconds that it is not read where it sends on, over its rate each time that it is read: twice as
+long each time, up to what C{-TRY RATE} asks it to wait at least.
+"""
+
+
+class Throttle:
+    """
+    Throttle of one peer.
+
+    @ivar holds: whether the peer is not to be read now.
+    @ivar refuses: whether what is over the rate is refused, rather than kept for later.
+    """
+
+    __slots__ = ("_bucket", "_call", "_clock", "_pause", "_resume", "refuses")
+
+    def __init__(
+        self, bucket: Bucket, clock: IReactorTime, resume: Callable[[], None], *, refuses: bool
+    ) -> None:
+        """
+        @param resume: called when the peer may be read again.
+        """
+        self._bucket = bucket
+        self._clock = clock
+        self._resume = resume
+        self._call: IDelayedCall | None = None
+        self._pause = PAUSE
+        self.refuses = refuses
+
+    @property
+    def holds(self) -> bool:
+        return self._call is not None
+
+    @property
+    def portion(self) -> int:
+        """How many messages are to be looked at at once: who sends far too many costs little."""
+        return self._bucket.portion(PAUSE)
+
+    @property
+    def stalls(self) -> bool:
+        """Whether what is kept has to wait on."""
+        return self._call is not None and not self.refuses
+
+    def part(self, frames: list[bytes], held: deque[bytes]) -> list[bytes]:
+        """
+        Leave in C{frames} those that may pass, from the first on. What is over the rate holds
+        the peer.
+
+        @param held: what comes after them; those that have to wait go back in front of it.
+        @return: those that are to be refused: all or none, for each has to wait for what those
+            before it ask for.
+        """
+        now = self._clock.seconds()
+        passed = self._bucket.take(frames, now)
+        over = frames[passed:]
+        if not over:
+            self._pause = PAUSE
+            return over
+        self._hold(now)
+        del frames[passed:]
+        if self.refuses and not passed:
+            # In no longer than a burst lasts as much passes as at any other pace.
+            longest = max(PAUSE, min(LONGEST_PAUSE, self._bucket.burst))
+            self._pause = min(longest, 2 * self._pause)
+            return over
+        held.extendleft(reversed(over))
+        return []
+
+    def charge(self, size: int) -> None:
+        """
+        Bytes came that are no message's, or not yet: line endings, lengths, what is skipped, the
+        beginning of a message. Less than nothing: a message has come whole that was charged.
+        """
+        now = self._clock.seconds()
+        if self._bucket.charge(size, now):
+            self._hold(now)
+
+    def give_back(self, frames: Sequence[bytes]) -> None:
+        """
+        These have not begun: they will be parted again.
+        """
+        self._bucket.give_back(frames)
+
+    def refusal(self) -> Outcome:
+        """
+        What is said of a message that may not pass.
+        """
+        seconds = max(1, math.ceil(self._bucket.wait(self._clock.seconds())))
+        return try_later(Code.RATE, "more than this listener takes from one peer", seconds)
+
+    def end(self) -> None:
+        """
+        The peer is gone, or is measured otherwise.
+        """
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+
+    def _hold(self, now: float) -> None:
+        if self._call is None:
+            pause = max(self._pause, self._bucket.wait(now))
+            self._call = self._clock.callLater(pause, self._over)
+
+    def _over(self) -> None:
+        self._call = None
+        self._resume()

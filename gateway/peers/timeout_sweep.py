@@ -1,0 +1,133 @@
+"""
+The sweep: one timer that looks at all peers of a listener.
+
+Ten thousand peers with timers of their own would cost a timer for each message.
+It runs only while there are peers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+from typing import Protocol
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from gateway.peers.timeouts import Limit, PeerActivity, Stopwatches, Timeouts
+
+
+class TimedPeer(Protocol):
+    """
+    Peer with limits in time.
+    """
+
+    def look(self) -> PeerActivity | None:
+        """
+        @return: what there is to see since the last look; C{None} where nothing has a limit.
+        """
+
+    def expire(self, limit: Limit) -> None:
+        """A limit is over."""
+
+
+class TimeoutSweep:
+    """
+    Sweep over the peers of one listener: ends those that are over a limit.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        timeouts: Timeouts,
+        listener: str,
+        peers: Collection[TimedPeer],
+        also: Callable[[], None] = lambda: None,
+    ) -> None:
+        """
+        @param listener: its name, for the log.
+        @param peers: those connected, at any time.
+        @param also: called at each look.
+        """
+        self._clock = clock
+        self._timeouts = timeouts
+        self._interval = timeouts.interval
+        self._listener = listener
+        self._peers = peers
+        self._also = also
+        self._watches: dict[TimedPeer, Stopwatches] = {}
+        self._call: IDelayedCall | None = None
+        self._looked = 0.0
+        self._let_go: dict[str, tuple[int, str]] = {}
+        self._said = -math.inf
+
+    def let_go(self, reason: str, name: str) -> None:
+        """
+        A peer was told to go, or not let in; the log hears of it at the next look.
+
+        @param name: its address.
+        """
+        count, _ = self._let_go.get(reason, (0, ""))
+        self._let_go[reason] = count + 1, name
+        self._begin()
+
+    def peers_changed(self) -> None:
+        """
+        Somebody came or went.
+        """
+        if self._peers:
+            self._begin()
+        elif self._call is not None:
+            if self._let_go and self._clock.seconds() - self._said < self._interval:
+                return  # a peer after the other, each let go, must not have a line each
+            self._call.cancel()
+            self._call = None
+            self._watches.clear()
+            self._say()
+
+    def _begin(self) -> None:
+        if self._call is None:
+            self._looked = self._clock.seconds()
+            self._call = self._clock.callLater(self._interval, self._look)
+
+    def _look(self) -> None:
+        now = self._clock.seconds()
+        # A gateway that was itself held up (stopped, swapped out) has read nobody
+        # meanwhile, and must not blame its peers for it.
+        seconds = min(now - self._looked, 2 * self._interval)
+        self._call = None
+        watches, self._watches = self._watches, {}
+        overdue = []
+        for peer in self._peers:
+            activity = peer.look()
+            if activity is not None:
+                watch = self._watches[peer] = watches.get(peer) or Stopwatches()
+                limit = watch.look(self._timeouts, seconds, activity)
+                if limit is not None:
+                    overdue.append((peer, limit))
+        for peer, limit in overdue:
+            peer.expire(limit)
+        self._also()
+        self._say()
+        if self._peers:
+            self._begin()
+
+    def _say(self) -> None:
+        """
+        One line for all, so that many bad peers do not flood the log.
+        """
+        if self._let_go:
+            self._said = self._clock.seconds()
+        for reason, (count, name) in self._let_go.items():
+            self._log.warn(
+                "listener {listener}: {count} {peers} let go: {reason} ({last}{name})",
+                listener=self._listener,
+                count=count,
+                peers="peer" if count == 1 else "peers",
+                reason=reason,
+                last="" if count == 1 else "last ",
+                name=name,
+            )
+        self._let_go.clear()

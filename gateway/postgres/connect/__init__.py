@@ -1,0 +1,1 @@
+"""Connections to PostgreSQL: where to, how they are opened, pooled, and what their errors mean."""

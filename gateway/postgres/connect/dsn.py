@@ -1,0 +1,72 @@
+"""
+Connection strings: what is wrong with one, and what may be shown of it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import psycopg2
+from psycopg2 import extensions
+
+from gateway.model.errors import ConfigError
+from gateway.postgres.connect.conninfo import Environment
+from gateway.postgres.connect.hosts import read_hosts
+
+_PASSWORDS: Final = {
+    *("password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"),
+}
+"""Keywords whose values libpq itself never shows (C{dispchar} in its table of options)."""
+
+_NOT_SHOWN: Final = _PASSWORDS | {"sslkey", "passfile"}
+
+_URI: Final = re.compile(r"postgres(?:ql)?://(?:[^@/]*@)?(?P<rest>[^?]*)")
+"""As libpq's C{conninfo_uri_parse_options} looks for the end of user and password."""
+
+
+def dsn_fault(dsn: str, outside: Environment) -> str | None:
+    """
+    What is wrong with a libpq URI or conninfo, or with what it leaves to a service or
+    to PG* variables; C{None} where it can be tried.
+
+    The text does not repeat the string, which may hold a password.
+    """
+    uri = _URI.match(dsn)
+    if uri is not None and "@" in uri["rest"]:
+        # libpq would take what follows the first @ or / for a host's name, and errors show those.
+        return (
+            "has an @ in the name of a host or database; in a URI the characters @ / ? # % of a"
+            " password are written %40 %2F %3F %23 %25"
+        )
+    try:
+        if "\0" in dsn:
+            raise ValueError("libpq would read no further")
+        read_hosts(dsn, outside)
+    except ConfigError as error:
+        return str(error)
+    except (psycopg2.ProgrammingError, ValueError):
+        return (
+            "is neither a libpq URI (postgresql://user@host/db) nor a conninfo"
+            " (host=... dbname=...) nor 'embedded'"
+        )
+    return None
+
+
+def public_dsn(dsn: str) -> str:
+    """
+    The same without secrets, as conninfo; C{""} where everything comes from PG* variables.
+    """
+    parsed = extensions.parse_dsn(dsn)
+    parts = {key: value for key, value in parsed.items() if key not in _NOT_SHOWN}
+    return str(extensions.make_dsn(**parts)) if parts else ""
+
+
+def has_password(dsn: str) -> bool:
+    """
+    Whether it holds one, as far as it can be read at all.
+    """
+    try:
+        return not _PASSWORDS.isdisjoint(extensions.parse_dsn(dsn))
+    except (psycopg2.ProgrammingError, ValueError):
+        return False

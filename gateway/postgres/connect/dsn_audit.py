@@ -1,0 +1,50 @@
+"""
+Audit of a connection string: what it leaves open to others, as far as can be said without
+connecting.
+
+Pure: the environment, and a look at a file's permissions, come in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import PurePath
+from typing import Final
+
+from gateway.postgres.connect.conninfo import ConnInfo, Environment
+from gateway.postgres.connect.hosts import read_hosts
+
+_PLAIN: Final = ("disable", "allow", "prefer")
+"""C{sslmode}s that do without TLS (PostgreSQL documentation, "SSL Support")."""
+
+_TOO_OPEN: Final = 0o077
+"""Bits of a password file's mode with which libpq does not read it (C{passwordFromFile})."""
+
+Mode = Callable[[str], int | None]
+"""A path -> the permissions of the plain file there, if there is one."""
+
+
+def dsn_warnings(dsn: str, outside: Environment, mode: Mode) -> list[str]:
+    """
+    @param dsn: one that L{gateway.postgres.connect.dsn.dsn_fault} finds nothing wrong with.
+    @return: one line each, which says what to do.
+    """
+    said = ConnInfo(dsn, outside)
+    found = []
+    # Authorities of the system's choice are of use only to verify-full, which libpq then takes.
+    least = "verify-full" if said.value("sslrootcert") == "system" else "prefer"
+    sslmode = said.value("sslmode", least) or least
+    if sslmode in _PLAIN:
+        hosts = [str(host) for host in read_hosts(dsn, outside).walk if not host.local]
+        if hosts:
+            found.append(
+                f"sslmode={sslmode} lets everything go unencrypted to {', '.join(hosts)};"
+                " say sslmode=verify-full"
+            )
+    passfile = said.value("passfile") or str(PurePath(outside.home) / ".pgpass")
+    permissions = None if said.value("password") else mode(passfile)
+    if permissions is not None and permissions & _TOO_OPEN:
+        found.append(
+            f"libpq ignores {passfile}, which others than its owner may use: chmod 600 {passfile}"
+        )
+    return found

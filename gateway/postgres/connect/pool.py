@@ -1,0 +1,358 @@
+"""
+The pool: txpostgres's ConnectionPool, made to heal and to grow.
+
+Its connections are added when they are open and taken out when they are lost, so
+a checkout never meets a dead one. Keeping C{min} of them open, growing to C{max}
+while somebody waits, and replacing old ones is one step, L{Pool._maintain}, that
+runs whenever something changed. Failing to connect is never fatal: it is tried
+again with back-off, and logged when it begins and when it ends.
+
+A connection that is lost in the middle of a statement puts the others in doubt: their
+server may be going away, may have become a standby or may have gone silent, and each of
+them would cost a batch of its own to find out. So it ends a generation: what is idle is
+replaced at once, what is busy when it is given back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger, LogLevel
+from twisted.python.failure import Failure
+from txpostgres import txpostgres
+
+from gateway.config.load import Database
+from gateway.model.errors import StoreError, Unavailable
+from gateway.postgres.connect.connection import Connection
+from gateway.postgres.connect.connector import ConnectAttempt, Connector
+
+_CHECK_EVERY = 30.0
+"""Seconds between looks at the age of idle connections."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolFigures:
+    """
+    The pool as it is now, and what became of it since its start.
+
+    @ivar size: connections open, C{in_use} and C{idle} together.
+    @ivar waiting: those who wait for one.
+    @ivar opening: attempts to connect under way.
+    @ivar opened: connections there ever were.
+    @ivar lost: those of them that were lost, not those we closed.
+    @ivar reconnects: how often a loss had left none and there was one again.
+    @ivar generation: how often all connections were put in doubt.
+    """
+
+    size: int
+    in_use: int
+    idle: int
+    waiting: int
+    opening: int
+    opened: int
+    lost: int
+    reconnects: int
+    generation: int
+
+
+class Checkout:
+    """
+    A connection for as long as a C{with} statement.
+    """
+
+    __slots__ = ("_connection", "_pool")
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def __aenter__(self) -> Connection:
+        self._connection = await self._pool.acquire()
+        return self._connection
+
+    async def __aexit__(self, *error: object) -> None:
+        self._pool.give_back(self._connection)
+
+
+class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has no types
+    """
+    Open connections, at least C{min}, at most C{max}.
+
+    @ivar lost: how many connections were lost.
+    """
+
+    connectionFactory = Connection
+    connections: set[Connection]
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        settings: Database,
+        reactor: Any,
+        backoff: Callable[[int], float],
+        connector: Connector | None = None,
+        quiet: bool = False,
+    ) -> None:
+        """
+        @param backoff: failed attempts -> seconds to wait.
+        @param connector: makes the connections; where left out, one that sees what
+            libpq sees in this process.
+        @param quiet: whether another pool says what there is to say of this database.
+        """
+        self.reactor = reactor
+        # The base class wants to make its connections now; we do that one by one.
+        super().__init__(None, min=1)
+        self.remove(next(iter(self.connections)))
+        self.min = settings.pool_min
+        self.max = settings.pool_max
+        self.lost = 0
+        self._dsn = ""
+        self._settings = settings
+        self._clock: IReactorTime = reactor
+        self._backoff = backoff
+        self._busy: set[Connection] = set()
+        self._connector = connector or Connector.of_process(settings, reactor)
+        self._opening: set[ConnectAttempt] = set()
+        self._opened = 0
+        self._reconnects = 0
+        self._none_left = False
+        self._generation = 0
+        self._server = ""
+        self._waiting = 0
+        self._running = False
+        self._quiet = quiet
+        self._failures = 0
+        self._trouble = ""
+        self._retry: IDelayedCall | None = None
+        self._check: IDelayedCall | None = None
+
+    # Life.
+
+    def start(self, dsn: str) -> None:
+        """
+        Begin to connect; never fails.
+
+        @param dsn: a libpq connection string; what it leaves out, PG* variables say.
+        """
+        self._dsn = dsn
+        self._running = True
+        self._check = self._clock.callLater(_CHECK_EVERY, self._check_ages)
+        self._maintain()
+
+    def close(self) -> None:
+        """
+        Disconnect, whatever the connections are doing.
+        """
+        self._running = False
+        for call in (self._retry, self._check):
+            if call is not None and call.active():
+                call.cancel()
+        for opening in list(self._opening):
+            opening.stop()
+        for connection in [*self.connections, *self._busy]:
+            connection.discard()
+
+    @property
+    def size(self) -> int:
+        """Connections open now."""
+        return len(self.connections) + len(self._busy)
+
+    @property
+    def figures(self) -> PoolFigures:
+        """For people and their monitoring."""
+        return PoolFigures(
+            size=self.size,
+            in_use=len(self._busy),
+            idle=len(self.connections),
+            waiting=self._waiting,
+            opening=len(self._opening),
+            opened=self._opened,
+            lost=self.lost,
+            reconnects=self._reconnects,
+            generation=self._generation,
+        )
+
+    # Checkout.
+
+    def checkout(self) -> Checkout:
+        """
+        A connection that is open as far as anybody can know; it is always given back::
+
+            async with pool.checkout() as connection:
+
+        @raise Unavailable: on entering; none could be had within
+            C{acquire_timeout} seconds.
+        """
+        return Checkout(self)
+
+    async def acquire(self) -> Connection:
+        """
+        For L{Checkout}.
+        """
+        if not self.connections:
+            await self._wait_for_one()
+        else:
+            # A token for each idle connection: this one's is free, and taken without a
+            # Deferred, which the latency of a small batch would show.
+            self._semaphore.tokens -= 1
+        connection = self.connections.pop()
+        self._busy.add(connection)
+        return connection
+
+    async def _wait_for_one(self) -> None:
+        self._waiting += 1
+        try:
+            waiting: Deferred[Any] = self._semaphore.acquire()
+            waiting.addTimeout(self._settings.acquire_timeout, self._clock)
+            self._maintain()
+            await waiting
+        except TimeoutError:
+            busy = "every connection of the pool is in use"
+            reason = self._trouble or (busy if self.size else "still connecting")
+            raise Unavailable(
+                f"no connection within {self._settings.acquire_timeout:g} s: {reason}"
+            ) from None
+        finally:
+            self._waiting -= 1
+
+    def give_back(self, connection: Connection) -> None:
+        """
+        For L{Checkout}.
+        """
+        if connection not in self._busy:
+            return  # lost meanwhile, its token with it
+        if connection.left_alone:
+            # The server is at a statement that nobody waits for any longer.
+            connection.idle = self.give_back
+            return
+        connection.idle = None
+        self._busy.remove(connection)
+        connection.used_at = self._clock.seconds()
+        if self._too_old(connection) or connection.generation != self._generation:
+            self._busy.add(connection)
+            connection.discard()
+            return
+        self.connections.add(connection)
+        self._semaphore.release()
+
+    # Upkeep.
+
+    def _maintain(self) -> None:
+        """
+        Open what is missing: up to C{min}, or one for each that waits, up to C{max}.
+        """
+        if not self._running or (self._retry is not None and self._retry.active()):
+            return
+        while True:
+            coming = len(self._opening)
+            total = self.size + coming
+            if not (total < self.min or (coming < self._waiting and total < self.max)):
+                return
+            opening = self._connector.begin(self._dsn)
+            self._opening.add(opening)
+            Deferred.fromCoroutine(self._open(opening)).addErrback(self._bug)
+            if self._failures:
+                return  # one at a time until the server is back
+
+    async def _open(self, opening: ConnectAttempt) -> None:
+        generation = self._generation
+        try:
+            connection = await opening.run()
+        except StoreError as error:
+            self._not_opened(str(error))
+            return
+        finally:
+            self._opening.discard(opening)
+        if not self._running:
+            connection.discard()
+            return
+        if generation != self._generation:
+            # Its server was put in doubt after it had been asked.
+            connection.discard()
+            self._maintain()
+            return
+        connection.generation = generation
+        connection.lost = self._on_lost
+        self._failures = 0
+        self._opened += 1
+        self._reconnects += self._none_left
+        self._none_left = False
+        self._say_connected(connection)
+        self.add(connection)
+        self._maintain()
+
+    def _say_connected(self, connection: Connection) -> None:
+        where = connection.server
+        if self._trouble or where != self._server:
+            self._tell(
+                LogLevel.info,
+                "database: {what}{where}",
+                what="connected again" if self._trouble else "connected",
+                where=f" to {where}" if where else "",
+            )
+        self._trouble = ""
+        self._server = where
+
+    def _not_opened(self, reason: str) -> None:
+        if not self._running:
+            return
+        self._failures += 1
+        if reason != self._trouble:
+            self._trouble = reason
+            text = "database: cannot connect, trying again: {reason}"
+            self._tell(LogLevel.warn, text, reason=reason)
+        if self._retry is None or not self._retry.active():
+            self._retry = self._clock.callLater(self._backoff(self._failures), self._maintain)
+
+    def _tell(self, level: Any, text: str, **fields: Any) -> None:
+        self._log.emit(LogLevel.debug if self._quiet else level, text, **fields)
+
+    def _on_lost(self, connection: Connection) -> None:
+        busy = connection in self._busy
+        if busy:
+            # Its token is checked out with it and must not come back.
+            self._busy.remove(connection)
+            self._semaphore.limit -= 1
+        elif connection in self.connections:
+            self.remove(connection)
+        if not self._running:
+            return
+        if connection.fault:
+            self.lost += 1
+            self._tell(
+                LogLevel.warn,
+                "database: a connection was lost ({reason}), {size} left",
+                reason=connection.fault,
+                size=self.size,
+            )
+            if busy and connection.generation == self._generation:
+                self._doubt()
+            self._none_left = self._none_left or not self.size
+        self._maintain()
+
+    def _doubt(self) -> None:
+        """
+        Trust no connection that is open now.
+        """
+        self._generation += 1
+        for connection in list(self.connections):
+            connection.discard()
+
+    def _too_old(self, connection: Connection) -> bool:
+        return self._clock.seconds() - connection.opened_at > self._settings.recycle_after
+
+    def _check_ages(self) -> None:
+        now = self._clock.seconds()
+        for connection in list(self.connections):
+            idle = now - connection.used_at > self._settings.idle_timeout
+            if self._too_old(connection) or (idle and self.size > self.min):
+                connection.discard()
+        self._check = self._clock.callLater(_CHECK_EVERY, self._check_ages)
+
+    def _bug(self, failure: Failure) -> None:
+        self._log.failure("database: opening a connection failed", failure=failure)
+        self._not_opened("for a reason nobody foresaw, see the log")

@@ -1,0 +1,78 @@
+"""
+Connection service files: what stands behind C{service=metrics}.
+
+libpq reads them on its own as well; we do because a list of hosts may stand in one.
+PostgreSQL documentation, section "The Connection Service File"; the rules that it
+leaves open are those of C{parseServiceInfo} in libpq's fe-connect.c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from gateway.model.errors import ConfigError
+
+NAME: Final = "pg_service.conf"
+
+SYSTEM_FOLDERS: Final = (
+    *("/etc/postgresql-common", "/etc/sysconfig/pgsql", "/etc/postgresql"),
+    "/usr/local/pgsql/etc",
+)
+"""
+Where libpq was told to look when it was compiled, which it does not say: Debian,
+Red Hat, Alpine, and its own default.
+"""
+
+ReadFile = Callable[[str], str | None]
+"""A path -> the text of the file; C{None} where it cannot be read."""
+
+
+def read_service(service: str, files: Sequence[str], read: ReadFile) -> dict[str, str]:
+    """
+    What a service says, from the first file that has it.
+
+    @param files: paths in the order in which they are looked into.
+    @return: keyword -> value.
+    @raise ConfigError: with one line, where none has it or it cannot be read.
+    """
+    looked = []
+    for path in files:
+        text = read(path)
+        if text is None:
+            continue
+        looked.append(path)
+        found = _section(service, text, path)
+        if found is not None:
+            return found
+    if not looked:
+        where = f"there is no service file: neither {' nor '.join(files)}"
+    else:
+        where = f"[{service}] is not in {' nor in '.join(looked)}"
+    raise ConfigError([f"names the service {service!r}, but {where}"])
+
+
+def _section(service: str, text: str, path: str) -> dict[str, str] | None:
+    found: dict[str, str] | None = None
+    for number, line in enumerate(text.split("\n"), 1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        if line.startswith("["):
+            if found is not None:
+                break
+            # libpq does not look at what follows the bracket either.
+            if line.startswith(f"[{service}]"):
+                found = {}
+        elif found is not None:
+            key, equals, value = line.partition("=")
+            fault = ""
+            if line.startswith("ldap"):
+                fault = "looks it up in LDAP, which blocks; write host=... there"
+            elif not equals:
+                fault = "is not keyword=value"
+            if fault:
+                raise ConfigError([f"names the service {service!r}, but {path}:{number} {fault}"])
+            # The first one counts.
+            found.setdefault(key, value)
+    return found

@@ -1,0 +1,1 @@
+"""Queries on PostgreSQL: held against the database, and their calls answered together."""

@@ -1,0 +1,124 @@
+"""
+Queue of the calls of a query, and how many of them are sent together.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from twisted.internet.defer import Deferred
+
+from gateway.model.query import OnOutcome, Query
+from gateway.postgres.queries.catalog import CallableQuery
+from gateway.postgres.queries.executor import PreparedCall
+from gateway.sql.call import Form
+
+MOST_TOGETHER: Final = 256
+"""Calls of a statement."""
+
+MOST_BYTES_TOGETHER: Final = 1024 * 1024
+"""Of the arguments of a statement."""
+
+FIRST_TOGETHER: Final = 32
+
+PROMPT: Final = 0.005
+"""Seconds in which a statement is expected to end; until then the next one gathers."""
+
+SLOW: Final = 0.05
+"""Seconds of a statement that is slow: fewer calls go together, and one connection is kept free."""
+
+
+class Call:
+    """
+    @ivar elements: of its arguments.
+    @ivar since: when it came, in seconds of the reactor's clock.
+    @ivar told: gets its answer; C{None} once it has it.
+    @ivar alone: whether it is to be asked by itself.
+    """
+
+    __slots__ = ("alone", "elements", "since", "told")
+
+    def __init__(self, elements: list[str], since: float, told: OnOutcome) -> None:
+        self.elements = elements
+        self.since = since
+        self.told: OnOutcome | None = told
+        self.alone = False
+
+
+class OpenQuery:
+    """
+    A query that can be called.
+
+    @ivar since: when it was looked at, in seconds of the reactor's clock.
+    """
+
+    __slots__ = ("answerable", "arguments", "groups", "since")
+
+    def __init__(self, sound: CallableQuery, since: float) -> None:
+        self.arguments = sound.arguments
+        self.answerable = PreparedCall(sound.call_statement)
+        self.groups = sound.call_statement.form is Form.MANY
+        self.since = since
+
+
+class CallQueue:
+    """
+    Queue of the calls of a query.
+
+    @ivar opened: C{None} until it was looked at, and where that found a fault.
+    @ivar together: how many calls may go together.
+    @ivar pace: seconds that its last statement took.
+    @ivar running: how many statements are under way, the last since C{began}.
+    @ivar fault: what the last look found.
+    @ivar said: what the operator was told, C{""} where it works; and when.
+    """
+
+    def __init__(self, query: Query) -> None:
+        self.query = query
+        self.opened: OpenQuery | None = None
+        self.opening: list[Deferred[None]] | None = None
+        self.looked_at = float("-inf")
+        self.calls: deque[Call] = deque()
+        self.together = FIRST_TOGETHER
+        self.pace = SLOW
+        self.running = 0
+        self.began = 0.0
+        self.fault = ""
+        self.said = ""
+        self.said_at = float("-inf")
+
+    def take(self, opened: OpenQuery) -> list[Call]:
+        """The calls that are asked next."""
+        calls = self.calls
+        first = calls.popleft()
+        found = [first]
+        if first.alone or not opened.groups:
+            return found
+        size = sum(map(len, first.elements))
+        while calls and len(found) < self.together and not calls[0].alone:
+            size += sum(map(len, calls[0].elements))
+            if size > MOST_BYTES_TOGETHER:
+                break
+            found.append(calls.popleft())
+        return found
+
+    def prompt(self, now: float) -> bool:
+        """
+        Whether its calls do better to wait for the statement that is under way.
+        """
+        return (
+            self.running > 0
+            and now - self.began < PROMPT
+            and len(self.calls) < self.together
+            and self.opened is not None
+            and self.opened.groups
+        )
+
+    def took(self, seconds: float, count: int) -> None:
+        """So many calls together took so long."""
+        self.pace = seconds
+        if seconds >= SLOW:
+            self.together = max(1, count // 2)
+        elif seconds < SLOW / 4 and count >= self.together:
+            self.together = min(MOST_TOGETHER, 2 * self.together)

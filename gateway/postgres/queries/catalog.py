@@ -1,0 +1,269 @@
+"""
+What the live database says about a query: its types, its columns, how it can be asked.
+
+Used before a query is first called and by C{gateway check}, so that both say the same.
+Nothing of the query is run.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+from uuid import uuid4
+
+from gateway.columns.kind import Kind, Misfit, SqlType
+from gateway.columns.kinds import kind_of
+from gateway.config.query import KNOWN_TYPES
+from gateway.model.errors import RouteError, RowError
+from gateway.model.query import Query
+from gateway.postgres.connect.connection import Connection, Rows
+from gateway.postgres.connect.connection import RunQuery as Ask
+from gateway.postgres.schema.custom_sql import advice
+from gateway.postgres.schema.findings import Problem
+from gateway.postgres.schema.types import sql_types
+from gateway.sql.arguments import Arguments
+from gateway.sql.call import CallStatement, Form, ResultColumn, call_statement, look, look_types
+from gateway.sql.parameters import called, gives_rows
+
+# A pseudo-type, such as record, is that of no value.
+_TYPE: Final = """
+    SELECT t.oid::bigint, quote_ident(n.nspname) || '.' || quote_ident(m.proname)
+      FROM pg_type t
+      LEFT JOIN pg_proc m ON m.oid = t.typmodin
+      LEFT JOIN pg_namespace n ON n.oid = m.pronamespace
+     WHERE t.oid = to_regtype(%s)::oid AND t.typtype <> 'p'
+"""
+# The type of an array's elements may be a domain, too.
+_COLUMN_TYPES: Final = """
+    SELECT format_type(t.oid, NULL),
+           CASE WHEN t.typtype = 'd' THEN format_type(t.typbasetype, NULL)
+                ELSE format_type(t.oid, NULL) END,
+           CASE WHEN b.typcategory <> 'A' THEN ''
+                ELSE format_type(CASE WHEN e.typtype = 'd' THEN e.typbasetype ELSE e.oid END, NULL)
+           END
+      FROM unnest(%s::oid[]) WITH ORDINALITY AS p(type, place)
+      JOIN pg_type t ON t.oid = p.type
+      JOIN pg_type b ON b.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END
+      LEFT JOIN pg_type e ON e.oid = b.typelem
+     ORDER BY p.place
+"""
+_VOLATILE: Final = """
+    SELECT proname::text FROM pg_proc WHERE proname = ANY(%s::name[]) AND provolatile = 'v' LIMIT 1
+"""
+
+_MODIFIERS: Final = re.compile(r"\(([^()]*)\)")
+"""Of a type's name: length, precision, or what else its type takes."""
+
+_SHOWN_TYPE: Final = re.compile(r", NULL::(.*)\]", re.DOTALL)
+
+_NO_FUNCTION: Final = "42883"
+_AMBIGUOUS: Final = ("42702", "42703")
+"""A plan shows columns of the same name as C{id, id_1}."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallableQuery:
+    """
+    A query that can be called.
+
+    @ivar arguments: reads those of a call.
+    @ivar call_statement: what answers.
+    @ivar note: for people: what it takes and gives, and how it is run.
+    """
+
+    arguments: Arguments
+    call_statement: CallStatement
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """
+    A query against the database.
+
+    @ivar sound: C{None} where there are problems.
+    """
+
+    sound: CallableQuery | None
+    problems: list[Problem]
+
+
+async def examine_query(connection: Connection, query: Query, timeout: float) -> Judgement:
+    """
+    Have the server look at a query; nothing of it is run.
+
+    @param timeout: seconds for each statement.
+    @raise gateway.model.errors.StoreError: it could not look.
+    """
+    problems: list[Problem] = []
+    types = []
+    for name, param in query.params.items():
+        key = f"params.{name}"
+        found = await _type(connection, param.type, timeout)
+        if isinstance(found, str):
+            problems.append(Problem(f"{key}.type", found))
+            continue
+        types.append(found)
+        try:
+            if param.default is not None:
+                kind_of(found).element(param.default)
+        except Misfit as error:
+            problems.append(Problem(f"{key}.default", str(error)))
+    if problems:
+        return Judgement(None, problems)
+    arguments = Arguments(query.params, types)
+    try:
+        return await _examined(connection, query, arguments, timeout)
+    except (RouteError, RowError) as error:
+        return Judgement(None, [Problem("sql", _explained(query, error))])
+
+
+async def _examined(
+    connection: Connection, query: Query, arguments: Arguments, timeout: float
+) -> Judgement:
+    """
+    @raise RouteError: the server has something against its SQL.
+    """
+    kinds = arguments.kinds
+    volatile = await connection.query(_VOLATILE, (called(query.sql),), timeout)
+    form, columns, reason = Form.MANY, None, "it writes"
+    if query.read_only and volatile:
+        reason = f"it calls {volatile[0][0]}(), which is volatile"
+    elif query.read_only:
+        columns = await _tried(connection, look(query, kinds, form), timeout)
+        reason = "it cannot be joined to the calls"
+    if columns is None:
+        form = Form.ONE
+        if query.read_only:
+            columns = await _result(connection, look(query, kinds, form), timeout)
+        else:
+            columns = await _tried(connection, look(query, kinds, form), timeout)
+    if columns is None:
+        form = Form.WITH
+        columns = await _explained_columns(connection, query, kinds, timeout)
+    names = [column.name for column in columns]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        text = f"has two columns called {twice!r}; name one of them by AS"
+        return Judgement(None, [Problem("sql", text)])
+    queue = call_statement(query, kinds, form, columns)
+    await connection.transaction(partial(_prepare, queue), timeout)
+    takes = ", ".join(
+        f"{name} {kind.sql_type.declared}" for name, kind in zip(query.params, kinds, strict=True)
+    )
+    gives = ", ".join(f"{column.name} {column.type}".rstrip() for column in columns)
+    note = f"{takes or 'nothing'} -> {gives or 'no rows'}"
+    if query.read_only and form is not Form.MANY:
+        note += f"; each call by itself, since {reason}"
+    return Judgement(CallableQuery(arguments, queue, note), [])
+
+
+async def _prepare(queue: CallStatement, ask: Ask) -> None:
+    name = f"gateway_{uuid4().hex}"
+    types = f" ({', '.join(queue.types)})" if queue.types else ""
+    await ask(f"PREPARE {name}{types} AS {queue.prepared}", None)
+    await ask(f"DEALLOCATE {name}", None)
+
+
+async def _type(connection: Connection, name: str, timeout: float) -> SqlType | str:
+    """
+    @return: the type, or why there is none.
+    """
+    try:
+        rows = await connection.query(_TYPE, (name,), timeout)
+    except (RouteError, RowError) as error:
+        return f"{name!r} is no type: {error}"
+    if not rows:
+        near = difflib.get_close_matches(name, KNOWN_TYPES, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"type {name!r} does not exist{hint}"
+    ((oid, reads_modifiers),) = rows
+    ask = partial(connection.query, timeout=timeout)
+    modifier = -1
+    given = _MODIFIERS.search(name)
+    if given and reads_modifiers is not None:
+        ((modifier,),) = await ask(f"SELECT {reads_modifiers}(%s::cstring[])", (f"{{{given[1]}}}",))
+    (found,) = await sql_types(ask, [(oid, modifier)])
+    if found.cuts:
+        return f"{name!r} cannot be kept to its length here; leave the length out"
+    return found
+
+
+async def _tried(connection: Connection, sql: str, timeout: float) -> list[ResultColumn] | None:
+    """
+    @return: C{None} where the server has something against it.
+    """
+    try:
+        return await _result(connection, sql, timeout)
+    except (RouteError, RowError):
+        return None
+
+
+async def _result(connection: Connection, sql: str, timeout: float) -> list[ResultColumn]:
+    await connection.query(sql, None, timeout)
+    found = connection.columns
+    rows = await connection.query(_COLUMN_TYPES, ([oid for _, oid in found],), timeout)
+    return _columns([name for name, _ in found], rows)
+
+
+async def _explained_columns(
+    connection: Connection, query: Query, kinds: Sequence[Kind], timeout: float
+) -> list[ResultColumn]:
+    """
+    Of a statement that writes, as its plan says: it cannot be run for them.
+    """
+    output = await _output(connection, look(query, kinds, Form.WITH), timeout)
+    if not gives_rows(query.sql):
+        return []
+    names = [_unquoted(text) for text in output]
+    try:
+        found = await _output(connection, look_types(query, kinds, names), timeout)
+    except (RouteError, RowError) as error:
+        if error.sqlstate in _AMBIGUOUS:
+            text = "has two columns of the same name; name one of them by AS"
+            raise RouteError(text, error.sqlstate) from error
+        # Some column is of a type that has no array, such as void.
+        return [ResultColumn(name, "") for name in names]
+    types = [shown[1] if (shown := _SHOWN_TYPE.search(text)) else "text" for text in found]
+    ask = "SELECT array(SELECT t::regtype::oid::bigint FROM unnest(%s::text[]) t)"
+    ((oids,),) = await connection.query(ask, (types,), timeout)
+    return _columns(names, await connection.query(_COLUMN_TYPES, (oids,), timeout))
+
+
+async def _output(connection: Connection, sql: str, timeout: float) -> list[str]:
+    rows = await connection.query(f"EXPLAIN (VERBOSE, FORMAT JSON) {sql}", None, timeout)
+    plan: dict[str, Any] = rows[0][0][0]["Plan"]
+    return list(plan.get("Output", ()))
+
+
+def _unquoted(text: str) -> str:
+    name = text.removeprefix("gw_u.")
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
+
+
+def _columns(names: Sequence[str], rows: Rows) -> list[ResultColumn]:
+    return [ResultColumn(name, *row) for name, row in zip(names, rows, strict=True)]
+
+
+def _explained(query: Query, error: RouteError | RowError) -> str:
+    """
+    The server's words, and what may help.
+    """
+    text = str(error)
+    if hint := advice(query.sql, error):
+        return text + hint
+    texts = [name for name, param in query.params.items() if param.type == "text"]
+    if error.sqlstate == _NO_FUNCTION and texts:
+        where = f"queries.{query.name}.params.{texts[0]}"
+        text += f"; parameter {texts[0]!r} is text as long as [{where}] names no other type"
+    if query.read_only and error.sqlstate in ("42601", "0A000") and _writes(query.sql):
+        text = "writes; set read_only = false, or have it read only"
+    return text
+
+
+def _writes(sql: str) -> bool:
+    return bool(re.search(r"\b(insert|update|delete|merge)\b", sql, re.IGNORECASE))

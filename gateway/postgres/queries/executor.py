@@ -1,0 +1,182 @@
+"""
+How calls of a query are answered on a connection: one round trip, prepared where sessions
+are ours.
+
+Several statements in one string are one transaction, and the last one's result is what
+psycopg2 gives: the transaction is told to read only and how long it may take, then the
+statement is executed. PostgreSQL's timer starts anew for each of them (postgres.c,
+exec_simple_query).
+
+What writes is told when it is committed, by a round trip of its own: whatever is lost
+before that has certainly not happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Final
+
+from twisted.logger import Logger
+
+from gateway.model.errors import OutcomeUnknown, RowError, StoreError, TransientError, Unavailable
+from gateway.model.outcome import RETRY_AFTER, Code, Listing, Outcome, goodbye, refused, try_later
+from gateway.model.query import Query
+from gateway.postgres.connect.connection import Connection, Rows
+from gateway.postgres.connect.driver_errors import PreparedStatementLost
+from gateway.sql.call import CallStatement, answers_of, too_large
+from gateway.sql.sqlstate import CANCELLED, TOO_LARGE
+from gateway.sql.statement import named
+
+CallAnswer = Outcome | Listing
+
+MARGIN: Final = 5.0
+"""
+Seconds that a statement may take beyond its timeout before its connection is closed: the
+server should be the one to give up, that costs no connection.
+"""
+
+LOST: Final = goodbye(
+    Code.INTERNAL, "the connection to the database was lost; whether this was done is not known"
+)
+
+
+DOWN: Final = try_later(Code.DOWN, "no connection to the database", RETRY_AFTER)
+
+
+class PreparedCall:
+    """
+    A query's statement, by a name that says what its text is: where a pooler shares
+    sessions, another gateway may have prepared one of its own there.
+    """
+
+    __slots__ = ("call_statement", "execute", "name", "prepare")
+
+    def __init__(self, call_statement: CallStatement) -> None:
+        self.call_statement = call_statement
+        types = ", ".join(call_statement.types)
+        text = f"query ({types}) {call_statement.prepared}"
+        self.name = f"gateway_{sha256(text.encode()).hexdigest()[:32]}"
+        self.prepare = (
+            f"PREPARE {self.name}{f' ({types})' if types else ''} AS {call_statement.prepared}"
+        )
+        places = ", ".join(["%s"] * len(call_statement.types))
+        self.execute = f"EXECUTE {self.name}{f' ({places})' if types else ''}"
+
+
+class CallExecutor:
+    """
+    Executor of calls.
+
+    @ivar prepares: whether statements are prepared.
+    """
+
+    _log = Logger()
+
+    def __init__(self) -> None:
+        self.prepares = True
+
+    async def read(
+        self,
+        connection: Connection,
+        query: Query,
+        answerable: PreparedCall,
+        calls: Sequence[Sequence[str]],
+        timeout: float,
+    ) -> list[CallAnswer] | None:
+        """
+        Answer calls of a query that only reads.
+
+        @param calls: the elements of each call's arguments; several only where the statement
+            is for several.
+        @param timeout: seconds for all of them.
+        @return: C{None} where the answers are too large together.
+        @raise gateway.model.errors.StoreError: there is no answer for any of them.
+        """
+        begin = f"SET TRANSACTION READ ONLY; {_limit(timeout)}"
+        connection.reads = True
+        try:
+            rows = await self._run(connection, begin, answerable, calls, timeout + MARGIN)
+        finally:
+            connection.reads = False
+        told: str | None = rows[0][0]
+        return None if told is None else answers_of(told, query)
+
+    async def write(
+        self, connection: Connection, query: Query, answerable: PreparedCall, call: Sequence[str]
+    ) -> CallAnswer:
+        """
+        Answer a call of a query that may write. It is done whole, or not at all.
+
+        @raise gateway.model.errors.StoreError: nothing was done.
+        """
+        timeout = query.timeout + MARGIN
+        begin = f"BEGIN; {_limit(query.timeout)}"
+        try:
+            rows = await self._run(connection, begin, answerable, [call], timeout)
+        except OutcomeUnknown as error:
+            raise Unavailable(str(error)) from error
+        except StoreError:
+            await connection.query("ROLLBACK", None, timeout)
+            raise
+        answer = answers_of(rows[0][0], query)[0]
+        if isinstance(answer, Outcome):
+            await connection.query("ROLLBACK", None, timeout)
+            return answer
+        try:
+            await connection.query("COMMIT", None, timeout)
+        except OutcomeUnknown:
+            return LOST
+        # With a synchronous standby: committed, but not known to be there.
+        return LOST if connection.warned else answer
+
+    async def _run(
+        self,
+        connection: Connection,
+        begin: str,
+        answerable: PreparedCall,
+        calls: Sequence[Sequence[str]],
+        timeout: float,
+    ) -> Rows:
+        values = answerable.call_statement.bind(calls)
+        if self.prepares:
+            try:
+                if answerable.name not in connection.prepared:
+                    await connection.query(answerable.prepare, None, timeout)
+                    connection.prepared.add(answerable.name)
+                return await connection.query(f"{begin}; {answerable.execute}", values, timeout)
+            except PreparedStatementLost as error:
+                self._give_up_preparing(error)
+                if begin.startswith("BEGIN"):
+                    await connection.query("ROLLBACK", None, timeout)
+        return await connection.query(
+            f"{begin}; {answerable.call_statement.plain}", named(values), timeout
+        )
+
+    def _give_up_preparing(self, error: PreparedStatementLost) -> None:
+        if self.prepares:
+            self.prepares = False
+            self._log.info(
+                "queries: sessions are shared by a pooler, statements are not prepared any"
+                " more ({error})",
+                error=error,
+            )
+
+
+def call_outcome(error: StoreError, query: Query) -> Outcome:
+    """
+    What a call is told that the database did not answer, for no fault of the operator's.
+    """
+    if isinstance(error, RowError):
+        if error.sqlstate == TOO_LARGE:
+            return too_large(query)
+        return refused(Code.QUERY, str(error), error.sqlstate)
+    if isinstance(error, TransientError):
+        if error.sqlstate == CANCELLED:
+            return try_later(Code.BUSY, f"no answer within {query.timeout:g} s")
+        return try_later(Code.BUSY, str(error), RETRY_AFTER, error.sqlstate)
+    return DOWN
+
+
+def _limit(seconds: float) -> str:
+    return f"SET LOCAL statement_timeout = {max(1, int(seconds * 1000))}"

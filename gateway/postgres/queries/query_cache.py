@@ -1,0 +1,130 @@
+"""
+Cache of what is known of queries: each is examined before its first call, again when an error says
+that it no longer fits, and from time to time; and the operator is told where it does not work.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from gateway.model.errors import RouteError, StoreError
+from gateway.postgres.connect.connection import Connection
+from gateway.postgres.connect.pool import Pool
+from gateway.postgres.queries.call_queue import CallQueue, OpenQuery
+from gateway.postgres.queries.catalog import examine_query
+
+LOOKED_AT_FOR: Final = 60.0
+"""Seconds after which a query is looked at again, though no error says that anything changed."""
+
+LOOKED_AT_AGAIN: Final = 1.0
+"""Seconds after which it is, when an error says so."""
+
+SAID_AGAIN: Final = 10.0
+"""Seconds after which the operator is told of another fault: some depend on what peers send."""
+
+
+class QueryCache:
+    """
+    Cache of examined queries.
+    """
+
+    _log = Logger()
+
+    def __init__(self, pool: Pool, timeout: float) -> None:
+        """
+        @param timeout: seconds for each statement.
+        """
+        self._pool = pool
+        self._clock: IReactorTime = pool.reactor
+        self._timeout = timeout
+
+    def refresh(self, queue: CallQueue, opened: OpenQuery, now: float) -> None:
+        """
+        Look again if that is due, without anybody waiting for it.
+        """
+        if now - opened.since > LOOKED_AT_FOR and queue.opening is None:
+            self._look(queue)
+
+    async def opened(self, queue: CallQueue) -> OpenQuery:
+        """
+        @raise StoreError: it cannot be called.
+        """
+        if queue.opening is None:
+            if not self.again(queue):
+                raise RouteError(queue.fault)
+            self._look(queue)
+        if queue.opening is not None:
+            looked: Deferred[None] = Deferred()
+            queue.opening.append(looked)
+            await looked
+        if queue.opened is None:
+            raise RouteError(queue.fault)
+        return queue.opened
+
+    def _look(self, queue: CallQueue) -> None:
+        """
+        Begin to look at a query; those in C{opening} are told.
+        """
+        queue.opening = []
+        work = Deferred.fromCoroutine(self._look_at(queue))
+
+        def done(result: Failure | None) -> None:
+            if isinstance(result, Failure) and not result.check(StoreError):
+                self._log.failure(
+                    "query {name}: a look at it failed", result, name=queue.query.name
+                )
+                result = Failure(RouteError("a look at it failed for a reason nobody foresaw"))
+            waiting, queue.opening = queue.opening or [], None
+            for looked in waiting:
+                if isinstance(result, Failure):
+                    looked.errback(result)
+                else:
+                    looked.callback(None)
+
+        work.addBoth(done)
+
+    async def _look_at(self, queue: CallQueue) -> None:
+        async with self._pool.checkout() as connection:
+            await self.open(connection, queue)
+
+    async def open(self, connection: Connection, queue: CallQueue) -> None:
+        """
+        @raise StoreError: it could not be looked at, or cannot be called.
+        """
+        judgement = await examine_query(connection, queue.query, self._timeout)
+        now = queue.looked_at = self._clock.seconds()
+        if judgement.sound is None:
+            queue.opened = None
+            problems = [f"{problem.key}: {problem.text}" for problem in judgement.problems]
+            queue.fault = "; ".join(problems)
+            raise RouteError(queue.fault)
+        queue.opened = OpenQuery(judgement.sound, now)
+
+    def again(self, queue: CallQueue) -> bool:
+        """
+        Whether it is long enough ago that it was looked at.
+        """
+        return self._clock.seconds() - queue.looked_at >= LOOKED_AT_AGAIN
+
+    def say(self, queue: CallQueue, text: str) -> None:
+        """
+        Log one line when a query begins to fail, or fails for another reason.
+        """
+        now = self._clock.seconds()
+        if text != queue.said and now - queue.said_at > SAID_AGAIN:
+            queue.said = text
+            queue.said_at = now
+            self._log.warn(
+                "query {name}: does not work, peers are told to try later: {text}",
+                name=queue.query.name,
+                text=text,
+            )
+
+    def healed(self, queue: CallQueue) -> None:
+        queue.said = ""
+        self._log.info("query {name}: works again", name=queue.query.name)

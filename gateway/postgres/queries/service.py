@@ -1,0 +1,339 @@
+"""
+The Queries that ask PostgreSQL: calls gather, and many are answered by one statement.
+
+While a statement of a query is under way, or the connections of the share are busy, calls
+gather; then those of one query go together in one round trip. What a reactor's turn brings is
+gathered as well.
+Where a group fails, its calls are asked one by one, so that each gets an answer of its own,
+and a group's patience is short, so that one slow call delays its group by no more than that.
+How many go together follows from how long they take.
+
+The share is a pool of its own: a slow query holds up other queries at most, never a store;
+and slow ones never have all of the share, where it has several connections.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from msgspec.structs import replace
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from gateway.columns.kind import Misfit, shown
+from gateway.config.load import Database
+from gateway.model.errors import OutcomeUnknown, RouteError, StoreError, Unavailable
+from gateway.model.outcome import RETRY_AFTER, Code, Outcome, goodbye, refused, try_later
+from gateway.model.query import OnOutcome, Query
+from gateway.model.text import meant
+from gateway.postgres.connect.connection import Connection
+from gateway.postgres.connect.connector import Connector
+from gateway.postgres.connect.pool import Pool
+from gateway.postgres.queries.call_queue import PROMPT, SLOW, Call, CallQueue, OpenQuery
+from gateway.postgres.queries.executor import DOWN, MARGIN, CallAnswer, CallExecutor, call_outcome
+from gateway.postgres.queries.query_cache import QueryCache
+from gateway.sql.sqlstate import READ_ONLY
+
+MOST_WAITING: Final = 10_000
+"""Calls without an answer, beyond which there is no room for another."""
+
+PATIENCE: Final = 0.5
+"""Seconds that several calls together may take before they are asked one by one."""
+
+_OUT_OF_ORDER: Final = try_later(Code.QUERY, "the query does not work just now")
+_NO_ROOM: Final = try_later(Code.BUSY, "too many calls are waiting", RETRY_AFTER)
+_BUG: Final = goodbye(Code.INTERNAL, "the gateway failed; whether this was done is not known")
+
+
+def query_pool(
+    settings: Database,
+    reactor: Any,
+    backoff: Callable[[int], float],
+    connector: Connector | None = None,
+) -> Pool:
+    """
+    The share of the connections that queries have, opened when they are needed. What there is
+    to say of the database the main pool says.
+    """
+    share = replace(settings, pool_min=0, pool_max=settings.query_connections)
+    return Pool(share, reactor, backoff, connector, quiet=True)
+
+
+class PostgresQueries:
+    """
+    Answers calls through a pool of its own.
+
+    @ivar in_flight: calls that have no answer yet.
+    """
+
+    _log = Logger()
+
+    def __init__(self, queries: Mapping[str, Query], pool: Pool, settings: Database) -> None:
+        self.in_flight = 0
+        self._queues = {name: CallQueue(query) for name, query in queries.items()}
+        self._pool = pool
+        self._clock: IReactorTime = pool.reactor
+        self._patience = settings.acquire_timeout
+        self._query_cache = QueryCache(pool, settings.statement_timeout + MARGIN)
+        self._most = settings.query_connections
+        self._executor = CallExecutor()
+        self._turns: deque[CallQueue] = deque()
+        self._closed = False
+        self._running = 0
+        self._running_slow = 0
+        self._soon: IDelayedCall | None = None
+        self._later: IDelayedCall | None = None
+        self._sweep: IDelayedCall | None = None
+
+    def start(self, dsn: str) -> None:
+        """
+        @param dsn: as for L{Pool.start}.
+        """
+        if self._queues:
+            self._pool.start(dsn)
+
+    def close(self) -> None:
+        """
+        Disconnect; whoever waits for an answer gets one.
+        """
+        self._closed = True
+        for timer in (self._soon, self._later, self._sweep):
+            if timer is not None and timer.active():
+                timer.cancel()
+        turns, self._turns = self._turns, deque()
+        for queue in turns:
+            while queue.calls:
+                self._settle(queue.calls.popleft(), DOWN)
+        self._pool.close()
+
+    async def call(self, name: str, arguments: bytes) -> CallAnswer:
+        """
+        As L{ask}.
+        """
+        answer: Deferred[CallAnswer] = Deferred()
+        self.ask(name, arguments, answer.callback)
+        return await answer
+
+    def ask(self, name: str, arguments: bytes, told: OnOutcome) -> None:
+        queue = self._queues.get(name)
+        if queue is None:
+            told(refused(Code.QUERY, f"no query {shown(name)}{meant(name, self._queues)}"))
+            return
+        if self.in_flight >= MOST_WAITING or self._closed:
+            told(DOWN if self._closed else _NO_ROOM)
+            return
+        self.in_flight += 1
+        opened = queue.opened
+        if opened is None:
+            Deferred.fromCoroutine(self._ask_first(queue, arguments, told))
+            return
+        self._query_cache.refresh(queue, opened, self._clock.seconds())
+        self._enter(queue, opened, arguments, told)
+
+    async def _ask_first(self, queue: CallQueue, arguments: bytes, told: OnOutcome) -> None:
+        """
+        As L{ask}, of a query that has yet to be looked at.
+        """
+        try:
+            opened = await self._query_cache.opened(queue)
+        except StoreError as error:
+            self._settle(Call([], 0.0, told), self._outcome(queue, error))
+        else:
+            self._enter(queue, opened, arguments, told)
+
+    def _enter(
+        self, queue: CallQueue, opened: OpenQuery, arguments: bytes, told: OnOutcome
+    ) -> None:
+        try:
+            call = Call(opened.arguments.read(arguments), self._clock.seconds(), told)
+        except Misfit as misfit:
+            self._settle(Call([], 0.0, told), refused(Code.QUERY, str(misfit)))
+        else:
+            self._gather(queue, call)
+
+    def _settle(self, call: Call, answer: CallAnswer) -> None:
+        """
+        Tell a call its answer, once.
+        """
+        told, call.told = call.told, None
+        if told is not None:
+            self.in_flight -= 1
+            try:
+                told(answer)
+            except Exception:  # noqa: BLE001 - what befalls one peer must not befall the others
+                self._log.failure("an answer could not be told")
+
+    # Gathering.
+
+    def _gather(self, queue: CallQueue, call: Call) -> None:
+        if not queue.calls:
+            self._turns.append(queue)
+        queue.calls.append(call)
+        if self._running < self._most:
+            self._dispatch_soon()
+        if self._sweep is None:
+            self._sweep = self._clock.callLater(self._patience, self._look_for_old)
+
+    def _dispatch_soon(self) -> None:
+        """
+        When all that this turn of the reactor brings is here.
+        """
+        if self._soon is None:
+            self._soon = self._clock.callLater(0, self._dispatch)
+
+    def _dispatch(self) -> None:
+        self._soon = None
+        passed = 0
+        while self._running < self._most and passed < len(self._turns):
+            queue = self._turns.popleft()
+            if self._begin(queue):
+                passed = 0
+            else:
+                self._turns.append(queue)
+                passed += 1
+
+    def _begin(self, queue: CallQueue) -> bool:
+        """
+        @return: whether its calls are being asked.
+        """
+        slow = queue.pace >= SLOW
+        if slow and self._running_slow >= max(1, self._most - 1):
+            return False
+        now = self._clock.seconds()
+        if queue.prompt(now):
+            # A few more calls cost the next statement less than a statement of their own.
+            if self._later is None:
+                self._later = self._clock.callLater(PROMPT, self._dispatch_later)
+            return False
+        opened = queue.opened
+        if opened is None:
+            # It was found at fault meanwhile; whoever calls next looks again. Whoever is told
+            # may call at once, so nothing is told before all is in order here.
+            waiting, queue.calls = queue.calls, deque()
+            for call in waiting:
+                self._settle(call, _OUT_OF_ORDER)
+            return True
+        calls = queue.take(opened)
+        if queue.calls:
+            self._turns.append(queue)
+        queue.running += 1
+        queue.began = now
+        self._running += 1
+        self._running_slow += slow
+        Deferred.fromCoroutine(self._ask(queue, opened, calls)).addBoth(
+            self._calls_done, queue, calls, slow
+        )
+        return True
+
+    def _dispatch_later(self) -> None:
+        self._later = None
+        self._dispatch()
+
+    def _calls_done(
+        self, result: Failure | None, queue: CallQueue, calls: list[Call], slow: bool
+    ) -> None:
+        queue.running -= 1
+        self._running -= 1
+        self._running_slow -= slow
+        if isinstance(result, Failure):
+            self._log.failure("a query failed", failure=result)
+            for call in calls:
+                self._settle(call, _BUG)
+        if self._turns:
+            self._dispatch_soon()
+
+    def _look_for_old(self) -> None:
+        """
+        Send away those who have waited for too long; the first of each query came first.
+        """
+        self._sweep = None
+        until = self._clock.seconds() - self._patience
+        old = []
+        for queue in list(self._turns):
+            while queue.calls and queue.calls[0].since <= until:
+                old.append(queue.calls.popleft())
+            if not queue.calls:
+                self._turns.remove(queue)
+        if self._turns:
+            self._sweep = self._clock.callLater(self._patience / 4, self._look_for_old)
+        for call in old:
+            self._settle(call, self._not_reached())
+
+    def _not_reached(self) -> Outcome:
+        if self._pool.size:
+            return try_later(Code.BUSY, "the connections for queries are busy", RETRY_AFTER)
+        return DOWN
+
+    # Asking.
+
+    async def _ask(self, queue: CallQueue, opened: OpenQuery, calls: list[Call]) -> None:
+        try:
+            async with self._pool.checkout() as connection:
+                begun = self._clock.seconds()
+                try:
+                    answers = await self._answers(connection, queue, opened, calls)
+                finally:
+                    queue.took(self._clock.seconds() - begun, len(calls))
+        except StoreError as error:
+            again = len(calls) > 1 or (isinstance(error, OutcomeUnknown) and not calls[0].alone)
+            if again and not isinstance(error, Unavailable) and not self._closed:
+                self._one_by_one(queue, calls)
+                return
+            outcome = self._outcome(queue, error)
+            for call in calls:
+                self._settle(call, outcome)
+            return
+        if answers is None:
+            queue.together = 1
+            self._one_by_one(queue, calls)
+            return
+        if queue.said:
+            self._query_cache.healed(queue)
+        for call, answer in zip(calls, answers, strict=True):
+            self._settle(call, answer)
+
+    async def _answers(
+        self, connection: Connection, queue: CallQueue, opened: OpenQuery, calls: list[Call]
+    ) -> list[CallAnswer] | None:
+        """
+        @return: C{None} where they are too large together.
+        @raise StoreError: there are none.
+        """
+        try:
+            return await self._run(connection, queue.query, opened, calls)
+        except RouteError:
+            # The schema may have changed under us: look again, then say so.
+            if not self._query_cache.again(queue):
+                raise
+        await self._query_cache.open(connection, queue)
+        assert queue.opened is not None
+        return await self._run(connection, queue.query, queue.opened, calls)
+
+    async def _run(
+        self, connection: Connection, query: Query, opened: OpenQuery, calls: list[Call]
+    ) -> list[CallAnswer] | None:
+        elements = [call.elements for call in calls]
+        if not query.read_only:
+            return [await self._executor.write(connection, query, opened.answerable, elements[0])]
+        timeout = query.timeout if len(calls) == 1 else min(query.timeout, PATIENCE)
+        return await self._executor.read(connection, query, opened.answerable, elements, timeout)
+
+    def _one_by_one(self, queue: CallQueue, calls: list[Call]) -> None:
+        if not queue.calls:
+            self._turns.append(queue)
+        for call in calls:
+            call.alone = True
+        queue.calls.extendleft(reversed(calls))
+
+    # What peers and the operator are told.
+
+    def _outcome(self, queue: CallQueue, error: StoreError) -> Outcome:
+        if not isinstance(error, RouteError):
+            return call_outcome(error, queue.query)
+        hint = "; set read_only = false" if error.sqlstate == READ_ONLY else ""
+        self._query_cache.say(queue, f"{error}{hint}")
+        return _OUT_OF_ORDER

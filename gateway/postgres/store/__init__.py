@@ -1,0 +1,1 @@
+"""The Store on PostgreSQL: routes held against their tables, and batches stored."""

@@ -1,0 +1,321 @@
+"""
+How bound statements are run: prepared where sessions are ours, as blocks where rows are
+at fault, together where there are several.
+
+A statement is prepared once in each session (planning it costs more than running it for
+small batches). Where sessions are not ours to keep, as behind PgBouncer in transaction
+mode, a prepared statement is missing sooner or later; from then on the plain text is
+sent.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from hashlib import sha256
+from typing import Final, NamedTuple
+from uuid import uuid4
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from gateway.model.batch import Batch, Fence, StreamMark, stream_marks
+from gateway.model.errors import RouteError, RowError, StoreError, TransientError
+from gateway.postgres.connect.connection import Connection, Rows, RunQuery
+from gateway.postgres.connect.driver_errors import PreparedStatementLost
+from gateway.postgres.store.dead_letter import KEEP_DEAD_LETTERS, dead_letter_values
+from gateway.sql.block import Blame, settings
+from gateway.sql.fates import FATES_OF
+from gateway.sql.literals import filled
+from gateway.sql.sqlstate import CANCELLED, PASSING_PATTERN
+from gateway.sql.statement import Bound, Statement, named
+from gateway.sql.streams import FOLLOW, REMEMBER, follow_values, parts_json
+
+_ADVANCE: Final = "SELECT gateway.advance(%s::uuid, %s::bigint, %s::bigint)"
+
+_PASSING: Final = re.compile(PASSING_PATTERN)
+
+SUSPECTED_FOR: Final = 1.0
+"""
+Seconds for which a route's batches are stored by a code block at once, after one that
+could not be stored without: where one message is bad, others mostly are.
+"""
+
+
+class WriteOptions(NamedTuple):
+    """
+    Options of storing a batch.
+
+    @ivar blame: which rows that fail are at fault.
+    @ivar patient: whether somebody waits for as long as it takes the server; but not for the
+        locks of others.
+    """
+
+    blame: Blame = Blame.MOST
+    patient: bool = False
+
+
+class _Prepared:
+    """
+    A statement with a name in every session.
+
+    The name says what the text is. Where a pooler shares sessions, another gateway
+    may have prepared a statement of its own there; by a name that both use it
+    would store our messages into its table.
+    """
+
+    __slots__ = ("execute", "name", "prepare")
+
+    def __init__(self, statement: Statement) -> None:
+        text = f"{statement.types} {statement.prepared}"
+        name = self.name = f"gateway_{sha256(text.encode()).hexdigest()[:32]}"
+        self.prepare = f"PREPARE {name} ({', '.join(statement.types)}) AS {statement.prepared}"
+        self.execute = f"EXECUTE {name} ({', '.join(['%s'] * len(statement.types))})"
+
+
+class StatementExecutor:
+    """
+    Runs statements behind fences.
+
+    @ivar prepares: whether statements are prepared.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, clock: IReactorTime, deadline: float, patience: float, lock_timeout: float
+    ) -> None:
+        """
+        @param deadline: seconds for each statement, after which its connection is closed.
+        @param patience: seconds after which nobody waits for it any longer.
+        @param lock_timeout: seconds to wait for others' locks, where they are not to be taken for a
+            row's slowness.
+        """
+        self._patience = patience
+        self._within = f"SELECT set_config('lock_timeout', '{int(lock_timeout * 1000)}ms', true); "
+        self.prepares = True
+        self._clock = clock
+        self._deadline = deadline
+        self._prepared: dict[Statement, _Prepared] = {}
+        self._suspected: dict[Statement, float] = {}
+
+    async def run(
+        self,
+        connection: Connection,
+        bound: Bound,
+        fence: Fence,
+        batch: Batch,
+        options: WriteOptions,
+    ) -> Rows:
+        """
+        Store a batch; rows at fault are left out, unless it is several batches.
+
+        @return: one row with the fates where there is something to tell of rows.
+        @raise RowError: a row of several batches is at fault.
+        @raise gateway.postgres.connect.driver_errors.SlowRow: so is a row of one.
+        """
+        statement, values = bound
+        fenced = [fence.lane, fence.first, fence.number, *values]
+        single = fence.first == fence.number
+        before = self._before(connection, batch, fence)
+        patience = self._deadline if options.patient else self._patience
+        careful = options.blame is not Blame.MOST or self._suspects(statement)
+        block = (connection, statement.block, fenced, batch, before, patience, options.blame)
+        if single and careful:
+            return await self._apart(*block, watch=False)
+        if options.patient:
+            before = f"{self._within}{before}"
+        try:
+            if self.prepares and statement.prepared:
+                prepared = self._prepared.get(statement)
+                if prepared is None:
+                    prepared = self._prepared[statement] = _Prepared(statement)
+                try:
+                    if prepared.name not in connection.prepared:
+                        await connection.query(prepared.prepare, None, self._deadline, patience)
+                        connection.prepared.add(prepared.name)
+                    sql = before + prepared.execute if before else prepared.execute
+                    return await connection.query(sql, fenced, self._deadline, patience)
+                except PreparedStatementLost as error:
+                    # Refused before anything was done.
+                    self._give_up_preparing(error)
+            if statement.whole:
+                return await self._block(
+                    connection, statement.whole, fenced, batch, before, patience
+                )
+            sql = before + statement.plain
+            return await connection.query(sql, named(fenced), self._deadline, patience)
+        except (RowError, RouteError, TransientError) as error:
+            # Nothing was stored, and the server answers.
+            slow = error.sqlstate == CANCELLED
+            if passes(error) and not slow and options.blame is Blame.MOST:
+                raise
+            self._suspected[statement] = self._clock.seconds() + SUSPECTED_FOR
+            if not single:
+                raise RowError(str(error), error.sqlstate) from error
+            return await self._apart(*block, watch=slow)
+
+    async def _apart(
+        self,
+        connection: Connection,
+        body: str,
+        values: Sequence[str | int | None],
+        batch: Batch,
+        before: str,
+        patience: float,
+        blame: Blame,
+        watch: bool,
+    ) -> Rows:
+        """
+        Store a batch by the block that leaves out rows at fault.
+
+        @param watch: whether a row is known to be slow; else it is watched for when one is.
+        """
+        told = settings(blame, watch) + self._within + before
+        try:
+            return await self._block(connection, body, values, batch, told, patience)
+        except TransientError as error:
+            if watch or error.sqlstate != CANCELLED:
+                raise
+        told = settings(blame, watch=True) + self._within + before
+        return await self._block(connection, body, values, batch, told, patience)
+
+    async def try_out(self, connection: Connection, bound: Bound) -> str | None:
+        """
+        Store rows, and undo it.
+
+        @return: the fates of those of which there is something to tell.
+        @raise StoreError: none can be stored, and none is surely at fault.
+        """
+        statement, values = bound
+        lane = str(uuid4())
+        fenced = [lane, 1, 1, *values]
+        undone = _Undone()
+
+        async def work(query: RunQuery) -> None:
+            await query(self._within, None)
+            block = filled("DO %s", (filled(statement.block, named(fenced)),))
+            await query(block, None)
+            ((undone.fates,),) = await query(FATES_OF, (lane,))
+            raise undone
+
+        with suppress(_Undone):
+            await connection.transaction(work, self._deadline)
+        return undone.fates
+
+    async def run_empty(self, connection: Connection, fence: Fence, batch: Batch) -> Rows:
+        """
+        Move the fence and the streams of a batch that has no row to be stored, and keep its
+        dead letters.
+        """
+        sql = self._before(connection, batch, fence) + _ADVANCE
+        values = (fence.lane, fence.first, fence.number)
+        await connection.query(sql, values, self._deadline, self._patience)
+        return []
+
+    def _before(self, connection: Connection, batch: Batch, fence: Fence) -> str:
+        """
+        What stands before a batch's statement: it moves the streams that have messages in the
+        batch, and keeps dead letters.
+        """
+        texts = self._follow(connection, batch.moves, fence) + self._keep_dead_letters(
+            connection, batch
+        )
+        return "".join(f"{text}; " for text in texts).replace("%", "%%")
+
+    def _follow(
+        self, connection: Connection, moves: Sequence[StreamMark], fence: Fence
+    ) -> list[str]:
+        if not moves:
+            return []
+        return [filled(FOLLOW, follow_values(fence, moves))]
+
+    def _keep_dead_letters(self, connection: Connection, batch: Batch) -> list[str]:
+        if not (batch.refusals and batch.dead_letters):
+            return []
+        return [filled(KEEP_DEAD_LETTERS, dead_letter_values(batch))]
+
+    def joins(self, bounds: Sequence[Bound]) -> bool:
+        """
+        Whether they may share a commit, and no row is expected to be refused.
+        """
+        return all(s.joins and not self._suspects(s) for s, _ in bounds)
+
+    async def run_all(
+        self,
+        connection: Connection,
+        bounds: Sequence[Bound | None],
+        fences: Sequence[Fence],
+        batches: Sequence[Batch],
+        patient: bool = False,
+    ) -> Rows:
+        """
+        Store several batches in one round trip, which is one transaction, or none of them.
+
+        @param bounds: C{None} for a batch that has no row to be stored.
+        @param patient: as of a L{WriteOptions}.
+        @raise RowError: some row is at fault.
+        """
+        # The numbers of a stream may be of several routes by turns: all of them at once.
+        patience = self._deadline if patient else self._patience
+        texts = self._follow(connection, stream_marks(batches), fences[0])
+        for bound, fence, batch in zip(bounds, fences, batches, strict=True):
+            texts += self._keep_dead_letters(connection, batch)
+            fenced: list[str | int | None] = [fence.lane, fence.first, fence.number]
+            if bound is None:
+                texts.append(filled(_ADVANCE, fenced))
+            else:
+                statement, values = bound
+                texts.append(filled(statement.plain, named([*fenced, *values])))
+        try:
+            sql = (self._within if patient else "") + "; ".join(texts)
+            await connection.query(sql, None, self._deadline, patience)
+        except RowError:
+            for statement, _ in filter(None, bounds):
+                self._suspected[statement] = self._clock.seconds() + SUSPECTED_FOR
+            raise
+        return []
+
+    def _suspects(self, statement: Statement) -> bool:
+        return self._suspected.get(statement, 0.0) > self._clock.seconds()
+
+    def _give_up_preparing(self, error: PreparedStatementLost) -> None:
+        if self.prepares:
+            self.prepares = False
+            self._log.info(
+                "database: sessions are shared by a pooler, statements are not prepared any"
+                " more ({error})",
+                error=error,
+            )
+
+    async def _block(
+        self,
+        connection: Connection,
+        body: str,
+        values: Sequence[str | int | None],
+        batch: Batch,
+        before: str,
+        patience: float,
+    ) -> Rows:
+        lane = values[0]
+        sql, after = FATES_OF, [lane]
+        if batch.moves:
+            sql, after = f"{REMEMBER}; {FATES_OF}", [lane, parts_json(batch), lane]
+        return await connection.block(
+            *(body, named(values), sql, after, self._deadline),
+            *(before.replace("%%", "%"), patience),
+        )
+
+
+def passes(error: StoreError) -> bool:
+    """
+    Whether an error may befall any row, and mostly passes by itself.
+    """
+    return isinstance(error, TransientError) and bool(_PASSING.match(error.sqlstate))
+
+
+class _Undone(StoreError):
+    """It could be stored, and is not."""
+
+    fates: str | None = None

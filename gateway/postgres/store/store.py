@@ -1,0 +1,443 @@
+"""
+The Store that commits to PostgreSQL: one statement and one round trip a batch.
+
+How a route becomes a statement is L{gateway.postgres.store.route_cache}'s, how statements are run
+L{gateway.postgres.store.executor}'s.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+from functools import partial
+from typing import Any, Final, cast
+
+from twisted.internet.defer import DeferredLock
+from twisted.logger import Logger
+
+from gateway.config.load import Database
+from gateway.model.batch import Batch, Fence, Slice
+from gateway.model.errors import (
+    BatchesRefused,
+    Faults,
+    FenceVoid,
+    FramesRefused,
+    OutcomeUnknown,
+    RouteError,
+    RowError,
+    StoredPartly,
+    StoreError,
+    StreamsElsewhere,
+    TransientError,
+)
+from gateway.model.outcome import STORED, Run, refused_rows, row_refused
+from gateway.model.route import Route
+from gateway.model.store import Claim, Seen, Spooled, Written
+from gateway.model.stream import KEPT_REFUSALS
+from gateway.postgres.connect.connection import Connection, Rows
+from gateway.postgres.connect.driver_errors import SlowRow, StoredBefore, StreamsUnmoved
+from gateway.postgres.connect.pool import Pool
+from gateway.postgres.store.durability import weaknesses
+from gateway.postgres.store.executor import StatementExecutor, WriteOptions, passes
+from gateway.postgres.store.route_cache import RouteCache, in_turns
+from gateway.sql.block import Blame
+from gateway.sql.fates import VOID, runs_of
+from gateway.sql.literals import Values
+from gateway.sql.sqlstate import CANCELLED, MISSING
+from gateway.sql.statement import Bound, Insert
+from gateway.sql.streams import CLAIM, refusals_of, standings_of
+
+DEADLINE_MARGIN = 5.0
+"""
+Seconds that a statement may take beyond C{statement_timeout} before its connection
+is closed: the server should be the one to give up, that costs no connection.
+"""
+
+
+ABANDONED: Final = 90 * 86400.0
+"""
+Seconds since it last moved after which a lane is nobody's any more. No batch whose
+fate is open is held for so long by a gateway that runs, see L{gateway.commit.attempt.OPEN_FOR}; a
+spool is to be emptied before it is that old.
+"""
+
+_FORGET: Final = "DELETE FROM gateway.lane WHERE id = ANY(%s::uuid[])"
+_FORGET_ABANDONED: Final = (
+    "DELETE FROM gateway.lane WHERE moved_at < now() - make_interval(secs => %s)"
+)
+_VOID: Final = "SELECT gateway.void(%s::uuid, %s::bigint, %s::bigint)"
+_TOUCH: Final = (
+    "UPDATE gateway.lane SET moved_at = now() WHERE id = %s::uuid RETURNING number, fates"
+)
+
+
+_SLOW: Final = "canceling statement due to statement timeout"
+
+_LOCKED: Final = 0.4
+"""Of C{statement_timeout}, for others' locks: a row that takes half of it counts as slow."""
+
+_TRIED_OUT: Final = 5
+"""Rows of a batch that are tried out, at most."""
+
+_NO_TURN: Final[AbstractAsyncContextManager[object]] = nullcontext()
+
+
+class PostgresStore:
+    """
+    Stores batches through a pool.
+
+    @ivar executor: how it runs statements.
+    """
+
+    _log = Logger()
+
+    def __init__(self, pool: Pool, routes: Mapping[str, Route], settings: Database) -> None:
+        self._pool = pool
+        self._routes = routes
+        self._deadline = settings.statement_timeout + DEADLINE_MARGIN
+        self._route_cache = RouteCache(routes, pool.reactor, self._deadline)
+        self._patience = settings.answer_timeout
+        lock_timeout = min(self._patience, _LOCKED * settings.statement_timeout)
+        self.executor = StatementExecutor(
+            pool.reactor, self._deadline, self._patience, lock_timeout
+        )
+        self._turns: dict[str, DeferredLock] = {}
+        # Lanes on which a statement was lost. A server that stood still may come to it
+        # when the batch is long stored by another try, and then must find the lane's row.
+        self._doubtful: set[str] = set()
+        # Of each route the messages of which the last one passed.
+        self._passed: dict[str, Slice] = {}
+
+    async def write(
+        self, batch: Batch, fence: Fence, *, patient: bool = False, blame: bool = False
+    ) -> Written:
+        if not batch.count:
+            async with self._pool.checkout() as connection:
+                work = self.executor.run_empty(connection, fence, batch)
+                return await self._behind(fence, connection, batch, work)
+        opened = self._route_cache.fresh(batch.route)
+        bound = None
+        if opened is not None:
+            # Values first: what cannot be stored needs no connection to be refused.
+            try:
+                bound = await self._bind(opened, batch)
+            except FramesRefused as refused:
+                if not (refused.by_type and await self._looked_again(batch.route)):
+                    raise
+                opened = self._route_cache[batch.route]
+                bound = await self._bind(opened, batch)
+        options = WriteOptions(blame=Blame.PASSING if blame else Blame.MOST, patient=patient)
+        async with self._turn(batch.route), self._pool.checkout() as connection:
+            if opened is not None and bound is not None:
+                try:
+                    return await self._judged(connection, opened, batch, bound, fence, options)
+                except RouteError:
+                    # The table may have changed under us: look again, then say so.
+                    self._route_cache.forget(batch.route)
+            insert = await self._route_cache.open(connection, batch.route)
+            bound = await self._bind(insert, batch)
+            return await self._judged(connection, insert, batch, bound, fence, options)
+
+    async def _judged(
+        self,
+        connection: Connection,
+        insert: Insert,
+        batch: Batch,
+        bound: Bound,
+        fence: Fence,
+        options: WriteOptions,
+    ) -> Written:
+        """
+        Store a batch; where no row of it passes, a row that was stored before tells who is at
+        fault: the rows, or their route.
+        """
+        try:
+            written = await self._store(connection, batch, bound, fence, options)
+        except SlowRow as slow:
+            # Those before it have passed.
+            if not slow.row and not await self._is_sound(connection, insert, batch.route):
+                raise TransientError(_SLOW, CANCELLED) from None
+            raise FramesRefused([(slow.row, row_refused(_SLOW, CANCELLED))]) from None
+        except (RowError, RouteError, TransientError) as error:
+            if fence.first != fence.number or not connection.usable:
+                raise
+            if passes(error) and options.blame is Blame.MOST:
+                raise
+            sound = await self._is_sound(connection, insert, batch.route)
+            if error.sqlstate == MISSING and batch.route in self._passed and not sound:
+                raise RouteError(str(error), error.sqlstate) from error
+            if not sound and not (isinstance(error, RowError) and error.sqlstate == MISSING):
+                raise
+            options = options._replace(blame=Blame.ALL)
+            written = await self._store(connection, batch, bound, fence, options)
+        self._note(batch, written)
+        return written
+
+    def _note(self, batch: Batch, written: Written) -> None:
+        """
+        Keep the last row that passed.
+        """
+        if len(written.runs) == 1:
+            if not refused_rows(written.runs):
+                self._passed[batch.route] = batch.slices[-1]
+        elif batch.route not in self._passed:
+            at_fault = {row for row, _ in refused_rows(written.runs)}
+            passed = next((n for n in range(batch.count) if n not in at_fault), None)
+            if passed is not None:
+                self._passed[batch.route] = batch.only([passed]).slices[0]
+
+    async def _is_sound(self, connection: Connection, insert: Insert, route: str) -> bool:
+        """
+        Whether a row that was stored before could be stored again, but for what it is itself
+        in the way of.
+        """
+        found = self._passed.get(route)
+        if found is None:
+            return False
+        row = found._replace(start=found.stop - 1)
+        try:
+            bound = await in_turns(insert.bind([row]), self._pool.reactor)
+            await self.executor.try_out(connection, bound)
+        except (StoreError, FramesRefused):
+            return False
+        return True
+
+    async def try_out(self, batch: Batch) -> bool:
+        async with self._pool.checkout() as connection:
+            insert = await self._route_cache.open(connection, batch.route)
+            for part in batch.slices[:_TRIED_OUT]:
+                row = part._replace(stop=part.start + 1)
+                try:
+                    bound = await in_turns(insert.bind([row]), self._pool.reactor)
+                    fates = await self.executor.try_out(connection, bound)
+                except (FramesRefused, RowError, RouteError, TransientError):
+                    continue
+                if not refused_rows(self._runs(batch.only([0]), fates)):
+                    self._passed[batch.route] = row
+                    return True
+        return False
+
+    def _turn(self, route: str) -> AbstractAsyncContextManager[object]:
+        """
+        Lanes whose rows may meet take turns: two transactions that touch the same rows in
+        different orders wait for each other until PostgreSQL ends one of them, a second later.
+        """
+        configured = self._routes.get(route)
+        if configured is None or (configured.conflict == "error" and not configured.sql):
+            return _NO_TURN
+        # Its Deferreds can be awaited, which is all that is asked of such a manager.
+        return cast(
+            AbstractAsyncContextManager[object], self._turns.setdefault(route, DeferredLock())
+        )
+
+    async def _looked_again(self, route: str) -> bool:
+        """
+        @return: whether what messages were refused for may be otherwise by now.
+        """
+        if not self._route_cache.may_be_old(route):
+            return False
+        try:
+            await self.probe(route)
+        except StoreError:
+            return False
+        return True
+
+    async def write_together(
+        self, batches: Sequence[Batch], fences: Sequence[Fence], *, afresh: bool = False
+    ) -> bool:
+        bounds: list[Bound | None] = []
+        faults: list[Faults] = []
+        for batch in batches:
+            if not batch.count:
+                bounds.append(None)
+                faults.append([])
+                continue
+            opened = self._route_cache.fresh(batch.route)
+            if opened is None:
+                return False  # looked at when its messages are stored alone
+            try:
+                bounds.append(await self._bind(opened, batch))
+                faults.append([])
+            except FramesRefused as refused:
+                if refused.by_type and self._route_cache.may_be_old(batch.route):
+                    return False
+                faults.append(refused.faults)
+        if any(faults):
+            raise BatchesRefused(faults)
+        if not self.executor.joins([bound for bound in bounds if bound is not None]):
+            return False
+        async with self._pool.checkout() as connection:
+            work = self.executor.run_all(connection, bounds, fences, batches, patient=afresh)
+            try:
+                if afresh:
+                    await self._behind_all(fences, connection, work)
+                else:
+                    await self._behind(fences[0], connection, batches[0], work)
+            except (StreamsElsewhere, StreamsUnmoved, StoredBefore):
+                return False  # which of them, each batch finds out for itself
+        for batch in batches:
+            if batch.count:
+                self._passed[batch.route] = batch.slices[-1]
+        return True
+
+    async def resolve(self, batch: Batch, fence: Fence) -> Written | None:
+        async with self._pool.checkout() as connection:
+            values = (fence.lane, fence.first, fence.number)
+            try:
+                await self._query(connection, _VOID, values)
+            except StoredBefore as before:
+                try:
+                    return await self._recalled(connection, batch, fence, before.number)
+                except FenceVoid as void:
+                    if void.number != fence.number:
+                        raise
+            except OutcomeUnknown:
+                self._doubtful.add(fence.lane)
+                raise
+        return None
+
+    async def open_all(self) -> None:
+        """
+        Open every route, so that a bad one is known before its first message.
+
+        @raise StoreError: for the first that cannot be.
+        """
+        async with self._pool.checkout() as connection:
+            await self._route_cache.open_all(connection)
+
+    async def probe(self, route: str) -> None:
+        async with self._pool.checkout() as connection:
+            await self._route_cache.open(connection, route)
+
+    async def claim_stream(self, name: str, seen: Seen | None, spooled: Spooled) -> Claim:
+        number, epoch = (None, None) if seen is None else (seen.number, seen.epoch or None)
+        values = (name, number, epoch, json.dumps(spooled), KEPT_REFUSALS)
+        async with self._pool.checkout() as connection:
+            ((claim, now_epoch, mark, refusals),) = await self._query(connection, CLAIM, values)
+        return Claim(claim, now_epoch, mark, refusals_of(refusals))
+
+    async def durability(self) -> list[str]:
+        """
+        What makes C{+OK} mean less here than it says, one line each.
+
+        @raise StoreError: it could not be asked.
+        """
+        async with self._pool.checkout() as connection:
+            return await weaknesses(partial(connection.query, timeout=self._deadline))
+
+    async def close_lanes(self, lanes: Sequence[str]) -> None:
+        """
+        Forget lanes that will never be used again. The rows of those on which a statement
+        was lost stay, until they are abandoned.
+
+        @precondition: nothing is in flight on them.
+        """
+        sure = [lane for lane in lanes if lane not in self._doubtful]
+        if sure:
+            async with self._pool.checkout() as connection:
+                await self._query(connection, _FORGET, (sure,))
+
+    async def close_abandoned_lanes(self) -> None:
+        """
+        Forget the lanes of gateways that are gone without a word, L{ABANDONED} seconds ago.
+        """
+        async with self._pool.checkout() as connection:
+            await self._query(connection, _FORGET_ABANDONED, (ABANDONED,))
+
+    def _bind(self, insert: Insert, batch: Batch) -> Awaitable[Bound]:
+        return in_turns(insert.bind(batch.slices), self._pool.reactor)
+
+    def _store(
+        self,
+        connection: Connection,
+        batch: Batch,
+        bound: Bound,
+        fence: Fence,
+        options: WriteOptions,
+    ) -> Awaitable[Written]:
+        # A coroutine for each of these layers is what a small batch's latency is made of.
+        work = self.executor.run(connection, bound, fence, batch, options)
+        return self._behind(fence, connection, batch, work)
+
+    async def _behind(
+        self,
+        fence: Fence,
+        connection: Connection,
+        batch: Batch,
+        work: Awaitable[Rows],
+    ) -> Written:
+        """
+        Run a statement that moves a fence, and be sure of what it says.
+
+        @param work: gives one row with the fates where there is something to tell of rows.
+        @raise StoredPartly: some of the batches are stored, and surely so.
+        """
+        try:
+            told = await work
+        except StoredBefore as before:
+            return await self._recalled(connection, batch, fence, before.number)
+        except StreamsUnmoved as unmoved:
+            raise StreamsElsewhere(standings_of(unmoved.detail)) from None
+        except OutcomeUnknown:
+            self._doubtful.add(fence.lane)
+            raise
+        if connection.warned:
+            await self._confirm(connection, fence)
+        return Written(self._runs(batch, told[0][0] if told else None), False)
+
+    async def _behind_all(
+        self, fences: Sequence[Fence], connection: Connection, work: Awaitable[Rows]
+    ) -> None:
+        """
+        Run statements that move fences which may have been moved before, each by itself.
+        """
+        try:
+            await work
+        except OutcomeUnknown:
+            self._doubtful.update(fence.lane for fence in fences)
+            raise
+        if connection.warned:
+            await self._confirm(connection, fences[0])
+
+    async def _recalled(
+        self, connection: Connection, batch: Batch, fence: Fence, reached: int
+    ) -> Written:
+        """
+        What an earlier try did. Whether its commit was replicated, as ours would have to
+        be, nobody has told us: its connection was lost.
+        """
+        number, fates = await self._confirm(connection, fence)
+        if fates == VOID and fence.first <= number <= fence.number:
+            raise FenceVoid(number)
+        if fence.first <= reached < fence.number:
+            raise StoredPartly(reached)
+        # Batches stored as one are stored whole.
+        return Written(self._runs(batch, fates if number == fence.number else None), True)
+
+    def _runs(self, batch: Batch, fates: str | None) -> list[Run]:
+        if fates is None:
+            return [(batch.count, STORED)]
+        return runs_of(fates, batch.count, self._route_cache.route(batch.route).returning)
+
+    async def _confirm(self, connection: Connection, fence: Fence) -> Sequence[Any]:
+        """
+        Be sure that what is committed is as durable as a commit promises.
+
+        A wait for a synchronous standby that is cancelled ends with success and a
+        warning; what is then found committed was never replicated (PostgreSQL
+        documentation, section 27.2.8.3). A standby takes the log in order, so a
+        later commit that was waited for covers all before it.
+
+        @return: the number of the lane's last batch, and its fates.
+        @raise OutcomeUnknown: it is not sure yet; write again.
+        """
+        found = await self._query(connection, _TOUCH, (fence.lane,))
+        if not found:
+            raise OutcomeUnknown("the lane vanished while its commit was confirmed")
+        if connection.warned:
+            raise OutcomeUnknown("committed, but not known to be on the synchronous standby")
+        return found[0]
+
+    async def _query(self, connection: Connection, sql: str, values: Values) -> Rows:
+        return await connection.query(sql, values, self._deadline, self._patience)

@@ -1,3 +1,0 @@
-"""
-The PROXY protocol: a proxy in front says whose connection it passes on.
-"""

@@ -1,0 +1,499 @@
+"""
+Spooling through an outage: into the spool at once, out of it in order.
+
+While the spool holds anything, new batches go behind it, so that a peer's messages
+are stored in the order it sent them. When the database is back two things happen
+at once: the spool is stored, and what peers send meanwhile is put behind it, half
+as fast as it is stored, so that the spool surely ends. When little is left, new
+batches wait for that rest, and then go the straight way again.
+
+A route that cannot be stored while others can (its table is gone, or locked) is
+parked: its records stay, those behind them pass, save those of streams that wait for
+one of them (L{gateway.spool.drain}).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from typing import Final
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from gateway.commit.attempt import RETRY_FOR, TransientFailures
+from gateway.commit.circuit_breaker import CircuitBreakers
+from gateway.model.batch import MAX_ROWS, Batch, Fence
+from gateway.model.errors import (
+    OutcomeUnknown,
+    RouteError,
+    SpoolError,
+    SpoolGone,
+    StoreError,
+    TransientError,
+)
+from gateway.model.store import Store
+from gateway.spool.drain import Drain
+from gateway.spool.queue import Spool
+from gateway.spool.record import RecordGroup
+
+SHARE: Final = 2
+"""So many messages are stored from the spool for each that is put behind them."""
+
+REST: Final = 0.5
+"""Seconds that the rest of the spool may take at which new messages wait for its end."""
+
+_SMALL: Final = 1000
+"""Messages of a parcel that pays for a commit of its own."""
+
+_LANES: Final = 1000
+"""Fences that are used before the first ones are forgotten."""
+
+_LOOK: Final = 0.5
+"""Seconds between looks at what could not be stored."""
+
+
+class OutageSpool:
+    """
+    Puts batches into the spool and stores them when that is possible.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        spool: Spool,
+        store: Store,
+        breakers: CircuitBreakers,
+        clock: IReactorTime,
+        backoff: Callable[[int], float],
+        missing: Callable[[str, str], None],
+        takes: bool = True,
+    ) -> None:
+        """
+        @param backoff: failed attempts -> seconds to wait.
+        @param missing: told of a stream and its epoch of which something is gone that the
+            spool has not got.
+        @param takes: whether new batches may be put; else what is there is stored, no more.
+        """
+        self._spool = spool
+        self._store = store
+        self._breakers = breakers
+        self._clock = clock
+        self._backoff = backoff
+        self._takes = takes
+        self._drain = Drain(spool, store, clock, backoff, missing)
+        self._parked: dict[str, float] = {}
+        self._passed: set[str] = set()
+        self._taking = 0
+        self._flowing = False
+        self._said = ""
+        self._waited = False
+        self._bug_said = ""
+        self._refusing = ""
+        self._credit = 0
+        self._rate = 0.0
+        self._rest_rows = 1
+        self._measured = 0.0
+        self._failures = 0
+        # Up to this place parcels are stored one by one, as storing them together failed.
+        self._apart = 0
+        self._trouble_since: float | None = None
+        # Of each route that is in trouble.
+        self._failing: dict[str, TransientFailures] = {}
+        self._waiting: list[Deferred[None]] = []
+        self._sleeping: Deferred[None] | None = None
+        self._running: Deferred[None] | None = None
+        self._stopping = False
+
+    # Life.
+
+    def start(self) -> None:
+        """
+        Begin to store what is there.
+        """
+        if self._spool.messages:
+            self._said = "left from before"
+            self._log.info(
+                "spool: {count} messages in {path} are stored first",
+                count=self._spool.messages,
+                path=self._spool.path,
+            )
+        self._running = Deferred.fromCoroutine(self._run())
+        self._running.addErrback(self._bug)
+
+    def end(self) -> None:
+        """
+        Begin nothing more; what fails from now on fails because we stop.
+        """
+        self._stopping = True
+        self._release()
+
+    async def stop(self) -> None:
+        """
+        Leave the rest for the next start.
+        """
+        self.end()
+        if self._running is not None:
+            self._running.cancel()
+            await self._running
+        if self._spool.messages:
+            self._log.info(
+                "spool: {count} messages stay in {path} for the next start",
+                count=self._spool.messages,
+                path=self._spool.path,
+            )
+
+    # For the lanes.
+
+    def leads(self, batch: Batch) -> bool:
+        return self._leads_all(batch.route) or bool(self._behind(batch))
+
+    def waiting(self, batch: Batch) -> Collection[str]:
+        return () if self._leads_all(batch.route) else self._behind(batch)
+
+    def _leads_all(self, route: str) -> bool:
+        rows = self._spool.rows
+        if not rows and not self._taking:
+            return False
+        return route in rows or self._backlog > 0
+
+    def _behind(self, batch: Batch) -> Collection[str]:
+        backlog = self._spool.backlog
+        return [name for name in batch.streams if name in backlog] if backlog else ()
+
+    async def take(self, batch: Batch, fence: Fence | None, reason: str) -> bool:
+        route = batch.route
+        if fence is None and route not in self._parked and self.leads(batch):
+            await self._turn(batch.count)
+            if not self.leads(batch):
+                return False
+        if not self._takes:
+            raise SpoolError("the database cannot be reached")
+        self._taking += batch.count
+        try:
+            await self._spool.put(batch, fence, self._aside(batch, fence))
+        except SpoolError as error:
+            self._say_full(error)
+            raise
+        finally:
+            self._taking -= batch.count
+        self._refusing = ""
+        self._say_away(reason)
+        self._wake()
+        return True
+
+    def _aside(self, batch: Batch, fence: Fence | None) -> str | None:
+        """
+        @return: the stream that all of a batch waits for.
+        """
+        if fence is not None or not self._spool.aside or len(batch.streams) != 1:
+            return None
+        (name,) = batch.streams
+        return name if name in self._spool.aside and batch.parted({name})[1] is None else None
+
+    @property
+    def _backlog(self) -> int:
+        """Messages that can be stored when the database is there."""
+        rows = self._spool.rows
+        return sum(n for route, n in rows.items() if route not in self._parked) + self._taking
+
+    async def _turn(self, rows: int) -> None:
+        """
+        While the spool is being stored, wait until so much may be put behind it.
+        """
+        while self._flowing and (
+            not self._takes or self._credit <= 0 or 0 < self._backlog <= self._rest_rows
+        ):
+            turn: Deferred[None] = Deferred()
+            self._waiting.append(turn)
+            await turn
+        if self._flowing:
+            self._credit -= SHARE * rows
+
+    def _release(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for turn in waiting:
+            turn.callback(None)
+
+    # From the spool to the store.
+
+    async def _run(self) -> None:
+        while not self._stopping:
+            try:
+                await self._pass()
+            except CancelledError:
+                raise
+            except SpoolError as error:
+                self._say_full(error)  # it could not even be read
+                await self._pause()
+            except Exception:  # noqa: BLE001 - a bug must not leave the spool as it is for ever
+                self._bug(Failure())
+                await self._pause()
+
+    async def _pass(self) -> None:
+        """
+        Store what can be stored, from the first to the last.
+        """
+        self._passed.clear()
+        self._drain.begin()
+        parcel = await self._spool.next(0, self._closed(), self._drain.waiting())
+        if parcel is None:
+            await self._rest()
+        while parcel is not None and not self._stopping:
+            if (end := await self._together(parcel)) is not None:
+                parcel = await self._spool.next(end, self._closed(), self._drain.waiting())
+                continue
+            # The next one is read while this one is stored.
+            coming = Deferred.fromCoroutine(
+                self._spool.next(parcel.end, self._closed(), self._drain.waiting())
+            )
+            try:
+                stored = await self._attempt(parcel)
+            except BaseException:
+                coming.addErrback(lambda failure: None)
+                raise
+            following = await coming
+            parcel = following if stored else None
+            if len(self._drain.lanes) > _LANES:
+                with suppress(StoreError):
+                    await self._close_lanes()
+
+    async def _together(self, first: RecordGroup) -> int | None:
+        """
+        Store a small parcel with those behind it: where messages of several routes came by
+        turns, each is of a few messages only.
+
+        @return: the last place of what is stored; C{None} where they are to be stored one by one.
+        """
+        place = first.places[0]
+        if first.batch.count > _SMALL or place <= self._apart:
+            return None
+        parcels = await self._spool.several(place - 1, self._closed(), self._drain.waiting())
+        if len(parcels) < 2:
+            return None
+        end = self._apart = max(parcel.end for parcel in parcels)
+        try:
+            if not await self._drain.store_together(parcels):
+                return None
+        except StoreError:
+            return None  # what it is, the first of them is told as well
+        self._apart = 0
+        self._went_well(parcels)
+        return end
+
+    def _closed(self) -> set[str]:
+        """
+        @return: routes that are not to be tried in this pass. What is passed once stays behind:
+            the records on a lane are stored in order.
+        """
+        now = self._clock.seconds()
+        self._passed |= {
+            route
+            for route, until in self._parked.items()
+            if until > now or self._breakers.answer(route) is not None
+        }
+        return self._passed
+
+    async def _attempt(self, parcel: RecordGroup) -> bool:
+        route = parcel.batch.route
+        trouble = self._failing.get(route)
+        self._drain.blame = trouble is not None and trouble.lasts(self._clock.seconds())
+        try:
+            await self._drain.store(parcel)
+        except (RouteError, TransientError) as error:
+            # Of one route, as far as anybody knows: others need not wait for it.
+            self._failing.setdefault(route, TransientFailures()).note(self._clock.seconds())
+            if isinstance(error, RouteError):
+                self._breakers.close(route, error)
+            else:
+                self._say_away(str(error))
+            self._park(route)
+        except SpoolError as error:
+            self._say_full(error)
+            await self._pause()
+        except StoreError as error:
+            now = self._clock.seconds()
+            if self._trouble_since is None:
+                self._trouble_since = now
+            self._say_away(str(error))
+            if isinstance(error, OutcomeUnknown) and now - self._trouble_since > RETRY_FOR:
+                self._park(route)
+            else:
+                await self._pause()
+        except CancelledError:
+            raise
+        except Exception:  # noqa: BLE001 - a bug in one route must not keep the others
+            self._bug(Failure())
+            self._park(route)
+        else:
+            self._went_well([parcel])
+            return True
+        return False
+
+    def _went_well(self, parcels: Sequence[RecordGroup]) -> None:
+        """
+        They are stored.
+        """
+        self._failures = 0
+        self._bug_said = ""
+        self._trouble_since = None
+        for route in {parcel.batch.route for parcel in parcels}:
+            self._failing.pop(route, None)
+            self._parked.pop(route, None)
+            self._breakers.stored(route)
+        count = sum(parcel.batch.count for parcel in parcels)
+        self._measure(count)
+        if not self._flowing:
+            self._flowing = True
+            self._credit = 0
+            self._say_back()
+        self._credit = min(self._credit + count, SHARE * MAX_ROWS)
+        self._release()
+
+    def _measure(self, rows: int) -> None:
+        """
+        See how fast the spool is stored.
+        """
+        now = self._clock.seconds()
+        took = now - self._measured
+        self._measured = now
+        if self._flowing and took > 0:
+            # Of the last ten parcels or so; they are of very different sizes.
+            self._rate += 0.1 * (rows / took - self._rate)
+            self._rest_rows = max(1, min(2 * MAX_ROWS, int(self._rate * REST)))
+
+    def _park(self, route: str) -> None:
+        self._trouble_since = None
+        self._failures += 1
+        self._parked[route] = self._clock.seconds() + self._backoff(self._failures)
+        self._release()
+
+    async def _pause(self) -> None:
+        self._flowing = False
+        self._release()
+        self._failures += 1
+        await deferLater(self._clock, self._backoff(self._failures))
+
+    async def _rest(self) -> None:
+        """
+        Nothing can be stored now.
+        """
+        self._flowing = False
+        self._release()
+        if not self._backlog:
+            self._say_done()
+        if not self._spool.messages:
+            self._parked.clear()
+            await self._clear()
+            if self._spool.messages or self._stopping:
+                return
+        elif not self._parked.keys() <= self._spool.rows.keys():
+            for route in self._parked.keys() - self._spool.rows.keys():
+                del self._parked[route]
+        self._sleeping = Deferred()
+        if self._spool.messages:
+            # Whatever it is that they wait for, it may be there by then.
+            self._clock.callLater(_LOOK, self._wake)
+        await self._sleeping
+
+    async def _clear(self) -> None:
+        """
+        The spool is empty: tidy up behind it.
+        """
+        self._drain.held.clear()
+        try:
+            if not self._taking:
+                # First: whoever closes lanes may be heard late, when more is on these.
+                self._spool.new_session()
+            await self._close_lanes()
+            await self._spool.shrink()
+        except (StoreError, SpoolError):
+            pass  # another time
+
+    async def _close_lanes(self) -> None:
+        """
+        Forget the fences of what is stored, where nothing more is stored behind them: the
+        statement that removes them may be executed later than its reply is waited for. Those
+        that were in the spool at the start stay: a server that stood still may yet come to
+        what was tried behind them.
+        """
+        spool, used = self._spool, self._drain.lanes
+        used -= spool.inherited
+        lanes = [lane for lane in used if not spool.shares(lane)]
+        if lanes:
+            await self._store.close_lanes(lanes)
+            used.difference_update(lanes)
+
+    def _wake(self) -> None:
+        sleeping, self._sleeping = self._sleeping, None
+        if sleeping is not None:
+            sleeping.callback(None)
+
+    # What the operator hears.
+
+    def _say_back(self) -> None:
+        if self._said and self._spool.messages:
+            self._log.info(
+                "spool: the database takes messages again; {count} are stored from {path}",
+                count=self._spool.messages,
+                path=self._spool.path,
+            )
+
+    def _say_done(self) -> None:
+        """
+        All that could be stored is.
+        """
+        left = self._spool.messages
+        if not self._said and (left or not self._waited):
+            return
+        self._said = ""
+        self._waited = left > 0
+        drain = self._drain
+        self._log.info(
+            "spool: {state} {stored} messages are stored{known}{dead_letters};"
+            " answers are +OK again",
+            state=f"{left} messages wait in {self._spool.path}," if left else "empty, its",
+            stored=drain.stored,
+            known=f", {drain.known} were stored by another way" if drain.known else "",
+            dead_letters=f", {drain.dead_letters} refused and kept as dead letters"
+            if drain.dead_letters
+            else "",
+        )
+        if not left:
+            drain.forget()
+
+    def _say_away(self, reason: str) -> None:
+        if reason and not self._said and not self._stopping:
+            self._said = reason
+            self._log.warn(
+                "spool: messages are kept in {path} and answered +QUE: {reason}",
+                path=self._spool.path,
+                reason=reason,
+            )
+
+    def _say_full(self, error: SpoolError) -> None:
+        text = str(error)
+        if isinstance(error, SpoolGone):
+            text = (
+                f"{error} ({self._spool.path}: {error.reason}); make its folder again, for the"
+                " gateway's user alone, and the spool is made again with what it held"
+            )
+        if text != self._refusing:
+            self._refusing = text
+            self._log.error(
+                "spool: peers are told to try later: {error} ({count} messages, {size} bytes)",
+                error=text,
+                count=self._spool.messages,
+                size=self._spool.size,
+            )
+
+    def _bug(self, failure: Failure) -> None:
+        # The same one comes again with each attempt.
+        text = repr(failure.value)
+        if not failure.check(CancelledError) and text != self._bug_said:
+            self._bug_said = text
+            self._log.failure("spool: storing it failed, trying again", failure=failure)

@@ -1,0 +1,265 @@
+"""
+The statement that answers calls of a query, of many calls at once where it can.
+
+The user's SQL stands in a subquery that PostgreSQL makes JSON of. Arguments travel as
+arrays, an element for each call: for one call the parameters are their first elements, for
+many each call is a row of C{unnest}, and the SQL is joined to it by LATERAL. SQL that
+writes stands in a WITH instead.
+
+What comes back is one text: the answers of the calls, and in each its rows, with
+separators that JSON never holds unescaped. Limits are kept here, so that an answer that is
+too large never leaves the server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from gateway.columns.kind import Kind
+from gateway.model.outcome import Code, Listing, Outcome, refused
+from gateway.model.query import Query
+from gateway.model.route import identifier
+from gateway.sql.parameters import gives_rows, halves, with_places
+from gateway.sql.statement import ParameterNames, named_places
+
+MOST_BYTES_OF_MANY: Final = 1024 * 1024
+"""Of the answers of several calls; where they are more, the calls are answered one by one."""
+
+_ROW: Final = b"\x1e"
+_CALL: Final = b"\x1d"
+_TOO_MANY: Final = b"R"
+_TOO_LARGE: Final = b"B"
+
+
+class Form(Enum):
+    """Form in which the user's SQL is embedded."""
+
+    MANY = "joined to the calls by LATERAL"
+    ONE = "a subquery"
+    WITH = "a query of WITH"
+
+
+@dataclass(frozen=True, slots=True)
+class ResultColumn:
+    """
+    A column of a query's result.
+
+    @ivar type: its name in SQL.
+    @ivar base: as in L{SqlType}.
+    @ivar element: the same of an array's elements, C{""} for what is no array.
+    """
+
+    name: str
+    type: str
+    base: str = ""
+    element: str = ""
+
+    @property
+    def is_bytes(self) -> bool:
+        return "bytea" in (self.base, self.element)
+
+
+@dataclass(frozen=True, slots=True)
+class CallStatement:
+    """
+    Statement that answers calls.
+
+    @ivar form: whether it answers several.
+    @ivar types: SQL types of the parameters.
+    @ivar prepared: the text with C{$1}, C{$2}, ... for PREPARE.
+    @ivar plain: the text with C{%(p1)s}, C{%(p2)s}, ... for sessions that cannot keep a
+        prepared statement.
+    """
+
+    form: Form
+    types: tuple[str, ...]
+    prepared: str
+    plain: str
+
+    def bind(self, calls: Sequence[Sequence[str]]) -> list[str]:
+        """
+        @param calls: the elements of each call's arguments.
+        @return: the parameters.
+        """
+        if not calls[0]:
+            return [str(len(calls))] if self.types else []
+        if len(calls) == 1:
+            return [f"{{{element}}}" for element in calls[0]]
+        return [f"{{{','.join(elements)}}}" for elements in zip(*calls, strict=True)]
+
+
+def call_statement(
+    query: Query, kinds: Sequence[Kind], form: Form, columns: Sequence[ResultColumn]
+) -> CallStatement:
+    """
+    @param kinds: of the parameters, in order.
+    @param columns: of the result.
+    """
+    types = [kind.parameter for kind in kinds]
+    if form is Form.MANY and not types:
+        types = ["int4"]
+    return CallStatement(
+        form,
+        tuple(types),
+        _text(query, kinds, form, columns, [f"${n}" for n in range(1, len(types) + 1)], False),
+        _text(query, kinds, form, columns, named_places(len(types)), True),
+    )
+
+
+def look(query: Query, kinds: Sequence[Kind], form: Form) -> str:
+    """
+    A statement with the result's columns and no row; with L{Form.WITH} it is for EXPLAIN.
+    """
+    if form is Form.MANY:
+        arrays = [f"'{{}}'::{kind.parameter}" for kind in kinds]
+        places = [
+            _value(f"(gw_p.gw_{n})", kind, ParameterNames(False)) for n, kind in enumerate(kinds)
+        ]
+        sql = _placed(query, places, False)
+        return f"SELECT gw_u.* FROM {_calls(arrays, '0')} CROSS JOIN LATERAL ({sql}\n) gw_u LIMIT 0"
+    # A subquery, since a NULL would be computed with while planning.
+    sql = _placed(query, _unknown(kinds), False)
+    if form is Form.ONE:
+        return f"SELECT gw_u.* FROM ({sql}\n) gw_u LIMIT 0"
+    return f"{_with(sql)} SELECT{' gw_u.* FROM gw_u' if gives_rows(query.sql) else ''}"
+
+
+def look_types(query: Query, kinds: Sequence[Kind], columns: Sequence[str]) -> str:
+    """
+    A statement for EXPLAIN VERBOSE, whose output says C{NULL::type} of each column.
+    """
+    sql = _placed(query, _unknown(kinds), False)
+    pairs = ", ".join(f"ARRAY[gw_u.{identifier(column)}, NULL]" for column in columns)
+    return f"{_with(sql)} SELECT {pairs} FROM gw_u"
+
+
+def _text(
+    query: Query,
+    kinds: Sequence[Kind],
+    form: Form,
+    columns: Sequence[ResultColumn],
+    parameters: Sequence[str],
+    plain: bool,
+) -> str:
+    names = ParameterNames(plain)
+    typed = [f"{p}::{kind.parameter}" for p, kind in zip(parameters, kinds, strict=False)]
+    if form is Form.MANY:
+        places = [_value(f"(gw_p.gw_{n})", kind, names) for n, kind in enumerate(kinds)]
+    else:
+        places = [_value(f"(({p})[1])", k, names) for p, k in zip(typed, kinds, strict=True)]
+    sql = _placed(query, places, plain)
+    if form is Form.WITH:
+        if not gives_rows(query.sql):
+            return f"{_with(sql)} SELECT ''"
+        return f"{_with(sql)} {_answer(query, 'gw_u', columns, names)}"
+    answer = _answer(query, f"({sql}\n) gw_u", columns, names)
+    if form is Form.ONE:
+        return answer
+    count = f"{parameters[0]}::int4"
+    return (
+        f"SELECT CASE WHEN count(*) = 1 OR sum(octet_length(gw_a)) <= {MOST_BYTES_OF_MANY}"
+        r" THEN string_agg(gw_a, E'\x1d' ORDER BY gw_i) END"
+        f" FROM (SELECT gw_p.gw_i, gw_t.gw_a FROM {_calls(typed, count)}"
+        f" CROSS JOIN LATERAL ({answer} WHERE gw_p.gw_i IS NOT NULL) gw_t) gw_g"
+    )
+
+
+def _value(place: str, kind: Kind, names: ParameterNames) -> str:
+    """
+    An argument as the declared type has it, without the cut of a cast.
+
+    @param place: one element of the array that it travels in.
+    """
+    sql_type = kind.sql_type
+    value = sql_type.read(place, names) if kind.parameter == "text[]" else place
+    return f"({sql_type.fitted(value, names)})"
+
+
+def _unknown(kinds: Sequence[Kind]) -> list[str]:
+    return [f"((SELECT NULL::{kind.sql_type.declared}))" for kind in kinds]
+
+
+def _placed(query: Query, places: Sequence[str], plain: bool) -> str:
+    sql = query.sql.replace("%%", "%%%%") if plain else query.sql
+    return with_places(sql, dict(zip(query.params, places, strict=True)).__getitem__)
+
+
+def _calls(arrays: Sequence[str], count: str) -> str:
+    if not arrays:
+        return f"generate_series(1, {count}) AS gw_p(gw_i)"
+    columns = ", ".join(f"gw_{number}" for number in range(len(arrays)))
+    return f"unnest({', '.join(arrays)}) WITH ORDINALITY AS gw_p({columns}, gw_i)"
+
+
+def _with(sql: str) -> str:
+    """The user's statement as the last query of WITH."""
+    head, main = halves(sql)
+    return f"{f'{head},' if head.strip() else 'WITH'} gw_u AS MATERIALIZED ({main}\n)"
+
+
+def _answer(
+    query: Query, source: str, columns: Sequence[ResultColumn], names: ParameterNames
+) -> str:
+    """
+    One call's answer: a row of one text.
+
+    @param source: gives the rows, as C{gw_u}.
+    """
+    chosen = "*"
+    if any(column.is_bytes for column in columns):
+        chosen = ", ".join(names(_column(column)) for column in columns)
+    rows = f"SELECT {chosen} FROM {source} LIMIT {query.max_rows + 1}"
+    return (
+        f"SELECT CASE WHEN count(*) > {query.max_rows} THEN 'R'"
+        f" WHEN sum(octet_length(gw_r)) > {query.max_bytes} THEN 'B'"
+        r" ELSE coalesce(string_agg(gw_r, E'\x1e'), '') END AS gw_a"
+        f" FROM (SELECT row_to_json(gw_q)::text AS gw_r FROM ({rows}) gw_q) gw_s"
+    )
+
+
+def _column(column: ResultColumn) -> str:
+    """
+    PostgreSQL's Base64 has line feeds, and its JSON has bytes in hexadecimal.
+    """
+    name = identifier(column.name)
+    if column.base == "bytea":
+        return f"{_base64(f'gw_u.{name}')} AS {name}"
+    if column.element == "bytea":
+        return (
+            f"CASE WHEN array_ndims(gw_u.{name}) = 1 THEN to_json(ARRAY(SELECT {_base64('gw_e')}"
+            f" FROM unnest(gw_u.{name}) WITH ORDINALITY AS gw_b(gw_e, gw_o) ORDER BY gw_o))"
+            f" ELSE to_json(gw_u.{name}) END AS {name}"
+        )
+    return f"gw_u.{name}"
+
+
+def _base64(value: str) -> str:
+    return rf"translate(encode({value}, 'base64'), E'\n', '')"
+
+
+def answers_of(told: str, query: Query) -> list[Outcome | Listing]:
+    """
+    @param told: what an L{CallStatement} gave.
+    @return: the answer of each call.
+    """
+    # Only a json column has line breaks, between its tokens.
+    data = told.encode().replace(b"\n", b" ").replace(b"\r", b" ")
+    return [
+        Listing(answer.split(_ROW)) if answer[:1] == b"{" else _without_rows(answer, query)
+        for answer in data.split(_CALL)
+    ]
+
+
+def _without_rows(answer: bytes, query: Query) -> Outcome | Listing:
+    if answer == _TOO_MANY:
+        return refused(Code.TOOBIG, f"more than {query.max_rows} rows")
+    if answer == _TOO_LARGE:
+        return too_large(query)
+    return Listing(())
+
+
+def too_large(query: Query) -> Outcome:
+    return refused(Code.TOOBIG, f"more than {query.max_bytes} bytes")

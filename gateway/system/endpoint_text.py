@@ -1,0 +1,196 @@
+"""
+Endpoint strings of Twisted, as people mistype them: what is wrong, and what is probably meant.
+
+Servers are C{tcp:PORT:interface=ADDRESS}, clients C{tcp:HOST:PORT}; each is written for the other,
+as a URL, or as C{host:port}. A guess is told only where it has no fault itself.
+
+Pure: how a string is taken apart is Twisted's, which is passed in.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from gateway.system.endpoint_arguments import argument_fault, escaped, is_address
+
+EndpointFault = Callable[[str], str | None]
+"""An endpoint string -> what is wrong with it."""
+
+_KINDS: Final = ("tcp", "tcp4", "tcp6", "unix", "ssl", "tls", "systemd", "haproxy")
+_WORDS: Final = ("interface", "backlog", "port", "mode", "host", "timeout", "address", "path")
+"""Arguments that have names."""
+
+_OTHERS: Final = ("udp", "fd", "stdio", "sctp", "pipe")
+"""Kinds that are none here, and no names of hosts."""
+
+_HERE: Final = ("", "localhost")
+_ANY: Final = ("*", "0.0.0.0")
+
+_SCHEME: Final = re.compile(r"(?P<kind>[a-z][a-z0-9+.-]*):/{2,}(?P<rest>.*)", re.I | re.S)
+_PATH: Final = re.compile(
+    r"(?:(?:unix|local)[:;,= ]?/{0,2}(?=/)|unix[;,= ]+|(?=\.{0,2}/))(?P<path>[^:]+)", re.I
+)
+_PLACE: Final = re.compile(
+    r"(?:(?P<kind>[a-z]+[46]?)[:;,= ]+)?"
+    r"(?:(?:host=)?(?P<host>\[[0-9a-f:.]+\]|[\w.*-]*[a-z.*_-][\w.*-]*|)[:; ])?"
+    r"(?:port=)?(?P<port>[0-9]{1,9})(?:[:;, ]+(?:interface=)?(?P<interface>[\w.*\\:-]+))?/?",
+    re.I | re.A,
+)
+_CALL: Final = re.compile(r"\w+(\.\w+)*\(\) ")
+
+
+class _Place(NamedTuple):
+    """
+    Host and port, or path, that an endpoint string seems to mean.
+    """
+
+    host: str
+    port: str
+    secure: bool
+
+    def written(self, listening: bool) -> str:
+        """As an endpoint string."""
+        host = self.host.strip("[]").replace("\\:", ":")
+        if not listening:
+            host = "127.0.0.1" if host in _HERE + _ANY else host
+            return f"tcp:{escaped(host)}:{self.port}"
+        if host in _ANY:
+            return f"tcp:{self.port}"
+        return f"tcp:{self.port}:interface={escaped('127.0.0.1' if host in _HERE else host)}"
+
+
+def endpoint_hint(text: str, fault: EndpointFault, listening: bool) -> str:
+    """
+    What is probably meant by an endpoint string that has a fault.
+
+    @param listening: whether it is a server's.
+    @return: in words that follow on the fault; C{""} where nobody knows.
+    """
+    for guess, secure in _guesses(text.strip(), listening):
+        if guess != text and fault(guess) is None:
+            # Never a certificate in the string: listeners and commands have keys for that.
+            tls = " with [listeners.NAME.tls]" if listening else " with --tls"
+            return f'; did you mean "{guess}"{tls if secure else ""}?'
+    return ""
+
+
+def text_fault(text: str, listening: bool) -> str | None:
+    """
+    What is wrong with an endpoint string that Twisted would find out too late, or not at all.
+    """
+    if "\0" in text:
+        return "no address has a NUL"
+    kind, _, rest = text.removeprefix("haproxy:").partition(":")
+    if kind in ("tcp", "tcp4", "tcp6", "ssl", "tls") and rest.startswith("//"):
+        return "it is no URL"
+    if kind == "unix" and (not rest.partition(":")[0].removeprefix("path=")) and not listening:
+        return "it names no file for its Unix socket"
+    return argument_fault(text, listening)
+
+
+def error_words(error: Exception) -> str:
+    """
+    Twisted's words for what is wrong with a string, without Python's.
+    """
+    # Twisted's, of a folder that cannot be listed, has what happened in it.
+    original = getattr(error, "originalException", None)
+    error = original if isinstance(original, OSError) else error
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, RuntimeError):
+        return "it ends with a backslash"  # where Twisted's generator runs out of text
+    if isinstance(error, LookupError | AttributeError):
+        return "what it names is not there"
+    if error.args and isinstance(error.args[0], list):
+        # OpenSSL's: (library, function, reason), each call's after that of those it made.
+        said = [str(entry[-1]) for entry in error.args[0] if isinstance(entry, tuple) and entry]
+        return f"its certificate or key cannot be read: {said[-1] if said else 'no reason given'}"
+    if isinstance(error, TypeError):
+        if found := re.search(r"unexpected keyword argument '(.*)'", text):
+            return f"it takes no {found[1]}="
+        if found := re.search(r"missing \d+ required .*: (.*)", text):
+            return f"it has no {found[1].replace(chr(39), '')}"
+        if "positional argument" in text or "multiple values" in text:
+            return "it has too many parts; a colon within one is \\:"
+        return _CALL.sub("", text)
+    if found := re.search(r"invalid literal for int\(\) .*: (.*)", text):
+        return f"{found[1]} is no number" if found[1] != "''" else "a number is missing"
+    if found := re.fullmatch(r"Unknown endpoint type: (.*)", text):
+        return f"there is no kind {found[1]} of endpoints"
+    return text
+
+
+def _guesses(text: str, listening: bool) -> list[tuple[str, bool]]:
+    """
+    @return: endpoint strings, the likelier first, each with whether TLS is meant.
+    """
+    found: list[tuple[str, bool]] = []
+    kind, colon, rest = text.partition(":")
+    if colon and kind.lower() in _KINDS:
+        found.append((f"{kind.lower()}:{rest}", False))
+        found += [(f"{kind.lower()}:{named}", False) for named in _named(rest)]
+    elif colon and not rest.startswith("//"):
+        near = difflib.get_close_matches(kind.lower(), _KINDS, 1)
+        found += [(f"{each}:{rest}", False) for each in near]
+    url = _SCHEME.fullmatch(text)
+    path = _PATH.fullmatch(text)
+    if url is not None and url["kind"].lower() in ("unix", "file", "local"):
+        found.append((f"unix:/{url['rest'].lstrip('/')}", False))
+    elif path is not None:
+        found.append((f"unix:{path['path']}", False))
+    else:
+        secure = kind.lower() in ("https", "tls", "ssl", "wss")
+        place = _place(url["rest"].rstrip("/") if url is not None else text)
+        if place is not None:
+            place = place._replace(secure=place.secure or secure)
+            found.append((place.written(listening), place.secure))
+    return found
+
+
+def _place(text: str) -> _Place | None:
+    address = text.partition("/")[0]
+    if is_address(address.strip("[]")):
+        return None  # and no port
+    bare = _of_bare_address(address)
+    if bare is not None:
+        return bare
+    found = _PLACE.fullmatch(address)
+    if found is None:
+        return None
+    kind, host = found["kind"] or "", found["host"] or ""
+    interface = found["interface"] or ""
+    if kind.lower() not in _KINDS:
+        # Without one, what stands before the port is a host: "localhost:8002".
+        if (kind and host) or kind.lower() in _OTHERS or (interface and not is_address(interface)):
+            return None
+        host = host or kind
+    return _Place(host or interface, found["port"], kind.lower() in ("ssl", "tls"))
+
+
+def _of_bare_address(text: str) -> _Place | None:
+    """C{tcp:8000:interface=::1}, C{tcp:::1:8000}."""
+    _, _, rest = text.partition(":")
+    port, _, address = rest.partition(":interface=")
+    if port.isdecimal() and is_address(address):
+        return _Place(address, port, False)
+    address, _, port = rest.rpartition(":")
+    if port.isdecimal() and is_address(address):
+        return _Place(address, port, False)
+    return None
+
+
+def _named(rest: str) -> list[str]:
+    """
+    @return: the same with arguments whose names are mistyped under the nearest ones.
+    """
+    parts = rest.split(":")
+    for number, part in enumerate(parts):
+        name, equals, value = part.partition("=")
+        if equals and name not in _WORDS:
+            near = difflib.get_close_matches(name.lower(), _WORDS, 1)
+            parts[number] = f"{near[0]}={value}" if near else part
+    return [":".join(parts)]

@@ -1,0 +1,189 @@
+"""
+Listening sockets, made here: what endpoints take for the reactor.
+
+Twisted's endpoints say where to listen; how the socket is made they leave to the
+reactor, which knows neither SO_REUSEPORT nor buffers, queues 50 peers, and opens Unix
+sockets to everybody. Given a L{ListeningReactor} instead, every endpoint that listens
+(C{tcp:}, C{tcp6:}, C{unix:}, C{ssl:}, whatever wraps one of them) gets a socket from here.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from dataclasses import dataclass
+from typing import Any, Final
+
+from twisted.internet.abstract import isIPv6Address
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.protocols.tls import TLSMemoryBIOFactory
+
+from gateway.system.socket_options import urgent_in_line
+from gateway.system.unix_socket import LocalPort, bind_local, owner_of
+
+BACKLOG: Final = 4096
+"""
+Peers that may wait to be accepted; the kernel's net.core.somaxconn caps it. With
+Twisted's 50 most of a storm of reconnecting peers would wait for a second or more each.
+"""
+
+MODE: Final = 0o600
+"""Of a Unix socket, unless told otherwise: for the user that the gateway runs as."""
+
+_TWISTED_BACKLOG: Final = 50
+_TWISTED_MODE: Final = 0o666
+
+
+@dataclass(frozen=True, slots=True)
+class ListenOptions:
+    """
+    Options of a listening socket.
+
+    @ivar backlog: peers that may wait to be accepted; C{None}: as the endpoint says.
+    @ivar reuse_port: whether other processes may listen on the same port; the kernel
+        then shares peers out among them.
+    @ivar send_buffer: of each connection, in bytes; C{None}: the kernel's choice.
+    @ivar receive_buffer: likewise. TCP tells its peer how large it may grow before the
+        connection is accepted, so the socket that listens has it already.
+    @ivar mode: of a Unix socket's file; C{None}: as the endpoint says.
+    @ivar owner: C{user:group} of that file; C{None}: who runs the gateway.
+    """
+
+    backlog: int | None = None
+    reuse_port: bool = False
+    send_buffer: int | None = None
+    receive_buffer: int | None = None
+    mode: int | None = None
+    owner: str | None = None
+
+
+DEFAULT_OPTIONS: Final = ListenOptions()
+
+
+class ListeningReactor:
+    """
+    A reactor whose listening sockets are made as one listener wants them.
+    """
+
+    def __init__(self, reactor: Any, text: str, options: ListenOptions = DEFAULT_OPTIONS) -> None:
+        """
+        @param text: the endpoint as configured: what it leaves open, endpoints fill in
+            with defaults of their own, which are not ours.
+        """
+        self._reactor = reactor
+        self._options = options
+        self._said = set(re.findall(r"(?<!\\):(backlog|mode)=", text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reactor, name)
+
+    def listenTCP(
+        self,
+        port: int,
+        factory: IProtocolFactory,
+        backlog: int = _TWISTED_BACKLOG,
+        interface: str = "",
+    ) -> IListeningPort:
+        """
+        @raise CannotListenError: with the reason.
+        """
+        options = self._options
+        family = socket.AF_INET6 if isIPv6Address(interface) else socket.AF_INET
+        try:
+            with socket.socket(family) as listening:
+                listening.setblocking(False)
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if options.reuse_port:
+                    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                self._prepare(listening)
+                where: Any = (interface, port)
+                if family == socket.AF_INET6:
+                    # With the number of a zone, as in fe80::1%eth0.
+                    where = socket.getaddrinfo(
+                        interface, port, family, socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
+                    )[0][4]
+                listening.bind(where)
+                listening.listen(self._queue(backlog))
+                # It keeps a duplicate; ours is closed here.
+                adopted: IListeningPort = self._reactor.adoptStreamPort(
+                    listening.fileno(), family, factory
+                )
+                return adopted
+        except OSError as error:
+            raise CannotListenError(interface, port, error) from None
+
+    def listenSSL(
+        self,
+        port: int,
+        factory: IProtocolFactory,
+        contextFactory: Any,
+        backlog: int = _TWISTED_BACKLOG,
+        interface: str = "",
+    ) -> IListeningPort:
+        return self.listenTCP(
+            port, TLSMemoryBIOFactory(contextFactory, False, factory), backlog, interface
+        )
+
+    def listenUNIX(
+        self,
+        address: str,
+        factory: IProtocolFactory,
+        backlog: int = _TWISTED_BACKLOG,
+        mode: int = _TWISTED_MODE,
+        wantPID: bool = False,
+    ) -> IListeningPort:
+        """
+        @param wantPID: not needed: whether a socket is alive is asked of the socket.
+        @raise CannotListenError: with the reason.
+        """
+        options = self._options
+        if options.mode is not None:
+            mode = options.mode
+        elif mode == _TWISTED_MODE and "mode" not in self._said:
+            mode = MODE
+        try:
+            owner = None if options.owner is None else owner_of(options.owner)
+            listening = bind_local(address, mode, owner)
+            listening.listen(self._queue(backlog))
+        except OSError as error:
+            raise CannotListenError(None, address, error) from None
+        port = LocalPort(listening, factory, self._reactor, is_ours=True)
+        port.startListening()
+        return port
+
+    def adoptStreamPort(
+        self, fileDescriptor: int, addressFamily: int, factory: IProtocolFactory
+    ) -> IListeningPort:
+        """
+        For sockets of others, as C{systemd:} has them: whoever made one has chosen its mode.
+        """
+        listening = socket.fromfd(fileDescriptor, addressFamily, socket.SOCK_STREAM)
+        if addressFamily != socket.AF_UNIX:
+            with listening:
+                self._prepare(listening)
+                adopted: IListeningPort = self._reactor.adoptStreamPort(
+                    fileDescriptor, addressFamily, factory
+                )
+                return adopted
+        port = LocalPort(listening, factory, self._reactor, is_ours=False)
+        port.startListening()
+        return port
+
+    def _prepare(self, listening: socket.socket) -> None:
+        """
+        Set what those who connect inherit.
+        """
+        options = self._options
+        urgent_in_line(listening)
+        if options.send_buffer is not None:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, options.send_buffer)
+        if options.receive_buffer is not None:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, options.receive_buffer)
+
+    def _queue(self, backlog: int) -> int:
+        if self._options.backlog is not None:
+            return self._options.backlog
+        if backlog == _TWISTED_BACKLOG and "backlog" not in self._said:
+            return BACKLOG
+        return backlog

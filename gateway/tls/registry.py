@@ -1,0 +1,84 @@
+"""
+The TLS of all listeners: read whole from a configuration, then taken over at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from twisted.internet.interfaces import IReactorTime
+
+from gateway.config.listener import Listener
+from gateway.model.errors import ConfigError
+from gateway.tls.certificate_watch import INTERVAL, CertificateWatch
+from gateway.tls.contexts import Contexts
+from gateway.tls.handshake import ListenerTls
+
+
+def read_contexts(
+    listeners: Mapping[str, Listener], source: str | None, now: Callable[[], float]
+) -> dict[str, Contexts]:
+    """
+    @param source: the configuration file's name, for messages.
+    @param now: seconds since 1970.
+    @raise ConfigError: with every problem of their files.
+    """
+    problems: list[str] = []
+    contexts = {}
+    for name, listener in listeners.items():
+        if listener.tls is not None:
+            try:
+                contexts[name] = Contexts(listener.tls, name, now)
+            except ConfigError as error:
+                problems += error.problems
+    if problems:
+        prefix = "" if source is None else f"{source}: "
+        raise ConfigError([prefix + problem for problem in problems])
+    return contexts
+
+
+class TlsRegistry:
+    """
+    TLS of all listeners that have it, and the watch over their files.
+    """
+
+    def __init__(self, clock: IReactorTime, interval: float = INTERVAL) -> None:
+        """
+        @param interval: seconds between two looks at the files.
+        """
+        self._clock = clock
+        self._listeners: dict[str, ListenerTls] = {}
+        self._watch = CertificateWatch(clock, interval, lambda: self._changed())
+        self._changed: Callable[[], None] = lambda: None
+
+    def take(self, contexts: Mapping[str, Contexts]) -> None:
+        """
+        What the listeners show from now on; connections live on with what they were shown.
+        """
+        for name, found in contexts.items():
+            if name in self._listeners:
+                self._listeners[name].contexts = found
+            else:
+                self._listeners[name] = ListenerTls(found, self._clock)
+        self._watch.watch([listener_tls.contexts for listener_tls in self._listeners.values()])
+
+    def on_change(self, call: Callable[[], None]) -> None:
+        """
+        @param call: what is done when files have changed and are read again.
+        """
+        self._changed = call
+
+    def listener_tls(self, listener: str) -> ListenerTls | None:
+        """
+        @return: C{None}: it has none.
+        """
+        return self._listeners.get(listener)
+
+    def start(self) -> None:
+        """
+        Warn of certificates that end, and watch their files.
+        """
+        self._watch.start()
+
+    def stop(self) -> None:
+        self._watch.stop()

@@ -1,0 +1,484 @@
+"""
+Framings: how a stream of bytes is cut into frames, and answers into bytes.
+
+Strategy: sans I/O. A framing is fed what the transport brought and gives back
+the list of frames that are complete now; it never sees a transport, and it works
+on the whole chunk at C speed (C{split}, C{find}) instead of byte by byte. However
+the stream was cut by TCP, the same frames come out.
+
+A byte order mark before the first frame is dropped.
+
+Limits: a frame's payload is at most C{max_frame} bytes; what is kept between two
+calls is at most one incomplete frame and what a read brought beyond the frames that
+were wanted, as it came, so memory is bounded by C{max_frame} plus one read. Precedents
+for a limit of this size: RFC 5424 section 6.1 (receivers must take 480 octets, should
+take 2048), NetstringReceiver.MAX_LENGTH (99999).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Final, Literal, Protocol
+
+from gateway.model.errors import FramingError, HttpError
+from gateway.wire.http import FirstLine
+
+
+class Oversize(bytes):
+    """
+    Stands in the list of frames for one that was over the limit and is skipped.
+
+    A C{bytes} (and empty), so that a list of frames stays one of C{bytes}.
+    """
+
+    __slots__ = ()
+
+
+OVERSIZE: Final = Oversize()
+
+BOM: Final = b"\xef\xbb\xbf"
+"""
+UTF-8's byte order mark. Windows' tools put it before a file or a stream, where it is no part of
+any message; anywhere else it is a character like others (RFC 3629, section 6).
+"""
+
+_RUN: Final = 8
+"""Frames of one length in a row from which looking for more of them pays."""
+
+
+def without_bom(data: bytes) -> tuple[bytes, bool]:
+    """
+    Drop a byte order mark.
+
+    @param data: a stream from its first byte on.
+    @return: what is left, and whether it may be the beginning of a mark, so that only more
+        bytes can tell.
+    """
+    if len(data) < len(BOM) and BOM.startswith(data):
+        return data, True
+    return data.removeprefix(BOM), False
+
+
+class Framing(Protocol):
+    """
+    One peer's framing: it holds the incomplete frame between two reads.
+    """
+
+    @property
+    def oversize(self) -> bool:
+        """Whether the last L{receive} gave back an L{OVERSIZE} among its frames."""
+
+    @property
+    def more(self) -> bool:
+        """Whether whole frames may be among what is kept, since they were more than asked for."""
+
+    @property
+    def pending(self) -> int:
+        """
+        How many bytes are kept: of an incomplete frame at most about C{max_frame}, and
+        what came behind those that were asked for.
+        """
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a frame is begun and not finished, one that is skipped included."""
+
+    @property
+    def has_nul(self) -> bool:
+        """
+        Whether a NUL is in a frame that was too long, or in one that is not finished: so it
+        is where a peer ends its messages with NUL and they are read as lines.
+        """
+
+    def receive(self, data: bytes, most: int = sys.maxsize) -> list[bytes]:
+        """
+        Take in what the transport brought.
+
+        @param most: how many payloads are wanted. What comes behind them is kept as it came,
+            without an object for each, until this is called again, maybe with nothing new.
+        @return: the payloads now complete, in order; maybe none.
+        @raise FramingError: the stream cannot be split further; its C{frames}
+            are the good payloads before the fault, still to be answered.
+        """
+
+    def forget(self) -> None:
+        """Drop what is not finished; nothing more will come."""
+
+    @property
+    def kind(self) -> bytes:
+        """The same for all framings that make the same bytes of a payload."""
+
+    def frame(self, payload: bytes) -> bytes:
+        """
+        One answer as bytes for the wire.
+        """
+
+    def push(self, payload: bytes) -> bytes:
+        """
+        What may hold any bytes as one frame for the wire: where that has no room for
+        all of them, each byte that ends a frame (in lines CR and LF) becomes a space.
+        """
+
+
+class _DelimitedFraming:
+    """
+    Base of lines and of frames that end with NUL: one byte ends a frame, and a frame that is
+    too long is skipped up to there.
+    """
+
+    __slots__ = (
+        *("_at_start", "_ending", "_first_line", "_has_nul", "_kept", "_max_frame", "_skipping"),
+        *("more", "oversize"),
+    )
+
+    _delimiter: bytes
+    _optional: bytes
+    """What is dropped where it stands just before the delimiter."""
+    _flat: bytes
+    """A table that makes a space of each byte that no frame can hold."""
+
+    def __init__(self, max_frame: int, at_start: bool = True, refuses_http: bool = False) -> None:
+        """
+        @param max_frame: largest payload accepted, in bytes, its ending not counted.
+        @param at_start: whether the first bytes may be a byte order mark.
+        @param refuses_http: whether a stream that begins as HTTP does is cut off.
+        """
+        self._max_frame = max_frame
+        self._at_start = at_start
+        self._first_line = FirstLine() if refuses_http else None
+        self._kept = bytearray()
+        self._skipping = False
+        self._has_nul = False
+        # What answers end with; of lines the first one decides.
+        self._ending: bytes | None = None if self._optional else self._delimiter
+        self.oversize = False
+        self.more = False
+
+    @property
+    def pending(self) -> int:
+        return len(self._kept)
+
+    @property
+    def unfinished(self) -> bool:
+        return self._skipping or (bool(self._kept) and not self.more)
+
+    @property
+    def has_nul(self) -> bool:
+        return self._has_nul or (b"\0" in self._kept and not self.more)
+
+    def receive(self, data: bytes, most: int = sys.maxsize) -> list[bytes]:
+        self.oversize = False
+        if self._at_start:
+            data, self._at_start = without_bom(bytes(self._kept) + data)
+            self._kept = bytearray()
+            if self._at_start:
+                self._kept += data
+                return []
+        if self._first_line is not None:
+            is_http = self._first_line.is_http(data)
+            if is_http:
+                raise HttpError("this is no HTTP server, and takes nothing from web pages", [])
+            if is_http is not None:
+                self._first_line = None
+        delimiter, optional = self._delimiter, self._optional
+        if self.more:
+            data = bytes(self._kept) + data
+            self._kept = bytearray()
+            self.more = False
+        if self._skipping:
+            _, end, data = data.partition(delimiter)
+            if not end:
+                return []
+            self._skipping = False
+        frames: list[bytes] = []
+        if delimiter in data:
+            if self._kept:
+                data = bytes(self._kept) + data
+            frames = data.split(delimiter, most)
+            rest = frames.pop()
+            self._kept = bytearray(rest)
+            self.more = len(frames) == most and delimiter in rest
+            # One search of the whole chunk saves one of each line where no CR is.
+            if optional and optional in data:
+                frames = [f[:-1] if f.endswith(optional) else f for f in frames]
+            # Only a chunk longer than the limit can hold a frame longer than the limit.
+            if len(data) > self._max_frame and max(map(len, frames), default=0) > self._max_frame:
+                self._has_nul = self._has_nul or any(b"\0" in frame for frame in frames)
+                frames = [OVERSIZE if len(f) > self._max_frame else f for f in frames]
+                self.oversize = True
+            if self._ending is None:
+                self._ending = self._first_ending(data)
+        else:
+            self._kept += data
+        kept = 0 if self.more else len(self._kept)
+        # One byte more may be the CR of a line that is just within the limit.
+        if kept > self._max_frame and not (
+            optional and kept == self._max_frame + 1 and self._kept.endswith(optional)
+        ):
+            self._has_nul = self.has_nul
+            frames.append(OVERSIZE)
+            self.oversize = True
+            self._skipping = True
+            self._kept = bytearray()
+        return frames
+
+    def forget(self) -> None:
+        self._kept = bytearray()
+        self.more = False
+
+    @property
+    def kind(self) -> bytes:
+        return self._ending or self._delimiter
+
+    def frame(self, payload: bytes) -> bytes:
+        return payload + (self._ending or self._delimiter)
+
+    def push(self, payload: bytes) -> bytes:
+        return payload.translate(self._flat) + (self._ending or self._delimiter)
+
+    def _first_ending(self, data: bytes) -> bytes | None:
+        # A skipped line decides nothing: whether its end was seen depends on how
+        # TCP cut the stream, and answers must not.
+        delimiter, optional = self._delimiter, self._optional
+        start = 0
+        while (end := data.find(delimiter, start)) >= 0:
+            has_optional = data[start:end].endswith(optional)
+            if end - start - has_optional <= self._max_frame:
+                return optional + delimiter if has_optional else delimiter
+            start = end + 1
+        return None
+
+
+class LineFraming(_DelimitedFraming):
+    """
+    Frames as lines: LF ends a frame, one CR just before it is dropped, a bare CR is data.
+
+    The first complete line decides which ending the answers get: telnet sends
+    CRLF and is answered with CRLF, C{nc} sends LF and is answered with LF.
+    """
+
+    __slots__ = ()
+
+    _delimiter = b"\n"
+    _optional = b"\r"
+    _flat = bytes.maketrans(b"\r\n", b"  ")
+
+
+class NulFraming(_DelimitedFraming):
+    """
+    Frames that end with NUL, as those of GELF over TCP and of Python's C{SysLogHandler};
+    answers end with it too.
+    """
+
+    __slots__ = ()
+
+    _delimiter = b"\0"
+    _optional = b""
+    _flat = bytes.maketrans(b"\0", b" ")
+
+
+class _CountedFraming:
+    """
+    Base of netstrings and RFC 6587 octet counting: a decimal length, a mark, the payload.
+    """
+
+    __slots__ = ("_at_start", "_kept", "_max_digits", "_max_frame", "_wanted", "more")
+
+    _name: str
+    _mark: bytes
+    _trailer: bytes
+    _zero: bool
+    # Only where a delimiter ends a frame one that is too long is skipped; here it is an error.
+    oversize = False
+    has_nul = False
+
+    def __init__(self, max_frame: int, at_start: bool = True, refuses_http: bool = False) -> None:
+        """
+        @param max_frame: largest payload accepted, in bytes.
+        @param at_start: whether the first bytes may be a byte order mark.
+        @param refuses_http: nothing; no HTTP begins with a length.
+        """
+        self._max_frame = max_frame
+        self._at_start = at_start
+        self._max_digits = len(str(max_frame))
+        self._kept = bytearray()
+        # Bytes that must be there before another look can find a frame.
+        self._wanted = 0
+        self.more = False
+
+    @property
+    def pending(self) -> int:
+        return len(self._kept)
+
+    @property
+    def unfinished(self) -> bool:
+        return bool(self._kept) and not self.more
+
+    def forget(self) -> None:
+        self._kept = bytearray()
+        self.more = False
+
+    @property
+    def kind(self) -> bytes:
+        return self._mark
+
+    def receive(self, data: bytes, most: int = sys.maxsize) -> list[bytes]:
+        if self._kept:
+            self._kept += data
+            if len(self._kept) < self._wanted:
+                return []
+            data = bytes(self._kept)
+        if self._at_start:
+            data, self._at_start = without_bom(data)
+            if self._at_start:
+                self._kept = bytearray(data)
+                return []
+        frames: list[bytes] = []
+        self._wanted = 0
+        self.more = False
+        append, find = frames.append, data.find
+        mark, trailer = self._mark, self._trailer
+        tail = len(trailer)
+        size = len(data)
+        digits_most = self._max_digits
+        known, length = mark, 0  # no length looks like the mark
+        start = 0
+        while start < size:
+            if len(frames) >= most:
+                self.more = True
+                break
+            colon = find(mark, start, start + digits_most + 1)
+            if colon < 0:
+                self._check_digits(data[start : start + digits_most + 1], frames)
+                break
+            digits = data[start:colon]
+            if digits != known:
+                length = self._length(digits, frames)
+                known = digits
+            elif size - start > _RUN * (length + 8):
+                # The second of its length: often there are many, as devices send them.
+                run = min(self._run(data, start, colon + 1 - start, length), most - len(frames))
+                if run:
+                    stride = colon + 1 - start + length + tail
+                    end = start + run * stride
+                    begins = range(colon + 1, end, stride)
+                    frames += [data[begin : begin + length] for begin in begins]
+                    start = end
+                    continue
+            begin = colon + 1
+            end = begin + length
+            if end + tail > size:
+                self._wanted = end + tail - start
+                break
+            if tail and data[end] != trailer[0]:
+                raise self._error(
+                    f"{data[end : end + 1]!r} where {trailer!r} should end the frame", frames
+                )
+            append(data[begin:end])
+            start = end + tail
+        self._kept = bytearray(data[start:])
+        return frames
+
+    def _run(self, data: bytes, start: int, header: int, length: int) -> int:
+        """
+        How many frames of one length follow each other, found at C speed: the
+        bytes that must be equal in all of them are looked at as columns.
+
+        @param header: bytes of the length and its mark.
+        @return: 0 where it is not worth it.
+        """
+        stride = header + length + len(self._trailer)
+        head = data[start : start + header]
+        if not data.startswith(head, start + stride) or not data.startswith(
+            head, start + _RUN * stride
+        ):
+            return 0
+        run = (len(data) - start) // stride
+        end = start + run * stride
+        columns = [(start + i, head[i : i + 1]) for i in range(header)]
+        if self._trailer:
+            columns.append((start + header + length, self._trailer))
+        for first, byte in columns:
+            column = data[first:end:stride]
+            run = min(run, len(column) - len(column.lstrip(byte)))
+        return run
+
+    def _length(self, digits: bytes, frames: list[bytes]) -> int:
+        # bytes.isdigit() knows ASCII digits only: no sign, no space, no other script.
+        if not digits.isdigit() or (digits[0] == 48 and not (self._zero and digits == b"0")):
+            raise self._error(f"bad length {digits!r}", frames)
+        length = int(digits)
+        if length > self._max_frame:
+            raise self._error(f"length {length} is over the limit of {self._max_frame}", frames)
+        return length
+
+    def _check_digits(self, digits: bytes, frames: list[bytes]) -> None:
+        """
+        No mark was found: is this still the beginning of a length?
+        """
+        self._length(digits, frames)
+        if len(digits) > self._max_digits:
+            raise self._error(f"length over the limit of {self._max_frame}", frames)
+
+    def _error(self, text: str, frames: list[bytes]) -> FramingError:
+        # What follows a fault is never looked at again.
+        self.forget()
+        return FramingError(f"{self._name}: {text}", frames)
+
+
+class NetstringFraming(_CountedFraming):
+    """
+    Frames as netstrings, C{b"5:hello,"}; answers are netstrings too.
+
+    @see: U{https://cr.yp.to/proto/netstrings.txt}
+    """
+
+    __slots__ = ()
+
+    _name = "netstring"
+    _mark = b":"
+    _trailer = b","
+    _zero = True
+
+    def frame(self, payload: bytes) -> bytes:
+        return b"%d:%s," % (len(payload), payload)
+
+    push = frame
+
+
+class OctetCountedFraming(_CountedFraming):
+    """
+    Frames as RFC 6587 octet counting, C{b"5 hello"}; answers are framed the same way.
+
+    @see: U{https://www.rfc-editor.org/rfc/rfc6587#section-3.4.1}: MSG-LEN is
+        NONZERO-DIGIT *DIGIT, so an empty frame cannot be said.
+    """
+
+    __slots__ = ()
+
+    _name = "octet count"
+    _mark = b" "
+    _trailer = b""
+    _zero = False
+
+    def frame(self, payload: bytes) -> bytes:
+        return b"%d %s" % (len(payload), payload)
+
+    push = frame
+
+
+FramingName = Literal["line", "nul", "netstring", "octet-counted"]
+
+FRAMINGS: Final[
+    Mapping[
+        FramingName | str,
+        type[_DelimitedFraming] | type[NetstringFraming] | type[OctetCountedFraming],
+    ]
+] = {
+    "line": LineFraming,
+    "nul": NulFraming,
+    "netstring": NetstringFraming,
+    "octet-counted": OctetCountedFraming,
+}
+"""Every framing there is: a new one is a class above, its name, and a line here."""

@@ -1,0 +1,51 @@
+"""
+A client's first frame: a PING that no listener takes for a message.
+
+A client of commands that reaches a plain listener would have its commands stored, and each answered
+C{+OK}. So it begins with a PING that has a fixed mark and a byte which no text column can hold. A
+listener of commands answers it like any other; every other listener knows it by its first bytes,
+before they are cut into frames, and says which listener it is.
+
+The client has the same mark in C{gateway/client/probe.py}, as that folder works by itself.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from gateway.wire.framing import FRAMINGS
+
+_PING: Final = b"PING gateway-client-5e2b9c41d7 "
+
+_NONCE: Final = b"0" * 16 + b"\n"
+"""What follows the mark, different each time."""
+
+
+def _beginning(name: str) -> bytes:
+    """
+    What a connection begins with whose client speaks a framing: no whole frame.
+    """
+    # Where NUL ends a frame it is the byte beside it: a text column holds neither.
+    byte = b"\x01" if b"\0" in FRAMINGS[name](len(_PING)).frame(b"") else b"\0"
+    ping = _PING + byte
+    frame = FRAMINGS[name](4096).frame(ping + _NONCE)
+    return frame[: frame.index(ping) + len(ping)]
+
+
+_BEGINNINGS: Final = {_beginning(name): name for name in FRAMINGS}
+
+LONGEST: Final = max(map(len, _BEGINNINGS))
+"""Bytes of a connection that tell."""
+
+
+def probe_framing(beginning: bytes) -> str | None:
+    """
+    @param beginning: a connection's first bytes.
+    @return: the framing that a probe comes in; C{""}: this is no probe; C{None}: more has to come.
+    """
+    for probe, framing in _BEGINNINGS.items():
+        if beginning.startswith(probe):
+            return framing
+        if probe.startswith(beginning):
+            return None
+    return ""

@@ -1,0 +1,35 @@
+"""
+Pushes: what peers are told without having asked, framed once for all who frame alike.
+
+A thousand peers that listen to one channel get the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gateway.wire.framing import Framing
+
+
+class Pushes:
+    """
+    Pushes that one peer or many get at once.
+
+    @ivar payloads: C{>channel payload} or C{>!gap channel}, in order, before framing.
+    """
+
+    __slots__ = ("_framed", "payloads")
+
+    def __init__(self, payloads: Sequence[bytes]) -> None:
+        self.payloads = payloads
+        self._framed: dict[bytes, bytes] = {}
+
+    def framed(self, framing: Framing) -> bytes:
+        """
+        All of them for the wire.
+        """
+        found = self._framed.get(framing.kind)
+        if found is None:
+            push = framing.push
+            found = self._framed[framing.kind] = b"".join([push(p) for p in self.payloads])
+        return found

@@ -1,0 +1,541 @@
+"""
+Configuration: all problems at once, each with its file, its key and what was meant.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path, PurePath
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.python.usage import UsageError
+
+from gateway.access.grants import AccessSection, GrantSection
+from gateway.config.channel import ChannelsSection
+from gateway.config.listener import Listener, TlsSection
+from gateway.config.load import (
+    Config,
+    Database,
+    Limits,
+    SpoolSection,
+    default_config,
+    judge,
+    load_config,
+)
+from gateway.config.route import RouteSection
+from gateway.daemon.configuration import endpoint_fault
+from gateway.daemon.options import Options
+from gateway.model.errors import ConfigError
+from gateway.model.route import CONSTANT, Value
+from gateway.system.time_zones import LOCAL
+
+SAMPLE = Path(__file__).parents[2] / "etc" / "gateway.toml"
+
+
+def load(text: str) -> Config:
+    return load_config(text, PurePath("/etc/g.toml"), endpoint_fault)
+
+
+def problems(text: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(text)
+    return list(caught.value.problems)
+
+
+def test_sample_is_accepted_and_complete() -> None:
+    """Every key of etc/gateway.toml is accepted, and every accepted key is in it."""
+    # What is commented out must be right as well, for whoever takes the # away.
+    text = re.sub(r"(?m)^#(?=[^ ])", "", SAMPLE.read_text())
+    config = load(text)
+    assert config.database == Database() and config.limits == Limits()
+    data = tomllib.loads(text)
+    used = {
+        Database: set(data["database"]),
+        Limits: set(data["limits"]),
+        SpoolSection: set(data["spool"]),
+        ChannelsSection: set(data["channels"]),
+        Listener: {key for section in data["listeners"].values() for key in section},
+        TlsSection: set(data["listeners"]["public"]["tls"]),
+        AccessSection: set(data["access"]),
+        GrantSection: set(data["access"]["grants"]["devices"]),
+        RouteSection: {key for section in data["routes"].values() for key in section},
+    }
+    # Explained there for both, since it goes in place of dsn.
+    assert text.count("dsn_file = ") > 1
+    used[Database].add("dsn_file")
+    used[ChannelsSection].add("dsn_file")
+    for kind, keys in used.items():
+        assert keys == set(kind.__struct_fields__), kind
+    assert set(data) == set(Config.__struct_fields__)
+
+
+def test_the_default_is_what_the_sample_says() -> None:
+    """Without a file there are the three listeners of the sample, into messages."""
+    default, sample = default_config(), load(SAMPLE.read_text())
+    assert default.routes["messages"] == sample.routes["messages"]
+    for name, listener in default.listeners.items():
+        assert listener == sample.listeners[name]
+    assert load("").routes == default.routes
+
+
+def test_all_problems_at_once() -> None:
+    """Everything that is wrong is named, in one go."""
+    found = problems(
+        """
+        databse = 1
+        [database]
+        pool_min = 9
+        statement_timout = 3
+        connect_timeout = "soon"
+        [limits]
+        bytes_in_flight = 0
+        [listeners.a]
+        endpoint = "tcp:1"
+        framming = "line"
+        [listeners.b]
+        endpoint = "tcp:8000"
+        framing = "netstrng"
+        [listeners.c]
+        endpoint = "tpc:8000"
+        route = "mesages"
+        [listeners.d]
+        dialect = "command"
+        endpoint = "tcp:8000"
+        route = "messages"
+        [listeners.e]
+        endpoint = "tcp:8000"
+        route = "messages"
+        [listeners.f]
+        endpoint = "tcp:9"
+        [listeners.g]
+        dialect = "command"
+        endpoint = "tcp:10"
+        route_by = "type"
+        [routes.messages]
+        table = "messages"
+        create = true
+        [routes.messages.columns]
+        body = "@fram"
+        boddy = "@frame"
+        [routes.x]
+        table = "a."
+        create_columns = { id = "int" }
+        [routes.x.columns]
+        who = "@peer"
+        """
+    )
+    assert all(line.startswith("/etc/g.toml: ") for line in found)
+    told = [line.removeprefix("/etc/g.toml: ") for line in found]
+    for wanted in [
+        "databse: unknown key; did you mean 'database'?",
+        "database.statement_timout: unknown key; did you mean 'statement_timeout'?",
+        "database.connect_timeout: 'soon' is no duration: write a number of seconds, or"
+        ' "500ms", "5s", "5m", "1h", "1d"',
+        "limits.bytes_in_flight: expected a whole number >= 1",
+        "listeners.a.framming: unknown key; did you mean 'framing'?",
+        "listeners.b.framing: 'netstrng' is not one of line, nul, netstring, octet-counted;"
+        " did you mean 'netstring'?",
+        "listeners.c.route: there is no route 'mesages'; did you mean 'messages'?",
+        'listeners.d.route: is for dialect = "plain"; leave it out',
+        "listeners.a.route: is missing: a plain listener needs one",
+        "listeners.e.endpoint: is that of listeners.b too; give it its own",
+        "listeners.f.route: is missing: a plain listener needs one",
+        'listeners.g.route_by: is for dialect = "plain"; leave it out',
+        "routes.messages.columns.boddy: 'boddy' is not in the default table; did you mean 'body'?;"
+        " add it to [routes.messages.create_columns]",
+        "routes.x.table: must be table or schema.table",
+        "routes.x.create_columns: is there, but create = true is not",
+        'routes.x.columns: no column takes "@frame", so messages would be lost',
+    ]:
+        assert wanted in told, "\n".join(told)
+    assert any(line.startswith("listeners.c.endpoint: 'tpc:8000' is no Twisted") for line in told)
+    assert any("'@fram' is no source" in line and "'@frame'" in line for line in told)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("listeners = {}", ["listeners: there is none; nobody could connect"]),
+        (
+            '[listeners.a]\nendpoint = "tcp:1"\nroute = "messages"\nwindow = 0',
+            ["listeners.a.window: expected a whole number >= 1"],
+        ),
+    ],
+)
+def test_no_listener(text: str, said: list[str]) -> None:
+    """That there is none is said, but not where there is one that is faulty."""
+    assert [line.removeprefix("/etc/g.toml: ") for line in problems(text)] == said
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "least"),
+    [
+        ("messages_per_second", "1e-320", "0.001"),
+        ("messages_per_second", "nan", "0.001"),
+        ("bytes_per_second", "0.5", "1.0"),
+    ],
+)
+def test_rates_that_would_stop_everything(key: str, value: str, least: str) -> None:
+    """A rate so low that nothing would ever pass is a mistake, and is named as one."""
+    text = '[listeners.a]\nendpoint = "tcp:1"\nroute = "messages"\n'
+    assert problems(f"{text}{key} = {value}") == [
+        f"/etc/g.toml: listeners.a.{key}: expected a number >= {least}"
+    ]
+    load(f"{text}{key} = {least}")
+
+
+def test_not_toml() -> None:
+    """A syntax error says where."""
+    assert "line 2" in problems("[database]\npool_min = = 3")[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x = " + "[" * 5000 + "]" * 5000, "not TOML: nested too deeply"),
+        ("x = " + "{a = " * 5000 + "1" + "}" * 5000, "not TOML: nested too deeply"),
+        (f"limits.connections = {'9' * 5000}", "not TOML: a number in it has too many digits"),
+        (f"limits.connections = 0x{'f' * 5000}", "limits.connections: a number of more than 64"),
+        ("x" + ".x" * 5000 + " = 1", ".x: nested more than 32 deep"),
+        ("x = " + "[" * 99 + "]" * 99, "x: nested more than 32 deep"),
+    ],
+)
+def test_files_that_are_too_much(text: str, said: str) -> None:
+    """What is too deep or too long to be read is one line with the file's name."""
+    (line,) = problems(text)
+    assert line.startswith("/etc/g.toml: ") and said in line
+
+
+def test_names_cannot_write_into_the_log() -> None:
+    """Control characters of keys, names and values are shown by their escapes."""
+    text = """
+    "dat\\u001b[31mabase\\n" = 1
+    [listeners."\\u001b[31mEVIL\\nlog"]
+    endpoint = "tcp:2"
+    [listeners.a]
+    endpoint = "tcp:1"
+    framing = "li\\nne"
+    route = "messages"
+    "win\\r\\u0085dow" = 1
+    """
+    found = problems(text)
+    assert len(found) == 5 and all(line.isprintable() for line in found)
+    assert r"/etc/g.toml: dat\x1b[31mabase\n: unknown key; did you mean 'database'?" in found
+    assert r"/etc/g.toml: listeners.\x1b[31mEVIL\nlog: a name has no control characters" in found
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ('[access]\ntokens = "to\\u0000kens"', "access.tokens"),
+        ('[database]\ndsn_file = "d\\u0000sn"', "database.dsn_file"),
+        ('[channels]\ndsn_file = "d\\u0000sn"', "channels.dsn_file"),
+        ('[spool]\npath = "spool\\u0000"', "spool.path"),
+        ('[listeners.a.tls]\ncertificate = "gw\\u0000.pem"', "listeners.a.tls.certificate"),
+        ('[listeners.a]\nendpoint = "unix:"\nroute = "messages"', "listeners.a.endpoint"),
+        ('[listeners.a]\nendpoint = "unix::mode=600"\nroute = "messages"', "listeners.a.endpoint"),
+        ('[listeners.a]\nendpoint = "unix:address="\nroute = "messages"', "listeners.a.endpoint"),
+        ('[listeners.a]\nendpoint = "haproxy:unix:"\nroute = "messages"', "listeners.a.endpoint"),
+        ('[listeners.a]\nendpoint = "unix:a\\u0000b"', "listeners.a.endpoint"),
+        (
+            '[listeners.a]\nendpoint = "unix:a"\nsocket_owner = "a\\u0000b"',
+            "listeners.a.socket_owner",
+        ),
+    ],
+)
+def test_a_path_that_is_none(text: str, key: str) -> None:
+    """Where no file can be meant, by a NUL or by nothing at all, the key is named, and nothing is
+    opened."""
+    if "a.tls" in text:
+        text = f'[listeners.a]\nendpoint = "tcp:1"\n{text}'
+    (line,) = [line for line in problems(text) if line.startswith(f"/etc/g.toml: {key}: ")]
+    assert line.isprintable()
+
+
+@pytest.mark.parametrize("text", ["database = 1", "routes = []", "listeners.a = 'tcp:1'"])
+def test_tables_that_are_none(text: str) -> None:
+    """A value where a table belongs is an error, not a traceback."""
+    assert "must be" in problems(text)[0]
+
+
+def test_paths_are_relative_to_the_file() -> None:
+    """A Unix socket's path, as any path in the file."""
+    config = load('[listeners.u]\nendpoint = "unix:run/g.sock:mode=600"\nroute = "messages"')
+    assert config.listeners["u"].endpoint == "unix:/etc/run/g.sock:mode=600"
+
+
+@given(
+    st.recursive(
+        st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(
+                    ["database", "limits", "listeners", "routes", "dsn", "table", "columns", "x"]
+                ),
+                inner,
+                max_size=4,
+            )
+        ),
+        max_leaves=15,
+    ).filter(lambda value: isinstance(value, dict))
+)
+def test_any_tables_are_judged(data: dict[str, object]) -> None:
+    """Whatever a file says, it is accepted or refused with reasons."""
+    try:
+        judge(data, PurePath("g.toml"), endpoint_fault)
+    except ConfigError as error:
+        assert error.problems
+
+
+def options(*words: str) -> Options:
+    parsed = Options()
+    parsed.parseOptions(list(words))  # type: ignore[no-untyped-call]
+    return parsed
+
+
+def test_an_option_beats_the_file() -> None:
+    """Endpoints and the DSN of the command line replace those of the file."""
+    config = options(
+        *("--config", str(SAMPLE), "--database", "dbname=x"),
+        *("--line", "tcp:1", "--line", "tcp:2", "--netstring", "tcp:3", "--command", "tcp:4"),
+    ).config
+    assert config.database.dsn == "dbname=x"
+    assert [(n, x.endpoint, x.framing, x.dialect) for n, x in config.listeners.items()] == [
+        ("lines", "tcp:1", "line", "plain"),
+        ("lines-2", "tcp:2", "line", "plain"),
+        ("netstrings", "tcp:3", "netstring", "plain"),
+        ("commands", "tcp:4", "line", "command"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--config", "/nonexistent.toml"), "/nonexistent.toml: cannot be read: No such file"),
+        (("--database", "postgres secret"), "--database: is neither a libpq URI"),
+        (("--line", "tpc:1"), "listeners.lines.endpoint: 'tpc:1' is no Twisted server endpoint"),
+    ],
+)
+def test_wrong_options(words: tuple[str, ...], said: str) -> None:
+    """What is wrong with the command line is one clean error."""
+    with pytest.raises(UsageError, match=said):
+        options(*words)
+
+
+READING = """
+[listeners.a]
+endpoint = "tcp:1"
+route = "r"
+[routes.r]
+table = "t"
+format = "{format}"
+{keys}
+[routes.r.columns]
+{columns}
+"""
+
+
+@pytest.mark.parametrize(
+    ("form", "keys", "columns", "said"),
+    [
+        ("josn", "", 'a = "a"', ".format: 'josn' is not one of text, json, csv, logfmt, regex,"),
+        ("json", 'pattern = "x"', 'a = "a"', '.pattern: is for format = "regex"; leave it out'),
+        ("csv", "", 'a = "a"', ".fields: is missing; name the values in order"),
+        ("csv", 'fields = ["a", "a"]', 'a = "a"', ".fields: names 'a' twice"),
+        ("csv", 'fields = ["ab"]', 'a = "ba"', ".columns.a: 'ba' is not in fields"),
+        ("csv", 'fields = ["a"]\ndelimiter = "::"', 'a = "a"', ".delimiter: must be one character"),
+        ("regex", "", 'a = "a"', ".pattern: is missing; name groups as in (?P<name>.*)"),
+        ("regex", "pattern = '(?P<a>'", 'a = "a"', ".pattern: is not a valid pattern"),
+        ("regex", "pattern = '(?P<host>.)'", 'a = "hots"', "; did you mean 'host'?"),
+        ("syslog", "", 'a = "hostnam"', "'hostnam' "),
+        ("influx", "", 'a = "tag."', "'tag.' names no tag"),
+        ("json", "", 'a = "a..b"', "'a..b' has an empty name in its path"),
+        ("json", "", 'a = "@fram"', "'@fram' is no source of a json route; did you mean '@frame'?"),
+        ("json", "", 'a = "@peer"', ".columns: no column takes a field, so messages would be lost"),
+        ("json", "", "a = 5", ".columns.a: must be a field, or a table as"),
+        ("json", "", 'a = ""', ".columns.a: is empty; name a field"),
+        ("json", "", 'a = { feild = "a" }', ".columns.a.feild: unknown key; did you mean 'field'?"),
+        ("json", "", "a = {}", ".columns.a: needs either field or value"),
+        ("json", "", "a = { value = 1, required = true }", ".columns.a.required: is for a field"),
+        (
+            *("json", "", 'a = { field = "a", required = true, default = 1 }'),
+            ".columns.a: required and default exclude each other",
+        ),
+        (
+            *("json", "", 'a = { field = "@frame", default = 1 }'),
+            ".columns.a: required and default are for fields; @frame is none",
+        ),
+    ],
+)
+def test_wrong_readings(form: str, keys: str, columns: str, said: str) -> None:
+    """What is wrong with a format or a column is said with its key, and nothing else is."""
+    found = problems(READING.format(format=form, keys=keys, columns=columns))
+    assert len([line for line in found if said in line]) == 1, found
+    assert all(line.startswith("/etc/g.toml: routes.r.") for line in found)
+
+
+def test_values_of_columns() -> None:
+    """Constants and defaults are what a message would write."""
+    columns = """
+        a = "x.y"
+        b = { field = "x", default = 1.5 }
+        c = { value = true }
+        d = { value = 2026-11-21T10:00:00Z }
+        e = { value = { k = [1, "x"] } }
+        f = { value = inf }
+        g = { field = "g", required = true }
+    """
+    config = load(READING.format(format="json", keys="", columns=columns))
+    assert config.routes["r"].columns == {
+        "a": Value("x.y"),
+        "b": Value("x", "1.5"),
+        "c": Value(CONSTANT, "true"),
+        "d": Value(CONSTANT, "2026-11-21T10:00:00+00:00"),
+        "e": Value(CONSTANT, '{"k":[1,"x"]}'),
+        "f": Value(CONSTANT, "inf"),
+        "g": Value("g", None, True),
+    }
+    assert config.routes["r"].fields == ["x.y", "x", "g"]
+
+
+@pytest.mark.parametrize("name", ["Europe/Berlin", "UTC", "Etc/GMT+5"])
+def test_timezone(name: str) -> None:
+    """The zone of a route is one of the IANA's."""
+    config = load(READING.format(format="json", keys=f'timezone = "{name}"', columns='a = "x"'))
+    assert config.routes["r"].timezone == ZoneInfo(name)
+
+
+def test_timezone_of_this_machine() -> None:
+    """It may be that of the gateway's machine; without the key it is left to the format."""
+    config = load(READING.format(format="json", keys='timezone = "local"', columns='a = "x"'))
+    assert config.routes["r"].timezone is LOCAL
+    config = load(READING.format(format="json", keys="", columns='a = "x"'))
+    assert config.routes["r"].timezone is None
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Europe/Berln", "there is no time zone 'Europe/Berln'; did you mean 'Europe/Berlin'?"),
+        ("CEST", "there is no time zone 'CEST'; did you mean 'EST'?"),
+        ("", 'there is no time zone \'\'; try "Europe/Berlin", "UTC" or "local"'),
+        ("../../etc/passwd", "there is no time zone '../../etc/passwd'; "),
+        ("Europe", "there is no time zone 'Europe'; did you mean "),
+    ],
+)
+def test_wrong_timezones(name: str, said: str) -> None:
+    """A zone that is none is named with its key, and what may be meant."""
+    found = problems(READING.format(format="json", keys=f'timezone = "{name}"', columns='a = "x"'))
+    assert len(found) == 1
+    assert found[0].startswith(f"/etc/g.toml: routes.r.timezone: {said}")
+
+
+BY_CONTENT = """
+[listeners.a]
+endpoint = "tcp:1"
+{keys}
+[routes.text]
+table = "t"
+[routes.json]
+table = "t"
+format = "json"
+columns = {{ a = "a" }}
+[routes.json2]
+table = "t"
+format = "json"
+columns = {{ b = "b" }}
+[routes.csv]
+table = "t"
+format = "csv"
+fields = ["kind", "n"]
+columns = {{ n = "n" }}
+[routes.csv2]
+table = "t"
+format = "csv"
+fields = ["kind", "m"]
+delimiter = ";"
+columns = {{ m = "m" }}
+[routes.regex]
+table = "t"
+format = "regex"
+pattern = '(?P<kind>.)(?P<n>.)'
+columns = {{ n = "n" }}
+"""
+
+UNLIKE = "routes that a field chooses among must read messages alike"
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (
+            'route_by = "type"',
+            ['routes: is missing: route_by needs some; try value = "route"'],
+        ),
+        (
+            'route_by = "type"\nroutes = {}',
+            ['routes: names no route: route_by needs some; try value = "route"'],
+        ),
+        (
+            'routes = { a = "json" }',
+            ["route_by: is missing: the field whose value chooses among routes"],
+        ),
+        (
+            'route = "txt"\nroute_by = "a..b"\nroutes = { a = "josn", b = "json", c = "text" }',
+            [
+                "route: there is no route 'txt'; did you mean 'text'?",
+                "routes.a: there is no route 'josn'; did you mean 'json'?",
+                "routes.c: 'text' is a text route, which has no fields",
+                "route_by: 'a..b' has an empty name in its path",
+            ],
+        ),
+        (
+            'route_by = "kind"\nroutes = { a = "json", b = "csv", c = "json2", d = "regex" }',
+            [
+                f"routes: 'json' and 'csv' differ in format (json, csv); {UNLIKE}",
+                f"routes: 'json' and 'regex' differ in format (json, regex); {UNLIKE}",
+            ],
+        ),
+        (
+            'route_by = "kind"\nroutes = { a = "csv", b = "csv2" }',
+            [f"routes: 'csv' and 'csv2' differ in fields and delimiter; {UNLIKE}"],
+        ),
+        (
+            'route_by = "kin"\nroutes = { a = "csv" }',
+            ["route_by: 'kin' is not in fields; did you mean 'kind'?"],
+        ),
+        (
+            'route_by = "kin"\nroutes = { a = "regex" }',
+            ["route_by: 'kin' is no field: the pattern has no group 'kin'; did you mean 'kind'?"],
+        ),
+        (
+            'route_by = "@peer"\nroutes = { a = "json" }',
+            ["route_by: '@peer' is no field of a message"],
+        ),
+        ('route_by = ""\nroutes = { a = "csv" }', ["route_by: '' is no field of a message"]),
+    ],
+)
+def test_wrong_routing_by_content(keys: str, said: list[str]) -> None:
+    """Each problem of C{route_by} and C{routes} is named with its key, and nothing else is."""
+    found = problems(BY_CONTENT.format(keys=keys))
+    assert found == [f"/etc/g.toml: listeners.a.{line}" for line in said]
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        'route_by = "type"\nroutes = { a = "json", b = "json2", c = "json" }',
+        'route = "text"\nroute_by = "data.type"\nroutes = { "" = "json" }',
+        'route = "csv2"\nroute_by = "kind"\nroutes = { a = "csv" }',
+        'route_by = "kind"\nroutes = { a = "regex" }',
+    ],
+)
+def test_routing_by_content(keys: str) -> None:
+    """A table of routes that are read alike is accepted, whatever format its fallback has."""
+    listener = load(BY_CONTENT.format(keys=keys)).listeners["a"]
+    assert listener.route_by and listener.routes

@@ -1,0 +1,3 @@
+"""
+The daemon as a process, with real sockets and a real PostgreSQL.
+"""

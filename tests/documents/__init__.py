@@ -1,0 +1,3 @@
+"""
+What documents, examples and sample files say is what happens.
+"""
