@@ -26,7 +26,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from gateway.access.tokens import MAX_TOKEN, Token
-from gateway.model.outcome import Code, Outcome, goodbye
+from gateway.model import wording
+from gateway.model.outcome import Outcome
 
 WAITING: Final = 200
 """Secrets that may wait to be hashed: about six seconds of one processor."""
@@ -39,13 +40,6 @@ _REMEMBERED: Final = 60.0
 
 _MANY: Final = 4096
 """Addresses of which that is known at a time."""
-
-WRONG: Final = goodbye(Code.AUTH, "no such token")
-"""Whatever is wrong with it: who has none should not learn which part was right."""
-
-BUSY: Final = goodbye(Code.BUSY, "too many tokens to look at; connect again later")
-
-_BUG: Final = goodbye(Code.INTERNAL, "the gateway failed; its log says why")
 
 Proof = Token | Outcome
 """Whose token it is, or the last word for who said it."""
@@ -228,7 +222,7 @@ class Authenticator:
             token = self._good(name.decode("ascii", "replace"))
         if token is None:
             self._turns.blame(site)
-            told(WRONG)
+            told(wording.WRONG_TOKEN)
             return
         digest = blake2b(said, key=self._key, digest_size=32).digest()
         right = self._right.get(token.id)
@@ -240,7 +234,7 @@ class Authenticator:
         else:
             new = _Check(token, secret, digest, site, told)
             if check is not None or not self._admit(new):
-                told(BUSY)
+                told(wording.TOO_MANY_TOKENS)
                 return
             self._each[new.account] += 1
             self._checks[digest] = new
@@ -257,14 +251,14 @@ class Authenticator:
             other = self._turns.give_way(check.site)
             if other is None:
                 return False
-            self._answer(other, BUSY)
+            self._answer(other, wording.TOO_MANY_TOKENS)
         return True
 
     def _compared(self, token: Token, right: bytes, digest: bytes, site: Hashable) -> Proof:
         if compare_digest(right, digest):
             return token
         self._turns.blame(site)
-        return WRONG
+        return wording.WRONG_TOKEN
 
     def _good(self, token_id: str) -> Token | None:
         token = self._tokens.get(token_id)
@@ -277,7 +271,7 @@ class Authenticator:
     def _begin(self, check: _Check) -> None:
         token = self._good(check.token.id)
         if token is None or token.hash != check.token.hash:
-            self._answer(check, WRONG)
+            self._answer(check, wording.WRONG_TOKEN)
             return
         right = self._right.get(token.id)
         if right is not None:
@@ -292,10 +286,10 @@ class Authenticator:
 
     def _done(self, check: _Check, fits: bool | Failure) -> None:
         self._busy = False
-        proof: Proof = WRONG
+        proof: Proof = wording.WRONG_TOKEN
         if isinstance(fits, Failure):
             self._log.failure("a token could not be looked at", failure=fits)
-            proof = _BUG
+            proof = wording.COMMAND_FAILED
         elif fits:
             token = self._good(check.token.id)
             if token is not None and token.hash == check.token.hash:

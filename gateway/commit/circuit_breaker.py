@@ -18,8 +18,9 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from gateway.model import wording
 from gateway.model.errors import RouteError, StoreError
-from gateway.model.outcome import RETRY_AFTER, Code, Outcome, try_later
+from gateway.model.outcome import Outcome
 from gateway.model.store import Store
 
 
@@ -57,9 +58,7 @@ class CircuitBreakers:
         """
         Every row of this route would fail.
         """
-        self._closed[route] = try_later(
-            Code.ROUTE, "out of service until its operator acts", RETRY_AFTER, error.sqlstate
-        )
+        self._closed[route] = wording.out_of_service(error.sqlstate)
         self._say(route, str(error))
         if route not in self._probes:
             probe = self._probes[route] = Deferred.fromCoroutine(self._probe(route))

@@ -28,8 +28,9 @@ from twisted.python.failure import Failure
 
 from gateway.commit.attempt import Attempt, Known, Step, backoff
 from gateway.commit.fences import Fences
-from gateway.commit.lane_context import BUG, LaneContext
+from gateway.commit.lane_context import LaneContext
 from gateway.commit.multi_route import MultiRouteCommit
+from gateway.model import wording
 from gateway.model.batch import MAX_BYTES, MAX_ROWS, Batch, Chunk, Fence, Refusal, Slice
 from gateway.model.errors import (
     Faults,
@@ -119,7 +120,7 @@ class Lane:
                 for chunk in chunks:
                     # Whether it is committed is not known, so the fence is spoilt.
                     self._fences.renew(chunk.route)
-                    chunk.abandon(BUG)
+                    chunk.abandon(wording.STORING_FAILED)
             self.load -= sum([len(chunk.frames) for chunk in chunks])
         self._running = False
 
@@ -336,10 +337,10 @@ class Lane:
             if not await spooler.take(batch, None if sure else fence, reason):
                 return None
         except SpoolUnknown:
-            outcome = BUG
+            outcome = wording.STORING_FAILED
         except SpoolError as error:
             return try_later(Code.DOWN, str(error), RETRY_AFTER) if sure else None
-        if outcome is BUG or not sure:
+        if outcome is wording.STORING_FAILED or not sure:
             # If it is there, its fence is the spool's.
             self._fences.renew(batch.route)
         return outcome
@@ -390,5 +391,5 @@ def _not_stored(error: StoreError) -> Outcome:
     @return: what to tell the peers of a batch that is certainly not stored.
     """
     if isinstance(error, TransientError):
-        return try_later(Code.BUSY, "the database is busy", RETRY_AFTER, error.sqlstate)
-    return try_later(Code.DOWN, "the database cannot be reached", RETRY_AFTER)
+        return wording.database_busy(error.sqlstate)
+    return wording.DATABASE_AWAY

@@ -5,7 +5,7 @@ What the lanes of a writer share.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
@@ -14,10 +14,7 @@ from gateway.commit.attempt import Attempt
 from gateway.commit.circuit_breaker import CircuitBreakers
 from gateway.model.batch import Chunk
 from gateway.model.errors import StoreError
-from gateway.model.outcome import Code, goodbye
 from gateway.model.store import Spooler, Store
-
-BUG: Final = goodbye(Code.INTERNAL, "the gateway failed; whether this was stored is not known")
 
 
 class LaneContext(Protocol):

@@ -16,7 +16,8 @@ from twisted.internet.task import deferLater
 
 from gateway.commit.attempt import Attempt, Step, backoff
 from gateway.commit.fences import Fences
-from gateway.commit.lane_context import BUG, LaneContext
+from gateway.commit.lane_context import LaneContext
+from gateway.model import wording
 from gateway.model.batch import Batch, Fence
 from gateway.model.errors import (
     BatchesRefused,
@@ -141,7 +142,7 @@ class MultiRouteCommit:
                 try:
                     await spooler.take(batch, fence, reason)
                 except SpoolUnknown:
-                    outcome = BUG
+                    outcome = wording.STORING_FAILED
                 except SpoolError:
                     if not place:
                         return False

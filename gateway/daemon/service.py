@@ -32,9 +32,9 @@ from gateway.commit.attempt import backoff
 from gateway.commit.writer import Writer
 from gateway.daemon.embedded import DataDirectory, EmbeddedServer
 from gateway.listeners.service import ListenerService
+from gateway.model import wording
 from gateway.model.errors import EmbeddedError, SchemaNewer, StoreError
 from gateway.model.text import printable
-from gateway.peers.closing import STOPPING
 from gateway.postgres.connect.dsn import public_dsn
 from gateway.postgres.connect.notifications import Notifications
 from gateway.postgres.connect.pool import Pool
@@ -240,7 +240,7 @@ class GatewayService(Service):
             await listener.stop_listening()
         for listener in self._listeners:
             for peer in list(listener.factory.peers):
-                peer.dismiss(STOPPING)
+                peer.dismiss(wording.STOPPING)
         drained = await self._within(self._drain_timeout, lambda: not self._writer.in_flight)
         if not drained:
             self._log.warn(

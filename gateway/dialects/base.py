@@ -11,17 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Protocol
 
 from gateway.access.peer_info import PeerInfo
 from gateway.access.rights import Rights
-from gateway.model.outcome import Code, Fate, Outcome, goodbye, refused
+from gateway.model.outcome import Fate, Outcome
 from gateway.model.stream import Stream
 from gateway.wire.push import Pushes
-
-UNPROVEN: Final = goodbye(Code.AUTH, "say AUTH and a token first")
-
-TOOBIG: Final = refused(Code.TOOBIG, "longer than max_frame of this listener")
 
 OnAnswer = Callable[[Fate], None]
 """Called once, with the answer."""
@@ -163,10 +159,3 @@ def turned_away(frames: Sequence[bytes], outcome: Outcome) -> Work:
     Frames without tags that are all answered alike.
     """
     return Work("", gaps=[(position, outcome) for position in range(len(frames))])
-
-
-def route_denied(route: str) -> Outcome:
-    """
-    What is said to a message for a route that its peer may not use.
-    """
-    return refused(Code.DENIED, f"route {route} is not granted")

@@ -20,9 +20,10 @@ import msgspec
 
 from gateway.columns.kind import shown
 from gateway.columns.structured import scalar
-from gateway.dialects.base import TOOBIG, FrameReader, Peer, Work, route_denied, turned_away
+from gateway.dialects.base import FrameReader, Peer, Work, turned_away
 from gateway.formats.fields import Cells, Format, Tokens
-from gateway.model.outcome import Code, Outcome, refused
+from gateway.model import wording
+from gateway.model.outcome import Outcome
 from gateway.wire.framing import OVERSIZE
 
 _Way = str | Outcome
@@ -56,9 +57,7 @@ class ContentDialect:
         self._routes = dict(routes)
         self._fallback = fallback
         self._names = dict.fromkeys([*routes.values(), *([fallback] if fallback else [])])
-        self._missing: _Way = fallback or refused(
-            Code.ROUTE, f"the message has no {field!r} to route it by"
-        )
+        self._missing: _Way = fallback or wording.no_route_field(field)
 
     def reader(self, peer: Peer) -> FrameReader:
         denied = [name for name in self._names if name.encode() not in peer.rights.routes]
@@ -83,7 +82,7 @@ class ContentDialect:
         ways = self._ways(messages) if messages else []
         if len(messages) < len(frames):
             known = iter(ways)
-            ways = [TOOBIG if frame is OVERSIZE else next(known) for frame in frames]
+            ways = [wording.TOO_LONG if frame is OVERSIZE else next(known) for frame in frames]
         if denied:
             ways = [denied.get(way, way) if isinstance(way, str) else way for way in ways]
         first = ways[0]
@@ -124,9 +123,7 @@ class ContentDialect:
             return self._unknown(token)  # not UTF-8
 
     def _unknown(self, value: str) -> _Way:
-        return self._fallback or refused(
-            Code.ROUTE, f"no route where {self._field!r} is {shown(value)}"
-        )
+        return self._fallback or wording.no_route_value(self._field, shown(value))
 
 
 class _Refusing:
@@ -138,7 +135,7 @@ class _Refusing:
 
     def __init__(self, dialect: ContentDialect, denied: Sequence[str]) -> None:
         self._dialect = dialect
-        self._denied = {route: route_denied(route) for route in denied}
+        self._denied = {route: wording.not_granted(f"route {route}") for route in denied}
 
     def changed(self, peer: Peer) -> FrameReader:
         return self._dialect.reader(peer)

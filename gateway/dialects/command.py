@@ -23,16 +23,7 @@ from twisted.python.failure import Failure
 
 from gateway.access.authenticator import Authenticator, Proof
 from gateway.access.rights import NOTHING
-from gateway.dialects.base import (
-    TOOBIG,
-    UNPROVEN,
-    FrameReader,
-    OnAnswer,
-    Peer,
-    Request,
-    Work,
-    turned_away,
-)
+from gateway.dialects.base import FrameReader, OnAnswer, Peer, Request, Work, turned_away
 from gateway.dialects.command_parser import (
     MAX_STREAM,
     MAX_TAG,
@@ -44,7 +35,8 @@ from gateway.dialects.command_parser import (
 )
 from gateway.dialects.stream_registry import StreamRegistry
 from gateway.dialects.subscriptions import Subscriptions
-from gateway.model.outcome import STORED, Code, Fate, Outcome, Word, goodbye, refused
+from gateway.model import wording
+from gateway.model.outcome import STORED, Code, Fate, Outcome, Word, refused
 from gateway.model.query import Queries
 from gateway.model.store import Seen
 from gateway.model.stream import Stream
@@ -59,12 +51,8 @@ _marked = methodcaller("startswith", b"#")
 _UNPROVEN: Final = (b"AUTH", b"PING", b"HELP", b"QUIT")
 """What a peer may say that has still to prove who it is."""
 
-NO_MORE: Final = goodbye(Code.DENIED, "what is open here is not granted any more")
-
 _REFUSAL: Final = 500
 """Bytes that a refusal takes which is remembered with its number, or so."""
-
-_BUG: Final = goodbye(Code.INTERNAL, "the gateway failed; its log says why")
 
 
 class CommandDialect:
@@ -112,7 +100,7 @@ class Conversation:
         stream = self._stream
         lost = stream is not None and not peer.rights.may_open(stream.name)
         if lost or not all(map(peer.rights.may_listen, self._offer.channels.of(peer))):
-            peer.dismiss(peer.turned_away(NO_MORE))
+            peer.dismiss(peer.turned_away(wording.GRANTED_NO_MORE))
         return self
 
     def gone(self) -> None:
@@ -173,11 +161,11 @@ class Conversation:
         for position, frame in enumerate(frames):
             tag, verb, rest = words_of(frame)
             if self._peer.rights is NOTHING and verb not in _UNPROVEN:
-                self._answer(work, b"", self._peer.turned_away(UNPROVEN))
+                self._answer(work, b"", self._peer.turned_away(wording.TOKEN_FIRST))
                 work.closes = True
                 break
             if frame is OVERSIZE:
-                self._answer(work, b"", TOOBIG)
+                self._answer(work, b"", wording.TOO_LONG)
             elif tag is None:
                 text = f"a tag is @ and 1 to {MAX_TAG - 1} bytes"
                 self._answer(work, b"", refused(Code.FORMAT, text))
@@ -219,8 +207,7 @@ class Conversation:
             self._answer(work, tag, refusal)
             return work
         if not space:
-            text = "PUT takes a route, a space and a payload"
-            self._answer(work, tag, refused(Code.FORMAT, text))
+            self._answer(work, tag, wording.PUT_SYNTAX)
             return work
         answer = self._numbered(number)
         if answer is not None:
@@ -248,11 +235,9 @@ class Conversation:
         if stream is None:
             if number is None:
                 return None
-            text = "a number needs a stream; say HELLO stream first"
-            return self._put_off or refused(Code.FORMAT, text)
+            return self._put_off or wording.NO_STREAM
         if number is None:
-            text = f"in a stream a PUT has its number: PUT route #{stream.next} payload"
-            return refused(Code.FORMAT, text)
+            return wording.needs_its_number(stream.next)
         return stream.take(int(number[1]))
 
     def _takes_its_time(self, rest: bytes) -> bool:
@@ -268,7 +253,7 @@ class Conversation:
 
     def _no_route(self, name: bytes) -> Outcome:
         if self._peer.rights.may_use_route(name.decode("utf-8", "backslashreplace")):
-            return refused(Code.ROUTE, f"no route {shown(name)}")
+            return wording.no_route(shown(name))
         return _denied("PUT to", name)
 
     def _put_in_turn(self, rest: bytes) -> Request:
@@ -305,19 +290,19 @@ class Conversation:
             case b"LISTEN" | b"UNLISTEN":
                 return self._listen(verb, rest)
             case b"QUIET" | b"SYNC" | b"QUIT" if rest:
-                return refused(Code.FORMAT, f"{verb.decode()} takes nothing")
+                return wording.takes_nothing(verb.decode())
             case b"QUIET":
                 return self._quiet
             case b"SYNC":
                 return self._sync
             case b"AUTH":
                 return self._auth(rest)
-        return refused(Code.FORMAT, f"unknown verb {shown(verb)}; try HELP")
+        return wording.unknown_verb(shown(verb))
 
     def _call(self, rest: bytes) -> Outcome | Request:
         name, _, arguments = rest.partition(b" ")
         if not name:
-            return refused(Code.FORMAT, "CALL takes a query and maybe its arguments in JSON")
+            return wording.CALL_SYNTAX
         queries = self._offer.queries
         query = name.decode("utf-8", "backslashreplace")
         denied = _denied("CALL of", name)
@@ -337,11 +322,9 @@ class Conversation:
         word, more, said = rest.partition(b" ")
         name, known = name_of(word, MAX_STREAM), _SEEN.fullmatch(said)
         if name is None:
-            text = f"HELLO takes a stream: 1 to {MAX_STREAM} bytes of UTF-8 without spaces"
-            return refused(Code.FORMAT, text)
+            return wording.takes_a_stream(MAX_STREAM)
         if more and known is None:
-            text = "behind the stream HELLO takes seen=N, the last number that was answered,"
-            return refused(Code.FORMAT, f"{text} and epoch=E, as HELLO told it")
+            return wording.SEEN_SYNTAX
         if not self._peer.rights.may_open(name):
             return _denied("HELLO to", word)
         seen = None if known is None else Seen(int(known[1]), (known[2] or b"").decode())
@@ -351,7 +334,7 @@ class Conversation:
         # PostgreSQL's names have at most 63 bytes.
         channel = name_of(rest, 63)
         if channel is None:
-            return refused(Code.FORMAT, f"{verb.decode()} takes a channel")
+            return wording.takes_a_channel(verb.decode())
         channels = self._offer.channels
         if verb == b"LISTEN":
             if not self._peer.rights.may_listen(channel):
@@ -362,9 +345,9 @@ class Conversation:
     def _auth(self, rest: bytes) -> Outcome | Request:
         authenticator = self._offer.authenticator
         if not authenticator.offered:
-            return refused(Code.QUERY, "AUTH is not offered by this gateway; try HELP")
+            return wording.NO_AUTH
         if not rest:
-            return refused(Code.FORMAT, "AUTH takes a token")
+            return wording.AUTH_SYNTAX
         site = self._peer.peer_info.site
         return lambda answered: authenticator.verify(
             rest, site, lambda proof: answered(self._proved(proof))
@@ -380,8 +363,7 @@ class Conversation:
             return peer.turned_away(proof)
         is_open = self._stream is not None or bool(self._offer.channels.of(peer))
         if is_open and proof.identity != peer.peer_info.identity:
-            text = "a stream or channel of another identity is open here; connect again"
-            return refused(Code.DENIED, text)
+            return wording.OTHER_IDENTITY
         return peer.known_as(peer.peer_info.proved(proof)) or STORED
 
     async def _subscribe(self, channel: str) -> Outcome:
@@ -426,8 +408,8 @@ class Conversation:
 
     def _bug(self, failure: Failure) -> Outcome:
         self._log.failure("a command failed; its peer is let go", failure=failure)
-        return _BUG
+        return wording.COMMAND_FAILED
 
 
 def _denied(what: str, name: bytes) -> Outcome:
-    return refused(Code.DENIED, f"{what} {shown(name)} is not granted")
+    return wording.not_granted(f"{what} {shown(name)}")

@@ -7,7 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from gateway.model.outcome import Code, Outcome, Word, refused
+from gateway.model import wording
+from gateway.model.outcome import Outcome, Word
 
 MAX_TAG: Final = 64
 """Longest tag, in bytes, the C{@} counted."""
@@ -74,7 +75,7 @@ def ping(rest: bytes) -> Outcome:
     try:
         text = rest.decode()
     except UnicodeDecodeError:
-        return refused(Code.DATA, "PING takes text in UTF-8")
+        return wording.PING_SYNTAX
     return Outcome(Word.OK, text=text)
 
 
@@ -86,5 +87,5 @@ def help_with(rest: bytes) -> Outcome:
         return Outcome(Word.OK, text=" | ".join(usage for usage, _ in _VERBS.values()))
     found = _VERBS.get(rest.strip().decode("utf-8", "replace").upper())
     if found is None:
-        return refused(Code.FORMAT, f"unknown verb {shown(rest)}; try HELP")
+        return wording.unknown_verb(shown(rest))
     return Outcome(Word.OK, text=": ".join(found))

@@ -4,15 +4,8 @@ The plain dialect: every frame is a message.
 
 from __future__ import annotations
 
-from gateway.dialects.base import (
-    TOOBIG,
-    Dialect,
-    FrameReader,
-    Peer,
-    Work,
-    route_denied,
-    turned_away,
-)
+from gateway.dialects.base import Dialect, FrameReader, Peer, Work, turned_away
+from gateway.model import wording
 from gateway.model.outcome import Outcome
 from gateway.wire.framing import OVERSIZE
 
@@ -48,7 +41,7 @@ class PlainDialect:
         work = Work(self._route)
         for position, frame in enumerate(frames):
             if frame is OVERSIZE:
-                work.gaps.append((position, TOOBIG))
+                work.gaps.append((position, wording.TOO_LONG))
             else:
                 work.messages.append(frame)
         return [work]
@@ -63,7 +56,7 @@ class _Refusing:
 
     def __init__(self, dialect: Dialect, route: str) -> None:
         self._dialect = dialect
-        self._answer = route_denied(route)
+        self._answer = wording.not_granted(f"route {route}")
 
     def changed(self, peer: Peer) -> FrameReader:
         return self._dialect.reader(peer)

@@ -19,10 +19,11 @@ from typing import Final, Protocol
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 
+from gateway.model import wording
 from gateway.model.errors import StoreError, StreamBehind
-from gateway.model.outcome import RETRY_AFTER, Code, Outcome, Word, try_later
+from gateway.model.outcome import Outcome
 from gateway.model.store import Backlog, Claim, Seen, Store, Waiting, reached
-from gateway.model.stream import BEHIND, TAKEN, Stream
+from gateway.model.stream import Stream
 
 REMEMBERED: Final = 10_000
 """Streams of which it is remembered how far they were when they were closed."""
@@ -94,7 +95,7 @@ class StreamRegistry:
             stream, claimant = kept
             stream.sure = False
             self.close(stream)
-            claimant.dismiss(BEHIND)
+            claimant.dismiss(wording.STREAM_BEHIND)
         closed = self._closed.get(name)
         if closed is not None and closed.epoch == epoch:
             closed.sure = False
@@ -109,18 +110,17 @@ class StreamRegistry:
         except StreamBehind as behind:
             self._keep(before)
             if seen is not None and int(str(behind)) >= seen.number:
-                return _renewed(f"it is at #{behind}")
-            return _behind(f"it is at #{behind}")
+                return wording.stream_renewed(f"it is at #{behind}")
+            return wording.stream_not_so_far(f"it is at #{behind}")
         except StoreError as error:
             self._keep(before)
             self._log.debug("stream {name}: not claimed: {error}", name=name, error=str(error))
             known = None if seen is None else _known(before, waiting, seen.number)
             if seen is None or known is None:
-                text = "the database cannot be asked how far the stream is"
-                return try_later(Code.DOWN, text, RETRY_AFTER)
+                return wording.STREAM_UNKNOWN
             epoch, last = known
             if last < seen.number or seen.epoch not in ("", epoch):
-                return _behind("the database cannot be asked")
+                return wording.stream_not_so_far("the database cannot be asked")
             stream = Stream(name, epoch, None, last)
             if before is not None and before.epoch == epoch:
                 stream.refusals.update(before.refusals)
@@ -145,7 +145,7 @@ class StreamRegistry:
             stream, other = kept
             stream.end()
             if other is not claimant:
-                other.dismiss(TAKEN)
+                other.dismiss(wording.STREAM_TAKEN)
         if stream is not None and stream.busy:
             idle: Deferred[None] = Deferred()
             stream.idle = lambda: idle.callback(None)
@@ -193,26 +193,3 @@ def _known(before: Stream | None, waiting: Waiting | None, seen: int) -> tuple[s
         return epoch, last
     # What waits there may have a hole, where a disk failed.
     return epoch, reached(seen, waiting.numbers.get(epoch, ()))
-
-
-def _behind(text: str) -> Outcome:
-    return try_later(
-        Code.GAP,
-        f"the stream has not come as far as it was answered ({text}): the rest may wait in"
-        " another gateway's spool",
-        RETRY_AFTER,
-    )
-
-
-def _renewed(text: str) -> Outcome:
-    """
-    Answer who has numbers of an epoch that is over: the stream has come so far, in another one.
-    """
-    return Outcome(
-        Word.TRY,
-        Code.GAP,
-        f"the stream was taken by a peer that began a new epoch ({text}): numbers of the old one"
-        " mean nothing any more",
-        retry=RETRY_AFTER,
-        values="taken=true",
-    )

@@ -21,8 +21,9 @@ from typing import Final, Protocol
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from gateway.model import wording
 from gateway.model.errors import StoreError
-from gateway.model.outcome import RETRY_AFTER, STORED, Code, Outcome, refused, try_later
+from gateway.model.outcome import RETRY_AFTER, STORED, Code, Outcome, try_later
 from gateway.model.text import meant
 from gateway.wire.push import Pushes
 
@@ -235,7 +236,7 @@ class Subscriptions:
     def _denied(self, channel: str) -> Outcome:
         shown = channel if len(channel) <= 40 else channel[:37] + "..."
         hint = meant(channel, self._allowed)
-        return refused(Code.DENIED, f"channel {shown!r} is not offered{hint}")
+        return wording.not_offered(shown, hint)
 
     # What the notifier brings.
 

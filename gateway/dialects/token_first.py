@@ -7,9 +7,10 @@ answer, and is then read by the listener's own dialect, at no cost.
 
 from __future__ import annotations
 
-from gateway.access.authenticator import WRONG, Authenticator, Proof
+from gateway.access.authenticator import Authenticator, Proof
 from gateway.access.rights import NOTHING
 from gateway.dialects.base import Dialect, FrameReader, Peer, Work, turned_away
+from gateway.model import wording
 from gateway.model.outcome import STORED, Outcome
 from gateway.wire.framing import OVERSIZE
 
@@ -55,7 +56,7 @@ class _First:
     def read(self, frames: list[bytes], oversize: bool) -> list[Work]:
         said = frames[0]
         if said is OVERSIZE:
-            return [Work("", gaps=[(0, self._peer.turned_away(WRONG))], closes=True)]
+            return [Work("", gaps=[(0, self._peer.turned_away(wording.WRONG_TOKEN))], closes=True)]
         authenticator = self._offer.authenticator
         return [
             Work(

@@ -24,8 +24,9 @@ from zope.interface import implementer
 
 from gateway.access.peer_info import PeerCertificate, PeerInfo
 from gateway.listeners.proxy import ProxyHeader
-from gateway.model.outcome import Code, Outcome, goodbye
-from gateway.peers.closing import LINGER, STOPPING
+from gateway.model import wording
+from gateway.model.outcome import Outcome
+from gateway.peers.closing import LINGER
 from gateway.peers.factory import PeerFactory, peer_info_of, place_name
 from gateway.system.addresses import Networks, address_of
 from gateway.system.transport import Transport, close_half
@@ -35,10 +36,6 @@ from gateway.wire.proxy_header import ProxiedAddress
 
 SPARE: Final = 32
 """Connections that are being told why they may not stay; more are closed without a word."""
-
-_DENIED: Final = goodbye(Code.DENIED, "connections from your address are not allowed here")
-
-_NO_PROXY: Final = goodbye(Code.DENIED, "connections come through a proxy here")
 
 
 class Admission(Factory):
@@ -91,12 +88,12 @@ class Admission(Factory):
         if not self.proxies:
             return self._enter(peer_info)
         if peer_info.address not in self.proxies:
-            return self._keep_out(peer_info, _NO_PROXY)
+            return self._keep_out(peer_info, wording.NO_PROXY)
         # Until it is known for whom it speaks it counts as somebody of no address.
         connection_limit, nobody = self.peers.connection_limit, object()
         excess, what = connection_limit.excess(nobody)
         if excess > 0:
-            return self._keep_out(peer_info, _too_many(what))
+            return self._keep_out(peer_info, wording.too_many(what))
         connection_limit.enter(nobody)
         return ProxyHeader(
             self._clock,
@@ -162,21 +159,17 @@ class Admission(Factory):
         @return: why somebody may not come in.
         """
         if self._closed:
-            return STOPPING
+            return wording.STOPPING
         address = peer_info.address
         if address in self.deny or (self.allow and address not in self.allow):
-            return _DENIED
+            return wording.DENIED_ADDRESS
         excess, what = self.peers.connection_limit.excess(peer_info.site)
         if excess > 0:
-            return _too_many(what)
+            return wording.too_many(what)
         return None
 
     def _gone(self) -> None:
         self._turned_away -= 1
-
-
-def _too_many(what: str) -> Outcome:
-    return goodbye(Code.BUSY, f"too many {what}; try again later")
 
 
 def _behind(source: ProxiedAddress) -> PeerInfo:

@@ -17,7 +17,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from gateway.model.outcome import DUPLICATE, Code, Fate, Outcome, Run, Word, goodbye
+from gateway.model import wording
+from gateway.model.outcome import DUPLICATE, Code, Fate, Outcome, Run, Word
 
 MAX_NUMBER: Final = 10**18 - 1
 """Largest number of a message; PostgreSQL's bigint holds more."""
@@ -30,16 +31,6 @@ for so long does not ask any more.
 
 _AT_REST: Final = 100
 """Refusals that are remembered of a stream that is closed; the database knows the others."""
-
-TAKEN: Final = goodbye(Code.BUSY, "another connection has opened this stream")
-
-BEHIND: Final = goodbye(
-    Code.GAP, "the database is behind what it was; say HELLO again and go on from there"
-)
-
-MOVED: Final = goodbye(
-    Code.GAP, "the stream went on by another way; say HELLO again and go on from there"
-)
 
 
 class Stream:
@@ -107,7 +98,7 @@ class Stream:
         @return: its answer; C{None} where it is to be stored.
         """
         if self.ended:
-            return TAKEN
+            return wording.STREAM_TAKEN
         if number == self.next:
             self.next += 1
             return None

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from gateway.model import wording
 from gateway.model.batch import DIGEST, StreamMark, digests_of
 from gateway.model.outcome import Outcome
-from gateway.model.stream import BEHIND, MOVED, TAKEN
 
 
 class Standing(NamedTuple):
@@ -41,6 +41,6 @@ class Standing(NamedTuple):
         What is told to the peer whose messages did not move it.
         """
         if not self.claimed:
-            return TAKEN
+            return wording.STREAM_TAKEN
         behind = not self.current or self.mark < move.first - 1
-        return BEHIND if behind else MOVED
+        return wording.STREAM_BEHIND if behind else wording.STREAM_MOVED

@@ -8,7 +8,6 @@ from typing import Final
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from gateway.model.outcome import Code, goodbye
 from gateway.system.transport import Transport, close_half
 
 LINGER: Final = 2.0
@@ -17,14 +16,6 @@ Seconds for which the rest of what a peer sent is read and thrown away after
 C{-BYE}: closing at once with unread data makes TCP drop the answers on their way
 (RFC 1122 section 4.2.2.13).
 """
-
-STOPPING: Final = goodbye(Code.DRAIN, "the gateway stops; what has no answer is not stored")
-
-OVERRUN: Final = goodbye(Code.RATE, "does not take its pushes")
-
-TOO_MUCH: Final = goodbye(
-    Code.RATE, "the gateway holds too much for its peers, and most for this one"
-)
 
 
 class Closing:

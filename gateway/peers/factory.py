@@ -19,8 +19,9 @@ from gateway.commit.inflight_limit import InflightLimit
 from gateway.commit.writer import OnSettled, PeerSource, Writer
 from gateway.dialects.base import Dialect
 from gateway.dialects.subscriptions import Subscriptions
+from gateway.model import wording
 from gateway.model.batch import Origin
-from gateway.model.outcome import Code, Outcome, Words, goodbye
+from gateway.model.outcome import Outcome, Words
 from gateway.peers.admission_log import AdmissionLog
 from gateway.peers.protocol import PeerProtocol
 from gateway.peers.refusal_log import RefusalLog
@@ -35,14 +36,6 @@ from gateway.wire.telnet import TelnetFraming
 DEFAULT_TIMEOUTS: Final = Timeouts()
 
 DEFAULT_CARRIAGE: Final = Carriage()
-
-_NOTHING_HERE: Final = goodbye(Code.DENIED, "nothing is granted to you here")
-
-_REVOKED: Final = goodbye(Code.AUTH, "the token is not good any more")
-
-_EXPIRED: Final = goodbye(Code.AUTH, "the token or certificate has expired")
-
-_LISTED: Final = goodbye(Code.AUTH, "the certificate is revoked")
 
 
 class PeerFactory(Factory):
@@ -196,7 +189,7 @@ class PeerFactory(Factory):
         self.access = access
         for peer in list(self.peers):
             peer_info = known(peer.peer_info)
-            found = _REVOKED if peer_info is None else self.rights(peer_info)
+            found = wording.TOKEN_REVOKED if peer_info is None else self.rights(peer_info)
             if isinstance(found, Outcome):
                 peer.disprove(found)
             elif peer_info is not None:
@@ -212,12 +205,12 @@ class PeerFactory(Factory):
         shown = {peer.peer_info.certificate for peer in self.peers} - {None}
         found = revoked(cast("set[PeerCertificate]", shown)) if shown else ()
         for peer in [peer for peer in self.peers if peer.peer_info.certificate in found]:
-            peer.disprove(_LISTED)
+            peer.disprove(wording.CERTIFICATE_REVOKED)
 
     def _end_expired(self) -> None:
         now = self._wall()
         for peer in [peer for peer in self.peers if peer.peer_info.ends <= now]:
-            peer.disprove(_EXPIRED)
+            peer.disprove(wording.EXPIRED)
 
     # What is asked of it by those connected.
 
@@ -226,7 +219,7 @@ class PeerFactory(Factory):
             return NOTHING
         return (
             self.access.rights(self.listener, peer_info.address, peer_info.identity)
-            or _NOTHING_HERE
+            or wording.NOTHING_GRANTED
         )
 
     def frames(self, say: Callable[[bytes], object]) -> Framing:
@@ -258,13 +251,7 @@ class PeerFactory(Factory):
         if commands and framing == self.framing:
             return None
         dialect = "command" if commands else "plain"
-        problem = (
-            f"it does not understand framing {framing}"
-            if commands
-            else "each frame is a message for it, no frame a command"
-        )
-        text = f"this is listener {self.listener} (dialect {dialect}, framing {self.framing})"
-        return goodbye(Code.FORMAT, f"{text}: {problem}")
+        return wording.wrong_listener(self.listener, dialect, self.framing, framing)
 
     def buildProtocol(self, addr: IAddress | None) -> PeerProtocol:
         return self.peer(peer_info_of(addr))

@@ -31,10 +31,11 @@ from zope.interface import implementer
 from gateway.access.peer_info import PeerInfo
 from gateway.access.rights import NOTHING, Rights
 from gateway.dialects.base import Request, Work
+from gateway.model import wording
 from gateway.model.errors import FramingError, HttpError
 from gateway.model.outcome import Code, Fate, Outcome, Run, Word, goodbye
 from gateway.peers.answer_queue import AnswerQueue, Slot
-from gateway.peers.closing import OVERRUN, TOO_MUCH, Closing
+from gateway.peers.closing import Closing
 from gateway.peers.context import ListenerContext
 from gateway.peers.output import Output
 from gateway.peers.throttle import Throttle
@@ -439,7 +440,7 @@ class PeerProtocol(Protocol):
         self._kept = 0
         self._held.clear()
         self._framing.forget()
-        bye = self.turned_away(TOO_MUCH)
+        bye = self.turned_away(wording.TOO_MUCH_KEPT)
         if self._output.blocked:
             self.abort()
         elif self._phase not in _CLOSING:
@@ -459,7 +460,7 @@ class PeerProtocol(Protocol):
             if self._output.blocked:
                 self._count()
             return not self._given_up
-        self._bye = self.turned_away(OVERRUN)
+        self._bye = self.turned_away(wording.PUSHES_NOT_TAKEN)
         self._advance()
         return False
 

@@ -17,7 +17,8 @@ from typing import Final
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from gateway.access.rates import Bucket
-from gateway.model.outcome import Code, Outcome, try_later
+from gateway.model import wording
+from gateway.model.outcome import Outcome
 
 PAUSE: Final = 0.1
 """Seconds that a peer over its rate is not read, at least."""
@@ -111,7 +112,7 @@ class Throttle:
         What is said of a message that may not pass.
         """
         seconds = max(1, math.ceil(self._bucket.wait(self._clock.seconds())))
-        return try_later(Code.RATE, "more than this listener takes from one peer", seconds)
+        return wording.over_rate(seconds)
 
     def end(self) -> None:
         """

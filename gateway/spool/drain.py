@@ -26,6 +26,7 @@ from typing import Final, NamedTuple
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from gateway.model import wording
 from gateway.model.batch import Batch, Refusal, Slice, StreamMark, stream_marks
 from gateway.model.errors import (
     BatchesRefused,
@@ -38,7 +39,7 @@ from gateway.model.errors import (
     StreamsElsewhere,
     TransientError,
 )
-from gateway.model.outcome import Code, Outcome, refused, refused_rows, row_refused
+from gateway.model.outcome import Outcome, refused_rows, row_refused
 from gateway.model.store import Store, Written
 from gateway.model.stream_marks import Standing
 from gateway.spool.queue import Spool
@@ -494,14 +495,9 @@ def _sorted(batch: Batch, standings: Mapping[str, Standing]) -> tuple[Batch | No
 
 
 def _strange(standing: Standing, number: int) -> Outcome:
-    if not standing.current:
-        text = (
-            f"message #{number} of its stream was queued here, and its peer went on elsewhere"
-            " without saying what it had seen; whether it was sent there again is not known"
-        )
-    else:
-        text = f"number #{number} of its stream is not shown to be this message's by now"
-    return refused(Code.GAP, text)
+    if standing.current:
+        return wording.number_not_its_own(number)
+    return wording.went_on_elsewhere(number)
 
 
 def _in_rows(batch: Batch) -> list[Batch]:

@@ -19,7 +19,8 @@ from enum import Enum
 from typing import Final
 
 from gateway.columns.kind import Kind
-from gateway.model.outcome import Code, Listing, Outcome, refused
+from gateway.model import wording
+from gateway.model.outcome import Listing, Outcome
 from gateway.model.query import Query
 from gateway.model.route import identifier
 from gateway.sql.parameters import gives_rows, halves, with_places
@@ -255,11 +256,7 @@ def answers_of(told: str, query: Query) -> list[Outcome | Listing]:
 
 def _without_rows(answer: bytes, query: Query) -> Outcome | Listing:
     if answer == _TOO_MANY:
-        return refused(Code.TOOBIG, f"more than {query.max_rows} rows")
+        return wording.more_rows(query.max_rows)
     if answer == _TOO_LARGE:
-        return too_large(query)
+        return wording.more_bytes(query.max_bytes)
     return Listing(())
-
-
-def too_large(query: Query) -> Outcome:
-    return refused(Code.TOOBIG, f"more than {query.max_bytes} bytes")

@@ -23,18 +23,11 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from gateway.access.authenticator import (
-    BUSY,
-    WAITING,
-    WAITING_EACH,
-    WRONG,
-    Authenticator,
-    Proof,
-    in_threads,
-)
+from gateway.access.authenticator import WAITING, WAITING_EACH, Authenticator, Proof, in_threads
 from gateway.access.grants import AccessSection
 from gateway.access.token_file import TokenFile, tokens_of
 from gateway.access.tokens import MAX_TOKEN, Token, issue, read_tokens
+from gateway.model import wording
 from gateway.model.errors import ConfigError
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -110,7 +103,7 @@ def test_a_token_proves_its_identity() -> None:
 def test_nothing_else_does(said: str | bytes) -> None:
     """Whatever is wrong with a token, the answer is the same."""
     desk = Desk()
-    assert desk.say(said) == WRONG
+    assert desk.say(said) == wording.WRONG_TOKEN
     assert desk.say(SAID) == TOKEN
 
 
@@ -118,7 +111,7 @@ def test_what_nobody_has_costs_nothing() -> None:
     """An unknown ID, and what is too long, are not hashed."""
     desk = Desk()
     for said in ("unknown12.secret", f"{TOKEN.id}." + "x" * MAX_TOKEN):
-        assert desk.say(said, work=False) == WRONG
+        assert desk.say(said, work=False) == wording.WRONG_TOKEN
     assert desk.aside.waiting == []
 
 
@@ -128,7 +121,7 @@ def test_tokens_expire() -> None:
     assert desk.say(OTHER_SAID) == OTHER
     assert desk.authenticator.current(OTHER) == OTHER
     desk.now += 86400
-    assert desk.say(OTHER_SAID) == WRONG
+    assert desk.say(OTHER_SAID) == wording.WRONG_TOKEN
     assert desk.authenticator.current(OTHER) is None
     assert desk.say(SAID) == TOKEN
 
@@ -142,7 +135,7 @@ def test_a_right_token_is_hashed_once() -> None:
         desk.aside.work()
     desk.say(SAID)
     assert desk.say(SAID, work=False) == TOKEN
-    assert desk.say(f"{SAID}x", work=False) == WRONG
+    assert desk.say(f"{SAID}x", work=False) == wording.WRONG_TOKEN
     assert desk.aside.waiting == []
 
 
@@ -154,7 +147,7 @@ def test_what_is_remembered_outlives_a_reload() -> None:
     desk.authenticator.take(tokens(later, OTHER))
     assert desk.say(SAID, work=False) == later
     desk.authenticator.take(tokens(replace(TOKEN, hash=OTHER.hash)))
-    assert desk.say(SAID) == WRONG
+    assert desk.say(SAID) == wording.WRONG_TOKEN
     desk.authenticator.take(tokens(TOKEN))
     assert desk.say(SAID, work=False) is None, "it was another one in between"
     desk.aside.work()
@@ -171,7 +164,10 @@ def test_who_knows_an_id_does_not_lock_its_owner_out() -> None:
     desk.say(SAID)
     desk.say(OTHER_SAID, work=False)
     for number in range(10 * WAITING):
-        assert desk.say(f"{TOKEN.id}.{number}", work=False, site=f"there {number}") == WRONG
+        assert (
+            desk.say(f"{TOKEN.id}.{number}", work=False, site=f"there {number}")
+            == wording.WRONG_TOKEN
+        )
     assert len(desk.aside.waiting) == 1, "the other one, which is looked at all the time"
     assert desk.say(SAID, work=False) == TOKEN
 
@@ -181,14 +177,16 @@ def test_nor_before_its_owner_has_come() -> None:
     desk = Desk()
     others = [f"there {number}" for number in range(WAITING)]
     for site in others:
-        assert desk.say(f"{TOKEN.id}.x{site}", site=site) == WRONG
+        assert desk.say(f"{TOKEN.id}.x{site}", site=site) == wording.WRONG_TOKEN
     for site in others:
         assert desk.say(f"{TOKEN.id}.{site}", work=False, site=site) is None
     before, worked = len(desk.told), desk.aside.worked
-    assert desk.say(SAID, work=False) == BUSY, "that of another, who gave way"
+    assert desk.say(SAID, work=False) == wording.TOO_MANY_TOKENS, "that of another, who gave way"
     desk.aside.work()
     # One was being looked at; all others that wait are wrong without a look.
-    assert desk.told[before:] == [BUSY, WRONG, TOKEN] + [WRONG] * (WAITING - 2)
+    assert desk.told[before:] == [wording.TOO_MANY_TOKENS, wording.WRONG_TOKEN, TOKEN] + [
+        wording.WRONG_TOKEN
+    ] * (WAITING - 2)
     assert desk.aside.worked == worked + 2
 
 
@@ -199,9 +197,9 @@ def test_an_address_gives_way_to_others() -> None:
     secret = SAID.partition(".")[2]
     for token in many:
         assert desk.say(f"{token.id}.{secret}", work=False) is None
-    assert desk.say(OTHER_SAID, work=False, site="there") == BUSY
+    assert desk.say(OTHER_SAID, work=False, site="there") == wording.TOO_MANY_TOKENS
     desk.aside.work()
-    assert desk.told[:4] == [BUSY, many[0], many[1], OTHER]
+    assert desk.told[:4] == [wording.TOO_MANY_TOKENS, many[0], many[1], OTHER]
     assert desk.told[4:] == many[2:-1]
 
 
@@ -216,7 +214,11 @@ def test_an_address_is_forgiven() -> None:
         desk.say(f"{TOKEN.id}.there{forgiven}", work=False, site="there")
         desk.say(OTHER_SAID if not forgiven else SAID, work=False)
         desk.aside.work()
-        expected = [WRONG, WRONG, TOKEN] if forgiven else [WRONG, OTHER, WRONG]
+        expected = (
+            [wording.WRONG_TOKEN, wording.WRONG_TOKEN, TOKEN]
+            if forgiven
+            else [wording.WRONG_TOKEN, OTHER, wording.WRONG_TOKEN]
+        )
         assert desk.told[start:] == expected
         desk.now += 61
 
@@ -246,7 +248,7 @@ def test_the_queue_is_bounded() -> None:
     many = [replace(TOKEN, id=f"id-{number:06}") for number in range(WAITING + 5)]
     desk = Desk(*many)
     said = [desk.say(f"{token.id}.{SAID.partition('.')[2]}", work=False) for token in many]
-    assert said == [None] * WAITING + [BUSY] * 5
+    assert said == [None] * WAITING + [wording.TOO_MANY_TOKENS] * 5
     desk.aside.work()
     assert desk.told[5:] == many[:WAITING]
     assert desk.say(f"{many[-1].id}.{SAID.partition('.')[2]}") == many[-1]
@@ -256,7 +258,7 @@ def test_nobody_can_fill_the_queue_with_one_id() -> None:
     """Wrong secrets for one token leave room for the others'."""
     desk = Desk()
     said = [desk.say(f"{TOKEN.id}.{number}", work=False) for number in range(WAITING)]
-    assert said == [None] * WAITING_EACH + [BUSY] * (WAITING - WAITING_EACH)
+    assert said == [None] * WAITING_EACH + [wording.TOO_MANY_TOKENS] * (WAITING - WAITING_EACH)
     assert desk.say(OTHER_SAID, work=False) is None
     desk.aside.work()
     assert desk.told[-1] == OTHER
@@ -270,8 +272,8 @@ def test_a_token_revoked_while_it_is_looked_at_is_wrong() -> None:
     desk.say(OTHER_SAID, work=False)
     desk.authenticator.take(tokens(replace(OTHER)))
     desk.aside.work()
-    assert desk.told == [WRONG, OTHER]
-    assert desk.say(SAID, work=False) == WRONG
+    assert desk.told == [wording.WRONG_TOKEN, OTHER]
+    assert desk.say(SAID, work=False) == wording.WRONG_TOKEN
 
 
 def test_a_token_that_is_another_s_now_is_not_good() -> None:

@@ -15,6 +15,7 @@ from gateway.commit.circuit_breaker import CircuitBreakers
 from gateway.commit.inflight_limit import InflightLimit
 from gateway.commit.memory_store import KeptStream, MemoryStore
 from gateway.commit.writer import MESSAGE, PeerSource, Writer
+from gateway.model import wording
 from gateway.model.batch import Batch, Chunk, Fence, Origin
 from gateway.model.errors import (
     FenceVoid,
@@ -26,7 +27,7 @@ from gateway.model.errors import (
     Unavailable,
 )
 from gateway.model.outcome import Code, Outcome, Run, refused
-from gateway.model.stream import BEHIND, MOVED, TAKEN, Stream
+from gateway.model.stream import Stream
 from tests.in_memory import said
 
 BAD = refused(Code.DATA, "bad")
@@ -541,7 +542,7 @@ def test_a_route_out_of_service_holds_its_streams_up() -> None:
 
 def test_a_stream_that_is_elsewhere_costs_nobody_else() -> None:
     """Its peer is told goodbye, for refused messages too; those in the same batch are stored."""
-    for change, goodbye in ((1, MOVED), (-1, BEHIND)):
+    for change, goodbye in ((1, wording.STREAM_MOVED), (-1, wording.STREAM_BEHIND)):
         bench = Bench(held=True)
         stream = numbered(bench, last=1)
         bench.store.streams["s"].mark += change
@@ -585,7 +586,7 @@ def test_a_claim_that_was_lost_with_a_reply() -> None:
     lane = bench.writer.lanes[0]
     bench.store.streams["s"].claim = "other"
     bench.pass_time(1)
-    assert bench.answers == [(("r", 1), [bytes(TAKEN).decode()])]
+    assert bench.answers == [(("r", 1), [bytes(wording.STREAM_TAKEN).decode()])]
     late = Chunk("r", [b"1"], Origin("p", "l"), 0.0, lambda chunk, runs: None)
     writing = Deferred.fromCoroutine(bench.store.write(Batch.of([late]), Fence(lane, 1)))
     writing.addErrback(lambda failure: failure.trap(FenceVoid))

@@ -27,9 +27,9 @@ from gateway.config.channel import ChannelsSection
 from gateway.config.load import load_config
 from gateway.daemon.configuration import endpoint_fault
 from gateway.dialects.subscriptions import FULL, LONGEST_REST, SLICE, Subscriptions
+from gateway.model import wording
 from gateway.model.errors import ConfigError
 from gateway.model.outcome import Outcome
-from gateway.peers.closing import OVERRUN
 from gateway.peers.timeouts import Timeouts
 from gateway.wire.framing import FRAMINGS
 from gateway.wire.push import Pushes
@@ -427,7 +427,7 @@ def test_a_peer_that_left_gets_nothing() -> None:
     late, _ = bench.connect()
     listen(bench, "orders", peer=late)
     late.dataReceived(b"PUT messages a\n")
-    late.dismiss(OVERRUN)
+    late.dismiss(wording.PUSHES_NOT_TAKEN)
     assert not late.push(Pushes([b">orders 1"]))
 
 

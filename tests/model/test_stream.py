@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 
 from gateway.commit.memory_store import MemoryStore
 from gateway.dialects.stream_registry import REMEMBERED, StreamRegistry
+from gateway.model import wording
 from gateway.model.batch import Batch, Chunk, Origin, digests_of, stream_marks
 from gateway.model.errors import Unavailable
 from gateway.model.outcome import (
@@ -26,7 +27,7 @@ from gateway.model.outcome import (
     try_later,
 )
 from gateway.model.store import Seen, Waiting, reached
-from gateway.model.stream import BEHIND, KEPT_REFUSALS, MOVED, TAKEN, Stream
+from gateway.model.stream import KEPT_REFUSALS, Stream
 from gateway.model.stream_marks import Standing
 from gateway.spool.backlog import SpoolBacklog
 from tests.in_memory import made_up
@@ -58,7 +59,7 @@ def test_numbers_are_taken_in_order() -> None:
     assert bytes(stream.take(7) or STORED) == b"-TRY GAP seq=5 :send #6 next"
     assert stream.take(4) == DUPLICATE
     stream.end()
-    assert stream.take(6) is TAKEN
+    assert stream.take(6) is wording.STREAM_TAKEN
 
 
 def test_what_is_on_its_way_is_in_doubt() -> None:
@@ -77,7 +78,7 @@ def test_what_is_on_its_way_is_in_doubt() -> None:
     submit(stream, 1).settle(0, 1, STORED)
     assert stream.take_in_turn(6) == DUPLICATE
     stream.end()
-    assert stream.take_in_turn(6) is TAKEN and not stream.is_in_doubt(6)
+    assert stream.take_in_turn(6) is wording.STREAM_TAKEN and not stream.is_in_doubt(6)
 
 
 def test_a_refusal_is_told_again() -> None:
@@ -196,11 +197,11 @@ def test_what_a_peer_of_a_stream_elsewhere_is_told() -> None:
     """A lost claim, a database that is behind, a stream that went on: each has its words."""
     stream = Stream("s", "e", "c", 2)
     (move,) = Batch.of([submit(stream, 4)]).moves
-    assert Standing(False, True, 2).outcome(move) is TAKEN
-    assert Standing(False, False, 0).outcome(move) is TAKEN
-    assert Standing(True, True, 1).outcome(move) is BEHIND
-    assert Standing(True, False, 2).outcome(move) is BEHIND
-    assert Standing(True, True, 4).outcome(move) is MOVED
+    assert Standing(False, True, 2).outcome(move) is wording.STREAM_TAKEN
+    assert Standing(False, False, 0).outcome(move) is wording.STREAM_TAKEN
+    assert Standing(True, True, 1).outcome(move) is wording.STREAM_BEHIND
+    assert Standing(True, False, 2).outcome(move) is wording.STREAM_BEHIND
+    assert Standing(True, True, 4).outcome(move) is wording.STREAM_MOVED
 
 
 @given(st.integers(1, 50), st.lists(st.binary(max_size=20), max_size=20), st.integers(-5, 80))
@@ -255,7 +256,7 @@ def test_a_stream_at_rest_is_small() -> None:
 
 def test_what_nobody_here_knows_is_not_told() -> None:
     """After a goodbye to one of its messages a stream cannot be opened from memory."""
-    for fate, sure in ((STORED, True), (LATER, True), (BAD, True), (BEHIND, False)):
+    for fate, sure in ((STORED, True), (LATER, True), (BAD, True), (wording.STREAM_BEHIND, False)):
         stream = Stream("s", "e", "c")
         submit(stream, 1).settle(0, 1, fate)
         assert stream.sure is sure
@@ -452,7 +453,7 @@ def test_a_stream_of_which_something_is_gone() -> None:
         desk.streams.missing("t", "w1")
         assert not peer.goodbyes and stream.sure
         desk.streams.missing("s", "w1")
-        assert peer.goodbyes == [BEHIND] * (not closed) and stream.ended
+        assert peer.goodbyes == [wording.STREAM_BEHIND] * (not closed) and stream.ended
         desk.away = True
         assert where(desk.open(seen=Seen(3, "w1"))) == DOWN
 
@@ -463,7 +464,7 @@ def test_the_one_that_opened_a_stream_last_has_it() -> None:
     stream = desk.open(by=one)
     assert isinstance(stream, Stream)
     whole = submit(stream, 1)
-    assert desk.open(by=two) == "waits" and one.goodbyes == [TAKEN]
+    assert desk.open(by=two) == "waits" and one.goodbyes == [wording.STREAM_TAKEN]
     assert desk.open(by=two) == "waits"
     whole.settle(0, 1, STORED)
     assert stream.ended

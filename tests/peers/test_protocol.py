@@ -15,8 +15,8 @@ from twisted.internet.error import ConnectionDone
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 from twisted.python.failure import Failure
 
+from gateway.model import wording
 from gateway.model.outcome import Words
-from gateway.peers.closing import STOPPING
 from gateway.peers.factory import peer_name
 from tests.in_memory import Bench, HalfClosing
 
@@ -178,7 +178,7 @@ def test_drain_answers_then_says_goodbye() -> None:
     """At a stop what is in flight is answered, what is not submitted gets no answer."""
     bench = Bench(window=1)
     bench.peer.dataReceived(b"a\nheld back\n")
-    bench.peer.dismiss(STOPPING)
+    bench.peer.dismiss(wording.STOPPING)
     bench.peer.dataReceived(b"too late\n")
     bench.commit_all()
     assert bench.said == (b"+OK\n-BYE DRAIN :the gateway stops; what has no answer is not stored\n")

@@ -21,10 +21,10 @@ from gateway.commit.writer import Writer
 from gateway.dialects.command import CommandDialect
 from gateway.dialects.stream_registry import StreamRegistry
 from gateway.dialects.subscriptions import Subscriptions
+from gateway.model import wording
 from gateway.model.errors import StoreError
 from gateway.model.outcome import Code, Words, refused
 from gateway.model.query import OnOutcome
-from gateway.peers.closing import STOPPING
 from gateway.peers.factory import PeerFactory
 from gateway.peers.protocol import PeerProtocol
 from gateway.spool.outage_spool import OutageSpool
@@ -166,7 +166,7 @@ class Process:
 
     async def _stop(self) -> None:
         for _, protocol in self.connections:
-            protocol.dismiss(STOPPING)
+            protocol.dismiss(wording.STOPPING)
         drained = await self._within(_DRAIN, lambda: not self.writer.in_flight)
         await self._within(1.0, lambda: all(c.closed for c, _ in self.connections))
         for connection, _ in self.connections:

@@ -19,12 +19,13 @@ from typing import Final
 
 from twisted.logger import Logger
 
+from gateway.model import wording
 from gateway.model.errors import OutcomeUnknown, RowError, StoreError, TransientError, Unavailable
-from gateway.model.outcome import RETRY_AFTER, Code, Listing, Outcome, goodbye, refused, try_later
+from gateway.model.outcome import RETRY_AFTER, Code, Listing, Outcome, refused, try_later
 from gateway.model.query import Query
 from gateway.postgres.connect.connection import Connection, Rows
 from gateway.postgres.connect.driver_errors import PreparedStatementLost
-from gateway.sql.call import CallStatement, answers_of, too_large
+from gateway.sql.call import CallStatement, answers_of
 from gateway.sql.sqlstate import CANCELLED, TOO_LARGE
 from gateway.sql.statement import named
 
@@ -35,13 +36,6 @@ MARGIN: Final = 5.0
 Seconds that a statement may take beyond its timeout before its connection is closed: the
 server should be the one to give up, that costs no connection.
 """
-
-LOST: Final = goodbye(
-    Code.INTERNAL, "the connection to the database was lost; whether this was done is not known"
-)
-
-
-DOWN: Final = try_later(Code.DOWN, "no connection to the database", RETRY_AFTER)
 
 
 class PreparedCall:
@@ -126,9 +120,9 @@ class CallExecutor:
         try:
             await connection.query("COMMIT", None, timeout)
         except OutcomeUnknown:
-            return LOST
+            return wording.CALL_LOST
         # With a synchronous standby: committed, but not known to be there.
-        return LOST if connection.warned else answer
+        return wording.CALL_LOST if connection.warned else answer
 
     async def _run(
         self,
@@ -169,13 +163,13 @@ def call_outcome(error: StoreError, query: Query) -> Outcome:
     """
     if isinstance(error, RowError):
         if error.sqlstate == TOO_LARGE:
-            return too_large(query)
+            return wording.more_bytes(query.max_bytes)
         return refused(Code.QUERY, str(error), error.sqlstate)
     if isinstance(error, TransientError):
         if error.sqlstate == CANCELLED:
-            return try_later(Code.BUSY, f"no answer within {query.timeout:g} s")
+            return wording.no_answer_within(query.timeout)
         return try_later(Code.BUSY, str(error), RETRY_AFTER, error.sqlstate)
-    return DOWN
+    return wording.NO_CONNECTION
 
 
 def _limit(seconds: float) -> str:

@@ -26,15 +26,16 @@ from twisted.python.failure import Failure
 
 from gateway.columns.kind import Misfit, shown
 from gateway.config.load import Database
+from gateway.model import wording
 from gateway.model.errors import OutcomeUnknown, RouteError, StoreError, Unavailable
-from gateway.model.outcome import RETRY_AFTER, Code, Outcome, goodbye, refused, try_later
+from gateway.model.outcome import Code, Outcome, refused
 from gateway.model.query import OnOutcome, Query
 from gateway.model.text import meant
 from gateway.postgres.connect.connection import Connection
 from gateway.postgres.connect.connector import Connector
 from gateway.postgres.connect.pool import Pool
 from gateway.postgres.queries.call_queue import PROMPT, SLOW, Call, CallQueue, OpenQuery
-from gateway.postgres.queries.executor import DOWN, MARGIN, CallAnswer, CallExecutor, call_outcome
+from gateway.postgres.queries.executor import MARGIN, CallAnswer, CallExecutor, call_outcome
 from gateway.postgres.queries.query_cache import QueryCache
 from gateway.sql.sqlstate import READ_ONLY
 
@@ -43,10 +44,6 @@ MOST_WAITING: Final = 10_000
 
 PATIENCE: Final = 0.5
 """Seconds that several calls together may take before they are asked one by one."""
-
-_OUT_OF_ORDER: Final = try_later(Code.QUERY, "the query does not work just now")
-_NO_ROOM: Final = try_later(Code.BUSY, "too many calls are waiting", RETRY_AFTER)
-_BUG: Final = goodbye(Code.INTERNAL, "the gateway failed; whether this was done is not known")
 
 
 def query_pool(
@@ -107,7 +104,7 @@ class PostgresQueries:
         turns, self._turns = self._turns, deque()
         for queue in turns:
             while queue.calls:
-                self._settle(queue.calls.popleft(), DOWN)
+                self._settle(queue.calls.popleft(), wording.NO_CONNECTION)
         self._pool.close()
 
     async def call(self, name: str, arguments: bytes) -> CallAnswer:
@@ -121,10 +118,10 @@ class PostgresQueries:
     def ask(self, name: str, arguments: bytes, told: OnOutcome) -> None:
         queue = self._queues.get(name)
         if queue is None:
-            told(refused(Code.QUERY, f"no query {shown(name)}{meant(name, self._queues)}"))
+            told(wording.no_query(shown(name), meant(name, self._queues)))
             return
         if self.in_flight >= MOST_WAITING or self._closed:
-            told(DOWN if self._closed else _NO_ROOM)
+            told(wording.NO_CONNECTION if self._closed else wording.TOO_MANY_CALLS)
             return
         self.in_flight += 1
         opened = queue.opened
@@ -215,7 +212,7 @@ class PostgresQueries:
             # may call at once, so nothing is told before all is in order here.
             waiting, queue.calls = queue.calls, deque()
             for call in waiting:
-                self._settle(call, _OUT_OF_ORDER)
+                self._settle(call, wording.QUERY_OUT_OF_ORDER)
             return True
         calls = queue.take(opened)
         if queue.calls:
@@ -242,7 +239,7 @@ class PostgresQueries:
         if isinstance(result, Failure):
             self._log.failure("a query failed", failure=result)
             for call in calls:
-                self._settle(call, _BUG)
+                self._settle(call, wording.CALL_FAILED)
         if self._turns:
             self._dispatch_soon()
 
@@ -265,8 +262,8 @@ class PostgresQueries:
 
     def _not_reached(self) -> Outcome:
         if self._pool.size:
-            return try_later(Code.BUSY, "the connections for queries are busy", RETRY_AFTER)
-        return DOWN
+            return wording.QUERIES_BUSY
+        return wording.NO_CONNECTION
 
     # Asking.
 
@@ -336,4 +333,4 @@ class PostgresQueries:
             return call_outcome(error, queue.query)
         hint = "; set read_only = false" if error.sqlstate == READ_ONLY else ""
         self._query_cache.say(queue, f"{error}{hint}")
-        return _OUT_OF_ORDER
+        return wording.QUERY_OUT_OF_ORDER

@@ -14,11 +14,12 @@ import pytest_twisted
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gateway.model import wording
 from gateway.model.batch import Batch, Chunk, Fence, Origin
 from gateway.model.errors import FenceVoid, StoredPartly, StreamBehind, StreamsElsewhere
 from gateway.model.outcome import DUPLICATE, Code, Outcome, Word, refused
 from gateway.model.store import Seen, Spooled
-from gateway.model.stream import BEHIND, MOVED, TAKEN, Stream
+from gateway.model.stream import Stream
 from gateway.model.stream_marks import Standing
 from gateway.postgres.schema.migrations import migrations
 from gateway.sql.streams import KEPT_DIGESTS
@@ -257,7 +258,7 @@ async def test_a_lost_claim_stores_nothing(adapter: Adapter) -> None:
     late = batch(old, b"a", b"b")
     standing = (await elsewhere(adapter, late))["s"]
     assert (standing.claimed, standing.current, standing.mark) == (False, True, 0)
-    assert standing.outcome(late.moves[0]) is TAKEN
+    assert standing.outcome(late.moves[0]) is wording.STREAM_TAKEN
     assert bodies(adapter) == []
 
 
@@ -307,7 +308,14 @@ async def test_asked_again(adapter: Adapter) -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "outcome"), [(1, MOVED), (2, MOVED), (3, MOVED), (5, BEHIND), (9, BEHIND)]
+    ("first", "outcome"),
+    [
+        (1, wording.STREAM_MOVED),
+        (2, wording.STREAM_MOVED),
+        (3, wording.STREAM_MOVED),
+        (5, wording.STREAM_BEHIND),
+        (9, wording.STREAM_BEHIND),
+    ],
 )
 @pytest_twisted.ensureDeferred
 async def test_a_stream_moves_from_just_before_its_messages(
@@ -338,7 +346,7 @@ async def test_several_streams_share_a_batch(adapter: Adapter) -> None:
     together = Batch.of([parts[0], plain, *parts[1:]])
     standings = await elsewhere(adapter, together)
     assert {name: found.current for name, found in standings.items()} == {"2": True, "3": False}
-    left = together.without({"2", "3"}, TAKEN)
+    left = together.without({"2", "3"}, wording.STREAM_TAKEN)
     assert left is not None
     assert await store(adapter, left, fence()) == ["+OK"] * 2
     assert bodies(adapter) == [b"m", b"p"]
