@@ -70,7 +70,7 @@ _TALLY: Final = _LOOSE.compiled("tally").pattern
 _OPENED: Final = rb"\+OK seq=%b epoch=" + _LOOSE.compiled("epoch").pattern
 _SEQ: Final = re.compile(rb".*\+OK seq=(\d+) epoch=(\S+)", re.DOTALL)
 _HELLO: Final = re.compile(rb"(?i:HELLO) (\S+)")
-_PUT_OFF: Final = rb"-TRY GAP retry=\d+ :" + _LINE
+_PUT_OFF: Final = rb"-TRY GAP retry=\d+(?: taken=true)? :" + _LINE
 
 
 _compiled = lru_cache(maxsize=256)(re.compile)

@@ -101,6 +101,12 @@ class StreamRegistry:
             closed.sure = False
 
     async def _claim(self, name: str, claimant: Claimant, seen: Seen | None) -> Stream | Outcome:
+        if self._is_held_otherwise(name, claimant, seen):
+            # Whoever has the stream keeps it, unless the database says that this one is right.
+            assert seen is not None
+            refusal = await self._refusal(name, seen)
+            if refusal is not None:
+                return refusal
         before = await self._taken_over(name, claimant)
         waiting = None if self._backlog is None else self._backlog.of(name)
         try:
@@ -109,9 +115,7 @@ class StreamRegistry:
             )
         except StreamBehind as behind:
             self._keep(before)
-            if seen is not None and int(str(behind)) >= seen.number:
-                return wording.stream_renewed(f"it is at #{behind}")
-            return wording.stream_not_so_far(f"it is at #{behind}")
+            return _not_there(behind, seen)
         except StoreError as error:
             self._keep(before)
             self._log.debug("stream {name}: not claimed: {error}", name=name, error=str(error))
@@ -132,6 +136,28 @@ class StreamRegistry:
         self._closed.pop(name, None)
         self._open[name] = (stream, claimant)
         return stream
+
+    def _is_held_otherwise(self, name: str, claimant: Claimant, seen: Seen | None) -> bool:
+        """Whether another connection has the stream here, in another epoch than is said."""
+        held = self._open.get(name)
+        if seen is None or held is None or held[1] is claimant:
+            return False
+        return seen.epoch not in ("", held[0].epoch)
+
+    async def _refusal(self, name: str, seen: Seen) -> Outcome | None:
+        """
+        Ask the database whether a peer of another epoch may have a stream, while somebody has it.
+
+        @return: why not; C{None} where it may, and whoever has it here has lost it already.
+        """
+        waiting = None if self._backlog is None else self._backlog.of(name)
+        try:
+            await self._store.claim_stream(name, seen, {} if waiting is None else waiting.numbers)
+        except StreamBehind as behind:
+            return _not_there(behind, seen)
+        except StoreError:
+            return wording.stream_not_so_far("the database cannot be asked")
+        return None
 
     async def _taken_over(self, name: str, claimant: Claimant) -> Stream | None:
         """
@@ -193,3 +219,9 @@ def _known(before: Stream | None, waiting: Waiting | None, seen: int) -> tuple[s
         return epoch, last
     # What waits there may have a hole, where a disk failed.
     return epoch, reached(seen, waiting.numbers.get(epoch, ()))
+
+
+def _not_there(behind: StreamBehind, seen: Seen | None) -> Outcome:
+    if seen is not None and int(str(behind)) >= seen.number:
+        return wording.stream_renewed(f"it is at #{behind}")
+    return wording.stream_not_so_far(f"it is at #{behind}")

@@ -352,12 +352,31 @@ def test_a_database_that_is_behind_is_told() -> None:
     desk = Desk()
     desk.at(4)
     assert where(desk.open(seen=Seen(5, "e"))) == GAP
-    assert where(desk.open(seen=Seen(4, "other"))) == GAP
+    assert where(desk.open(seen=Seen(4, "other"))) == f"{GAP} taken=true"
     assert where(desk.open(seen=Seen(4, "e"))) == ("e", 4)
     assert where(desk.open(seen=Seen(2, ""))) == ("e", 4)
     desk.store.streams.clear()
     assert where(desk.open(seen=Seen(4, "e"))) == GAP
     assert desk.store.streams == {}, "nothing is changed by who is told to ask again"
+
+
+def test_who_is_refused_takes_a_stream_from_nobody() -> None:
+    """A peer with numbers of an epoch that is over is told so; the one that has the stream keeps
+    it, and loses it to whoever is right."""
+    desk = Desk()
+    desk.at(2)
+    holder = Claimant()
+    stream = desk.open(by=holder)
+    assert isinstance(stream, Stream) and stream.epoch != "e"
+    for away, told in ((False, f"{GAP} taken=true"), (True, GAP), (False, f"{GAP} taken=true")):
+        desk.away = away
+        assert where(desk.open(seen=Seen(2, "e"))) == told
+        assert where(desk.open(seen=Seen(9, "e"))) == GAP
+    assert not holder.goodbyes
+    submit(stream, 1).settle(0, 1, STORED)
+    desk.at(3, "f")  # it went on at another gateway
+    assert where(desk.open(seen=Seen(3, "f"))) == ("f", 3)
+    assert holder.goodbyes == [wording.STREAM_TAKEN]
 
 
 def test_the_spool_counts() -> None:

@@ -223,7 +223,7 @@ def test_plain_words(listening: bool, text: str, said: str) -> None:
         "tcp:80:interface=localhost",
         r"tcp:80:interface=fe80\:\:1%eth0",
         "tcp6:80:interface=127.0.0.1",
-        f"tls:{Path(__file__).parent / 'clients'}:443",
+        f"tls:{Path(__file__).parents[1] / 'clients'}:443",
     ],
 )
 def test_what_is_right_stays(text: str) -> None:
