@@ -96,4 +96,5 @@ StartSend = Callable[..., Running]
 def hold_all(database: Database, *bodies: str) -> None:
     """Wait until the table has these, in this order."""
     wait_until(lambda: len(database.bodies()) >= len(bodies), f"{len(bodies)} rows")
-    assert database.bodies() == list(bodies)
+    found = database.bodies()
+    assert found == list(bodies), found

@@ -151,19 +151,27 @@ class Tail:
         held = (*self._generations, *self._ended, *self._early)
         # A file that was truncated goes on with another content, under whatever name.
         known = {one.key for one in held if one.file >= 0 and not one.cut}
-        changed = mark.changed if newest is None else os.fstat(newest.file).st_mtime_ns
+        # As it was when it was last seen: whoever writes to it late makes it seem younger.
+        changed = mark.changed
         own = [at for at, one in enumerate(found) if newest is not None and one.key == newest.key]
         first = own[0] + 1 if own else 0
-        taken = []
+        taken: list[Found] = []
+        ordered = True
         for at, one in enumerate(found):
-            # Where the names do not say what came after it, the last changes do.
-            late = at >= first if own else one.changed >= changed
-            if not late or one.key in known or one.key in done:
+            behind = bool(own) and at >= first
+            if one.key in known | done or not (
+                behind or (one.changed >= changed and not (own and mark.fits(one.file, one.stat)))
+            ):
                 _close(one)
                 continue
+            # It came after that one, whatever its name says, since all others are known.
+            ordered = ordered and (behind or not own)
+            taken.append(one)
+        if not ordered:
+            taken.sort(key=lambda one: (one.changed, one.path.name))
+        for one in taken:
             self._end_newest()
             self._add(one, 0, 1)
-            taken.append(one.path)
         if newest is not None and newest.key in {one.key for one in unknown}:
             self._tell(
                 f"{newest.path}: its name does not say when it was rotated; those that came after"
@@ -177,7 +185,7 @@ class Tail:
                     f" file that was being sent, its {one.stat.st_size:,} bytes are not sent"
                 )
             _close(one)
-        return [*taken, *self._take_early()]
+        return [*(one.path for one in taken), *self._take_early()]
 
     def _is_last(self, newest: Generation) -> bool:
         """Whether nothing that has a name came after a file, except what was seen itself."""

@@ -250,10 +250,11 @@ class _Run:
             watch.stop()
             shown.stop()
             restore()
-            self._source.close()
             await self._client.stopService()
             if self._place is not None:
+                # Before the files: it asks them how far they were read.
                 self._place.close()
+            self._source.close()
             if self._refused is not None:
                 self._refused.close()
         report = self._counts.report()
