@@ -261,7 +261,7 @@ class Tail:
                 # A file may get the name and lose it again between two looks, however often.
                 moved = self._cut(newest, False) if cut else None
                 if cut or self._folder_changes():
-                    self.catch_up(newest.mark_read())
+                    self.catch_up(newest.mark_named())
                 self._take_moved(moved)
             self._say_missing(f"{self.path}: is not there (yet); waiting for it")
             return
@@ -273,6 +273,7 @@ class Tail:
             return
         named = newest is not None and (found.st_dev, found.st_ino) == newest.key
         if newest is not None and named and newest.is_read and not cut:
+            newest.named_until = newest.seen[1]
             return
         try:
             file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -289,7 +290,7 @@ class Tail:
         if newest is not None:
             if cut:
                 moved = self._cut(newest, named)
-            self._behind = newest.mark_read()
+            self._behind = newest.mark_named()
         if self._behind is not None:
             self.catch_up(self._behind)  # more than one rotation since the last look
         self._take_moved(moved)

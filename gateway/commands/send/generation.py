@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from dataclasses import replace
 
 from gateway.commands.send.inputs import BLOCK, Block, Cutter
 from gateway.commands.send.rotation import HEAD, TRAIL, FilePosition, Found, digest, hole
@@ -23,6 +24,7 @@ class Generation:
     @ivar given: of the byte behind the last whole message that was given out.
     @ivar until: nothing from this byte on is read: it came when the next file was begun.
     @ivar over: when something else got the name, or it grew after that.
+    @ivar named_until: its last change, in nanoseconds, when it was last seen under the name.
     @ivar cut: truncated: nothing more can be read of it.
     @ivar trouble: why it cannot be read just now.
     """
@@ -51,6 +53,7 @@ class Generation:
         self.key = found.key
         self.path = found.path
         self.seen = (found.stat.st_size, found.stat.st_mtime_ns)
+        self.named_until = found.stat.st_mtime_ns
         self._grow_head()
 
     def once_more(self) -> Found:
@@ -136,6 +139,10 @@ class Generation:
         while (first := next(iter(self._trails))) < offset:
             del self._trails[first]
         return self._mark(offset, *self._trails[offset])
+
+    def mark_named(self) -> FilePosition:
+        """How far it was read, with its last change of when it still had the name."""
+        return replace(self.mark_read(), changed=self.named_until)
 
     def mark_read(self) -> FilePosition:
         """How far it was read, be it within a message."""

@@ -71,6 +71,31 @@ def test_a_late_line_in_the_file_that_is_sent(log: Log) -> None:
     assert log.send() == ["late", "2", "3"]
 
 
+@pytest.mark.parametrize("restarted", [True, False])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["app.log-30-01-2026", "app.log-31-01-2026", "app.log-01-02-2026"],
+        ["app.log-1", "app.log-2", "app.log-3"],
+        ["app.log.1", "app.log.2", "app.log.3"],
+        ["app.log-20260130", "app.log.2", "app.log.1"],
+    ],
+)
+def test_names_that_do_not_tell_the_order(log: Log, names: list[str], restarted: bool) -> None:
+    """Days first, numbers that count upwards, two kinds: whatever came after the file that was sent
+    is sent, in the order of last changes, though that one was written to last of all."""
+    log.append("1\n")
+    log.send()
+    for turn, name in enumerate(names):
+        log.path.rename(log.path.with_name(name))
+        log.append(f"{turn + 2}\n")
+        os.utime(log.path, ns=(turn, log.path.stat().st_mtime_ns + 1_000_000 * turn))
+    log.append("late\n", names[0])
+    if restarted:
+        log.again()
+    assert log.send() == ["late", "2", "3", "4"]
+
+
 def test_files_that_were_rotated_before(log: Log) -> None:
     """Those that were there before a stream began are not sent, however late they are touched or
     written to; that is counted, once."""
