@@ -227,6 +227,7 @@ class Tail:
         keys = set()
         kept = []
         open_still = {one.key for one in self._ended if one.file >= 0}
+        named = self._named_keys()
         by_inode = {one.key[1]: one for one in found}
         there = inodes_beside(self.path)
         for mark in self.done:
@@ -236,7 +237,7 @@ class Tail:
                 # Untouched, it need not be read.
                 mark.is_untouched(one.stat) or mark.fits(one.file, one.stat)
             ):
-                if one.key not in open_still:
+                if one.key not in open_still | named:
                     self._say_late(one.path, one.stat.st_size - size)
                 keys.add(one.key)
                 size = max(size, one.stat.st_size)
@@ -550,10 +551,10 @@ class Tail:
         return moved
 
     def _look_back(self) -> None:
-        later = {one.key for one in self._generations}
+        later, named = {one.key for one in self._generations}, self._named_keys()
         for generation in reversed(self._ended):
-            if generation.file < 0:
-                continue
+            if generation.file < 0 or generation.key in named:
+                continue  # what has the name again is gone on with
             if generation.key in later:
                 self._forget(generation)  # its file went on, and is measured there
                 continue
@@ -564,6 +565,13 @@ class Tail:
             generation.seen = (max(size, found.st_size), found.st_mtime_ns)
             if not found.st_nlink:
                 self._forget(generation)  # the disk needs its room
+
+    def _named_keys(self) -> set[tuple[int, int]]:
+        """Device and inode of what has the name now, if anything does."""
+        with contextlib.suppress(OSError):
+            there = self.path.stat()
+            return {(there.st_dev, there.st_ino)}
+        return set()
 
     def _say_late(self, path: Path, size: int) -> None:
         if size > 0:

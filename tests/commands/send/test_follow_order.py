@@ -230,6 +230,7 @@ def test_a_rotation_that_is_undone(log: Log, again: bool) -> None:
     log.append("4\n")
     assert log.send() == ["4"]
     assert log.said("has the name again", "behind its line 2")
+    assert not log.said("are not sent"), "they are"
 
 
 def test_a_link_that_is_pointed_back(log: Log) -> None:
