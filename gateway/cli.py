@@ -1,5 +1,5 @@
 """
-The C{gateway} command: what people do around the daemon.
+The C{gateway} command.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def check(file: Path, data_dir: Path) -> None:
     none, with 1 where there is one, with 3 where there is none in the file and
     the database could not be asked.
     """
-    # The database's side is for this command alone.
+    # Imported here: only this command needs the database.
     from gateway.commands.check import PROBLEMS, check_database
     from gateway.config.load import EMBEDDED
     from gateway.daemon.configuration import load, operator_warnings_of
@@ -144,7 +144,7 @@ def bench_command(endpoint: str, as_json: bool, **options: Any) -> None:
     or tcp:127.0.0.1:8000. The messages are stored: do not point this at a table you
     care about. Exits with 1 where a message got no answer or was not stored.
     """
-    # More than other commands need, at each TAB too.
+    # Imported here, to keep other commands and completion fast.
     from gateway.commands.connect import Trust, check_endpoint, new_client, reason
 
     check_endpoint(endpoint)

@@ -1,1 +1,1 @@
-"""Who a peer is and what it may do: tokens, grants, rates and limits of connections."""
+"""Identities and rights of peers: tokens, grants, rates and limits of connections."""

@@ -1,15 +1,16 @@
 """
-Verifying tokens: beside the reactor, one at a time, and each right one once.
+Authenticator: verifies tokens on a thread, one at a time, and each right one only once.
 
 To hash a secret takes tens of milliseconds of a processor. That is done by a thread, for
-one token at a time, and so many may wait for it; who comes then is told that the gateway is
-busy. The token that was right is remembered by a digest, under a key that ends with the
+one token at a time, and a limited number may wait for it; others are told that the gateway is
+busy. A token that was right is remembered by a digest, under a key that ends with the
 process, for as long as the file has its hash, over every reload: a thousand peers that reconnect
-cost a look into a dictionary each, and any other secret for it is wrong without a look.
+cost a dictionary lookup each, and any other secret for it is wrong without a hash.
 
-So who knows an ID and not its secret cannot keep its owner waiting. Until the owner has come for
-the first time, wrong tokens count against the address that they came from: addresses are served
-in turn, those that were wrong lately after all others, and these give way where too many wait.
+So a peer that knows an ID and not its secret cannot keep its owner waiting. Until the owner has
+connected for the first time, wrong tokens count against the address that they came from: addresses
+are served in turn, those that were wrong lately after all others, and these are refused first where
+too many wait.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ Aside = Callable[[Callable[[], bool], Callable[[bool | Failure], None]], None]
 
 def in_threads(reactor: Any) -> Aside:
     """
-    A thread for each; daemons, so that an ending process does not wait for them.
+    Run each piece of work on a thread of its own.
+
+    Daemon threads, so that an ending process does not wait for them.
     """
 
     def aside(work: Callable[[], bool], done: Callable[[bool | Failure], None]) -> None:
@@ -72,9 +75,9 @@ def in_threads(reactor: Any) -> Aside:
 
 class _Check:
     """
-    A token that was said, and by whom.
+    A token that waits to be verified.
 
-    @ivar site: the address that said it first.
+    @ivar site: the first address that sent it.
     """
 
     __slots__ = ("digest", "secret", "site", "token", "told")
@@ -90,7 +93,7 @@ class _Check:
 
     @property
     def account(self) -> tuple[Hashable, str]:
-        """What L{WAITING_EACH} holds for."""
+        """Key that L{WAITING_EACH} counts by."""
         return self.site, self.token.id
 
 
@@ -107,9 +110,7 @@ class _Turns:
         self._since = wall()
 
     def blame(self, site: Hashable) -> None:
-        """
-        A wrong token came from there.
-        """
+        """Count a wrong token against an address."""
         self._forget()
         self._wrong[site] += 1
 
@@ -117,9 +118,7 @@ class _Turns:
         self._waiting.setdefault(check.site, deque()).append(check)
 
     def next(self) -> _Check | None:
-        """
-        Take out who is next.
-        """
+        """Take out the next check; C{None} where none waits."""
         if not self._waiting:
             return None
         self._forget()
@@ -132,10 +131,11 @@ class _Turns:
 
     def give_way(self, site: Hashable) -> _Check | None:
         """
-        Take out whom one more from an address displaces: the last of the address that was wrong
-        most often, or has most that wait.
+        Take out the check that one more from an address displaces.
 
-        @return: C{None}: nobody, since no other address is worse.
+        It is the last of the address that was wrong most often, or has most that wait.
+
+        @return: C{None}: none, since no other address is worse.
         """
         if not self._waiting:
             return None
@@ -164,7 +164,7 @@ class Authenticator:
     """
     Authenticator of tokens.
 
-    @ivar offered: whether there are any.
+    @ivar offered: whether a file of tokens is configured.
     """
 
     _log = Logger()
@@ -180,7 +180,7 @@ class Authenticator:
         self._wall = wall
         self._key = secrets.token_bytes(32)
         self._tokens: Mapping[str, Token] = {}
-        # The digest of the right one, by ID.
+        # ID -> digest of the token that was right.
         self._right: dict[str, bytes] = {}
         self._checks: dict[bytes, _Check] = {}
         self._each: Counter[tuple[Hashable, str]] = Counter()
@@ -189,9 +189,7 @@ class Authenticator:
         self.take(tokens)
 
     def take(self, tokens: Mapping[str, Token] | None) -> None:
-        """
-        The file was read again.
-        """
+        """Replace the tokens after the file was read again."""
         before, self._tokens = self._tokens, tokens or {}
         self.offered = tokens is not None
         self._right = {
@@ -202,9 +200,7 @@ class Authenticator:
 
     def current(self, token: Token) -> Token | None:
         """
-        A token by which somebody proved who it is, as it is now.
-
-        @return: C{None} where it does so no more.
+        Return the present entry of a token that was verified before; C{None}: it is valid no more.
         """
         now = self._good(token.id)
         same = now is not None and (now.identity, now.hash) == (token.identity, token.hash)
@@ -212,9 +208,11 @@ class Authenticator:
 
     def verify(self, said: bytes, site: Hashable, told: OnProof) -> None:
         """
-        @param said: by a peer.
+        Verify a token and hand the result to a callback.
+
+        @param said: the token as the peer sent it.
         @param site: the peer's address, as limits take it.
-        @param told: gets the answer, maybe at once.
+        @param told: called with the result, maybe at once.
         """
         name, _, secret = said.partition(b".")
         token = None
@@ -242,9 +240,7 @@ class Authenticator:
             self._next()
 
     def _admit(self, check: _Check) -> bool:
-        """
-        Whether one more may wait; another may have to go for it.
-        """
+        """Say whether one more check may wait; another one may be refused for it."""
         if self._each[check.account] >= WAITING_EACH:
             return False
         if len(self._checks) >= WAITING:
@@ -275,7 +271,7 @@ class Authenticator:
             return
         right = self._right.get(token.id)
         if right is not None:
-            # Its owner has come meanwhile.
+            # Its owner was verified meanwhile.
             self._answer(check, self._compared(token, right, check.digest, check.site))
             return
         self._busy = True

@@ -1,8 +1,8 @@
 """
 Limits of connections: in all, at a listener, and from one address.
 
-Connections count from the moment they are accepted, so that one whose TLS handshake goes on
-and on counts too.
+Connections count from the moment they are accepted, so that one with an endless TLS handshake
+counts too.
 
 Pure.
 """
@@ -19,8 +19,8 @@ class ConnectionLimit:
     Count of connections, and its limits.
 
     @ivar count: connections.
-    @ivar most: of them; may be set at any time.
-    @ivar most_alike: of the same address; likewise.
+    @ivar most: limit of C{count}; may be set at any time.
+    @ivar most_alike: limit of connections from one address; may be set at any time.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class ConnectionLimit:
 
     def enter(self, address: Hashable) -> None:
         """
-        One more; to be followed by L{leave}.
+        Count one more connection; to be followed by L{leave}.
         """
         self.count += 1
         self._alike[address] += 1
@@ -56,9 +56,9 @@ class ConnectionLimit:
 
     def excess(self, address: Hashable) -> tuple[float, str]:
         """
-        Whether one more would be too many.
+        Return by how many connections one more would exceed a limit, and which limit.
 
-        @return: by how many, and of what; 0 where there is room.
+        @return: 0 where there is room.
         """
         found = (self.count + 1 - self.most, "connections at this listener")
         alike = self._alike[address] + 1 - self.most_alike

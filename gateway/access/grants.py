@@ -1,5 +1,5 @@
 """
-Grants as they are configured: the section C{[access]}, and which identities there can be.
+Configuration of grants, section C{[access]}, and the check of identities.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ class GrantSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """
     Grant: what some peers may do. Names may hold C{*} for anything.
 
-    @ivar identities: who proved to be one of these, by a certificate or a token.
-    @ivar networks: who comes from one of these, in CIDR notation; C{unix} for Unix sockets.
-        With both, both must be so.
+    @ivar identities: those that it is for, proved by a certificate or a token.
+    @ivar networks: those that it is for, in CIDR notation; C{unix} for Unix sockets.
+        Where both are set, a peer must match both.
     @ivar listeners: where the grant holds.
-    @ivar streams: C{{identity}} stands for who the peer proved to be.
+    @ivar streams: C{{identity}} stands for the peer's identity.
     """
 
     identities: tuple[str, ...] = ()
@@ -47,7 +47,7 @@ class AccessSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 def identity_fault(identity: str) -> str | None:
     """
-    Why nobody can be called that.
+    Say why a text cannot be an identity; C{None} where it can.
     """
     size = len(identity.encode("utf-8", "surrogatepass"))
     if not identity:

@@ -1,8 +1,8 @@
 """
-Patterns for names, in which C{*} stands for anything, or for nothing.
+Patterns for names, in which C{*} stands for any text, the empty one too.
 
 Matching takes a time that grows with the name and the pattern and no more, whatever a
-peer makes up: each part is looked for once, from the left, which finds a match where
+peer sends: each part is searched once, from the left, which finds a match where
 there is one.
 """
 
@@ -18,7 +18,9 @@ IDENTITY: Final = "{identity}"
 @dataclass(frozen=True, slots=True)
 class Pattern:
     """
-    @ivar parts: what stands before, between and after the asterisks.
+    A pattern of names.
+
+    @ivar parts: the texts before, between and after the asterisks.
     """
 
     parts: tuple[str, ...]
@@ -30,8 +32,9 @@ class Pattern:
     @classmethod
     def personal(cls, text: str, identity: str | None) -> Pattern | None:
         """
-        @param identity: put in for L{IDENTITY}, and taken to the letter.
-        @return: C{None} where the text wants one and there is none.
+        Make a pattern in which L{IDENTITY} is replaced by an identity, taken literally.
+
+        @return: C{None} where the text has L{IDENTITY} and there is no identity.
         """
         if IDENTITY not in text:
             return cls.of(text)
@@ -40,9 +43,7 @@ class Pattern:
         return cls(tuple(part.replace(IDENTITY, identity) for part in text.split("*")))
 
     def matches(self, name: str) -> bool:
-        """
-        Whether this is such a name.
-        """
+        """Say whether a name matches."""
         first, *rest = self.parts
         if not rest:
             return name == first

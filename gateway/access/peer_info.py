@@ -1,5 +1,5 @@
 """
-The remote end of a connection, as far as it is known.
+Address, identity and certificate of the remote end of a connection.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from gateway.system.addresses import Address, site_of
 @dataclass(frozen=True, slots=True)
 class PeerCertificate:
     """
-    Certificate of a peer, as far as it is kept.
+    The facts that are kept of a peer's certificate.
 
-    @ivar identity: whom it names.
-    @ivar issuer: the name of who signed it, in DER; with C{serial} it is this one and no other.
+    @ivar identity: the name in it.
+    @ivar issuer: name of the authority that signed it, in DER; with C{serial} it is unique.
     @ivar ends: when it expires, in seconds since 1970.
     """
 
@@ -33,12 +33,12 @@ class PeerInfo:
     """
     Remote end of one connection.
 
-    @ivar name: its address as C{host:port}, C{[v6]:port} or C{unix}; a trusted proxy's word
-        for whom it speaks.
+    @ivar name: its address as C{host:port}, C{[v6]:port} or C{unix}; behind a trusted proxy the
+        address that the proxy names.
     @ivar address: the same for comparing; C{None} for a Unix socket.
-    @ivar identity: who it proved to be, by a certificate or a token.
-    @ivar token: what is kept of the token that it said last.
-    @ivar certificate: that it showed.
+    @ivar identity: proved by a certificate or a token.
+    @ivar token: what is kept of the token that it sent last.
+    @ivar certificate: that it presented.
     @ivar ends: when the first of these two expires, in seconds since 1970.
     """
 
@@ -51,32 +51,30 @@ class PeerInfo:
 
     @property
     def site(self) -> Hashable:
-        """What limits for an address go by."""
+        """Address or IPv6 network that limits count by; C{None} for a Unix socket."""
         return site_of(self.address)
 
     @property
     def account(self) -> Hashable:
-        """Whose rate is drawn on: the identity's, else the address's."""
+        """Key of the peer's rate: the identity, else the address."""
         return self.site if self.identity is None else self.identity
 
     @property
     def proof(self) -> str:
-        """What proved its identity, for the log; never the token itself."""
+        """
+        Name of the token or certificate that proved its identity, for the log; never a secret.
+        """
         if self.token is not None:
             return f"token {self.token.id}"
         return "nothing" if self.certificate is None else f"certificate {self.certificate.serial:X}"
 
     def proved(self, token: Token) -> PeerInfo:
-        """
-        The same, now that it has said this token.
-        """
+        """Return a copy with the identity of a token that was verified."""
         shown = math.inf if self.certificate is None else self.certificate.ends
         return replace(self, identity=token.identity, token=token, ends=min(token.ends, shown))
 
     def showing(self, certificate: PeerCertificate) -> PeerInfo:
-        """
-        The same, now that it has shown this certificate.
-        """
+        """Return a copy with the identity of a certificate that was presented."""
         return replace(
             self, identity=certificate.identity, certificate=certificate, ends=certificate.ends
         )

@@ -1,11 +1,11 @@
 """
-Rates: how many messages and bytes a peer may send in a second.
+Rate limits: messages and bytes that a peer may send in a second.
 
-A token bucket for each identity, or each address of those who proved nothing: it fills at
+A token bucket for each identity, or each address of peers without one: it fills at
 the rate and holds a burst. All peers of one identity draw from one bucket, which outlives
-them until it is full again, so that connecting anew gains nothing.
+them until it is full again, so that reconnecting gains nothing.
 
-Pure: whoever asks says what time it is.
+Pure: the caller passes the time.
 """
 
 from __future__ import annotations
@@ -63,9 +63,10 @@ class Bucket:
 
     def take(self, messages: Sequence[bytes], now: float) -> int:
         """
-        @return: how many of them, from the first on, may pass. A message passes where no byte is
-            owed, so that one larger than the burst is not held up for ever; those that come
-            after it wait for all of it.
+        Take messages from the first on, as many as may pass now; return their number.
+
+        A message passes where no byte is owed, so that one larger than the burst is not delayed for
+        ever; those that come after it wait for all of it.
         """
         self._fill(now)
         passed = int(min(len(messages), self._messages + _DUST))
@@ -80,9 +81,7 @@ class Bucket:
 
     def charge(self, size: int, now: float) -> bool:
         """
-        Take bytes whether they may pass or not.
-
-        @return: whether any are owed now.
+        Take bytes whether they may pass or not; return whether any are owed now.
         """
         self._fill(now)
         self._bytes -= size
@@ -90,12 +89,12 @@ class Bucket:
 
     @property
     def burst(self) -> float:
-        """Seconds' worth that may come at once."""
+        """Length of a burst, in seconds."""
         return self._allowance.burst
 
     def wait(self, now: float) -> float:
         """
-        @return: seconds until another message may pass.
+        Return the seconds until another message may pass.
         """
         self._fill(now)
         allowance = self._allowance
@@ -104,21 +103,21 @@ class Bucket:
 
     def portion(self, seconds: float) -> int:
         """
-        @return: how many messages may come in so long, and some.
+        Return how many messages to process at once for a time in seconds, at least some.
         """
         allowed = min(self._allowance.messages, self._allowance.bytes / _SHORT)
         return max(_SOME, int(allowed * seconds))
 
     def give_back(self, messages: Sequence[bytes]) -> None:
         """
-        These passed too early: they will come again.
+        Put messages back that passed and were not processed: they will be taken again.
         """
         self._messages += len(messages)
         self._bytes += sum(map(len, messages))
 
     def is_full(self, now: float) -> bool:
         """
-        Whether nothing is known of it that a new one would not know.
+        Say whether the bucket is full, so that a new one would be equal.
         """
         self._fill(now)
         allowance = self._allowance
@@ -142,7 +141,7 @@ class Bucket:
 
 class Rates:
     """
-    The buckets of one listener.
+    Token buckets of one listener.
     """
 
     def __init__(self, allowance: Allowance) -> None:
@@ -152,8 +151,7 @@ class Rates:
 
     def bucket(self, key: Hashable, now: float) -> Bucket | None:
         """
-        @param key: an identity, or an address.
-        @return: C{None} where nothing is limited.
+        Return the bucket of an identity or an address; C{None} where nothing is limited.
         """
         if not self.allowance.limited:
             return None
@@ -167,5 +165,5 @@ class Rates:
     def _forget(self, now: float) -> None:
         kept = {key: bucket for key, bucket in self._buckets.items() if not bucket.is_full(now)}
         self._buckets = kept
-        # Looking at all of them pays only when half of them may be new.
+        # Checking all of them pays only when half of them may be new.
         self._many = max(_MANY, 2 * len(kept))

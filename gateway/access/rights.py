@@ -1,12 +1,12 @@
 """
-Access: what a peer may do, by who it proved to be, where it comes from and where it came in.
+Access rights of a peer, by its identity, its address and its listener.
 
 Without C{[access]} everybody may do everything. With it, what some grant gives is allowed
-and all else is denied; what several grants give adds up. Nothing of it costs the hot path:
+and all else is denied; the rights of several grants add up. The hot path pays nothing for it:
 the routes a peer may use are a mapping of their own, and peers of the same grants share it.
 
-Pure: addresses and identities come in, values come out. What others did to prove an
-identity is theirs (certificates, L{gateway.access.tokens}).
+Pure: addresses and identities come in, values come out. Identities are proved elsewhere
+(by certificates, or L{gateway.access.tokens}).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Rights:
     """
     Rights of a peer.
 
-    @ivar routes: that it may PUT to: name on the wire -> name.
+    @ivar routes: those it may PUT to: name on the wire -> name.
     """
 
     routes: Mapping[bytes, str]
@@ -40,19 +40,19 @@ class Rights:
     streams: tuple[Pattern, ...] = ()
 
     def may_use_route(self, name: str) -> bool:
-        """Whether there is such a route or not."""
+        """Say whether a route's name is granted; the route need not exist."""
         return any(pattern.matches(name) for pattern in self.route_names)
 
     def may_call(self, query: str) -> bool:
-        """Likewise."""
+        """Say whether a query's name is granted; the query need not exist."""
         return any(pattern.matches(query) for pattern in self.queries)
 
     def may_listen(self, channel: str) -> bool:
-        """Likewise."""
+        """Say whether a channel's name is granted; the channel need not exist."""
         return any(pattern.matches(channel) for pattern in self.channels)
 
     def may_open(self, stream: str) -> bool:
-        """Whether its messages may have numbers of this stream."""
+        """Say whether its messages may have numbers of this stream."""
         return any(pattern.matches(stream) for pattern in self.streams)
 
 
@@ -62,7 +62,7 @@ NOTHING: Final = Rights(MappingProxyType({}))
 
 def all_rights(routes: Collection[str]) -> Rights:
     """
-    Everything there is.
+    Return the rights to everything.
     """
     anything = (Pattern.of("*"),)
     return Rights(_on_the_wire(routes), anything, anything, anything, anything)
@@ -70,9 +70,9 @@ def all_rights(routes: Collection[str]) -> Rights:
 
 class _Grant:
     """
-    A grant, ready to be looked at.
+    A grant with its patterns compiled.
 
-    @ivar personal: whether what it gives hangs on who asks.
+    @ivar personal: whether its rights depend on the identity.
     """
 
     __slots__ = ("_identities", "_listeners", "_networks", "personal", "section")
@@ -86,7 +86,7 @@ class _Grant:
 
     def holds(self, listener: str, address: Address | None, identity: str | None) -> bool:
         """
-        Whether it is for a peer.
+        Say whether it is for a peer.
         """
         if not any(pattern.matches(listener) for pattern in self._listeners):
             return False
@@ -95,7 +95,7 @@ class _Grant:
         ):
             return False
         if not self._networks:
-            # One that names nobody is for nobody; the configuration has none.
+            # A grant without identities and networks is for nobody; the configuration refuses it.
             return bool(self.section.identities)
         return address in self._networks
 
@@ -118,12 +118,12 @@ class Access:
 
     def rights(self, listener: str, address: Address | None, identity: str | None) -> Rights | None:
         """
-        What a peer may do; the same object for all who may do the same.
+        Return a peer's rights; the same object for all peers with the same rights.
 
         @param listener: its name.
         @param address: C{None}: the peer came through a Unix socket.
         @param identity: C{None}: it has proved none.
-        @return: C{None}: nothing at all.
+        @return: C{None}: no rights at all.
         """
         if self._everything is not None:
             return self._everything
@@ -137,7 +137,7 @@ class Access:
 
     def refuses(self, identity: str) -> bool:
         """
-        Whether an identity is on the list of those that are denied, whatever proves it.
+        Say whether an identity is on the list of those that are denied, whatever proves it.
         """
         return any(pattern.matches(identity) for pattern in self._deny)
 

@@ -1,7 +1,7 @@
 """
-The file of tokens: only its owner may read it, and it is replaced whole.
+File of tokens: only its owner may read it, and it is replaced as a whole.
 
-Who rewrites it holds a lock on it meanwhile, so that two who do so at once do not undo each
+A writer holds a lock on it meanwhile, so that two at once do not undo each
 other's work, and a gateway that reads it finds the old file or the new one.
 """
 
@@ -27,14 +27,15 @@ PRIVATE: Final = 0o600
 
 def tokens_of(section: AccessSection | None) -> Mapping[str, Token] | None:
     """
-    @return: the tokens of a configuration, by ID; C{None} where it names no file of them.
+    Read the tokens of a configuration, by ID; return C{None} where it names no file of them.
+
     @raise ConfigError: with every problem.
     """
     if section is None or section.tokens is None:
         return None
     text = TokenFile(Path(section.tokens)).read()
     if not text:
-        # As a write leaves it that was cut off; it would turn everybody away.
+        # An interrupted write leaves it so; then no peer could connect.
         text = "is empty; who wants to let nobody in leaves a comment in it"
         raise ConfigError([f"{section.tokens}: {text}"])
     return read_tokens(text, section.tokens)
@@ -42,6 +43,8 @@ def tokens_of(section: AccessSection | None) -> Mapping[str, Token] | None:
 
 class TokenFile:
     """
+    File of tokens.
+
     @ivar path: as it was named.
     """
 
@@ -50,6 +53,8 @@ class TokenFile:
 
     def read(self) -> str:
         """
+        Return its text.
+
         @raise ConfigError: with one line that says what to do.
         """
         try:
@@ -64,15 +69,15 @@ class TokenFile:
 
     def change(self, edit: Callable[[str], str], make: bool = False) -> None:
         """
-        Put another text into it.
+        Replace its text.
 
-        @param edit: the text there is -> what is to be there. Nothing is changed where it
+        @param edit: the present text -> the new one. Nothing is changed where it
             raises an exception.
         @param make: whether a file that is not there is made.
         @raise ConfigError: with one line that says what to do.
         """
         try:
-            # A link stays one: what it leads to is replaced.
+            # A symbolic link stays; the file behind it is replaced.
             target = Path(os.path.realpath(self.path))
             if make and not target.exists():
                 with suppress(FileExistsError):
@@ -95,9 +100,7 @@ class TokenFile:
                         return
 
     def _replace(self, target: Path, there: os.stat_result, text: str) -> None:
-        """
-        @param there: whose owner and mode it keeps.
-        """
+        """Put a new file in its place, with the owner and mode of the old one."""
         # Made with mode 0600.
         handle, name = tempfile.mkstemp(".new", f"{target.name}.", target.parent)
         new = Path(name)

@@ -1,12 +1,12 @@
 """
-Tokens: what a peer says to prove who it is, and what of that is kept.
+Tokens that prove a peer's identity, and the form in which they are kept.
 
 A token is C{ID.SECRET}. The ID finds its line in the file at once, and lets one identity
 have several tokens, so that the old one can go when the new one is in place. Of the secret
-there is only a hash. Secrets are made here, at random, so that nobody can guess one; the
+only a hash is kept. Secrets are made here, at random, so that nobody can guess one; the
 hash is slow all the same, for those that somebody may have put into a file by hand.
 
-Pure: what is in a file comes in as text.
+Pure: the content of a file comes in as text.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Token:
     Token, as it is kept: its hash, identity and expiry.
 
     @ivar id: the part before the dot.
-    @ivar identity: who the peer is that says it.
-    @ivar expires: when it ceases to be good; C{None}: never.
+    @ivar identity: that it proves.
+    @ivar expires: when it expires; C{None}: never.
     @ivar hash: of the secret; argon2's own notation.
     """
 
@@ -67,18 +67,18 @@ class Token:
         return f"<Token {self.id} of {self.identity}>"
 
     def __str__(self) -> str:
-        """Its line in the file."""
+        """Return its line in the file."""
         expires = "-" if self.expires is None else _stamp(self.expires)
         return f"{self.id} {self.identity} {_stamp(self.created)} {expires} {self.hash}"
 
     @property
     def ends(self) -> float:
-        """When it ceases to be good, in seconds since 1970; infinite: never."""
+        """Expiry, in seconds since 1970; infinite: never."""
         return math.inf if self.expires is None else self.expires.timestamp()
 
     def is_good(self, now: float) -> bool:
         """
-        Whether it has not expired.
+        Say whether it has not expired.
 
         @param now: seconds since 1970, by the wall clock.
         """
@@ -86,7 +86,9 @@ class Token:
 
     def fits(self, secret: bytes) -> bool:
         """
-        Whether this is its secret. Takes tens of milliseconds: never on the reactor's thread.
+        Say whether a secret is this token's.
+
+        Takes tens of milliseconds: never on the reactor's thread.
         """
         try:
             return _HASHER.verify(self.hash, secret)
@@ -98,7 +100,7 @@ def issue(identity: str, now: datetime, lifetime: timedelta | None) -> tuple[Tok
     """
     Make a token.
 
-    @return: what is kept of it, and itself, which nobody sees again.
+    @return: the entry for the file, and the token itself, which is kept nowhere.
     """
     id_, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
     expires = None if lifetime is None else now + lifetime
@@ -106,9 +108,7 @@ def issue(identity: str, now: datetime, lifetime: timedelta | None) -> tuple[Tok
 
 
 def token_identity_fault(identity: str) -> str | None:
-    """
-    Why a token cannot be for such an identity.
-    """
+    """Say why a token cannot be for such an identity; C{None} where it can."""
     if identity and any(map(str.isspace, identity)):
         return "has a space, which the file of tokens cannot say"
     if "*" in identity:
@@ -118,10 +118,11 @@ def token_identity_fault(identity: str) -> str | None:
 
 def read_tokens(text: str, name: str) -> Mapping[str, Token]:
     """
-    @param text: of a file.
+    Parse a file of tokens, by ID.
+
+    @param text: the file's content.
     @param name: the file's, for messages.
-    @return: by ID.
-    @raise ConfigError: with every problem; none shows what stands in the file, which may be
+    @raise ConfigError: with every problem; none shows the content, which may be
         a secret in the wrong place.
     """
     found: dict[str, Token] = {}
@@ -143,9 +144,7 @@ def read_tokens(text: str, name: str) -> Mapping[str, Token]:
 
 
 def _token(words: list[str]) -> Token | str:
-    """
-    @return: a token, or what is wrong with its line.
-    """
+    """Parse a line; return a token, or what is wrong with it."""
     if len(words) != len(_FIELDS):
         return f"has {len(words)} words; a token has {len(_FIELDS)}: {' '.join(_FIELDS)}"
     id_, identity, created, expires, hashed = words
@@ -173,7 +172,7 @@ def _moment(text: str) -> datetime | None:
         moment = datetime.fromisoformat(text)
         return moment.astimezone(UTC) if moment.tzinfo is not None else None
     except (ValueError, OverflowError):
-        # The first and the last day of all have no time in every zone.
+        # The calendar's first and last day cannot be converted from every zone.
         return None
 
 

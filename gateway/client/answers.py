@@ -1,5 +1,5 @@
 """
-What a gateway answers, and what goes wrong between a client and it.
+Parse a gateway's answers, and define the errors of clients.
 
 Pure: bytes of one frame to a frozen L{Answer}. C{docs/protocol.md} has the grammar.
 """
@@ -29,27 +29,27 @@ _VALUE = re.compile(r'([^\s="]++)=("(?:[^"\\]++|\\.)*+"|[^\s"]++)(?: |\Z)')
 
 
 class ClientError(Exception):
-    """Base of all; never raised itself."""
+    """Base of all errors; never raised itself."""
 
 
 class Unsendable(ClientError, ValueError):
-    """The message cannot be said in this framing; nothing was sent."""
+    """The framing cannot carry the message; nothing was sent."""
 
 
 class Garbled(ClientError):
-    """The other end does not speak the protocol: what it said fits nothing that was asked."""
+    """The other end does not speak the protocol: its answer fits no request."""
 
 
 class WrongListener(Garbled):
-    """A client met a listener that is not for it; the text says what that seems to be."""
+    """The listener is not of the client's kind; the text says what it seems to be."""
 
 
 class Closed(ClientError):
-    """The client was closed before the answer came; its text says what became of the message."""
+    """The client was closed before the answer came; the text says what became of the message."""
 
 
 class BufferFull(ClientError):
-    """The client's buffer has no room; nothing of what was to be sent is kept."""
+    """The client's buffer has no room; none of the messages is kept."""
 
 
 class BufferHeld(ClientError):
@@ -62,20 +62,19 @@ class BufferBroken(ClientError):
 
 class StreamLost(ClientError):
     """
-    The numbers of the gateway and of this client do not fit together any more: another client
-    used the stream, the buffer was set back, or the gateway has another database. A person must
-    decide.
+    The numbers of the gateway and of this client no longer agree: another client used the stream,
+    the buffer was set back, or the gateway has another database. A person must decide.
     """
 
 
 class StreamTaken(ClientError):
-    """Another client said HELLO to this stream; the newer one has it."""
+    """Another client said HELLO for this stream, and owns it now."""
 
 
 class NotAllowed(ClientError):
     """
-    The gateway will not have this client: its token is not good, or nothing is granted to it.
-    To try again does not help; a person must act.
+    The gateway refuses this client: its token is not valid, or it has no rights. Trying again does
+    not help; a person must act.
     """
 
 
@@ -86,14 +85,14 @@ class Unknown(ClientError):
 @dataclass(frozen=True, slots=True)
 class Answer:
     """
-    One answer.
+    Answer of the gateway.
 
     @ivar word: C{+OK}, C{+DUP}, C{+QUE}, C{-REJ}, C{-TRY} or C{-BYE}; C{?} where the client
         itself says that the fate is not known (see L{UNKNOWN}).
-    @ivar code: the second word of a refusal, such as C{DATA}; empty for what is kept.
-    @ivar values: what was told as name=value; C{None} is NULL.
-    @ivar text: for people.
-    @ivar raw: the frame as it came.
+    @ivar code: second word of a refusal, such as C{DATA}; empty for messages that are kept.
+    @ivar values: name -> value; C{None} is NULL.
+    @ivar text: description for people.
+    @ivar raw: frame as received.
     """
 
     word: str
@@ -107,37 +106,37 @@ class Answer:
 
     @property
     def kept(self) -> bool:
-        """Whether the message is stored, or on the gateway's disk and will be."""
+        """True if the message is stored, or is in the gateway's spool and will be."""
         return self.word in _KEPT
 
     @property
     def retry(self) -> float | None:
-        """Seconds to wait before it is sent again, where the gateway says so."""
+        """Seconds to wait before sending again; C{None} if the gateway gives none."""
         seconds = _number(self.values.get("retry"))
         return None if seconds is None else min(LONGEST_WAIT, float(seconds))
 
     @property
     def taken(self) -> bool:
-        """Whether another client has begun a new epoch of the stream that was asked for."""
+        """True if another client has begun a new epoch of the stream."""
         return self.code == "GAP" and self.values.get("taken") == "true"
 
     @property
     def seq(self) -> int | None:
-        """The last number of the stream that is settled, where the gateway says so."""
+        """Last settled number of the stream; C{None} if the gateway gives none."""
         return _number(self.values.get("seq"))
 
     @property
     def epoch(self) -> str:
-        """The word that a stream's numbers belong to, where the gateway says so."""
+        """Epoch of the stream's numbers; empty if the gateway gives none."""
         text = self.values.get("epoch") or ""
-        # It is said again as it is: nothing that would be more than a word.
+        # It is sent back in HELLO, so it must be one word.
         return text if _EPOCH.fullmatch(text) else ""
 
 
 def _number(text: str | None) -> int | None:
     """
-    A count, as the protocol has it: no gateway has more than 19 digits to say, and Python refuses
-    to read thousands.
+    Parse a count; C{None} where it is none. No gateway sends more than 19 digits, and Python
+    refuses to parse thousands.
     """
     return int(text) if text and _COUNT.fullmatch(text) else None
 
@@ -149,10 +148,10 @@ UNKNOWN: Final = Answer("?", text="the connection was lost before the answer", r
 
 class Refused(ClientError):
     """
-    Refused for good: the same message, or the same question, fails again.
+    Refused for good: the same message or command would be refused again.
 
-    @ivar answer: what the gateway said.
-    @ivar message: what it was said of.
+    @ivar answer: answer of the gateway.
+    @ivar message: message or command that was refused.
     """
 
     def __init__(self, answer: Answer, message: bytes) -> None:
@@ -163,7 +162,9 @@ class Refused(ClientError):
 
 def parse(frame: bytes) -> Answer:
     """
-    @raise Garbled: this is no answer.
+    Parse one frame.
+
+    @raise Garbled: it is no answer.
     """
     if frame == b"+OK":
         return OK
@@ -173,7 +174,7 @@ def parse(frame: bytes) -> Answer:
         raise Garbled(f"no answer of a gateway: {text[:100]!r}")
     if word in _KEPT:
         values, left = _values(rest)
-        # What is not all values is data: PING's text.
+        # A rest without values is data: the text of PING.
         return Answer(word, "", {}, rest, frame) if left else Answer(word, "", values, "", frame)
     code, _, rest = rest.partition(" ")
     if not _CODE.fullmatch(code):
@@ -184,7 +185,7 @@ def parse(frame: bytes) -> Answer:
 
 def _values(text: str) -> tuple[dict[str, str | None], str]:
     """
-    @return: the values at the head of the text, and what follows them.
+    Return the values at the start of a text, and the rest of it.
     """
     found: dict[str, str | None] = {}
     at = 0

@@ -1,10 +1,10 @@
 """
-The client for scripts: blocking, on the standard library alone.
+Blocking client for scripts, with the standard library alone.
 
-Strategy: L{Session} decides what is written and what answers mean, and each call turns a
-socket and a clock until what it waits for has come. Nothing happens between calls: there is no
-thread. A connection that is lost is made again, within the call's time, and what was
-unanswered goes on over it.
+Strategy: L{Session} decides what to write and what answers mean; each call runs a loop over one
+socket and a clock until its result has come. There is no thread, so nothing happens between calls.
+A lost connection is opened again within the timeout of the call, and unanswered messages are sent
+on over it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _AHEAD: Final = 4
 
 class BlockingClient:
     """
-    One connection to a gateway, made again whenever it is lost. For one thread.
+    Client with one connection, which is opened again when it is lost. For one thread.
     """
 
     def __init__(
@@ -60,19 +60,20 @@ class BlockingClient:
     ) -> None:
         """
         @param host: a name or an address; with a slash, the path of a Unix socket.
-        @param route: where messages go that name no route; the command dialect only.
-        @param buffer: a L{gateway.client.buffer.DiskBuffer} to survive the end of this process.
-        @param tls: C{True} for TLS with the system's authorities, the path of a PEM file of
-            yours, or a context that verifies. The host's name is always verified.
-        @param server_name: the name to verify, where it is not the one connected to.
-        @param certificate: PEM file to show to the gateway; C{key}: with its key, if not in it.
-        @param timeout: seconds that a call may take in all, connecting again included.
+        @param route: route of messages that name none; the command dialect only.
+        @param buffer: a L{gateway.client.buffer.DiskBuffer} keeps messages beyond the end of this
+            process.
+        @param tls: C{True} for TLS with the system's authorities, the path of a PEM file with
+            authorities, or a context that verifies. The host's name is always verified.
+        @param server_name: name to verify, if not C{host}.
+        @param certificate: PEM file of the client's certificate; C{key}: of its key, if not in it.
+        @param timeout: limit of a call in seconds, reconnecting included.
         @param connect_timeout: seconds for one connection, TLS included.
-        @param answer_timeout: seconds of silence with answers due; then it connects anew.
-        @param retry: how many seconds to wait before the nth try in a row.
+        @param answer_timeout: seconds of silence while an answer is due; then it reconnects.
+        @param retry: attempt -> seconds to wait before it; attempts in a row count from 1.
         @param options: see L{ClientOptions}.
-        @raise ValueError: naming the parameter that does not fit.
-        @raise ClientError: of the buffer.
+        @raise ValueError: with the name of the parameter at fault.
+        @raise ClientError: the buffer cannot be opened.
         """
         self.route = route
         self._where = (host, port)
@@ -95,7 +96,7 @@ class BlockingClient:
 
     @property
     def unanswered(self) -> int:
-        """Messages taken that have no final answer yet."""
+        """Number of messages without a final answer."""
         return self._session.unanswered
 
     def send(self, message: bytes, route: str | None = None) -> Answer:
@@ -104,8 +105,8 @@ class BlockingClient:
 
         @return: +OK, +DUP or +QUE.
         @raise Refused: -REJ, refused for good.
-        @raise TimeoutError: no answer in time. The message is not given up: it is sent on by the
-            next call, such as L{flush}; sending it again would be a second message.
+        @raise TimeoutError: no answer in time. The message is not dropped: the next call, such as
+            L{flush}, goes on sending it; to send it again would make a second message.
         @raise ClientError: others, see L{gateway.client.answers}.
         """
         ((_, answer),) = self.send_many([message], route)
@@ -117,8 +118,8 @@ class BlockingClient:
         """
         Send messages and wait for all answers.
 
-        @return: (how many, answer) for messages in a row, in their order; refusals are among
-            them.
+        @return: (count, answer) for each run of equal answers, in the order of the messages;
+            refusals are among them.
         @raise TimeoutError: as L{send}.
         """
         parcel = self._put(messages, route)
@@ -129,9 +130,9 @@ class BlockingClient:
         self, messages: Iterable[bytes], route: str | None = None
     ) -> Iterator[tuple[int, Answer]]:
         """
-        Send any number of messages, a window ahead of their answers.
+        Send any number of messages, without waiting for the answer to each.
 
-        @return: (how many, answer), as they come, in the order of the messages.
+        @return: (count, answer) as they come, in the order of the messages.
         @raise TimeoutError: as L{send}; the time counts from one answer to the next.
         """
         waiting: deque[Parcel] = deque()
@@ -145,16 +146,16 @@ class BlockingClient:
 
     def post(self, messages: Sequence[bytes], route: str | None = None) -> None:
         """
-        Take messages, on the disk where the buffer is there, and wait for nothing: they are
-        sent by the calls that follow, such as L{flush}.
+        Queue messages without waiting for answers; with a L{DiskBuffer} they are on disk. The calls
+        that follow, such as L{flush}, send them.
 
-        @raise BufferFull: none is taken.
+        @raise BufferFull: none is queued.
         """
         self._put(messages, route)
 
     def flush(self, timeout: float | None = None) -> None:
         """
-        Wait until every message has its answer, those that a DiskBuffer kept included.
+        Wait until every message has its answer, those from the buffer's file included.
 
         @raise TimeoutError: not in time.
         """
@@ -171,27 +172,27 @@ class BlockingClient:
         exact: bool = False,
     ) -> list[dict[str, Any]]:
         """
-        Ask a query that the gateway's configuration names.
+        Call a query of the gateway's configuration.
 
-        @param exact: whether numbers with a point become C{decimal.Decimal}.
+        @param exact: whether numbers with a decimal point become C{decimal.Decimal}.
         @raise Refused: no such query, wrong arguments, or the database refused it.
-        @raise Garbled: the answer makes no sense.
+        @raise Garbled: the answer cannot be parsed.
         @raise TimeoutError: no answer in time.
         """
         return decoded(self._ask(lambda: self._session.call(query, params)).rows, exact)
 
     def ping(self, text: str = "") -> str:
         """
-        @return: the text, when it went there and back.
+        Send a PING, and return the text from its answer.
         """
         return self._ask(lambda: self._session.ping(text)).said
 
     def listen(self, *channels: str, timeout: float | None = None) -> Iterator[Push]:
         """
-        Notifications of channels, also across reconnects.
+        Yield notifications of channels, also across reconnects.
 
-        @param timeout: ends after so many seconds without one; C{None}: never.
-        @return: pushes; a payload of C{None} says that some may have been missed.
+        @param timeout: end after so many seconds without one; C{None}: never.
+        @return: pushes; a payload of C{None} means that some may have been missed.
         @raise Refused: the gateway does not allow a channel.
         """
         for channel in channels:
@@ -200,13 +201,13 @@ class BlockingClient:
         return self._listening(timeout)
 
     def unlisten(self, channel: str) -> None:
-        """Have them no longer."""
+        """Stop listening to a channel."""
         self._pushes.forget(channel)
         self._ask(lambda: self._session.unlisten(channel))
 
     def close(self) -> None:
         """
-        Disconnect. What is unanswered is kept by a DiskBuffer, and else forgotten.
+        Disconnect. A L{DiskBuffer} keeps unanswered messages; otherwise they are lost.
         """
         self._closed = True
         self._disconnect()
@@ -266,7 +267,9 @@ class BlockingClient:
         self, done: Callable[[], bool], timeout: float | None, idle: bool = False
     ) -> None:
         """
-        @param idle: whether silence is natural, and the other end asked whether it is there.
+        Run until C{done}.
+
+        @param idle: whether silence is normal, so that a PING checks the connection.
         """
         until = None if timeout is None else time.monotonic() + timeout
         while not done():
@@ -325,7 +328,7 @@ class BlockingClient:
         self._out.clear()
 
     def _turn(self, now: float, until: float) -> None:
-        """Write, read, or wait until one of them can be done."""
+        """Write or read once, or wait until one of them is possible."""
         assert self._selector is not None
         try:
             waited = self._session.waiting
@@ -336,7 +339,7 @@ class BlockingClient:
                 if self._session.waiting and self._silent(now):
                     raise Closed(f"no answer within {self._answer_timeout} seconds{self._doubt}")
                 again = self._session.wait(now)
-                # Whose turn it is to be silent is looked at from time to time.
+                # Short enough to notice a silent other end in time.
                 pause = min(until - now, self._answer_timeout / 4)
                 pause = pause if again is None else min(pause, again)
                 events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._out else 0)
@@ -354,7 +357,7 @@ class BlockingClient:
 
     def _exchange(self) -> bool:
         """
-        @return: whether anything was written or read.
+        Write and read without blocking; return whether any bytes moved.
         """
         assert self._socket is not None
         done = False

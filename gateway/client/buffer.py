@@ -1,10 +1,10 @@
 """
-Where a client keeps messages that have no final answer yet: bounded, in memory or on disk.
+Keep messages that have no final answer yet: bounded, in memory or on disk.
 
 On disk it is one SQLite file with a write-ahead log that is flushed before L{DiskBuffer.add}
-returns: a chunk is one row and one transaction. SQLite drops a torn end of its log, which
-nobody was promised. What is settled is removed without a flush; should that be forgotten in a
-power failure, the messages are sent again under their old numbers and answered C{+DUP}.
+returns: a chunk is one row and one transaction. SQLite drops a torn end of its log, for which
+L{DiskBuffer.add} has not yet returned. Settled messages are removed without a flush; if a power
+failure undoes that, they are sent again under their old numbers and answered C{+DUP}.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ MAX_BYTES: Final = 64 * 1024 * 1024
 
 class Buffer(Protocol):
     """
-    Keeps parcels, and how far a numbered stream has come.
+    Buffer of parcels, with the state of a numbered stream.
 
-    @ivar size: bytes kept.
-    @ivar max_bytes: the most that is kept.
-    @ivar base: the number before that of the first message ever given; C{None} until the
-        gateway has told the stream's state.
-    @ivar epoch: of the stream, as the gateway told it; C{""} where it told none.
-    @ivar given: messages ever given.
-    @ivar settled: how many of them, from the first on, have their final answer (in a stream).
-    @ivar loose: how many of the last of these may not have used their numbers up.
-    @ivar taken: whether another client has taken the stream over since.
+    @ivar size: bytes kept, with L{OVERHEAD}.
+    @ivar max_bytes: limit of C{size}.
+    @ivar base: number before that of the first message ever added; C{None} until the gateway has
+        sent the stream's state.
+    @ivar epoch: epoch of the stream; C{""} where the gateway sent none.
+    @ivar given: number of messages ever added.
+    @ivar settled: how many of them, from the first on, have a final answer (in a stream).
+    @ivar loose: how many of the last settled ones may not have used up their numbers.
+    @ivar taken: whether another client has taken the stream over.
     """
 
     size: int
@@ -52,7 +52,7 @@ class Buffer(Protocol):
 
     def open(self, stream: str | None) -> list[Parcel]:
         """
-        @return: what an earlier life of this client left.
+        Open the buffer, and return unanswered parcels from an earlier process.
         """
 
     def add(self, route: str, messages: Sequence[bytes]) -> Parcel:
@@ -63,19 +63,22 @@ class Buffer(Protocol):
         """
 
     def note(self, finished: Sequence[Parcel], settled: int, loose: int) -> None:
-        """Parcels are finished, and the stream has come so far."""
+        """Remove finished parcels, and keep the state of the stream."""
 
     def opened(self, base: int, loose: int, epoch: str) -> None:
-        """HELLO was answered: the stream is this client's; safe when this returns."""
+        """
+        Keep the state from the answer to HELLO: this client owns the stream. Safe when this
+        returns.
+        """
 
     def rebase(self, base: int, loose: int = 0) -> None:
-        """The numbers are others from now on; safe when this returns."""
+        """Keep another base of the numbers; safe when this returns."""
 
     def mark_taken(self) -> None:
-        """Another client has taken the stream over; safe when this returns."""
+        """Keep that another client has taken the stream over; safe when this returns."""
 
     def close(self) -> None:
-        """Let go of the file, if there is one."""
+        """Close the file, if there is one."""
 
 
 def _size(messages: Sequence[bytes]) -> int:
@@ -92,7 +95,7 @@ def _check_room(buffer: Buffer, size: int) -> None:
 
 class MemoryBuffer:
     """
-    Lives as long as the process.
+    Buffer in memory, which is lost with the process.
     """
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
@@ -115,7 +118,7 @@ class MemoryBuffer:
     def add(self, route: str, messages: Sequence[bytes]) -> Parcel:
         size = _size(messages)
         _check_room(self, size)
-        # A list that the caller goes on filling must not grow what was taken.
+        # A copy, since the caller may go on appending to its list.
         kept = tuple(messages)
         parcel = Parcel(route, self.given, len(kept), size, lambda: kept)
         self.size += size
@@ -139,19 +142,19 @@ class MemoryBuffer:
         self.taken = True
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing."""
 
 
 class DiskBuffer:
     """
-    Survives the process: what was not answered is sent by the next client on the same file.
+    Buffer in a file: the next client that opens it sends what has no answer.
     """
 
     def __init__(self, path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> None:
         """
-        @param path: the file; it is made, readable by its owner alone. Beside it there are
-            C{-wal} and, for moments, C{-journal}. One process at a time can have it.
-        @param max_bytes: bound of the messages kept; the file itself may be somewhat larger.
+        @param path: the file; it is created, readable by its owner alone. SQLite adds C{-wal} and,
+            for moments, C{-journal}. One process at a time can open it.
+        @param max_bytes: limit of the messages kept; the file itself may be somewhat larger.
         """
         self.path = Path(path)
         self.max_bytes = max_bytes
@@ -163,12 +166,14 @@ class DiskBuffer:
         self.loose = 0
         self.taken = False
         self._database: sqlite3.Connection | None = None
-        # Removing them failed, on a full disk perhaps: with the next ones.
+        # Their removal failed, perhaps on a full disk; tried again with the next ones.
         self._finished: list[Parcel] = []
 
     def open(self, stream: str | None) -> list[Parcel]:
         """
-        @raise BufferHeld: another process has it.
+        Open the file.
+
+        @raise BufferHeld: another process has it open.
         @raise BufferBroken: it is no buffer, cannot be read, or holds messages of another stream.
         """
         if self._database is not None:
@@ -275,12 +280,12 @@ class DiskBuffer:
                 ("UPDATE state SET settled = ?, loose = ?", [(settled, loose)]),
             )
         except sqlite3.Error:
-            # They stay, and are sent again after a restart; the disk will be heard of by add().
+            # They stay, and are sent again after a restart; add() reports the disk's error.
             return
         self._finished = []
 
     def opened(self, base: int, loose: int, epoch: str) -> None:
-        # All in one: neither an epoch with the numbers of another one, nor the other way.
+        # One statement, so that epoch and numbers always belong together.
         self._safely(
             "UPDATE state SET base = ?, loose = ?, epoch = ?, taken = 0", base, loose, epoch
         )
@@ -297,7 +302,7 @@ class DiskBuffer:
         self.taken = True
 
     def read(self, ordinal: int) -> list[bytes]:
-        """The messages of a parcel."""
+        """Read the messages of a parcel."""
         database = self._opened()
         try:
             row = database.execute(
@@ -327,7 +332,9 @@ class DiskBuffer:
 
     def _commit(self, flush: str, *steps: tuple[str, Sequence[tuple[object, ...]]]) -> None:
         """
-        @param flush: FULL: on the disk when this returns. NORMAL: in order behind what is.
+        Run statements as one transaction.
+
+        @param flush: C{FULL}: on disk when this returns. C{NORMAL}: later, in the order of commits.
         """
         database = self._opened()
         database.execute(f"PRAGMA synchronous = {flush}")
@@ -344,7 +351,7 @@ class DiskBuffer:
 
 class _Loader:
     """
-    Reads a parcel when it is its turn: what waits on disk takes no memory.
+    Callable that reads a parcel when it is sent: until then it takes no memory.
     """
 
     __slots__ = ("_buffer", "_ordinal")

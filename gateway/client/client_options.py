@@ -1,5 +1,5 @@
 """
-Options that both clients hand on to their session.
+Options that both clients pass to their session.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ class ClientOptions(TypedDict, total=False):
     Keyword arguments of the clients.
 
     @ivar dialect: C{command}, or C{plain} for a listener that takes bare messages.
-    @ivar framing: C{line}, C{nul}, C{netstring} or C{octet-counted}, as the listener has it.
-    @ivar stream: the name of a numbered stream: each message is stored exactly once and in
-        order, whatever connections do. Only one client at a time can have it.
-    @ivar window: messages without an answer at a time; 1000.
-    @ivar resend: without a stream, whether what was unanswered when the connection was lost
-        is sent again (at least once), as it is by default, or fails with L{Unknown}.
-    @ivar takeover: C{stop} where another client takes the stream over, or C{retry}.
-    @ivar asked_route: ask on each connection, before any message, whether this route may be
-        used; end with L{Refused} where it may not. In a stream each refusal uses a number up.
-    @ivar token: says who this client is, first on each connection; see C{gateway token}.
+    @ivar framing: framing of the listener: C{line}, C{nul}, C{netstring} or C{octet-counted}.
+    @ivar stream: name of a numbered stream: each message is stored exactly once and in order, even
+        if connections are lost. Only one client at a time can own it.
+    @ivar window: most messages in flight; 1000 by default.
+    @ivar resend: without a stream: whether messages in flight on a lost connection are sent again
+        (at least once), the default, or fail with L{Unknown}.
+    @ivar takeover: what to do when another client takes the stream over: C{stop} or C{retry}.
+    @ivar asked_route: route to check on each connection before any message; L{Refused} ends the
+        client where it may not be used. In a stream each refusal uses up a number.
+    @ivar token: token that is sent first on each connection; see C{gateway token}.
     """
 
     dialect: str

@@ -1,5 +1,5 @@
 """
-One connection of the Twisted client: bytes in, bytes out, and a look at the clock.
+Connection of the Twisted client: a protocol, and an endpoint with a timeout.
 """
 
 from __future__ import annotations
@@ -25,30 +25,32 @@ from zope.interface import implementer
 
 class ConnectionOwner(Port):
     """
-    Owner of a connection.
+    Callbacks of a connection.
     """
 
     def made(self, connection: Connection) -> None:
-        """It is there, and over TLS the other end is who it should be."""
+        """Take a usable connection; over TLS the other end is verified."""
 
     def received(self, data: bytes) -> None:
-        """Bytes have come."""
+        """Take received bytes."""
 
     def gone(self, connection: Connection, reason: Failure) -> None:
-        """It is no more."""
+        """Take the loss of a connection."""
 
 
 @implementer(IHandshakeListener)
 class Connection(Protocol):
     """
-    @ivar usable: whether anything may be said: not before TLS knows who listens.
+    Protocol of one connection.
+
+    @ivar usable: whether it may be written to; over TLS only once the other end is verified.
     """
 
     transport: Any
 
     def __init__(self, owner: ConnectionOwner, clock: Any, handshake_timeout: float) -> None:
         """
-        @param handshake_timeout: seconds that TLS may take.
+        @param handshake_timeout: limit of the TLS handshake, in seconds.
         """
         self.usable = False
         self._owner = owner
@@ -76,7 +78,7 @@ class Connection(Protocol):
         self.transport.write(data)
 
     def abort(self) -> None:
-        """Now, without waiting for the other end, which may be mute."""
+        """Close at once, without waiting for the other end, which may be silent."""
         self.transport.abortConnection()
 
     def _begin(self) -> None:
@@ -92,7 +94,7 @@ class Connection(Protocol):
 @implementer(IProtocolFactory)
 class ConnectionFactory:
     """
-    Makes connections.
+    Factory of connections.
     """
 
     noisy = False
@@ -101,10 +103,10 @@ class ConnectionFactory:
         self._build = build
 
     def doStart(self) -> None:
-        """Twisted's."""
+        """Do nothing; called by Twisted."""
 
     def doStop(self) -> None:
-        """Twisted's."""
+        """Do nothing; called by Twisted."""
 
     def buildProtocol(self, addr: object) -> Connection:
         return self._build()
@@ -113,7 +115,7 @@ class ConnectionFactory:
 @implementer(IStreamClientEndpoint)
 class WatchedEndpoint:
     """
-    An endpoint with a deadline, whose failures are told.
+    Endpoint with a timeout, which reports its failures to a callback.
     """
 
     def __init__(

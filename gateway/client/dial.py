@@ -1,5 +1,5 @@
 """
-A connected socket for a blocking client; over TLS always with a verified name.
+Connect a socket for the blocking client; over TLS always with a verified name.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ Shown = str | os.PathLike[str] | None
 
 def tls_context(tls: Tls, certificate: Shown = None, key: Shown = None) -> ssl.SSLContext | None:
     """
-    @param certificate: PEM file with what to show to the gateway, and its chain.
+    Return a context for TLS; C{None} for none.
+
+    @param certificate: PEM file of the client's certificate and its chain.
     @param key: PEM file with the key; C{None}: it is in the same one.
-    @raise ValueError: this context would trust anyone; or there is nothing usable to show.
+    @raise ValueError: the context would trust anyone, or the certificate cannot be used.
     """
     if certificate is None and key is not None:
         raise ValueError("key: is for certificate=, which is missing")
@@ -34,7 +36,7 @@ def tls_context(tls: Tls, certificate: Shown = None, key: Shown = None) -> ssl.S
     context = ssl.create_default_context(cafile=None if tls is True else os.fspath(tls))
     if certificate is not None:
         try:
-            # Without this function a terminal would be asked.
+            # Without this function OpenSSL would ask for a passphrase on the terminal.
             context.load_cert_chain(certificate, key, lambda: "")
         except (ssl.SSLError, ValueError) as error:
             why = getattr(error, "reason", None) or "no key, no certificate, or an encrypted key"
@@ -46,10 +48,12 @@ def dial(
     host: str, port: int, context: ssl.SSLContext | None, server_name: str, timeout: float
 ) -> socket.socket:
     """
+    Connect a socket.
+
     @param host: a name or an address; with a slash, the path of a Unix socket.
-    @param timeout: seconds for each step, TLS being one.
-    @return: connected, not blocking.
-    @raise OSError: no connection; C{ssl.SSLCertVerificationError}: it would be the wrong one.
+    @param timeout: limit of each step in seconds; TLS is one step.
+    @return: a connected, non-blocking socket.
+    @raise OSError: no connection; C{ssl.SSLCertVerificationError}: the other end is not verified.
     """
     if "/" in host:
         connection = socket.socket(socket.AF_UNIX)

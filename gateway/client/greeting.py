@@ -1,8 +1,8 @@
 """
-What a client says first on each connection: a PING, who it is, whether its route may be used,
-then which stream it sends.
+Greeting of a client on each connection: a PING, its token, a check of its route, then HELLO for its
+stream.
 
-One after the other, since the gateway may ask to be told any of them again later, and since
+The commands are sent one after the other, since the gateway may answer -TRY to any of them, and
 nothing may follow the PING until it is known who answers it.
 """
 
@@ -33,7 +33,9 @@ FOR_ALL: Final = frozenset(("ROUTE", "QUERY", "DENIED"))
 
 def check_token(token: str) -> None:
     """
-    @raise ValueError: no gateway has such a token; it is not in the text.
+    Check a token.
+
+    @raise ValueError: no gateway has such a token; the text does not show it.
     """
     if not 0 < len(token) <= MAX_TOKEN:
         raise ValueError(f"a token has 1 to {MAX_TOKEN} characters, not {len(token)}")
@@ -56,10 +58,11 @@ class Greeting:
         asked_route: str | None = None,
     ) -> None:
         """
-        @param plain: whether the token is a frame of its own, and there are no streams and no PING.
-        @param nonce: gives a word for each PING.
-        @param asked_route: of which the gateway is asked; not of a plain listener.
-        @raise ValueError: naming the parameter that does not fit; never the token.
+        @param plain: whether the listener is plain: the token is a frame of its own, and there are
+            no streams and no PING.
+        @param nonce: returns a new word for each PING.
+        @param asked_route: route to check; not with a plain listener.
+        @raise ValueError: with the name of the parameter at fault; never with the token.
         """
         self._steps: list[bytes] = []
         if token is not None:
@@ -78,15 +81,17 @@ class Greeting:
 
     def begin(self, stream: Numbering | None) -> Question | None:
         """
-        @return: as L{next}, on a new connection.
+        Start again, on a new connection; return as L{next} does.
         """
         self._left = [*([] if self._probe is None else [self._probe()]), *self._steps]
         return self.next(stream)
 
     def next(self, stream: Numbering | None) -> Question | None:
         """
-        @param stream: tells what HELLO says of it.
-        @return: what is to be said now; C{None}: all is said.
+        Return the next command of the greeting.
+
+        @param stream: its state, for HELLO.
+        @return: C{None} at the end.
         """
         if not self._left:
             return None
@@ -96,9 +101,8 @@ class Greeting:
 
 def again(question: Question, stream: Numbering | None) -> Question:
     """
-    What was said is answered -TRY.
-
-    @return: what is to be said in its place, with what is known by now.
+    Return the command to send after one was answered -TRY: the same, but HELLO with the current
+    state of the stream.
     """
     if stream is None or not question.payload.startswith(_HELLO):
         return question
@@ -111,11 +115,12 @@ def _with_seen(step: bytes, stream: Numbering) -> bytes:
 
 def judged(question: Question, answer: Answer, stream: Numbering | None) -> ClientError | None:
     """
-    What was said is answered.
+    Judge the answer to a command of the greeting.
 
-    @param stream: is told how far it is.
-    @return: the gateway did not take it, or it is none; the token is not in there.
-    @raise StreamLost: of the stream.
+    @param stream: updated from the answer to HELLO.
+    @return: the error that ends the client, which never shows the token; C{None} where the command
+        is accepted.
+    @raise StreamLost: the numbers of the stream do not agree.
     """
     if is_probe(question.payload):
         return check_probe(question.payload, answer)

@@ -1,13 +1,11 @@
 """
-What keeps a session going: a connection that is made again, the clock, turns.
+Link of a session to its gateway: reconnecting, the clock, and turns.
 
-In one turn everything that is done is told first, and then all there is to say is written
-at once.
+Each turn reports everything that is done first, and then writes all output at once.
 
-C{ClientService}'s own C{prepareConnection} is not used: a connection that is lost while
-it is being prepared finds that state machine without a transition (Twisted 26.10). What
-it is for, a back-off that grows until a connection has proved useful, is done by
-counting here which ones did.
+C{ClientService}'s own C{prepareConnection} is not used: its state machine has no transition for a
+connection that is lost while it is being prepared (Twisted 26.10). Its purpose, a back-off that
+grows until a connection proves useful, is served by counting here.
 """
 
 from __future__ import annotations
@@ -40,28 +38,28 @@ CLOSING: Final = 1.0
 
 class Hearer(Protocol):
     """
-    Receiver of what a session has done.
+    Receiver of a session's events.
     """
 
     @property
     def listens(self) -> bool:
-        """Whether pushes are expected."""
+        """True while pushes are expected."""
 
     def heard(self, event: Event) -> None:
-        """Something has come or is done."""
+        """Take an event."""
 
     def turned(self) -> None:
-        """All of one turn was told."""
+        """Take the end of a turn, after all its events."""
 
     def ended(self, failure: ClientError) -> None:
-        """The session has ended for good."""
+        """Take the final failure of the session."""
 
 
 class Link:
     """
-    A session's way to its gateway.
+    Link of a session to its gateway.
 
-    @ivar trouble: why the last connection was lost or could not be made.
+    @ivar trouble: reason why the last connection was lost or failed.
     """
 
     _log = Logger()
@@ -77,9 +75,9 @@ class Link:
         answer_timeout: float,
     ) -> None:
         """
-        @param retry: seconds before the nth try in a row to connect.
-        @param connect_timeout: seconds for a connection, and again for TLS.
-        @param answer_timeout: seconds without a word while an answer is due.
+        @param retry: attempt -> seconds to wait before it; attempts in a row count from 1.
+        @param connect_timeout: limit of connecting in seconds, and again of TLS.
+        @param answer_timeout: limit of silence while an answer is due, in seconds.
         """
         self._session = session
         self._hearer = hearer
@@ -106,12 +104,14 @@ class Link:
 
     @property
     def connected(self) -> bool:
-        """Whether messages can be sent right now."""
+        """True if messages can be sent now."""
         return self._connection is not None and self._session.ready
 
     def when_connected(self, failures: int | None) -> Deferred[None]:
         """
-        @param failures: so many failures in a row, from now on, are too many.
+        Return a Deferred that fires when messages can be sent.
+
+        @param failures: number of failures in a row after which it fails; C{None}: never.
         """
         if self.connected:
             return succeed(None)
@@ -126,11 +126,11 @@ class Link:
         self._client.startService()
 
     async def stop(self) -> None:
-        """Disconnect, and connect no more."""
+        """Disconnect, and stop reconnecting."""
         self._stopping = True
         late = None
         if self._connection is not None:
-            # Politely where nothing is due; TLS may then wait for a mute end for ever.
+            # Orderly where no answer is due; but TLS may wait for a silent other end for ever.
             retry_after = 0.0 if self._session.waiting or self._session.leaving else CLOSING
             late = self._reactor.callLater(retry_after, self._connection.abort)
         await maybeDeferred(self._client.stopService)
@@ -139,18 +139,18 @@ class Link:
         self._soon = self._wake = self._look = None
 
     def give_up(self, failure: ClientError) -> None:
-        """Those who wait for a connection wait in vain."""
+        """Fail the Deferreds that wait for a connection."""
         self._connecting, waiting = [], self._connecting
         for deferred, _ in waiting:
             deferred.errback(failure)
 
     def turn_soon(self) -> None:
-        """There is something to say."""
+        """Schedule a turn, because there is output."""
         if not self._turning and self._soon is None:
             self._soon = self._reactor.callLater(0, self._turn)
 
     def made(self, connection: Connection) -> None:
-        """The connection's: it can be used."""
+        """Begin with a usable connection; called by the connection."""
         self._connection = connection
         self._made_at = self._heard_at = self._reactor.seconds()
         self._session.connected()
@@ -158,7 +158,7 @@ class Link:
         self._turn()
 
     def received(self, data: bytes) -> None:
-        """The connection's: bytes have come."""
+        """Take received bytes; called by the connection."""
         self._heard_at = self._reactor.seconds()
         try:
             self._session.receive(data, self._heard_at)
@@ -167,7 +167,7 @@ class Link:
         self._turn()
 
     def gone(self, connection: Connection, reason: Failure) -> None:
-        """The connection's: it is lost."""
+        """Take the loss of the connection; called by the connection."""
         _cancel(self._look)
         if self._connection is connection:
             self._connection = None
@@ -230,7 +230,7 @@ class Link:
         self._wake = None if wait is None else self._reactor.callLater(wait, self._turn)
 
     def _looked(self) -> None:
-        """Is the other end still there?"""
+        """Check that the other end is alive."""
         now = self._reactor.seconds()
         self._look = self._reactor.callLater(self._answer_timeout / LOOKS, self._looked)
         if now - self._heard_at < self._answer_timeout:
@@ -240,7 +240,7 @@ class Link:
             why = f": {doubt}" if doubt else ""
             self._drop(Closed(f"no answer within {self._answer_timeout} seconds{why}"))
         elif self._hearer.listens and self._session.ready:
-            # Who only listens would never notice that nobody speaks any more.
+            # A client that only listens would not notice a dead connection.
             self._session.ping("")
             self._turn()
 
@@ -251,7 +251,7 @@ class Link:
             self._connection.abort()
 
     def _failed(self, reason: Failure) -> None:
-        """A connection could not be made, or is lost."""
+        """Count a failure to connect, or a loss."""
         self.trouble = reason.value
         self._connecting, waiting = [], self._connecting
         for deferred, left in waiting:

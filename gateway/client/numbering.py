@@ -1,15 +1,15 @@
 """
-The numbers of a stream: which message has which, and whether gateway and client agree.
+Numbers of a stream: which message has which, and whether gateway and client agree.
 
-A message's number is its place among all that this client was ever given, behind a base
-that the gateway told when the stream was first opened. The base is kept where the messages
-are, so that both survive or neither does, and so is the stream's epoch: with it and the last
-number that was answered any gateway can tell whether it may go on, or another one still has
-something of the stream.
+A message's number is its place among all messages ever given to this client, plus a base that the
+gateway sent when the stream was first opened. The base is kept where the messages are, so that both
+survive or neither does, and so is the stream's epoch: from it and the last answered number any
+gateway can tell whether it may go on, or another gateway still holds messages of the stream.
 
-A gateway that has not come so far in that epoch puts HELLO off and tells no number. So what it
-tells can be gone by, except where another client has taken the stream over: then the epoch
-may be a new one, which is waited for in vain if the old one is said. There the numbers decide.
+A gateway that has not yet come to that number in that epoch answers HELLO with -TRY and sends no
+number. So a number it sends can be trusted, except where another client has taken the stream over:
+then the epoch may be a new one, for which a HELLO with the old epoch would wait in vain. There the
+numbers alone decide.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ from .buffer import Buffer
 
 class Numbering:
     """
-    One stream.
+    Numbering of one stream.
 
-    @ivar settled: messages that have their final answer, from the first on.
-    @ivar loose: how many of the last of them were too long. Their numbers may be used up or not:
-        a line that is too long is skipped before its number is seen. It is stored nowhere, so
-        that another message may have its number. Every other refusal uses its number up, and is
-        durable at the gateway before it is said. (A buffer that an earlier version wrote counts
-        every refusal.)
+    @ivar settled: number of messages with a final answer, from the first on.
+    @ivar loose: how many of the last of them were too long. Their numbers may be used up or not: a
+        line that is too long is skipped before its number is read. It is stored nowhere, so another
+        message may get its number. Every other refusal uses up its number, and is durable at the
+        gateway before it is sent. (A buffer written by an earlier version counts every refusal.)
     """
 
     def __init__(self, stream: str, buffer: Buffer) -> None:
@@ -36,14 +35,14 @@ class Numbering:
         self.loose = buffer.loose
         self._buffer = buffer
         self._fresh = True
-        # Messages that a gateway may have seen: of an earlier life perhaps all.
+        # Messages that a gateway may have seen: maybe all of an earlier process.
         self._sent = buffer.given
 
     @property
     def seen(self) -> bytes:
         """
-        What HELLO says behind the stream: the last number that was answered, and its epoch;
-        nothing of a client that was never greeted.
+        Arguments of HELLO behind the stream: the last answered number, and its epoch; empty for a
+        client whose HELLO was never answered.
         """
         base, epoch = self._buffer.base, self._buffer.epoch
         if base is None:
@@ -53,26 +52,24 @@ class Numbering:
 
     def sending(self, ordinal: int, count: int) -> int:
         """
-        So many messages are about to be sent.
-
-        @return: the number of the first one.
+        Note messages that are about to be sent, and return the number of the first one.
         """
         assert self._buffer.base is not None
         self._sent = max(self._sent, ordinal + count)
         return self._buffer.base + ordinal + 1
 
     def settle(self, count: int, answer: Answer) -> None:
-        """The next messages have their answer."""
+        """Note the final answer to the next messages."""
         self.settled += count
         self.loose = self.loose + count if answer.code == "TOOBIG" else 0
 
     def greeted(self, seq: int, epoch: str) -> None:
         """
-        HELLO was answered.
+        Take the answer to HELLO.
 
-        @param seq: the last number that is settled.
-        @param epoch: that this number is of; C{""}: a gateway of an earlier version tells none.
-        @raise StreamLost: that cannot be.
+        @param seq: last settled number.
+        @param epoch: its epoch; C{""} from a gateway of an earlier version.
+        @raise StreamLost: the numbers do not agree.
         """
         buffer = self._buffer
         base, loose = buffer.base, self.loose
@@ -84,7 +81,8 @@ class Numbering:
             renewed = bool(epoch and buffer.epoch) and epoch != buffer.epoch
             another = buffer.taken or renewed
             if owed and another:
-                # Numbers that were in flight may be the other's: +DUP would mean nothing.
+                # The other client may have used numbers that were in flight here, so +DUP would
+                # prove nothing.
                 raise StreamLost(
                     f"stream {self.stream}: another client took it over, and the gateway has"
                     f" settled up to {seq}: what became of this client's {base + self.settled + 1}"
@@ -92,7 +90,7 @@ class Numbering:
                     " missing under another stream's name, with a new buffer"
                 )
             if not owed and (another or self._fresh):
-                # What another client stored meanwhile concerns nobody here.
+                # Nothing of ours is in flight, so the other client's messages do not matter.
                 base, loose = seq - self.settled, 0
         base, self.loose = self._agreed(seq, base, loose)
         self._fresh = False
@@ -101,15 +99,15 @@ class Numbering:
             buffer.opened(base, self.loose, epoch)
 
     def taken_over(self) -> None:
-        """Another client has it now, and may use the numbers that are in flight here."""
+        """Note that another client owns the stream, and may use the numbers in flight here."""
         self._buffer.mark_taken()
 
     def resume(self, seq: int) -> None:
         """
-        The gateway says where to go on.
+        Take the number at which to go on.
 
-        @param seq: the last number that is settled.
-        @raise StreamLost: that cannot be.
+        @param seq: last settled number.
+        @raise StreamLost: the numbers do not agree.
         """
         before = self._buffer.base
         assert before is not None
@@ -119,8 +117,10 @@ class Numbering:
 
     def _agreed(self, seq: int, base: int, loose: int) -> tuple[int, int]:
         """
-        @return: base and loose, with what the gateway says.
-        @raise StreamLost: they do not fit.
+        Match the gateway's last number with ours.
+
+        @return: new base and loose.
+        @raise StreamLost: the numbers do not agree.
         """
         last = base + self.settled
         if seq < last - loose:
@@ -136,6 +136,6 @@ class Numbering:
                 f" sent only up to {base + self._sent}: another client uses the stream, or this"
                 " one's buffer was set back; use a stream's name for one client only"
             )
-        # So many at the end were too long and have not used their numbers up.
+        # Messages at the end that were too long and have not used up their numbers.
         unused = max(0, last - seq)
         return base - unused, loose - unused

@@ -1,8 +1,8 @@
 """
-Messages on their way: not sent yet, in flight, to be sent again, settled.
+Outbox of messages: not sent yet, in flight, to be sent again, settled.
 
-They move in segments, parts of a parcel that are at one stage together, so that a
-thousand messages cost little more than one.
+They move in segments, parts of a parcel that are in the same state, so that a thousand messages
+cost little more than one.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ MAX_TOLD: Final = 256 * 1024 * 1024
 
 class Outbox:
     """
-    A session's messages.
+    Messages of a session.
 
-    @ivar stream: their numbers; C{None} where they have none.
-    @ivar unanswered: how many have no final answer.
-    @ivar finished: parcels that have all their answers, since L{noted}.
+    @ivar stream: their numbering; C{None} without a stream.
+    @ivar unanswered: number of messages without a final answer.
+    @ivar finished: parcels that got all their answers since the last L{noted}.
     """
 
     def __init__(
@@ -41,8 +41,8 @@ class Outbox:
         plain: bool,
     ) -> None:
         """
-        @param buffer: is opened; what it holds is to be sent first.
-        @raise ClientError: of the buffer.
+        @param buffer: it is opened; messages in it are sent first.
+        @raise ClientError: the buffer cannot be opened.
         """
         left = buffer.open(stream)
         self.stream = None if stream is None else Numbering(stream, buffer)
@@ -62,14 +62,14 @@ class Outbox:
 
     @property
     def refused_for_now(self) -> bool:
-        """Whether some wait for the time to be sent again."""
+        """True if messages wait for their time to be sent again."""
         return bool(self._again) and (self.stream is None or not self._in_flight)
 
     def put(self, route: str, messages: Sequence[bytes]) -> Parcel:
         """
-        Take messages.
+        Queue messages.
 
-        @raise BufferFull: none is taken.
+        @raise BufferFull: none is queued.
         """
         if not messages:
             parcel = Parcel(route, self._buffer.given, 0, 0, list)
@@ -81,7 +81,7 @@ class Outbox:
         return parcel
 
     def due(self) -> None:
-        """The time has come to send again; a stream first has all it sent answered."""
+        """Queue again what was answered -TRY; in a stream only once nothing is in flight."""
         if self._again and (self.stream is None or not self._in_flight):
             self._unsent.extendleft(reversed(merged(self._again)))
             self._again = []
@@ -89,10 +89,10 @@ class Outbox:
 
     def fill(self, wire: Wire, pieces: list[bytes]) -> list[Segment]:
         """
-        As many messages as the window takes.
+        Send as many messages as the window allows.
 
-        @param pieces: they are added to it as bytes.
-        @return: what is in flight now.
+        @param pieces: the bytes to write are appended to it.
+        @return: segments that are in flight now.
         """
         sent: list[Segment] = []
         if self._again and self.stream is not None:
@@ -122,16 +122,16 @@ class Outbox:
 
     def judge(self, segment: Segment, count: int, answer: Answer, now: float) -> None:
         """
-        The first messages of a segment in flight are answered.
+        Apply an answer to the first messages of a segment in flight.
 
-        @raise Garbled: there is too much to keep.
+        @raise Garbled: the answers to keep are too large.
         """
         if self._told > MAX_TOLD:
             raise Garbled(f"answers of more than {MAX_TOLD:,} bytes to messages sent together")
         parcel, start, stream = segment.parcel, segment.start, self.stream
         segment.start += count
         self._in_flight -= count
-        # Behind one that is to be sent again all are sent again, whatever was said of them.
+        # Behind a message to send again all others are sent again too, whatever their answers.
         in_order = stream is None or parcel.ordinal + start == stream.settled
         if answer.word != "-TRY" and in_order:
             self._retry_after.progress()
@@ -146,7 +146,7 @@ class Outbox:
         self._held += count
 
     def lost(self, flight: Iterable[Segment]) -> None:
-        """The connection is gone, and with it the answers to what was in flight."""
+        """Take the loss of the connection: messages in flight are sent again, or fail."""
         for segment in flight:
             if self._resend or self.stream is not None:
                 self._again.append(segment)
@@ -157,15 +157,13 @@ class Outbox:
         self.due()
 
     def taken_over(self) -> None:
-        """Another client has the stream."""
+        """Note that another client owns the stream."""
         if self.stream is not None:
             self.stream.taken_over()
 
     def noted(self) -> list[Parcel]:
         """
-        Tell the buffer what is done.
-
-        @return: the finished parcels.
+        Update the buffer, and return the finished parcels.
         """
         finished, self.finished = self.finished, []
         if self._touched:

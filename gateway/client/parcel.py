@@ -1,8 +1,8 @@
 """
-What a client has to do: parcels of messages, questions; and what it hears of its own accord.
+Work of a client: parcels of messages and commands; and pushes from the gateway.
 
-A parcel is what one call gave to be sent. Its results are runs, (how many, answer): a
-parcel of a thousand messages that are all stored is one run.
+A parcel holds the messages of one call. Its results are runs, (count, answer): a parcel of a
+thousand messages that are all stored is one run.
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ Runs = list[tuple[int, Answer]]
 
 class Parcel:
     """
-    Messages that were given together.
+    Messages of one call.
 
-    @ivar route: where they go.
-    @ivar ordinal: how many messages were given before the first of these, ever.
-    @ivar count: how many they are.
-    @ivar size: bytes they take of the buffer.
-    @ivar left: how many have no final answer yet.
-    @ivar told: bytes of the answers, each of a run counted once.
+    @ivar ordinal: number of messages ever given before the first of these.
+    @ivar count: number of messages.
+    @ivar size: bytes in the buffer.
+    @ivar left: number of messages without a final answer.
+    @ivar told: bytes of the answers; those of a run are counted once.
     """
 
     __slots__ = (
@@ -49,7 +48,7 @@ class Parcel:
         load: Callable[[], Sequence[bytes]],
     ) -> None:
         """
-        @param load: gives the messages when they are to be sent.
+        @param load: returns the messages when they are sent.
         """
         self.route = route
         self.ordinal = ordinal
@@ -69,9 +68,7 @@ class Parcel:
 
     def settle(self, start: int, count: int, answer: Answer) -> int:
         """
-        A final answer for some of the messages.
-
-        @return: bytes that it takes.
+        Set the final answer of some of the messages; return the bytes that it adds to C{told}.
         """
         self.left -= count
         if self._answers:
@@ -84,12 +81,12 @@ class Parcel:
         return len(answer.raw)
 
     def pass_over(self, count: int) -> None:
-        """The first ones were settled in an earlier life of this client; nobody waits for them."""
+        """Skip the first messages, which were settled in an earlier process."""
         self.left -= count
 
     @property
     def runs(self) -> Runs:
-        """The answers so far, in the order of the messages."""
+        """Answers so far, in the order of the messages."""
         return [(count, answer) for _, count, answer in sorted(self._answers, key=_start)]
 
 
@@ -99,7 +96,7 @@ def _start(answer: tuple[int, int, Answer]) -> int:
 
 class Segment:
     """
-    Some messages of a parcel that are at one stage of their way.
+    Part of a parcel whose messages are in the same state.
     """
 
     __slots__ = ("parcel", "start", "stop")
@@ -114,21 +111,21 @@ class Segment:
         return self.parcel.ordinal + self.start
 
     def follows(self, other: Segment) -> bool:
-        """Whether both can be one."""
+        """Say whether this segment continues another one."""
         return other.parcel is self.parcel and other.stop == self.start
 
 
 class Question:
     """
-    A command that is no message.
+    Command that is no message, with its answer.
 
-    @ivar answer: C{None} until it is answered.
-    @ivar complete: whether the answer is all there, its rows included.
-    @ivar rows: what came behind the answer C{*N}.
-    @ivar channel: which one it begins to listen to.
-    @ivar own: asked by the session itself, not by its owner.
-    @ivar failure: what is wrong with the answer, where that makes no sense.
-    @ivar dropped: nobody waits for the answer any more; not asked again.
+    @ivar answer: C{None} until it comes.
+    @ivar complete: whether the answer has come with all its rows.
+    @ivar rows: rows behind the answer C{*N}.
+    @ivar channel: channel of a LISTEN.
+    @ivar own: whether the session itself sent it.
+    @ivar failure: error of an answer that cannot be parsed.
+    @ivar dropped: nobody waits for the answer any more; it is not sent again.
     """
 
     __slots__ = ("answer", "channel", "complete", "dropped", "failure", "own", "payload", "rows")
@@ -150,7 +147,7 @@ class Question:
 
     @property
     def said(self) -> str:
-        """What stands behind +OK."""
+        """Text behind +OK."""
         return "" if self.answer is None else str(self.answer).partition(" ")[2]
 
 
@@ -168,7 +165,7 @@ class Push:
 
 def push(frame: bytes) -> Push:
     """
-    @param frame: from its C{>} on.
+    Parse a push; C{frame} begins at its C{>}.
     """
     channel, _, payload = frame[1:].decode("utf-8", "replace").partition(" ")
     return Push(payload, None) if channel == "!gap" else Push(channel, payload)
@@ -180,7 +177,7 @@ Event = Parcel | Question | Push
 
 def merged(segments: list[Segment]) -> list[Segment]:
     """
-    In order, with neighbours put together: what was cut many times does not stay in pieces.
+    Sort segments and merge neighbours, so that repeated splits leave no small pieces.
     """
     found: list[Segment] = []
     for segment in sorted(segments, key=lambda one: one.ordinal):

@@ -1,13 +1,13 @@
 """
-What a client of commands says first: a PING that no listener takes for a message.
+Probe of a client of commands: a PING that no listener takes for a message.
 
-Whatever answers may be another listener, where each frame is a message, or no gateway at all: a
-client that went on would have its commands stored, and take that for success. So nothing follows
-this PING, neither a token nor a message, until its answer has come with the very nonce. A plain
-listener knows the mark and says which listener it is; one of an earlier version cannot store
-the byte behind the mark in a text column.
+The other end may be a plain listener, where each frame is a message, or no gateway at all: a client
+that went on would have its commands stored as messages, and take that for success. So nothing
+follows this PING, neither a token nor a message, until an answer has come with the same nonce. A
+plain listener recognizes the mark and answers which kind of listener it is; one of an earlier
+version cannot store the byte behind the mark in a text column.
 
-The gateway has the same mark in C{gateway/wire/probe.py}, as this folder works by itself.
+C{gateway/wire/probe.py} has the same mark; it is not imported, as this folder works by itself.
 """
 
 from __future__ import annotations
@@ -60,12 +60,11 @@ _STRANGERS: Final = (
 
 def probe(framing: str, nonce: str) -> bytes:
     """
-    @param nonce: a word that nobody else says, of L{NONCE} letters.
-    @return: the command.
+    Return the PING, with a random word of L{NONCE} letters.
     """
     if framing == "line":
         return _PING + b"\0" + nonce.encode()
-    # Whoever cuts lines has one then, and answers.
+    # The LF ends a frame for a listener of lines, which then answers.
     byte = b"\x01" if framing == "nul" else b"\0"
     return _PING + byte + nonce.encode() + b"\n"
 
@@ -76,7 +75,8 @@ def is_probe(payload: bytes) -> bool:
 
 def check_probe(payload: bytes, answer: Answer) -> WrongListener | None:
     """
-    @return: why what answered is no listener of commands.
+    Return why the other end is no listener of commands, by its answer to the PING; C{None} where it
+    is one.
     """
     expected = [b"+OK", MARK, payload.removeprefix(_PING).strip(b"\0\x01\n")]
     # Control characters come back as spaces.
@@ -91,15 +91,14 @@ def check_probe(payload: bytes, answer: Answer) -> WrongListener | None:
 
 def sent_away(answer: Answer) -> WrongListener:
     """
-    @param answer: -BYE FORMAT to the probe.
+    Return the error for a listener that answers the PING with -BYE FORMAT.
     """
     return WrongListener(f"{answer.text[:300]}; {_COMMANDS}")
 
 
 def takes_commands(answer: Answer) -> WrongListener | None:
     """
-    @param answer: the first one to a client that sends bare messages.
-    @return: why what answered takes none.
+    Return why a listener takes no bare messages, by its first answer; C{None} where it may.
     """
     if answer.code != "FORMAT" or not answer.text.startswith("unknown verb "):
         return None
@@ -112,10 +111,11 @@ def takes_commands(answer: Answer) -> WrongListener | None:
 
 def stranger(beginning: bytes, framing: str, plain: bool) -> tuple[str, str]:
     """
-    @param beginning: of what came, where no answer was understood.
-    @param framing: this client's.
-    @return: what that seems to be, and of which kind it is: C{gateway}, C{other}, or C{""} where
-        that cannot be known.
+    Guess what kind of server the other end is.
+
+    @param beginning: first bytes from it, in which no answer was recognized.
+    @param framing: framing of this client.
+    @return: a description, and the kind: C{gateway}, C{other}, or C{""} where it is unknown.
     """
     advice = _MESSAGES if plain else _COMMANDS
     for its, pattern in _GATEWAYS.items():
@@ -135,7 +135,7 @@ def stranger(beginning: bytes, framing: str, plain: bool) -> tuple[str, str]:
 
 def mute() -> str:
     """
-    Describe a connection on which nothing came at all; for people.
+    Describe a connection on which no byte came.
     """
     return (
         "nothing answers the client's PING: this is no gateway, or a listener with another framing"

@@ -1,5 +1,5 @@
 """
-Buffer of pushes that have come and that nobody has taken yet, within bounds.
+Buffer of pushes that nobody has taken yet, with a limit.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ OVERHEAD: Final = 200
 
 class PushBuffer:
     """
-    Pushes of the channels that are expected. Where too many wait, all are dropped, and each
-    channel's next one says that some may have been missed.
+    Pushes of the expected channels. Above the limit all are dropped, and replaced by one for each
+    channel which says that some may have been missed.
     """
 
     def __init__(self) -> None:
@@ -31,15 +31,15 @@ class PushBuffer:
         return bool(self._waiting)
 
     def expect(self, channel: str) -> None:
-        """Take what comes there."""
+        """Accept pushes of a channel."""
         self._channels.add(channel)
 
     def forget(self, channel: str) -> None:
-        """Take it no more."""
+        """Drop later pushes of a channel."""
         self._channels.discard(channel)
 
     def add(self, push: Push) -> None:
-        """One has come."""
+        """Add a push, if its channel is expected."""
         if push.channel not in self._channels:
             return
         self._waiting.append(push)
@@ -50,7 +50,7 @@ class PushBuffer:
             self._size = sum(map(_size, gaps))
 
     def next(self) -> Push:
-        """Take the first one out."""
+        """Remove and return the first push."""
         push = self._waiting.popleft()
         self._size -= _size(push)
         return push

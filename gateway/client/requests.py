@@ -1,8 +1,8 @@
 """
 Commands that are no messages: PING, CALL, LISTEN, HELLO.
 
-They have a lane of their own, so that none waits for messages which a gateway without
-its database cannot take. What is listened to is asked for again on each connection.
+They have a queue of their own, so that none waits for messages that a gateway without its database
+cannot take. LISTEN is sent again on each connection.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Params = Mapping[str, Any] | Sequence[Any] | None
 
 def call(query: str, params: Params) -> bytes:
     """
-    @return: the command that asks a query; what JSON does not know is said as text.
+    Return the command that calls a query; values that JSON does not have become text.
     """
     check_word("query", query)
     payload = b"CALL " + query.encode()
@@ -36,8 +36,8 @@ def decoded(rows: Sequence[bytes], exact: bool) -> list[dict[str, Any]]:
     """
     Decode the rows of an answer.
 
-    @param exact: whether numbers with a point become C{decimal.Decimal}.
-    @raise Garbled: one of them is no JSON object, or nobody could read it.
+    @param exact: whether numbers with a decimal point become C{decimal.Decimal}.
+    @raise Garbled: one of them is no JSON object, or Python cannot parse it.
     """
     found = []
     for number, row in enumerate(rows, 1):
@@ -56,9 +56,9 @@ def decoded(rows: Sequence[bytes], exact: bool) -> list[dict[str, Any]]:
 
 class Requests:
     """
-    Requests that are still to be sent.
+    Queue of commands.
 
-    @ivar refused_for_now: whether any was answered -TRY and waits for its time.
+    @ivar refused_for_now: whether any was answered -TRY and waits to be sent again.
     """
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class Requests:
         self._waiting.append(question)
 
     def first(self, question: Question) -> None:
-        """Before all others."""
+        """Add a command in front of all others."""
         self._waiting.appendleft(question)
 
     def listen(self, channel: str) -> Question:
@@ -92,27 +92,28 @@ class Requests:
         return question
 
     def forget(self, channel: str) -> None:
-        """The gateway will not have it listened to."""
+        """Remove a channel that the gateway refuses."""
         self._channels.discard(channel)
 
     def opened(self) -> None:
-        """A connection can be asked: listen to all that was listened to before."""
+        """Queue LISTEN for all channels, on a new connection."""
         asked = {question.channel for question in self._waiting}
         for channel in sorted(self._channels - asked, reverse=True):
             self.first(Question(b"LISTEN " + channel.encode(), channel, own=True))
 
     def later(self, question: Question) -> None:
-        """It was answered -TRY."""
+        """Keep a command that was answered -TRY."""
         self._again.append(question)
 
     def due(self) -> None:
-        """The time has come to ask again."""
+        """Queue again what was answered -TRY."""
         self._waiting.extendleft(reversed(self._again))
         self._again = []
 
     def lost(self, unanswered: Iterable[Question]) -> None:
         """
-        The connection is gone; what the client itself had asked concerned only that.
+        Queue unanswered commands again after a lost connection, without dropped ones and the
+        session's own.
         """
         questions = [*unanswered, *self._again, *self._waiting]
         self._again = []
@@ -123,8 +124,9 @@ class Requests:
 
     def take(self, only_own: bool) -> list[Question]:
         """
-        @param only_own: those alone that the client itself asks, such as HELLO.
-        @return: what is to be asked now.
+        Remove and return the commands to send now.
+
+        @param only_own: whether only the session's own, such as HELLO, may be sent.
         """
         found = []
         while self._waiting and (self._waiting[0].own or not only_own):

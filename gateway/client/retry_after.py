@@ -1,5 +1,5 @@
 """
-How long to wait before something is tried again.
+Back-off between tries.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ def backoff(
     jitter: Callable[[], float], first: float = 0.1, most: float = 30.0
 ) -> Callable[[int], float]:
     """
-    @param jitter: from 0 to 1; two clients that lost one gateway must not come back together.
-    @param first: seconds before the first try, at most.
-    @param most: seconds before any try, at most.
-    @return: how many seconds to wait before the nth try in a row.
+    Return a function from an attempt, counted from 1, to the seconds to wait before it.
+
+    @param jitter: returns numbers from 0 to 1, so that clients of one gateway do not reconnect at
+        the same time.
+    @param first: longest wait before the first attempt, in seconds.
+    @param most: longest wait before any attempt, in seconds.
     """
 
     def seconds(attempt: int) -> float:
@@ -27,21 +29,21 @@ def backoff(
 
 class RetryAfter:
     """
-    Time at which whatever was answered -TRY is sent again, one for all of it.
+    Time at which everything that was answered -TRY is sent again.
 
-    @ivar due: that time, of the clock that is handed in.
+    @ivar due: that time, in seconds of the caller's clock.
     """
 
     def __init__(self, retry: Callable[[int], float]) -> None:
         """
-        @param retry: seconds before the nth try in a row.
+        @param retry: attempt -> seconds to wait before it.
         """
         self.due = 0.0
         self._retry = retry
         self._tries = 0
 
     def later(self, answer: Answer, now: float) -> None:
-        """Something was answered -TRY."""
+        """Set the time after an answer -TRY."""
         if now < self.due:
             return
         self._tries += 1
@@ -49,9 +51,9 @@ class RetryAfter:
         if answer.retry is not None:
             wait = max(wait, answer.retry)
         elif answer.code == "GAP" and self._tries == 1:
-            wait = 0.0  # not the gateway makes us wait: it is for us to go on
+            wait = 0.0  # the gateway is ready: the gap is ours to close
         self.due = now + wait
 
     def progress(self) -> None:
-        """Something was answered for good."""
+        """Reset the back-off after a final answer."""
         self._tries = 0

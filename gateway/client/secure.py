@@ -1,8 +1,8 @@
 """
-Where to connect to, and the certainty that it is the right one.
+Build client endpoints; with TLS the other end is always verified.
 
-TLS always means the host's name and the authority verified, by service-identity through
-Twisted; there is no way to ask for less, and nothing falls back to plain.
+TLS always means that service-identity verifies name and authority, through Twisted; there is no
+option for less, and no fallback to plain TCP.
 """
 
 from __future__ import annotations
@@ -37,14 +37,16 @@ def client_endpoint(
     key: Shown = None,
 ) -> IStreamClientEndpoint:
     """
+    Return an endpoint, wrapped in TLS according to C{tls}.
+
     @param where: a client endpoint string, or an endpoint.
-    @param tls: C{None} or C{False}: as C{where} says. C{True}: TLS, with the system's
-        authorities. A path: TLS, with the authorities of that PEM file. Else: trust roots as
-        C{optionsForClientTLS} takes them.
-    @param server_name: the name to verify, where it is not the one connected to.
-    @param certificate: PEM file with what to show to the other end, and its chain.
+    @param tls: C{None} or C{False}: as C{where} says. C{True}: TLS with the system's authorities. A
+        path: TLS with the authorities of that PEM file. Else: trust roots as C{optionsForClientTLS}
+        takes them.
+    @param server_name: name to verify, if not that of the endpoint string.
+    @param certificate: PEM file of the client's certificate and its chain.
     @param key: PEM file with the key; C{None}: it is in the same one.
-    @raise ValueError: that cannot be done, or could not be trusted.
+    @raise ValueError: the parameters do not fit together, or the other end could not be verified.
     """
     text = where if isinstance(where, str) else ""
     if re.match(r"ssl:", text) and not re.search(r":hostname=.", text):
@@ -69,7 +71,7 @@ def client_endpoint(
         if found is None:
             raise ValueError("tls= with an endpoint object needs server_name=, the name to verify")
         server_name = re.sub(r"\\(.)", r"\1", found[1])
-    # Here, for pyOpenSSL is not needed by who does without TLS.
+    # Imported here, since pyOpenSSL is only needed for TLS.
     from twisted.internet.ssl import optionsForClientTLS
 
     trust = None if tls is True else _trust_root(tls)
@@ -80,7 +82,7 @@ def client_endpoint(
 
 def _shown(certificate: Path, key: Path) -> dict[str, Any]:
     """
-    @return: more arguments of C{CertificateOptions}.
+    Return arguments of C{CertificateOptions} for the client's certificate.
     """
     from cryptography import x509
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -97,7 +99,7 @@ def _shown(certificate: Path, key: Path) -> dict[str, Any]:
 
 def _block(path: Path, pattern: re.Pattern[bytes]) -> bytes:
     """
-    @return: what a PEM file has of one kind, and nothing else.
+    Return the blocks of one kind from a PEM file, without the others.
     """
     found = pattern.findall(path.read_bytes())
     if not found:

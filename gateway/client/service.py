@@ -1,8 +1,8 @@
 """
-The client for programs on Twisted.
+Client for programs on Twisted.
 
-Strategy: L{Session} decides what is written and what answers mean, L{Link} keeps it
-connected; here are the Deferreds.
+Strategy: L{Session} decides what to write and what answers mean, L{Link} keeps it connected, and
+this module adds the Deferreds.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .session import Session
 
 class GatewayClient(Service):
     """
-    One connection to a gateway, made again whenever it is lost.
+    Client with one connection, which is opened again when it is lost.
 
     Every method that returns a Deferred can be awaited.
     """
@@ -58,23 +58,24 @@ class GatewayClient(Service):
     ) -> None:
         """
         @param endpoint: a client endpoint string (C{tcp:localhost:8002}) or an endpoint.
-        @param route: where messages go that name no route; the command dialect only.
-        @param buffer: a L{gateway.client.buffer.DiskBuffer} to survive the end of this process;
-            the default keeps up to 64 MiB in memory.
-        @param tls: C{True} for TLS with the system's authorities, the path of a PEM file of
-            yours, or trust roots as C{optionsForClientTLS} takes them. The host's name is always
-            verified. Endpoint strings with C{tls:} need none of this.
-        @param server_name: the name to verify, where it is not the one connected to.
-        @param certificate: PEM file to show to the gateway; C{key}: with its key, if not in it.
+        @param route: route of messages that name none; the command dialect only.
+        @param buffer: a L{gateway.client.buffer.DiskBuffer} keeps messages beyond the end of this
+            process; the default keeps up to 64 MiB in memory.
+        @param tls: C{True} for TLS with the system's authorities, the path of a PEM file with
+            authorities, or trust roots as C{optionsForClientTLS} takes them. The host's name is
+            always verified. Endpoint strings with C{tls:} need none of this.
+        @param server_name: name to verify, if not that of the endpoint string.
+        @param certificate: PEM file of the client's certificate; C{key}: of its key, if not in it.
         @param reactor: Twisted's, if not the one installed.
-        @param retry: seconds to wait before the nth try in a row; else they double from 0.1 to 30.
-        @param jitter: gives numbers from 0 to 1, by which the default is up to halved.
-        @param connect_timeout: seconds for a connection, and again for TLS.
-        @param answer_timeout: seconds without a word while something is unanswered, after which
-            the connection is given up and made again.
-        @param stop_timeout: seconds in which L{stopService} waits for answers.
+        @param retry: attempt -> seconds to wait before it; by default they double from 0.1 to 30.
+        @param jitter: returns numbers from 0 to 1, by which the default is shortened, at most by
+            half.
+        @param connect_timeout: limit of connecting in seconds, and again of TLS.
+        @param answer_timeout: limit of silence while an answer is due, in seconds; then it
+            reconnects.
+        @param stop_timeout: seconds that L{stopService} waits for answers.
         @param options: see L{ClientOptions}.
-        @raise ValueError: naming the parameter that does not fit.
+        @raise ValueError: with the name of the parameter at fault.
         """
         if reactor is None:
             from twisted.internet import reactor
@@ -103,24 +104,24 @@ class GatewayClient(Service):
 
     @property
     def unanswered(self) -> int:
-        """Messages taken that have no final answer yet."""
+        """Number of messages without a final answer."""
         return self._session.unanswered
 
     @property
     def listens(self) -> bool:
-        """The link's: whether pushes are expected."""
+        """True while pushes are expected; for the link."""
         return bool(self._callbacks)
 
     @property
     def connected(self) -> bool:
-        """Whether messages can be sent right now."""
+        """True if messages can be sent now."""
         return self._link.connected
 
     @property
     def trouble(self) -> BaseException | None:
         """
-        Why nothing can be sent: what the gateway says where it does not open the stream yet; that
-        what is connected answers nothing; or why the last connection was lost or could not be made.
+        Reason why nothing can be sent: the gateway's -TRY to HELLO, a silent other end, or why the
+        last connection was lost or failed.
         """
         put_off, doubt = self._session.put_off, self._session.doubt
         if put_off is not None:
@@ -129,7 +130,7 @@ class GatewayClient(Service):
 
     @property
     def put_off(self) -> Answer | None:
-        """The -TRY with which the gateway does not open the stream yet; it is asked again."""
+        """Answer -TRY with which the gateway does not open the stream yet; HELLO is sent again."""
         return self._session.put_off
 
     def send(self, message: bytes, route: str | None = None) -> Deferred[Answer]:
@@ -137,10 +138,10 @@ class GatewayClient(Service):
         Send one message.
 
         @return: fires with +OK, +DUP or +QUE. Fails with L{Refused} (-REJ: refused for good),
-            L{Unknown} (only with C{resend=False}), L{StreamLost}, L{StreamTaken}, L{Closed}; and
-            at once with L{BufferFull} or L{Unsendable}: then nothing was taken. -TRY is never
-            seen: the client sends again. With a DiskBuffer the message is on the disk when this
-            method returns.
+            L{Unknown} (only with C{resend=False}), L{StreamLost}, L{StreamTaken}, L{Closed}; and at
+            once with L{BufferFull} or L{Unsendable}, where the message was not queued. -TRY is
+            never seen: the client sends again. With a L{DiskBuffer} the message is on disk when
+            this method returns.
         """
         return self._put([message], route, message)
 
@@ -148,15 +149,16 @@ class GatewayClient(Service):
         """
         Send messages as one chunk, many times faster than one by one.
 
-        @return: fires when all have their answer, with (how many, answer) for messages in a row,
-            in their order; refusals are among them and are no failure. Else as L{send}.
+        @return: fires when all have their answer, with (count, answer) for each run of equal
+            answers, in the order of the messages; refusals are among them and are no failure. Fails
+            as L{send}.
         """
         return self._put(messages, route, None)
 
     def room(self) -> Deferred[None]:
         """
-        @return: fires when the buffer is not more than half full: wait for it before each
-            L{send_many} of a long series.
+        Return a Deferred that fires when the buffer is at most half full: wait for it before each
+        L{send_many} of a long series.
         """
         if self._roomy:
             return succeed(None)
@@ -164,7 +166,7 @@ class GatewayClient(Service):
 
     def flush(self) -> Deferred[None]:
         """
-        @return: fires when no message is without its answer.
+        Return a Deferred that fires when no message is without its answer.
         """
         if not self._session.unanswered:
             return succeed(None)
@@ -178,18 +180,18 @@ class GatewayClient(Service):
         exact: bool = False,
     ) -> Deferred[list[dict[str, Any]]]:
         """
-        Ask a query that the gateway's configuration names.
+        Call a query of the gateway's configuration.
 
-        @param exact: whether numbers with a point become C{decimal.Decimal}.
-        @return: fires with the rows; fails with L{Refused}, or with L{Garbled} where they make no
-            sense. Asked again where the gateway says
-            -TRY or the connection is lost; cancel it, or use C{addTimeout}, to stop waiting.
+        @param exact: whether numbers with a decimal point become C{decimal.Decimal}.
+        @return: fires with the rows; fails with L{Refused}, or with L{Garbled} where they cannot be
+            parsed. The call is sent again after -TRY or a lost connection; cancel it, or use
+            C{addTimeout}, to stop waiting.
         """
         return self.rows(query, params).addCallback(decoded, exact)
 
     def rows(self, query: str, params: Params = None) -> Deferred[list[bytes]]:
         """
-        As L{call}; fires with each row's JSON as it came.
+        Call a query; fires with each row's JSON as it came.
         """
         return self._ask(lambda: self._session.call(query, params)).addCallback(
             lambda question: question.rows
@@ -197,10 +199,10 @@ class GatewayClient(Service):
 
     def listen(self, channel: str, callback: Callable[[str | None], object]) -> Deferred[None]:
         """
-        Have a channel's notifications, also after every reconnect.
+        Subscribe to a channel, also after every reconnect.
 
-        @param callback: called with each payload, and with C{None} where some may have been
-            missed: the connection was lost, or the gateway's own to the database.
+        @param callback: called with each payload, and with C{None} where some may have been missed:
+            the client's connection was lost, or the gateway's to the database.
         @return: fires when the gateway has begun to listen; fails with L{Refused}.
         """
 
@@ -213,30 +215,32 @@ class GatewayClient(Service):
         return asked.addCallbacks(lambda question: None, refused)
 
     def unlisten(self, channel: str) -> Deferred[None]:
-        """Have them no longer."""
+        """Stop listening to a channel."""
         self._callbacks.pop(channel, None)
         asked = self._ask(lambda: self._session.unlisten(channel))
         return asked.addCallback(lambda question: None)
 
     def ping(self, text: str = "") -> Deferred[str]:
         """
-        @return: fires with the text, once it went there and back.
+        Send a PING; fires with the text from its answer.
         """
         asked = self._ask(lambda: self._session.ping(text))
         return asked.addCallback(lambda question: question.said)
 
     def whenConnected(self, failAfterFailures: int | None = None) -> Deferred[None]:
         """
-        @return: fires when messages can be sent: over TLS the gateway is who it should be, and
-            the stream is open. Fails after so many failures to get there in a row.
+        Wait for a usable connection.
+
+        @return: fires when messages can be sent: over TLS the gateway is verified, and the stream
+            is open. Fails after C{failAfterFailures} failed attempts in a row.
         """
         return self._link.when_connected(failAfterFailures)
 
     def startService(self) -> None:
         """
-        Begin to connect.
+        Start to connect.
 
-        @raise ClientError: of the buffer.
+        @raise ClientError: the buffer cannot be opened.
         """
         self._session.open()
         super().startService()  # type: ignore[no-untyped-call]
@@ -245,8 +249,8 @@ class GatewayClient(Service):
 
     def stopService(self) -> Deferred[None]:
         """
-        Take nothing more, wait up to C{stop_timeout} for answers, then disconnect. What has none
-        by then fails with L{Closed}; with a DiskBuffer the next client on it sends it.
+        Accept no more messages, wait up to C{stop_timeout} for answers, then disconnect. Messages
+        without an answer fail with L{Closed}; from a L{DiskBuffer} the next client sends them.
         """
         super().stopService()  # type: ignore[no-untyped-call]
         self._closed = True
@@ -304,11 +308,11 @@ class GatewayClient(Service):
         return answered
 
     def heard(self, event: Event) -> None:
-        """The link's: something has come or is done."""
+        """Take an event; called by the link."""
         if isinstance(event, Parcel):
             done, message = self._parcels.pop(event, (None, None))
             if done is None:
-                return  # an earlier life's
+                return  # of an earlier process
             if message is None:
                 done.callback(event.runs)
                 return
@@ -353,7 +357,7 @@ class GatewayClient(Service):
                 self._log.failure("a listener of {channel} failed", channel=push.channel)
 
     def turned(self) -> None:
-        """The link's: all of one turn was told."""
+        """Take the end of a turn; called by the link."""
         self._warn_put_off()
         if not self._session.unanswered:
             _fire(self._flushes)
@@ -361,7 +365,7 @@ class GatewayClient(Service):
             _fire(self._rooms)
 
     def _warn_put_off(self) -> None:
-        """Say once why nothing moves, and again only when the gateway says something else."""
+        """Log once why the stream is not open, and again only for another reason."""
         put_off = self._session.put_off
         if self._session.ready:
             self._warned = ""
@@ -373,7 +377,7 @@ class GatewayClient(Service):
             )
 
     def ended(self, failure: ClientError) -> None:
-        """The link's, or our own: nothing more will come."""
+        """Fail everything that waits; called by the link, and on stop."""
         parcels, self._parcels = self._parcels, {}
         questions, self._questions = self._questions, {}
         waiting = [*self._rooms, *self._flushes]

@@ -1,24 +1,24 @@
 """
-The whole logic of a client, without any I/O: what to write, and what answers mean.
+Logic of a client without any I/O: what to write, and what answers mean.
 
-The owner tells it of connections (L{Session.connected}, L{Session.lost}) and of bytes
-(L{Session.receive}), writes what L{Session.output} gives, comes again after
-L{Session.wait} seconds, and takes what is done with L{Session.take}. The clock is a
-number of seconds that the owner hands in.
+The owner reports connections (L{Session.connected}, L{Session.lost}) and bytes
+(L{Session.receive}), writes what L{Session.output} returns, calls it again after L{Session.wait}
+seconds, and takes results from L{Session.take}. The clock is a number of seconds that the owner
+passes in.
 
-In a stream messages have numbers and are settled in their order. What has no answer when
-a connection is lost is sent again under its old number, from the first one on: C{+DUP} (or
-the C{-REJ} it got) then tells its fate. After C{-TRY} nothing is sent until all that is in
-flight is answered; then all goes again from there. Without a stream only what was
-answered C{-TRY} is sent again, so that it may be overtaken.
+In a stream messages have numbers and are settled in their order. Messages without an answer on a
+lost connection are sent again under their old numbers, from the first one on: C{+DUP} (or the
+C{-REJ} it got) then gives their fate. After C{-TRY} nothing is sent until all that is in flight is
+answered; then everything from there on is sent again. Without a stream only the messages answered
+C{-TRY} are sent again, so later ones may overtake them.
 
-A connection begins with a PING (L{gateway.client.probe}): only who answers it is told anything.
+A connection begins with a PING (L{gateway.client.probe}): nothing else is sent before its answer.
 
-Where HELLO is answered C{-TRY}, the gateway cannot open the stream yet, such as while another
-one still holds in its spool what this client had an answer for. It is asked again and again,
-and everything else waits.
+If HELLO is answered C{-TRY}, the gateway cannot open the stream yet, for example while another
+gateway's spool holds messages that were answered to this client. HELLO is sent again until it
+succeeds, and everything else waits.
 
-Chunks, not messages: answers are counted, a read of nothing but C{+OK} is one comparison.
+Chunks, not messages: answers are counted; a read of nothing but C{+OK} is one comparison.
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ MAX_ROWS_SIZE: Final = 256 * 1024 * 1024
 
 class Session:
     """
-    One client's conversation, over however many connections.
+    Session of one client, over any number of connections.
 
     @ivar failure: why it ended for good; nothing is sent any more.
     @ivar goodbye: the last -BYE.
-    @ivar put_off: the last -TRY to what is said first on this connection, until that is taken:
-        why nothing is sent.
-    @ivar window: messages without an answer at a time.
+    @ivar put_off: last -TRY to a command of this connection's greeting, until it is accepted: why
+        nothing is sent.
+    @ivar window: most messages in flight.
     """
 
     def __init__(
@@ -92,9 +92,9 @@ class Session:
     ) -> None:
         """
         @param buffer: keeps the messages; see L{open}.
-        @param retry: seconds before the nth try in a row of what is answered -TRY.
-        @param nonce: gives a word for the PING of each connection.
-        @raise ValueError: naming the parameter that does not fit.
+        @param retry: attempt -> seconds to wait before sending again what was answered -TRY.
+        @param nonce: returns a new word for the PING of each connection.
+        @raise ValueError: with the name of the parameter at fault.
         """
         if dialect not in ("command", "plain"):
             raise ValueError(f"dialect is command or plain, not {dialect!r}")
@@ -140,9 +140,9 @@ class Session:
 
     def open(self) -> Outbox:
         """
-        Open the buffer, unless that is done; what it holds is to be sent first.
+        Open the buffer, unless it is open; messages in it are sent first.
 
-        @raise ClientError: of the buffer.
+        @raise ClientError: the buffer cannot be opened.
         """
         if self._outbox is None:
             self._outbox = Outbox(
@@ -156,7 +156,7 @@ class Session:
         return self._outbox
 
     def close(self) -> None:
-        """Let go of the buffer, and forget all that is not in it."""
+        """Close the buffer, and drop everything that is not in it."""
         self._buffer.close()
         self._outbox = None
         self._asking = Requests()
@@ -167,22 +167,22 @@ class Session:
 
     @property
     def unanswered(self) -> int:
-        """Messages that have no final answer."""
+        """Number of messages without a final answer."""
         return 0 if self._outbox is None else self._outbox.unanswered
 
     @property
     def ready(self) -> bool:
-        """Whether messages can be sent: connected, and the stream is ours."""
+        """True if messages can be sent: connected, and the greeting is done."""
         return self._state == _OPEN and self.failure is None
 
     @property
     def leaving(self) -> bool:
-        """Whether this connection is of no more use."""
+        """True if this connection should be closed."""
         return self._state == _LEAVING or self.failure is not None
 
     @property
     def doubt(self) -> str:
-        """Describes a connection that has not given one answer yet; for people."""
+        """Description of a connection without any answer yet; for people."""
         if self._state == _AWAY or self._plain or self._beginning is None:
             return ""
         return self._stranger()[0] if self._beginning else mute()
@@ -192,15 +192,15 @@ class Session:
 
     @property
     def waiting(self) -> bool:
-        """Whether the gateway owes an answer."""
+        """True while the gateway owes an answer."""
         return bool(self._flight) or self._rows is not None
 
     def put(self, route: str, messages: Sequence[bytes]) -> Parcel:
         """
-        Take messages to be sent.
+        Queue messages.
 
-        @raise BufferFull: there is no room; none is taken.
-        @raise Unsendable: one of them cannot be said; none is taken.
+        @raise BufferFull: there is no room; none is queued.
+        @raise Unsendable: the framing cannot carry one of them; none is queued.
         """
         if self.failure is not None:
             raise self.failure
@@ -215,20 +215,20 @@ class Session:
         return parcel
 
     def call(self, query: str, params: Params) -> Question:
-        """Ask a query of the configuration."""
+        """Queue a call of a query."""
         return self._ask(call(query, params))
 
     def ping(self, text: str) -> Question:
-        """Ask whether anyone is there."""
+        """Queue a PING."""
         return self._ask(b"PING " + text.encode() if text else b"PING")
 
     def listen(self, channel: str) -> Question:
-        """Listen on this connection and on every one to come."""
+        """Queue LISTEN, for this connection and every later one."""
         self._check_commands()
         return self._asking.listen(channel)
 
     def unlisten(self, channel: str) -> Question:
-        """Listen no longer."""
+        """Queue UNLISTEN."""
         self._check_commands()
         return self._asking.unlisten(channel)
 
@@ -246,7 +246,7 @@ class Session:
             raise Unsendable("a plain listener takes messages only: use one of the command dialect")
 
     def connected(self) -> None:
-        """A connection is there."""
+        """Begin with a new connection."""
         self._disconnect()
         self._wire.most = MAX_ANSWER if self._plain else MOST
         self._greet(self._greeting.begin(self.open().stream))
@@ -261,7 +261,7 @@ class Session:
             self._asking.first(question)
 
     def lost(self) -> None:
-        """The connection is gone."""
+        """Take the loss of the connection."""
         if self._beginning and self.failure is None:
             text, kind = self._stranger()
             if kind == "gateway" or (kind and not self._understood):
@@ -279,14 +279,14 @@ class Session:
 
     def take(self) -> list[Event]:
         """
-        @return: what has come and what is done since the last time.
+        Return the events since the last call.
         """
         events, self._events = self._events, []
         return events
 
     def wait(self, now: float) -> float | None:
         """
-        @return: seconds after which L{output} has more to say; C{None}: not by time alone.
+        Return the seconds until L{output} has more to write; C{None}: that does not depend on time.
         """
         if self.leaving or self._state == _AWAY:
             return None
@@ -296,8 +296,9 @@ class Session:
 
     def output(self, now: float) -> bytes:
         """
-        @return: what is to be written now.
-        @raise ClientError: of the buffer.
+        Return the bytes to write now.
+
+        @raise ClientError: the buffer failed.
         """
         if self.leaving or self._state == _AWAY:
             return b""
@@ -315,16 +316,16 @@ class Session:
         said = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if self._said_nothing and said:
             self._said_nothing = False
-            # The gateway drops one before the first frame; a message's own is to stay.
+            # The gateway drops a BOM before the first frame; a message's own must stay.
             if said.startswith(BOM):
                 said = BOM + said
         return said
 
     def receive(self, data: bytes, now: float) -> None:
         """
-        Bytes have come.
+        Take received bytes.
 
-        @raise ClientError: this connection is of no use; it is to be closed and L{lost}.
+        @raise ClientError: the connection must be closed, and L{lost} called.
         """
         if self.leaving:
             return
@@ -347,16 +348,15 @@ class Session:
 
     def _garbled(self, error: Garbled) -> Garbled:
         """
-        Judge what made no sense: by some of it, or much, the client ends.
-
-        @return: what there is to say of it.
+        Handle bytes that cannot be parsed, and return the error to report. The client ends if they
+        come from a wrong listener, or again and again.
         """
         if isinstance(error, WrongListener):
             self.failure = error
         elif self._beginning is not None:
             text, kind = self._stranger()
             error = WrongListener(text)
-            # Who never understood a word is at the wrong listener; to try again does not help.
+            # Without a single valid answer it is the wrong listener; trying again does not help.
             if kind == "gateway" or not self._understood:
                 self.failure = error
         else:
@@ -365,7 +365,7 @@ class Session:
                 self.failure = error
             asked = self._rows[0] if self._rows is not None else next(iter(self._flight), None)
             if isinstance(asked, Question) and not asked.own:
-                # It would be answered the same again.
+                # Sent again, it would get the same answer.
                 asked.failure = error
                 self._complete(asked)
         return error
@@ -410,7 +410,7 @@ class Session:
         return len(rows)
 
     def _apply(self, count: int, answer: Answer, now: float) -> None:
-        """So many equal answers, to whatever is first in flight."""
+        """Apply equal answers to the first messages and commands in flight."""
         outbox = self.open()
         while count:
             if not self._flight:
@@ -497,7 +497,7 @@ class Session:
             self._taken(answer)
 
     def _taken(self, answer: Answer) -> None:
-        """Another client has the stream: this one ends, or asks for it without its epoch."""
+        """Handle the loss of the stream to another client: end, or say HELLO without the epoch."""
         if self._stream is None:
             return
         self.open().taken_over()
@@ -505,7 +505,10 @@ class Session:
         self.failure = taken if self._takeover == "stop" else None
 
     def _unframed(self, answer: Answer, now: float) -> None:
-        """Everything before the frame at fault is answered, so it is the first one in flight."""
+        """
+        Handle -BYE FORMAT: everything before the frame at fault is answered, so it is the first one
+        in flight.
+        """
         first = next(iter(self._flight), None)
         if isinstance(first, Question) and is_probe(first.payload):
             self.failure = sent_away(answer)

@@ -1,8 +1,8 @@
 """
-Framings as a client needs them: requests into bytes, bytes into answers.
+Framings of a client: requests to bytes, bytes to answers.
 
-Pure, and whole chunks at a time: the messages of a chunk are framed by one C{join}. What
-a framing cannot say is found before anything is sent (L{Wire.check}).
+Pure, and a whole chunk at a time: its messages are framed by one C{join}. Messages that a framing
+cannot carry are found before anything is sent (L{Wire.check}).
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ _ANY_BYTES: Final = "use a listener with framing netstring or octet-counted"
 
 def check_word(what: str, word: str) -> None:
     """
-    @raise ValueError: no word of a command: empty, too long, with spaces or control characters.
+    Check one word of a command.
+
+    @raise ValueError: it is empty, too long, or has spaces or control characters.
     """
     size = len(word.encode("utf-8", "replace"))
     if not word.isprintable() or any(map(str.isspace, word)) or not 0 < size <= MAX_WORD:
@@ -37,38 +39,42 @@ def check_word(what: str, word: str) -> None:
 
 class Wire(Protocol):
     """
-    One connection's framing.
+    Framing of one connection.
 
-    @ivar most: longest frame taken in, in bytes.
+    @ivar most: longest frame accepted, in bytes.
     """
 
     most: int
 
     @property
     def pending(self) -> bool:
-        """Whether a frame has begun and not ended."""
+        """True while a frame is incomplete."""
 
     def receive(self, data: bytes) -> list[bytes]:
         """
+        Take received bytes.
+
         @return: the frames now complete.
-        @raise Garbled: these are no frames.
+        @raise Garbled: they cannot be split into frames.
         """
 
     def frame(self, payload: bytes) -> bytes:
-        """One frame."""
+        """Return one frame."""
 
     def put(self, head: bytes, number: int | None, messages: Sequence[bytes]) -> bytes:
         """
-        Messages as frames.
+        Return messages as frames.
 
-        @param head: what stands before each of them.
-        @param number: that of the first one, to stand between the two; C{None} for none.
+        @param head: bytes in front of each message.
+        @param number: number of the first message, between head and message; C{None} for none.
         """
 
     def check(self, messages: Sequence[bytes], bare: bool) -> None:
         """
-        @param bare: whether they will be frames without a head.
-        @raise Unsendable: naming the first message that cannot be framed.
+        Check that messages can be framed.
+
+        @param bare: whether their frames will have no head.
+        @raise Unsendable: with the index of the first message that cannot.
         """
 
 
@@ -80,7 +86,7 @@ def _payloads(head: bytes, number: int | None, messages: Sequence[bytes]) -> Ite
 
 class _Delimited:
     """
-    A byte that no frame holds ends each.
+    Framing with a delimiter that no frame contains.
     """
 
     _delimiter: bytes
@@ -126,7 +132,7 @@ class _Delimited:
 
 class Lines(_Delimited):
     """
-    LF ends a frame.
+    Framing by lines, each ended by LF.
     """
 
     _delimiter = b"\n"
@@ -147,7 +153,7 @@ class Lines(_Delimited):
 
 class Nuls(_Delimited):
     """
-    NUL ends a frame.
+    Framing with NUL behind each frame.
     """
 
     _delimiter = b"\0"
@@ -160,7 +166,7 @@ class Nuls(_Delimited):
 
 class _Counted:
     """
-    A decimal length, a mark, the payload.
+    Framing with a decimal length, a mark, and the payload.
     """
 
     _mark: bytes
@@ -219,12 +225,12 @@ class _Counted:
         )
 
     def check(self, messages: Sequence[bytes], bare: bool) -> None:
-        """All bytes can be said."""
+        """Do nothing: every message can be framed."""
 
 
 class Netstrings(_Counted):
     """
-    C{5:hello,}
+    Framing by netstrings, C{5:hello,}.
     """
 
     _mark = b":"
@@ -233,7 +239,7 @@ class Netstrings(_Counted):
 
 class Octets(_Counted):
     """
-    C{5 hello}, RFC 6587 section 3.4.1.
+    Framing by octet counting, C{5 hello}, RFC 6587 section 3.4.1.
     """
 
     _mark = b" "

@@ -1,1 +1,1 @@
-"""What a table's columns hold: values in, PostgreSQL's array literals out."""
+"""Conversion of values for a table's columns: values in, PostgreSQL's array literals out."""

@@ -1,5 +1,5 @@
 """
-A column of a route: its values of many messages -> a piece of an array literal.
+A column of a route: converts its values of many messages to elements of an array literal.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Column:
     Column of a route: its source, and the conversion of its values.
 
     @ivar name: in the table.
-    @ivar source: the field.
+    @ivar source: name of the field.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Column:
         """
         @param default: what is stored where a message has no such field, as text.
         @param required: whether a message without one is refused.
-        @raise Misfit: the default is of no use.
+        @raise Misfit: the default does not fit.
         """
         self.name = name
         self.source = source
@@ -50,10 +50,9 @@ class Column:
 
     def encode(self, cells: Cells, misfits: Misfits) -> str:
         """
-        @param misfits: where those rows are added whose values do not fit and that are
-            not in it yet.
-        @return: the elements of an array literal, with commas between; those of rows at
-            fault are NULL.
+        Return the elements of an array literal, with commas between; NULL for rows at fault.
+
+        @param misfits: rows whose values do not fit are added to it, unless they are in it already.
         """
         if isinstance(cells, Tokens):
             return self._tokens(cells.values, misfits)
@@ -74,11 +73,13 @@ class Column:
             if isinstance(self.kind, Document) and (piece := self._documents(tokens)) is not None:
                 return piece
         except UnicodeDecodeError:
-            pass  # of one of them; each is looked at
+            pass  # some are not UTF-8; each is checked below
         return ",".join(map(one, range(len(tokens))))
 
     def _documents(self, tokens: Sequence[Raw]) -> str | None:
         """
+        Convert JSON tokens for a JSON column all at once; C{None} where each must be checked.
+
         @raise UnicodeDecodeError: some are not text.
         """
         # No control character is in JSON, save between its tokens.
@@ -90,7 +91,7 @@ class Column:
             return piece
         if self._required:
             return None
-        # A whole value that is null; in a string there would be a backslash at its quote.
+        # A whole value that is null; within a string its quotes would be escaped.
         return piece.replace('"null"', self._default)
 
     def _token(self, row: int, token: bytes, misfits: Misfits) -> str:
@@ -113,7 +114,7 @@ class Column:
 
         kind = self.kind
         if kind.text is not None:
-            # A character that no pattern has.
+            # A character that no pattern matches.
             texts = ["\0" if value is None else value for value in values]
             joined = ",".join([*texts, ""])
             # A value with a comma of its own would be two that fit.
@@ -126,9 +127,7 @@ class Column:
         return ",".join(map(one, range(len(values))))
 
     def _quoted(self, values: Sequence[str | None]) -> str | None:
-        """
-        All at once, where nothing has to be looked at.
-        """
+        """Quote all values at once; C{None} where each must be checked."""
         known = [value for value in values if value is not None]
         length = self.kind.sql_type.length
         if len(known) < len(values) or (length and max(map(len, known)) > length):
@@ -159,12 +158,12 @@ def _around(
     pattern: re.Pattern[str], joined: str, values: Sequence[Sized], one: Callable[[int], str]
 ) -> str:
     """
-    Take over what fits, and have the others looked at one by one.
+    Take over the values that match, and convert the others one by one.
 
-    @param pattern: a L{column_pattern}: what it matches ends where a value does.
+    @param pattern: a L{column_pattern}: a match of it ends where a value does.
     @param joined: the values, each with a comma behind it.
-    @param values: only their lengths are looked at.
-    @param one: the row of a value that the pattern does not take -> its element.
+    @param values: only their lengths are used.
+    @param one: converts the value of a row that the pattern does not match.
     """
     ends = list(accumulate([len(value) + 1 for value in values]))
     pieces = []

@@ -1,9 +1,9 @@
 """
-Kinds: how one SQL type takes the values that messages bring.
+Kinds: the conversion of message values to one SQL type.
 
-A kind judges a whole column at once: the values are joined and one pattern, run at
-C speed, says that all of them fit; where they fit as they are, the joined text is the
-array literal already. Only a column that fails is looked at value by value, to name
+A kind checks a whole column at once: the values are joined and one pattern, run at
+C speed, matches all of them; where they fit as they are, the joined text is the
+array literal already. Only a column that fails is checked value by value, to name
 the ones at fault or to write them as PostgreSQL wants them.
 
 So a pattern is always narrower than what the type takes, and L{Kind.element} decides.
@@ -29,14 +29,12 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 class Misfit(ValueError):
     """
-    A value does not fit; the text says why, and of which column it is is known elsewhere.
+    A value does not fit its type; the text says why, and the caller adds the column.
     """
 
 
 def shown(value: str) -> str:
-    """
-    A value for people: quoted, without control characters, cut where it is long.
-    """
+    """Return a value for error texts: quoted, without control characters, cut where it is long."""
     text = _CONTROL.sub("?", value[: MAX_SHOWN + 1])
     return f"'{text[:MAX_SHOWN]}...'" if len(text) > MAX_SHOWN else f"'{text}'"
 
@@ -48,7 +46,7 @@ def misfit(value: str, why: str) -> Misfit:
 @dataclass(frozen=True, slots=True)
 class SqlType:
     """
-    The type of a live column or parameter.
+    Type of an existing column or parameter.
 
     @ivar name: the base type as SQL writes it, of a domain the type at its end; without
         length or precision, which come with the assignment: an explicit cast to
@@ -58,9 +56,10 @@ class SqlType:
     @ivar element: for an array, the type of its elements.
     @ivar not_null: whether the column refuses NULL.
     @ivar declared: with length and precision; the name of a domain.
-    @ivar delimiter: what stands between elements of an array of this type.
-    @ivar reader: what stands around a text to make it a value; a cast where it is not given.
-    @ivar fit: the call that gives a value its length or precision as an assignment does.
+    @ivar delimiter: between elements of an array of this type.
+    @ivar reader: SQL before and behind a text that makes it a value; a cast where it is not given.
+    @ivar fit: SQL before and behind a value that gives it its length or precision as an
+        assignment does.
     @ivar cuts: whether only an assignment does that: a cast would cut or pad.
     """
 
@@ -83,17 +82,19 @@ class SqlType:
 
     def read(self, text: str, write: Callable[[str], str] = str) -> str:
         """
+        Return SQL that converts a text to a value of the base type.
+
         @param text: SQL of a text.
         @param write: how names are written into the SQL.
-        @return: SQL of the value that the text stands for, of the base type.
         """
         before, after = self.reader
         return f"{write(before)}{text}{write(after)}"
 
     def fitted(self, value: str, write: Callable[[str], str] = str) -> str:
         """
+        Return SQL that gives a value its length or precision as an assignment does, unless L{cuts}.
+
         @param value: SQL of a value of the base type.
-        @return: SQL of what an assignment makes of it, unless L{cuts}.
         """
         before, after = self.fit
         return f"{write(before)}{value}{write(after)}::{write(self.declared)}"
@@ -101,11 +102,11 @@ class SqlType:
 
 class Kind:
     """
-    Any type that PostgreSQL itself reads from text, and judges alone.
+    Kind of any type whose values PostgreSQL itself reads from text and checks.
 
     @ivar parameter: the type of the array that values travel in.
     @ivar cast: whether an element of that array must be cast to the column's type.
-    @ivar json: what JSON scalars may be taken over as they are, each followed by a comma.
+    @ivar json: matches JSON scalars that can be taken over as they are, each followed by a comma.
     @ivar text: the same for values of text formats.
     """
 
@@ -119,7 +120,7 @@ class Kind:
 
     def element(self, value: str) -> str:
         """
-        One value as an element of the array literal.
+        Return one value as an element of the array literal.
 
         @raise Misfit: it does not fit.
         """
@@ -129,7 +130,7 @@ class Kind:
 
     def composite(self, token: str) -> str:
         """
-        As L{element}, for a JSON object or array.
+        Return a JSON object or array as an element of the array literal.
 
         @raise Misfit: the type has none.
         """
@@ -142,7 +143,7 @@ def composite_name(token: str) -> str:
 
 def column_pattern(value: str) -> re.Pattern[str]:
     """
-    Matches any number of values, each followed by a comma.
+    Compile a pattern for any number of values, each followed by a comma.
 
     @param value: a regular expression that cannot match the same text in two ways, so
         that no input makes it slow.

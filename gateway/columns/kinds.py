@@ -1,5 +1,5 @@
 """
-Which kind a type is of.
+Table of the kind of each SQL type.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ _KINDS: Final[dict[str, type[Kind]]] = {
 
 def kind_of(sql_type: SqlType, zone: tzinfo | None = None) -> Kind:
     """
+    Return the kind of a type; for one not listed, such as an enum, one that PostgreSQL checks.
+
     @param zone: of times that name none; C{None}: UTC.
-    @return: for a type that is not listed, such as an enum, one that PostgreSQL judges.
     """
     if sql_type.element is not None:
         return Array(sql_type, kind_of(sql_type.element, zone))

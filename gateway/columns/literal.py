@@ -1,5 +1,5 @@
 """
-Array literals: how the values of a batch travel.
+Array literals, the form in which the values of a batch travel.
 
 @see: PostgreSQL documentation, section 8.15.6 "Array Input and Output Syntax".
 """
@@ -14,7 +14,7 @@ NULL: Final = "NULL"
 
 def quoted(text: str) -> str:
     """
-    One element of an array literal, whatever it holds.
+    Quote a text as one element of an array literal.
 
     @precondition: no NUL.
     """
@@ -23,7 +23,7 @@ def quoted(text: str) -> str:
 
 def all_quoted(texts: Sequence[str]) -> str:
     """
-    Elements of an array literal, by three passes at C speed over all of them at once.
+    Quote texts as elements of an array literal, in three passes at C speed over all of them.
 
     @param texts: one or more.
     @precondition: none holds NUL.
@@ -34,7 +34,7 @@ def all_quoted(texts: Sequence[str]) -> str:
 
 def nullable_quoted(texts: Sequence[str | None]) -> str:
     """
-    As L{all_quoted}, with NULL for C{None}.
+    Quote texts as L{all_quoted} does, with NULL for C{None}.
     """
     known = [text for text in texts if text is not None]
     if len(known) == len(texts):

@@ -1,5 +1,5 @@
 """
-Numbers, truth values, texts, and what is written like a name: UUIDs, addresses, bytes.
+Kinds of numbers, truth values, texts, UUIDs, addresses and bytes.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _NAMES: Final = {
 
 class Integer(Kind):
     """
-    C{smallint}, C{integer}, C{bigint}.
+    Kind of C{smallint}, C{integer}, C{bigint}.
     """
 
     cast = False
@@ -75,7 +75,7 @@ class Integer(Kind):
 
 class Float(Kind):
     """
-    C{real}, C{double precision}.
+    Kind of C{real}, C{double precision}.
     """
 
     cast = False
@@ -110,7 +110,7 @@ class Float(Kind):
 
 class Numeric(Kind):
     """
-    C{numeric}: digits are kept as they come; more decimals than the column has are rounded.
+    Kind of C{numeric}: digits are kept; more decimals than the column has are rounded.
     """
 
     parameter = "numeric[]"
@@ -144,7 +144,7 @@ _TRUTH: Final = {
 
 class Boolean(Kind):
     """
-    C{boolean}, in the words that PostgreSQL takes, and their beginnings.
+    Kind of C{boolean}, in the words that PostgreSQL takes, and their beginnings.
     """
 
     parameter = "bool[]"
@@ -160,7 +160,7 @@ class Boolean(Kind):
 
 class Text(Kind):
     """
-    C{text}, C{varchar(n)}, C{char(n)}, and C{xml} or the like, which the server judges.
+    Kind of C{text}, C{varchar(n)}, C{char(n)}.
     """
 
     cast = False
@@ -173,7 +173,7 @@ class Text(Kind):
 
     def element(self, value: str) -> str:
         length = self.sql_type.length
-        # Blanks that are too many are left out.
+        # PostgreSQL cuts off blanks that are too many.
         if length and value[length:].strip(" "):
             raise misfit(value, f"is longer than {length} characters")
         return super().element(value)
@@ -191,7 +191,7 @@ _ANY_UUID: Final = re.compile(rf"{_DIGITS}|\{{{_DIGITS}\}}")
 
 class Uuid(Kind):
     """
-    C{uuid}: hyphens after any four digits, and braces around it, or none.
+    Kind of C{uuid}: hyphens after any four digits, and braces around it, or none.
     """
 
     parameter = "uuid[]"
@@ -212,7 +212,7 @@ _ADDRESS: Final = re.compile(r"[0-9a-fA-FxX.:/]+")
 
 class Inet(Kind):
     """
-    C{inet} and C{cidr}, IPv4 and IPv6.
+    Kind of C{inet} and C{cidr}, IPv4 and IPv6.
     """
 
     cast = False
@@ -234,7 +234,7 @@ class Inet(Kind):
 
 class Bytea(Kind):
     r"""
-    C{bytea}: C{\x} and hexadecimal as PostgreSQL writes it, anything else is Base64 (RFC 4648).
+    Kind of C{bytea}: C{\x} and hexadecimal as PostgreSQL writes it, all else is Base64 (RFC 4648).
     """
 
     parameter = "bytea[]"
@@ -251,7 +251,9 @@ class Bytea(Kind):
 
 def _hexadecimal(digits: str) -> str:
     """
-    @raise ValueError: there is a character that is none; blanks may stand between.
+    Return the digits; blanks may stand between.
+
+    @raise ValueError: another character is among them.
     """
     if not _HEXADECIMAL.fullmatch(digits):
         raise ValueError
@@ -259,9 +261,7 @@ def _hexadecimal(digits: str) -> str:
 
 
 def octets(data: bytes) -> str:
-    """
-    Any bytes as an element of a C{bytea[]} literal.
-    """
+    """Return any bytes as an element of a C{bytea[]} literal."""
     return quoted("\\x" + data.hex())
 
 

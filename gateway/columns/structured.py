@@ -1,5 +1,5 @@
 """
-Documents and arrays: C{json}, C{jsonb}, and arrays of any type.
+Kinds of documents and arrays: C{json}, C{jsonb}, and arrays of any type.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MAX_DIMENSIONS: Final = 6
 
 def are_json(values: Iterable[str]) -> bool:
     """
-    Whether every one of them is a JSON text.
+    Say whether every text is JSON.
     """
     try:
         # Exhausts the iterator at C speed and keeps nothing.
@@ -44,14 +44,14 @@ def are_json(values: Iterable[str]) -> bool:
 
 def scalar(token: str) -> str:
     """
-    What a JSON token says that is no object or array: a string's characters, or itself.
+    Return the characters of a JSON string, or any other scalar token as it is.
     """
     return _decode_text(token) if token.startswith('"') else token
 
 
 class Document(Kind):
     """
-    C{json} and C{jsonb}.
+    Kind of C{json} and C{jsonb}.
     """
 
     cast = False
@@ -79,7 +79,7 @@ class Document(Kind):
 
 class Array(Kind):
     """
-    An array, from JSON's or from PostgreSQL's own notation.
+    Kind of an array, from JSON's or from PostgreSQL's own notation.
     """
 
     def __init__(self, sql_type: SqlType, kind: Kind) -> None:
@@ -126,7 +126,7 @@ class Array(Kind):
 
 def plain(error: Exception) -> str:
     """
-    msgspec's words without its own "JSON is malformed".
+    Return msgspec's error text without its own "JSON is malformed".
     """
     if isinstance(error, RecursionError):
         return "nested too deeply"

@@ -1,9 +1,9 @@
 """
-Times: C{timestamptz}, C{timestamp} and C{date}.
+Kinds of C{timestamptz}, C{timestamp} and C{date}.
 
 Text is ISO 8601 in its extended form, a blank for the T allowed as in RFC 3339; a time
-that names no zone is of the route's, and UTC where that has none, since the zone of whoever
-runs the server means nothing to a peer. A number counts from 1970 in UTC: its size says
+that names no zone is of the route's, and UTC where that has none, since the zone of the
+server's user means nothing to a peer. A number counts from 1970 in UTC: its size tells
 whether it counts seconds, milliseconds, microseconds or nanoseconds, as no two of them
 overlap between 1973 and 5138.
 """
@@ -43,7 +43,8 @@ _UNITS: Final = ((11, 6), (14, 3), (17, 0))
 
 def from_epoch(value: str) -> datetime:
     """
-    @param value: seconds, milliseconds, microseconds or nanoseconds since 1970.
+    Convert seconds, milliseconds, microseconds or nanoseconds since 1970 to a time.
+
     @raise ValueError: it is not between the years 1 and 9999.
     """
     number = Decimal(value)
@@ -58,9 +59,10 @@ def from_epoch(value: str) -> datetime:
 
 def from_iso(value: str, zone: tzinfo = UTC) -> datetime:
     """
-    @param zone: of what names none.
-    @return: in UTC.
-    @raise ValueError: it is none.
+    Convert an ISO 8601 text to a time in UTC.
+
+    @param zone: used where the text names none.
+    @raise ValueError: it is not ISO 8601.
     """
     found = _ISO.fullmatch(value)
     if not found:
@@ -101,7 +103,7 @@ def _clock(hour: int, minute: int) -> timedelta:
 
 class Timestamp(Kind):
     """
-    C{timestamptz}, and C{timestamp}, which is stored as UTC.
+    Kind of C{timestamptz}, and of C{timestamp}, which is stored as UTC.
     """
 
     cast = False
@@ -135,7 +137,7 @@ class Timestamp(Kind):
 
 class Date(Kind):
     """
-    C{date}.
+    Kind of C{date}.
     """
 
     parameter = "date[]"

@@ -1,1 +1,1 @@
-"""What people do around the daemon: the C{gateway} command's parts."""
+"""Subcommands of the C{gateway} command."""

@@ -1,11 +1,10 @@
 """
-The load generator behind C{gateway bench}.
+Load generator of C{gateway bench}.
 
-Strategy: each connection keeps C{window} messages unanswered. It sends slices of
-one prepared block and counts answers, so that generating load costs little beside
-taking it (both usually share a machine). Latency is measured from the write of a
-message to the read of its answer, for every message, at one clock reading a write
-and one a read: messages written together share their start.
+Strategy: each connection keeps C{window} messages in flight. It sends slices of one prepared block
+and counts answers, so that generating load costs little beside handling it (both usually share a
+machine). Latency is measured from the write of a message to the read of its answer, for every
+message, at one clock reading a write and one a read: messages written together share their start.
 """
 
 from __future__ import annotations
@@ -43,13 +42,13 @@ MAX_ANSWER: Final = 65536
 @dataclass(frozen=True, slots=True)
 class Load:
     """
-    Load to be sent.
+    Load to send.
 
-    @ivar window: unanswered messages of a connection.
-    @ivar size: payload bytes of a message.
-    @ivar route: for a listener with the command dialect: where to PUT the messages.
-    @ivar token: said first by each connection.
-    @ivar count: messages in all; C{None}: as many as fit into C{duration} seconds.
+    @ivar window: most messages in flight on a connection.
+    @ivar size: payload of a message, in bytes.
+    @ivar route: with the command dialect: route of the messages.
+    @ivar token: sent first on each connection.
+    @ivar count: number of messages; C{None}: as many as fit into C{duration} seconds.
     """
 
     connections: int = 16
@@ -65,11 +64,11 @@ class Load:
 @dataclass(frozen=True, slots=True)
 class BenchReport:
     """
-    Results of a run. Latencies are in seconds, from write to answer.
+    Result of a run. Latencies are in seconds, from write to answer.
 
-    @ivar sent: messages written.
-    @ivar answers: first words of the answers, with the code, and how often.
-    @ivar unanswered: messages that got no answer.
+    @ivar sent: number of messages written.
+    @ivar answers: word and code of an answer -> number of messages.
+    @ivar unanswered: number of messages without an answer.
     @ivar seconds: from the first write to the last answer.
     """
 
@@ -85,7 +84,7 @@ class BenchReport:
 
 class _Latencies:
     """
-    Every message's latency, as (seconds, how many).
+    Latency of every message, as pairs (seconds, count).
     """
 
     def __init__(self) -> None:
@@ -115,7 +114,7 @@ class _Latencies:
 @implementer(IPullProducer)
 class _Peer(Protocol):
     """
-    One connection under load.
+    Protocol of one connection under load.
     """
 
     _socket: socket | None = None
@@ -124,11 +123,11 @@ class _Peer(Protocol):
     def __init__(self, run: _Run) -> None:
         self._run = run
         self._framing = FRAMINGS[run.load.framing](MAX_ANSWER)
-        # What a read looks like when all is well, for any number of answers.
+        # Reads consist of these frames alone when all is well.
         self._ok = self._framing.frame(b"+OK")
         self._starts: deque[tuple[float, int]] = deque()
         self.unanswered = 0
-        # Fires with why it is not.
+        # Fires with the refusal of the token; C{""} where it is accepted.
         self.admitted: Deferred[str] = Deferred()
         self.done: Deferred[None] = Deferred()
 
@@ -200,11 +199,11 @@ class _Peer(Protocol):
             self.transport.write(data)
 
     def resumeProducing(self) -> None:
-        """The transport's: it has written all it had."""
+        """Note that the transport has written its buffer."""
         self._blocked = False
 
     def stopProducing(self) -> None:
-        """The transport's: the connection is gone."""
+        """Do nothing: the connection is closed."""
 
 
 class _Run:
@@ -225,7 +224,7 @@ class _Run:
         if load.token is not None:
             verb = b"" if load.route is None else b"AUTH "
             self.proof = FRAMINGS[load.framing](MAX_TOKEN + 8).frame(verb + load.token.encode())
-        # Distinct enough that no compression on the way flatters us.
+        # Random, so that compression on the way does not improve the numbers.
         alphabet = string.ascii_letters + string.digits + " "
         messages = [
             frame(head + "".join(random.choices(alphabet, k=load.size)).encode())
@@ -236,7 +235,7 @@ class _Run:
         self._block = memoryview(b"".join(messages) * repeats)
 
     def allot(self, room: int) -> int:
-        """How many of C{room} messages may still be sent."""
+        """Count as sent, and return, how many of C{room} messages may still be sent."""
         if self.load.count is not None:
             room = min(room, self.load.count - self.sent)
         elif self.clock.seconds() >= self.until:
@@ -257,11 +256,11 @@ async def bench(
     endpoint: Callable[[], IStreamClientEndpoint], load: Load, reactor: Any
 ) -> BenchReport:
     """
-    Put load on a gateway until it is all answered.
+    Put load on a gateway until all messages are answered.
 
-    @param endpoint: how to connect, once for each connection.
-    @raise twisted.internet.error.ConnectError: a connection could not be made.
-    @raise NotAllowed: the token was not taken.
+    @param endpoint: returns an endpoint, once for each connection.
+    @raise twisted.internet.error.ConnectError: a connection failed.
+    @raise NotAllowed: the gateway refused the token.
     """
     run = _Run(load, reactor)
     try:

@@ -1,5 +1,5 @@
 """
-C{gateway call}: ask a query of the gateway's configuration.
+C{gateway call}: call a query of the gateway's configuration.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def call_command(
 
 def _arguments(words: Sequence[str]) -> Mapping[str, Any] | Sequence[Any] | None:
     """
-    What the words of the command line say.
+    Parse the arguments of the command line.
     """
     if not words:
         return None
@@ -147,10 +147,12 @@ def _value(text: str) -> Any:
 
 def _cells(number: int, row: bytes) -> dict[str, msgspec.Raw]:
     """
-    @raise Garbled: this row is no JSON object.
+    Parse a row into its values, as JSON.
+
+    @raise Garbled: the row is no JSON object.
     """
     try:
-        # As text, so that all of it is looked at.
+        # As text, so that all of it is checked as UTF-8.
         return msgspec.json.decode(row.decode(), type=dict[str, msgspec.Raw])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         found = _with_half_characters(row)
@@ -161,7 +163,8 @@ def _cells(number: int, row: bytes) -> dict[str, msgspec.Raw]:
 
 def _with_half_characters(row: bytes) -> dict[str, msgspec.Raw] | None:
     """
-    A row that has half of a character as an escape, as PostgreSQL's C{json} may have.
+    Parse a row with an escape of half a surrogate pair, as PostgreSQL's C{json} may have; C{None}
+    where it is no JSON object.
     """
     try:
         found = json.loads(row, parse_int=str, parse_float=str)
@@ -188,7 +191,7 @@ def _print_table(found: Sequence[dict[str, msgspec.Raw]]) -> None:
         table.add_row(*(Text(_cell(row.get(name))) for name in names))
     console = Console()
     if not console.is_terminal:
-        # Nothing is cut because nobody said how wide a file is.
+        # A file has no width, so nothing is cut.
         console = Console(width=100_000)
     if found:
         console.print(table)

@@ -1,8 +1,8 @@
 """
-C{gateway check}: the live database against the configuration.
+C{gateway check}: check the configuration against the live database.
 
-Looks only: it creates nothing, and says of what is missing whether the gateway
-would create it at its start.
+It creates nothing, and reports for whatever is missing whether the gateway would create it at its
+start.
 """
 
 from __future__ import annotations
@@ -71,9 +71,11 @@ _GRANT = (
 @dataclass(slots=True)
 class CheckReport:
     """
-    @ivar notes: what was found in order, one line each.
-    @ivar problems: C{key: what is wrong and what to do}, one line each.
-    @ivar unasked: likewise, why a database could not be asked, or not to the end.
+    Report of a check.
+
+    @ivar notes: what is in order, one line each.
+    @ivar problems: C{key: fault and remedy}, one line each.
+    @ivar unasked: C{key: reason} why a database could not be checked, or not completely.
     """
 
     notes: list[str] = field(default_factory=list)
@@ -82,7 +84,7 @@ class CheckReport:
 
     @property
     def status(self) -> int:
-        """Of the process."""
+        """Exit status of the process."""
         if self.problems:
             return PROBLEMS
         return NOT_ASKED if self.unasked else 0
@@ -90,7 +92,7 @@ class CheckReport:
 
 async def check_database(config: Config, dsn: str, reactor: Any) -> CheckReport:
     """
-    Connect as the gateway would and look at everything it would use.
+    Connect as the gateway does, and check everything that it uses.
     """
     report = CheckReport()
     database = config.database
@@ -130,7 +132,9 @@ async def check_database(config: Config, dsn: str, reactor: Any) -> CheckReport:
 
 async def _check_route(query: RunQuery, route: Route, complete: bool, report: CheckReport) -> None:
     """
-    @param complete: whether our own schema is there, which every statement needs.
+    Check a route against its table, and prepare its statements.
+
+    @param complete: whether the gateway's schema is there, which every statement needs.
     """
     where = f"routes.{route.name}"
     try:
@@ -167,7 +171,10 @@ async def _check_channels(
     config: Config, connector: Connector, connection: Connection, report: CheckReport
 ) -> None:
     """
-    @param connection: where the gateway listens, if the configuration does not say.
+    Check where LISTEN is run.
+
+    @param connection: connection for C{database.dsn}, used for LISTEN if the configuration names no
+        other.
     """
     channels = config.channels
     timeout = config.database.statement_timeout
@@ -210,7 +217,7 @@ async def _check_channels(
 
 async def _check_schema(query: RunQuery, report: CheckReport) -> bool:
     """
-    @return: whether it is there and may be used.
+    Check the gateway's schema; return whether it exists and may be used.
     """
     if not (await query(_MAY_USE, None))[0][0]:
         report.problems.append(_GRANT)

@@ -1,5 +1,5 @@
 """
-C{gateway completion}: the script with which a shell completes the command.
+C{gateway completion}: script by which a shell completes the command.
 """
 
 from __future__ import annotations

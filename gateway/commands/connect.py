@@ -1,5 +1,5 @@
 """
-How commands reach a gateway: their options, and the first connection.
+Options that commands need to reach a gateway, and their client.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Command = Callable[..., Any]
 @dataclass(frozen=True, slots=True)
 class Trust:
     """
-    TLS and token settings, as the client takes them.
+    TLS settings of a client.
     """
 
     tls: object = None
@@ -43,7 +43,7 @@ class Trust:
 
 def tls_options(command: Command) -> Command:
     """
-    C{--tls}, C{--ca}, C{--certificate} and C{--key}, as one C{trust}.
+    Add C{--tls}, C{--ca}, C{--certificate} and C{--key}; the command gets them as C{trust}.
     """
 
     @wraps(command)
@@ -88,7 +88,7 @@ def tls_options(command: Command) -> Command:
 
 
 def framing_option(command: Command) -> Command:
-    """C{--framing}."""
+    """Add C{--framing}."""
     return click.option(
         "--framing",
         default="line",
@@ -100,8 +100,8 @@ def framing_option(command: Command) -> Command:
 
 def gateway_options(command: Command) -> Command:
     """
-    For commands that need the command dialect: C{--endpoint}, C{--framing}, C{--token-file} and
-    those of TLS.
+    Add C{--endpoint}, C{--framing}, C{--token-file} and the options of TLS, for commands that need
+    the command dialect.
     """
     return click.option(
         "-e",
@@ -116,9 +116,9 @@ def gateway_options(command: Command) -> Command:
 
 def new_client(endpoint: str, trust: Trust, **options: Any) -> GatewayClient:
     """
-    A client, with its mistakes told as the user's.
+    Return a client, and report errors in its parameters as wrong usage.
 
-    @raise click.UsageError: the endpoint, or how to trust it, makes no sense.
+    @raise click.UsageError: the endpoint or the TLS options cannot be used.
     """
     check_endpoint(endpoint)
     try:
@@ -131,7 +131,7 @@ def new_client(endpoint: str, trust: Trust, **options: Any) -> GatewayClient:
 
 def endpoint_source() -> str:
     """
-    Name the option, argument or variable that gave the endpoint of the command that runs.
+    Return the option, argument or variable that gave the current command's endpoint.
     """
     context = click.get_current_context(silent=True)
     if context is None:
@@ -144,8 +144,9 @@ def endpoint_source() -> str:
 
 def check_endpoint(endpoint: str) -> None:
     """
-    @raise click.UsageError: it is no client endpoint; with what gave it, and what is probably
-        meant.
+    Check a client endpoint string.
+
+    @raise click.UsageError: it is none; with the option that gave it, and a suggestion.
     """
     fault = client_endpoint_fault(endpoint)
     if fault is not None:
@@ -155,9 +156,7 @@ def check_endpoint(endpoint: str) -> None:
 
 def client_endpoint_fault(endpoint: str) -> str | None:
     """
-    Judge a client endpoint string.
-
-    @return: what is wrong with it; C{None}: nothing.
+    Return what is wrong with a client endpoint string; C{None}: nothing.
     """
     fault = text_fault(endpoint, listening=False)
     if fault is not None:
@@ -170,10 +169,10 @@ def client_endpoint_fault(endpoint: str) -> str | None:
 
 
 def reason(error: BaseException | None) -> str:
-    """One line for people."""
+    """Return an error as one line for people."""
     queue = error.args[0] if error is not None and error.args else None
     if isinstance(queue, list) and queue and isinstance(queue[-1], tuple):
-        # OpenSSL's: (library, function, reason), each call's after that of those it made.
+        # OpenSSL's queue of (library, function, reason); the last one is the outermost call's.
         return error_text(str(queue[-1][-1]))
     # Cut first: what the other end says may be long.
     text = " ".join(str(error)[: 2 * LONGEST].split()).rstrip(".:") or type(error).__name__

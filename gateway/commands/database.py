@@ -1,5 +1,5 @@
 """
-Connections of the commands that look into the database.
+Connection and options of the commands that use the database.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ DatabaseAccess = Callable[[DatabaseWork], None]
 
 def database_options(command: Callable[..., None]) -> Callable[..., None]:
     """
-    The options that say where the database is, as one argument C{access}: L{DatabaseAccess}.
+    Add the options that name the database; the command gets them as C{access}, a L{DatabaseAccess}.
     """
 
     @click.option("--config", "-c", type=click.Path(path_type=Path), help="Configuration file.")

@@ -1,5 +1,5 @@
 """
-C{gateway dead-letters}: look at messages that were refused and kept, and decide.
+C{gateway dead-letters}: list, replay and remove messages that were refused and kept.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def purge(
 
 async def _replayed(letters: DeadLetters, letter: DeadLetter, config: Config) -> str | None:
     """
-    @return: why not.
+    Replay one dead letter; return why it is not stored.
     """
     route = config.routes.get(letter.route)
     if route is None:
@@ -191,7 +191,7 @@ async def _replayed(letters: DeadLetters, letter: DeadLetter, config: Config) ->
 
 async def _missing(letters: DeadLetters, choice: DeadLetterSelection, config: Config) -> str | None:
     """
-    @return: which of those that were named there are none of, where that is surely a mistake.
+    Return an error if a named route or ID has no dead letter, where that must be a mistake.
     """
     route = choice.route
     if route not in (None, *config.routes) and not await letters.count(
@@ -227,6 +227,6 @@ def _text(frame: bytes) -> str:
 
 def _clean(text: str) -> str:
     """
-    For a terminal, which must not be told what to do by a message.
+    Escape control characters, so that a message cannot control the terminal.
     """
     return visible(text)

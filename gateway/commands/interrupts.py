@@ -1,5 +1,5 @@
 """
-Ctrl-C and SIGTERM for commands that have something to finish.
+Handling of Ctrl-C and SIGTERM in commands that must finish cleanly.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from twisted.internet.defer import Deferred
 
 async def on_interrupt(reactor: Any, stop: Callable[[int], None]) -> Callable[[], None]:
     """
-    Have a function called instead of the reactor's end, each time.
+    Call a function at each of these signals, in place of stopping the reactor.
 
-    @param stop: gets the exit status that belongs to the signal: 130 for Ctrl-C, 143 for
-        SIGTERM.
-    @return: puts things back as they were.
+    @param stop: called with the exit status of the signal: 130 for Ctrl-C, 143 for SIGTERM.
+    @return: function that restores the former handlers.
     """
     # The reactor installs its own when it starts to run.
     running: Deferred[None] = Deferred()

@@ -1,5 +1,5 @@
 """
-C{gateway listen}: print what the database notifies, as it comes.
+C{gateway listen}: print notifications of the database as they come.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def listen_command(
 
         def away(failure: Failure) -> None:
             if failure.check(ClientError):
-                return  # that is the end, and said as such
+                return  # this ends the command, with its own message
             text = reason(failure.value)
             listening.say(f"cannot connect to {endpoint}: {text}; trying again")
 
@@ -93,7 +93,7 @@ def listen_command(
 
 class _Listening:
     """
-    Notifications that have come, and how listening ends.
+    Output of notifications, and the end of the command.
 
     @ivar ended: fires with the exit status.
     """
@@ -107,11 +107,11 @@ class _Listening:
         self._terminal = sys.stdout.isatty()
 
     def begun(self, channels: tuple[str, ...]) -> None:
-        """The gateway has begun to listen."""
+        """Report that the gateway has begun to listen."""
         self.say(f"listening to {', '.join(dict.fromkeys(channels))}")
 
     def heard(self, channel: str, payload: str | None) -> None:
-        """A notification, or a gap."""
+        """Print a notification, or report a gap (C{None})."""
         if payload is None:
             self.say(f"{channel}: some may be missing")
         elif not self.ended.called:
@@ -122,7 +122,7 @@ class _Listening:
                     self.end(0)
 
     def failed(self, failure: Failure) -> None:
-        """The gateway refused, or there is no other way on."""
+        """End the command after a refusal or a final error."""
         if self.ended.called:
             return
         first = failure.value
@@ -138,7 +138,7 @@ class _Listening:
             self.ended.callback(status)
 
     def say(self, text: str) -> None:
-        """For people."""
+        """Write one line to standard error, unless C{--quiet}."""
         if not self._quiet:
             click.echo(f"gateway listen: {visible(text)}", err=True)
 
@@ -153,6 +153,6 @@ class _Listening:
             sys.stdout.write(line + "\n")
             sys.stdout.flush()
         except BrokenPipeError:
-            # head, for example, has seen enough; Python must not try to flush again.
+            # The reader, such as head, has closed the pipe; Python must not flush again.
             sys.stdout = None
             self.end(0)

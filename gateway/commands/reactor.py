@@ -1,5 +1,5 @@
 """
-Runs a coroutine of a command on the reactor.
+Run a command's coroutine on the reactor.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from twisted.internet.task import react
 
 def run(work: Callable[[Any], Awaitable[int]]) -> None:
     """
-    Run a coroutine on the reactor and exit with its result, or as click does where it raises
-    one of click's exceptions.
+    Run a coroutine on the reactor, and exit with its result, or with the status of a click
+    exception.
     """
 
     def main(reactor: Any) -> Deferred[None]:

@@ -1,5 +1,5 @@
 """
-C{gateway routes}: what a configuration's routes do.
+C{gateway routes}: show the SQL of a configuration's routes.
 """
 
 from __future__ import annotations

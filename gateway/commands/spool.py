@@ -1,5 +1,5 @@
 """
-C{gateway spool}: look at what waits in a spool, and take out what cannot be stored.
+C{gateway spool}: list messages in a spool, and move those that cannot be stored to dead letters.
 """
 
 from __future__ import annotations
@@ -258,7 +258,7 @@ def _see_that_it_is_there(place: SpoolPlace) -> None:
 
 def _messages(reader: SpoolReader, selection: Selection, places: set[int]) -> Iterator[Message]:
     """
-    @param places: those of the records are put there.
+    Yield the selected messages, and add the places of their records to C{places}.
     """
     for record, batch in reader.records():
         if batch is not None:
@@ -270,9 +270,7 @@ def _messages(reader: SpoolReader, selection: Selection, places: set[int]) -> It
 
 def _see_that_there_is(place: SpoolPlace, selection: Selection, found: Collection[int]) -> None:
     """
-    End where nothing is found of what was named, or not all of the IDs.
-
-    @param found: places of records.
+    End the command if nothing is selected (C{found}: places of records), or an ID does not exist.
     """
     for missing in sorted({*selection.places} - {*found}):
         raise click.ClickException(f"there is no such record {id_of(missing)} in {place.path}")
@@ -285,7 +283,7 @@ def _see_that_there_is(place: SpoolPlace, selection: Selection, found: Collectio
 
 def _see_that_it_may_be(place: SpoolPlace, selection: Selection) -> None:
     """
-    End where a route that nothing waits for is surely a mistake.
+    End the command if the selected route does not exist.
     """
     route = selection.route
     if route is not None and route not in place.config.routes:
@@ -307,7 +305,7 @@ def _places(file: SpoolFile, selection: Selection) -> Collection[int]:
 
 def _opened(place: SpoolPlace) -> SpoolFile:
     """
-    The file, which no gateway has from now on.
+    Open the spool's file, so that no gateway can use it.
     """
     _see_that_it_is_there(place)
     lock = LockFile(Path(f"{place.path}.lock"))
@@ -344,7 +342,7 @@ async def _move(
             f"there is no embedded server in {place.data_dir}; name its directory with --data-dir,"
             " or the database with --config or --database"
         )
-    # It ends with its gateway, which is stopped.
+    # The gateway, and so its embedded server, is stopped.
     directory = DataDirectory(place.data_dir)
     directory.lock()
     started = server.start()

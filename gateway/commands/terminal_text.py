@@ -1,8 +1,8 @@
 """
-Text of others, made safe for a terminal.
+Make text of others safe for a terminal.
 
-A message, a row, a notification or an answer may hold what clears a screen, sets a title, or has
-the text around it read backwards. All that goes to a terminal or to standard error passes here.
+A message, a row, a notification or an answer may have bytes that clear a screen, set a title, or
+reverse the text around it. All that goes to a terminal or to standard error passes through here.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ LONGEST: Final = 2000
 
 def visible(text: str, *, is_json: bool = False) -> str:
     r"""
-    Show control characters, those of text direction too, as escapes.
+    Show control characters, also those of text direction, as escapes.
 
-    @param is_json: whether they are to be those of JSON, C{\u009b}, so that it means the same.
+    @param is_json: whether to use JSON escapes, C{\u009b}, so that the text stays the same JSON.
     """
     return CONTROL.sub(_as_json if is_json else _as_python, text)
 
 
 def error_text(text: str) -> str:
     """
-    One line of bounded length for standard error.
+    Return text for standard error, as one line of limited length.
     """
     text = visible(text)
     return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."

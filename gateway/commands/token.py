@@ -1,5 +1,5 @@
 """
-C{gateway token}: who may prove with a token who they are.
+C{gateway token}: add, list and revoke tokens.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Examples:
 
 def _lifetime(context: click.Context, option: click.Parameter, value: str | None) -> Any:
     """
-    Read C{90d}, in the units of the configuration's durations, as a timedelta.
+    Parse a duration such as C{90d}, in the configuration's units, to a timedelta.
     """
     if value is None:
         return None

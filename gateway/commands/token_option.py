@@ -19,7 +19,7 @@ VARIABLE: Final = "GATEWAY_TOKEN"
 
 def token_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """
-    C{--token-file} and the environment, as C{token}.
+    Add C{--token-file} and the environment variable; the command gets them as C{token}.
     """
     return click.option(
         "--token-file",

@@ -1,1 +1,1 @@
-"""From chunks to commits: the writer, its lanes, and what holds them back."""
+"""Commits of chunks: the writer, its lanes, and the limits that hold them back."""

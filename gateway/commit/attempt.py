@@ -1,13 +1,13 @@
 """
-How a commit that fails goes on: what is known of it, and what is to be done next.
+State of a commit that fails: whether it may be stored, and the next step.
 
-Strategy: no I/O and no clock of its own. Whoever commits says what went wrong and when, and is
-told the next L{Step}. So everything that decides between "not stored" and "may be stored" is in
+Strategy: no I/O and no clock of its own. The committer reports each error and its time, and gets
+the next L{Step}. So every decision between "not stored" and "may be stored" is in
 one place, for the batch of one route (L{gateway.commit.lane}) and for several in one commit
 (L{gateway.commit.multi_route}).
 
 As long as nothing is stored for certain, a commit may be given up, sent elsewhere, or begun anew
-in another way. From the first reply that is lost on it may be stored, or be stored yet: then it
+in another way. From the first lost reply on it may be stored, or be stored yet: then it
 is only written again behind the same fence, put into the spool together with that fence, or
 settled by L{gateway.model.store.Store.resolve}.
 """
@@ -46,7 +46,7 @@ the row its fence is in is not kept for ever.
 
 def backoff(attempt: int, jitter: Callable[[], float] = random.random) -> float:
     """
-    Seconds to wait before the next attempt: full jitter, 50 ms doubling up to 2 s.
+    Return the seconds to wait before the next attempt: full jitter, 50 ms doubling up to 2 s.
 
     @param attempt: how many attempts have failed, from 1.
     @param jitter: gives numbers in [0, 1).
@@ -57,7 +57,7 @@ def backoff(attempt: int, jitter: Callable[[], float] = random.random) -> float:
 
 
 class TransientFailures:
-    """Attempts that failed for a reason that mostly passes by itself."""
+    """Count of attempts that failed for a reason that mostly passes by itself."""
 
     __slots__ = ("_since", "_times")
 
@@ -67,7 +67,7 @@ class TransientFailures:
 
     def note(self, now: float) -> None:
         """
-        One more of them.
+        Count one more failure.
 
         @param now: seconds of a clock that never goes back.
         """
@@ -76,15 +76,13 @@ class TransientFailures:
         self._times += 1
 
     def lasts(self, now: float) -> bool:
-        """
-        Say whether rows are to be refused for it, since it does not pass by itself.
-        """
+        """Say whether the failures last so long that rows are refused for them."""
         return self._times >= BLAME_AFTER and now - self._since >= BLAME_FOR
 
 
 class Known(Enum):
     """
-    What is known of a commit.
+    Knowledge about a commit: whether it may be stored.
     """
 
     NOT_STORED = auto()
@@ -96,7 +94,7 @@ class Known(Enum):
 
 class Step(Enum):
     """
-    What is to be done about a commit that failed.
+    Next step after a commit has failed.
     """
 
     WAIT = auto()
@@ -120,11 +118,11 @@ class Step(Enum):
 
 class Attempt:
     """
-    One commit on its way, from its first try to its end.
+    State of one commit, from its first try to its end.
 
     @ivar known: whether it may be stored.
     @ivar failures: how often it failed.
-    @ivar late: whether that has lasted for longer than its peers are to wait without a word.
+    @ivar late: whether it fails for longer than its peers should wait for an answer.
     """
 
     __slots__ = (
@@ -135,7 +133,7 @@ class Attempt:
     def __init__(self, now: float, answer_timeout: float, spools: bool) -> None:
         """
         @param now: seconds of a clock that never goes back.
-        @param answer_timeout: seconds for which an answer is waited for before the spool is asked.
+        @param answer_timeout: seconds to wait for a lost reply's fate before the spool is used.
         @param spools: whether there is a spool.
         """
         self.known = Known.NOT_STORED
@@ -147,21 +145,21 @@ class Attempt:
         self._passing: TransientFailures | None = None
 
     def settled(self) -> None:
-        """It turned out that nothing was stored: L{Known.NOT_STORED} again."""
+        """Note that nothing was stored: L{Known.NOT_STORED} again."""
         self.known = Known.NOT_STORED
 
     def blames(self, now: float) -> bool:
-        """
-        Say whether the next try is to refuse rows also for what mostly passes by itself.
-        """
+        """Say whether the next try is to refuse rows also for reasons that mostly pass."""
         return self._passing is not None and self._passing.lasts(now)
 
     def failed(self, error: StoreError, now: float) -> Step:
         """
-        @param error: no refusal of rows or streams: those are the committer's.
+        Note an error and return the next step.
+
+        @param error: any but a refusal of rows or streams, which the committer handles itself.
         """
         if isinstance(error, FenceVoid):
-            # It was taken when the reply was lost.
+            # An earlier Store.resolve took the fence, and its reply was lost.
             self.known = Known.NOT_STORED
             return Step.RENUMBER
         if isinstance(error, OutcomeUnknown):

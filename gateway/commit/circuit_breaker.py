@@ -1,11 +1,10 @@
 """
-Circuit breakers of routes: one that every row would fail on is out of service until its operator
-acts.
+Circuit breakers: a route on which every row fails is out of service until its operator acts.
 
-While it is out of service its peers are told to try later without asking the database
-for each batch; one probe at a time, with back-off, finds out when it is mended.
-A probe that succeeds puts it back, but only a stored batch makes the back-off
-forget: what a probe cannot see (a trigger that fails) is not tried in a hot loop.
+While it is out of service its peers are told to try later without a statement in the database
+for each batch; one probe at a time, with back-off, finds out when it is repaired.
+A probe that succeeds puts it back, but only a stored batch resets the back-off:
+a fault that a probe cannot see (a trigger that fails) is not tried in a hot loop.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from gateway.model.store import Store
 
 class CircuitBreakers:
     """
-    Circuit breakers of all routes; those in service cost a look into a small dictionary.
+    Circuit breakers of all routes; a route in service costs a lookup in a small dictionary.
     """
 
     _log = Logger()
@@ -45,18 +44,18 @@ class CircuitBreakers:
 
     @property
     def closed(self) -> dict[str, str]:
-        """Route -> why it is closed, for those that are."""
+        """Route -> why it is out of service, for those that are."""
         return {route: self._said[route] for route in self._closed}
 
     def answer(self, route: str) -> Outcome | None:
         """
-        @return: what the route's peers are told; C{None} where it is open.
+        Return the answer to the route's peers while it is out of service; else C{None}.
         """
         return self._closed.get(route)
 
     def close(self, route: str, error: RouteError) -> None:
         """
-        Every row of this route would fail.
+        Take a route out of service, since every row of it would fail, and begin to probe it.
         """
         self._closed[route] = wording.out_of_service(error.sqlstate)
         self._say(route, str(error))
@@ -66,7 +65,7 @@ class CircuitBreakers:
 
     def stored(self, route: str) -> None:
         """
-        A batch of this route was stored.
+        Put a route back into service if it was out, since a batch of it was stored.
         """
         if self._said and self._said.pop(route, None) is not None:
             self._failures.pop(route, None)
@@ -85,7 +84,7 @@ class CircuitBreakers:
                 except RouteError as error:
                     self._say(route, str(error))
                 except StoreError:
-                    pass  # no database at all is told elsewhere
+                    pass  # an unreachable database is logged elsewhere
                 else:
                     self._closed.pop(route, None)
                     return
@@ -105,5 +104,5 @@ class CircuitBreakers:
             )
 
     def _bug(self, failure: Failure, route: str) -> None:
-        self._closed.pop(route, None)  # or nobody would ever look again
+        self._closed.pop(route, None)  # else it would never be probed again
         self._log.failure("route {route}: probing failed", failure=failure, route=route)

@@ -1,5 +1,5 @@
 """
-The fences of a lane: who may store which batch of a route next.
+Fences of a lane: the number of the next batch of each route.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from gateway.model.batch import Fence
 
 class Fences:
     """
-    A row of C{gateway.lane} for each route, so that a route which is out of service keeps
-    no other from going on.
+    Fences of a lane, one for each route.
+
+    Each is a row of C{gateway.lane}, so that a route that is out of service does not stop the
+    others.
     """
 
     def __init__(self, new_id: Callable[[], str]) -> None:
@@ -28,9 +30,7 @@ class Fences:
         return [lane for lane, _ in self._reached.values()]
 
     def next(self, route: str) -> Fence:
-        """
-        What the next batch of a route is stored behind.
-        """
+        """Return the fence for the next batch of a route."""
         reached = self._reached.get(route)
         if reached is None:
             reached = self._reached[route] = (self._new_id(), 0)
@@ -39,13 +39,13 @@ class Fences:
 
     def moved(self, route: str, number: int) -> None:
         """
-        @param number: of the last batch of the route that is stored.
+        Note that batches of a route are stored.
+
+        @param number: of the last one.
         """
         lane, _ = self._reached[route]
         self._reached[route] = (lane, number)
 
     def renew(self, route: str) -> None:
-        """
-        The row is somebody else's from now on.
-        """
+        """Use a new row for a route; the old one is somebody else's from now on, as the spool's."""
         self._reached.pop(route, None)

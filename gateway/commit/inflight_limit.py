@@ -1,18 +1,18 @@
 """
-Backpressure for the whole process: a cap on what peers make it hold.
+Limit of the memory that peers use in the whole process: backpressure.
 
 A limit for each peer is not enough, since peers are many. Two things count:
 
- - messages that are not answered yet. They come to their end by themselves, so over the cap
+ - messages that are not answered yet. They are settled without the peer, so over the limit
    every reader pauses; readers go on when a quarter of it is free again, so that a gateway at
    its limit does not pause and resume ten thousand sockets for each answer. Each peer may
-   overshoot by one read.
- - what is kept for a peer and waits for that peer itself: frames that are not finished, frames
-   and requests whose turn has not come, answers and notifications that are not taken. Waiting
-   frees nothing of it, so over the cap whoever has most of it is let go, while all of it
-   together is more than half the cap: whatever is kept, messages have the other half.
+   exceed it by one read.
+ - bytes that wait for the peer itself: frames that are not finished, frames
+   and requests whose turn has not come, answers and notifications that it does not read. Waiting
+   frees nothing of them, so over the limit the peer with most of them is disconnected, while all of
+   them together are more than half the limit: messages always have the other half.
 
-@see: C{maxmemory-clients} of Redis, which lets its largest clients go in the same way.
+@see: C{maxmemory-clients} of Redis, which disconnects its largest clients in the same way.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from typing import Protocol
 
 class PausableReader(Protocol):
     """
-    Reader that can pause.
+    Peer's connection whose reading can be paused.
     """
 
     def hold_reading(self, held: bool) -> None:
         """Stop reading, or go on."""
 
     def give_up(self) -> None:
-        """Let the peer go, and keep nothing more for it: the gateway holds too much."""
+        """Disconnect the peer, and keep nothing more for it: the gateway holds too much."""
 
 
 class InflightLimit:
@@ -37,8 +37,8 @@ class InflightLimit:
     Limit of the bytes that the gateway holds for all peers.
 
     @ivar full: whether all readers are paused.
-    @ivar used: of messages submitted and not yet answered.
-    @ivar kept: of all else.
+    @ivar used: bytes of messages submitted and not yet answered.
+    @ivar kept: bytes that wait for the peers themselves.
     """
 
     def __init__(self, limit: int) -> None:
@@ -51,7 +51,7 @@ class InflightLimit:
         self._limit = limit
         self._low = limit - limit // 4
         self._most_kept = limit // 2
-        # In the order in which they go on: who went on last is last.
+        # In the order in which they resume: the last one resumed is last.
         self._readers: dict[PausableReader, None] = {}
         self._keepers: dict[PausableReader, int] = {}
 
@@ -74,9 +74,7 @@ class InflightLimit:
 
     def keep(self, reader: PausableReader, size: int) -> None:
         """
-        So much is kept for a reader's peer now.
-
-        @param size: in bytes, beside its messages in flight.
+        Set the bytes that wait for a reader's peer now, beside its messages in flight.
         """
         before = self._keepers.pop(reader, 0)
         if size:
@@ -90,9 +88,9 @@ class InflightLimit:
 
     def _relieve(self) -> None:
         """
-        It is too much: let go who has most, and have the others wait.
+        Disconnect the peers with most bytes, then pause the others if it is still too much.
         """
-        # So far that readers go on when what is in flight has come to its end.
+        # Down to the mark where readers resume once the messages in flight are answered.
         while self.kept > self._most_kept and self.used + self.kept > self._low:
             largest = max(self._keepers, key=self._keepers.__getitem__)
             self.keep(largest, 0)
@@ -106,7 +104,7 @@ class InflightLimit:
         if self.used + self.kept > self._low:
             return
         self.full = False
-        # A reader that goes on may submit what it held back and fill us up again.
+        # A resumed reader may submit what it held back, and reach the limit again.
         for reader in list(self._readers):
             if self.full:
                 break

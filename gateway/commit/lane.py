@@ -1,12 +1,12 @@
 """
-One lane: gather chunks, commit them, settle what became of them.
+Lane: gathers chunks, commits them, and settles their fates.
 
 A lane is a logical writer with at most one batch in flight; while that commits,
 the next one gathers. There is no timer: when little comes in, each chunk is
 committed at once; under load batches grow by themselves until the database sets
 the pace.
 
-What a store cannot take is dealt with here:
+It handles all errors of the store:
 
  - rows at fault are refused alone, and kept as dead letters where the route says so.
  - an unknown outcome is resolved by writing the same batch with the same fence
@@ -61,7 +61,7 @@ from gateway.model.store import Written
 
 class Lane:
     """
-    A queue of chunks and the commit in flight.
+    Queue of chunks and the commit in flight.
 
     @ivar load: rows queued and in flight.
     @ivar since: when the batch in flight was begun, in seconds of the clock.
@@ -90,14 +90,14 @@ class Lane:
 
     def add(self, chunks: Sequence[Chunk]) -> None:
         """
-        Put chunks that are not committed before L{begin}.
+        Queue chunks that are not committed before L{begin}.
         """
         self._queue.extend(chunks)
         self.load += sum(len(chunk.frames) for chunk in chunks)
 
     def begin(self) -> None:
         """
-        Commit what waits; again is harmless.
+        Begin to commit what is queued; calling it again is harmless.
         """
         if not self._running:
             self._running = True
@@ -126,7 +126,7 @@ class Lane:
 
     def _gather(self) -> list[Chunk]:
         """
-        What goes into the next commit.
+        Take the chunks of the next commit from the queue.
         """
         queue = self._queue
         first = queue.popleft()
@@ -143,7 +143,7 @@ class Lane:
 
     async def _commit_apart(self, batches: Sequence[Batch]) -> None:
         """
-        Commit batches so that none waits for one that it has nothing to do with.
+        Commit batches side by side where they have neither a route nor a peer in common.
         """
         groups = _unrelated(batches)
         if len(groups) < 2:
@@ -160,7 +160,7 @@ class Lane:
 
     def _let_go(self) -> None:
         """
-        A batch is in trouble: peers that have nothing in it go on by other lanes.
+        Move peers that have nothing in the failing batch to other lanes.
         """
         self.since = -inf  # nobody new comes here
         bound = {id(chunk.origin) for chunk in self._gathered}
@@ -172,13 +172,13 @@ class Lane:
 
     def _without(self, batch: Batch, faults: Faults) -> Batch | None:
         """
-        @return: the batch without its rows at fault; C{None} where nothing is left.
+        Take the rows at fault out of a batch; return C{None} where nothing is left.
         """
         return batch.refuse(faults, dead_letter=batch.route in self._context.dead_letters)
 
     async def _commit(self, batch: Batch) -> None:
         """
-        Bring every row of a batch to its end.
+        Commit or refuse every row of a batch.
         """
         spooler = self._context.spooler
         # What is to be committed, the next one last.
@@ -211,7 +211,7 @@ class Lane:
 
     async def _settle(self, batch: Batch, runs: Sequence[Run]) -> None:
         """
-        Tell what became of a batch; what is refused in it becomes dead letters before.
+        Settle the rows of a batch, after refused ones are kept as dead letters.
         """
         fate = runs[0][1]
         if isinstance(fate, Outcome) and fate.word in (Word.TRY, Word.BYE):
@@ -228,7 +228,7 @@ class Lane:
         """
         Keep rows that the database refused as dead letters.
 
-        @return: what to tell their peers.
+        @return: the outcomes to settle them with.
         """
         bad = batch.only([row for row, _ in faults])
         refusals = [
@@ -243,11 +243,11 @@ class Lane:
 
     async def _store(self, batch: Batch) -> Sequence[Run]:
         """
-        Write a batch behind the lane's next fence, as often as it takes.
+        Write a batch behind the lane's next fence, as often as needed.
 
-        @return: what became of the rows; for all of them alike where none is stored.
+        @return: the fates of the rows; one outcome for all where none is stored.
         @raise FramesRefused: rows are at fault; nothing is stored.
-        @raise StreamsElsewhere: so are streams; nothing is stored.
+        @raise StreamsElsewhere: the marks of streams are elsewhere; nothing is stored.
         @raise RowError: some row is at fault; nothing is stored.
         """
         context, route = self._context, batch.route
@@ -303,7 +303,7 @@ class Lane:
         self, batch: Batch, fence: Fence, attempt: Attempt, blame: bool
     ) -> Written:
         """
-        Write a batch that may be stored already, or settle that it is not.
+        Write a batch that may be stored already, or resolve that it is not.
 
         @raise StoreError: it still may be.
         """
@@ -327,7 +327,7 @@ class Lane:
         Put a batch into the spool, with its fence where it may be stored.
 
         @param reason: why it is not stored at once.
-        @return: what its peers are told; C{None} where it has to go into the store after all.
+        @return: the outcome of its rows; C{None} where it has to go into the store after all.
         """
         spooler = self._context.spooler
         assert spooler is not None
@@ -356,7 +356,7 @@ class Lane:
 
 def _unrelated(batches: Sequence[Batch]) -> Sequence[Sequence[Batch]]:
     """
-    @return: groups, in order each, that have neither a route nor a peer in common.
+    Group batches, keeping their order, so that groups have neither a route nor a peer in common.
     """
     groups: list[tuple[set[object], list[Batch]]] = []
     for batch in batches:
@@ -376,7 +376,7 @@ def _unrelated(batches: Sequence[Batch]) -> Sequence[Sequence[Batch]]:
 
 def _without_streams(batch: Batch, error: StreamsElsewhere) -> Batch | None:
     """
-    Say goodbye to the peers of streams that are not just before their messages.
+    Take out the rows of streams that are elsewhere; their peers are disconnected.
     """
     left: Batch | None = batch
     for move in batch.moves:
@@ -388,7 +388,7 @@ def _without_streams(batch: Batch, error: StreamsElsewhere) -> Batch | None:
 
 def _not_stored(error: StoreError) -> Outcome:
     """
-    @return: what to tell the peers of a batch that is certainly not stored.
+    Return the outcome of a batch that is certainly not stored.
     """
     if isinstance(error, TransientError):
         return wording.database_busy(error.sqlstate)

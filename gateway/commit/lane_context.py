@@ -1,5 +1,5 @@
 """
-What the lanes of a writer share.
+Context that the lanes of a writer share.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ class LaneContext(Protocol):
     resolved: int
 
     def attempt(self) -> Attempt:
-        """Begin a commit."""
+        """Begin the state of a commit."""
 
     def note_failure(self, route: str, error: StoreError) -> None:
-        """A route's batches cannot be stored just now."""
+        """Note that a route's batches cannot be stored now; for the log."""
 
     def note_success(self, route: str) -> None:
-        """A batch of this route was stored."""
+        """Note that a batch of this route was stored."""
 
     def send_on(self, chunks: Sequence[Chunk]) -> None:
-        """All that some peers have under way waits behind others' trouble: to other lanes."""
+        """Move all queued chunks of some peers to other lanes, away from a batch that fails."""
 
     def bug(self, failure: Failure) -> None:
-        """What nobody foresaw."""
+        """Log an error that is a bug."""

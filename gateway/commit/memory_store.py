@@ -1,9 +1,9 @@
 """
-A Store that keeps messages in memory: the fake beside the real one.
+Store that keeps messages in memory: the fake beside the real one.
 
 For the tests of everything above the Store port. It passes the same suite as
 L{gateway.postgres.store.store.PostgresStore}; on top, a test can hold its commits back
-and tell it what to do with the next ones.
+and choose the fate of the next ones.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class KeptStream:
     """
     State of a stream.
 
-    @ivar digests: number -> what the message was.
+    @ivar digests: number -> checksum of the message.
     """
 
     claim: str = ""
@@ -53,19 +53,19 @@ class KeptStream:
 
 class MemoryStore:
     """
-    Text messages in a list.
+    Store that keeps text messages in a list.
 
     @ivar rows: (origin, message) of everything committed, in order of commit.
     @ivar writes: number of rows of every write, in order, failed ones too.
     @ivar poison: messages that hold one of these are refused as by a constraint.
-    @ivar odd: messages that hold one of these fail for a reason that says nothing of them.
+    @ivar odd: messages that hold one of these fail for a reason that names no row.
     @ivar held: whether commits wait for L{commit}.
     @ivar failures: errors that the next writes raise instead of storing.
     @ivar dead_letter_failures: errors that the next writes raise that keep dead letters.
-    @ivar streams: what is kept of each stream.
+    @ivar streams: state of each stream.
     @ivar closed: routes that are out of service.
     @ivar dead_letters: (message, why it was refused), in order.
-    @ivar lost_replies: how many of the next writes commit, but say L{OutcomeUnknown}.
+    @ivar lost_replies: how many of the next writes commit, but raise L{OutcomeUnknown}.
     """
 
     def __init__(self, held: bool = False, word: Callable[[], str] = lambda: str(uuid4())) -> None:
@@ -92,12 +92,12 @@ class MemoryStore:
 
     @property
     def waiting(self) -> int:
-        """How many writes wait for L{commit}."""
+        """Number of writes that wait for L{commit}."""
         return len(self._waiting)
 
     def commit(self, which: int = 0) -> None:
         """
-        Let a write go on that waits.
+        Let a waiting write go on.
 
         @param which: 0 for the one that has waited longest.
         """
@@ -247,6 +247,8 @@ class MemoryStore:
 
     def _frames(self, batch: Batch) -> list[bytes]:
         """
+        Return the messages of a batch.
+
         @raise FramesRefused: some are not text.
         """
         frames: list[bytes] = []
@@ -263,7 +265,9 @@ class MemoryStore:
 
     def _follow(self, moves: Sequence[StreamMark]) -> None:
         """
-        @raise StreamsElsewhere: streams are not where they were expected.
+        Check that each stream's mark is just before its messages.
+
+        @raise StreamsElsewhere: some are elsewhere.
         """
         standings = {}
         for move in moves:

@@ -1,10 +1,10 @@
 """
-Batches of several routes in one commit.
+Commit of batches of several routes at once.
 
 A peer that changes the route with every message would otherwise have a commit for each.
 In one transaction the messages of each route go together, since nobody sees a part of a
-commit. That is for what goes well: what cannot be stored like this, because a row is
-refused or refers to one of another route that came before it, is stored in order of
+commit. This is for batches without errors: those that cannot be stored like this, because a row
+is refused or refers to one of another route that came before it, are stored in order of
 arrival afterwards.
 """
 
@@ -35,7 +35,7 @@ Without = Callable[[Batch, Faults], Batch | None]
 
 class MultiRouteCommit:
     """
-    Commits batches of several routes at once.
+    Commit of batches of several routes at once.
     """
 
     def __init__(self, context: LaneContext, fences: Fences, without: Without) -> None:
@@ -45,8 +45,7 @@ class MultiRouteCommit:
 
     async def commit(self, batches: Sequence[Batch]) -> Sequence[Batch]:
         """
-        @param batches: each of another route.
-        @return: what has to be committed otherwise.
+        Commit batches, each of another route; return those that have to be committed one by one.
         """
         context, store = self._context, self._context.store
         while len(batches) > 1 and self._free(batches):
@@ -73,7 +72,7 @@ class MultiRouteCommit:
         return batches
 
     def _free(self, batches: Sequence[Batch]) -> bool:
-        """Whether the straight way is open to all of them."""
+        """Say whether all batches may be stored: none is void, out of service, or for the spool."""
         breakers, spooler = self._context.breakers, self._context.spooler
         return not any(
             batch.void
@@ -96,7 +95,7 @@ class MultiRouteCommit:
         trouble: StoreError,
     ) -> bool:
         """
-        Find out what became of a commit whose reply was lost.
+        Resolve a commit whose reply was lost.
 
         @return: whether the batches are settled; else they are not stored, nor ever will be.
         """
@@ -146,8 +145,8 @@ class MultiRouteCommit:
                 except SpoolError:
                     if not place:
                         return False
-                    # The first ones are there with their fences: claiming is no longer
-                    # ours, so the others have to follow.
+                    # The first batches are in the spool with their fences, and can be resolved
+                    # only there, so the others have to follow.
                     attempt += 1
                     await deferLater(self._context.clock, backoff(attempt))
                     continue

@@ -1,8 +1,8 @@
 """
-The writer: which lane a peer's chunks go to.
+Writer: chooses the lane of each peer's chunks.
 
 A peer stays on its lane while it has work in flight, so its messages commit in
-the order it sent them. How a lane brings them to their end is L{gateway.commit.lane}'s.
+the order it sent them. The commit itself is L{gateway.commit.lane}'s.
 """
 
 from __future__ import annotations
@@ -65,12 +65,12 @@ class PeerSource:
         refusal: Outcome | None = None,
     ) -> None:
         """
-        Have messages stored.
+        Submit messages to be stored.
 
         @param frames: one or more messages, in the order they were sent.
-        @param token: what the answer is given with, maybe before this returns.
+        @param token: passed to the callback with their fates, maybe before this returns.
         @param stream: that they are numbered in, from C{first} on.
-        @param refusal: why they only use their numbers up.
+        @param refusal: why they are not stored and only use their numbers up.
         """
         writer = self._writer
         chunk = Chunk(
@@ -95,9 +95,9 @@ class PeerSource:
 
     def send_on(self, chunks: Sequence[Chunk]) -> Lane:
         """
-        Add all that is in flight to another lane.
+        Move all that is in flight to another lane.
 
-        @return: that lane; it is still to begin.
+        @return: that lane; the caller has to begin it.
         """
         lane = self._lane = self._writer.choose_lane()
         lane.add(chunks)
@@ -133,11 +133,11 @@ class Writer:
         @param clock: monotonic; for waiting before a retry.
         @param lanes: how many batches may be in flight at once, at least one.
         @param wall_clock: seconds since the epoch, for C{@received_at}.
-        @param spooler: where batches go while the store is away; C{None}: their peers
+        @param spooler: the spool for batches while the store is away; C{None}: their peers
             are told to try later.
         @param dead_letters: routes whose refused messages are kept.
-        @param answer_timeout: seconds after which a batch that was sent and has no answer
-            goes that way too.
+        @param answer_timeout: seconds after which a batch whose reply was lost goes into the spool
+            too.
         @param new_id: makes up UUIDs of lanes.
         """
         self.store = store
@@ -158,7 +158,7 @@ class Writer:
 
     def source(self, origin: Origin, answered: OnSettled) -> PeerSource:
         """
-        For a new peer.
+        Make the source of a new peer.
         """
         return PeerSource(self, origin, answered)
 
@@ -167,14 +167,14 @@ class Writer:
         """The lanes' UUIDs."""
         return [id for lane in self._lanes for id in lane.ids]
 
-    # What follows is for Source and Lane.
+    # Called by PeerSource and Lane.
 
     def choose_lane(self) -> Lane:
         """
-        The lane for a peer with nothing in flight.
+        Return the lane for a peer with nothing in flight.
 
         The first one that has room in its next batch: few large commits cost the
-        database less than many small ones. But none that is taking long: others
+        database less than many small ones. But none whose commit takes long: others
         must not wait behind a lock or a dead connection.
         """
         late = self.clock.seconds() - PROMPT
@@ -188,7 +188,7 @@ class Writer:
         found: dict[int, list[Chunk]] = {}
         for chunk in chunks:
             found.setdefault(id(chunk.origin), []).append(chunk)
-        # What is settled at once may have any peer submit more, which must come behind all this.
+        # A commit may settle at once and let peers submit more, which must come behind all this.
         for lane in [self.sources[origin].send_on(theirs) for origin, theirs in found.items()]:
             lane.begin()
 
@@ -224,5 +224,5 @@ class Writer:
 
 
 def _weight(chunk: Chunk) -> int:
-    """Bytes that a chunk counts for while it is in flight."""
+    """Return the bytes that a chunk counts for while it is in flight."""
     return chunk.size + MESSAGE * len(chunk.frames)

@@ -1,4 +1,4 @@
 """
-Configuration: TOML to frozen structs, with all problems at once; the only package that reads
-the file's keys.
+Parse the configuration: TOML to frozen structs, with all problems reported at once; the only
+package that reads the keys of the file.
 """

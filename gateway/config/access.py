@@ -1,8 +1,7 @@
 """
-The keys of C{[access]}: who may do what.
+Check of C{[access]}: who may do what.
 
-Without the section everybody who gets in may do everything; with it, only what a grant
-allows.
+Without the section every admitted peer may do everything; with it, only what a grant allows.
 """
 
 from __future__ import annotations
@@ -19,16 +18,16 @@ from gateway.system.addresses import network_fault
 
 class AskingListener(Protocol):
     """
-    Listener, as far as the check of C{[access]} needs it.
+    Listener, reduced to what the check of C{[access]} needs.
     """
 
     @property
     def auth(self) -> bool:
-        """Whether a peer is asked for a token."""
+        """True where a peer must give a token."""
 
     @property
     def tls(self) -> Any:
-        """Its certificates; C{None} for none."""
+        """TLS section of the listener; C{None} without TLS."""
 
 
 def check_access(
@@ -40,11 +39,11 @@ def check_access(
     channels: Collection[str],
 ) -> None:
     """
-    Note what a type cannot say.
+    Check C{[access]} beyond the types of its keys, and note the problems.
 
-    @param section: C{None} where there is none.
-    @param listeners: all of them, likewise C{routes} and C{queries}.
-    @param channels: those that peers may listen to.
+    @param section: C{None} where the file has none.
+    @param listeners: all of them, as C{routes} and C{queries} are.
+    @param channels: those in C{channels.allow}.
     """
     no_tokens = section is None or section.tokens is None
     if no_tokens and reader.is_sure("access", "access.tokens"):
@@ -73,7 +72,7 @@ def check_access(
         where = f"access.grants.{name}"
         _check_whom(reader, where, grant)
         for key, there in known.items():
-            # Of what could not be read there are no names.
+            # Where a section could not be read its names are not known.
             if reader.is_sure(key, "channels.allow" if key == "channels" else key):
                 for word in getattr(grant, key):
                     _check_name(reader, where, key, word, there)

@@ -1,5 +1,5 @@
 """
-The keys of C{[channels]}: what peers may LISTEN to, and what may wait for one of them.
+Keys of C{[channels]}: the channels that peers may LISTEN to, and the size of a peer's push buffer.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ _SPACES: Final = re.compile(r"[\s\x00-\x1f\x7f-\x9f]")
 
 class ChannelsSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
-    LISTEN/NOTIFY for peers.
+    Section C{[channels]}: LISTEN/NOTIFY for peers.
 
     @ivar allow: channels that peers may listen to, each exactly as PostgreSQL has it.
-    @ivar push_buffer: bytes of pushes that may wait for one peer. A notification has up
-        to 8000.
-    @ivar dsn: where to listen, if that is not C{database.dsn}: a pooler that shares
-        sessions has no LISTEN.
-    @ivar dsn_file: a file that says it instead, C{credential:NAME} for one of systemd's.
+    @ivar push_buffer: bytes of pushes that may wait for one peer. A notification has up to 8000.
+    @ivar dsn: connection string for LISTEN, if not C{database.dsn}: a pooler that shares sessions
+        has no LISTEN.
+    @ivar dsn_file: file that holds it instead; C{credential:NAME} for a systemd credential.
     """
 
     allow: tuple[str, ...] = ()
@@ -37,13 +36,13 @@ class ChannelsSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def dsn_key(self) -> str:
-        """The key that says where to listen."""
+        """Name of the key that gives the connection string for LISTEN."""
         return "channels.dsn" if self.dsn_file is None else "channels.dsn_file"
 
 
 def check_channels(reader: SectionReader, section: ChannelsSection) -> None:
     """
-    What a type cannot say.
+    Check the names of the channels and the connection string, and note the problems.
     """
     where = "channels.allow"
     for number, name in enumerate(section.allow):

@@ -1,5 +1,5 @@
 """
-The keys of a listener: where peers connect, who gets in, and how they speak.
+Keys of a listener: endpoint, admission, dialect, framing, limits.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gateway.system.endpoint_arguments import LARGEST, escaped
 from gateway.system.endpoint_text import EndpointFault, endpoint_hint
 from gateway.wire.framing import FramingName
 
-# One message in a quarter of an hour; with less nobody would see the end of a pause.
+# One message in a quarter of an hour; a lower rate would look like a hang.
 MessageRate = Annotated[float, Meta(ge=0.001)]
 ByteRate = Annotated[float, Meta(ge=1, extra=IN_BYTES)]
 KernelBytes = Annotated[int, Meta(ge=1, le=LARGEST, extra=IN_BYTES)]
@@ -43,13 +43,13 @@ class TlsSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @ivar certificate: of the listener, with its chain; the key may be in it too.
     @ivar key: its private key; C{None}: in C{certificate}.
-    @ivar passphrase_file: what the key is encrypted with.
-    @ivar sni: a directory of C{*.pem}, each a certificate with its chain and key, for the names
-        that are in them; C{certificate} is for all others.
-    @ivar client_ca: authorities of the peers' certificates; C{None}: they show none.
-    @ivar crl: lists of revoked certificates, of the authorities that sign the peers'.
-    @ivar client_certificate: whether a peer may do without.
-    @ivar minimum: version of TLS.
+    @ivar passphrase_file: file with the passphrase of an encrypted key.
+    @ivar sni: directory of C{*.pem}, each a certificate with its chain and key, for the host names
+        in it; C{certificate} is for all other names.
+    @ivar client_ca: authorities of the peers' certificates; C{None}: peers need none.
+    @ivar crl: lists of revoked certificates, from the authorities in C{client_ca}.
+    @ivar client_certificate: C{optional}: a peer may connect without a certificate.
+    @ivar minimum: lowest version of TLS.
     @ivar handshake_timeout: in seconds.
     """
 
@@ -69,40 +69,40 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     Section of a listener: endpoint, dialect, framing, limits. Durations are in seconds.
 
     @ivar endpoint: a Twisted server endpoint string.
-    @ivar route: for the plain dialect, where every frame goes; with C{route_by}, where
-        those go that C{routes} has no route for.
+    @ivar route: plain dialect: the route of every frame; with C{route_by}, of those whose value
+        C{routes} does not have.
     @ivar route_by: a field of each message, whose value chooses among C{routes}.
     @ivar routes: value of that field -> route.
     @ivar max_frame: largest payload in bytes, at most 64 MiB.
     @ivar window: unanswered frames of a peer at which reading pauses.
-    @ivar ack: said instead of C{+OK}; C{none} says nothing.
-    @ivar nak: said instead of every other answer.
+    @ivar ack: sent instead of C{+OK}; C{none}: nothing is sent.
+    @ivar nak: sent instead of every other answer.
     @ivar telnet: whether peers may be telnet clients that negotiate.
-    @ivar refuse_http: whether a peer that begins as a browser does is let go, where frames end
+    @ivar refuse_http: whether a peer that begins with an HTTP request is closed, where frames end
         with a byte and peers need no certificate.
-    @ivar auth: whether a token is asked for of peers whose certificate did not say who they are.
-    @ivar frame_timeout: for a frame that was begun to be finished.
-    @ivar write_timeout: for a peer that does not take its answers to take any.
-    @ivar idle_timeout: for a peer with nothing in flight to send; C{None}: for ever.
-    @ivar first_frame_timeout: for the first frame, the token where one is asked for.
+    @ivar auth: whether peers without an identity from a certificate must give a token.
+    @ivar frame_timeout: limit for a frame that has begun to be complete.
+    @ivar write_timeout: limit without progress for a peer that does not read its answers.
+    @ivar idle_timeout: limit of silence for a peer with nothing in flight; C{None}: none.
+    @ivar first_frame_timeout: limit for the first frame, or the token where one is required.
     @ivar max_connections: at a time; C{None}: as many as C{limits.connections}.
     @ivar max_connections_per_address: from one address, or one IPv6 network of 64 bits.
-    @ivar messages_per_second: of one identity, or of one address.
-    @ivar bytes_per_second: likewise, of payload.
+    @ivar messages_per_second: rate limit of one identity or one address.
+    @ivar bytes_per_second: the same for bytes of payload.
     @ivar burst: seconds' worth of both that may come at once.
     @ivar allow: networks that may connect; none: all.
     @ivar deny: networks that may not, even if they are in C{allow}.
-    @ivar trusted_proxies: networks that connect with a PROXY header, nobody else may.
+    @ivar trusted_proxies: networks of proxies that send a PROXY header; nobody else may connect.
     @ivar socket_mode: permissions of a Unix socket, octal.
     @ivar socket_owner: C{user}, C{user:group} or C{:group} of a Unix socket.
     @ivar reuse_port: whether several processes may listen here (SO_REUSEPORT).
     @ivar send_buffer: of the kernel for each connection, in bytes (SO_SNDBUF).
-    @ivar receive_buffer: likewise (SO_RCVBUF).
+    @ivar receive_buffer: the same for SO_RCVBUF.
     @ivar backlog: peers that may wait to be accepted; net.core.somaxconn caps it. C{None}: as
         the endpoint says, or 4096.
     @ivar no_delay: whether TCP sends answers at once (TCP_NODELAY).
-    @ivar keepalive: silence after which TCP asks whether the peer is there.
-    @ivar user_timeout: for which data may be unacknowledged; C{None}: twice C{keepalive}.
+    @ivar keepalive: silence after which TCP sends keepalive probes.
+    @ivar user_timeout: how long sent data may stay unacknowledged; C{None}: twice C{keepalive}.
     """
 
     endpoint: str
@@ -143,13 +143,13 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def knows_peers(self) -> bool:
-        """True where each peer has to show a certificate."""
+        """True where every peer must show a certificate."""
         tls = self.tls
         return tls is not None and bool(tls.client_ca) and tls.client_certificate == "required"
 
     @property
     def kind(self) -> str:
-        """The first word of the endpoint."""
+        """First word of the endpoint string, such as C{tcp} or C{unix}."""
         return self.endpoint.partition(":")[0]
 
 
@@ -157,7 +157,7 @@ def resolved(
     reader: SectionReader, name: str, listener: Listener, config_paths: ConfigPaths
 ) -> Listener:
     """
-    With all its paths as they can be opened.
+    Return the listener with its paths made absolute.
     """
     if listener.tls is not None:
         paths = ("certificate", "key", "passphrase_file", "sni", "client_ca", "crl")
@@ -182,8 +182,10 @@ def check_listener(
     endpoint_fault: EndpointFault,
 ) -> None:
     """
-    @param route_names: of all routes, faulty ones too.
-    @param routes: those of which it is known how they read messages.
+    Check one listener beyond the types of its keys, and note the problems.
+
+    @param route_names: of all routes, those with problems too.
+    @param routes: those whose format is known.
     """
     where = f"listeners.{name}"
     fault = endpoint_fault(listener.endpoint)
@@ -217,7 +219,7 @@ def check_listener(
 
 def _check_door(reader: SectionReader, where: str, listener: Listener) -> None:
     """
-    Note what is wrong with who gets in.
+    Check networks, TLS, the socket's owner and the keys that depend on the endpoint.
     """
     for key in ("allow", "deny", "trusted_proxies"):
         for network in getattr(listener, key):

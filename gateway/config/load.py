@@ -1,11 +1,11 @@
 """
 Configuration: TOML -> one frozen L{Config}, or all problems at once.
 
-The sections are msgspec structs: a key exists in one place, here, with its type and
-its default. How tables become structs is L{gateway.config.reader}'.
+The sections are msgspec structs: a key exists in one place, here, with its type and its default.
+L{gateway.config.reader} turns tables into structs.
 
-Pure: the text of the file comes in, nothing is opened. What only the outside can
-judge, such as an endpoint's syntax, is asked of a function that is passed in.
+Pure: the text of the file comes in, and no file is opened. Checks that need more, such as an
+endpoint's syntax, are functions passed in.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class Database(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     Section C{[database]}: where PostgreSQL is, and its pool. Durations are in seconds.
 
     @ivar dsn: C{embedded}, or any libpq URI or conninfo; C{""} for PG* variables alone.
-    @ivar dsn_file: a file that says it instead, C{credential:NAME} for one of systemd's.
-    @ivar answer_timeout: after which a batch that was sent and has no answer goes to the spool.
-    @ivar query_connections: most connections that queries use, beside C{pool_max}.
+    @ivar dsn_file: file that holds it instead; C{credential:NAME} for a systemd credential.
+    @ivar answer_timeout: limit for the reply to a batch; after it the batch goes to the spool.
+    @ivar query_connections: most connections used by queries, in addition to C{pool_max}.
     """
 
     dsn: str = EMBEDDED
@@ -65,7 +65,7 @@ class Database(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def dsn_key(self) -> str:
-        """The key that says where PostgreSQL is."""
+        """Name of the key that gives the connection string."""
         return "database.dsn" if self.dsn_file is None else "database.dsn_file"
 
 
@@ -73,9 +73,9 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
     Section C{[limits]}: limits of the whole process.
 
-    @ivar connections: of peers at a time, fewer where the process may not open so many files.
-    @ivar bytes_in_flight: that peers may make the gateway hold, see
-        L{gateway.commit.inflight_limit}.
+    @ivar connections: most connections of peers; fewer where the process may not open so many
+        files.
+    @ivar bytes_in_flight: cap on the bytes held for peers, see L{gateway.commit.inflight_limit}.
     @ivar drain_timeout: seconds that a stop waits for answers in flight.
     """
 
@@ -86,10 +86,10 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 class SpoolSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
-    Section C{[spool]}: messages wait there while the database is away.
+    Section C{[spool]}: the file in which messages wait during an outage of the database.
 
-    @ivar path: of the spool's file; C{None}: C{spool.db} in the data directory.
-    @ivar max_bytes: that it may take on disk, its log included.
+    @ivar path: C{None}: C{spool.db} in the data directory.
+    @ivar max_bytes: most bytes on disk, the write-ahead log included.
     @ivar on_outage: whether messages are spooled (C{+QUE}) or refused (C{-TRY DOWN}).
     """
 
@@ -100,7 +100,7 @@ class SpoolSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 class Config(Struct, frozen=True, kw_only=True):
     """
-    Everything that can be configured.
+    Whole configuration.
     """
 
     database: Database = field(default_factory=Database)
@@ -124,7 +124,7 @@ DEFAULT_LISTENERS: Final = {
 
 def default_config() -> Config:
     """
-    What holds where there is no file.
+    Return the configuration used where there is no file.
     """
     return Config(
         listeners=DEFAULT_LISTENERS,
@@ -143,8 +143,8 @@ def load_config(
     Read a configuration file.
 
     @param text: its content.
-    @param path: its name for messages; relative paths in it are relative to its folder.
-    @param credentials: the folder of what systemd hands to the service.
+    @param path: its path, for messages; relative paths in the file start at its folder.
+    @param credentials: C{$CREDENTIALS_DIRECTORY} of systemd.
     @raise ConfigError: with every problem.
     """
     return judge(tables_of(text, str(path)), path, endpoint_fault, credentials)
@@ -157,7 +157,7 @@ def judge(
     credentials: PurePath | None = None,
 ) -> Config:
     """
-    As L{load_config}, from the tables of a file.
+    Do the same as L{load_config}, from the tables of a file.
     """
     found = draft(data, path, endpoint_fault, credentials)
     if found.problems:
@@ -167,10 +167,10 @@ def judge(
 
 class Draft(NamedTuple):
     """
-    A configuration and what is wrong with it.
+    Configuration together with its problems.
 
-    @ivar config: of no use where there is a problem, but for looking whether there are more:
-        it names no file or server that could not be read.
+    @ivar config: where there are problems, only fit to search for more of them: the files and
+        servers whose keys could not be read are left out.
     @ivar problems: one line each.
     """
 
@@ -185,7 +185,7 @@ def draft(
     credentials: PurePath | None = None,
 ) -> Draft:
     """
-    As L{judge}, for who has more to look at before all problems are told.
+    Do the same as L{judge}, for a caller that adds problems of its own before it reports them.
     """
     reader = SectionReader(str(path))
     reader.known("", data, Config.__struct_fields__)
@@ -256,7 +256,8 @@ def draft(
 
 def _without_doubts(config: Config, reader: SectionReader) -> Config:
     """
-    The same without the files and servers that could not be read, or are named twice.
+    Return the configuration without the files and servers whose keys could not be read, or
+    contradict each other.
     """
     database, channels, access = config.database, config.channels, config.access
     if not reader.is_sure("database.dsn", "database.dsn_file"):
@@ -276,7 +277,7 @@ def _without_doubts(config: Config, reader: SectionReader) -> Config:
 
 def check_endpoints(config: Config, endpoint_fault: EndpointFault) -> list[str]:
     """
-    Problems of listeners that came from the command line.
+    Return the problems of listeners that were given on the command line.
     """
     reader = SectionReader("command line")
     for name, listener in config.listeners.items():
@@ -286,5 +287,5 @@ def check_endpoints(config: Config, endpoint_fault: EndpointFault) -> list[str]:
 
 
 def _names(tables: object) -> list[str]:
-    """Of tables that may be none."""
+    """Return the keys of C{tables}; none where it is no mapping."""
     return list(tables) if isinstance(tables, Mapping) else []

@@ -1,11 +1,11 @@
 """
-Paths of a configuration file: where they lead.
+Resolve the paths of a configuration file.
 
-Relative ones start at the file's own folder. C{credential:NAME} is a file that systemd
-hands to the service (C{LoadCredential=}, C{LoadCredentialEncrypted=}), so that a secret
-need not lie where the service's user could read it at any time.
+Relative paths start at the file's own folder. C{credential:NAME} is a file that systemd passes to
+the service (C{LoadCredential=}, C{LoadCredentialEncrypted=}), so that the service's user need not
+be able to read a secret at any time.
 
-Pure: what C{$CREDENTIALS_DIRECTORY} says comes in.
+Pure: the value of C{$CREDENTIALS_DIRECTORY} is passed in.
 
 @see: systemd.exec(5), "Credentials"
 """
@@ -40,8 +40,10 @@ Section = TypeVar("Section", bound=Struct)
 @dataclass(frozen=True, slots=True)
 class ConfigPaths:
     """
+    Rules by which the paths of one file are resolved.
+
     @ivar folder: of the configuration file.
-    @ivar credentials: where systemd has put the service's; C{None}: nowhere.
+    @ivar credentials: C{$CREDENTIALS_DIRECTORY} of systemd; C{None} where it is not set.
     """
 
     folder: PurePath
@@ -49,9 +51,11 @@ class ConfigPaths:
 
     def path(self, value: str) -> str:
         """
-        @param value: as in the file: a path or C{credential:NAME}.
-        @raise ConfigError: with one line, where it leads nowhere. A value that may be a secret
-            in the wrong place is not shown.
+        Resolve one path.
+
+        @param value: as written in the file: a path or C{credential:NAME}.
+        @raise ConfigError: with one line, where the path cannot be used. A value that looks like a
+            secret is not shown.
         """
         if _SECRET.search(value):
             raise ConfigError(
@@ -80,8 +84,8 @@ class ConfigPaths:
         self, reader: SectionReader, where: str, section: Section, keys: Sequence[str]
     ) -> Section:
         """
-        The section with the paths under these keys as they can be opened; those that are
-        C{None} stay so, those that lead nowhere are noted.
+        Return the section with the paths under C{keys} resolved; C{None} stays C{None}, and a path
+        that cannot be used is noted as a problem.
         """
         for key in keys:
             value = getattr(section, key)

@@ -1,5 +1,5 @@
 """
-The queries of a configuration file: C{[queries.NAME]} -> L{Query}.
+Parse the queries of a configuration file: C{[queries.NAME]} -> L{Query}.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class ParamSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     A parameter of a query.
 
     @ivar type: the name of its SQL type.
-    @ivar required: whether a call without it is refused; C{None}: where there is no default.
-    @ivar default: what it is where a call leaves it out.
+    @ivar required: whether a call without it is refused; C{None}: required if it has no default.
+    @ivar default: value where a call leaves it out.
     """
 
     type: str = "text"
@@ -39,10 +39,10 @@ class QuerySection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     Section of a query that peers call by name.
 
     @ivar sql: one statement, with parameters as C{%(name)s}.
-    @ivar params: name -> L{ParamSection}; one that is left out is a required text.
-    @ivar max_rows: more are refused.
-    @ivar max_bytes: of an answer; more are refused.
-    @ivar timeout: seconds that the database may take.
+    @ivar params: name -> L{ParamSection}; a parameter that is not listed is a required text.
+    @ivar max_rows: most rows of an answer; a call that gives more is refused.
+    @ivar max_bytes: largest answer; a call that gives more is refused.
+    @ivar timeout: limit for the database, in seconds.
     @ivar read_only: whether it runs in a transaction that cannot write.
     """
 
@@ -86,8 +86,7 @@ KNOWN_TYPES: Final = tuple(_BASES)
 
 def queries_of(sections: Mapping[str, QuerySection], reader: SectionReader) -> dict[str, Query]:
     """
-    @param reader: is told of every problem.
-    @return: name -> query; of no use where there is a problem.
+    Parse all queries, by name. Problems are noted in C{reader}; the result is not usable then.
     """
     return {name: _one_query(reader, name, section) for name, section in sections.items()}
 
@@ -115,7 +114,7 @@ def _one_query(reader: SectionReader, name: str, section: QuerySection) -> Query
     params = {
         param: _param(reader, f"{where}.params.{param}", found) for param, found in declared.items()
     }
-    # Those at fault are not "undeclared" as well; there is a problem already.
+    # Parameters with a problem are not reported as undeclared as well.
     params |= {param: Param() for param in names if param not in params}
     return Query(
         name,
@@ -146,7 +145,9 @@ def _param(reader: SectionReader, where: str, section: ParamSection) -> Param:
 
 def _judge(type_: str, value: str) -> None:
     """
-    @raise Misfit: the value is not of the type, as far as that can be told here.
+    Check a default against its type, without a database.
+
+    @raise Misfit: the value is not of the type; types outside C{_BASES} are not checked.
     """
     name = " ".join(type_.lower().split())
     base = _BASES.get(name.removesuffix("[]").rstrip())

@@ -1,9 +1,9 @@
 """
-Sections of a configuration file: TOML tables -> structs, all problems collected.
+Read sections of a configuration file: TOML tables -> structs, all problems collected.
 
-The structs are msgspec's, so that a key exists in one place, with its type and its
-default. Each key is converted on its own; a wrong one is noted with the file, the
-key and what was meant, and the rest is still looked at, in the same section too.
+The structs are msgspec's, so that a key exists in one place, with its type and its default. Each
+key is converted on its own; a wrong one is noted with the file, the key and what is expected, and
+the rest of the section is still checked.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ def is_table(value: object) -> bool:
 
 class SectionReader:
     """
-    Reader of sections, which collects problems while it converts.
+    Reader of sections that collects problems while it converts.
 
-    A key that cannot be read is told once: whatever else follows from it is noise, so notes of
-    the same key are dropped, and checks of others ask L{is_sure} of the keys that they go by.
+    A key that cannot be read is reported once, since problems that follow from it are noise: later
+    notes about the same key are dropped, and a check that depends on other keys asks L{is_sure}
+    about them first.
     """
 
     def __init__(self, path: str) -> None:
@@ -39,7 +40,9 @@ class SectionReader:
 
     def note(self, key: str, text: str) -> None:
         """
-        @param key: dropped where it is not sure, see L{is_sure}.
+        Note a problem.
+
+        @param key: if its value is unknown (see L{is_sure}), the note is dropped.
         """
         problem = f"{self._path}: {printable(key)}: {printable(text)}"
         if key not in self._unread and problem not in self.problems:
@@ -47,20 +50,20 @@ class SectionReader:
 
     def doubt(self, key: str, text: str) -> None:
         """
-        Note a problem because of which nothing can be said of a key's value.
+        Note a problem that leaves a key's value unknown.
         """
         self.note(key, text)
         self._unread.add(key)
 
     def is_sure(self, *keys: str) -> bool:
         """
-        Whether these keys have the values, or are left out, as the file means it.
+        Say whether the values of these keys, or their absence, are known.
         """
         return self._unread.isdisjoint(keys)
 
     def is_sure_within(self, where: str) -> bool:
         """
-        Whether all the keys of a section have, and of the sections in it.
+        Say whether the values of all keys in a section, and in the sections in it, are known.
         """
         inside = f"{where}."
         return where not in self._unread and not any(k.startswith(inside) for k in self._unread)
@@ -74,13 +77,13 @@ class SectionReader:
             if key not in keys:
                 self.note(f"{prefix}{key}", f"unknown key{meant(key, keys)}")
                 if (near := closest(key, keys)) and near not in table:
-                    # One word to mend: that the right one is missing is no second problem.
+                    # One typing error: that the right key is missing is no second problem.
                     self._unread.add(f"{prefix}{near}")
 
     def section(self, where: str, table: Any, kind: type[Section]) -> Section | None:
         """
-        @return: the section; keys with problems have their defaults, those without one what is
-            empty, so that all the rest can be judged. C{None} where it is no table.
+        Convert a table to a struct; C{None} where it is no table. A key with a problem gets its
+        default, or an empty string if it has none, so that the rest can be checked.
         """
         if not is_table(table):
             self.doubt(where, f"must be a table: [{where}]")
@@ -110,14 +113,14 @@ class SectionReader:
         self, where: str, value: Any, inner: tuple[type[Struct], bool]
     ) -> Struct | dict[str, Struct] | None:
         """
-        A section in a section.
+        Convert a section in a section.
         """
         kind, named = inner
         return self.sections(where, value, kind) if named else self.section(where, value, kind)
 
     def sections(self, where: str, tables: Any, kind: type[Section]) -> dict[str, Section]:
         """
-        Named sections, those that are tables.
+        Convert a table of named sections; those that are no tables are left out.
         """
         if not is_table(tables):
             self.doubt(where, f"must be tables: [{where}.NAME]")
@@ -135,7 +138,8 @@ class SectionReader:
 
 def _inner(wanted: Any) -> tuple[type[Struct], bool] | None:
     """
-    @return: of which section the key's type is, and whether of any number with names.
+    Return the struct in a key's type, and whether the key holds any number of them by name; else
+    C{None}.
     """
     for choice in (wanted, *get_args(wanted)):
         if isinstance(choice, type) and issubclass(choice, Struct):
@@ -145,8 +149,10 @@ def _inner(wanted: Any) -> tuple[type[Struct], bool] | None:
 
 def unit_of(wanted: Any) -> Quantity | None:
     """
-    @param wanted: a key's type.
-    @return: of which kind its values are, where they may have a unit.
+    Return the unit kind of a key's values.
+
+    @param wanted: the key's type.
+    @return: C{None} where the values have no unit.
     """
     for choice in (wanted, *get_args(wanted)):
         for meta in getattr(choice, "__metadata__", ()):
@@ -158,7 +164,9 @@ def unit_of(wanted: Any) -> Quantity | None:
 
 def _converted(value: Any, wanted: Any) -> Any:
     """
-    @raise ValueError: it is no such value, in words that follow on the key.
+    Convert a value to the type of its key.
+
+    @raise ValueError: it does not fit; the text continues a line that begins with the key.
     """
     unit = unit_of(wanted)
     if unit is not None and isinstance(value, str):
@@ -181,7 +189,7 @@ _TYPES: Final = {
 
 def _plain(text: str, value: object, wanted: Any) -> str:
     """
-    msgspec's words in those of TOML.
+    Rewrite an error of msgspec in the words of TOML.
     """
     if get_origin(wanted) is Literal and isinstance(value, str):
         choices = get_args(wanted)

@@ -1,5 +1,5 @@
 """
-The routes of a configuration file: C{[routes.NAME]} -> L{Route}.
+Parse the routes of a configuration file: C{[routes.NAME]} -> L{Route}.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from gateway.system.time_zones import zone_of
 
 class ColumnSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
-    Table of one column: the source of its value.
+    Source of the value of one column.
 
-    @ivar field: of the message, or a source that begins with C{@}.
-    @ivar value: the same for every message, instead of a field.
+    @ivar field: field of the message, or a source that begins with C{@}.
+    @ivar value: constant for every message, instead of a field.
     @ivar required: whether a message without the field is refused.
-    @ivar default: what is stored where a message has no such field.
+    @ivar default: stored where a message has no such field.
     """
 
     field: str | None = None
@@ -52,18 +52,18 @@ class RouteSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     Section of a route: table, columns, format.
 
     @ivar table: C{table} or C{schema.table}.
-    @ivar sql: instead of a table: one statement for each message, with parameters as
-        C{%(name)s}; C{columns} then says where these come from.
-    @ivar format: how messages are read.
-    @ivar fields: of csv: what the values of a record are called, in order.
-    @ivar delimiter: of csv: what stands between values, one character or C{whitespace}.
+    @ivar sql: instead of a table: one statement for each message, with parameters as C{%(name)s};
+        C{columns} then names their sources.
+    @ivar format: format of the messages.
+    @ivar fields: of csv: names of the values of a record, in order.
+    @ivar delimiter: of csv: one character between values, or C{whitespace}.
     @ivar pattern: of regex: a regular expression with named groups (RE2 syntax).
-    @ivar timezone: of times that name none, as the IANA has it, or C{local}.
-    @ivar columns: column -> where its value comes from: a field, one of the sources
-        that begin with C{@}, or a table as L{ColumnSection}.
-    @ivar conflict: what is done with a row whose key is there already.
+    @ivar timezone: zone of times that name none: an IANA name, or C{local}.
+    @ivar columns: column -> source of its value: a field, a source that begins with C{@}, or a
+        table as L{ColumnSection}.
+    @ivar conflict: what happens with a row whose key exists already.
     @ivar key: the columns of that key.
-    @ivar returning: columns whose values are told with C{+OK}.
+    @ivar returning: columns whose values are sent with C{+OK}.
     @ivar create: whether to create the table if it is missing.
     @ivar create_columns: column -> SQL type, for C{create}.
     @ivar dead_letter: whether refused messages are kept in C{gateway.dead_letter}.
@@ -94,8 +94,7 @@ DEFAULT_ROUTES: Final = {"messages": RouteSection(table="messages", create=True)
 
 def routes_of(sections: Mapping[str, RouteSection], reader: SectionReader) -> dict[str, Route]:
     """
-    @param reader: is told of every problem.
-    @return: name -> route; of no use where there is a problem.
+    Parse all routes, by name. Problems are noted in C{reader}; the result is not usable then.
     """
     found = {}
     for name, section in sections.items():
@@ -107,7 +106,7 @@ def routes_of(sections: Mapping[str, RouteSection], reader: SectionReader) -> di
 
 def knows_reading(reader: SectionReader, name: str) -> bool:
     """
-    Whether it could be read how a route reads messages.
+    Say whether the keys that set a route's format could be read.
     """
     return reader.is_sure(
         *(f"routes.{name}.{key}" for key in ("format", "fields", "delimiter", "pattern"))
@@ -191,7 +190,7 @@ def _columns(
     reader: SectionReader, name: str, given: Mapping[str, Any], reading: Reading
 ) -> dict[str, Value]:
     """
-    The columns of a route, those without a problem.
+    Return the columns of a route, without those that have a problem.
     """
     where = f"routes.{name}.columns"
     found = {}
@@ -227,8 +226,8 @@ def _parameters(
     reader: SectionReader, name: str, sql: str, section: RouteSection
 ) -> Mapping[str, Any]:
     """
-    Where the parameters of a route's own SQL come from: as C{columns} says, else the field
-    of the same name, or the whole message where that is text and there is but one.
+    Return the source of each parameter of a route's own SQL: as C{columns} says, else the field of
+    the same name, or the whole message for the only parameter of a text route.
     """
     where = f"routes.{name}"
     try:
@@ -290,7 +289,7 @@ def _value(reader: SectionReader, where: str, given: object) -> Value | None:
 
 def text_of(value: object) -> str:
     """
-    A value of TOML as a message would write it.
+    Write a TOML value as the text a message would have.
     """
     if isinstance(value, str):
         return value

@@ -1,8 +1,8 @@
 """
-The keys of a listener that routes by content: C{route_by} and C{routes}.
+Check of the keys that route by content: C{route_by} and C{routes}.
 
-Messages are read for one field before it is known whose they are, so the routes in the
-table must all read them alike. That is checked here, so that nothing has to be later.
+A message is parsed for one field before its route is known, so all routes in the table must have
+the same format. That is checked here, so that nothing later has to.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gateway.model.text import meant
 
 def check_name(reader: SectionReader, key: str, route: str, names: Collection[str]) -> None:
     """
-    @param names: of all routes, faulty ones too.
+    Note a route that is not in C{names}, which has those with problems too.
     """
     if route not in names and reader.is_sure("routes"):
         hint = meant(route, names) or f"; there are {', '.join(names) or 'none'}"
@@ -33,11 +33,13 @@ def check_content(
     routes: Mapping[str, Route],
 ) -> None:
     """
-    @param where: the listener's key.
+    Check C{route_by} and C{routes} of one listener, and note the problems.
+
+    @param where: key of the listener.
     @param field: its C{route_by}.
     @param table: its C{routes}.
-    @param names: of all routes, faulty ones too.
-    @param routes: those of which it is known how they read messages.
+    @param names: of all routes, those with problems too.
+    @param routes: those whose format is known.
     """
     is_field = bool(field) and field not in SOURCES
     if field is None:
@@ -74,7 +76,7 @@ def _readings(
     routes: Mapping[str, Route],
 ) -> dict[str, Reading]:
     """
-    @return: route -> how it reads messages, of those that are there and have fields.
+    Return route -> format for the routes in the table that exist and have fields; note the others.
     """
     readings = {}
     for value, name in table.items():
@@ -91,7 +93,7 @@ def _readings(
 
 def _differences(one: Reading, other: Reading) -> str:
     """
-    @return: the keys of a route in which they differ; of another format, just that.
+    Return the keys in which two routes differ; only C{format} if that differs.
     """
     if one.format != other.format:
         return f"format ({one.format}, {other.format})"
@@ -105,14 +107,14 @@ def _differences(one: Reading, other: Reading) -> str:
 
 def _group_fault(reading: Reading, field: str) -> str | None:
     """
-    Why a pattern has no such field, which only the pattern itself can say.
+    Return why a pattern has no such field; the pattern is compiled to find out.
     """
     if reading.format != "regex":
         return None
     try:
         format_of(reading, [])
     except ValueError:
-        return None  # said of the route
+        return None  # reported for the route already
     try:
         format_of(reading, [field])
     except ValueError as error:

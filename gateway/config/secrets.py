@@ -1,5 +1,5 @@
 """
-Files with secrets: reading them, and who else could.
+Read files with secrets, and their permissions.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _MOST: Final = 65536
 
 def read_secret(path: str) -> str:
     """
-    What a file says, without the space around it.
+    Return the text of a file, without surrounding white space.
 
-    @raise ConfigError: with one line, which names the file and nothing that is in it.
+    @raise ConfigError: with one line, which names the file but shows nothing of its content.
     """
     try:
         content = read_plain(Path(path), _MOST + 1)
@@ -44,7 +44,7 @@ def read_secret(path: str) -> str:
 
 def mode_of(path: str) -> int | None:
     """
-    A plain file's permissions; C{None} where it is none, or cannot be looked at.
+    Return the permissions of a regular file; C{None} where it is none, or stat(2) fails.
     """
     try:
         found = Path(path).stat().st_mode
@@ -55,7 +55,8 @@ def mode_of(path: str) -> int | None:
 
 def with_secrets(config: Config) -> tuple[Config, list[str]]:
     """
-    The same with the connection strings that files say, and what is wrong with these.
+    Return the configuration with the connection strings from C{dsn_file}, and the problems of these
+    files.
     """
     problems = []
     for name in ("database", "channels"):

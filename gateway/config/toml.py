@@ -1,8 +1,8 @@
 """
-TOML -> tables, or one line that says what is wrong.
+Parse TOML to tables, or raise an error of one line.
 
-Strategy: beyond TOML's own rules, the depth of a file and the size of its numbers have bounds, so
-that whoever walks through the tables afterwards needs none.
+Strategy: beyond TOML's own rules, the depth of a file and the size of its numbers are bounded, so
+that later code needs no bounds of its own.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ _RANGE: Final = range(-(2**63), 2**63)
 
 def tables_of(text: str, name: str) -> dict[str, Any]:
     """
-    @param text: of a file.
-    @param name: the file's, for messages.
+    Parse the text of a file.
+
+    @param name: the file's name, for messages.
     @raise ConfigError: with one line.
     """
     try:
@@ -34,7 +35,7 @@ def tables_of(text: str, name: str) -> dict[str, Any]:
     except RecursionError:
         raise ConfigError([f"{name}: not TOML: nested too deeply"]) from None
     except ValueError:
-        # Python converts no numbers of thousands of digits, and has no other reason here.
+        # Python does not convert numbers of thousands of digits; there is no other cause here.
         raise ConfigError([f"{name}: not TOML: a number in it has too many digits"]) from None
     _check(data, name)
     return data
@@ -42,7 +43,7 @@ def tables_of(text: str, name: str) -> dict[str, Any]:
 
 def _check(data: Mapping[str, Any], name: str) -> None:
     """
-    Go through all of it, without recursion.
+    Check depth and numbers of all values, without recursion.
     """
     waiting: list[tuple[str, Any, int]] = [(key, value, 1) for key, value in data.items()]
     while waiting:

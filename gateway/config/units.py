@@ -1,8 +1,8 @@
 """
-Units of durations and sizes, as configurations and commands may write them: C{"5m"}, C{"64kB"}.
+Parse units of durations and sizes in configurations and commands: C{"5m"}, C{"64kB"}.
 
-Durations have PostgreSQL's units, with C{m} for minutes as everywhere else, and weeks. Sizes have
-its binary multiples: C{kB} is 1024 bytes there and here, whichever way it is written.
+Durations have PostgreSQL's units, with C{m} for minutes as usual elsewhere, and weeks. Sizes have
+its binary multiples: C{kB} is 1024 bytes, in any spelling.
 
 @see: PostgreSQL documentation, section 20.1.1, "Parameter Names and Values"
 """
@@ -27,12 +27,12 @@ _VALUE: Final = re.compile(
 
 class Quantity(NamedTuple):
     """
-    A kind of values that have units.
+    Kind of values with a unit: durations or sizes.
 
-    @ivar plain: what a number without a unit counts.
-    @ivar units: unit -> how many of C{plain} it is.
+    @ivar plain: base unit, which a number without a unit counts.
+    @ivar units: unit -> its size in C{plain}.
     @ivar shown: units and examples, for messages.
-    @ivar whole: whether C{plain} cannot be split.
+    @ivar whole: whether fractions of C{plain} are refused.
     """
 
     plain: str
@@ -42,9 +42,10 @@ class Quantity(NamedTuple):
 
     def read(self, text: str) -> float | int:
         """
-        @param text: a number and its unit.
-        @return: how many of C{plain} it is.
-        @raise ValueError: it is none of this kind; in words that follow on the key.
+        Parse a number with a unit.
+
+        @return: the value in C{plain}.
+        @raise ValueError: it cannot be parsed; the text continues a line that begins with the key.
         """
         found = _VALUE.fullmatch(text.strip(" "))
         if found is None:
@@ -67,7 +68,7 @@ class Quantity(NamedTuple):
 
     @property
     def words(self) -> str:
-        """How it is written."""
+        """Hint for messages: how such a value is written."""
         return f"write a number of {self.plain}, or {self.shown}"
 
     def __str__(self) -> str:

@@ -1,1 +1,1 @@
-"""The daemon: options, wiring, start and stop in order, reload, the embedded server."""
+"""Daemon: options, wiring, start and stop in order, reload, the embedded server."""

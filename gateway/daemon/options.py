@@ -1,7 +1,7 @@
 """
 Options of C{twistd gateway}.
 
-An option beats the file, the file beats the default.
+An option overrides the file, and the file overrides the default.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class Options(usage.Options):
     """
     Options of C{twistd gateway}.
 
-    @ivar config: what they and the file say together; after C{postOptions}.
-    @ivar operator_warnings: what the operator should know of it, one line each.
-    @ivar tokens: those of the file that it names, as last read; C{None} where it names none.
-    @ivar contexts: for the listeners with TLS, from their files as last read.
+    @ivar config: configuration of file and options together; set by C{postOptions}.
+    @ivar operator_warnings: warnings for the operator, one line each.
+    @ivar tokens: by ID, from the token file as last read; C{None} where none is named.
+    @ivar contexts: by the name of the listener, from the TLS files as last read.
     """
 
     synopsis = "[options]"
@@ -90,9 +90,9 @@ class Options(usage.Options):
         try:
             notes = [] if self.parent is None else prepare_files(self.parent)
         except ConfigError as error:
-            # How options are used is of no help here.
+            # A usage text would not help here.
             raise SystemExit(f"gateway: {printable(str(error))}") from None
-        # A reload reads it again, wherever the daemon has gone to.
+        # A reload reads the file again, in whatever directory the daemon is then.
         for path in ("config", "data-dir"):
             if self[path] is not None:
                 self[path] = str(Path(self[path]).absolute())
@@ -103,7 +103,7 @@ class Options(usage.Options):
 
     def read(self) -> Config:
         """
-        What they and the file say together.
+        Read the file again, with the options applied.
 
         @raise ConfigError: with every problem.
         """

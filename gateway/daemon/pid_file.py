@@ -1,10 +1,10 @@
 """
-The files that twistd writes for itself: its pid file and its log, looked at before it does.
+Check twistd's own files, its pid file and its log, before twistd uses them.
 
-twistd does not start where the process in its pid file is alive, whoever that is. A gateway that
-was killed leaves its file, and after a restart of the machine or the container its number is
-somebody else's, in a container often that of the next gateway itself. Such a file is taken away;
-anything that may be a process at work is left to the operator, in one line.
+twistd does not start while the process in its pid file is alive, whichever process that is. A
+gateway that was killed leaves its file behind; after a restart of the machine or the container
+another process has that ID, in a container often the next gateway itself. Such a stale file is
+removed; if the process may be a running gateway, the operator must decide, and gets one line.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _LONG_ENOUGH: Final = 1.0
 
 def prepare_files(twistd: Mapping[str, Any]) -> list[str]:
     """
-    See that twistd can write its files, and take away a pid file that nobody stands behind.
+    Check that twistd can write its files, and remove a stale pid file.
 
     @param twistd: its options.
-    @return: what was taken away, one line each.
+    @return: a line for each file that was removed.
     @raise ConfigError: with one line that says what to do.
     """
     if twistd.get("chroot"):
@@ -50,7 +50,9 @@ def prepare_files(twistd: Mapping[str, Any]) -> list[str]:
 
 class _Process(NamedTuple):
     """
-    @ivar started: in seconds since 1970; C{None} where nobody says.
+    Process with the ID of a pid file.
+
+    @ivar started: seconds since 1970; C{None} where unknown.
     """
 
     name: str
@@ -79,8 +81,9 @@ def _clear(path: Path) -> list[str]:
 
 def _staleness(number: int, written: float, where: str) -> str:
     """
-    @return: why nobody stands behind a pid file.
-    @raise ConfigError: somebody does, or may.
+    Return why a pid file is stale.
+
+    @raise ConfigError: its process may be a running gateway.
     """
     if number == os.getpid():
         return "named this process, which has the number of one that is gone"
@@ -98,7 +101,7 @@ def _staleness(number: int, written: float, where: str) -> str:
 
 def _process(number: int) -> _Process | None:
     """
-    @return: C{None} where there is none.
+    Return a process from C{/proc}; C{None} where there is none.
     """
     try:
         os.kill(number, 0)
@@ -122,9 +125,9 @@ def _process(number: int) -> _Process | None:
 
 def _boot() -> float:
     """
-    When the machine was started, in seconds since 1970.
+    Return the start of the machine, in seconds since 1970.
 
-    @raise ValueError: nobody says.
+    @raise ValueError: C{/proc/stat} has no such line.
     """
     found = re.search(r"(?m)^btime (\d+)$", Path("/proc/stat").read_text())
     if found is None:
@@ -134,6 +137,8 @@ def _boot() -> float:
 
 def _try_to_write(path: Path, where: str, advice: str) -> None:
     """
+    Check that a file can be written.
+
     @raise ConfigError: it cannot be written.
     """
     reason: str | None = None

@@ -1,5 +1,5 @@
 """
-The command line as C{ps} shows it.
+Change the command line that C{ps} shows.
 """
 
 from __future__ import annotations
@@ -9,9 +9,7 @@ from gateway.postgres.connect.dsn import has_password, public_dsn
 
 def hide(dsn: str) -> bool:
     """
-    Show a connection string of the command line without its password.
-
-    @return: whether there was one to hide.
+    Hide the password of a connection string in the process title; return whether it has one.
     """
     if not has_password(dsn):
         return False

@@ -1,9 +1,9 @@
 """
-Reloading: a new configuration for the running gateway, all of it or nothing.
+Reload: apply a new configuration to the running gateway, all of it or nothing.
 
-What decides who gets in and what each may do is taken over at once, and connections live on.
-The rest is for the next start, and the log says so. A file that says nothing of C{[access]} any
-more may be empty or cut off, and would open everything: it is not taken over.
+Keys of admission, rights and rates are applied at once, and connections stay open. The other keys
+wait for the next start, and the log says so. A file without C{[access]}, where there was one, may
+be empty or cut off and would open everything: it is refused.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ Raises L{ConfigError} before anything has changed, where it cannot.
 
 class Reload:
     """
-    Reads the configuration again when it is called.
+    Callable that reads the configuration again and applies it.
     """
 
     _log = Logger()
 
     def __init__(self, config: Config, read: Callable[[], Config], parts: Sequence[Part]) -> None:
         """
-        @param config: what the gateway was started with.
-        @param read: what is to hold; raises L{ConfigError}.
-        @param parts: those who take it over, in this order.
+        @param config: configuration at the start of the gateway.
+        @param read: reads the new one; raises L{ConfigError}.
+        @param parts: called with the new one, in this order.
         """
         self._started = config
         self._in_force = config
@@ -73,7 +73,7 @@ class Reload:
             self._refuse(error)
             return
         except Exception:  # noqa: BLE001 - a bug in one part must not go unsaid
-            # Some of it may be in force: what guards now is not given up later.
+            # Part of it may be in force, so a later reload must not drop its [access].
             self._in_force = config
             self._log.failure("the reload broke off")
             self._log.error(
@@ -95,7 +95,7 @@ class Reload:
 
 def changed_at_start(old: Config, new: Config) -> list[str]:
     """
-    @return: what differs and is taken over by a start only, as keys of the file.
+    Return the keys that differ and are only applied at the next start.
     """
     found = [
         section

@@ -1,8 +1,8 @@
 """
-Warnings of what a configuration leaves open to others on this machine and on the way to the
-database, and what it has nobody told of.
+Warn of what a configuration exposes to others on this machine or on the network to the database,
+and of refused messages that are neither answered nor kept.
 
-It may be meant so, therefore the gateway starts all the same; it says so in one line each.
+It may be intended, so the gateway starts all the same, with one warning each.
 """
 
 from __future__ import annotations
@@ -31,8 +31,11 @@ def operator_warnings(
     credentials: PurePath | None = None,
 ) -> list[str]:
     """
-    @param file: that it was read from.
-    @param credentials: systemd's folder, which it guards itself: its modes show an ACL's mask.
+    Return the warnings, one line each.
+
+    @param file: the configuration file.
+    @param credentials: systemd's folder of credentials, whose modes are not checked: systemd guards
+        it, and they show an ACL's mask.
     """
     found = []
     for key, path in _secret_files(config, file):
@@ -53,7 +56,7 @@ def operator_warnings(
 
 
 def _untold(config: Config) -> Iterator[str]:
-    """Listeners on which a refused message is told to nobody, and kept nowhere."""
+    """Warn of listeners that neither answer nor keep a refused message."""
     for name, listener in config.listeners.items():
         if listener.dialect != "plain" or not Words.configured(listener.ack, listener.nak).silent:
             continue
@@ -66,7 +69,10 @@ def _untold(config: Config) -> Iterator[str]:
 
 
 def _secret_files(config: Config, file: PurePath | None) -> Iterator[tuple[str, str]]:
-    """Each with the key that names it; the file of tokens is not read at all where it is open."""
+    """
+    Yield the key and path of each file with a secret, except the token file, which is not read at
+    all if others can.
+    """
     for section in (config.database, config.channels):
         if section.dsn_file is not None:
             yield section.dsn_key, section.dsn_file

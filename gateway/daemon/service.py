@@ -1,10 +1,9 @@
 """
-The service: starts the parts in order, and stops them in the other.
+Service of the gateway: it starts the parts in order, and stops them in reverse.
 
-Everything that can be found wrong at once is found before the reactor runs (the
-data directory, the embedded server, the ports), so that the process ends with one
-line and status 1. A database that cannot be reached is not of that kind: the
-gateway stays up, tells its peers to try later, and goes on by itself.
+Every fault that can be found at once is found before the reactor runs (data directory, embedded
+server, ports), so that the process ends with one line and status 1. An unreachable database is no
+such fault: the gateway stays up, tells its peers to try later, and reconnects by itself.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ _POLL: Final = 0.02
 
 class GatewayService(Service):
     """
-    The whole gateway.
+    Service of the whole gateway.
     """
 
     _log = Logger()
@@ -80,16 +79,16 @@ class GatewayService(Service):
         end: Callable[[int], None] | None = None,
     ) -> None:
         """
-        @param data_directory: held while we run; C{None} where nothing is kept in one.
+        @param data_directory: locked while the gateway runs; C{None} where it is not needed.
         @param embedded: C{None} where C{dsn} names a server.
-        @param drain_timeout: seconds that a stop waits for answers in flight.
+        @param drain_timeout: seconds that a stop waits for chunks in flight.
         @param spool: C{None} where messages are refused while the database is away.
-        @param spooler: what puts messages into the spool and stores them.
-        @param notifications: what listens for peers.
-        @param channels_dsn: where it does, if that is not C{dsn}.
-        @param operator_warnings: what the operator should know, one line each.
+        @param spooler: writes messages to the spool, and stores them from there.
+        @param notifications: connection for LISTEN.
+        @param channels_dsn: its connection string, if not C{dsn}.
+        @param operator_warnings: lines to log at the start.
         @param tls: of the listeners.
-        @param end: ends the process with this status, where nothing but its operator helps.
+        @param end: ends the process with a status, where only the operator can help.
         """
         self._clock = clock
         self._data_directory = data_directory
@@ -112,8 +111,8 @@ class GatewayService(Service):
         self._forced = False
 
     def privilegedStartService(self) -> None:
-        # A second gateway should hear of the directory it shares, not of a port.
-        # Making the directory is left to the user that twistd --uid names.
+        # A second gateway should fail because of the shared directory, not because of a port.
+        # Creating the directory is left to the user that twistd --uid names.
         if self._data_directory is not None and is_there(self._data_directory.path):
             self._lock()
         self._listen()
@@ -156,12 +155,12 @@ class GatewayService(Service):
 
     def force(self) -> None:
         """
-        Wait for nothing more while stopping.
+        Stop without further waiting.
         """
         self._forced = True
 
     def no_log_file(self) -> None:
-        """Say that there is none to begin anew."""
+        """Log that SIGUSR1 has no log file to rotate."""
         self._log.warn("SIGUSR1 begins a new log file, and this gateway has none: twistd --logfile")
 
     def stopService(self) -> Deferred[None]:
@@ -195,7 +194,7 @@ class GatewayService(Service):
 
     async def _open(self) -> None:
         """
-        Open all routes, however long it takes.
+        Open all routes, with back-off until it succeeds.
         """
         attempt = 0
         said = ""
@@ -216,14 +215,14 @@ class GatewayService(Service):
             else:
                 break
         self._log.info("gateway ready")
-        # What is there now stays; the collector need not look at it again and again.
+        # Objects that exist now stay; the garbage collector need not visit them again.
         gc.collect()
         gc.freeze()
         with suppress(StoreError):
             for weakness in await self._store.durability():
                 self._log.warn("database: {weakness}", weakness=weakness)
             if self._spool is None or not self._spool.messages:
-                # What waits in the spool may be stored behind one of those lanes.
+                # Records in the spool may need one of those lanes.
                 await self._store.close_abandoned_lanes()
 
     def _not_opened(self, failure: Failure) -> None:
@@ -232,7 +231,7 @@ class GatewayService(Service):
 
     async def _stop(self) -> None:
         """
-        Stop accepting, answer what is in flight, then close what is behind.
+        Stop accepting, answer what is in flight, then close spool and connections.
         """
         if self._tls is not None:
             self._tls.stop()
@@ -291,17 +290,18 @@ class GatewayService(Service):
 
 
 def _ended(error: EmbeddedError) -> SystemExit:
-    """The end of the process, with one line whatever the names of folders are."""
+    """Return an exit with one line, even if names of folders have control characters."""
     return SystemExit(f"gateway: {printable(str(error))}")
 
 
 def on_signals(reactor: Any, service: GatewayService, reload: Callable[[], None]) -> None:
     """
-    SIGTERM and SIGINT stop the reactor, a second one does not wait for answers; SIGHUP reloads.
+    Install signal handlers: SIGTERM and SIGINT stop the reactor, a second one skips the wait for
+    answers; SIGHUP reloads.
 
-    Twisted's own handlers make twistd end itself with the signal again, so that
-    an orderly stop would look like a crash to whoever started it. SIGUSR1 is twistd's: it
-    begins a new log file. Where there is none the signal would end the process.
+    With Twisted's own handlers, twistd ends by sending itself the signal again, so that an orderly
+    stop would look like a crash to its supervisor. SIGUSR1 is twistd's: it begins a new log file.
+    Without a log file the signal would end the process, so it is logged instead.
     """
 
     signals = count(1)
@@ -329,10 +329,10 @@ def on_signals(reactor: Any, service: GatewayService, reload: Callable[[], None]
 
 def end_process(reactor: Any, status: int) -> None:
     """
-    Stop the reactor, and have the process end with a status.
+    Stop the reactor, and end the process with a status.
 
-    What runs it, twistd, knows of no status but 0 once the reactor has turned; this comes when it
-    has done all that it does at its end.
+    twistd itself always ends with status 0 once the reactor has run; so the status is set in an
+    exit handler, after twistd's own clean-up.
     """
 
     def leave() -> None:
@@ -348,8 +348,8 @@ def use_monotonic_clock(reactor: Any) -> None:
     """
     Make the reactor's timers independent of the time of day.
 
-    Twisted's follow C{time.time()}: a clock that is set back by an hour would make every
-    timer an hour late, one set forward would end every deadline at once.
+    Twisted's follow C{time.time()}: a clock that is set back by an hour would make every timer an
+    hour late, one set forward would expire every timeout at once.
     """
     if reactor.seconds is time.monotonic:
         return

@@ -1,7 +1,7 @@
 """
-Wiring: options and configuration in, the service out.
+Wire the parts: options and configuration in, the service out.
 
-The only module that knows every other.
+The composition root; the only module that imports all the others.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from gateway.tls.registry import TlsRegistry
 
 def makeService(options: Options) -> IService:
     """
-    Wire everything; touch no socket.
+    Build the service and all its parts; open no socket.
     """
     reactor = cast(Any, global_reactor)
     config = options.config
@@ -142,7 +142,7 @@ def makeService(options: Options) -> IService:
 
 def spool_path(config: Config, data_dir: Path) -> Path:
     """
-    Where the spool's file is, or would be.
+    Return the path of the spool's file, which need not exist.
     """
     path = data_dir / "spool.db" if config.spool.path is None else Path(config.spool.path)
     return path.absolute()
@@ -150,7 +150,8 @@ def spool_path(config: Config, data_dir: Path) -> Path:
 
 def _spool(config: Config, data_dir: Path) -> Spool | None:
     """
-    @return: C{None} where messages are refused, and none wait from a time when they were not.
+    Return the spool; C{None} where messages are refused in an outage and no spool file is left from
+    before.
     """
     path = spool_path(config, data_dir)
     if config.spool.on_outage == "refuse" and not is_there(path):

@@ -1,1 +1,1 @@
-"""What frames ask for: the dialects, and what a peer may have open in one."""
+"""Dialects: the meaning of frames, and the streams and subscriptions that peers may open."""

@@ -1,9 +1,9 @@
 """
-Dialects: what a frame asks for.
+Dialects: interfaces that turn frames into work for the writer, and into answers.
 
 Plain: every frame is a message for the listener's route. Command: every frame begins
 with a verb (L{gateway.dialects.command}). A dialect turns the frames of one read into
-L{Work}, as few pieces as possible: what goes to one route in a row is one piece,
+L{Work}, as few pieces as possible: consecutive messages for one route are one piece,
 whatever stands between.
 """
 
@@ -29,16 +29,16 @@ Request = Callable[[OnAnswer], None]
 @dataclass(slots=True)
 class Work:
     """
-    Frames in a row that are answered together.
+    Consecutive frames that are answered together.
 
-    @ivar route: where the messages go.
-    @ivar messages: what is to be stored, in order; maybe nothing.
+    @ivar route: of the messages.
+    @ivar messages: to be stored, in order; maybe none.
     @ivar gaps: answers known at once: (position among the frames, answer), ascending.
-    @ivar tags: what each answer repeats, one for each frame; C{None} for none at all.
+    @ivar tags: the tag that each answer repeats, one for each frame; C{None}: there are none.
     @ivar closes: whether the connection ends after these answers.
     @ivar stream: that the messages are numbered in, from C{first} on.
     @ivar refusal: why the messages are not to be stored; they use their numbers up.
-    @ivar request: what the one frame asks for, where that takes its time.
+    @ivar request: for a single frame that is not answered at once: the call that begins it.
     @ivar rest: frames behind a request, to be read when it is answered.
     """
 
@@ -55,7 +55,7 @@ class Work:
 
     @property
     def count(self) -> int:
-        """How many frames, so how many answers."""
+        """Number of frames, and so of answers."""
         return len(self.messages) + len(self.gaps) + (self.request is not None)
 
 
@@ -63,23 +63,25 @@ class AnswerCounts(Protocol):
     """
     Counts of a peer's answers, kept by L{gateway.peers.answer_queue}.
 
-    @ivar quiet: whether no C{+OK} is said to messages.
+    @ivar quiet: whether messages are not answered with C{+OK}.
     """
 
     quiet: bool
 
     def tally(self) -> tuple[int, int, int]:
-        """How many were kept, refused and to be sent again since this was last asked."""
+        """
+        Return the numbers of messages stored, refused and to be sent again since the last call.
+        """
 
 
 class Peer(Protocol):
     """
-    A connection, as what its frames ask for may need it.
+    Connection, as its dialect needs it.
 
-    @ivar peer_info: who it is, as far as it has proved that.
-    @ivar rights: what it may do now; L{gateway.access.rights.NOTHING} as long as it has to prove
-        first who it is.
-    @ivar answers: what it is told.
+    @ivar peer_info: its address and its proved identity.
+    @ivar rights: its rights now; L{gateway.access.rights.NOTHING} as long as it has to prove
+        its identity first.
+    @ivar answers: counts of its answers.
     """
 
     @property
@@ -93,69 +95,69 @@ class Peer(Protocol):
 
     def known_as(self, peer_info: PeerInfo) -> Outcome | None:
         """
-        It has proved who it is. Nothing may be in flight.
+        Set the identity that the peer has proved. Nothing may be in flight.
 
-        @return: the last word, where that one may do nothing here.
+        @return: the last answer, where this identity has no rights here.
         """
 
     def turned_away(self, bye: Outcome) -> Outcome:
-        """It is told to go, and so is the log; gives what it was given."""
+        """Log that the peer is told to go; return the outcome given."""
 
     def push(self, pushes: Pushes) -> bool:
-        """Say something that is no answer; gives whether more may be said."""
+        """Send pushes; return whether the peer may get more."""
 
     def dismiss(self, outcome: Outcome) -> None:
-        """Say goodbye when everything in flight is answered."""
+        """Close the connection with an outcome, when everything in flight is answered."""
 
 
 class FrameReader(Protocol):
     """
-    Reader of one peer's frames.
+    Reader of one peer's frames: turns them into work.
     """
 
     @property
     def kept(self) -> int:
-        """How many bytes are kept of what the peer has said and been told, or so."""
+        """About how many bytes of memory the reader keeps for its peer."""
 
     def read(self, frames: list[bytes], oversize: bool) -> list[Work]:
         """
+        Turn frames into work.
+
         @param frames: one or more.
         @param oversize: whether L{OVERSIZE} may be among them.
         """
 
     def turn_away(self, frames: list[bytes], outcome: Outcome) -> Work:
         """
-        Have all of these answered alike, unread.
+        Answer all frames with one outcome, without reading them.
 
         @param frames: one or more.
         """
 
     def changed(self, peer: Peer) -> FrameReader:
         """
-        The peer's rights are others now.
+        Take notice that the peer's rights have changed.
 
-        @return: what reads its frames from here on.
+        @return: the reader of its frames from here on.
         """
 
     def gone(self) -> None:
-        """The peer is gone."""
+        """Release what is kept: the peer is gone."""
 
 
 class Dialect(Protocol):
     """
     Dialect of a listener: makes a reader for each peer.
 
-    @ivar takes_commands: whether they are commands, and not messages.
+    @ivar takes_commands: whether frames are commands, and not messages.
     """
 
     takes_commands: bool
 
     def reader(self, peer: Peer) -> FrameReader:
-        """For a new peer."""
+        """Make the reader of a new peer's frames."""
 
 
 def turned_away(frames: Sequence[bytes], outcome: Outcome) -> Work:
-    """
-    Frames without tags that are all answered alike.
-    """
+    """Return work that answers all frames, which have no tags, with one outcome."""
     return Work("", gaps=[(position, outcome) for position in range(len(frames))])

@@ -1,9 +1,9 @@
 """
-Routing by content: every frame is a message, and one of its fields chooses the route.
+Dialect of routing by content: every frame is a message, and one of its fields chooses the route.
 
 Strategy: the messages of a read are read by their format in one go, for that one field,
-and each value that occurs among them is looked up once. What goes to one route in a row
-is one piece of work. Nothing is reordered: a peer's messages are stored in the order it
+and each value that occurs among them is looked up once. Consecutive messages for one route
+are one piece of work. Nothing is reordered: a peer's messages are stored in the order it
 sent them, whatever their routes, so a peer that changes the route with each message has
 each stored by itself.
 
@@ -37,7 +37,7 @@ _BETWEEN = "\x1f"
 
 class ContentDialect:
     """
-    Every frame is a message; the value of a field says where it goes.
+    Dialect where every frame is a message, and the value of a field chooses its route.
     """
 
     kept = 0
@@ -49,8 +49,8 @@ class ContentDialect:
         """
         @param form: reads C{field}, if nothing else, as the routes read their messages.
         @param routes: value of the field -> route.
-        @param fallback: the route of what has no such field, has a value that is not in
-            C{routes}, or is not of the format; C{None}: all that is refused.
+        @param fallback: the route of messages that have no such field, have a value that is not in
+            C{routes}, or are not of the format; C{None}: all these are refused.
         """
         self._format = form
         self._field = field
@@ -70,13 +70,15 @@ class ContentDialect:
         return turned_away(frames, outcome)
 
     def gone(self) -> None:
-        """Nothing is kept of a peer."""
+        """Do nothing: no state of a peer is kept."""
 
     def read(
         self, frames: list[bytes], oversize: bool, denied: Mapping[str, Outcome] = _NONE
     ) -> list[Work]:
         """
-        @param denied: routes that the peer may not use -> what it is told.
+        Turn frames into work.
+
+        @param denied: routes that the peer may not use -> the answer to their messages.
         """
         messages = [f for f in frames if f is not OVERSIZE] if oversize else frames
         ways = self._ways(messages) if messages else []
@@ -91,9 +93,7 @@ class ContentDialect:
         return _works(frames, ways)
 
     def _ways(self, messages: Sequence[bytes]) -> list[_Way]:
-        """
-        @return: for each message what becomes of it.
-        """
+        """Return the route or the answer of each message."""
         fields = self._format.read(messages)
         cells = fields.cells[self._field]
         way = self._way_of_token if isinstance(cells, Tokens) else self._way_of
@@ -110,9 +110,7 @@ class ContentDialect:
         return self._routes.get(text) or self._unknown(text)
 
     def _way_of_token(self, token: str | None) -> _Way:
-        """
-        @param token: a value as JSON writes it.
-        """
+        """Return the route or the answer for a value, given as a JSON token."""
         if token is None or token == "null":
             return self._missing
         if token.startswith(("{", "[")):
@@ -128,7 +126,7 @@ class ContentDialect:
 
 class _Refusing:
     """
-    Reads for a peer that may not use all of the routes.
+    Reader for a peer that may not use all of the routes.
     """
 
     kept = 0
@@ -144,16 +142,14 @@ class _Refusing:
         return turned_away(frames, outcome)
 
     def gone(self) -> None:
-        """Nothing is kept of a peer."""
+        """Do nothing: no state of a peer is kept."""
 
     def read(self, frames: list[bytes], oversize: bool) -> list[Work]:
         return self._dialect.read(frames, oversize, self._denied)
 
 
 def _texts(cells: Cells) -> Sequence[str | None]:
-    """
-    @return: values of which equal ones go the same way; JSON's as they are written.
-    """
+    """Return values to compare; JSON's as they are written."""
     if not isinstance(cells, Tokens):
         return cells.values
     # What is not UTF-8 becomes an escape that JSON does not have, and so equals nothing.
@@ -162,9 +158,7 @@ def _texts(cells: Cells) -> Sequence[str | None]:
 
 
 def _works(frames: list[bytes], ways: Sequence[_Way]) -> list[Work]:
-    """
-    @return: as few pieces as the order allows.
-    """
+    """Group frames into as few pieces of work as their order allows."""
     works: list[Work] = []
     work = Work("")
     begin = position = 0

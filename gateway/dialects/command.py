@@ -1,10 +1,10 @@
 """
-The command dialect: every frame begins with a verb, and a peer's conversation has state.
+Command dialect: every frame begins with a verb, and a peer's conversation has state.
 
-Most of what a peer says can be answered in the order in which it comes: messages are
-collected for the writer, mistakes are answered at once. What takes its time (CALL,
+Most frames can be answered in the order in which they come: messages are
+collected for the writer, mistakes are answered at once. A verb that waits for the database (CALL,
 LISTEN, HELLO) or is about the answers themselves (QUIET, SYNC) begins when everything
-before it is answered, and what follows waits for it: so a query sees what its peer has
+before it is answered, and the frames behind wait for it: so a query sees what its peer has
 stored, and a number is judged by the stream it is of.
 
 The grammar is in C{docs/protocol.md}.
@@ -57,7 +57,7 @@ _REFUSAL: Final = 500
 
 class CommandDialect:
     """
-    Every frame begins with a verb.
+    Dialect where every frame begins with a verb.
     """
 
     takes_commands = True
@@ -80,7 +80,7 @@ class CommandDialect:
 
 class Conversation:
     """
-    State of one peer of the command dialect.
+    State of one peer that speaks the command dialect.
     """
 
     __slots__ = ("_gone", "_offer", "_peer", "_put_off", "_stream")
@@ -91,10 +91,10 @@ class Conversation:
         self._offer = offer
         self._peer = peer
         self._stream: Stream | None = None
-        # Why the last HELLO has to be said again, and with it what follows it.
+        # The answer to the last HELLO where it failed: numbered messages behind it get it too.
         self._put_off: Outcome | None = None
         self._gone = False
-        peer.answers.tally()  # from here on
+        peer.answers.tally()  # begins to count
 
     def changed(self, peer: Peer) -> FrameReader:
         stream = self._stream
@@ -126,9 +126,9 @@ class Conversation:
 
     def _alike(self, frames: list[bytes]) -> Work | None:
         """
-        Messages for one route and no more: what a peer that is in a hurry sends.
+        Read frames that all are messages for one route, as a fast peer sends them.
 
-        @return: C{None} for anything else.
+        @return: C{None} where they are anything else.
         """
         end = frames[0].find(b" ", 4)
         head = frames[0][: end + 1]
@@ -196,7 +196,9 @@ class Conversation:
 
     def _put(self, works: list[Work], work: Work, tag: bytes, rest: bytes) -> Work:
         """
-        @return: what goes on; what came before it may be finished.
+        Read a PUT into the current work, or begin another one.
+
+        @return: the work that goes on; the one before it may be finished.
         """
         name, space, payload = rest.partition(b" ")
         route = self._peer.rights.routes.get(name)
@@ -228,9 +230,7 @@ class Conversation:
         return work
 
     def _numbered(self, number: re.Match[bytes] | None) -> Outcome | None:
-        """
-        @return: C{None} where the message is to be stored.
-        """
+        """Check a message's number; return its answer, or C{None} where it is to be stored."""
         stream = self._stream
         if stream is None:
             if number is None:
@@ -242,8 +242,9 @@ class Conversation:
 
     def _takes_its_time(self, rest: bytes) -> bool:
         """
-        Whether what becomes of a message hangs on those before it: its number is sent again
-        and has no answer yet.
+        Say whether a PUT's answer depends on messages before it.
+
+        It does where its number is sent again and has no answer yet.
         """
         stream = self._stream
         if stream is None:
@@ -263,8 +264,9 @@ class Conversation:
 
     def _help(self, rest: bytes) -> Outcome:
         """
-        HELP, and whether a PUT to a route would be refused whatever it stores: asked before the
-        first number of a stream, since every refusal uses one up.
+        Answer HELP; with a route, say whether a PUT to it would be refused whatever it stores.
+
+        A peer asks that before the first number of a stream, since every refusal uses one up.
         """
         verb, _, name = rest.partition(b" ")
         if verb.upper() != b"PUT" or not name or b" " in name or self._peer.rights is NOTHING:
@@ -310,7 +312,7 @@ class Conversation:
             return denied
 
         def ask(answered: OnAnswer) -> None:
-            # A reload may have changed what holds since this was read.
+            # A reload may have changed the rights since this was read.
             if self._peer.rights.may_call(query):
                 queries.ask(query, arguments, answered)
             else:
@@ -355,8 +357,10 @@ class Conversation:
 
     def _proved(self, proof: Proof) -> Outcome:
         """
-        @return: the answer to AUTH. What is open was opened by who the peer was before, and
-            does not become another's.
+        Return the answer to AUTH.
+
+        An open stream or channel was opened by the peer's former identity, and does not become
+        another's.
         """
         peer = self._peer
         if isinstance(proof, Outcome):

@@ -1,5 +1,5 @@
 """
-Parser of frames of the command dialect: tag, verb, names; and the text of HELP.
+Parser of the command dialect's frames: tag, verb, names; and the text of HELP.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ _VERBS: Final[Mapping[str, tuple[str, str]]] = {
 
 def words_of(frame: bytes) -> tuple[bytes | None, bytes, bytes]:
     """
+    Split a frame into tag, verb and rest.
+
     @return: the tag with its C{@} (C{b""}: none; C{None}: not a tag), the verb
         in capitals, and the rest.
     """
@@ -52,8 +54,9 @@ def words_of(frame: bytes) -> tuple[bytes | None, bytes, bytes]:
 
 def name_of(word: bytes, most: int) -> str | None:
     """
+    Decode a name; return C{None} where it is not a valid one.
+
     @param most: bytes that it may have.
-    @return: C{None} for what is no name.
     """
     try:
         name = word.decode()
@@ -63,15 +66,13 @@ def name_of(word: bytes, most: int) -> str | None:
 
 
 def shown(word: bytes) -> str:
-    """A peer's word for the text of an answer: short, whatever it holds."""
+    """Return a peer's word for the text of an answer, at most 40 characters."""
     text = word.decode("utf-8", "backslashreplace")
     return text if len(text) <= 40 else text[:37] + "..."
 
 
 def ping(rest: bytes) -> Outcome:
-    """
-    The answer to PING.
-    """
+    """Return the answer to PING."""
     try:
         text = rest.decode()
     except UnicodeDecodeError:
@@ -80,9 +81,7 @@ def ping(rest: bytes) -> Outcome:
 
 
 def help_with(rest: bytes) -> Outcome:
-    """
-    The answer to HELP.
-    """
+    """Return the answer to HELP."""
     if not rest:
         return Outcome(Word.OK, text=" | ".join(usage for usage, _ in _VERBS.values()))
     found = _VERBS.get(rest.strip().decode("utf-8", "replace").upper())

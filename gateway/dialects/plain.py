@@ -1,5 +1,5 @@
 """
-The plain dialect: every frame is a message.
+Plain dialect: every frame is a message.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from gateway.wire.framing import OVERSIZE
 
 class PlainDialect:
     """
-    Every frame is a message. Without state, so it is itself the reader of every peer that may
-    use its route.
+    Dialect where every frame is a message.
+
+    It has no state, so it is itself the reader of every peer that may use its route.
     """
 
     kept = 0
@@ -33,7 +34,7 @@ class PlainDialect:
         return turned_away(frames, outcome)
 
     def gone(self) -> None:
-        """Nothing is kept of a peer."""
+        """Do nothing: no state of a peer is kept."""
 
     def read(self, frames: list[bytes], oversize: bool) -> list[Work]:
         if not oversize:
@@ -49,7 +50,7 @@ class PlainDialect:
 
 class _Refusing:
     """
-    Reads for a peer that may not use its listener's route.
+    Reader for a peer that may not use its listener's route.
     """
 
     kept = 0
@@ -65,7 +66,7 @@ class _Refusing:
         return turned_away(frames, outcome)
 
     def gone(self) -> None:
-        """Nothing is kept of a peer."""
+        """Do nothing: no state of a peer is kept."""
 
     def read(self, frames: list[bytes], oversize: bool) -> list[Work]:
         return [turned_away(frames, self._answer)]

@@ -1,15 +1,14 @@
 """
-Registry of numbered streams: which peer has which.
+Registry of numbered streams: which peer has opened which.
 
-A stream belongs to the connection that opened it last. A connection that had it here is let
-go first, and what it had in flight is waited for; then the stream is claimed in the
-database, which tells how far it is and from then on refuses what any other gateway still
-wants to store for it. What this gateway's own spool holds counts, where it goes on from
-there.
+A stream belongs to the connection that opened it last. A connection that had it here is
+closed first, and its messages in flight are waited for; then the stream is claimed in the
+database, which returns the stream's mark and from then on refuses what any other gateway still
+wants to store for it. Numbers in this gateway's own spool count, where they continue the mark.
 
 While the database is away a stream can be opened by a peer that says what it has seen, if
 this gateway has settled as much itself, in the same epoch: in its spool, or because the
-stream was open here before. Nobody is told a number from memory who does not say so.
+stream was open here before. A peer that does not say it is never given a number from memory.
 """
 
 from __future__ import annotations
@@ -31,23 +30,23 @@ REMEMBERED: Final = 10_000
 
 class Claimant(Protocol):
     """
-    Opener of streams.
+    Connection that opens streams.
     """
 
     def dismiss(self, outcome: Outcome) -> None:
-        """Its stream is another's now."""
+        """Close the connection: another one has opened its stream."""
 
 
 class StreamRegistry:
     """
-    The streams that are open at this gateway.
+    Registry of the streams that are open at this gateway.
     """
 
     _log = Logger()
 
     def __init__(self, store: Store, backlog: Backlog | None = None) -> None:
         """
-        @param backlog: what waits in the spool; C{None} where there is none.
+        @param backlog: numbers that wait in the spool; C{None} where there is none.
         """
         self._store = store
         self._backlog = backlog
@@ -59,7 +58,7 @@ class StreamRegistry:
         self, name: str, claimant: Claimant, seen: Seen | None = None
     ) -> Stream | Outcome:
         """
-        Claim a stream; a connection that had it is told goodbye.
+        Claim a stream; another connection that has it is closed.
 
         @param seen: what its peer knows; C{None}: nothing.
         @return: the stream, or why it cannot be opened now.
@@ -78,7 +77,7 @@ class StreamRegistry:
 
     def close(self, stream: Stream) -> None:
         """
-        Its connection is gone, or opens another one.
+        End a stream whose connection is gone, or opens another one.
         """
         stream.end()
         kept = self._open.get(stream.name)
@@ -88,7 +87,7 @@ class StreamRegistry:
 
     def missing(self, name: str, epoch: str) -> None:
         """
-        Something of a stream is gone that was answered: its peer is told, wherever it is.
+        Close the connection of a stream of which an answered message is gone.
         """
         kept = self._open.get(name)
         if kept is not None and kept[0].epoch == epoch:
@@ -161,9 +160,9 @@ class StreamRegistry:
 
     async def _taken_over(self, name: str, claimant: Claimant) -> Stream | None:
         """
-        End what there is of a stream here.
+        End the present claim of a stream here, and wait until nothing of it is in flight.
 
-        @return: it, with nothing in flight any more.
+        @return: that claim; C{None}: there was none.
         """
         stream = self._closed.get(name)
         kept = self._open.pop(name, None)
@@ -181,7 +180,7 @@ class StreamRegistry:
 
     def _keep(self, stream: Stream | None) -> None:
         """
-        It could not be opened again: what was known of it still is.
+        Remember the former claim of a stream that could not be opened again.
         """
         if stream is not None and self._closed.get(stream.name) is not stream:
             self._remember(stream)
@@ -207,8 +206,9 @@ def _claimed(name: str, claim: Claim, waiting: Waiting | None) -> Stream:
 
 def _known(before: Stream | None, waiting: Waiting | None, seen: int) -> tuple[str, int] | None:
     """
+    Return the epoch and the last number that this gateway has settled itself.
+
     @param seen: the last number that the peer had an answer for.
-    @return: the epoch and the last number that this gateway has settled itself.
     """
     if before is not None and before.sure:
         return before.epoch, before.last

@@ -1,14 +1,14 @@
 """
-Subscriptions to channels, and how notifications reach a thousand peers.
+Subscriptions to channels, and the delivery of notifications to many peers.
 
 PostgreSQL is asked to LISTEN for a channel's first subscriber and to UNLISTEN after its
 last, through a port (L{Notifier}) that knows the connection.
 
-What comes is told in rounds, a round to all whom it concerns and one push to each of
-them. While a round goes on the next one gathers, as batches do. A round is told slice
-by slice, with the reactor's other work in between, and rests after it for several times
-as long as it took: so notifications take their share of the reactor and no more,
-however many come, and only a thousand subscribers make that a rest one could notice.
+Notifications are sent in rounds: a round goes to all subscribers concerned, one push to each of
+them. While a round goes on the next one gathers, as batches do. A round is sent slice
+by slice, with the reactor's other work in between, and is followed by a pause of several times
+the time it took: so notifications take their share of the reactor and no more,
+however many come, and only with a thousand subscribers is the pause noticeable.
 """
 
 from __future__ import annotations
@@ -47,20 +47,24 @@ class Subscriber(Protocol):
 
     def push(self, pushes: Pushes) -> bool:
         """
+        Send pushes.
+
         @return: whether more may come; if not, all its subscriptions end.
         """
 
 
 class Receiver(Protocol):
     """
-    Receiver of what a L{Notifier} brings.
+    Receiver of notifications.
     """
 
     def notified(self, brought: Sequence[tuple[str, str]]) -> None:
-        """Notifications that came at once, in order: (channel, payload)."""
+        """Take notifications that came at once, in order: (channel, payload)."""
 
     def missed(self, channels: Collection[str]) -> None:
-        """Notifications of these may have been lost; from now on they come again."""
+        """
+        Note that notifications of these channels may have been lost; from now on they come again.
+        """
 
 
 class Notifier(Protocol):
@@ -69,17 +73,17 @@ class Notifier(Protocol):
     """
 
     def bring_to(self, receiver: Receiver) -> None:
-        """Say who gets them; once, before anything else."""
+        """Set the receiver of notifications; called once, before anything else."""
 
     async def listen(self, channel: str) -> None:
         """
-        Back when nothing more is missed; at once if that is so already.
+        Listen to a channel; return when no notification is missed any more.
 
         @raise StoreError: not now.
         """
 
     def unlisten(self, channel: str) -> None:
-        """Nobody is interested any more; harmless if nobody ever was."""
+        """End listening to a channel that has no subscriber; harmless if it never had one."""
 
 
 class _Round:
@@ -98,16 +102,14 @@ class _Round:
         self._batch = batch
         self._made: dict[tuple[str, ...], Pushes] = {}
         self.channels = {channel for channel, _ in batch} & subscribers.keys()
-        # Those who come later are told of what comes later.
+        # Later subscribers get later notifications only.
         concerned = chain.from_iterable(subscribers[channel] for channel in self.channels)
         all_concerned = dict.fromkeys(concerned)
         self.left = len(all_concerned)
         self.waiting: Iterator[Subscriber] = iter(all_concerned)
 
     def pushes(self, channels: tuple[str, ...]) -> Pushes:
-        """
-        The part for somebody who listens to these; the same object for all who do.
-        """
+        """Return the pushes for a subscriber to these channels; the same object for all such."""
         found = self._made.get(channels)
         if found is None:
             mine = self.channels.intersection(channels)
@@ -118,7 +120,7 @@ class _Round:
 
 class Subscriptions:
     """
-    The subscriptions of all peers.
+    Subscriptions of all peers.
     """
 
     _log = Logger()
@@ -132,16 +134,16 @@ class Subscriptions:
     ) -> None:
         """
         @param allowed: channels that peers may listen to.
-        @param at_once: subscribers told at a stretch.
+        @param at_once: subscribers in a slice.
         """
         self._allowed = tuple(allowed)
         self._notifier = notifier
         self._clock = clock
         self._at_once = at_once
-        # Dictionaries for their order: who came first is told first.
+        # Dictionaries for their order: the first subscriber gets its push first.
         self._subscribers: dict[str, dict[Subscriber, None]] = {}
         self._subscribed: dict[Subscriber, tuple[str, ...]] = {}
-        # Those who wait for LISTEN: for what, and how many for each channel.
+        # Subscribers that wait for LISTEN: their channels, and how many wait for each channel.
         self._asking: dict[Subscriber, list[str]] = {}
         self._asked: Counter[str] = Counter()
         self._gathered: list[tuple[str, bytes]] = []
@@ -152,12 +154,13 @@ class Subscriptions:
         self._busy = 0.0
         notifier.bring_to(self)
 
-    # What peers ask.
+    # Called by peers.
 
     async def subscribe(self, channel: str, subscriber: Subscriber) -> Outcome:
         """
-        @return: the answer to LISTEN: after C{+OK} no notification is missed, unless
-            C{>!gap} says so.
+        Subscribe to a channel; return the answer to LISTEN.
+
+        After C{+OK} no notification is missed, unless C{>!gap} says so.
         """
         if channel not in self._allowed:
             return self._denied(channel)
@@ -184,7 +187,9 @@ class Subscriptions:
 
     async def unsubscribe(self, channel: str, subscriber: Subscriber) -> Outcome:
         """
-        @return: the answer to UNLISTEN; nothing of the channel is pushed after it.
+        End a subscription; return the answer to UNLISTEN.
+
+        Nothing of the channel is pushed after it.
         """
         if channel not in self._allowed:
             return self._denied(channel)
@@ -202,15 +207,11 @@ class Subscriptions:
         return STORED
 
     def of(self, subscriber: Subscriber) -> Sequence[str]:
-        """
-        What a subscriber listens to, or is about to.
-        """
+        """Return the channels that a subscriber listens to, or is about to."""
         return [*self._subscribed.get(subscriber, ()), *self._asking.get(subscriber, ())]
 
     def leave(self, subscriber: Subscriber) -> None:
-        """
-        End all its subscriptions, those it still waits for too; again is harmless.
-        """
+        """End all its subscriptions, those it still waits for too; calling it again is harmless."""
         self._asking.pop(subscriber, []).clear()
         for channel in self._subscribed.pop(subscriber, ()):
             del self._subscribers[channel][subscriber]
@@ -224,9 +225,7 @@ class Subscriptions:
             self._subscribed[subscriber] = (*already, channel)
 
     def _release(self, channel: str) -> None:
-        """
-        Let go of a channel that nobody is interested in.
-        """
+        """End listening to a channel that has no subscriber any more."""
         if not self._asked[channel]:
             del self._asked[channel]
             if not self._subscribers.get(channel):
@@ -238,7 +237,7 @@ class Subscriptions:
         hint = meant(channel, self._allowed)
         return wording.not_offered(shown, hint)
 
-    # What the notifier brings.
+    # Called by the notifier.
 
     def notified(self, brought: Sequence[tuple[str, str]]) -> None:
         for channel, payload in brought:
@@ -252,9 +251,7 @@ class Subscriptions:
         self._next_round()
 
     def _next_round(self) -> None:
-        """
-        Begin what has gathered, unless a round goes on or rests.
-        """
+        """Begin a round with what has gathered, unless one goes on or a pause does."""
         if self._round is not None or not self._gathered:
             return
         if self._resting and self._size < FULL:
@@ -267,9 +264,7 @@ class Subscriptions:
         self._tell()
 
     def _tell(self) -> None:
-        """
-        One slice.
-        """
+        """Send one slice of the round."""
         current = self._round
         assert current is not None
         begun = self._clock.seconds()
@@ -290,7 +285,7 @@ class Subscriptions:
             self._resting = True
             self._clock.callLater(rest, self._rested)
         elif self._gathered:
-            # Not from here, or a flood would never let anybody else have the reactor.
+            # In another reactor turn, or a flood would never let other work run.
             self._clock.callLater(0, self._next_round)
 
     def _rested(self) -> None:

@@ -1,8 +1,8 @@
 """
-A token first: what a plain listener that asks who is there reads before all messages.
+Dialect of a plain listener that requires a token as the first frame.
 
-The first frame is the token, and is answered as a message is. What follows waits for that
-answer, and is then read by the listener's own dialect, at no cost.
+The first frame is the token, and is answered as a message is. The frames behind wait for that
+answer, and are then read by the listener's own dialect, at no cost.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from gateway.wire.framing import OVERSIZE
 
 class TokenFirst:
     """
-    A dialect behind a token.
+    Dialect that reads a token before another dialect.
     """
 
     takes_commands = False
 
     def __init__(self, dialect: Dialect, authenticator: Authenticator) -> None:
         """
-        @param dialect: what is spoken by those who proved who they are.
+        @param dialect: of peers that have proved their identity.
         """
         self.dialect = dialect
         self.authenticator = authenticator
@@ -35,7 +35,7 @@ class TokenFirst:
 
 class _First:
     """
-    Reads one frame.
+    Reader of the frame that holds the token.
     """
 
     kept = 0
@@ -51,7 +51,7 @@ class _First:
         return turned_away(frames, outcome)
 
     def gone(self) -> None:
-        """Nothing is kept of a peer."""
+        """Do nothing: no state of a peer is kept."""
 
     def read(self, frames: list[bytes], oversize: bool) -> list[Work]:
         said = frames[0]

@@ -1,1 +1,1 @@
-"""What a message's bytes mean: frames in, values out."""
+"""Formats of messages: frames in, fields or a text out."""

@@ -1,12 +1,12 @@
 """
-CSV: every message is one record (RFC 4180) whose values are known by their place.
+CSV: every message is one record (RFC 4180) whose values are known by their position.
 
 Strategy: the frames are joined, with a mark between them that counts as a value of its
-own, and taken apart in one go: value 3 of all messages is a slice. The marks prove that
-each message is a record for itself: none of the frames holds the mark's character, so
+own, and split in one go: value 3 of all messages is a slice. The marks prove that
+each message is a record of its own: none of the frames holds the mark's character, so
 where every mark comes out as a value, and always after the same number of values, no
 quote was open at the end of a frame and no record is too short or too long. What cannot
-be read takes everything behind it along, the last mark too, so it never goes unseen.
+be read takes everything behind it along, the last mark too, so it is never missed.
 Only a chunk that fails is read frame by frame, to name the ones at fault.
 
 NULL is as in C{COPY ... (FORMAT csv)}: an empty value without quotes. A quote within a
@@ -40,16 +40,15 @@ _WHOLE: Final = re.compile(_QUOTED)
 
 class CsvFormat:
     """
-    Reads values that are separated by a character, or by blanks.
+    Reader of values that are separated by a character, or by blanks.
     """
 
     def __init__(self, fields: Sequence[str], names: Sequence[str], delimiter: str = ",") -> None:
         """
-        @param fields: those of the names that are wanted.
-        @param names: what the values of a record are called, in order; of a name that is
-            there twice the last one counts.
+        @param fields: the names that are wanted.
+        @param names: of a record's values, in order; of a repeated name the last one counts.
         @param delimiter: one character, or L{WHITESPACE}.
-        @raise ValueError: such a delimiter is of no use.
+        @raise ValueError: such a delimiter cannot be used.
         """
         self._spaced = delimiter == WHITESPACE
         if not self._spaced and (len(delimiter) != 1 or delimiter in '"\r\n'):
@@ -84,14 +83,16 @@ class CsvFormat:
 
     def _all(self, frames: Sequence[bytes]) -> list[str] | None:
         """
+        Split all messages at once.
+
         @return: the values of all messages as they were written, a mark behind those of
-            each, or C{None} where this cannot be had for sure.
+            each; C{None} where some message may be at fault.
         """
         try:
             text = self._joined(frames)
         except UnicodeDecodeError:
             return None
-        # Alone, a frame may hold the mark's character: the last value is never its own.
+        # A single frame may hold the mark's character: the last value is never from the frame.
         if len(frames) > 1 and text.count(self._mark) != len(frames):
             return None
         values = self._taken_apart(text)
@@ -102,8 +103,9 @@ class CsvFormat:
 
     def _joined(self, frames: Sequence[bytes]) -> str:
         """
-        @return: the frames with a delimiter, a mark and a delimiter behind each; that is
-            UTF-8 if and only if each frame is.
+        Join the frames, with a delimiter, a mark and a delimiter behind each.
+
+        The result is UTF-8 if and only if each frame is.
         """
         text = self._between.join([*frames, b""]).decode()
         if "\n" in text or "\r" in text:
@@ -112,9 +114,11 @@ class CsvFormat:
 
     def _taken_apart(self, text: str) -> list[str]:
         """
+        Split a text into its values, as they are written.
+
+        Where it cannot be read to its end, the last value is empty and stands for the rest.
+
         @param text: with a delimiter at its end.
-        @return: its values as they are written; where it cannot be read to its end, the
-            last one is empty and stands for the rest.
         """
         broken = "\n" in text or "\r" in text
         if self._spaced:
@@ -126,10 +130,7 @@ class CsvFormat:
         return values
 
     def _meant(self, values: list[str]) -> Sequence[str | None]:
-        """
-        @param values: as they were written.
-        @return: without quotes, C{None} where there is nothing at all.
-        """
+        """Remove the quotes of values; an empty value without quotes becomes C{None}."""
         if not self._spaced and '"' in "".join(values):
             return [
                 value[1:-1].replace('""', '"') if value[:1] == '"' else value or None
@@ -196,16 +197,14 @@ def sample(fields: Mapping[str, object], names: Sequence[str], delimiter: str) -
     """
     Write a record in which every field has a value.
 
-    @param names: what the values of a record are called, in order.
+    @param names: of a record's values, in order.
     """
     between = " " if delimiter == "whitespace" else delimiter
     return between.join(str(fields.get(name, 1)) for name in names)
 
 
 def fault_of(field: str, names: Sequence[str]) -> str | None:
-    """
-    Say why no record has a field, if so.
-    """
+    """Say why no record has a field; C{None} where it may have it."""
     if field in names:
         return None
     near = get_close_matches(field, names, 1)

@@ -1,9 +1,9 @@
 """
-Fields: what a structured format reads from messages, column by column.
+Fields: the values that a structured format reads from messages, column by column.
 
 Strategy: a format never makes an object that holds one message; it gives, for each
 field that some column wants, the values of all messages in order. A message at fault
-has a place in them all the same, as one without any field, so that places are rows.
+keeps its place, as one without any field, so that an index is a row.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gateway.model.errors import Faults
 @dataclass(frozen=True, slots=True)
 class Tokens:
     """
-    Values as JSON writes them, C{null} for what is not there.
+    Values of one field as JSON tokens, C{null} where a message has none.
     """
 
     values: Sequence[msgspec.Raw]
@@ -29,7 +29,7 @@ class Tokens:
 @dataclass(frozen=True, slots=True)
 class Texts:
     """
-    Values as text, C{None} for what is not there.
+    Values of one field as text, C{None} where a message has none.
     """
 
     values: Sequence[str | None]
@@ -42,7 +42,7 @@ Cells = Tokens | Texts
 @dataclass(slots=True)
 class Fields:
     """
-    Fields that were read.
+    Fields of many messages.
 
     @ivar cells: field -> its values, one for each message.
     @ivar faults: messages that are not of the format.
@@ -54,10 +54,10 @@ class Fields:
 
 class Format(Protocol):
     """
-    Format: turns the frames of a route into fields.
+    Format: reads fields from the frames of a route.
     """
 
     def read(self, frames: Sequence[bytes]) -> Fields:
         """
-        @param frames: one or more.
+        Read the fields of one or more frames.
         """

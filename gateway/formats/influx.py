@@ -1,8 +1,8 @@
 """
 InfluxDB line protocol: every message is one line of it.
 
-Strategy: L{gateway.formats.influx_line} takes a line apart into what C code makes: strings
-and dictionaries of them. A value stays as the peer wrote it until a column wants it, and
+Strategy: L{gateway.formats.influx_line} splits a line into strings and dictionaries of
+them, made by C code. A value stays as the peer wrote it until a column wants it, and
 then it loses no digit: a number becomes text without its suffix, C{t} becomes C{true}.
 """
 
@@ -34,7 +34,7 @@ _ANY_NUMBER: Final = re.compile(
 @dataclass(frozen=True, slots=True)
 class _Points:
     """
-    The parts of all messages; a message at fault has none.
+    The parts of all messages; for a message at fault they are empty.
     """
 
     measurements: Sequence[str | None]
@@ -51,7 +51,7 @@ _Column = Callable[[_Points], Sequence[str | None]]
 
 def fault_of(field: str) -> str | None:
     """
-    @return: why no message can have such a field; C{None} where some can.
+    Say why no message can have such a field; C{None} where some can.
     """
     if not field:
         return "is empty"
@@ -69,13 +69,13 @@ def fault_of(field: str) -> str | None:
 
 class InfluxFormat:
     """
-    Reads the parts of lines.
+    Reader of the parts of lines.
     """
 
     def __init__(self, fields: Sequence[str]) -> None:
         """
         @param fields: C{measurement}, C{timestamp}, the JSON objects C{tags} and C{fields},
-            C{tag.NAME}, C{field.NAME}, or any other NAME: that field, or else that tag.
+            C{tag.NAME}, C{field.NAME}, or any other NAME: the field of that name, or else the tag.
         """
         self._columns = {field: _column(field) for field in fields}
 
@@ -127,7 +127,7 @@ _WHOLE: Final[dict[str, _Column]] = {
 
 def _texts(values: list[str | None]) -> list[str | None]:
     """
-    What is no plain number becomes what it says.
+    Convert the values of a field to text, all but plain numbers.
     """
     return [
         value if value is None or value[-1] in _PLAIN_ENDS else _text(value) for value in values
@@ -140,7 +140,7 @@ def _text(value: str) -> str:
             text = value[1:-1]
             if "\\" not in text:
                 return text
-            # A backslash before anything else is one of the text.
+            # A backslash before any other character is part of the text.
             return "\\".join([part.replace('\\"', '"') for part in text.split("\\\\")])
         case "i" | "u":
             return value[:-1]
@@ -164,7 +164,7 @@ _WORDS: Final = frozenset(("true", "false"))
 
 def _number(text: str) -> str:
     """
-    A number as JSON has it: a digit on either side of the point, no zero before others.
+    Write a number as JSON: a digit on either side of the point, no leading zeros.
     """
     found = _ANY_NUMBER.fullmatch(text)
     assert found is not None

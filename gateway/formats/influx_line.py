@@ -1,13 +1,13 @@
 """
-One line of InfluxDB's line protocol -> its parts, or what is wrong with it and where.
+Parser of one line of InfluxDB's line protocol; it gives the parts, or the fault and its place.
 
-Strategy: one pattern, possessive and so linear, says that a whole line is of the grammar;
+Strategy: one pattern, possessive and so linear, matches a whole line of the grammar;
 the parts it found are then split into dictionaries at C speed. The pattern that is tried
-first knows no backslash and no number that could be out of range. What it does not match
-is looked at more closely, and only what is no line at all step by step, to name the
-place. Places are characters and count from 0.
+first knows no backslash and no number that could be out of range. A line that it does not
+match is tried with a complete pattern, and only a line that is at fault step by step, to name
+the place. Places are characters and count from 0.
 
-A tag that is there twice is a fault, as InfluxDB has it; of a field the last one counts.
+A repeated tag is a fault, as in InfluxDB; of a repeated field the last one counts.
 
 @see: C{line-protocol.ebnf} in U{https://github.com/influxdata/line-protocol}, and
     U{https://docs.influxdata.com/influxdb/v2/reference/syntax/line-protocol/}
@@ -45,7 +45,7 @@ _VALUE: Final = rf"(?:(?:{_STRING}|{_NUMBER}|{_TRUTH})(?=[, \r\n]|\Z))"
 
 _PLAIN_NAME: Final = rf"[^{_CONTROL} ,\\#][^{_CONTROL} ,\\]*+"
 _PLAIN_KEY: Final = rf"[^{_CONTROL} ,=\\]++"
-# Neither 64 bits nor a double are too small for any of these.
+# Values that surely fit into 64 bits or a double.
 _SMALL: Final = (
     rf"-?+[0-9]{{1,18}}+(?:i|(?:\.[0-9]{{0,40}}+)?+(?:{_EXPONENT}{{1,2}}+)?+)(?=[, ]|\Z)"
     r"|[0-9]{1,18}u"
@@ -64,16 +64,14 @@ def _line(name: str, key: str, value: str, time: str) -> re.Pattern[str]:
 _plain_line: Final = _line(_PLAIN_NAME, _PLAIN_KEY, _PLAIN_VALUE, _PLAIN_TIME).fullmatch
 _any_line: Final = _line(_NAME, _KEY, _VALUE, "-?+[0-9]++").fullmatch
 
-# In what is known to be good.
+# These are applied only to parts that match the grammar.
 _PAIRS: Final = re.compile(rf"({_KEY})=({_KEY})")
 _FIELDS: Final = re.compile(rf"({_KEY})=({_STRING}|[^,]++)")
 _small: Final = re.compile(_PLAIN_VALUE).fullmatch
 
 
 def point(line: str) -> Point | str:
-    """
-    @return: the line's parts, or what is wrong with it.
-    """
+    """Return the line's parts, or what is wrong with it."""
     found = _plain_line(line)
     if found:
         measurement, tags, fields, time = found.groups()
@@ -111,15 +109,15 @@ def _any_point(line: str) -> Point | str:
 
 
 def _unescaped(token: str) -> str:
-    """
-    A part of a tag, or the key of a field.
-    """
+    """Remove the escapes from a part of a tag, or the key of a field."""
     # No two of these share a backslash, so their order does not matter.
     return token.replace("\\,", ",").replace("\\=", "=").replace("\\ ", " ")
 
 
 def _repeated(keys: list[str]) -> int:
     """
+    Return the index of the first key that repeats an earlier one.
+
     @precondition: one of them is there twice.
     """
     first: dict[str, int] = {}
@@ -132,8 +130,9 @@ def _nth(pattern: re.Pattern[str], text: str, place: int) -> re.Match[str]:
 
 def _out_of_range(value: str) -> str | None:
     """
+    Return the type whose range a number exceeds; C{None}: it fits.
+
     @param value: a number of the grammar.
-    @return: the type that is too small for it.
     """
     if value[-1] not in "iu":
         return "a float of 64 bits" if math.isinf(float(value)) else None
@@ -145,7 +144,7 @@ def _out_of_range(value: str) -> str | None:
     return None
 
 
-# What follows names the place where a line stops being one.
+# The functions below find the place where a line breaks the grammar.
 
 _BLANKS: Final = re.compile(" *+")
 _MEASUREMENT: Final = re.compile(_NAME)
@@ -160,15 +159,15 @@ _END: Final = re.compile(r" *+\r?+\n?+\Z")
 
 
 def _past(pattern: re.Pattern[str], line: str, at: int) -> int:
-    """
-    @return: the place after what the pattern matches, which may be nothing.
-    """
+    """Return the place after what the pattern matches, which may be nothing."""
     found = pattern.match(line, at)
     return found.end() if found else at
 
 
 def _reason(line: str) -> str:
     """
+    Say what is wrong with a line.
+
     @precondition: the line is not of the grammar.
     """
     start = _past(_BLANKS, line, 0)
@@ -237,6 +236,8 @@ def _bad_field(line: str, start: int) -> str:
 
 def _key(line: str, start: int, kind: str) -> tuple[str, int, str | None]:
     """
+    Read a key.
+
     @return: the key for people, where its value begins, and what is wrong with it.
     """
     end = _past(_TOKEN, line, start)

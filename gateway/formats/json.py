@@ -3,8 +3,8 @@ JSON: every message is an object (RFC 8259); a field is a name in it, or a path 
 
 Strategy: msgspec checks the whole message and finds the fields that are wanted, but
 decodes none of them: a value stays the text that the peer sent, so that no digit of
-a number is lost and nothing is written twice. Of a name that is there twice the last
-one counts, as in C{jsonb}.
+a number is lost and nothing is written twice. Of a repeated name the last one counts, as in
+C{jsonb}.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _HALF: Final = re.compile(
 
 def fault_of(field: str) -> str | None:
     """
-    What makes a field impossible, for the configuration.
+    Say why a field of the configuration can never exist; C{None} where it can.
     """
     if "" in field.split("."):
         return "has an empty name in its path"
@@ -43,12 +43,12 @@ def fault_of(field: str) -> str | None:
 
 class JsonFormat:
     """
-    Reads the fields of JSON objects.
+    Reader of the fields of JSON objects.
     """
 
     def __init__(self, fields: Sequence[str]) -> None:
         """
-        @param fields: names or dotted paths, those that L{fault_of} has nothing against.
+        @param fields: names or dotted paths for which L{fault_of} returns C{None}.
         """
         self._root = _Level("", [field.split(".") for field in fields])
 
@@ -62,7 +62,7 @@ class JsonFormat:
 
 def _not_text(frames: Sequence[bytes]) -> dict[int, str]:
     """
-    What msgspec does not look at in fields that it leaves as they are.
+    Find messages that are no UTF-8: msgspec does not check the fields that it leaves undecoded.
 
     @return: row -> why it is no UTF-8.
     """
@@ -83,7 +83,7 @@ def _not_text(frames: Sequence[bytes]) -> dict[int, str]:
 
 class _Level:
     """
-    The fields of one object, and the objects in it that hold others.
+    Reader of one object's fields, and of the objects in it that hold other fields.
     """
 
     def __init__(self, path: str, fields: list[list[str]]) -> None:
@@ -102,7 +102,7 @@ class _Level:
             eq=False,
         )
         self._empty = struct()
-        # Only the message itself must be there.
+        # An inner object may be null.
         self._decode = msgspec.json.Decoder(struct if not path else struct | None).decode
         self._leaves = [
             (path + name, attrgetter(attributes[name])) for name in names if [name] in fields
@@ -149,7 +149,7 @@ class _Level:
         words = str(error).removeprefix("JSON is malformed: ")
         if "truncated" not in words:
             return f"not JSON: {words}"
-        # It says the same of half a character.
+        # msgspec reports "truncated" for half of a surrogate pair, too.
         half = _HALF.search(bytes(text))
         return f"not JSON: half of a surrogate pair (byte {half.start()})" if half else _EARLY
 

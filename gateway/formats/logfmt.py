@@ -2,20 +2,20 @@
 logfmt: every message is pairs C{key=value key2="value with blanks" flag}.
 
 Strategy: one pattern finds the pairs of a message, or takes all that is left where it
-finds none, so that a fault is a pair without a key. Values are made what they mean a
-field at a time, and only those of wanted fields.
+finds none, so that a fault is a pair without a key. Values are unescaped a field at a time,
+and only those of wanted fields.
 
-There is no standard; this is the grammar of U{https://github.com/kr/logfmt}: whatever
-is not greater than a space separates, a key without C{=} has the value C{true}, and of a
-key that is there twice the last one counts. Where that grammar skips what it cannot
+There is no standard; this is the grammar of U{https://github.com/kr/logfmt}: any character
+not greater than a space separates, a key without C{=} has the value C{true}, and of a
+repeated key the last one counts. Where that grammar skips what it cannot
 read, this is a fault; a value without quotes may hold C{=}, as those of URLs do.
 Positions count from 0, as in the errors of the other formats.
 
 Values in quotes have the escapes of JSON, which kr/logfmt reads, and those of Go's
 C{strconv.Quote}, with which Go's loggers write. C{\\x} and octal digits are bytes, several of
-which may be one character in UTF-8; C{\\u} may be half of a pair of surrogates. Which of them
-are characters is part of the pattern, so that no value needs a second look: what is none is a
-fault, and so is NUL, which PostgreSQL has no place for.
+which may be one character in UTF-8; C{\\u} may be half of a surrogate pair. The pattern matches
+only escapes that give characters, so that no value needs a second check: any other is a
+fault, and so is NUL, which PostgreSQL cannot store.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _HEX: Final = "[0-9A-Fa-f]"
 
 def _byte(first: int, last: int) -> str:
     """
-    @return: an expression for the escapes of the bytes in a range, C{\\x1b} and C{\\033} alike.
+    Return an expression for the escapes of the bytes in a range, C{\\x1b} and C{\\033} alike.
     """
     hexadecimal = _digits(first, last, 16, "x")
     return rf"\\(?:x(?i:{hexadecimal})|{_digits(first, last, 8, '02o')})"
@@ -47,8 +47,9 @@ def _byte(first: int, last: int) -> str:
 
 def _digits(first: int, last: int, base: int, form: str) -> str:
     """
-    @param form: how all digits but the last are written.
-    @return: an expression for the numbers in a range.
+    Return an expression for the numbers in a range.
+
+    @param form: format of all digits but the last.
     """
     choices = []
     for high in range(first // base, last // base + 1):
@@ -112,13 +113,10 @@ _COMPLETE: Final = re.compile(rf"\\(?:x{_HEX}{{2}}|u{_HEX}{{4}}|U{_HEX}{{8}}|[0-
 
 class LogfmtFormat:
     """
-    Reads the values of keys.
+    Reader of the values of keys.
     """
 
     def __init__(self, fields: Sequence[str]) -> None:
-        """
-        @param fields: the keys that are wanted.
-        """
         self._fields = fields
 
     def read(self, frames: Sequence[bytes]) -> Fields:
@@ -127,9 +125,7 @@ class LogfmtFormat:
         return Fields({field: Texts(_column(rows, field)) for field in self._fields}, faults)
 
     def _rows(self, frames: Sequence[bytes], faults: Faults) -> list[dict[str, str]]:
-        """
-        @return: the pairs of each message, none for those at fault.
-        """
+        """Return the pairs of each message, none for those at fault."""
         try:
             rows = list(map(_pairs, frames))
         except UnicodeDecodeError:
@@ -142,9 +138,7 @@ class LogfmtFormat:
 
 
 def _pairs(frame: bytes) -> dict[str, str]:
-    """
-    @return: key -> value as it was written; a key that is empty stands for a fault.
-    """
+    """Return key -> value as it was written; an empty key stands for a fault."""
     return dict(_PAIRS.findall(frame.lstrip(_BLANKS).decode()))
 
 
@@ -169,7 +163,9 @@ def _column(rows: list[dict[str, str]], field: str) -> list[str | None]:
 
 def _meant(value: str) -> str:
     """
-    @param value: as it was written: with quotes and its C{=}, or nothing at all.
+    Return the text of a quoted value, or of a key without a value.
+
+    @param value: as it was written: with quotes and its C{=}; empty for a key alone.
     """
     if not value:
         return "true"
@@ -182,9 +178,7 @@ def _meant(value: str) -> str:
 
 
 def _character(escape: re.Match[str]) -> str:
-    """
-    @param escape: as L{_ESCAPE} finds it.
-    """
+    """Return the characters of one escape that L{_ESCAPE} found."""
     text = escape[0]
     kind, digits = text[1], text[2:]
     if not digits:
@@ -198,9 +192,7 @@ def _character(escape: re.Match[str]) -> str:
 
 
 def _reason(frame: bytes) -> str:
-    """
-    @param frame: a message at fault.
-    """
+    """Say what is wrong with a message at fault."""
     try:
         text = frame.decode()
     except UnicodeDecodeError as error:
@@ -230,7 +222,9 @@ def _reason(frame: bytes) -> str:
 
 def _escape_fault(text: str, place: int) -> str:
     """
-    @param place: of the backslash of an escape that the pattern of pairs does not take.
+    Say what is wrong with an escape that the pattern of pairs does not match.
+
+    @param place: of its backslash.
     """
     found = _COMPLETE.match(text, place)
     if found is None:

@@ -1,12 +1,12 @@
 """
-Patterns: a message is matched as a whole; a field is a named group.
+Regular expressions: a message is matched as a whole; a field is a named group.
 
-Strategy: RE2 looks at each byte once, whatever the pattern, so that no message can hold
-up the reactor as it can with C{re}; it has neither lookaround nor backreferences for
-that reason. What it can do for each byte grows with the pattern, so that has a limit.
+Strategy: RE2 reads each byte once, whatever the pattern, so that no message can block
+the reactor as it can with C{re}; it has neither lookaround nor backreferences for
+that reason. Its time for each byte grows with the pattern, so that has a limit.
 
 It works on bytes, whose offsets cost nothing to find; a group ends between characters,
-as no pattern here can ask for a single byte.
+as no pattern here can match a single byte of one.
 
 @see: U{https://github.com/google/re2/wiki/Syntax}
 """
@@ -44,13 +44,13 @@ _NOT_LINEAR: Final = re.compile(r"invalid (?:perl operator|escape sequence: \\[1
 
 class RegexFormat:
     """
-    Reads the named groups of a pattern.
+    Reader of the named groups of a pattern.
     """
 
     def __init__(self, fields: Sequence[str], pattern: str) -> None:
         """
         @param fields: names of groups.
-        @raise ValueError: the pattern is of no use, or one of the fields is no group of it.
+        @raise ValueError: the pattern cannot be used, or a field is no group of it.
         """
         compiled = _compiled(pattern)
         groups = compiled.groupindex
@@ -105,7 +105,7 @@ def _compiled(pattern: str) -> Any:
         raise ValueError("holds \\C, a single byte, which would cut characters in two")
     options = re2.Options()
     options.max_mem = MAX_MEMORY
-    # To standard error, which is none of a library's business.
+    # RE2 would write to standard error.
     options.log_errors = False
     try:
         compiled = re2.compile(pattern, options)
@@ -126,7 +126,7 @@ def _compiled(pattern: str) -> Any:
 
 def _repeated(pattern: str) -> str | None:
     """
-    @return: the name that two groups have; RE2 itself takes the first and is silent.
+    Return a name that two groups have; RE2 itself takes the first and is silent.
     """
     names = [found["name"] for found in _GROUP.finditer(pattern) if found["name"]]
     return next((name for name in names if names.count(name) > 1), None)

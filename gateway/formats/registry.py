@@ -1,5 +1,5 @@
 """
-The formats that messages come in: each is registered here, and nowhere else.
+Registry of all message formats; a format is registered here, and nowhere else.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ Fields = Mapping[str, object]
 @dataclass(frozen=True, slots=True)
 class Registration:
     """
-    All that the gateway knows of one format.
+    Functions of one format.
 
-    @ivar new: makes what reads its messages: how, the fields that are wanted, and the zone of
-        times that name none.
-    @ivar sample: a message with such fields; C{None}: any text is one.
-    @ivar fault_of: why messages read like this never have a field, if so.
+    @ivar new: makes the reader of its messages from the settings, the fields that are wanted, and
+        the zone of times that name none.
+    @ivar sample: makes a message with such fields; C{None}: any text is one.
+    @ivar fault_of: says why messages with these settings never have a field, if so.
     """
 
     new: Callable[[Reading, Sequence[str], tzinfo], Format]
@@ -74,17 +74,17 @@ FORMATS: Final[Mapping[FormatName, Registration]] = {
 
 def format_of(reading: Reading, fields: Sequence[str], zone: tzinfo | None = None) -> Format:
     """
-    Make what reads the messages of a route.
+    Make the reader of a route's messages.
 
-    @param fields: those that columns want, which L{field_fault} has nothing against.
+    @param fields: those that columns want, for which L{field_fault} returns C{None}.
     @param zone: of times that name none, where the format itself reads them; C{None}: local.
-    @raise ValueError: the pattern is of no use.
+    @raise ValueError: the pattern cannot be used.
     """
     return FORMATS[reading.format].new(reading, fields, zone or LOCAL)
 
 
 def field_fault(reading: Reading, field: str) -> str | None:
     """
-    Say why messages read like this never have such a field, for the configuration.
+    Say why messages of a route never have such a field; C{None} where they may.
     """
     return FORMATS[reading.format].fault_of(reading, field)

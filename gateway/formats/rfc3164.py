@@ -68,8 +68,9 @@ _NAME: Final = re.compile("[A-Z]{1,6}")
 
 def _message(zones: Iterable[str]) -> Callable[[str], re.Match[str] | None]:
     """
+    Return a function that matches messages.
+
     @param zones: words that are a zone where they stand behind a time.
-    @return: matches messages.
     """
     end = r"(?=[:\ ]|\Z)"
     year = rf"(?:{_YEAR}){end}"
@@ -93,15 +94,13 @@ def _message(zones: Iterable[str]) -> Callable[[str], re.Match[str] | None]:
 
 
 def bare(text: str) -> Parts:
-    """
-    @param text: has no PRI.
-    """
+    """Return the parts of a text that has no PRI."""
     return "13", None, None, None, None, None, None, None, text
 
 
 class Rfc3164:
     """
-    Reads messages, and knows their years and zones.
+    Parser of messages, which adds the years and zones that they lack.
     """
 
     def __init__(self, clock: Callable[[], float], zone: tzinfo) -> None:
@@ -119,9 +118,7 @@ class Rfc3164:
         self._match = _message(self._offsets)
 
     def look_at_the_clock(self) -> None:
-        """
-        Take the year from today; to be called now and then, not for each message.
-        """
+        """Read today's date, which decides the years; called once a chunk, not for each message."""
         today = datetime.fromtimestamp(self._clock(), self._zone).date()
         if today != self._today or len(self._days) > _MOST_DAYS:
             self._today = today
@@ -129,7 +126,7 @@ class Rfc3164:
 
     def read(self, text: str) -> Parts | None:
         """
-        @return: C{None} where there is no PRI, or where it claims to be RFC 5424.
+        Return a message's parts; C{None} where there is no PRI, or where it claims to be RFC 5424.
         """
         found = self._match(text)
         if found is None:
@@ -157,8 +154,11 @@ class Rfc3164:
 
     def _day(self, day: str) -> tuple[str, str | None] | None:
         """
+        Return the date of a day, and the offset of its times; C{None} where there is no such day.
+
+        The offset is C{None} on a day on which the clocks are changed.
+
         @param day: with or without a year.
-        @return: C{None} where that year has no such day.
         """
         month, number = _MONTHS.index(day[:3]) + 1, int(day[4:6])
         year = int(day[-4:]) if len(day) > len("Jan 31") else None
@@ -179,7 +179,9 @@ class Rfc3164:
 
 def _with_words(day: str, clock: str, behind: str) -> tuple[str, str, str | None]:
     """
-    @param behind: what belongs to a time and stands behind it: a fraction, a year and a zone.
+    Join a day and a time with the words that follow.
+
+    @param behind: what follows a time: a fraction, a year and a zone.
     @return: the day, its year behind it; the time with its fraction; the zone.
     """
     fraction, *words = behind.removesuffix(":").split(" ")
@@ -193,16 +195,12 @@ def _with_words(day: str, clock: str, behind: str) -> tuple[str, str, str | None
 
 
 def _written(offset: timedelta) -> str:
-    """
-    As RFC 3339 has it.
-    """
+    """Write an offset as RFC 3339 does."""
     return str(timezone(offset)).removeprefix("UTC") or "Z"
 
 
 def _names(zone: tzinfo, year: int) -> dict[str, str]:
-    """
-    @return: what a zone is called about that year, in summer and winter -> the offset.
-    """
+    """Return a zone's abbreviations about that year, of summer and winter -> the offset."""
     found = {}
     for each in range(max(1, year - 1), min(9999, year + 1) + 1):
         for month in range(1, 13):

@@ -33,8 +33,9 @@ _ZONE: Final = "(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
 
 def timestamp(digits: int) -> str:
     """
-    @param digits: of a second, behind the point.
-    @return: an expression for the timestamps of RFC 3339.
+    Return an expression for the timestamps of RFC 3339.
+
+    @param digits: most of a fraction of a second.
     """
     return rf"{_DATE}T{CLOCK}(?:\.[0-9]{{1,{digits}}}+)?+{_ZONE}"
 
@@ -65,9 +66,7 @@ CLAIM: Final = r"(?:1\ |[1-9][0-9]{0,2}\ (?=-\ |[0-9]{4}-))"
 
 
 def read(text: str) -> Parts | None:
-    """
-    @return: C{None} where it is not such a message.
-    """
+    """Return the parts of a message; C{None} where it is not of RFC 5424."""
     found = _MESSAGE.match(text)
     if found is None:
         return None
@@ -80,15 +79,15 @@ def read(text: str) -> Parts | None:
 
 
 def is_name(text: str) -> bool:
-    """
-    @return: whether an SD-ID or a parameter can have that name.
-    """
+    """Say whether an SD-ID or a parameter can have that name."""
     return _NAME.fullmatch(text) is not None
 
 
 def elements(data: str) -> dict[str, dict[str, str | list[str]]]:
     """
-    @param data: structured data as L{read} gives it.
+    Read structured data.
+
+    @param data: as L{read} gives it.
     @return: SD-ID -> parameter -> value; a list of values where the parameter is repeated,
         as section 6.3.3 allows.
     """
@@ -144,16 +143,13 @@ _Fault = tuple[str, int, str]
 
 def claimed(text: str) -> bool:
     """
-    @return: whether it can only be meant as RFC 5424 or a successor, maybe with a PRI at fault.
+    Say whether a text can only be meant as RFC 5424 or a successor, maybe with a PRI at fault.
     """
     return _CLAIMED.match(text) is not None
 
 
 def fault(text: str) -> str:
-    """
-    @param text: claims to be RFC 5424, and is not.
-    @return: what is wrong with it.
-    """
+    """Say what is wrong with a text that claims to be RFC 5424, and is not."""
     part, place, what = _fault(text)
     return f"not RFC 5424: {part} at byte {len(text[:place].encode())}: {what}"
 

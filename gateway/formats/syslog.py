@@ -1,9 +1,9 @@
 """
 Syslog: RFC 5424 and RFC 3164 on one listener, told apart message by message.
 
-Strategy: a message that has a version behind its PRI is held to RFC 5424, and what breaks
-that grammar is at fault; every other text is a message of RFC 3164, which refuses nothing
-but what is not UTF-8 (see L{gateway.formats.rfc3164}). Both give the same parts; fields
+Strategy: a message that has a version behind its PRI is read as RFC 5424, and is at fault where
+it breaks that grammar; every other text is a message of RFC 3164, which refuses nothing
+but invalid UTF-8 (see L{gateway.formats.rfc3164}). Both give the same parts; fields
 are taken from them a column at a time, and only those that some column wants. LF and NUL
 at the end of a frame are no part of its message: some senders put them there.
 """
@@ -61,7 +61,7 @@ NAMES: Final = ("priority", *_OF_PRIORITY, *tuple(_PLACES)[1:])
 
 def fault_of(field: str) -> str | None:
     """
-    @return: why there is no such field, C{None} where there is.
+    Say why there is no such field; C{None} where there is.
     """
     if field in NAMES:
         return None
@@ -84,7 +84,7 @@ def _parameter(field: str) -> tuple[str, str]:
 
 class SyslogFormat:
     """
-    Reads the fields of syslog messages.
+    Reader of the fields of syslog messages.
     """
 
     def __init__(

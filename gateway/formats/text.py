@@ -2,9 +2,9 @@
 Text: a message is one value, as it came.
 
 Strategy: the frames are joined with a character that none of them holds and
-decoded as a whole, which is valid if and only if each frame is; PostgreSQL takes
-the string apart again with C{string_to_array}. So a message costs neither an
-object of its own nor escaping, and only a chunk that fails is looked at frame by
+decoded as a whole, which is valid if and only if each frame is; PostgreSQL splits
+the string again with C{string_to_array}. So a message costs neither an
+object of its own nor escaping, and only a chunk that fails is checked frame by
 frame, to name the bad ones.
 
 A PostgreSQL C{text} holds any UTF-8 but the character NUL (documentation,
@@ -25,12 +25,13 @@ from gateway.model.outcome import Code, Outcome, refused
 
 class Joined(Protocol):
     """
-    Text format of whole frames: joins those of a chunk into one string.
+    Format of whole frames that joins those of a chunk into one string.
     """
 
     def encode(self, frames: Sequence[bytes]) -> tuple[str, str]:
         """
-        @param frames: one or more.
+        Join one or more frames.
+
         @return: the joined values, and the one character between them.
         @raise FramesRefused: some of the frames hold what the columns cannot.
         """
@@ -43,7 +44,7 @@ def _separators() -> Iterator[str]:
 
 class TextFormat:
     """
-    A message is text in UTF-8, stored byte for byte.
+    Format of messages that are UTF-8 text, stored byte for byte.
     """
 
     def encode(self, frames: Sequence[bytes]) -> tuple[str, str]:
@@ -81,7 +82,7 @@ def _text_fault(frame: bytes) -> Outcome | None:
 
 class BytesFormat:
     """
-    A message is any bytes, for columns of type C{bytea}.
+    Format of messages of any bytes, for columns of type C{bytea}.
     """
 
     def encode(self, frames: Sequence[bytes]) -> tuple[str, str]:
@@ -90,11 +91,9 @@ class BytesFormat:
 
 class WholeFormat:
     """
-    Messages without fields, where something else takes their frames.
+    Format of messages without fields, whose frames are joined by L{Joined}.
     """
 
     def read(self, frames: Sequence[bytes]) -> Fields:
-        """
-        @param frames: one or more.
-        """
+        """Return no fields."""
         return Fields({})

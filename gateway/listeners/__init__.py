@@ -1,1 +1,1 @@
-"""The listeners of a configuration: who is admitted, and what they begin with."""
+"""Listeners of a configuration: admission, and the PROXY header before it."""

@@ -1,10 +1,9 @@
 """
 Admission to a listener: which connections are accepted.
 
-Whoever connects is looked at by its address and by how many there are already; what the
-connection begins with before the protocol proper comes next, in layers that are gone when
-they have done their part. Who may not come in is told so where the listener speaks to it in
-the clear, and is closed without a word otherwise.
+A new connection is checked by its address and by the number of connections; a PROXY header and a
+TLS handshake come before the peer's protocol, in layers that replace themselves when they are done.
+A refused connection gets the reason if the listener has no TLS, and is closed silently otherwise.
 """
 
 from __future__ import annotations
@@ -40,16 +39,16 @@ SPARE: Final = 32
 
 class Admission(Factory):
     """
-    Factory of what a new connection begins with.
+    Factory of the first protocol of a new connection.
 
-    @ivar peers: those who are in.
-    @ivar tls: what a peer has to pass first; C{None}: peers speak in the clear.
+    @ivar peers: factory of admitted peers.
+    @ivar tls: C{None}: the listener has no TLS.
     """
 
     noisy = False
 
     def logPrefix(self) -> str:
-        """What the reactor calls the listening port in its log lines."""
+        """Name of the listening port in the reactor's log lines."""
         return f"listener {self.peers.listener}"
 
     def __init__(
@@ -63,10 +62,10 @@ class Admission(Factory):
         tls: ListenerTls | None = None,
     ) -> None:
         """
-        @param allow: who may connect; empty: everybody.
-        @param deny: who may not, even so.
-        @param proxies: who says for whom it connects, and that one is looked at then; nobody
-            else may connect. Empty: everybody comes for themselves.
+        @param allow: networks that may connect; empty: all.
+        @param deny: networks that may not, even if in C{allow}.
+        @param proxies: networks of proxies that send a PROXY header; the address in it is checked,
+            and nobody else may connect. Empty: peers connect directly.
         """
         self.peers = peers
         self._clock = clock
@@ -79,7 +78,7 @@ class Admission(Factory):
 
     def close(self) -> None:
         """
-        Let nobody in any more, those neither that have connected and are not yet let in.
+        Refuse all connections from now on, also those whose admission is still under way.
         """
         self._closed = True
 
@@ -117,7 +116,7 @@ class Admission(Factory):
 
     def _shake(self, tls: ListenerTls, peer_info: PeerInfo) -> Protocol:
         """
-        Have a handshake first; meanwhile it counts as a connection.
+        Return the protocol of a handshake, during which the connection counts for the limits.
         """
         connection_limit = self.peers.connection_limit
         connection_limit.enter(peer_info.site)
@@ -136,7 +135,8 @@ class Admission(Factory):
 
     def _let_in(self, peer_info: PeerInfo) -> Protocol | None:
         """
-        Who it is is known as far as it can be before it speaks.
+        Return the protocol of a peer whose identity is known as far as possible before its first
+        frame.
         """
         rights = self.peers.rights(peer_info)
         if isinstance(rights, Outcome):
@@ -156,7 +156,7 @@ class Admission(Factory):
 
     def _refusal(self, peer_info: PeerInfo) -> Outcome | None:
         """
-        @return: why somebody may not come in.
+        Return why a connection is refused; C{None}: it is not.
         """
         if self._closed:
             return wording.STOPPING
@@ -174,7 +174,7 @@ class Admission(Factory):
 
 def _behind(source: ProxiedAddress) -> PeerInfo:
     """
-    For whom a proxy connects.
+    Return the peer for which a proxy connects.
     """
     # One of IPv4 may be told in the words of IPv6.
     address = address_of(str(source.address))
@@ -184,15 +184,15 @@ def _behind(source: ProxiedAddress) -> PeerInfo:
 @implementer(IHalfCloseableProtocol)
 class TurnedAway(Protocol):
     """
-    Connection that is told why it is refused, and then closed.
+    Protocol that sends the reason for a refusal, and closes the connection.
     """
 
     transport: Transport
 
     def __init__(self, word: bytes, clock: IReactorTime, gone: Any) -> None:
         """
-        @param word: what is said.
-        @param gone: called when the connection is no more.
+        @param word: bytes to send.
+        @param gone: called when the connection is closed.
         """
         self._word = word
         self._clock = clock
@@ -209,7 +209,7 @@ class TurnedAway(Protocol):
         self.transport.loseConnection()
 
     def writeConnectionLost(self) -> None:
-        """What was said is on its way."""
+        """Do nothing: our direction is closed after the reason, which is on its way."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self._lingering is not None and self._lingering.active():

@@ -1,5 +1,5 @@
 """
-The listeners of a configuration, and what a new configuration changes about them.
+Build the listeners of a configuration, and apply a reload to them.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from gateway.tls.registry import TlsRegistry
 
 class Listeners:
     """
-    All of them.
+    Listeners of the gateway, by name.
 
-    @ivar connection_limit: the connections of all their peers.
+    @ivar connection_limit: limit of all peers together.
     """
 
     def __init__(
@@ -60,8 +60,8 @@ class Listeners:
         wall: Callable[[], float],
     ) -> None:
         """
-        @param connections: that there may be.
-        @param tls: of the listeners that have it.
+        @param connections: most connections of all listeners.
+        @param tls: contexts of the listeners that have TLS.
         @param wall: seconds since 1970.
         """
         self.connection_limit = ConnectionLimit(connections)
@@ -86,15 +86,15 @@ class Listeners:
 
     def reload(self, config: Config) -> None:
         """
-        Take over who may connect, how much each may send, and who may do what; who is
-        connected and may do anything at all stays.
+        Apply a new configuration: networks, connection limits, rates and access. Connected peers
+        that still have any right stay connected.
         """
         for name, listener in config.listeners.items():
             service = self._services.get(name)
             if service is not None:
                 _let_in(service.admission, listener)
                 service.factory.measure(Rates(_allowance(listener)))
-        # Routes are those there were at the start.
+        # A reload does not change the routes.
         self._access = Access(config.access, self._routes)
         for service in self._services.values():
             service.factory.judge(self._access, self._known)
@@ -146,7 +146,8 @@ class Listeners:
 
     def _known(self, peer_info: PeerInfo) -> PeerInfo | None:
         """
-        @return: C{None} where the token that somebody said does not prove who it is any more.
+        Return a peer with the current state of its token; C{None} where the token is no longer
+        valid.
         """
         if peer_info.token is None:
             return peer_info
@@ -161,7 +162,7 @@ class Listeners:
 
 def _let_in(admission: Admission, listener: Listener) -> None:
     """
-    Say who may connect.
+    Set networks and connection limits of a listener.
     """
     admission.allow, admission.deny = Networks(listener.allow), Networks(listener.deny)
     admission.proxies = Networks(listener.trusted_proxies)
@@ -201,10 +202,10 @@ def _made(listener: Listener) -> ListenOptions:
 
 def _plain(config: Config, listener: Listener) -> Dialect | None:
     """
-    @return: C{None} for commands.
+    Return the dialect of a plain listener; C{None} for the command dialect.
     """
     if listener.route_by is not None and listener.routes:
-        # All of them are read alike.
+        # All routes of the listener have the same format.
         reading = config.routes[next(iter(listener.routes.values()))].reading
         form = format_of(reading, [listener.route_by])
         return ContentDialect(form, listener.route_by, listener.routes, listener.route)

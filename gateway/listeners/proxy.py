@@ -1,11 +1,10 @@
 """
-The way in for those who come through a proxy: read its header, then step aside.
+Protocol that reads a PROXY header and then replaces itself.
 
-Twisted has L{twisted.protocols.haproxy}, but what is public of it is an endpoint: every
-connection must bring a header then, not those of trusted proxies alone. And its wrapper
-stays for as long as the connection does, one more call for each read and each write.
-Here the protocol for whoever the proxy named takes the transport over, and nothing of
-this is left between the two.
+The public part of L{twisted.protocols.haproxy} is an endpoint, with which every connection must
+have a header, not those of trusted proxies alone. Its wrapper also stays for the whole connection:
+one more call for each read and each write. Here the peer's protocol takes over the transport, and
+nothing stays between them.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ LATE: Final = f"no PROXY header within {DEADLINE:g} s"
 
 class ProxyHeader(Protocol):
     """
-    Reads the header and gives its transport to the protocol that is built of it.
+    Protocol that reads the header and gives its transport to the peer's protocol.
     """
 
     # The reactor's; it looks its protocol up for each event.
@@ -42,10 +41,10 @@ class ProxyHeader(Protocol):
         over: Callable[[], None] = lambda: None,
     ) -> None:
         """
-        @param build: makes the protocol of whoever the proxy named; C{None} ends the
-            connection. Without a source the transport's own address counts.
-        @param refused: told why a connection brought no header.
-        @param over: told once that the wait for the header is over, before C{build}.
+        @param build: returns the protocol for the address in the header; C{None} closes the
+            connection. Without an address in it the transport's own counts.
+        @param refused: called with the reason if there is no valid header.
+        @param over: called once when the header is read or refused, before C{build}.
         """
         self._clock = clock
         self._build = build
@@ -79,7 +78,7 @@ class ProxyHeader(Protocol):
             inner.dataReceived(header.rest)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        # Proxies look whether somebody is there by connecting, and nothing more.
+        # A health check of a proxy connects and sends nothing.
         if self._call is not None and self._reader.begun:
             self._refused("the connection ended inside its PROXY header")
         self._stop_waiting()
@@ -88,7 +87,7 @@ class ProxyHeader(Protocol):
         self._refuse(LATE)
 
     def _refuse(self, reason: str) -> None:
-        # Without a word: what connected is no proxy, or none that would read one.
+        # Without an answer: the other end is no proxy, or none that would read it.
         self._stop_waiting()
         self._refused(reason)
         self.transport.abortConnection()

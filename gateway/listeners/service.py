@@ -1,5 +1,5 @@
 """
-Listeners: an endpoint, and a factory for those who connect to it.
+Service of one listener.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gateway.peers.factory import PeerFactory, peer_name
 
 class ListenerService:
     """
-    One listener: an endpoint, and a factory for those who connect to it.
+    One listener: an endpoint, and the factory for its connections.
     """
 
     def __init__(
@@ -37,14 +37,14 @@ class ListenerService:
 
     @property
     def factory(self) -> PeerFactory:
-        """Of those who are in."""
+        """Factory of admitted peers."""
         return self.admission.peers
 
     def listen(self) -> None:
         """
-        Open the port; again is harmless.
+        Open the port; do nothing if it is open.
 
-        @raise SystemExit: with one line, where it cannot be opened.
+        @raise SystemExit: with one line, if it cannot be opened.
         """
         if self._port is not None:
             return
@@ -64,7 +64,7 @@ class ListenerService:
 
     @property
     def line(self) -> str:
-        """Where it listens, and one way to use it."""
+        """Log line: the address of the listener, and a command that uses it."""
         assert self._port is not None
         address: Any = self._port.getHost()
         name = getattr(address, "name", None)
@@ -90,7 +90,7 @@ class ListenerService:
 
     @property
     def _shown(self) -> str:
-        """What openssl(1) needs to be let in."""
+        """Options of openssl(1) that the listener requires."""
         tls = None if self.admission.tls is None else self.admission.tls.contexts.section
         if tls is None or tls.client_ca is None:
             return ""

@@ -1,5 +1,5 @@
 """
-One line that shows how a listener is used.
+Build a line that shows how a listener is used.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _ESCAPES: Final = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 def example(listener: Listener, routes: Mapping[str, Route]) -> str:
     """
-    What a peer may send to a listener, as an argument of printf(1).
+    Return an example of what a peer may send, as an argument of printf(1).
     """
     if listener.dialect == "command":
         first = next(iter(routes.values()), None)
@@ -43,7 +43,7 @@ def example(listener: Listener, routes: Mapping[str, Route]) -> str:
 
 def sample(route: Route, choice: tuple[str, str] | None = None) -> str:
     """
-    A message that a route can read, though its table may want other values.
+    Return a message that a route can parse, though its table may need other values.
 
     @param choice: where a field chooses the route, that field and a value for it.
     """
@@ -56,7 +56,7 @@ def sample(route: Route, choice: tuple[str, str] | None = None) -> str:
 
 def _printed(framing: str, *messages: str) -> str:
     """
-    Frames as an argument of printf(1), quoted for a shell.
+    Return frames as an argument of printf(1), quoted for a shell.
     """
     frames = [FRAMINGS[framing](_LONGEST).frame(message.encode()) for message in messages]
     text = b"".join(frames).decode().replace("\\", "\\\\").replace("%", "%%")

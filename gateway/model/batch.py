@@ -1,5 +1,5 @@
 """
-Chunks of one peer, and batches of one commit.
+Chunks (messages of one peer) and batches (rows of one commit).
 
 A L{Chunk} is what one read of one peer brought for one route. A L{Batch} is a
 list of slices of chunks that one statement stores. Neither ever holds an object
@@ -45,7 +45,7 @@ DIGEST: Final = 8
 @dataclass(frozen=True, slots=True)
 class Origin:
     """
-    Origin of messages; one for each peer.
+    Sender of messages; one object for each peer.
 
     @ivar peer: the remote address as C{host:port}, C{[v6]:port} or C{unix}.
     @ivar listener: the listener's name in the configuration.
@@ -103,7 +103,7 @@ class Chunk:
         self.first = first
         self.refusal = refusal
         if stream is not None:
-            # What was read with it may have met its fate already, and taken its number back.
+            # A message of the same read may have failed already, and set the stream back before it.
             self._series = stream.series if first < stream.next or stream.loose else -1
             stream.begin(first, len(frames))
         self._answered = answered
@@ -111,9 +111,7 @@ class Chunk:
         self._runs: list[tuple[int, int, Fate]] = []
 
     def settle(self, start: int, stop: int, fate: Fate) -> None:
-        """
-        Say what became of some of the messages; each is settled once.
-        """
+        """Record the fate of messages C{start} to C{stop} - 1; each is settled once."""
         self._runs.append((start, stop, fate))
         self._left -= stop - start
         if self.stream is not None:
@@ -127,14 +125,12 @@ class Chunk:
     @property
     def void(self) -> bool:
         """
-        Whether it must not be stored any more, since something before it was not.
+        Whether it must not be stored any more, since an earlier message of its stream was not.
         """
         return self.stream is not None and self._series != self.stream.series
 
     def abandon(self, outcome: Outcome) -> None:
-        """
-        Settle everything that is not settled yet.
-        """
+        """Settle all messages that are not settled yet."""
         position = 0
         for start, stop, _ in sorted(self._runs, key=lambda run: run[0]):
             if position < start:
@@ -194,7 +190,7 @@ class Fence:
 
 class Refusal(NamedTuple):
     """
-    A row that is not stored; what is said of it is said once the batch is.
+    A row that is not stored; its answer is given when its batch is committed.
 
     @ivar row: of the chunk.
     @ivar dead_letter: whether it is kept as a dead letter, in the same commit.
@@ -209,12 +205,12 @@ class Refusal(NamedTuple):
 
     @property
     def number(self) -> int:
-        """Its number, where it has one."""
+        """The message's number in its stream, where it has one."""
         return self.chunk.first + self.row
 
     @property
     def stream(self) -> Stream | None:
-        """That it moves with the batch."""
+        """The stream whose mark moves past this row with the batch; C{None} for none."""
         return self.chunk.stream if self.counts else None
 
 
@@ -238,7 +234,7 @@ class Batch:
 
     @property
     def streams(self) -> frozenset[str]:
-        """The streams that have messages in it; none for most."""
+        """Names of the streams that have messages in the batch; mostly none."""
         names = [chunk.stream.name for chunk, _, _ in self.slices if chunk.stream is not None]
         if self.refusals:
             names += [r.stream.name for r in self.refusals if r.stream is not None]
@@ -246,28 +242,26 @@ class Batch:
 
     @property
     def moves(self) -> Sequence[StreamMark]:
-        """How far the batch takes each stream that has messages in it; none for most."""
+        """The new mark of each stream that has messages in the batch; mostly none."""
         if self._moves is None:
             self._moves = stream_marks([self])
         return self._moves
 
     @property
     def void(self) -> bool:
-        """Whether some rows must not be stored any more."""
+        """Whether some rows must not be stored any more, see L{Chunk.void}."""
         return any(chunk.void for chunk, _, _ in self.slices) or any(
             refusal.chunk.void for refusal in self.refusals
         )
 
     @property
     def dead_letters(self) -> Sequence[Refusal]:
-        """Rows that become dead letters."""
+        """The refused rows that become dead letters."""
         return [refusal for refusal in self.refusals if refusal.dead_letter]
 
     @classmethod
     def of(cls, chunks: Sequence[Chunk]) -> Batch:
-        """
-        Whole chunks, all of one route.
-        """
+        """Make a batch of whole chunks that are all of one route."""
         slices = [Slice(chunk, 0, len(chunk.frames)) for chunk in chunks if chunk.refusal is None]
         refusals: list[Refusal] = []
         if len(slices) < len(chunks):
@@ -282,7 +276,7 @@ class Batch:
     @classmethod
     def by_route(cls, chunks: Sequence[Chunk]) -> list[Batch]:
         """
-        Whole chunks, a batch for each route, in the order in which they first appear.
+        Make a batch of whole chunks for each route, in the order in which the routes first appear.
         """
         routes: dict[str, list[Chunk]] = {}
         for chunk in chunks:
@@ -292,19 +286,19 @@ class Batch:
     @classmethod
     def in_order(cls, batches: Sequence[Batch], chunks: Sequence[Chunk]) -> list[Batch]:
         """
-        The rows of some batches again, in batches that keep each peer's order across routes.
+        Regroup the rows of batches so that each peer's order is kept across routes.
 
-        @param chunks: that the rows are of, in the order in which they came.
+        @param chunks: all chunks of these rows, in the order in which they were received.
         """
         places = {id(chunk): place for place, chunk in enumerate(chunks)}
         pieces: list[Slice | Refusal] = []
         for batch in batches:
             pieces += batch.slices
             pieces += batch.refusals
-        # Both begin with a chunk and a row of it.
+        # A Slice and a Refusal both begin with a chunk and a row of it.
         pieces.sort(key=lambda piece: (places[id(piece[0])], piece[1]))
         found: list[tuple[str, list[Slice], list[Refusal]]] = []
-        # The batch that a peer has come to: what it sent later goes there or behind.
+        # Origin -> index of the batch of its last message: later ones go there or behind.
         reached: dict[int, int] = {}
         for piece in pieces:
             route, origin = piece.chunk.route, id(piece.chunk.origin)
@@ -322,7 +316,7 @@ class Batch:
 
     def settle(self, runs: Sequence[Run]) -> None:
         """
-        Say what became of the rows, and of those refused with them.
+        Record the fate of all rows, and of the refused ones.
 
         @param runs: of all rows to be stored, in order.
         """
@@ -331,9 +325,7 @@ class Batch:
             refusal.chunk.settle(refusal.row, refusal.row + 1, refusal.outcome)
 
     def fail(self, outcome: Outcome) -> None:
-        """
-        Say of all rows, refused ones too, that they were not brought to their end.
-        """
+        """Give all rows, refused ones too, one outcome: they were not stored."""
         if self.count:
             self._settle_rows([(self.count, outcome)])
         for refusal in self.refusals:
@@ -356,7 +348,7 @@ class Batch:
 
     def halves(self) -> tuple[Batch, Batch]:
         """
-        Two batches of about the same number of rows, the earlier rows first.
+        Split into two batches of about the same number of rows, the earlier rows first.
 
         @precondition: more than one row.
         """
@@ -374,7 +366,7 @@ class Batch:
             else:
                 second.append(piece)
             middle -= rows
-        # A refused row goes where it leaves each stream's numbers in a row.
+        # A refused row goes to the half where its stream's numbers stay consecutive.
         starts: dict[str, int] = {}
         for piece in second:
             if piece.chunk.stream is not None:
@@ -391,7 +383,7 @@ class Batch:
 
     def only(self, rows: Sequence[int]) -> Batch:
         """
-        A batch of some of the rows.
+        Make a batch of some of the rows.
 
         @param rows: ascending, one or more.
         """
@@ -411,8 +403,10 @@ class Batch:
         self, faults: Sequence[tuple[int, Outcome]], dead_letter: bool = False
     ) -> Batch | None:
         """
-        Take the rows at fault out. What has a number and is refused for good uses it up, and is
-        told so by the commit that says so to the database; everything else is told at once.
+        Take the rows at fault out of the batch.
+
+        A row that has a number and is refused for good uses its number up: it is answered when the
+        commit that records this is done. Every other row at fault is answered at once.
 
         @param faults: (row of the batch, its outcome), ascending.
         @param dead_letter: whether refused rows become dead letters in that commit, with a number
@@ -444,8 +438,10 @@ class Batch:
 
     def stream_of(self, row: int) -> Stream | None:
         """
-        @param row: of those to be stored.
-        @return: that it has a number in.
+        Return the stream in which a row has its number; C{None}: it has no number.
+
+        @param row: index among the rows to be stored.
+        @raise IndexError: there is no such row.
         """
         for chunk, start, stop in self.slices:
             row -= stop - start
@@ -454,9 +450,7 @@ class Batch:
         raise IndexError("the batch has no such row")
 
     def parted(self, streams: Collection[str]) -> tuple[Batch | None, Batch | None]:
-        """
-        @return: the rows of some streams, and all others; C{None} where there are none.
-        """
+        """Split into the rows of some streams and all others; C{None} where there are none."""
         slices: tuple[list[Slice], list[Slice]] = ([], [])
         refusals: tuple[list[Refusal], list[Refusal]] = ([], [])
         for piece in self.slices:
@@ -473,7 +467,7 @@ class Batch:
 
     def without(self, streams: Collection[str], outcome: Outcome) -> Batch | None:
         """
-        Settle all rows of some streams, refused ones too.
+        Settle all rows of some streams, refused ones too, and take them out.
 
         @return: the batch without them; C{None} where nothing is left.
         """
@@ -484,7 +478,7 @@ class Batch:
 
     def without_void(self) -> Batch | None:
         """
-        Settle the rows that must not be stored any more, since something before them was not.
+        Settle the rows that must not be stored any more (see L{Chunk.void}) and take them out.
 
         @return: the batch without them; C{None} where nothing is left.
         """
@@ -509,11 +503,11 @@ class Batch:
 
 def digests_of(frames: Sequence[bytes]) -> bytes:
     """
-    By which messages are told from others under the same numbers: CRC-32 and Adler-32 of each,
-    little-endian.
+    Return the checksums of messages, CRC-32 and Adler-32 of each, little-endian.
 
-    Two checksums of unlike kinds and not a cryptographic one, since this is done for each
-    message, and whoever could forge one would only lose what is his own.
+    They tell a message from another one that is sent under the same number. Two checksums of
+    unlike kinds and not a cryptographic one, since this is done for each message, and a peer that
+    forges one only loses messages of its own.
     """
     both = array("I", bytes(DIGEST * len(frames)))
     both[::2] = array("I", map(crc32, frames))
@@ -525,12 +519,13 @@ def digests_of(frames: Sequence[bytes]) -> bytes:
 
 class StreamMark(NamedTuple):
     """
-    A stream's mark is moved from just before some numbers to the last of them.
+    Move of a stream's mark from just before C{first} to C{last}.
 
     @ivar digests: of all messages, L{DIGEST} bytes for each.
-    @ivar refused: number -> what is said of those that are not stored.
+    @ivar refused: number -> outcome, of the messages that are not stored.
     @ivar unbroken: whether the numbers are in a row, each of them once.
-    @ivar whole: whether each is in its place, too, over all the batches.
+    @ivar whole: whether the rows to be stored are in the order of their numbers, too, over all the
+        batches.
     """
 
     stream: Stream
@@ -544,9 +539,9 @@ class StreamMark(NamedTuple):
 
 def stream_marks(batches: Sequence[Batch]) -> list[StreamMark]:
     """
-    @param batches: that share a commit.
-    @return: a move for each stream and epoch, in one order for all commits, or two of them
-        would wait for each other.
+    Return the mark moves of batches that share a commit, one for each stream and epoch.
+
+    They are sorted in one order for all commits: else two commits could wait for each other.
     """
     pieces: dict[tuple[str, str], list[tuple[int, Sequence[bytes], Outcome | None, Stream]]] = {}
     for batch in batches:

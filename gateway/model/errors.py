@@ -2,8 +2,8 @@
 Exceptions, sorted by who must act.
 
 The operator (L{ConfigError}, L{EmbeddedError}), the user of a command (L{InputError}),
-the peer (L{PeerError}), or the gateway itself, which has to try again or say so
-(L{StoreError}). Whoever catches one of these knows from its class alone what to do next.
+the peer (L{PeerError}), or the gateway itself, which has to try again or report it
+(L{StoreError}). The class alone tells the code that catches it what to do next.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class EmbeddedError(GatewayError):
 
 class InputError(GatewayError):
     """
-    The user must act: what is to be sent cannot be read, or is not what it should be.
+    The user must act: the input to be sent cannot be read, or is invalid.
 
     Its text is one line that says where.
 
@@ -69,12 +69,12 @@ class FramingError(PeerError):
 
 
 class HttpError(FramingError):
-    """The stream begins as that of a browser does."""
+    """The stream begins with an HTTP request, as a browser sends it."""
 
 
 class HeaderError(PeerError):
     """
-    A trusted proxy did not begin with a header of the PROXY protocol.
+    The connection of a trusted proxy did not begin with a header of the PROXY protocol.
 
     Its text is for the log.
     """
@@ -82,10 +82,10 @@ class HeaderError(PeerError):
 
 class TelnetError(PeerError):
     """
-    What the peer sent cannot be told from Telnet's commands any further.
+    Telnet's commands cannot be separated from the data any further.
 
-    @ivar data: what came before the fault, without commands.
-    @ivar answer: to the commands before it.
+    @ivar data: the data before the fault, without commands.
+    @ivar answer: bytes that answer the commands before the fault.
     """
 
     def __init__(self, text: str, data: bytes, answer: bytes) -> None:
@@ -108,7 +108,7 @@ class SpoolError(GatewayError):
 
 class SpoolGone(SpoolError):
     """
-    The spool's file was removed, or its folder: what was kept would be lost with the process.
+    The spool's file or folder was removed: messages put there would be lost with the process.
 
     @ivar reason: for the operator.
     """
@@ -130,19 +130,21 @@ class Unavailable(StoreError):
 
 class SchemaNewer(Unavailable):
     """
-    The gateway's own schema was brought up to date by a newer gateway: this one does not know
-    what it has to do there. The operator must act.
+    The gateway's own schema was migrated by a newer gateway, and this one does not know it.
+
+    The operator must act.
     """
 
 
 class OutcomeUnknown(StoreError):
-    """The connection was lost in flight: only the fence can tell what became of the batch."""
+    """The connection was lost in flight: only the fence can tell whether the batch is stored."""
 
 
 class StoredPartly(StoreError):
     """
-    Of several batches stored as one, an earlier try stored the first ones. It is for
-    whoever put them together to leave those out and write the rest.
+    Of several batches stored as one, an earlier try stored the first ones.
+
+    The caller leaves those out and writes the rest.
 
     @ivar number: that of the last batch stored.
     """
@@ -154,8 +156,9 @@ class StoredPartly(StoreError):
 
 class FenceVoid(StoreError):
     """
-    The fence was taken so that an earlier try can never store anything behind it: what it
-    was for is not stored, and needs a fence of its own.
+    The fence was taken so that an earlier try can never store anything behind it.
+
+    Its batch is not stored, and needs a fence of its own.
 
     @ivar number: that of the batch.
     """
@@ -167,10 +170,10 @@ class FenceVoid(StoreError):
 
 class StreamBehind(GatewayError):
     """
-    A stream has not come as far as its peer says it was answered: the rest may wait in another
-    gateway's spool, or the database was set back.
+    A stream's mark is below the number that its peer has an answer for.
 
-    Its text is for the peer.
+    The rest may wait in another gateway's spool, or the database was set back. Its text is for
+    the peer.
     """
 
 
@@ -200,8 +203,9 @@ class RowError(StoreError):
 
 class RouteError(StoreError):
     """
-    Every row of this route would fail until the operator acts: a missing table,
-    a missing grant, a wrong password.
+    Every row of this route would fail until the operator acts.
+
+    A table or a grant is missing, a password is wrong.
 
     @ivar sqlstate: five characters, or C{""} where the gateway itself found the fault.
     """
@@ -217,9 +221,9 @@ Faults = list[tuple[int, Outcome]]
 
 class BatchesRefused(PeerError):
     """
-    As L{FramesRefused}, of several batches.
+    Some frames of several batches can never be stored, see L{FramesRefused}.
 
-    @ivar faults: of each batch.
+    @ivar faults: those of each batch.
     """
 
     def __init__(self, faults: list[Faults]) -> None:
@@ -243,9 +247,9 @@ class FramesRefused(PeerError):
 
 class StreamsElsewhere(PeerError):
     """
-    Streams with messages in the batch are not just before them; nothing is stored.
+    The marks of some streams are not just before the batch's messages; nothing is stored.
 
-    @ivar standings: where they are, by name.
+    @ivar standings: stream name -> its position in the database.
     """
 
     def __init__(self, standings: Mapping[str, Standing]) -> None:

@@ -57,9 +57,7 @@ class Code(StrEnum):
 
 
 def one_line(text: str) -> str:
-    """
-    What is said of a text for people, whatever it holds.
-    """
+    """Return a text as one line, at most L{MAX_TEXT} characters, without control characters."""
     text = CONTROL.sub(" ", text.encode("utf-8", "backslashreplace").decode())
     return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 3] + "..."
 
@@ -67,7 +65,7 @@ def one_line(text: str) -> str:
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """
-    The fate of a message.
+    Fate of a message, as its answer tells it.
 
     @ivar word: what the peer must do: nothing, give up, try again, leave.
     @ivar code: which kind of refusal; C{None} for what is kept.
@@ -105,7 +103,7 @@ class Outcome:
 @dataclass(frozen=True, slots=True)
 class Returned:
     """
-    Messages in a row that are stored, each with values of its own to tell.
+    Fate of consecutive stored messages whose answers carry values that the database returned.
 
     @ivar answers: C{+OK name=value ...} for each of them.
     """
@@ -118,7 +116,7 @@ class Returned:
 @dataclass(frozen=True, slots=True)
 class Listing:
     """
-    The answer of several frames: C{*N}, then so many rows.
+    Answer of several frames: C{*N}, then N rows.
 
     @ivar rows: each a frame of its own, before framing.
     """
@@ -145,23 +143,23 @@ RETRY_AFTER: Final = 1
 
 
 def refused(code: Code, text: str, sqlstate: str = "") -> Outcome:
-    """Refused for good: the same message fails again."""
+    """Return a refusal for good: the same message would fail again."""
     return Outcome(Word.REJ, code, text, sqlstate)
 
 
 def try_later(code: Code, text: str, retry: int | None = None, sqlstate: str = "") -> Outcome:
-    """Not stored; the peer may send it again."""
+    """Return the outcome of a message that is not stored and may be sent again."""
     return Outcome(Word.TRY, code, text, sqlstate, retry)
 
 
 def goodbye(code: Code, text: str) -> Outcome:
-    """The gateway closes this connection."""
+    """Return the outcome with which the gateway closes the connection."""
     return Outcome(Word.BYE, code, text)
 
 
 def row_refused(text: str, sqlstate: str) -> Outcome:
     """
-    The database refused this message's data.
+    Return the outcome of a row whose data the database refused.
 
     @param sqlstate: of class 22 ("data exception") where the value itself is at fault, or 42
         where it is not in the syntax of its type; all else is a rule that it broke.
@@ -176,10 +174,10 @@ _KEPT: Final = (Word.OK, Word.DUP, Word.QUE)
 @dataclass(frozen=True, slots=True)
 class Words:
     """
-    Words of a listener for outcomes: the protocol's, or a device's own.
+    Answer words of a listener: the protocol's, or a device's own.
 
-    @ivar ack: said instead of C{+OK}, C{+DUP} and C{+QUE}; C{b""} says nothing at all.
-    @ivar nak: said instead of every other answer; C{b""} says nothing at all.
+    @ivar ack: sent instead of C{+OK}, C{+DUP} and C{+QUE}; C{b""} sends nothing at all.
+    @ivar nak: sent instead of every other answer; C{b""} sends nothing at all.
     """
 
     ack: bytes | None = None
@@ -188,7 +186,9 @@ class Words:
     @classmethod
     def configured(cls, ack: str | None, nak: str | None) -> Words:
         """
-        From a listener's C{ack} and C{nak}: C{ack = "none"} silences both unless C{nak} is set.
+        Make them from a listener's C{ack} and C{nak}.
+
+        C{ack = "none"} silences both unless C{nak} is set.
         """
         if ack == "none":
             return cls(b"", b"" if nak is None else nak.encode())
@@ -199,13 +199,12 @@ class Words:
 
     @property
     def silent(self) -> bool:
-        """Whether nobody hears of a refusal."""
+        """Whether refusals are not answered at all."""
         return self.nak == b""
 
     def payload(self, fate: Fate) -> bytes | Sequence[bytes] | None:
         """
-        @return: the answer before framing, or one for each message, or C{None} where
-            nothing is to be said.
+        Return the answer before framing, or a list with one for each message; C{None}: no answer.
         """
         if fate is STORED and self.ack is None:
             return b"+OK"  # nearly every answer there is
@@ -224,16 +223,12 @@ Run = tuple[int, Fate]
 
 
 def part(fate: Fate, start: int, stop: int) -> Fate:
-    """
-    The fate of some of the messages of a run.
-    """
+    """Return the fate of messages C{start} to C{stop} of a run, the latter not included."""
     return Returned(fate.answers[start:stop]) if isinstance(fate, Returned) else fate
 
 
 def refused_rows(runs: Sequence[Run]) -> list[tuple[int, Outcome]]:
-    """
-    @return: (row, outcome) of those that are refused for good, ascending.
-    """
+    """Return (row, outcome) of the rows that are refused for good, ascending."""
     found = []
     row = 0
     for count, fate in runs:
@@ -245,7 +240,7 @@ def refused_rows(runs: Sequence[Run]) -> list[tuple[int, Outcome]]:
 
 def replaced(runs: Sequence[Run], others: Sequence[tuple[int, Outcome]]) -> list[Run]:
     """
-    Runs in which some rows met another fate.
+    Return the runs with the outcomes of some rows replaced.
 
     @param others: (row, outcome), ascending.
     """
@@ -263,7 +258,7 @@ def replaced(runs: Sequence[Run], others: Sequence[tuple[int, Outcome]]) -> list
 
 def merge(runs: Sequence[Run], gaps: Sequence[tuple[int, Outcome]]) -> list[Run]:
     """
-    Put answers known at once back between those that the store gave.
+    Insert the outcomes of frames that were never submitted among those that the store gave.
 
     @param runs: fates of the stored messages, in order.
     @param gaps: (position among all frames, outcome) of frames never submitted, ascending.

@@ -1,5 +1,5 @@
 """
-Queries: what peers may ask the database by name, and the port that answers.
+Queries that peers may call by name, and the port that answers the calls.
 
 The SQL is the operator's, the arguments are the peer's: these are bound, never part
 of the text.
@@ -17,11 +17,11 @@ from gateway.model.outcome import Listing, Outcome
 @dataclass(frozen=True, slots=True)
 class Param:
     """
-    A parameter of a query.
+    Parameter of a query.
 
     @ivar type: its SQL type, as the configuration names it.
     @ivar required: whether a call without it is refused.
-    @ivar default: what it is where a call leaves it out, as text; C{None}: NULL.
+    @ivar default: its value where a call leaves it out, as text; C{None}: NULL.
     """
 
     type: str = "text"
@@ -32,7 +32,7 @@ class Param:
 @dataclass(frozen=True, slots=True)
 class Query:
     """
-    A query as configured.
+    Query as configured.
 
     @ivar sql: one statement, with parameters as C{%(name)s}.
     @ivar params: every parameter, in the order in which an array of arguments gives them.
@@ -57,15 +57,17 @@ OnOutcome = Callable[[Outcome | Listing], None]
 
 class Queries(Protocol):
     """
-    Answers calls of queries.
+    Port that answers calls of queries.
     """
 
     def ask(self, name: str, arguments: bytes, told: OnOutcome) -> None:
         """
-        A plain callback, since a peer that waits for each answer pays for every layer.
+        Run a query and hand its answer to a callback.
+
+        A plain callback, no Deferred: a peer that waits for each answer pays for every layer.
 
         @param name: of the query, as the peer wrote it.
         @param arguments: a JSON object or array; C{b""} for none.
-        @param told: gets the rows, each a JSON object, or why there are none, whatever the
-            peer or the database does.
+        @param told: called with the rows, each a JSON object, or with why there are none, whatever
+            the peer or the database does.
         """

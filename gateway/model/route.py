@@ -1,7 +1,7 @@
 """
-Routes: which table messages go to, and which value goes into which column.
+Routes: the table that messages are stored in, and the source of each column's value.
 
-Names of the user's become SQL here and nowhere else, always quoted.
+The user's names are put into SQL here and nowhere else, always quoted.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Value:
 @dataclass(frozen=True, slots=True)
 class Route:
     """
-    A route as configured.
+    Route as configured.
 
     @ivar table: C{table} or C{schema.table}, each name taken as it is written; C{""} where
         the route has C{sql}.
@@ -115,31 +115,29 @@ class Route:
     @property
     def changed(self) -> list[str]:
         """
-        The columns that C{conflict = "update"} sets. Of a row that is nothing but its key
-        one of these, so that it is there to return its values.
+        The columns that C{conflict = "update"} sets.
+
+        Where a row has only key columns, the first of these, so that the row counts as updated and
+        RETURNING gives its values.
         """
         return [column for column in self.columns if column not in self.key] or [*self.key[:1]]
 
 
 def identifier(name: str) -> str:
-    """
-    A name, quoted for SQL, exactly as it is written.
-    """
+    """Quote a name for SQL, exactly as it is written."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def table_identifier(table: str) -> str:
-    """
-    C{schema.table} or C{table}, quoted for SQL.
-    """
+    """Quote C{schema.table} or C{table} for SQL."""
     return ".".join(identifier(part) for part in table.split(".", 1))
 
 
 def create_sql(route: Route, schema: str) -> str:
     """
-    Makes the route's table if it is missing.
+    Return the statement that creates the route's table if it is missing.
 
-    @param schema: where, if the route does not say.
+    @param schema: used where the route names none.
     """
     table = table_identifier(route.table)
     if "." not in route.table:

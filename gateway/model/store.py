@@ -1,5 +1,5 @@
 """
-The ports: what the lanes need of whatever keeps the messages.
+Ports of the lanes: the store that keeps the messages, and the spool.
 
 L{gateway.postgres.store.store.PostgresStore} is the real L{Store} and
 L{gateway.commit.memory_store.MemoryStore} the fake; both pass
@@ -17,7 +17,7 @@ from gateway.model.outcome import Outcome, Run
 
 class Written(NamedTuple):
     """
-    Outcomes of a batch whose fence is moved.
+    Outcomes of a batch whose fence has moved.
 
     @ivar runs: what became of its rows, in order. Refused ones are among them where the
         others could be stored without them.
@@ -30,12 +30,12 @@ class Written(NamedTuple):
 
 class Claim(NamedTuple):
     """
-    A stream that is its caller's from now on.
+    Result of claiming a stream: from now on only this caller may write it.
 
-    @ivar claim: a word made up for it.
-    @ivar epoch: that the stream is in.
+    @ivar claim: a word made up for this claim.
+    @ivar epoch: the stream's current epoch.
     @ivar mark: the number up to which everything is settled in the database.
-    @ivar refusals: what was told to messages that were refused.
+    @ivar refusals: number -> the outcome of a message that was refused.
     """
 
     claim: str
@@ -49,7 +49,7 @@ class Seen(NamedTuple):
     Position of a stream, as its peer knows it.
 
     @ivar number: the highest one that it had an answer for.
-    @ivar epoch: that it was told; C{""} where it does not say.
+    @ivar epoch: the epoch that the peer was given; C{""} where it does not say.
     """
 
     number: int
@@ -62,8 +62,9 @@ Spooled = Mapping[str, Sequence[tuple[int, int]]]
 
 def reached(mark: int, waiting: Sequence[tuple[int, int]]) -> int:
     """
-    @param waiting: numbers in a spool, of the epoch that the stream is in.
-    @return: how far the stream is, with what goes on exactly from its mark.
+    Return the last number that is in the database or follows its mark without a gap in the spool.
+
+    @param waiting: numbers in a spool, of the stream's epoch.
     """
     for first, last in waiting:
         if first <= mark + 1:
@@ -76,8 +77,8 @@ class Waiting(NamedTuple):
     Numbers of a stream that a spool holds.
 
     @ivar numbers: those that wait.
-    @ivar refusals: epoch -> what was told to those of them that are refused.
-    @ivar last: the epoch and the number of what was put there last.
+    @ivar refusals: epoch -> number -> outcome, of those that are refused.
+    @ivar last: epoch and number of the message that was put there last.
     """
 
     numbers: Spooled
@@ -87,37 +88,35 @@ class Waiting(NamedTuple):
 
 class Backlog(Protocol):
     """
-    Numbers of streams that a spool holds.
+    Port that tells which numbers of a stream a spool holds.
     """
 
     def of(self, stream: str) -> Waiting | None:
-        """
-        @return: C{None} where it holds nothing of the stream.
-        """
+        """Return the stream's numbers in the spool; C{None} where it holds none."""
 
 
 class Store(Protocol):
     """
-    Keeps batches, each at most once.
+    Port that keeps batches, each at most once.
     """
 
     async def write(
         self, batch: Batch, fence: Fence, *, patient: bool = False, blame: bool = False
     ) -> Written:
         """
-        Bring all rows of the batch to their end and move the fence, or do neither.
+        Store or refuse every row of the batch and move the fence, or do neither.
 
         Rows that fail while others of their route pass are refused, whatever the reason, and
         cost their neighbours nothing; but several batches stored as one are stored whole. A
         fence is moved by its first committed batch. Writing again with the same fence stores
-        nothing and tells what the first write did: that is how an unknown outcome is
-        resolved. Streams that have messages in the
-        batch move with it, from just before these to the last of them; the batch's refusals
-        are remembered, and its dead letters kept. There may be no row to be stored at all.
+        nothing and returns what the first write did: that is how an unknown outcome is
+        resolved. The marks of streams that have messages in the batch move with it, from just
+        before these to the last of them; the batch's refusals are remembered, and its dead letters
+        kept. There may be no row to be stored at all.
 
         @param patient: whether to wait for as long as the database takes, though not for locks.
-        @param blame: whether rows are refused for what mostly passes by itself, too: it has
-            been tried again often enough.
+        @param blame: whether rows are refused for errors that mostly pass, too: it has been tried
+            again often enough.
         @raise gateway.model.errors.FramesRefused: some rows can never be stored; nothing is.
         @raise gateway.model.errors.StreamsElsewhere: streams are not just before the batch's
             messages; nothing is stored, nor ever will be by this call.
@@ -127,7 +126,7 @@ class Store(Protocol):
             are stored, the others are not.
         @raise gateway.model.errors.FenceVoid: L{resolve} has taken the fence; not stored.
         @raise gateway.model.errors.TransientError: not stored by this call; write again.
-        @raise gateway.model.errors.RowError: some row is at fault, and nobody can say which, or it
+        @raise gateway.model.errors.RowError: some row is at fault, and it is not known which, or it
             is of several batches; nothing is stored.
         @raise gateway.model.errors.RouteError: not stored, the operator must act.
         """
@@ -136,13 +135,13 @@ class Store(Protocol):
         self, batches: Sequence[Batch], fences: Sequence[Fence], *, afresh: bool = False
     ) -> bool:
         """
-        Store batches of several routes and move their fences, or do neither.
+        Store batches of several routes in one commit and move their fences, or do neither.
 
-        For what is expected to go well: whoever hears of an error writes the batches one
+        For batches that are expected to go well: where it fails, the caller writes the batches one
         by one, after the fate of an unknown outcome is settled by L{resolve}.
 
-        @param afresh: whether nobody has tried it with exactly these; else, where the first
-            fence was moved, all of them are stored.
+        @param afresh: whether this is the first try with exactly these batches; else, where the
+            first fence has moved already, all of them are stored.
         @return: C{False} where they cannot be stored together; nothing is stored.
         @raise gateway.model.errors.BatchesRefused: some rows can never be stored; nothing is.
         @raise gateway.model.errors.StoreError: as for L{write}; whatever row is at fault.
@@ -150,18 +149,19 @@ class Store(Protocol):
 
     async def resolve(self, batch: Batch, fence: Fence) -> Written | None:
         """
-        Settle the fate of an earlier L{write} or L{write_together}: afterwards it has
-        happened, or never will, whatever a server that stood still may come to.
+        Settle the fate of an earlier L{write} or L{write_together} whose outcome is unknown.
+
+        Afterwards it has happened, or never will, even if a stalled server resumes it.
 
         @param fence: of several, the first one.
-        @return: what it did; C{None} where it did nothing: the fence is void from now on.
+        @return: what it stored; C{None} where it stored nothing: the fence is void from now on.
         @raise gateway.model.errors.StoredPartly: as for L{write}.
-        @raise gateway.model.errors.StoreError: it is not settled yet; ask again.
+        @raise gateway.model.errors.StoreError: it is not settled yet; call again.
         """
 
     async def claim_stream(self, name: str, seen: Seen | None, spooled: Spooled) -> Claim:
         """
-        Make a stream this gateway's; what others still want to store for it is refused.
+        Claim a stream for this gateway; whatever others still want to store for it is refused.
 
         @param seen: what its peer knows; C{None}: nothing, so that a new epoch begins, unless
             all of C{spooled} goes on from the mark.
@@ -172,21 +172,23 @@ class Store(Protocol):
 
     async def probe(self, route: str) -> None:
         """
-        Look whether a route is fit to take messages again.
+        Check whether a route can take messages again.
 
         @raise gateway.model.errors.StoreError: why it is not.
         """
 
     async def try_out(self, batch: Batch) -> bool:
         """
-        @return: whether some of its messages can be stored now; none is. If so, those that
-            L{write} could not store, and nobody could say why, are at fault themselves.
-        @raise gateway.model.errors.StoreError: nobody can say.
+        Say whether some messages of a batch can be stored now; store none.
+
+        If so, those that L{write} could not store for an unclear reason are at fault themselves.
+
+        @raise gateway.model.errors.StoreError: it cannot be determined.
         """
 
     async def close_lanes(self, lanes: Sequence[str]) -> None:
         """
-        Forget lanes that will never be used again.
+        Remove lanes that will never be used again.
 
         @precondition: nothing is in flight on them.
         @raise gateway.model.errors.StoreError: they are not forgotten.
@@ -195,28 +197,30 @@ class Store(Protocol):
 
 class Spooler(Protocol):
     """
-    Port of the spool: keeps batches durably while the store cannot be reached, stores them later,
-    in order.
+    Port of the spool, which keeps batches durably while the store cannot be reached.
+
+    It stores them later, in order.
     """
 
     def leads(self, batch: Batch) -> bool:
         """
-        Whether a batch must go this way now: behind what went before of its route, or of
-        its streams.
+        Say whether a batch must go to the spool now.
+
+        It must where earlier messages of its route or of its streams are there.
         """
 
     def waiting(self, batch: Batch) -> Collection[str]:
         """
-        @return: streams of the batch that must go this way, while others need not.
+        Return the streams of the batch that must go to the spool, while its other rows need not.
         """
 
     async def take(self, batch: Batch, fence: Fence | None, reason: str) -> bool:
         """
         Keep a batch durably.
 
-        @param fence: what it may have been stored with; C{None}: certainly not stored.
+        @param fence: the one it may have been stored with; C{None}: certainly not stored.
         @param reason: why the store cannot have it, for the log.
-        @return: C{False} where the straight way is free again; nothing was kept.
+        @return: C{False} where the store can be written directly again; nothing was kept.
         @raise gateway.model.errors.SpoolUnknown: it may have been kept, its disk failed.
         @raise gateway.model.errors.SpoolError: no room; nothing was kept.
         """

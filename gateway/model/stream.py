@@ -1,15 +1,15 @@
 """
-Numbered streams: which number comes next, and what became of those before.
+Numbered streams: the next number of each, and the outcomes of the numbers before.
 
 A peer that opened a stream numbers its messages, over all routes. The database keeps one
 mark for each stream: every number up to it is settled, and it moves by exactly the
 numbers of the batch that is stored, in the same transaction. So nothing overtakes.
 
-A stream's I{epoch} is a time in which one number is one message. It is made up anew
-whenever somebody opens the stream who does not know how far it was.
+A stream's I{epoch} is a time in which one number is one message. A new one is made up
+whenever a peer opens the stream without knowing how far it was.
 
-A L{Stream} is what one claim knows; a later claim of the same name, here or at another
-gateway, has a L{Stream} of its own. All of it is synchronous and talks to nobody.
+A L{Stream} is the state of one claim; a later claim of the same name, here or at another
+gateway, has a L{Stream} of its own. All of it is synchronous and does no I/O.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ _AT_REST: Final = 100
 
 class Stream:
     """
-    One claim of a stream.
+    State of one claim of a stream.
 
-    @ivar claim: what the database knows this claim by; C{None} where it was not asked.
+    @ivar claim: the claim's word in the database; C{None} where the database was not asked.
     @ivar epoch: a word of the database's; C{""} for what an earlier version left in a spool.
     @ivar next: the number that its peer has to send next.
     @ivar series: what was submitted in an earlier one and is not written yet is void.
-    @ivar refusals: number -> what it was told; for those that are sent again.
+    @ivar refusals: number -> its outcome, to answer numbers that are sent again.
     @ivar ended: whether nothing more is taken.
-    @ivar sure: whether what is settled here can be told where the database cannot be asked.
-    @ivar loose: whether this is no claim, but what was left in the spool by one.
+    @ivar sure: whether outcomes known here may be told where the database cannot be asked.
+    @ivar loose: whether this is no claim, but messages that a claim left in the spool.
     @ivar idle: called whenever everything submitted has met its fate.
     """
 
@@ -81,19 +81,19 @@ class Stream:
 
     @property
     def last(self) -> int:
-        """The last number that was taken."""
+        """The last number that was accepted."""
         return self.next - 1
 
     @property
     def busy(self) -> bool:
-        """Whether anything of it has no fate yet."""
+        """Whether some submitted message is not settled yet."""
         return bool(self._pending)
 
-    # For the peer's side.
+    # Called for the peer.
 
     def take(self, number: int) -> Outcome | None:
         """
-        The peer sends a message with this number.
+        Accept the peer's next message, or answer it.
 
         @return: its answer; C{None} where it is to be stored.
         """
@@ -105,18 +105,17 @@ class Stream:
         return self.gap() if number > self.next else self.refusals.get(number, DUPLICATE)
 
     def is_in_doubt(self, number: int) -> bool:
-        """
-        Whether a number is sent again before it is known what became of it.
-        """
+        """Say whether a number is sent again before its fate is known."""
         if self.ended or number >= self.next:
             return False
-        # What was read at once is taken before any of it is submitted.
+        # All messages of one read are taken before any of them is submitted.
         return number > self._begun or (bool(self._pending) and number >= min(self._pending))
 
     def take_in_turn(self, number: int) -> Outcome:
         """
-        As L{take} for a number that was in doubt, when everything before is answered: if it
-        comes next it was not stored, and has to be sent again.
+        Answer a number that was in doubt, when everything before it is answered.
+
+        As L{take}, but if it comes next it was not stored, and has to be sent again.
         """
         if self.ended or number != self.next:
             return self.take(number) or DUPLICATE
@@ -124,7 +123,7 @@ class Stream:
 
     def take_all(self, first: int, count: int) -> None:
         """
-        As L{take}, for numbers in a row.
+        Accept consecutive numbers, as L{take} does one.
 
         @param first: the one that comes next.
         """
@@ -132,15 +131,14 @@ class Stream:
         self.next += count
 
     def gap(self) -> Outcome:
-        """
-        What is said to a number that is too high.
-        """
+        """Return the answer to a number that is too high."""
         return Outcome(Word.TRY, Code.GAP, f"send #{self.next} next", values=f"seq={self.last}")
 
     def told(self, series: int, runs: Sequence[Run]) -> Sequence[Run]:
         """
-        What is said to messages that were submitted, now that it is their turn: who has
-        to send a message again has to send all behind it again, refused ones too.
+        Return the answers to submitted messages when it is their turn.
+
+        A peer that has to send a message again has to send all behind it again, refused ones too.
 
         @param series: in which they were submitted.
         """
@@ -155,36 +153,36 @@ class Stream:
 
     def end(self) -> None:
         """
-        Its peer is gone, or no longer the one that has it: what is not written yet never is.
+        End the claim: what is not written yet never is.
+
+        Its peer is gone, or another connection has claimed the stream.
         """
         self.ended = True
         self.series += 1
 
     def rest(self) -> None:
-        """
-        Nothing is in flight and nobody sends: keep no more than is needed to go on.
-        """
+        """Drop most of the remembered refusals; nothing is in flight and no peer sends."""
         kept = list(self.refusals)[-_AT_REST:]
         self.refusals = {number: self.refusals[number] for number in kept}
 
-    # For those who store.
+    # Called by chunks.
 
     def begin(self, first: int, count: int) -> None:
-        """
-        Messages are submitted, in a chunk that begins with this number.
-        """
+        """Note that a chunk is submitted whose numbers begin with C{first}."""
         self._pending[first] = count
         if first == self._begun + 1:  # else it is void already
             self._begun += count
 
     def settle(self, chunk: int, first: int, count: int, fate: Fate) -> None:
         """
-        Some messages of a chunk have met their fate.
+        Record the fate of some messages of a chunk.
+
+        @param chunk: the first number of the chunk.
         """
         if fate.word in (Word.TRY, Word.BYE):
             self.back_to(first)
             if fate.word is Word.BYE:
-                # Whether it is stored, or what was before it still is, nobody here knows.
+                # Its fate is not known here, nor whether all before it is still stored.
                 self.sure = False
         elif fate.word is Word.REJ and isinstance(fate, Outcome):
             for number in range(first, min(first + count, self.next)):
@@ -199,9 +197,7 @@ class Stream:
                 self.idle()
 
     def back_to(self, number: int) -> None:
-        """
-        This number and those behind it are not stored, and have to be sent again.
-        """
+        """Go back to a number: it and those behind it are not stored, and have to be sent again."""
         if number < self.next:
             self.next = number
             self._begun = number - 1

@@ -1,5 +1,5 @@
 """
-Where the database found streams that a batch could not move.
+Position of a stream whose mark a batch could not move.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ class Standing(NamedTuple):
     """
     Position of a stream that did not move, as the database has it.
 
-    @ivar claimed: whether it is still claimed by whoever wanted to move it.
+    @ivar claimed: whether the claim of the batch is still the stream's.
     @ivar current: whether it is in the epoch of the messages.
     @ivar mark: the number up to which everything is settled.
     @ivar first: the number of the first message in C{digests}.
-    @ivar digests: of settled messages in a row, as far as they are remembered and were in
+    @ivar digests: of consecutive settled messages, as far as they are remembered and were in
         the batch.
     """
 
@@ -31,14 +31,14 @@ class Standing(NamedTuple):
 
     def holds(self, number: int, frame: bytes) -> bool:
         """
-        Whether a number is known to be this very message's.
+        Say whether the message stored under a number is known to be this one.
         """
         at = (number - self.first) * DIGEST
         return at >= 0 and self.digests[at : at + DIGEST] == digests_of([frame])
 
     def outcome(self, move: StreamMark) -> Outcome:
         """
-        What is told to the peer whose messages did not move it.
+        Return the answer to the peer whose messages could not be stored.
         """
         if not self.claimed:
             return wording.STREAM_TAKEN

@@ -19,7 +19,8 @@ def closest(word: str, known: Any) -> str | None:
 
 def printable(text: str) -> str:
     """
-    Text from a file as it may be shown: with the escapes of Python for control characters, so
-    that it can neither begin a line nor change a terminal.
+    Return text from a file with control characters as Python's escapes.
+
+    Shown like this it can neither begin a line nor change a terminal.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

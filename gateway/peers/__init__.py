@@ -1,1 +1,1 @@
-"""One peer's connection, and what the peers of a listener have in common."""
+"""Connections of peers, and the state that the peers of a listener share."""

@@ -1,5 +1,5 @@
 """
-Admissions in the log: who was let in, by what proof and from where.
+Log of admissions: identity, proof and address of each peer that is let in.
 
 One line for an identity, its proof and its address; while it comes again and again, one line a
 minute that counts. So a token that is used somewhere else has a line of its own at once.
@@ -26,21 +26,18 @@ class _Kind(NamedTuple):
 
 class AdmissionLog:
     """
-    The admissions of one listener, as lines of the log.
+    Log of one listener's admissions.
     """
 
     _log = Logger()
 
     def __init__(self, clock: IReactorTime, listener: str) -> None:
-        """
-        @param listener: its name.
-        """
         self._listener = listener
         self._repeat_log: RepeatLog[_Kind] = RepeatLog(clock, self._say)
 
     def note(self, identity: str, proof: str, site: Hashable, peer: str) -> None:
         """
-        A connection was let in.
+        Note that a connection was let in.
 
         @param proof: a token's ID or a certificate's number, never a secret.
         @param peer: its address.
@@ -49,7 +46,7 @@ class AdmissionLog:
 
     def end(self) -> None:
         """
-        Tell what is not told yet, and be quiet.
+        Log the counts that are not logged yet, and stop.
         """
         self._repeat_log.end()
 

@@ -1,5 +1,5 @@
 """
-Answers: what a peer asked, in order, and the bytes that are due to it.
+Queue of a peer's answers: fates in, the bytes that are due out, in the order of its frames.
 
 Strategy: one slot for each piece of work, settled in any order and answered in
 that of the frames: a slot's bytes are due when it and all before it are settled.
@@ -21,12 +21,12 @@ from gateway.wire.framing import Framing
 
 class Slot:
     """
-    Answers of one piece of work.
+    Place in the queue for the answers of one piece of work.
 
-    @ivar runs: fates of its messages in order, C{None} until the store has spoken.
+    @ivar runs: fates of its messages in order, C{None} until they are settled.
     @ivar stream: that they are numbered in, submitted in this C{series} of it.
     @ivar asked: whether it is a request, and not messages.
-    @ivar route: that the messages are for.
+    @ivar route: of the messages.
     """
 
     __slots__ = ("asked", "count", "gaps", "route", "runs", "series", "stream", "tags")
@@ -43,10 +43,10 @@ class Slot:
 
 class AnswerQueue:
     """
-    One peer's answers.
+    Queue of one peer's answers.
 
-    @ivar unanswered: frames asked whose answers are not due yet.
-    @ivar quiet: whether no C{+OK} is said to messages.
+    @ivar unanswered: frames whose answers are not due yet.
+    @ivar quiet: whether messages are not answered with C{+OK}.
     @ivar ended: whether C{-BYE} was among what was due; nothing is due after it.
     """
 
@@ -66,15 +66,15 @@ class AnswerQueue:
 
     @property
     def waiting(self) -> bool:
-        """Whether anything that was asked has no answer yet."""
+        """Whether any work has no answer yet."""
         return bool(self._slots)
 
     def ask(self, work: Work) -> Slot:
         """
-        Keep a place for the answers of some work.
+        Append a slot for the answers of some work.
 
-        @return: whose C{runs} are to be set once the store has spoken; work
-            without messages needs no store.
+        @return: the slot, whose C{runs} the caller sets when the messages are settled; work
+            without messages is settled at once.
         """
         # Filled in here and not by a constructor: a call for each chunk less.
         slot = Slot()
@@ -92,36 +92,29 @@ class AnswerQueue:
         return slot
 
     def next_is(self, slot: Slot) -> bool:
-        """
-        Whether everything before this is answered.
-        """
+        """Say whether everything before this slot is answered."""
         return bool(self._slots) and self._slots[0] is slot
 
     def tally(self) -> tuple[int, int, int]:
         """
-        How many were kept, refused, and to be sent again since this was last asked; nothing
-        is counted before the first time.
+        Return the numbers of messages stored, refused, and to be sent again since the last call.
+
+        Nothing is counted before the first call.
         """
         kept, rejected, again = self._tally or (0, 0, 0)
         self._tally = [0, 0, 0]
         return kept, rejected, again
 
     def say_protocol_words(self) -> None:
-        """
-        From now on say what the protocol says, whatever words the listener has.
-        """
+        """Use the protocol's words from now on, whatever words the listener has."""
         self._words = Words()
 
     def forget(self) -> None:
-        """
-        Nobody is there to be answered.
-        """
+        """Drop all slots: the peer is gone."""
         self._slots.clear()
 
     def due(self) -> bytes:
-        """
-        Take out all answers that may be given now.
-        """
+        """Take out all answers that may be given now, as bytes."""
         slots = self._slots
         if self.ended:
             slots.clear()
@@ -138,14 +131,14 @@ class AnswerQueue:
             position = 0
             for count, fate in runs:
                 if fate.word is Word.BYE:
-                    # The last word is said once, whatever was asked after it.
+                    # -BYE is sent once, whatever frames come after it.
                     count = 1
                     self.ended = True
                 payload = self._words.payload(fate)
                 if payload is None:
-                    pass  # this listener has no word for it
+                    pass  # this listener does not answer it
                 elif (slot.tags is None or self.ended) and isinstance(payload, bytes):
-                    # The last word is no frame's answer, and has no tag.
+                    # -BYE answers no frame, and has no tag.
                     due.append(self._framing.frame(payload) * count)
                 else:
                     payloads = repeat(payload, count) if isinstance(payload, bytes) else payload
@@ -160,9 +153,7 @@ class AnswerQueue:
         return b"".join(due)
 
     def _counted(self, slot: Slot, runs: Sequence[Run], tally: list[int]) -> Sequence[Run]:
-        """
-        @return: what is to be said.
-        """
+        """Count the answers of a slot; return its runs without C{+OK} where the peer wants none."""
         for count, fate in runs:
             if fate.word is Word.REJ:
                 tally[1] += count

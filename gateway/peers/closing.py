@@ -1,5 +1,5 @@
 """
-Closing a connection: answers arrive before its end.
+Closing of a connection so that its last answers still arrive.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ C{-BYE}: closing at once with unread data makes TCP drop the answers on their wa
 
 class Closing:
     """
-    The end of one connection, begun when everything is written.
+    Closing of one connection, begun when everything is written.
 
-    @ivar lingers: whether the time for the last words is running.
+    @ivar lingers: the timer that aborts the connection; C{None}: not started.
     """
 
     __slots__ = ("_clock", "_transport", "lingers")
@@ -31,15 +31,15 @@ class Closing:
         self._transport = transport
         self._clock = clock
         self.lingers: IDelayedCall | None = None
-        # What waits to be written is written before the end all the same.
+        # The transport still writes what it has buffered before it closes.
         transport.unregisterProducer()
 
     def say(self, *, ended: bool, blocked: bool) -> None:
         """
-        Close; again where one of these has changed.
+        Close; to be called again where one of these has changed.
 
-        @param ended: whether the peer has said all it had to say.
-        @param blocked: whether something still waits for the peer to take it.
+        @param ended: whether the peer has closed its end.
+        @param blocked: whether some bytes still wait for the peer to read them.
         """
         transport = self._transport
         if ended:
@@ -49,19 +49,19 @@ class Closing:
                 transport.loseConnection()
                 return
             transport.resumeProducing()
-            # A peer that is slow has until write_timeout to take what waits for it.
+            # A slow peer has until write_timeout to read what is buffered.
             if not blocked:
                 self.linger()
 
     def linger(self) -> None:
         """
-        The last word is on its way.
+        Start the timer that aborts the connection: the last answer is on its way.
         """
         self.lingers = self._clock.callLater(LINGER, self._transport.abortConnection)
 
     def forget(self) -> None:
         """
-        The connection is gone.
+        Stop the timer: the connection is gone.
         """
         if self.lingers is not None and self.lingers.active():
             self.lingers.cancel()

@@ -1,5 +1,5 @@
 """
-Context of a listener, for the protocols of its peers.
+Context of a listener, as the protocols of its peers need it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class ListenerContext(Protocol[Peer]):
     Settings of a listener that hold for all its peers, and the events that it takes.
 
     @ivar window: unanswered frames of a peer at which reading pauses.
-    @ivar channels: what peers may listen to; C{None}: nothing.
+    @ivar channels: subscriptions to channels; C{None}: peers cannot listen.
     @ivar push_buffer: bytes of pushes that may wait for a peer.
     """
 
@@ -47,42 +47,46 @@ class ListenerContext(Protocol[Peer]):
 
     def frames(self, say: Callable[[bytes], object]) -> Framing:
         """
-        What cuts a peer's bytes.
+        Make a peer's framing.
 
-        @param say: takes what has to be answered, but is no frame's answer.
+        @param say: sends bytes that answer no frame, as those to Telnet's commands.
         """
 
     def source(self, peer_info: PeerInfo, answered: OnSettled) -> PeerSource:
-        """What submits a peer's messages."""
+        """Make the source of a peer's messages."""
 
     def throttle(self, peer_info: PeerInfo, resume: Callable[[], None]) -> Throttle | None:
-        """What limits a peer's rate; C{resume} is called when it may be read again."""
+        """
+        Make a peer's throttle; C{resume} is called when it may be read again. C{None}: no limit.
+        """
 
     def rights(self, peer_info: PeerInfo) -> Rights | Outcome:
-        """What a peer may do; the last word, where that is nothing."""
+        """Return a peer's rights; the last answer, where it has none."""
 
     def awaits_proof(self, peer_info: PeerInfo) -> bool:
-        """Whether the peer has still to prove who it is."""
+        """Say whether the peer has still to prove its identity."""
 
     def astray(self, framing: str) -> Outcome | None:
         """
-        What is said to a client that looks for commands in this framing; C{None}: it is right here.
+        Return the answer to a client that expects a listener of commands in this framing.
+
+        C{None}: this is one.
         """
 
     def joined(self, peer: Peer) -> None:
-        """A peer connected."""
+        """Note that a peer connected."""
 
     def left(self, peer: Peer) -> None:
-        """A peer is gone."""
+        """Note that a peer is gone."""
 
     def nul_found(self, peer: Peer) -> None:
-        """A peer seems to end its messages with NUL, where a newline would end them."""
+        """Note that a peer seems to end its messages with NUL, where a newline would end them."""
 
     def refused(self, peer: Peer, route: str, count: int, outcome: Outcome) -> None:
-        """Messages are refused for good, for a route or, where that is empty, for none."""
+        """Note messages refused for good; C{route} is empty where none was found."""
 
     def let_in(self, peer_info: PeerInfo) -> None:
-        """Somebody may do something here; for the log."""
+        """Note that a peer has rights here; for the log."""
 
     def let_go(self, peer: Peer, reason: str) -> None:
-        """A peer is told to go; for the log."""
+        """Note that a peer is told to go; for the log."""

@@ -1,5 +1,5 @@
 """
-The peers of one listener: what they have in common, and who is connected.
+Factory of the protocols of one listener's peers, with the state that they share.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ DEFAULT_CARRIAGE: Final = Carriage()
 
 class PeerFactory(Factory):
     """
-    Makes the protocols of one listener.
+    Factory of the protocols of one listener.
 
     @ivar peers: those connected now.
     """
@@ -78,16 +78,16 @@ class PeerFactory(Factory):
         @param framing: a key of L{FRAMINGS}.
         @param max_frame: largest payload of a frame, in bytes.
         @param window: unanswered frames of a peer at which reading pauses.
-        @param channels: what peers may listen to.
+        @param channels: subscriptions to channels; C{None}: peers cannot listen.
         @param push_buffer: bytes of pushes that may wait for a peer.
-        @param rates: how much peers may send; C{None}: any amount.
-        @param access: who may do what.
+        @param rates: rate limits of peers; C{None}: no limit.
         @param wall: seconds since 1970.
-        @param auth: whether peers have to prove who they are.
-        @param connection_limit: the connections that there are.
-        @param telnet: whether peers may say Telnet's commands between their lines.
-        @param refuses_http: whether who begins as a browser does is let go, and nothing stored.
-        @param carriage: what the kernel does for each of them.
+        @param auth: whether peers have to prove their identity.
+        @param connection_limit: the count of connections.
+        @param telnet: whether peers may send Telnet's commands between their lines.
+        @param refuses_http: whether a peer that begins with HTTP is disconnected before anything is
+            stored.
+        @param carriage: socket options of the connections.
         """
         self.listener = listener
         self.framing = framing
@@ -116,13 +116,13 @@ class PeerFactory(Factory):
         self._told_of_nul = False
 
     def joined(self, peer: PeerProtocol) -> None:
-        """A peer connected."""
+        """Note that a peer connected."""
         self.peers.add(peer)
         self.connection_limit.enter(peer.peer_info.site)
         self._sweep.peers_changed()
 
     def left(self, peer: PeerProtocol) -> None:
-        """A peer is gone."""
+        """Note that a peer is gone."""
         self.peers.discard(peer)
         self.connection_limit.leave(peer.peer_info.site)
         if self.channels is not None:
@@ -130,7 +130,7 @@ class PeerFactory(Factory):
         self._sweep.peers_changed()
 
     def nul_found(self, peer: PeerProtocol) -> None:
-        """A peer seems to end its messages with NUL; for the log, once."""
+        """Log, once, that a peer seems to end its messages with NUL."""
         if self._told_of_nul:
             return
         self._told_of_nul = True
@@ -143,36 +143,36 @@ class PeerFactory(Factory):
         )
 
     def refused(self, peer: PeerProtocol, route: str, count: int, outcome: Outcome) -> None:
-        """Messages are refused for good; for the log."""
+        """Log that messages are refused for good."""
         self.refusal_log.note(route, count, outcome, peer.peer_info.name)
 
     def let_in(self, peer_info: PeerInfo) -> None:
-        """Somebody has rights here; for the log, where it proved who it is."""
+        """Log that a peer has rights here, where it has proved its identity."""
         if peer_info.identity is not None:
             self.admission_log.note(
                 peer_info.identity, peer_info.proof, peer_info.site, peer_info.name
             )
 
     def let_go(self, peer: PeerProtocol, reason: str) -> None:
-        """A peer is told to go; for the log."""
+        """Log that a peer is told to go."""
         self.not_let_in(peer.peer_info.name, reason)
 
     def not_let_in(self, name: str, reason: str) -> None:
         """
-        Somebody is kept outside; for the log.
+        Log that a connection is refused.
 
-        @param name: the address.
+        @param name: its address.
         """
         self._sweep.let_go(reason, name)
 
     def end_log(self) -> None:
-        """Say what is counted and not said yet."""
+        """Log the counts that are not logged yet."""
         self.refusal_log.end()
         self.admission_log.end()
 
     def measure(self, rates: Rates) -> None:
         """
-        From now on peers may send this much.
+        Replace the rate limits of all peers.
         """
         if rates.allowance != self.rates.allowance:
             self.rates = rates
@@ -181,10 +181,10 @@ class PeerFactory(Factory):
 
     def judge(self, access: Access, known: Callable[[PeerInfo], PeerInfo | None]) -> None:
         """
-        From now on this is who may do what. Who may do nothing any more is told to go.
+        Replace the access rights of all peers; those without any are told to go.
 
-        @param known: somebody as it is known now; C{None} where what proved who it is does so
-            no more.
+        @param known: a peer's identity -> the same as it is now; C{None} where its proof is not
+            valid any more.
         """
         self.access = access
         for peer in list(self.peers):
@@ -198,9 +198,9 @@ class PeerFactory(Factory):
 
     def end_revoked(self, revoked: Callable[[set[PeerCertificate]], set[PeerCertificate]]) -> None:
         """
-        Whose certificate is revoked is told to go.
+        Disconnect peers whose certificate is revoked.
 
-        @param revoked: those among some certificates that are.
+        @param revoked: returns those of some certificates that are.
         """
         shown = {peer.peer_info.certificate for peer in self.peers} - {None}
         found = revoked(cast("set[PeerCertificate]", shown)) if shown else ()
@@ -212,7 +212,7 @@ class PeerFactory(Factory):
         for peer in [peer for peer in self.peers if peer.peer_info.ends <= now]:
             peer.disprove(wording.EXPIRED)
 
-    # What is asked of it by those connected.
+    # Called by the protocols of its peers.
 
     def rights(self, peer_info: PeerInfo) -> Rights | Outcome:
         if self.awaits_proof(peer_info):
@@ -235,7 +235,7 @@ class PeerFactory(Factory):
         now = self.clock.seconds()
         bucket: Bucket | None
         if self.awaits_proof(peer_info) and self.rates.allowance.limited:
-            # Its own, so that nobody without a token can use up that of others with one.
+            # A bucket of its own: a peer without a token must not use up that of peers with one.
             bucket = Bucket(self.rates.allowance, now)
         else:
             bucket = self.rates.bucket(peer_info.account, now)
@@ -258,26 +258,26 @@ class PeerFactory(Factory):
 
     def peer(self, peer_info: PeerInfo) -> PeerProtocol:
         """
-        For somebody who is let in.
+        Make the protocol of a peer that is let in.
         """
         return PeerProtocol(self, peer_info)
 
 
 def peer_info_of(addr: IAddress | None) -> PeerInfo:
     """
-    Who is connected, as the transport tells it.
+    Return what a transport's address tells of a peer.
     """
     return PeerInfo(peer_name(addr), address_of(getattr(addr, "host", None)))
 
 
 def peer_name(addr: IAddress | None) -> str:
     """
-    An address for people and for C{@peer}: C{host:port}, C{[v6]:port} or C{unix}.
+    Return an address for people and for C{@peer}: C{host:port}, C{[v6]:port} or C{unix}.
     """
     host, port = getattr(addr, "host", None), getattr(addr, "port", None)
     return "unix" if host is None else place_name(host, port)
 
 
 def place_name(host: str, port: object) -> str:
-    """C{host:port} or C{[v6]:port}."""
+    """Return C{host:port} or C{[v6]:port}."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

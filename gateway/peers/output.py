@@ -1,11 +1,11 @@
 """
-Output of a peer: to the kernel at once, and to the transport what it does not take.
+Output to a peer: directly to the kernel, and by the transport only what does not fit.
 
 Twisted's transports write in the reactor's next round, at two more system calls
 (the socket is added to the poll set and taken out again). For a small answer that
-is most of its cost. Whoever writes directly must have registered as a pull
+is most of its cost. A protocol that writes directly must have registered as a pull
 producer, and after a write that did not take all must use the transport until
-C{resumeProducing} says that it has nothing left; otherwise bytes overtake bytes.
+C{resumeProducing} is called; otherwise bytes overtake bytes.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from gateway.system.transport import Transport
 
 def send_now(connection: socket, data: bytes) -> int:
     """
+    Send bytes to the kernel at once; return how many it took.
+
+    0 where it has no room or the connection is gone, which the transport will find out.
+
     @param connection: not blocking, connected.
-    @return: how many bytes the kernel took; 0 where it has no room or the
-        connection is gone, which the transport will find out.
     """
     try:
         return connection.send(data)
@@ -35,9 +37,9 @@ class Output:
     Output of one peer.
 
     @ivar carrier: the socket below, under TLS too; C{None} where there is none.
-    @ivar direct: whether what is written goes to the kernel first. Whoever made it then
-        has to be the transport's pull producer, as said above.
-    @ivar blocked: whether something waits for the peer to take it, until L{written}.
+    @ivar direct: whether writes go to the kernel first. The protocol then has to be the
+        transport's pull producer, see the module.
+    @ivar blocked: whether bytes wait for the peer to read them, until L{written}.
     @ivar waiting: how many bytes at most.
     """
 
@@ -54,9 +56,7 @@ class Output:
         self.direct = carrier is not None and plain
 
     def write(self, data: bytes) -> int:
-        """
-        @return: how many bytes of it wait now.
-        """
+        """Write bytes; return how many of them wait now."""
         if self.direct and not self.blocked:
             assert self.carrier is not None
             data = data[send_now(self.carrier, data) :]
@@ -72,9 +72,9 @@ class Output:
 
     def push(self, data: bytes, most: int) -> bool:
         """
-        Write what is no answer.
+        Write a push, which is no answer.
 
-        @param most: bytes of such that may wait.
+        @param most: bytes of pushes that may wait.
         @return: whether there was room for it.
         """
         if self.blocked and self._pushed + len(data) > most:
@@ -83,9 +83,7 @@ class Output:
         return True
 
     def written(self) -> None:
-        """
-        Nothing waits any more.
-        """
+        """Note that nothing waits any more."""
         self.blocked = False
         self.waiting = 0
         self._pushed = 0

@@ -1,17 +1,17 @@
 """
-One peer's connection: bytes in, frames to the writer, answers out in order.
+Protocol of one peer's connection: bytes in, frames to the writer, answers out in order.
 
-Strategy: what one read brought becomes one list of frames, one submission for
+Strategy: the bytes of one read become one list of frames, one submission for
 each route in it, and one write of all its answers, in the order of the frames
 (L{gateway.peers.answer_queue}).
 
 Reading pauses while the peer has C{window} unanswered frames, while it does not
-take its answers, and while the whole gateway is at its cap. What one read brought
-beyond the window stays as it came, uncut, so the window is a strict one. What is kept
-for the peer and waits for it counts into that cap (L{gateway.commit.inflight_limit}).
+read its answers, and while the whole gateway is at its limit. Bytes read
+beyond the window stay as they came, uncut, so the window is a strict one. Bytes that are kept
+for the peer and wait for it count into that limit (L{gateway.commit.inflight_limit}).
 
-What takes too long is found by a sweep (L{gateway.peers.timeout_sweep}), not by timers: the hot
-path only leaves a mark that something came.
+Timeouts are found by a sweep (L{gateway.peers.timeout_sweep}), not by timers: the hot
+path only sets a flag that something came.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _FRAME: Final = 64
 
 class Phase(Enum):
     """
-    How far a connection has come to its end.
+    State of a connection on its way to its end.
     """
 
     OPEN = auto()
@@ -79,7 +79,7 @@ _CLOSING: Final = (Phase.CLOSING, Phase.CLOSING_ENDED)
 
 class Pause(Enum):
     """
-    Why a peer is not read just now.
+    Reason why a peer is not read now.
     """
 
     OUTPUT = "it does not take its answers"
@@ -92,7 +92,7 @@ class Pause(Enum):
 @implementer(IHalfCloseableProtocol, IPushProducer)
 class PeerProtocol(Protocol):
     """
-    A connected peer.
+    Protocol of one connected peer.
     """
 
     transport: Transport
@@ -117,7 +117,7 @@ class PeerProtocol(Protocol):
     _beginning: bytes | None = b""
     rights = NOTHING
 
-    # By the connection.
+    # Set by connectionMade.
     _output: Output
 
     def __init__(self, context: ListenerContext[PeerProtocol], peer_info: PeerInfo) -> None:
@@ -166,7 +166,7 @@ class PeerProtocol(Protocol):
             return
         waits = self._held or self._asking is not None
         waits = waits or (self._throttle is not None and self._throttle.holds)
-        # What is answered at once makes no room before all of this is begun.
+        # Answers that come at once are written only when all of these frames are begun.
         self._advancing = True
         self._take_in(data, 0 if waits else self._context.window - self.answers.unanswered)
         self._advancing = False
@@ -174,9 +174,9 @@ class PeerProtocol(Protocol):
 
     def _take_in(self, data: bytes, most: int) -> None:
         """
-        Begin as many frames as there is room for; what comes behind them stays as it is.
+        Split bytes into as many frames as there is room for; those behind are kept uncut.
 
-        @param data: what came, if anything did.
+        @param data: new bytes, maybe none.
         """
         bye: Outcome | None = None
         framing, throttle = self._framing, self._throttle
@@ -208,9 +208,9 @@ class PeerProtocol(Protocol):
 
     def _seek(self, data: bytes) -> bytes:
         """
-        Look whether this is a client that seeks another listener; it is told which one this is.
+        Check the first bytes for a client's probe; a client that seeks another listener is told.
 
-        @return: what there is to read, which waits as long as it may be one.
+        @return: the bytes to read; none as long as they may become a probe.
         """
         assert self._beginning is not None
         data = self._beginning + data
@@ -223,14 +223,14 @@ class PeerProtocol(Protocol):
         bye = self._context.astray(framing) if framing else None
         if bye is None:
             return data
-        # It does not know a device's words.
+        # A client does not know a device's words.
         self.answers.say_protocol_words()
         self._bye = self.turned_away(bye)
         self._advance()
         return b""
 
     def readConnectionLost(self) -> None:
-        """The peer has said all it had to say; what it sent is still answered."""
+        """Note that the peer closed its end; what it sent is still answered."""
         if self._phase is Phase.OPEN:
             self._phase = Phase.ENDED
         elif self._phase is Phase.CLOSING:
@@ -238,33 +238,34 @@ class PeerProtocol(Protocol):
         self._advance()
 
     def writeConnectionLost(self) -> None:
-        """The transport has written all it had, and closed our own end."""
+        """Note that the transport has written all it had, and closed our own end."""
         self._output.written()
 
     # Backpressure: several reasons to pause, one place that does it.
 
     def pauseProducing(self) -> None:
-        """The transport's: the peer does not take its answers."""
+        """Called by the transport: the peer does not read its answers."""
         self._output.blocked = True
         self._update_reading()
 
     def resumeProducing(self) -> None:
-        """The transport's: the peer took its answers."""
+        """Called by the transport: all output is written."""
         self._output.written()
         self._advance()
 
     def stopProducing(self) -> None:
-        """The transport's: the connection is gone."""
+        """Called by the transport: the connection is gone."""
 
     def hold_reading(self, held: bool) -> None:
-        """The gateway's: too much is in flight."""
+        """Pause or resume, as the limit of the whole gateway wants it."""
         self._pressed = held
         self._advance()
 
     def _reason_to_pause(self) -> Pause | None:
         """
-        @return: why no more is to be read now, if so. All but L{Pause.RATE} excuses the peer: what
-            waits because it sends too much does not.
+        Return why reading has to pause; C{None}: it need not.
+
+        For all reasons but L{Pause.RATE} the peer's timeouts stand still.
         """
         if self._output.blocked:
             return Pause.OUTPUT
@@ -328,7 +329,7 @@ class PeerProtocol(Protocol):
                 self._throttle.give_back(work.rest)
 
     def settled(self, slot: object, runs: Sequence[Run]) -> None:
-        """The store has spoken."""
+        """Set the fates of a slot's messages, and write what is due."""
         assert isinstance(slot, Slot)
         slot.runs = runs
         if (len(runs) > 1 or runs[0][1].word is Word.REJ) and not slot.asked:
@@ -341,7 +342,7 @@ class PeerProtocol(Protocol):
                 self._context.refused(self, route, count, fate)
 
     def _answered(self, slot: Slot, fate: Fate) -> None:
-        """What took its time has its answer."""
+        """Set the answer of a request."""
         self._asking = None
         self.settled(slot, [(1, fate)])
 
@@ -358,7 +359,7 @@ class PeerProtocol(Protocol):
     # From slots to answers.
 
     def _advance(self) -> None:
-        """Write what is due, begin what now has room, and again until neither is left."""
+        """Write what is due, begin what has room now, and repeat until neither is left."""
         if self._advancing or self._phase is Phase.LOST:
             return
         self._advancing = True
@@ -372,7 +373,7 @@ class PeerProtocol(Protocol):
             asking = self._asking
             if asking is not None:
                 request, self._request = self._request, None
-                # Nothing is begun for a peer that does not take what it has got.
+                # No request is begun for a peer that does not read its answers.
                 if request is None or not answers.next_is(asking) or self._output.blocked:
                     self._request = request
                     break
@@ -391,7 +392,7 @@ class PeerProtocol(Protocol):
                     continue
                 popleft = self._held.popleft
                 self._begin_all([popleft() for _ in range(min(room, stride, len(self._held)))])
-                # Requests give back what comes after them: among many, a few at a time.
+                # A request returns the frames behind it: where many are, begin few at a time.
                 stride = 2 * stride if self._asking is None else 1
             elif self._bye is not None and not self._pressed:
                 self._begin(Work("", gaps=[(0, self._bye)], closes=True))
@@ -413,9 +414,7 @@ class PeerProtocol(Protocol):
             self._update_reading()
 
     def _count(self) -> None:
-        """
-        See how much is kept for the peer, beside its messages in flight.
-        """
+        """Report the bytes that are kept for the peer, beside its messages in flight."""
         output, framing = self._output, self._framing
         kept = output.waiting + self._reader.kept
         if not self._held and self._asking is None:
@@ -423,7 +422,7 @@ class PeerProtocol(Protocol):
         if self._asking is not None or output.blocked:
             kept += self._held_size + framing.pending
         elif not framing.more:
-            # Else it is messages beyond the window, which go on by themselves.
+            # Else these are messages beyond the window, which need nothing from the peer.
             kept += framing.pending
         if kept <= _FREE or self._given_up or self._phase is Phase.LOST:
             kept = 0
@@ -432,10 +431,10 @@ class PeerProtocol(Protocol):
             self._context.inflight_limit.keep(self, kept)
 
     def give_up(self) -> None:
-        """The gateway's: too much is kept, and of all peers the most for this one."""
+        """Disconnect the peer: too much is kept, and of all peers the most for this one."""
         self._given_up = True
         if self._throttle is not None:
-            # Whoever comes back at once for more has to wait as if this had been sent.
+            # A peer that reconnects at once has to wait as if it had sent these bytes.
             self._throttle.charge(self._kept)
         self._kept = 0
         self._held.clear()
@@ -449,10 +448,9 @@ class PeerProtocol(Protocol):
 
     def push(self, pushes: Pushes) -> bool:
         """
-        Tell what was not asked for. All answers due are written in one piece, so it
-        comes between two of them.
+        Send pushes. All answers due are written in one piece, so they come between two of them.
 
-        @return: whether the peer may be told more; one that leaves too much is let go.
+        @return: whether the peer may get more; one that leaves too much unread is disconnected.
         """
         if self._closing or self._bye is not None or self._phase not in (Phase.OPEN, Phase.ENDED):
             return False
@@ -464,15 +462,15 @@ class PeerProtocol(Protocol):
         self._advance()
         return False
 
-    # Limits in time.
+    # Timeouts.
 
     def look(self) -> PeerActivity | None:
-        """The sweep's."""
+        """Return the peer's activity since the last sweep; C{None} where no timeout runs."""
         seen = self._seen
         heard, finished = bool(seen & HEARD), bool(seen & FINISHED)
         was_read = not seen & EXCUSED and self._reason_to_pause() in (None, Pause.RATE)
         if seen:
-            # Else a peer that was always silent stays as small as it is.
+            # Set only if needed: the instance of an idle peer has no attribute of it.
             self._seen = 0
         timeouts = self._context.timeouts
         queue = None
@@ -498,12 +496,14 @@ class PeerProtocol(Protocol):
         return PeerActivity(heard, finished, unfinished, idle, silent, was_read, queue)
 
     def _look_for_nul(self) -> None:
-        # Only where a frame was too long, or does not go on: so it costs good ones nothing.
+        # Called only where a frame was too long or is incomplete: good ones cost nothing.
         if self._framing.has_nul:
             self._context.nul_found(self)
 
     def expire(self, limit: Limit) -> None:
-        """The sweep's: a peer that still listens is told, after all its answers."""
+        """
+        Disconnect the peer for a timeout; one that still reads is told so, after all its answers.
+        """
         text = limit.text(self._context.timeouts)
         if limit is Limit.WRITE:
             self.abort()
@@ -512,13 +512,13 @@ class PeerProtocol(Protocol):
             self._advance()
         self._context.let_go(self, text)
 
-    # Who it is.
+    # Identity and rights.
 
     def known_as(self, peer_info: PeerInfo) -> Outcome | None:
         """
-        From now on the peer is this one. Nothing may be in flight.
+        Set the identity that the peer has proved. Nothing may be in flight.
 
-        @return: the last word, where it may do nothing here.
+        @return: the last answer, where it has no rights here.
         """
         rights = self._context.rights(peer_info)
         self.peer_info = peer_info
@@ -532,18 +532,18 @@ class PeerProtocol(Protocol):
         return None
 
     def disprove(self, bye: Outcome) -> None:
-        """It may do nothing more, and is told to go; again is harmless."""
-        self.rights = NOTHING  # for what it has asked and is not begun yet
+        """Take all rights away and disconnect the peer; calling it again is harmless."""
+        self.rights = NOTHING  # for requests that are not begun yet
         if self._phase not in _CLOSING and self._bye is None:
             self.dismiss(self.turned_away(bye))
 
     def entitle(self, rights: Rights) -> None:
-        """From now on it may do this."""
+        """Replace the peer's rights."""
         self.rights = rights
         self._reader = self._reader.changed(self)
 
     def measure(self) -> None:
-        """See how much the peer may send."""
+        """Replace the peer's throttle by one of the present rate limits."""
         before, throttle = self._throttle, self._context.throttle(self.peer_info, self._advance)
         if throttle is not before:
             self._throttle = throttle
@@ -551,19 +551,19 @@ class PeerProtocol(Protocol):
             before.end()
             self._advance()
 
-    # For the conversation.
+    # Called by the dialect.
 
     def turned_away(self, bye: Outcome) -> Outcome:
-        """It is told to go, and so is the log."""
+        """Log that the peer is told to go; return the outcome given."""
         self._context.let_go(self, bye.text)
         return bye
 
     # The end.
 
     def dismiss(self, outcome: Outcome) -> None:
-        """Take nothing more; when everything in flight is answered, say goodbye."""
+        """Read nothing more; when everything in flight is answered, close with an outcome."""
         if self._phase not in _CLOSING:
-            # What is held was read but never submitted: it gets no answer, as if unread.
+            # Held frames were read but never submitted: they get no answer, as if unread.
             self._held.clear()
             self._framing.forget()
             self._bye = outcome

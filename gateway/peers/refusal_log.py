@@ -1,7 +1,7 @@
 """
-Refusals in the log: one line for each kind of them, and how many more there were.
+Log of refusals: one line for each kind, then how many more there were.
 
-A peer that takes no answers, or goes before they come, is told nothing of what was refused;
+A peer that reads no answers, or goes before they come, does not hear of refusals;
 with no dead letters kept the log is the only trace.
 """
 
@@ -25,21 +25,18 @@ class _Kind(NamedTuple):
 
 class RefusalLog:
     """
-    The refusals of one listener, as lines of the log.
+    Log of one listener's refusals.
     """
 
     _log = Logger()
 
     def __init__(self, clock: IReactorTime, listener: str) -> None:
-        """
-        @param listener: its name.
-        """
         self._listener = listener
         self._repeat_log: RepeatLog[_Kind] = RepeatLog(clock, self._say)
 
     def note(self, route: str, count: int, outcome: Outcome, peer: str) -> None:
         """
-        Messages were refused for good. The first of their kind is told at once.
+        Note that messages were refused for good. The first of their kind is logged at once.
 
         @param peer: its address.
         """
@@ -48,7 +45,7 @@ class RefusalLog:
 
     def end(self) -> None:
         """
-        Tell what is not told yet, and be quiet.
+        Log the counts that are not logged yet, and stop.
         """
         self._repeat_log.end()
 

@@ -1,5 +1,5 @@
 """
-Lines of the log that may come by the thousand: the first of each kind, then how many more.
+Log of events that may come by the thousand: the first of each kind, then how many more.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ Kind = TypeVar("Kind", bound=Hashable)
 
 class RepeatLog(Generic[Kind]):
     """
-    Says the first of each kind at once, and once a minute how many more there were.
+    Log that writes the first event of each kind at once, and once a minute how many more came.
     """
 
     def __init__(self, clock: IReactorTime, say: Callable[[Kind, int, str], None]) -> None:
         """
-        @param say: writes a line: its kind, how many it is for, and the text of the first or
-            that these are more.
+        @param say: writes a line: its kind, how many events it is for, and the text of the first or
+            a note that these are more.
         """
         self._clock = clock
         self._say = say
@@ -32,7 +32,9 @@ class RepeatLog(Generic[Kind]):
 
     def note(self, kind: Kind, count: int, text: str) -> None:
         """
-        @param text: said where this is the first of its kind.
+        Count events of a kind.
+
+        @param text: logged where this is the first of its kind.
         """
         if kind in self._more:
             self._more[kind] += count
@@ -43,9 +45,7 @@ class RepeatLog(Generic[Kind]):
             self._call = self._clock.callLater(EVERY, self._tell)
 
     def end(self) -> None:
-        """
-        Tell what is not told yet, and be quiet.
-        """
+        """Log the counts that are not logged yet, and stop."""
         if self._call is not None:
             self._call.cancel()
             self._tell()

@@ -1,8 +1,8 @@
 """
-The throttle: what a peer does who sends more than it may.
+Throttle: refuses or delays the messages of a peer that sends more than its rate limit.
 
-It is told so (C{-TRY RATE}), and it is read no more for a moment: the answer is for its
-manners, the pause for everybody else, since refusing a flood costs nearly as much as reading
+They are answered with C{-TRY RATE}, and the peer is not read for a moment: the answer tells the
+peer, the pause protects everybody else, since refusing a flood costs nearly as much as reading
 it. Where the listener has no word for a refusal the message waits instead: nobody would know
 that it was not stored.
 """
@@ -59,20 +59,21 @@ class Throttle:
 
     @property
     def portion(self) -> int:
-        """How many messages are to be looked at at once: who sends far too many costs little."""
+        """
+        Number of messages to process at once, so that a peer that sends far too many costs little.
+        """
         return self._bucket.portion(PAUSE)
 
     @property
     def stalls(self) -> bool:
-        """Whether what is kept has to wait on."""
+        """Whether kept messages have to wait longer."""
         return self._call is not None and not self.refuses
 
     def part(self, frames: list[bytes], held: deque[bytes]) -> list[bytes]:
         """
-        Leave in C{frames} those that may pass, from the first on. What is over the rate holds
-        the peer.
+        Leave in C{frames} those that may pass, from the first on; pause reading where some may not.
 
-        @param held: what comes after them; those that have to wait go back in front of it.
+        @param held: frames that come after them; those that have to wait go back in front of it.
         @return: those that are to be refused: all or none, for each has to wait for what those
             before it ask for.
         """
@@ -85,7 +86,7 @@ class Throttle:
         self._hold(now)
         del frames[passed:]
         if self.refuses and not passed:
-            # In no longer than a burst lasts as much passes as at any other pace.
+            # A pause no longer than a burst does not reduce the rate below its limit.
             longest = max(PAUSE, min(LONGEST_PAUSE, self._bucket.burst))
             self._pause = min(longest, 2 * self._pause)
             return over
@@ -94,30 +95,26 @@ class Throttle:
 
     def charge(self, size: int) -> None:
         """
-        Bytes came that are no message's, or not yet: line endings, lengths, what is skipped, the
-        beginning of a message. Less than nothing: a message has come whole that was charged.
+        Charge bytes that belong to no finished message.
+
+        These are line endings, lengths, skipped bytes, the beginning of a message. The number is
+        negative where a message is complete whose beginning was charged.
         """
         now = self._clock.seconds()
         if self._bucket.charge(size, now):
             self._hold(now)
 
     def give_back(self, frames: Sequence[bytes]) -> None:
-        """
-        These have not begun: they will be parted again.
-        """
+        """Put frames back that were not processed: they will be passed to L{part} again."""
         self._bucket.give_back(frames)
 
     def refusal(self) -> Outcome:
-        """
-        What is said of a message that may not pass.
-        """
+        """Return the answer to a message that may not pass."""
         seconds = max(1, math.ceil(self._bucket.wait(self._clock.seconds())))
         return wording.over_rate(seconds)
 
     def end(self) -> None:
-        """
-        The peer is gone, or is measured otherwise.
-        """
+        """Stop the pause: the peer is gone, or has another throttle."""
         if self._call is not None:
             self._call.cancel()
             self._call = None

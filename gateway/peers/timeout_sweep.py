@@ -1,5 +1,5 @@
 """
-The sweep: one timer that looks at all peers of a listener.
+Sweep for timeouts: one timer that checks all peers of a listener.
 
 Ten thousand peers with timers of their own would cost a timer for each message.
 It runs only while there are peers.
@@ -19,21 +19,21 @@ from gateway.peers.timeouts import Limit, PeerActivity, Stopwatches, Timeouts
 
 class TimedPeer(Protocol):
     """
-    Peer with limits in time.
+    Peer that has timeouts.
     """
 
     def look(self) -> PeerActivity | None:
         """
-        @return: what there is to see since the last look; C{None} where nothing has a limit.
+        Return the activity since the last sweep; C{None} where no timeout runs.
         """
 
     def expire(self, limit: Limit) -> None:
-        """A limit is over."""
+        """Disconnect the peer, since a timeout is over."""
 
 
 class TimeoutSweep:
     """
-    Sweep over the peers of one listener: ends those that are over a limit.
+    Sweep over the peers of one listener, which disconnects those whose timeout is over.
     """
 
     _log = Logger()
@@ -48,8 +48,8 @@ class TimeoutSweep:
     ) -> None:
         """
         @param listener: its name, for the log.
-        @param peers: those connected, at any time.
-        @param also: called at each look.
+        @param peers: the peers connected now; the collection changes.
+        @param also: called at each sweep.
         """
         self._clock = clock
         self._timeouts = timeouts
@@ -65,7 +65,7 @@ class TimeoutSweep:
 
     def let_go(self, reason: str, name: str) -> None:
         """
-        A peer was told to go, or not let in; the log hears of it at the next look.
+        Count a peer that was told to go, or refused; logged at the next sweep.
 
         @param name: its address.
         """
@@ -75,13 +75,13 @@ class TimeoutSweep:
 
     def peers_changed(self) -> None:
         """
-        Somebody came or went.
+        Start or stop the timer after a peer came or went.
         """
         if self._peers:
             self._begin()
         elif self._call is not None:
             if self._let_go and self._clock.seconds() - self._said < self._interval:
-                return  # a peer after the other, each let go, must not have a line each
+                return  # peers refused one after the other must not have a line each
             self._call.cancel()
             self._call = None
             self._watches.clear()
@@ -95,7 +95,7 @@ class TimeoutSweep:
     def _look(self) -> None:
         now = self._clock.seconds()
         # A gateway that was itself held up (stopped, swapped out) has read nobody
-        # meanwhile, and must not blame its peers for it.
+        # meanwhile: that is no timeout of its peers.
         seconds = min(now - self._looked, 2 * self._interval)
         self._call = None
         watches, self._watches = self._watches, {}
@@ -116,7 +116,7 @@ class TimeoutSweep:
 
     def _say(self) -> None:
         """
-        One line for all, so that many bad peers do not flood the log.
+        Log one line for each reason, so that many bad peers do not flood the log.
         """
         if self._let_go:
             self._said = self._clock.seconds()

@@ -1,12 +1,12 @@
 """
-Limits in time: how long a peer may be in a state that must not last.
+Timeouts: how long a peer may stay in a state that must not last.
 
-Strategy: nothing is timed when bytes come and go. A peer is looked at from time to
-time, and its L{Stopwatches} adds up for how long what it sees has been so. What began
-between two looks counts from the second, so that a limit is never over too early,
-and is noticed at most two looks too late.
+Strategy: nothing is timed when bytes come and go. A sweep checks each peer from time to
+time, and the peer's L{Stopwatches} add up how long its present state has lasted. A state that
+began between two sweeps counts from the second, so that a timeout is never too early,
+and is noticed at most two sweeps too late.
 
-Pure: whoever looks says how much time has passed.
+Pure: the caller passes how much time has gone by.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NamedTuple
 
-# What came about a peer since the last look, as bits of one number: the hot path sets them.
+# Activity of a peer since the last sweep, as bits of one number that the hot path sets.
 HEARD: Final = 1
 """Bytes came."""
 FINISHED: Final = 2
@@ -28,13 +28,13 @@ EXCUSED: Final = 4
 @dataclass(frozen=True, slots=True)
 class Timeouts:
     """
-    Limits of one listener's peers, in seconds.
+    Timeouts of one listener's peers, in seconds.
 
     @ivar frame: for a frame that was begun to be finished.
-    @ivar write: for a peer that has answers waiting to take any of them.
+    @ivar write: for a peer that has answers waiting to read any of them.
     @ivar idle: for a peer with nothing in flight to send something; infinite: for ever.
-    @ivar first: for the first frame to be finished, the one that proves who it is where that
-        is asked for; infinite: for ever.
+    @ivar first: for the first frame to be finished, or the one that proves the identity where
+        that is required; infinite: for ever.
     """
 
     frame: float = 60.0
@@ -44,13 +44,13 @@ class Timeouts:
 
     @property
     def interval(self) -> float:
-        """Seconds between two looks."""
+        """Seconds between two sweeps."""
         return min(5.0, max(0.05, min(self.frame, self.write, self.idle, self.first) / 10))
 
 
 class Limit(Enum):
     """
-    Limit that a peer was over.
+    Timeout that a peer has exceeded.
     """
 
     FRAME = "frame not finished"
@@ -59,7 +59,7 @@ class Limit(Enum):
     FIRST = "no first message"
 
     def text(self, timeouts: Timeouts) -> str:
-        """For people, with the seconds that were granted."""
+        """Return a text for people, with the seconds that were granted."""
         seconds = {
             Limit.FRAME: timeouts.frame,
             Limit.WRITE: timeouts.write,
@@ -72,17 +72,17 @@ class Limit(Enum):
 
 class PeerActivity(NamedTuple):
     """
-    Activity of a peer, as the sweep sees it.
+    Activity of a peer between two sweeps, and its state at the second.
 
-    @ivar heard: whether bytes came since the last look.
-    @ivar finished: whether frames came to their end since then.
+    @ivar heard: whether bytes came since the last sweep.
+    @ivar finished: whether frames were completed since then.
     @ivar unfinished: whether a frame is begun now.
     @ivar idle: whether nothing of the peer is in flight now.
-    @ivar silent: whether it has still to say its first word.
-    @ivar was_read: whether we read all that came since the last look; time in
+    @ivar silent: whether its first frame is still missing.
+    @ivar was_read: whether we read all that came since the last sweep; time in
         which we did not is no fault of the peer's.
-    @ivar queue: what waits for the peer to take it, in bytes, C{None} where
-        nothing does; that it changed is taken for progress.
+    @ivar queue: bytes that wait for the peer to read them, C{None} where there are
+        none; a change of the number is taken for progress.
     """
 
     heard: bool
@@ -96,7 +96,7 @@ class PeerActivity(NamedTuple):
 
 class Stopwatches:
     """
-    The stopwatches of one peer; C{None} is one that does not run.
+    Stopwatches of one peer's timeouts; C{None} is one that does not run.
     """
 
     __slots__ = ("_first", "_frame", "_idle", "_queue", "_write")
@@ -110,10 +110,9 @@ class Stopwatches:
 
     def look(self, timeouts: Timeouts, seconds: float, activity: PeerActivity) -> Limit | None:
         """
-        Look at the peer.
+        Advance the stopwatches; return the timeout that is over, if one is.
 
-        @param seconds: since the last look.
-        @return: which limit is over.
+        @param seconds: since the last sweep.
         """
         read = seconds if activity.was_read else 0.0
         queue, finished = activity.queue, activity.finished
@@ -136,7 +135,10 @@ class Stopwatches:
 
 def _aged(age: float | None, lasts: bool, anew: bool, seconds: float) -> float | None:
     """
-    @param anew: whether it may have ended and begun again since the last look.
+    Advance one stopwatch.
+
+    @param lasts: whether the state holds now.
+    @param anew: whether it may have ended and begun again since the last sweep.
     """
     if not lasts:
         return None

@@ -1,3 +1,3 @@
 """
-The spool: what PostgreSQL cannot take now is kept durably, and stored later in order.
+Spool: keeps batches durably while PostgreSQL cannot take them, and stores them later in order.
 """

@@ -1,7 +1,7 @@
 """
-What the spool holds of numbered streams: which numbers, in which epoch.
+Numbers of streams that the spool holds, by epoch.
 
-HELLO is answered by it, so it says exactly what is there: it follows each record that is put
+HELLO is answered by it, so it is exact: it is changed with each record that is put
 and each that is taken out.
 """
 
@@ -19,7 +19,7 @@ _Numbers = list[tuple[int, int]]
 
 class SpoolBacklog:
     """
-    Numbers by stream and epoch.
+    Numbers in the spool, by stream and epoch.
     """
 
     def __init__(self) -> None:
@@ -35,9 +35,7 @@ class SpoolBacklog:
         return bool(self._numbers)
 
     def of(self, stream: str) -> Waiting | None:
-        """
-        @return: C{None} where there is nothing of the stream that HELLO could be answered by.
-        """
+        """Return the numbers of a stream; C{None} where there are none, or not exactly known."""
         numbers = self._numbers.get(stream)
         if numbers is None or stream in self._doubtful:
             return None
@@ -47,15 +45,14 @@ class SpoolBacklog:
 
     def doubt(self, batch: Batch) -> None:
         """
-        A record of this batch may be in the spool, since its disk failed: which numbers of its
-        streams are there is not known until the file is opened again.
+        Note that a record of this batch may be in the spool, since its disk failed.
+
+        The numbers of its streams are then unknown until the file is opened again.
         """
         self._doubtful |= batch.streams
 
     def reset(self, batches: Iterable[Batch]) -> None:
-        """
-        These are all that there is.
-        """
+        """Replace all numbers by those of these batches."""
         self._numbers.clear()
         self._refusals.clear()
         self._last.clear()
@@ -63,17 +60,15 @@ class SpoolBacklog:
             self.put(batch, last=True)
 
     def holds(self, stream: str, epoch: str, number: int) -> bool:
-        """
-        Whether a number is there.
-        """
+        """Say whether a number is in the spool."""
         numbers = self._numbers.get(stream, {}).get(epoch, ())
         return any(first <= number <= last for first, last in numbers)
 
     def put(self, batch: Batch, last: bool = False) -> None:
         """
-        A record of this batch is in the spool.
+        Add the numbers of a record's batch.
 
-        @param last: whether it came behind all others, and not in the place of one.
+        @param last: whether the record came behind all others, and not in the place of one.
         """
         for name, epoch, first, stop in _parts(batch):
             epochs = self._numbers.setdefault(name, {})
@@ -87,9 +82,7 @@ class SpoolBacklog:
                 self._refusals.setdefault(key, {})[refusal.number] = refusal.outcome
 
     def remove(self, batch: Batch) -> None:
-        """
-        A record of this batch is there no more.
-        """
+        """Remove the numbers of a record's batch."""
         for name, epoch, first, last in _parts(batch):
             epochs = self._numbers.get(name, {})
             left = _without(epochs.get(epoch, []), first, last)

@@ -1,8 +1,8 @@
 """
-SQLite as the spool needs it: durable at each commit, checked when it is opened.
+SQLite database of the spool: durable at each commit, checked when it is opened.
 
 The gateway alone writes, for it holds the spool's lock. Others may read meanwhile
-(L{gateway.spool.reader}): they wait for nobody, and nobody waits for them.
+(L{gateway.spool.reader}): neither side waits for the other.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SCHEMA: Final = """
 
 def open_database(path: Path, room: Room) -> sqlite3.Connection:
     """
-    Open the spool's database, or make it.
+    Open the spool's database, or create it.
 
     @param room: how large its log may grow.
     @raise sqlite3.OperationalError: it cannot be opened.
@@ -77,7 +77,7 @@ def open_database(path: Path, room: Room) -> sqlite3.Connection:
 
 def has_streams(database: sqlite3.Connection) -> bool:
     """
-    Whether records say which stream they wait for.
+    Say whether the table of records has the column of streams.
     """
     columns = database.execute("SELECT name FROM pragma_table_info('record')")
     return ("stream",) in columns.fetchall()
@@ -85,7 +85,7 @@ def has_streams(database: sqlite3.Connection) -> bool:
 
 def connect(path: Path) -> sqlite3.Connection:
     """
-    Open a file that may be damaged.
+    Open a database that may be damaged.
     """
     database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     database.text_factory = as_text
@@ -94,14 +94,14 @@ def connect(path: Path) -> sqlite3.Connection:
 
 def as_text(stored: bytes) -> str:
     """
-    What is no text any more, read all the same.
+    Decode a text column, invalid UTF-8 too.
     """
     return stored.decode("utf-8", "replace")
 
 
 def flush_folder(path: Path) -> None:
     """
-    See that a file is found under its name after a power failure.
+    Flush a file's folder, so that the file is found after a power failure.
     """
     directory = os.open(path.parent, os.O_RDONLY)
     os.fsync(directory)

@@ -1,10 +1,10 @@
 """
-Room for the spool: below its limit, and on the disk.
+Limits of the spool's size: its configured limit, and the free space of the disk.
 
-Taking a record out of SQLite's file, or splitting it, needs room as well: that is
+Taking a record out of SQLite's file, or splitting it, needs space as well: that is
 written to the log, and the log to the file. A spool that took the last byte of a
-disk could never be emptied again, so each commit that adds something leaves room
-for the log's way to the file and for a record to be split.
+disk could never be emptied again, so each commit that adds something leaves space
+to copy the log to the file and to split a record.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _HEAD: Final = 128
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file; 0 where there is none."""
+    """Return the bytes of a file; 0 where there is none."""
     try:
         return path.stat().st_size
     except FileNotFoundError:
@@ -64,20 +64,21 @@ class Room:
 
     @property
     def log_bytes(self) -> int:
-        """Of the log when it is copied, and of what may be removed at once."""
+        """Bytes of the log when it is copied, and most bytes to remove at once."""
         return self.log_pages * PAGE
 
     def lacking(self, size: int, pages: int, free: int) -> str:
         """
+        Return the reason why a payload does not fit; C{""} where it does.
+
         @param size: bytes of payload to be added.
         @param pages: that the file has, or will have when the log is copied to it.
         @param free: how many of these are free.
-        @return: what is lacking; C{""} where they fit.
         """
         # It is written to the log first, then to free pages of the file or to its end.
         spare = _written(max(self.largest, size))
         size = _written(size)
-        # The log, and a removal's way into it.
+        # The log, and the space that a removal takes in it.
         log = max(size_of(self._log) + size, 2 * self.log_bytes + _OVERHEAD)
         grown = pages * PAGE + max(0, size - free * PAGE)
         if log + grown > self._max_bytes:
@@ -91,7 +92,7 @@ class Room:
 
 def portions(records: Sequence[Record], size: int) -> Iterator[list[Record]]:
     """
-    Records, so many at a time that taking them out writes no more than some bytes.
+    Split records into portions, so that removing one writes no more than some bytes.
 
     SQLite writes each page that it empties.
     """
@@ -108,5 +109,5 @@ def portions(records: Sequence[Record], size: int) -> Iterator[list[Record]]:
 
 
 def _written(size: int) -> int:
-    """Bytes that a commit of so much payload writes, with the headers of its pages."""
+    """Return the bytes that a commit of so much payload writes, with the headers of its pages."""
     return size + size // 256 + _OVERHEAD

@@ -1,18 +1,18 @@
 """
-From the spool to the store: one parcel, and what to do with the bad rows in it.
+Drain of the spool: stores one parcel, and handles the bad rows in it.
 
-Every step is one that can be repeated: a parcel is stored behind its records'
-fence and removed after that, so that dying in between stores nothing twice. A
+Every step can be repeated: a parcel is stored behind its records'
+fence and removed after that, so that a crash in between stores nothing twice. A
 message that is refused now was promised to be kept, and nobody waits for an answer
 any more: it becomes a dead letter, whatever its route says, in the commit that stores
 its neighbours.
 
-A record that has to be taken apart is first resolved: from then on whatever was tried
-with it as a whole never happens, and its pieces have fences of their own.
+A record that has to be split is first resolved: from then on an earlier try of the whole
+record can never be stored, and its pieces have fences of their own.
 
-A message of a numbered stream is stored when it is next in its epoch. It is done with
+A message of a numbered stream is stored when it is next in its epoch. It is removed
 where the database shows that this very message has its number; another one there, or
-another epoch, makes it a dead letter that says so. Where something before it is missing
+another epoch, makes it a dead letter that says so. Where a message before it is missing
 it waits, put aside, and all others pass.
 """
 
@@ -61,7 +61,7 @@ _LONGEST: Final = 10.0
 
 class HeldStream(NamedTuple):
     """
-    A stream whose messages wait in the spool, put aside.
+    Stream whose messages wait in the spool, put aside.
 
     @ivar until: when it is tried again, in seconds of the clock.
     @ivar tries: how often it was tried in vain.
@@ -77,14 +77,14 @@ class HeldStream(NamedTuple):
 
 class Drain:
     """
-    Stores what is in the spool.
+    Drain: stores the spool's records in the database, parcel by parcel.
 
     @ivar stored: messages that were stored since L{forget}.
-    @ivar known: messages that were there already.
+    @ivar known: messages that were in the database already.
     @ivar dead_letters: messages that became dead letters.
     @ivar held: streams that wait.
     @ivar lanes: those of records that are gone.
-    @ivar blame: whether messages are refused for what mostly passes by itself, too.
+    @ivar blame: whether messages are refused for reasons that mostly pass, too.
     """
 
     _log = Logger()
@@ -99,7 +99,7 @@ class Drain:
     ) -> None:
         """
         @param backoff: failed attempts -> seconds to wait.
-        @param missing: told of a stream and its epoch of which something is gone that this
+        @param missing: called with a stream and its epoch of which a message is missing that this
             gateway has not got.
         """
         self.stored = self.known = self.dead_letters = 0
@@ -116,24 +116,21 @@ class Drain:
         self._missing = missing
 
     def begin(self) -> None:
-        """
-        What is stored from now on is read from the first record on.
-        """
+        """Begin a pass, which reads from the first record on."""
         now = self._clock.seconds()
         self._left_out = frozenset(name for name, held in self.held.items() if held.until > now)
 
     def waiting(self) -> Collection[str]:
-        """
-        Streams whose records put aside are not to be tried, until the next L{begin}.
-        """
+        """Return the streams whose records put aside are not tried in this pass."""
         return self._left_out
 
     async def store(self, parcel: RecordGroup, doubt: bool = True) -> None:
         """
-        Bring every message of a parcel to its end; those that are there leave the spool, and
-        those that wait are put aside.
+        Store every message of a parcel, or make it a dead letter or put it aside.
 
-        @param doubt: whether to look if it is the route that takes nothing.
+        Stored ones leave the spool.
+
+        @param doubt: whether to test messages behind before the whole route is blamed for an error.
         @raise StoreError: not now; what is left is still in the spool.
         @raise SpoolError: stored, but it could not be removed; store it again.
         """
@@ -172,7 +169,7 @@ class Drain:
 
     async def store_together(self, parcels: Sequence[RecordGroup]) -> bool:
         """
-        Bring the messages of several parcels to their end by one commit, if all goes well.
+        Store several parcels by one commit, if all goes well.
 
         @return: C{False} where they are to be stored one by one: nothing is done.
         @raise StoreError: not now.
@@ -201,9 +198,9 @@ class Drain:
 
     async def _in_order(self, parcel: RecordGroup) -> bool:
         """
-        See that each stream of a parcel can be moved over its messages at once.
+        Check that each stream's mark can be moved over the parcel's messages at once.
 
-        @return: C{False} where the parcel was dealt with otherwise.
+        @return: C{False} where it cannot, and the parcel was split or put aside instead.
         """
         batch, (first, *others) = parcel.batch, parcel.records
         held = {move.stream.name for move in batch.moves if self._waits(move)}
@@ -218,25 +215,23 @@ class Drain:
         elif held:
             await self._put_aside(parcel, held)
         else:
-            # Of a commit over several routes whose reply was lost.
+            # It comes from a commit of several routes whose reply was lost.
             await self._take_apart(parcel, _in_rows(batch))
         return False
 
     def _waits(self, move: StreamMark) -> bool:
-        """Whether something before a stream's messages is known to be missing."""
+        """Say whether a message before a stream's messages is known to be missing."""
         held = self.held.get(move.stream.name)
         return (
             held is not None
             and held.epoch == move.stream.epoch
             and move.first > held.missing
-            # Tried again, or for the first time since this was read from the first record on.
+            # It is not due yet, or was not due when the pass began.
             and (held.until > self._clock.seconds() or move.stream.name in self._left_out)
         )
 
     async def _write(self, parcel: RecordGroup) -> None:
-        """
-        Store a parcel behind its fence, and take it out.
-        """
+        """Store a parcel behind its fence, and take it out of the spool."""
         batch = parcel.batch
         await self._written(
             parcel, await self._store.write(batch, parcel.fence, patient=True, blame=self.blame)
@@ -252,9 +247,7 @@ class Drain:
         self.lanes.add(parcel.fence.lane)
 
     def _passed(self, batch: Batch) -> None:
-        """
-        A batch is stored, and what it says of dead letters.
-        """
+        """Note that a batch is stored, and log its dead letters."""
         self.dead_letters += len(batch.dead_letters)
         for refusal in batch.dead_letters:
             self._say_buried(batch.route, refusal.outcome)
@@ -273,18 +266,14 @@ class Drain:
             await self._remove(parcel)
 
     async def _rewrite(self, parcel: RecordGroup, batch: Batch | None) -> None:
-        """
-        @param batch: what is to be stored in place of a parcel of one record; C{None}: nothing.
-        """
+        """Replace a parcel of one record by a batch and store that; C{None}: only remove it."""
         if batch is None:
             await self._remove(parcel)
         else:
             await self._take_apart(parcel, [batch])
 
     async def _others_pass(self, parcel: RecordGroup) -> bool:
-        """
-        Where nothing of a record can be stored: whether something behind it can.
-        """
+        """Say whether a record behind can be stored, where nothing of this one can."""
         route = parcel.batch.route
         if len(parcel.records) > 1 or route not in self._spool.rows:
             return False
@@ -294,15 +283,13 @@ class Drain:
 
     async def _one_by_one(self, parcel: RecordGroup) -> None:
         """
-        One of its records is slow: halves would wait for it again and again.
+        Store the records one by one: one is slow, and halves would wait for it again and again.
         """
         for record in parcel.records:
             await self.store(unpack([record]))
 
     async def _halve(self, parcel: RecordGroup) -> None:
-        """
-        Some of its records cannot be stored as they are.
-        """
+        """Store both halves of a parcel, since some of its records cannot be stored as they are."""
         middle = len(parcel.records) // 2
         await self.store(unpack(parcel.records[:middle]))
         await self.store(unpack(parcel.records[middle:]))
@@ -311,7 +298,7 @@ class Drain:
 
     async def _sort(self, parcel: RecordGroup, standings: Mapping[str, Standing]) -> None:
         """
-        See what is to become of the messages of streams that did not move.
+        Handle the messages of streams whose mark did not move: wait, remove or dead letter.
 
         @param parcel: of one record.
         """
@@ -354,7 +341,7 @@ class Drain:
 
     async def _put_aside(self, parcel: RecordGroup, streams: Collection[str]) -> None:
         """
-        Let others pass the messages of streams that wait.
+        Split off the messages of streams that wait, so that others pass them.
 
         @param parcel: of one record.
         """
@@ -379,10 +366,10 @@ class Drain:
         aside: Collection[str] = (),
     ) -> None:
         """
-        Put pieces of a record in its place, each with a fence of its own.
+        Replace a record by pieces with fences of their own, and store those that need not wait.
 
         @param void: whether its fence is void already.
-        @param aside: streams whose pieces wait; the others are stored now.
+        @param aside: streams whose pieces wait.
         """
         (record,) = parcel.records
         if not void:
@@ -405,8 +392,9 @@ class Drain:
 
     async def _keep(self, parcel: RecordGroup, faults: Faults) -> None:
         """
-        A record is stored, save some rows. What was refused must not be forgotten when we
-        die now: it alone stays in the spool until it is a dead letter.
+        Make dead letters of the rows that were refused when their record was stored.
+
+        They must not be lost in a crash: they alone stay in the spool until they are dead letters.
         """
         (record,) = parcel.records
         bad = parcel.batch.only([row for row, _ in faults])
@@ -422,7 +410,7 @@ class Drain:
         await self._write(unpack([piece]))
 
     def _say_buried(self, route: str, outcome: Outcome) -> None:
-        # Of streams it names the number.
+        # Without numbers: texts of streams name the message's number.
         said = (route, re.sub("[0-9]+", "", outcome.text))
         if said not in self._said:
             # A new constraint may refuse thousands for the same reason.
@@ -435,16 +423,14 @@ class Drain:
             )
 
     def forget(self) -> None:
-        """
-        Count from zero; the next time every reason is told again.
-        """
+        """Reset the counts; every reason is logged again the next time."""
         self.stored = self.known = self.dead_letters = 0
         self._said.clear()
         self._told.clear()
 
 
 def _is_in_order(batch: Batch) -> bool:
-    """Whether the messages of each stream come in the order of their numbers."""
+    """Say whether the messages of each stream come in the order of their numbers."""
     last: dict[str, int] = {}
     for piece in batch.slices:
         stream = piece.chunk.stream
@@ -457,9 +443,9 @@ def _is_in_order(batch: Batch) -> bool:
 
 def _sorted(batch: Batch, standings: Mapping[str, Standing]) -> tuple[Batch | None, int]:
     """
-    Take out what is known, and make dead letters of what is not what its number stands for.
+    Take out the messages that the database has; others under a used number become dead letters.
 
-    @return: what is left to be stored, and how many messages are known.
+    @return: what is left to be stored, and how many messages were taken out.
     """
     slices: list[Slice] = []
     refusals: list[Refusal] = []
@@ -501,9 +487,7 @@ def _strange(standing: Standing, number: int) -> Outcome:
 
 
 def _in_rows(batch: Batch) -> list[Batch]:
-    """
-    @return: the rows by themselves, those of streams in the order of their numbers.
-    """
+    """Split a batch into single rows, those of streams in the order of their numbers."""
     rows: list[tuple[int, Batch]] = []
     for piece in batch.slices:
         for row in range(piece.start, piece.stop):
@@ -518,7 +502,7 @@ def _in_rows(batch: Batch) -> list[Batch]:
 
 
 def _is_all_of(batch: Batch) -> bool:
-    """Whether a batch has no message without a number."""
+    """Say whether a batch has no message without a number."""
     return all(piece.chunk.stream is not None for piece in batch.slices) and all(
         refusal.stream is not None for refusal in batch.refusals
     )

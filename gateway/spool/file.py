@@ -1,11 +1,11 @@
 """
-The spool's file: SQLite with a write-ahead log, flushed at each commit.
+File of the spool: SQLite with a write-ahead log, flushed at each commit.
 
 Everything here blocks and belongs to one thread, L{gateway.spool.queue}'s. A
 commit is durable when it returns (C{synchronous=FULL} flushes the log, SQLite
-documentation, "PRAGMA synchronous"). What SQLite does not look after is here: a
-checksum for each record, a limit to the size on disk, and saying so when
-something that was acknowledged is gone, see L{gateway.spool.mark}.
+documentation, "PRAGMA synchronous"). This module adds what SQLite has not: a
+checksum for each record, a limit to the size on disk, and a report when
+acknowledged messages are gone, see L{gateway.spool.mark}.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ _GONE: Final = "the database cannot be reached, and the spool's file is gone"
 
 def _identity_of(path: Path) -> tuple[int, int] | None:
     """
-    @return: device and inode; C{None}: there is no such file.
+    Return device and inode of a file; C{None}: there is none.
+
     @raise OSError: that cannot be known.
     """
     try:
@@ -60,19 +61,17 @@ def _identity_of(path: Path) -> tuple[int, int] | None:
 
 class SpoolFile:
     """
-    Records on disk.
+    Records of a spool on disk.
 
-    @ivar remarks: what the operator must know; whoever reads them takes them out.
+    @ivar remarks: texts for the operator; the reader takes them out.
     @ivar rows: route -> messages that wait for no stream, as of the last commit.
-    @ivar aside: stream -> messages that wait for it; so too.
+    @ivar aside: stream -> messages that wait for it, as of the last commit.
     @ivar damaged: messages that were damaged and are set aside.
-    @ivar room: what it may still take.
+    @ivar room: space that it may still take.
     """
 
     def __init__(self, path: Path, max_bytes: int) -> None:
-        """
-        @param max_bytes: that the file and its log may take together.
-        """
+        """@param max_bytes: most that the file and its log may take together."""
         self.path = path
         self.remarks: list[str] = []
         self.rows: dict[str, int] = {}
@@ -92,7 +91,7 @@ class SpoolFile:
 
     def open(self) -> None:
         """
-        Open it, whatever state it was left in; what cannot be read is set aside and told.
+        Open the file, whatever state it was left in; damaged records are set aside and reported.
 
         @raise EmbeddedError: another process has it, or it cannot be made.
         """
@@ -102,7 +101,7 @@ class SpoolFile:
             mark = self._mark.read()
             self._mark.open()
             if self._fresh_path.exists() and not self.path.exists():
-                self._fresh_path.rename(self.path)  # ended while it took the old one's place
+                self._fresh_path.rename(self.path)  # a crash came before this rename
             fault = aside = ""
             missing = not self.path.exists()
             if missing:
@@ -138,6 +137,8 @@ class SpoolFile:
 
     def _connect(self) -> None:
         """
+        Open the database.
+
         @raise sqlite3.DatabaseError: it is no database, or a damaged one.
         """
         self._database = self._opened(self.path)
@@ -160,7 +161,7 @@ class SpoolFile:
 
     @property
     def messages(self) -> int:
-        """All that are there, as of the last commit."""
+        """Number of all messages, as of the last commit."""
         return sum(self.rows.values()) + sum(self.aside.values())
 
     def _count(self, database: sqlite3.Connection) -> None:
@@ -170,7 +171,7 @@ class SpoolFile:
 
     def _compare(self, mark: SpoolMark, fault: str, aside: str, missing: bool = False) -> None:
         """
-        See what is gone, and say so.
+        Compare the file with its mark, and report what is lost.
 
         @param fault: what is known to be wrong.
         @param aside: where the old file is kept.
@@ -195,8 +196,9 @@ class SpoolFile:
 
     def _salvage(self) -> str:
         """
-        Begin a new file with whatever can be read of the old one. It is made beside the
-        old one, which stays where it is until the new one is whole.
+        Begin a new file with the readable records of the damaged one.
+
+        It is made beside the old one, which stays where it is until the new one is complete.
 
         @return: where the old one is kept.
         """
@@ -217,7 +219,7 @@ class SpoolFile:
 
     def recover(self, reason: str) -> None:
         """
-        As at opening, for damage found later.
+        Salvage the file after damage that was found while it was open.
 
         @raise EmbeddedError: not even a new file can be made.
         """
@@ -228,7 +230,7 @@ class SpoolFile:
             aside = self._salvage()
             self._compare(mark, f"{self.path} is damaged ({reason})", aside)
         except (OSError, sqlite3.Error) as error:
-            # It is still there, and so is the rest of what is known of it.
+            # The damaged file is still there, so the counts stay as they were.
             self.rows, self.aside, self._next = rows, streams, mark.next
             raise EmbeddedError(f"the spool {self.path} cannot be made anew: {error}") from None
 
@@ -239,9 +241,7 @@ class SpoolFile:
         self._database.execute("BEGIN IMMEDIATE")
 
     def commit(self) -> None:
-        """
-        Everything since L{begin} is on disk when this returns.
-        """
+        """Commit everything since L{begin}; it is on disk when this returns."""
         self._database.execute("UPDATE counter SET next = ?", (self._next,))
         self._database.execute("COMMIT")
         for record, rows in self._changes:
@@ -263,9 +263,11 @@ class SpoolFile:
 
     def make_room(self, size: int) -> None:
         """
-        See that so many bytes of payload fit; before L{begin}.
+        Check that so many bytes of payload fit; before L{begin}.
 
-        @raise SpoolError: they do not, or there is no place for them any more.
+        A file that was removed is made again.
+
+        @raise SpoolError: they do not, or the file cannot be made again.
         """
         try:
             if not self._is_there():
@@ -280,16 +282,15 @@ class SpoolFile:
             raise SpoolGone(_GONE, error.strerror or type(error).__name__) from None
 
     def _is_there(self) -> bool:
-        """Whether the open file is the one that the next start would find."""
+        """Say whether the open file is the one that the next start would find."""
         return self._identity == _identity_of(self.path)
 
     def _replace(self) -> None:
         """
-        Make the file again where somebody removed it: what it holds can be read for as long as
-        it is open.
+        Make the file again after somebody removed it; an open file can still be read.
 
         @raise LockHeld: another gateway has made one.
-        @raise OSError: it cannot be made, such as without its folder.
+        @raise OSError: it cannot be made, as where its folder is gone.
         """
         self._lock.release()
         self._lock.hold()
@@ -315,9 +316,7 @@ class SpoolFile:
         )
 
     def relieve(self) -> None:
-        """
-        Give the room of the log back, by copying it to the file.
-        """
+        """Free the space of the log, by copying it to the file."""
         self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _lacking(self, size: int) -> str:
@@ -334,7 +333,7 @@ class SpoolFile:
         """
         Add a record at the end.
 
-        @param fence: its lane and its number there; C{None}: that of its place.
+        @param fence: its lane and its number there; C{None}: the number is that of its place.
         @param stream: that it waits for.
         """
         lane, number = fence
@@ -343,9 +342,7 @@ class SpoolFile:
         self._insert(Record(place << PARTS, route, lane, number or place, rows, payload, stream))
 
     def replace(self, record: Record, pieces: Sequence[Record]) -> None:
-        """
-        Put others in the place of a record.
-        """
+        """Replace a record by others."""
         self.remove([record])
         for piece in pieces:
             self._insert(piece)
@@ -371,7 +368,7 @@ class SpoolFile:
         self, after: int, without: Collection[str], held: Collection[str] = ()
     ) -> RecordGroup | None:
         """
-        The records that come next and can be stored as one.
+        Return the next records that can be stored by one statement.
 
         @param after: the place before them.
         @param without: routes to leave out.
@@ -390,8 +387,9 @@ class SpoolFile:
         self, after: int, without: Collection[str], held: Collection[str] = ()
     ) -> Sequence[RecordGroup]:
         """
-        The parcels that come next, each of another route, as far as they may be stored by one
-        commit. Together they are all that is there up to the last record.
+        Return the next parcels, each of another route, that may be stored by one commit.
+
+        Together they are all records up to the last one's place. Empty where the first is damaged.
         """
         groups: dict[str, list[Record]] = {}
         rows = size = 0
@@ -407,19 +405,18 @@ class SpoolFile:
         try:
             return [unpack(found) for found in groups.values()]
         except ValueError:
-            return []  # it is found when it is its turn
+            return []  # the damaged one is found by next()
 
     def lanes(self) -> frozenset[str]:
-        """
-        Those of all records.
-        """
+        """Return the lanes of all records."""
         lanes = self._database.execute("SELECT DISTINCT lane FROM record")
         return frozenset(lane for (lane,) in lanes)
 
     def each(self) -> Iterator[RecordGroup]:
         """
-        What is there, record by record. What is damaged is found, and told of, when it is its
-        turn.
+        Yield every record that is not damaged, as a parcel.
+
+        Damaged ones are reported when it is their turn to be stored.
         """
         with closing(self._database.execute(f"{READ} ORDER BY place")) as cursor:
             for *fields, checksum in cursor:
@@ -429,23 +426,17 @@ class SpoolFile:
                         yield unpack([record])
 
     def at(self, place: int) -> RecordGroup:
-        """
-        One of L{each}.
-        """
+        """Return the record at a place, one of L{each}."""
         *fields, _ = self._database.execute(f"{READ} WHERE place = ?", (place,)).fetchone()
         return unpack([Record(*fields)])
 
     def batches(self) -> Iterator[Batch]:
-        """
-        What is there, record by record.
-        """
+        """Yield the batch of every record that is not damaged."""
         for parcel in self.each():
             yield parcel.batch
 
     def shrink(self) -> None:
-        """
-        Give space back, where nothing is left and it is worth it.
-        """
+        """Give disk space back, where no record is left and much is free."""
         if not self.messages and self._pragma("freelist_count") * PAGE > _SPARE:
             self.relieve()  # the new file goes through the log
             self._database.execute("VACUUM")
@@ -460,7 +451,9 @@ class SpoolFile:
         self, after: int, without: Collection[str], held: Collection[str]
     ) -> tuple[list[Record], Record | None]:
         """
-        @return: records of one route and one lane, and one that is damaged.
+        Read the next records of one route and one lane.
+
+        @return: these; and the damaged record, where the first one is.
         """
         found: list[Record] = []
         rows = size = 0
@@ -483,8 +476,9 @@ class SpoolFile:
         self, after: int, without: Collection[str], held: Collection[str]
     ) -> Generator[tuple[Record, bool], None, None]:
         """
-        What comes next, and whether it is not damaged. To be closed: an open cursor would
-        keep the log from being begun anew.
+        Yield the next records, each with whether it is intact.
+
+        To be closed: an open cursor would keep SQLite from beginning its log anew.
         """
         marks = ", ".join("?" * len(without))
         cursor = self._database.execute(
@@ -503,7 +497,7 @@ class SpoolFile:
         self._database.execute(
             "INSERT INTO damaged SELECT * FROM record WHERE place = ?", (record.place,)
         )
-        # Counted below: what it says of itself may be wrong.
+        # Counted below: its own number of rows may be damaged.
         self._database.execute("DELETE FROM record WHERE place = ?", (record.place,))
         self.commit()
         before = self.messages

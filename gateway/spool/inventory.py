@@ -1,5 +1,5 @@
 """
-What waits in a spool, for people: its records by name, and summed up by route.
+Inventory of a spool, for people: its records by ID, and summed up by route.
 
 A record's ID is its place in the order: C{12} for the twelfth that was put there, C{12.3} for
 a piece of it that begins with its fourth message.
@@ -23,15 +23,15 @@ _ID: Final = re.compile(r"(\d{1,11})(?:\.(\d{1,8}))?", re.ASCII)
 
 
 def id_of(place: int) -> str:
-    """
-    The ID of the record at a place.
-    """
+    """Return the ID of the record at a place."""
     number, row = place >> PARTS, place & ((1 << PARTS) - 1)
     return f"{number}.{row}" if row else str(number)
 
 
 def place_of(name: str) -> int:
     """
+    Return the place of a record's ID.
+
     @raise ValueError: it is no ID.
     """
     found = _ID.fullmatch(name)
@@ -43,7 +43,7 @@ def place_of(name: str) -> int:
 @dataclass(frozen=True, slots=True)
 class Selection:
     """
-    Selection of messages; what is left out does not narrow it.
+    Selection of messages; a field that is not set selects all.
 
     @ivar places: of records.
     """
@@ -54,17 +54,14 @@ class Selection:
 
     def part(self, record: Record, batch: Batch) -> tuple[Batch | None, Batch | None]:
         """
-        @return: the messages of a record that are meant, and all others; C{None} where there
-            are none.
+        Split a record into the selected messages and all others; C{None} where there are none.
         """
         if not self.takes(record):
             return None, batch
         return (batch, None) if self.stream is None else batch.parted({self.stream})
 
     def takes(self, record: Record) -> bool:
-        """
-        Whether a record's place and route are meant.
-        """
+        """Say whether a record's place and route are selected."""
         return (not self.places or record.place in self.places) and (
             self.route is None or record.route == self.route
         )
@@ -90,9 +87,7 @@ class Message(NamedTuple):
 
 
 def messages(place: int, batch: Batch) -> Iterator[Message]:
-    """
-    The messages of a record.
-    """
+    """Yield the messages of a record."""
     for piece in batch.slices:
         chunk, stream = piece.chunk, piece.chunk.stream
         name, epoch = (None, "") if stream is None else (stream.name, stream.epoch)
@@ -113,7 +108,7 @@ def _refused(place: int, route: str, refusal: Refusal) -> Message:
 @dataclass(slots=True)
 class WaitingSummary:
     """
-    Records of one route that wait for the same thing, or one record.
+    Summary of the records of one route that wait for the same thing, or of one record.
 
     @ivar stream: that they wait for; others pass them.
     @ivar first: place of the first of them.
@@ -139,9 +134,7 @@ class WaitingSummary:
     reason: str = ""
 
     def add(self, record: Record, batch: Batch | None) -> None:
-        """
-        @param batch: what is meant of the record.
-        """
+        """Add the selected messages of a record; C{None}: it is damaged."""
         self.records += 1
         self.last = record.place
         if batch is None:
@@ -172,9 +165,10 @@ def summed_up(
     found: Iterable[SpooledRecord], selection: Selection, each: bool = False
 ) -> list[WaitingSummary]:
     """
+    Sum up the selected messages of a spool, in the order of their first records.
+
     @param found: all records of a spool, in order.
-    @param each: one for each record, and not for all that wait for the same.
-    @return: in the order of their first records.
+    @param each: whether to return a summary for each record.
     """
     sums: dict[tuple[object, ...], WaitingSummary] = {}
     backlog = SpoolBacklog()
@@ -200,9 +194,7 @@ def summed_up(
 
 
 def _reason(waiting: WaitingSummary, backlog: SpoolBacklog, next_one: int | None) -> str:
-    """
-    Why it waits, as far as the file tells.
-    """
+    """Return why the records wait, as far as the file tells."""
     if waiting.damaged:
         return "damaged, and set aside when it is its turn"
     if waiting.stream is not None:

@@ -1,7 +1,7 @@
 """
-The mark: a second opinion on what the spool must hold.
+Mark file: how many messages the spool must hold, to detect lost ones.
 
-SQLite drops the end of its log where a checksum does not fit, without a word: it
+SQLite drops the end of its log where a checksum does not fit, and does not report it: it
 cannot tell a torn tail (never acknowledged) from a flipped byte in the middle
 (acknowledged, and lost). After each commit the mark beside the spool says how far
 it is; a spool that is behind its mark, or gone, has lost something.
@@ -23,6 +23,8 @@ from gateway.system.regular_file import own_file
 
 class SpoolMark(NamedTuple):
     """
+    Content of the mark file.
+
     @ivar next: the number that the next record will get.
     @ivar rows: messages in the spool.
     """
@@ -33,7 +35,7 @@ class SpoolMark(NamedTuple):
 
 class MarkFile:
     """
-    A file of one line.
+    Mark file, of one line.
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,9 +43,7 @@ class MarkFile:
         self._number = -1
 
     def read(self) -> SpoolMark:
-        """
-        @return: zeros where there is none.
-        """
+        """Return the mark; zeros where there is none."""
         try:
             found = re.fullmatch(r"next (\d+) messages (\d+) *\n", self._path.read_text("ascii"))
         except (OSError, UnicodeDecodeError):

@@ -1,9 +1,9 @@
 """
-From the spool to the dead letters, by a person's decision, while no gateway has the spool.
+Mover of spooled messages to the dead letters, by an operator's decision, while no gateway runs.
 
-Every step can be repeated, so that dying in between loses nothing and doubles nothing. A
-record is first resolved: it was stored before, and is only removed; or whatever was tried with
-it never happens, and pieces with fences of their own take its place in the file. A piece that
+Every step can be repeated, so that a crash in between loses nothing and doubles nothing. A
+record is first resolved: it was stored before, and is only removed; or an earlier try of it
+can never be stored, and pieces with fences of their own take its place in the file. A piece that
 is to become dead letters moves its fence in the transaction that keeps them, and is removed
 after that.
 
@@ -43,11 +43,11 @@ _Key = tuple[str, str]
 @dataclass(slots=True)
 class Moved:
     """
-    Counts of what became of the selected messages.
+    Counts of the selected messages by their fates.
 
     @ivar dead_letters: they are dead letters now.
     @ivar known: they were stored before, or kept as dead letters, and are only removed.
-    @ivar waiting: they become dead letters when what is before them in their streams is stored.
+    @ivar waiting: they become dead letters when those before them in their streams are stored.
     """
 
     dead_letters: int = 0
@@ -69,6 +69,8 @@ class _Head(NamedTuple):
 @dataclass(slots=True)
 class _Plan:
     """
+    Records and their order of moving.
+
     @ivar kept: the lowest number of each stream among the messages that stay.
     """
 
@@ -76,23 +78,21 @@ class _Plan:
     kept: dict[_Key, int] = field(default_factory=dict)
 
     def steps(self) -> Iterator[_Head]:
-        """
-        What is meant, and what is before it on its lane, in the order of the lanes.
-        """
+        """Yield the selected records and those before them on their lanes, lane by lane."""
         for _, lane in groupby(sorted(self.heads), key=itemgetter(0)):
             heads = [*lane]
             last = max((at for at, head in enumerate(heads) if head.meant), default=-1)
             yield from heads[: last + 1]
 
     def waits(self, batch: Batch) -> bool:
-        """Whether messages stay that are before those of a piece in their stream."""
+        """Say whether messages stay that come before those of a piece in their stream."""
         key, number = _order(batch.refusals[0])
         return number > self.kept.get(key, number)
 
 
 class Mover:
     """
-    Makes dead letters of records.
+    Mover of records to the dead letters.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Mover:
     ) -> None:
         """
         @param file: open, so that no gateway has it.
-        @param reason: what the dead letters say.
+        @param reason: text of the dead letters.
         @param new_id: makes up UUIDs.
         """
         self._file = file
@@ -116,6 +116,8 @@ class Mover:
 
     async def move(self, selection: Selection) -> Moved:
         """
+        Move the selected messages.
+
         @raise StoreError: not now; what is not moved yet is still in the spool.
         @raise SpoolError: the file cannot be written; as above.
         """
@@ -150,9 +152,9 @@ class Mover:
 
     async def _resolved(self, head: _Head, selection: Selection) -> Sequence[Record]:
         """
-        Settle what became of a record, and put pieces with fences of their own in its place.
+        Resolve a record, and replace it by pieces with fences of their own.
 
-        @return: those that are to become dead letters.
+        @return: the pieces that are to become dead letters.
         """
         parcel = self._file.at(head.place)
         (record,), batch = parcel
@@ -178,9 +180,7 @@ class Mover:
         return pieces[len(parts) - len(dead_letters) :]
 
     async def _keep_dead_letters(self, place: int) -> None:
-        """
-        Keep the dead letters of a piece, and take it out.
-        """
+        """Store the dead letters of a piece, and take it out of the spool."""
         parcel = self._file.at(place)
         (record,) = parcel.records
         batch: Batch | None = parcel.batch
@@ -189,7 +189,7 @@ class Mover:
                 await self._store.write(batch, parcel.fence)
                 break
             except StreamsElsewhere as elsewhere:
-                # Nothing was done, so that the fence is good for what is left.
+                # Nothing was stored, so the fence can be used for the rest.
                 batch = _sorted(batch, elsewhere.standings)
         kept = 0 if batch is None else len(batch.dead_letters)
         self._moved.dead_letters += kept
@@ -198,15 +198,13 @@ class Mover:
         self._change(lambda: self._file.remove([record]))
 
     def _change(self, work: Callable[[], None]) -> None:
-        """
-        Write to the file, on a full disk too.
-        """
+        """Change the file in a transaction, on a full disk too."""
         file = self._file
         try:
             try:
                 self._commit(work)
             except sqlite3.OperationalError as error:
-                # Anything else may be there after a crash, or not.
+                # After any other error the commit may or may not be there after a crash.
                 if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
                     raise
                 file.rollback()
@@ -222,9 +220,7 @@ class Mover:
 
 
 def _refusals(batch: Batch, reason: str) -> Sequence[Refusal]:
-    """
-    All messages of a batch as dead letters; those that were refused before stay as they are.
-    """
+    """Return all messages of a batch as dead letters; those refused before keep their reason."""
     faults: list[tuple[int, Outcome]] = []
     for piece in batch.slices:
         stream = piece.chunk.stream
@@ -236,9 +232,7 @@ def _refusals(batch: Batch, reason: str) -> Sequence[Refusal]:
 
 
 def _refused_then(batch: Batch, faults: Faults) -> Sequence[Refusal]:
-    """
-    Rows of a batch that was stored before without them: they were promised to be kept.
-    """
+    """Return the dead letters of a batch that was stored earlier without these rows."""
     rows = batch.only([row for row, _ in faults]).slices
     return [
         Refusal(row.chunk, row.start, outcome, dead_letter=True, counts=False)
@@ -247,15 +241,13 @@ def _refused_then(batch: Batch, faults: Faults) -> Sequence[Refusal]:
 
 
 def _order(refusal: Refusal) -> tuple[_Key, int]:
-    """Where a message comes in its stream; what has no number, before all others."""
+    """Return the position of a message in its stream; messages without a number come first."""
     stream = refusal.stream
     return (("", ""), 0) if stream is None else ((stream.name, stream.epoch), refusal.number)
 
 
 def _in_a_row(refusals: Sequence[Refusal]) -> Iterator[Sequence[Refusal]]:
-    """
-    @return: messages without a number, and those of each stream whose numbers are in a row.
-    """
+    """Yield messages without a number, and runs of consecutive numbers of each stream."""
     part: list[Refusal] = []
     after: tuple[_Key, int] | None = None
     for refusal in sorted(refusals, key=_order):
@@ -271,9 +263,10 @@ def _in_a_row(refusals: Sequence[Refusal]) -> Iterator[Sequence[Refusal]]:
 
 def _sorted(batch: Batch, standings: Mapping[str, Standing]) -> Batch | None:
     """
-    What is left of a piece whose stream is not just before it: without messages that the
-    database has. The others become dead letters all the same; only those that come next
-    move their stream.
+    Return what is left of a piece whose stream is not just before it.
+
+    Messages that the database has are taken out. The others become dead letters all the same; only
+    those that come next move their stream.
     """
     left: list[Refusal] = []
     following = 0

@@ -1,11 +1,11 @@
 """
-Spooling through an outage: into the spool at once, out of it in order.
+Spooler through an outage: new batches into the spool, and out of it in order.
 
 While the spool holds anything, new batches go behind it, so that a peer's messages
 are stored in the order it sent them. When the database is back two things happen
-at once: the spool is stored, and what peers send meanwhile is put behind it, half
+at once: the spool is stored, and new batches are put behind it, half
 as fast as it is stored, so that the spool surely ends. When little is left, new
-batches wait for that rest, and then go the straight way again.
+batches wait for that rest, and then go to the store directly again.
 
 A route that cannot be stored while others can (its table is gone, or locked) is
 parked: its records stay, those behind them pass, save those of streams that wait for
@@ -58,7 +58,7 @@ _LOOK: Final = 0.5
 
 class OutageSpool:
     """
-    Puts batches into the spool and stores them when that is possible.
+    Spooler that puts batches into the spool and stores them when that is possible.
     """
 
     _log = Logger()
@@ -75,9 +75,9 @@ class OutageSpool:
     ) -> None:
         """
         @param backoff: failed attempts -> seconds to wait.
-        @param missing: told of a stream and its epoch of which something is gone that the
+        @param missing: called with a stream and its epoch of which a message is missing that the
             spool has not got.
-        @param takes: whether new batches may be put; else what is there is stored, no more.
+        @param takes: whether new batches may be put; else the present ones are stored, no more.
         """
         self._spool = spool
         self._store = store
@@ -102,19 +102,17 @@ class OutageSpool:
         # Up to this place parcels are stored one by one, as storing them together failed.
         self._apart = 0
         self._trouble_since: float | None = None
-        # Of each route that is in trouble.
+        # Routes that fail now -> their failures.
         self._failing: dict[str, TransientFailures] = {}
         self._waiting: list[Deferred[None]] = []
         self._sleeping: Deferred[None] | None = None
         self._running: Deferred[None] | None = None
         self._stopping = False
 
-    # Life.
+    # Start and stop.
 
     def start(self) -> None:
-        """
-        Begin to store what is there.
-        """
+        """Begin to store what is in the spool."""
         if self._spool.messages:
             self._said = "left from before"
             self._log.info(
@@ -126,16 +124,12 @@ class OutageSpool:
         self._running.addErrback(self._bug)
 
     def end(self) -> None:
-        """
-        Begin nothing more; what fails from now on fails because we stop.
-        """
+        """Begin nothing more; later failures are not logged as outages, since the gateway stops."""
         self._stopping = True
         self._release()
 
     async def stop(self) -> None:
-        """
-        Leave the rest for the next start.
-        """
+        """Stop storing; the rest stays for the next start."""
         self.end()
         if self._running is not None:
             self._running.cancel()
@@ -147,7 +141,7 @@ class OutageSpool:
                 path=self._spool.path,
             )
 
-    # For the lanes.
+    # Called by lanes.
 
     def leads(self, batch: Batch) -> bool:
         return self._leads_all(batch.route) or bool(self._behind(batch))
@@ -187,9 +181,7 @@ class OutageSpool:
         return True
 
     def _aside(self, batch: Batch, fence: Fence | None) -> str | None:
-        """
-        @return: the stream that all of a batch waits for.
-        """
+        """Return the stream that all of a batch waits for; C{None}: there is none."""
         if fence is not None or not self._spool.aside or len(batch.streams) != 1:
             return None
         (name,) = batch.streams
@@ -197,14 +189,12 @@ class OutageSpool:
 
     @property
     def _backlog(self) -> int:
-        """Messages that can be stored when the database is there."""
+        """Number of messages that can be stored when the database is there."""
         rows = self._spool.rows
         return sum(n for route, n in rows.items() if route not in self._parked) + self._taking
 
     async def _turn(self, rows: int) -> None:
-        """
-        While the spool is being stored, wait until so much may be put behind it.
-        """
+        """Wait until so many messages may be put into the spool while it is stored."""
         while self._flowing and (
             not self._takes or self._credit <= 0 or 0 < self._backlog <= self._rest_rows
         ):
@@ -235,9 +225,7 @@ class OutageSpool:
                 await self._pause()
 
     async def _pass(self) -> None:
-        """
-        Store what can be stored, from the first to the last.
-        """
+        """Store all records that can be stored, from the first to the last."""
         self._passed.clear()
         self._drain.begin()
         parcel = await self._spool.next(0, self._closed(), self._drain.waiting())
@@ -264,8 +252,9 @@ class OutageSpool:
 
     async def _together(self, first: RecordGroup) -> int | None:
         """
-        Store a small parcel with those behind it: where messages of several routes came by
-        turns, each is of a few messages only.
+        Store a small parcel with those behind it by one commit.
+
+        Where messages of several routes alternate, each parcel is of a few messages only.
 
         @return: the last place of what is stored; C{None} where they are to be stored one by one.
         """
@@ -280,15 +269,16 @@ class OutageSpool:
             if not await self._drain.store_together(parcels):
                 return None
         except StoreError:
-            return None  # what it is, the first of them is told as well
+            return None  # the first of them will meet the same error
         self._apart = 0
         self._went_well(parcels)
         return end
 
     def _closed(self) -> set[str]:
         """
-        @return: routes that are not to be tried in this pass. What is passed once stays behind:
-            the records on a lane are stored in order.
+        Return the routes that are not tried in this pass.
+
+        A route that was passed once stays out: the records on a lane are stored in order.
         """
         now = self._clock.seconds()
         self._passed |= {
@@ -305,7 +295,7 @@ class OutageSpool:
         try:
             await self._drain.store(parcel)
         except (RouteError, TransientError) as error:
-            # Of one route, as far as anybody knows: others need not wait for it.
+            # An error of one route, as far as is known: others need not wait for it.
             self._failing.setdefault(route, TransientFailures()).note(self._clock.seconds())
             if isinstance(error, RouteError):
                 self._breakers.close(route, error)
@@ -335,9 +325,7 @@ class OutageSpool:
         return False
 
     def _went_well(self, parcels: Sequence[RecordGroup]) -> None:
-        """
-        They are stored.
-        """
+        """Note that parcels are stored."""
         self._failures = 0
         self._bug_said = ""
         self._trouble_since = None
@@ -355,14 +343,12 @@ class OutageSpool:
         self._release()
 
     def _measure(self, rows: int) -> None:
-        """
-        See how fast the spool is stored.
-        """
+        """Update the rate at which the spool is stored."""
         now = self._clock.seconds()
         took = now - self._measured
         self._measured = now
         if self._flowing and took > 0:
-            # Of the last ten parcels or so; they are of very different sizes.
+            # Average of about the last ten parcels; they are of very different sizes.
             self._rate += 0.1 * (rows / took - self._rate)
             self._rest_rows = max(1, min(2 * MAX_ROWS, int(self._rate * REST)))
 
@@ -379,9 +365,7 @@ class OutageSpool:
         await deferLater(self._clock, self._backoff(self._failures))
 
     async def _rest(self) -> None:
-        """
-        Nothing can be stored now.
-        """
+        """Wait until there may be something to store."""
         self._flowing = False
         self._release()
         if not self._backlog:
@@ -396,30 +380,29 @@ class OutageSpool:
                 del self._parked[route]
         self._sleeping = Deferred()
         if self._spool.messages:
-            # Whatever it is that they wait for, it may be there by then.
+            # What the parked routes and held streams wait for may be there by then.
             self._clock.callLater(_LOOK, self._wake)
         await self._sleeping
 
     async def _clear(self) -> None:
-        """
-        The spool is empty: tidy up behind it.
-        """
+        """Remove lanes and free disk space, since the spool is empty."""
         self._drain.held.clear()
         try:
             if not self._taking:
-                # First: whoever closes lanes may be heard late, when more is on these.
+                # First: the removal of lanes may run late, when these would be used again.
                 self._spool.new_session()
             await self._close_lanes()
             await self._spool.shrink()
         except (StoreError, SpoolError):
-            pass  # another time
+            pass  # tried again when the spool is empty the next time
 
     async def _close_lanes(self) -> None:
         """
-        Forget the fences of what is stored, where nothing more is stored behind them: the
-        statement that removes them may be executed later than its reply is waited for. Those
-        that were in the spool at the start stay: a server that stood still may yet come to
-        what was tried behind them.
+        Remove the fences of stored records, where nothing more is stored behind them.
+
+        The statement that removes them may be executed later than its reply is waited for. Fences
+        that were in the spool at the start stay: a stalled server may still execute an earlier try
+        behind them.
         """
         spool, used = self._spool, self._drain.lanes
         used -= spool.inherited
@@ -433,7 +416,7 @@ class OutageSpool:
         if sleeping is not None:
             sleeping.callback(None)
 
-    # What the operator hears.
+    # The log.
 
     def _say_back(self) -> None:
         if self._said and self._spool.messages:
@@ -444,9 +427,7 @@ class OutageSpool:
             )
 
     def _say_done(self) -> None:
-        """
-        All that could be stored is.
-        """
+        """Log that all that could be stored is."""
         left = self._spool.messages
         if not self._said and (left or not self._waited):
             return

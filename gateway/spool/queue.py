@@ -1,9 +1,9 @@
 """
-The spool as the reactor sees it: one thread for its file, one commit for all that waits.
+Queue of the spool's jobs: one thread for its file, one commit for all that waits.
 
-While the thread flushes a commit, what is asked of it gathers; then all of that is
-one transaction, with one flush. A transaction that fails is done again piece by
-piece, so that only what cannot be done fails.
+While the thread flushes a commit, new jobs gather; then all of them are
+one transaction, with one flush. A transaction that fails is done again job by
+job, so that only those fail that cannot be done.
 """
 
 from __future__ import annotations
@@ -38,15 +38,16 @@ _BROKEN: Final = "the database cannot be reached, and the spool cannot be writte
 
 class _Unflushed(Exception):
     """
-    A commit failed, for the reason that is its cause: after a crash it may be there all
-    the same, since SQLite finds what it had written to its log before the flush failed.
+    A commit failed, for the reason that is its cause, and may still be there after a crash.
+
+    SQLite finds what it had written to its log before the flush failed.
     """
 
 
 @dataclass(slots=True)
 class _Job(Generic[Result]):
     """
-    Something for the thread to do.
+    A job for the thread.
 
     @ivar size: bytes that must be free.
     @ivar writes: whether it is part of a transaction.
@@ -60,22 +61,22 @@ class _Job(Generic[Result]):
 
 class Thread(Protocol):
     """
-    Does one thing after the other, beside the reactor.
+    Port: a thread that runs one call after the other.
     """
 
     def start(self) -> None:
-        """From now on the process ends only after L{stop}."""
+        """Start the thread; from now on the process ends only after L{stop}."""
 
     def stop(self) -> None:
-        """When what is being done is done."""
+        """Wait for the present call, and end the thread."""
 
     def run(self, work: Callable[[], Result]) -> Deferred[Result]:
-        """Do something, one at a time."""
+        """Run a call, one at a time."""
 
 
 class OwnThread:
     """
-    A thread of the process.
+    Real thread of the process.
     """
 
     def __init__(self, reactor: Any) -> None:
@@ -94,15 +95,15 @@ class OwnThread:
 
 class Spool:
     """
-    Keeps batches until they can be stored.
+    Spool as the reactor uses it: keeps batches until they can be stored.
 
     @ivar rows: route -> messages that are kept and wait for no stream.
     @ivar aside: stream -> messages that wait for it.
     @ivar damaged: messages that are set aside because they are damaged.
     @ivar size: bytes on disk.
-    @ivar backlog: what is there of numbered streams.
-    @ivar inherited: lanes of the records that were there at the start. Whoever put them may
-        have tried to store them, and a server that stands still may yet come to that.
+    @ivar backlog: its numbers of streams.
+    @ivar inherited: lanes of the records that were there at the start. An earlier process may
+        have tried to store them, and a stalled server may still execute that.
     """
 
     _log = Logger()
@@ -111,7 +112,7 @@ class Spool:
         self, file: SpoolFile, thread: Thread, new_id: Callable[[], str] = lambda: str(uuid4())
     ) -> None:
         """
-        @param thread: where the file is used.
+        @param thread: that uses the file.
         @param new_id: makes up UUIDs.
         """
         self.rows: dict[str, int] = {}
@@ -132,12 +133,12 @@ class Spool:
 
     @property
     def path(self) -> str:
-        """Where it is."""
+        """Path of the file."""
         return str(self._file.path)
 
     @property
     def messages(self) -> int:
-        """How many are kept."""
+        """Number of messages that are kept."""
         return sum(self.rows.values()) + sum(self.aside.values())
 
     def open(self) -> None:
@@ -152,15 +153,11 @@ class Spool:
         self._look()
 
     def start(self) -> None:
-        """
-        Begin to do what is asked. From now on the process ends only after L{close}.
-        """
+        """Start the thread. From now on the process ends only after L{close}."""
         self._thread.start()
 
     async def close(self) -> None:
-        """
-        When what was asked for is done.
-        """
+        """Finish all jobs, and close the file."""
         if self._busy:
             self._closing = Deferred()
             await self._closing
@@ -171,7 +168,7 @@ class Spool:
         """
         Keep a batch; on disk when this returns.
 
-        @param fence: what it may have been stored with.
+        @param fence: the one it may have been stored with.
         @param stream: that it waits for.
         @raise SpoolUnknown: it may have been kept.
         @raise SpoolError: nothing was kept.
@@ -183,7 +180,7 @@ class Spool:
             # It may be stored in any order with others.
             behind = self._new_id(), 1
         else:
-            # A lane for what was never sent: numbers of this process, in order for each route.
+            # Never sent: a lane of this process, numbered in order for each route.
             lane = str(uuid5(self._session, batch.route))
             self._shared.add(lane)
             behind = lane, None
@@ -204,7 +201,7 @@ class Spool:
         self, after: int, without: Collection[str], held: Collection[str] = ()
     ) -> RecordGroup | None:
         """
-        What comes next and can be stored by one statement; it stays until it is removed.
+        Return the next records that can be stored by one statement; they stay until L{remove}.
 
         @param after: the place before it; 0 for the first of all.
         @param without: routes to leave out.
@@ -216,15 +213,13 @@ class Spool:
     async def several(
         self, after: int, without: Collection[str], held: Collection[str] = ()
     ) -> Sequence[RecordGroup]:
-        """
-        What comes next and may be stored by one commit, as for L{next}.
-        """
+        """Return the next parcels that may be stored by one commit; parameters as for L{next}."""
         routes, streams = frozenset(without), frozenset(held)
         return await self._ask(lambda file: file.several(after, routes, streams), writes=False)
 
     async def remove(self, *parcels: RecordGroup) -> None:
         """
-        They are brought to their end.
+        Remove parcels that are stored.
 
         @raise SpoolError: some of their records are still there.
         """
@@ -241,7 +236,7 @@ class Spool:
 
     async def replace(self, parcel: RecordGroup, pieces: Sequence[Record]) -> None:
         """
-        Put others in the place of a record, for good.
+        Replace a record by others, durably.
 
         @param parcel: of one record.
         """
@@ -252,14 +247,12 @@ class Spool:
             self.backlog.put(unpack([piece]).batch)
 
     def new_session(self) -> None:
-        """
-        What is put from now on has other lanes, since those before may be removed.
-        """
+        """Use new lanes for batches put from now on, since the former ones may be removed."""
         self._session = UUID(self._new_id())
         self._shared.clear()
 
     def shares(self, lane: str) -> bool:
-        """Whether more may come, or be there, on a lane of which a record is gone."""
+        """Say whether more records may be put on a lane, or be there, when one of it is gone."""
         return lane in self._shared
 
     def new_id(self) -> str:
@@ -311,7 +304,7 @@ class Spool:
         self.aside = dict(file.aside)
         self.damaged = file.damaged
         if file.remarks:
-            # Something is gone that nobody took out.
+            # Records are lost or damaged.
             self.backlog.reset(file.batches())
         with suppress(OSError):
             self.size = file.size
@@ -320,9 +313,7 @@ class Spool:
         file.remarks.clear()
 
     def _judged(self, result: Any) -> Any:
-        """
-        What the file says, in the words of those who asked.
-        """
+        """Convert an error of the file to a L{SpoolError}."""
         if not isinstance(result, Failure) or not result.check(sqlite3.Error, _Unflushed):
             return result
         error: BaseException | None = result.value
@@ -332,7 +323,7 @@ class Spool:
         if _is_full(error):
             return Failure(SpoolError(_FULL))
         if not self._broken:
-            # What the disk did not take once it may only seem to take the next time.
+            # After a failed write a later one may only seem to succeed.
             self._broken = True
             self._log.error(
                 "spool: {path} cannot be written ({error}); nothing more is put into it until"
@@ -348,14 +339,14 @@ class Spool:
 
 def _do_all(file: SpoolFile, jobs: list[_Job[Any]]) -> list[Any]:
     """
-    In the thread: all that writes as one transaction, then all that reads.
+    Run jobs in the thread: all that write as one transaction, then all that read.
 
     @return: for each job its result, or a L{Failure}.
     """
     writing = [job for job in jobs if job.writes]
     written = _transaction(file, writing)
     if isinstance(written, Failure):
-        # What was not flushed is not written again: the disk may only seem to take it.
+        # After a failed flush it is not written again: that may only seem to succeed.
         if len(writing) > 1 and not written.check(_Unflushed):
             alone = [_transaction(file, [job]) for job in writing]
             written = [r if isinstance(r, Failure) else r[0] for r in alone]
@@ -377,7 +368,7 @@ def _transaction(file: SpoolFile, jobs: Sequence[_Job[Any]]) -> list[Any] | Fail
         except sqlite3.OperationalError as error:
             if size or not _is_full(error):
                 raise
-            # What takes something out has room left for it, once the log gives back its own.
+            # For removals space is reserved, once that of the log is freed.
             file.rollback()
             file.relieve()
             return _commit(file, jobs)

@@ -1,7 +1,7 @@
 """
-Reading a spool's file beside the gateway that has it.
+Reader of a spool's file while a gateway uses it.
 
-The reader changes nothing: it opens the file read-only, and neither waits for a lock nor
+It changes nothing: it opens the file read-only, and neither waits for a lock nor
 holds one that the gateway waits for. While it reads, SQLite cannot begin its log anew, so it
 reads a little at a time. A record that the gateway adds or takes out meanwhile may be seen or
 not; each one is whole, as its checksum shows.
@@ -34,7 +34,7 @@ class SpooledRecord(NamedTuple):
     """
     A record as it was found.
 
-    @ivar batch: what is in it; C{None} where it is damaged.
+    @ivar batch: its content; C{None} where it is damaged.
     """
 
     record: Record
@@ -43,7 +43,7 @@ class SpooledRecord(NamedTuple):
 
 class SpoolReader:
     """
-    The records of a spool's file.
+    Reader of a spool's records.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,7 +51,7 @@ class SpoolReader:
 
     def records(self) -> Iterator[SpooledRecord]:
         """
-        All of them, in the order in which they are stored.
+        Yield all records, in the order in which they are stored.
 
         @raise EmbeddedError: it cannot be read; one line that says why.
         """
@@ -77,14 +77,15 @@ class SpoolReader:
 
     def _uri(self) -> str:
         """
-        How SQLite is to open it (its documentation, "Read-Only Databases" of WAL mode).
+        Return the URI to open the file with.
 
         @raise OSError: there is none.
+        @see: SQLite documentation, "Write-Ahead Logging", section "Read-Only Databases".
         """
         self._path.stat()
         name = f"file:{quote(str(self._path))}"
         if not size_of(Path(f"{self._path}-wal")):
-            # A gateway stopped in order: nothing but the file itself.
+            # A clean stop leaves no log: the file alone is complete.
             return f"{name}?immutable=1"
         if Path(f"{self._path}-shm").exists():
             return f"{name}?mode=ro&readonly_shm=1"
@@ -93,9 +94,7 @@ class SpoolReader:
 
 
 def _read(uri: str, after: int) -> list[tuple[Record, int]]:
-    """
-    @return: some records behind a place, each with its checksum.
-    """
+    """Return some records behind a place, each with its checksum."""
     found: list[tuple[Record, int]] = []
     size = 0
     with closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=1)) as database:

@@ -1,8 +1,8 @@
 """
-Records: a batch as one value on disk, and back.
+Records of the spool: conversion of a batch to one value on disk, and back.
 
 A record is what one lane handed over at once, never cut into rows; it is packed
-as MessagePack, at C speed, and carries a checksum over all it says, because SQLite
+as MessagePack, at C speed, and carries a checksum over all its fields, because SQLite
 itself has none.
 """
 
@@ -27,9 +27,9 @@ class _Packed(msgspec.Struct, array_like=True):
     @ivar received_at: seconds since 1970.
     @ivar stream: that they are numbered in, from C{first} on.
     @ivar epoch: of the stream; C{""} was written by a version that knew of none.
-    @ivar refusal: what was said of the message, which is not to be stored, see
+    @ivar refusal: of a message that is not to be stored, see
         L{gateway.sql.streams.answer_of}.
-    @ivar dead_letter: whether such a one becomes a dead letter.
+    @ivar dead_letter: whether such a message becomes a dead letter.
     """
 
     peer: str
@@ -59,11 +59,12 @@ class Record(NamedTuple):
     """
     A batch in the spool.
 
-    @ivar place: where it comes in the order; unique.
-    @ivar lane: the fence it is stored behind, a UUID.
+    @ivar place: its position in the order; unique.
+    @ivar lane: of the fence it is stored behind, a UUID.
     @ivar number: its number on that lane.
     @ivar rows: how many messages.
-    @ivar stream: that it waits for, and that all of it is of; C{None}: none. Others pass it.
+    @ivar stream: that all its messages are of, and that it waits for, while others pass it;
+        C{None}: it waits for none.
     """
 
     place: int
@@ -76,7 +77,7 @@ class Record(NamedTuple):
 
     @property
     def checksum(self) -> int:
-        """Of all that it says."""
+        """CRC-32 of all fields."""
         head = f"{self.place} {self.route} {self.lane} {self.number} {self.rows}"
         if self.stream is not None:
             head += f" {self.stream}"
@@ -85,7 +86,7 @@ class Record(NamedTuple):
 
 class RecordGroup(NamedTuple):
     """
-    Group of records that follow one another, stored by one statement.
+    Parcel: records that follow one another and are stored by one statement.
     """
 
     records: Sequence[Record]
@@ -93,26 +94,24 @@ class RecordGroup(NamedTuple):
 
     @property
     def fence(self) -> Fence:
-        """From the first record's number to the last one's."""
+        """Fence from the first record's number to the last one's."""
         first, last = self.records[0], self.records[-1]
         return Fence(last.lane, last.number, first.number)
 
     @property
     def places(self) -> list[int]:
-        """Those of its records."""
+        """Places of its records."""
         return [record.place for record in self.records]
 
     @property
     def end(self) -> int:
-        """The last place that its records, or pieces of them, can have."""
+        """Last place that its records, or pieces of them, can have."""
         last = self.records[-1]
         return last.place + last.rows - 1
 
 
 def pack(batch: Batch) -> bytes:
-    """
-    The rows of a batch as one value, refused ones too.
-    """
+    """Pack the rows of a batch, refused ones too, as one value."""
     parts = [_packed(part.chunk, part.frames, part.first) for part in batch.slices]
     for refusal in batch.refusals:
         chunk = refusal.chunk
@@ -134,15 +133,14 @@ def _packed(chunk: Chunk, frames: list[bytes], first: int) -> _Packed:
 
 
 def rows_of(batch: Batch) -> int:
-    """
-    How many messages a record of a batch holds, refused ones too.
-    """
+    """Return how many messages a record of a batch holds, refused ones too."""
     return batch.count + len(batch.refusals)
 
 
 def unpack(records: Sequence[Record]) -> RecordGroup:
     """
-    @param records: one or more of one route.
+    Unpack one or more records of one route.
+
     @raise ValueError: a payload is not one of L{pack}'s.
     """
     streams: dict[tuple[str, str], Stream] = {}
@@ -187,4 +185,4 @@ def _unpacked(record: Record) -> list[_Packed]:
 
 
 def _ignore(chunk: Chunk, runs: list[Run]) -> None:
-    """Nobody waits for an answer: it was given when the record was made."""
+    """Drop the fates: the answer was given when the record was made."""

@@ -1,8 +1,8 @@
 """
-What can be saved of a damaged spool, and where the rest is kept.
+Salvage of a damaged spool: its readable records, and a copy of the file.
 
-Nothing is ever thrown away: a damaged file is put aside under a name of its own,
-for whoever wants to look into it.
+Nothing is ever deleted: a damaged file is put aside under a name of its own,
+for a person to look into.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def copy_aside(path: Path) -> Path:
 
 def move_aside(path: Path) -> Path:
     """
-    Make place for a new file.
+    Rename a file and its log, to make place for a new one.
 
-    @return: where the old one is now, with its log.
+    @return: the new name.
     """
     aside = _aside(path)
     for suffix in SUFFIXES:
@@ -61,7 +61,7 @@ def move_aside(path: Path) -> Path:
 
 def intact(record: Record, checksum: int) -> bool:
     """
-    Whether a record is what was written.
+    Say whether a record is as it was written.
     """
     try:
         return record.checksum == checksum
@@ -71,7 +71,7 @@ def intact(record: Record, checksum: int) -> bool:
 
 def readable(path: Path) -> Iterator[Record]:
     """
-    What can be read of a damaged file: from both ends, up to the damage.
+    Yield the readable records of a damaged file: from both ends, up to the damage.
     """
     reached = -1
     for order in ("ASC", "DESC"):

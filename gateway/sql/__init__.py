@@ -1,1 +1,1 @@
-"""The statements that store batches, and their parameters."""
+"""SQL statements that store batches or answer calls, and their parameters."""

@@ -1,5 +1,5 @@
 """
-The arguments of a call: JSON -> an element of an array literal for each parameter.
+Arguments of a call: JSON to one array element for each parameter.
 
 They travel as the values of a batch do, so that one statement can answer many calls.
 """
@@ -27,7 +27,7 @@ _BLANK: Final = b" \t\r\n"
 
 class _Place:
     """
-    One parameter.
+    Parameter of a query: conversion of its argument, and its element where a call has none.
 
     @ivar absent: its element where a call leaves it out; C{None}: the call is refused.
     """
@@ -49,7 +49,9 @@ class _Place:
 
     def element(self, token: Raw | None) -> str:
         """
-        @raise Misfit: why there is none.
+        Return an argument as an array element.
+
+        @raise Misfit: it is missing, or does not fit.
         """
         if token is None:
             if self.absent is None:
@@ -57,7 +59,7 @@ class _Place:
             return self.absent
         try:
             text = bytes(token).decode()
-            # Most are in the words of PostgreSQL already.
+            # Most are written as PostgreSQL takes them.
             if self.fits is not None and self.fits(text + ","):
                 return text
             if text == "null":
@@ -73,7 +75,7 @@ class _Place:
 
 class Arguments:
     """
-    Reads the arguments of one query's calls.
+    Parser of the arguments of one query's calls.
 
     @ivar kinds: of its parameters, in order.
     """
@@ -92,7 +94,8 @@ class Arguments:
 
     def read(self, arguments: bytes) -> list[str]:
         """
-        @return: an element for each parameter.
+        Return an array element for each parameter.
+
         @raise Misfit: what is wrong, for the peer.
         """
         places = self._places

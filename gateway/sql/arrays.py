@@ -1,5 +1,5 @@
 """
-The statement of a structured route: an array for each column, an element for each row.
+Statement of a structured route: an array for each column, an element for each row.
 
 One statement stores a whole batch and costs one round trip. PostgreSQL reads each
 element with its type's own input function, as COPY does.
@@ -31,7 +31,7 @@ _Piece = Callable[[Slice, Fields, Misfits], str]
 
 class Arrays:
     """
-    The values of a structured route.
+    Conversion of a structured route's messages to array literals.
 
     @ivar kinds: of its columns, in order.
     @ivar columns: name and type of each.
@@ -57,8 +57,8 @@ class Arrays:
 
     def bind(self, slices: Sequence[Slice]) -> Generator[None, None, list[str]]:
         """
-        @param slices: the rows of a batch.
-        @return: an array literal for each column.
+        Return an array literal for each column, of the rows of a batch.
+
         @raise FramesRefused: some messages hold what the columns cannot.
         """
         columns: list[list[str]] = []
@@ -84,7 +84,7 @@ class Arrays:
 
 class ArrayInsert:
     """
-    Stores batches of a structured route into its table.
+    Statement that stores batches of a structured route into its table.
     """
 
     def __init__(self, route: Route, types: Mapping[str, SqlType], form: Format) -> None:
@@ -108,7 +108,8 @@ class ArrayInsert:
 
     def bind(self, slices: Sequence[Slice]) -> Binding:
         """
-        @param slices: the rows of a batch.
+        Return the statement and its parameters for the rows of a batch.
+
         @raise FramesRefused: some messages hold what the columns cannot.
         """
         return self.many, (yield from self._arrays.bind(slices))
@@ -130,6 +131,8 @@ class ArrayInsert:
 
 def _column(name: str, value: Value, kind: Kind) -> tuple[Kind, _Piece]:
     """
+    Return the kind of a column, and the function that gives its elements.
+
     @raise Misfit: the configured value does not fit.
     """
     if value.source == FRAME:
@@ -140,7 +143,7 @@ def _column(name: str, value: Value, kind: Kind) -> tuple[Kind, _Piece]:
         constant = NULL if value.default is None else kind.element(value.default)
         return kind, _repeated(lambda part: constant)
     if value.source in SOURCES:
-        # Whatever its type makes of them, the server decides.
+        # The server converts the text to the column's type.
         tell = of_chunk(value)
         return Kind(kind.sql_type), _repeated(lambda part: _nullable(tell(part.chunk)))
     required = value.required or kind.sql_type.not_null

@@ -1,11 +1,11 @@
 """
-Code blocks: rows stored one by one in a single round trip, for what one statement cannot say.
+Code blocks that store rows one by one in a single round trip, for rows that one INSERT cannot.
 
 Where a statement fails because of some row, the same rows are stored by a block: a few
 at a time, and where these fail, each in a subtransaction of its own, so that only the
-ones at fault are left out; all that in one transaction behind the batch's fence. What
-fails while others pass is at fault, whatever its SQLSTATE; where none passes SQLSTATE
-decides, or whoever knows better, see L{Blame}. The block is an anonymous one (C{DO}): it
+ones at fault are left out; all that in one transaction behind the batch's fence. A row that
+fails while others pass is at fault, whatever its SQLSTATE; where none passes, SQLSTATE
+decides, or the caller, see L{Blame}. The block is an anonymous one (C{DO}): it
 needs no right to create anything, nor a session of its own, and PostgreSQL keeps the plans
 of its statements while it runs.
 """
@@ -61,13 +61,15 @@ _CHECK: Final = "SET CONSTRAINTS ALL IMMEDIATE; SET CONSTRAINTS ALL DEFERRED;"
 @dataclass(frozen=True, slots=True)
 class Step:
     """
-    Steps of a block for one row. Input C{k} of the row at hand is the text C{gw_block.ck[gw_i]}.
+    SQL that a block runs for its rows.
 
-    @ivar one: statements for the row at hand; may set C{gw_value}, the values to tell,
+    Input C{k} of the current row is C{gw_block.ck[gw_i]}, a text.
+
+    @ivar one: statements for the current row; may set C{gw_value}, the values to return,
         as a JSON array.
-    @ivar many: a statement for all rows of C{gw_block}, where nothing is to be told of them.
+    @ivar many: a statement for all rows of C{gw_block}, where no row needs an answer of its own.
     @ivar ignores: whether a row for which C{one} finds nothing to do is a duplicate.
-    @ivar returns: whether there are values to tell.
+    @ivar returns: whether there are values to return.
     @ivar columns: name and type that each input is for, to name the one at fault.
     """
 
@@ -79,9 +81,7 @@ class Step:
 
 
 def inputs(count: int) -> list[str]:
-    """
-    The inputs of the row at hand, for L{Step.one}.
-    """
+    """Return the SQL of the current row's inputs, for L{Step.one}."""
     return [f"gw_block.c{number}[gw_i]" for number in range(count)]
 
 
@@ -89,12 +89,14 @@ def body(
     places: Sequence[str], names: ParameterNames, rows: str, count: int, step: Step, careful: bool
 ) -> str:
     """
+    Write the body of a code block.
+
+    It raises L{SLOW} where a row takes most of C{statement_timeout} and L{settings} say to watch.
+
     @param places: of the parameters, those of the fence first.
     @param rows: a query for the inputs of all rows, C{c0}, C{c1} and so on, in order.
     @param count: of inputs.
-    @param careful: whether rows at fault are left out; else the first one ends it all.
-    @return: raises L{SLOW} where a row takes most of C{statement_timeout} and L{settings} say
-        to watch.
+    @param careful: whether rows at fault are left out; else the first one makes the block fail.
     """
     lane = f"{places[0]}::{FENCE_TYPES[0]}"
     row = _told(step)
@@ -167,9 +169,7 @@ RAISE;"""
 
 
 def _told(step: Step) -> str:
-    """
-    C{one}, and what is told of it.
-    """
+    """Write the SQL of L{Step.one}, and what records its result."""
     tell = "gw_values := array_append(gw_values, coalesce(gw_value, 'null'));"
     if step.ignores:
         duplicate = "gw_duplicates := array_append(gw_duplicates, gw_base + gw_i);"
@@ -180,7 +180,7 @@ def _told(step: Step) -> str:
 
 def _refuse(names: ParameterNames, count: int, step: Step) -> str:
     """
-    Note why a row is left out, unless that is surely not its fault.
+    Write the SQL that records why a row is left out, or raises the error if no row is at fault.
     """
     probe = ""
     if step.columns:
@@ -230,8 +230,9 @@ gw_refused := array_append(gw_refused,
 
 def settings(blame: Blame, watch: bool = False) -> str:
     """
+    Return the statements that stand before a block, in its transaction.
+
     @param watch: whether rows are stored one at a time, to find the slow one.
-    @return: statements to stand before a block, in its transaction.
     """
     text = f"SELECT set_config('{_WATCH}', 'on', true); " if watch else ""
     if blame is not Blame.MOST:

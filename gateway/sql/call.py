@@ -1,12 +1,12 @@
 """
-The statement that answers calls of a query, of many calls at once where it can.
+Statement that answers calls of a query, of many calls at once where it can.
 
-The user's SQL stands in a subquery that PostgreSQL makes JSON of. Arguments travel as
+The user's SQL stands in a subquery whose rows PostgreSQL makes JSON of. Arguments travel as
 arrays, an element for each call: for one call the parameters are their first elements, for
 many each call is a row of C{unnest}, and the SQL is joined to it by LATERAL. SQL that
 writes stands in a WITH instead.
 
-What comes back is one text: the answers of the calls, and in each its rows, with
+The result is one text: the answers of the calls, and in each its rows, with
 separators that JSON never holds unescaped. Limits are kept here, so that an answer that is
 too large never leaves the server.
 """
@@ -36,7 +36,7 @@ _TOO_LARGE: Final = b"B"
 
 
 class Form(Enum):
-    """Form in which the user's SQL is embedded."""
+    """Position of the user's SQL in the statement."""
 
     MANY = "joined to the calls by LATERAL"
     ONE = "a subquery"
@@ -46,11 +46,11 @@ class Form(Enum):
 @dataclass(frozen=True, slots=True)
 class ResultColumn:
     """
-    A column of a query's result.
+    Column of a query's result.
 
     @ivar type: its name in SQL.
     @ivar base: as in L{SqlType}.
-    @ivar element: the same of an array's elements, C{""} for what is no array.
+    @ivar element: base type of an array's elements, C{""} for what is no array.
     """
 
     name: str
@@ -82,8 +82,9 @@ class CallStatement:
 
     def bind(self, calls: Sequence[Sequence[str]]) -> list[str]:
         """
+        Return the parameters.
+
         @param calls: the elements of each call's arguments.
-        @return: the parameters.
         """
         if not calls[0]:
             return [str(len(calls))] if self.types else []
@@ -96,6 +97,8 @@ def call_statement(
     query: Query, kinds: Sequence[Kind], form: Form, columns: Sequence[ResultColumn]
 ) -> CallStatement:
     """
+    Write the statement that answers calls of a query.
+
     @param kinds: of the parameters, in order.
     @param columns: of the result.
     """
@@ -112,7 +115,9 @@ def call_statement(
 
 def look(query: Query, kinds: Sequence[Kind], form: Form) -> str:
     """
-    A statement with the result's columns and no row; with L{Form.WITH} it is for EXPLAIN.
+    Write a statement that has the result's columns and no row.
+
+    With L{Form.WITH} it is for EXPLAIN.
     """
     if form is Form.MANY:
         arrays = [f"'{{}}'::{kind.parameter}" for kind in kinds]
@@ -129,9 +134,7 @@ def look(query: Query, kinds: Sequence[Kind], form: Form) -> str:
 
 
 def look_types(query: Query, kinds: Sequence[Kind], columns: Sequence[str]) -> str:
-    """
-    A statement for EXPLAIN VERBOSE, whose output says C{NULL::type} of each column.
-    """
+    """Write a statement for EXPLAIN VERBOSE, whose output says C{NULL::type} of each column."""
     sql = _placed(query, _unknown(kinds), False)
     pairs = ", ".join(f"ARRAY[gw_u.{identifier(column)}, NULL]" for column in columns)
     return f"{_with(sql)} SELECT {pairs} FROM gw_u"
@@ -170,7 +173,7 @@ def _text(
 
 def _value(place: str, kind: Kind, names: ParameterNames) -> str:
     """
-    An argument as the declared type has it, without the cut of a cast.
+    Write an argument with the declared type, without the cut of a cast.
 
     @param place: one element of the array that it travels in.
     """
@@ -196,7 +199,7 @@ def _calls(arrays: Sequence[str], count: str) -> str:
 
 
 def _with(sql: str) -> str:
-    """The user's statement as the last query of WITH."""
+    """Write the user's statement as the last query of WITH."""
     head, main = halves(sql)
     return f"{f'{head},' if head.strip() else 'WITH'} gw_u AS MATERIALIZED ({main}\n)"
 
@@ -205,7 +208,7 @@ def _answer(
     query: Query, source: str, columns: Sequence[ResultColumn], names: ParameterNames
 ) -> str:
     """
-    One call's answer: a row of one text.
+    Write the query that gives one call's answer: a row of one text.
 
     @param source: gives the rows, as C{gw_u}.
     """
@@ -223,6 +226,8 @@ def _answer(
 
 def _column(column: ResultColumn) -> str:
     """
+    Write a column of the result, bytes as Base64.
+
     PostgreSQL's Base64 has line feeds, and its JSON has bytes in hexadecimal.
     """
     name = identifier(column.name)
@@ -243,8 +248,9 @@ def _base64(value: str) -> str:
 
 def answers_of(told: str, query: Query) -> list[Outcome | Listing]:
     """
-    @param told: what an L{CallStatement} gave.
-    @return: the answer of each call.
+    Return the answer of each call.
+
+    @param told: the result of a L{CallStatement}.
     """
     # Only a json column has line breaks, between its tokens.
     data = told.encode().replace(b"\n", b" ").replace(b"\r", b" ")

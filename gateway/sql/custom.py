@@ -1,5 +1,5 @@
 """
-SQL of the user's own: one statement for each message, all of a batch in one round trip.
+Statement of a route with SQL of the user's own: run for each message, in one round trip.
 
 A code block runs the statement for one row after the other, with the row's values as
 typed variables: PostgreSQL plans it once a batch. Where a row fails, the block that
@@ -22,7 +22,7 @@ from gateway.sql.statement import FENCE_TYPES, Binding, ParameterNames, Statemen
 
 class CustomInsert:
     """
-    Runs a route's own statement for each message.
+    Statement of a route with SQL of the user's own, run for each message.
     """
 
     def __init__(self, route: Route, types: Mapping[str, SqlType], form: Format) -> None:
@@ -47,7 +47,8 @@ class CustomInsert:
 
     def bind(self, slices: Sequence[Slice]) -> Binding:
         """
-        @param slices: the rows of a batch.
+        Return the statement and its parameters for the rows of a batch.
+
         @raise FramesRefused: some messages hold what the parameters cannot.
         """
         return self.many, (yield from self._arrays.bind(slices))
@@ -65,7 +66,7 @@ class CustomInsert:
         return body(self._places, ParameterNames(True), rows, count, step, careful)
 
     def _one(self) -> str:
-        # Whatever else is in the text of the user's, psycopg2 takes no % for its own.
+        # Every % of the user's text is doubled, so that it is no parameter.
         names = ParameterNames(True)
         places = {
             name: f"({self._types[name].read(place, names)})"

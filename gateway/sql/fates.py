@@ -1,5 +1,5 @@
 """
-What became of the rows of a batch, as the database tells it: JSON -> runs.
+Fates of a batch's rows as the database keeps them: JSON to runs.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ FATES_OF: Final = "SELECT fates FROM gateway.lane WHERE id = %s::uuid"
 
 class _Fates(Struct):
     """
-    Rows are counted from 1. Whatever is not named is stored.
+    Fates of a batch's rows, counted from 1; rows that are not named are stored.
 
     @ivar duplicates: rows that were there before, ascending.
     @ivar refused: (row, SQLSTATE, column at fault, text), ascending.
-    @ivar values: what each of the others returned, in order; C{null} for nothing.
+    @ivar values: values that each of the others returned, in order; C{null} for none.
     """
 
     duplicates: list[int] = field(default_factory=list)
@@ -42,9 +42,11 @@ _DECODER: Final = msgspec.json.Decoder(_Fates)
 
 def runs_of(fates: str | None, count: int, returning: Sequence[str]) -> list[Run]:
     """
+    Return the fates of a batch's rows as runs.
+
     @param fates: as C{gateway.remember} keeps them; C{None}: all rows are stored.
-    @param count: how many rows there are.
-    @param returning: what the values are called.
+    @param count: of rows.
+    @param returning: names of the returned values.
     """
     if fates is None or fates == "{}":
         return [(count, STORED)]
@@ -69,9 +71,7 @@ def runs_of(fates: str | None, count: int, returning: Sequence[str]) -> list[Run
 
 
 def _answer(names: Sequence[str], values: Sequence[str | None] | None) -> bytes:
-    """
-    C{+OK name=value ...}; what is not one plain word is a JSON string.
-    """
+    """Write C{+OK name=value ...}; a value that is not one plain word is a JSON string."""
     told = zip(names, values or (), strict=False)
     return " ".join(["+OK", *[f"{name}={_shown(value)}" for name, value in told]]).encode()
 

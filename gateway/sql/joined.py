@@ -1,11 +1,11 @@
 """
-The statement of a text route: its messages travel joined, a chunk as one string.
+Statement of a text route: the messages of a chunk travel joined, as one string.
 
 One statement stores a whole batch and costs one round trip: its parameters are
 arrays with one element for each I{chunk} (joined values, the character between
-them, the peer, ...), which PostgreSQL takes apart. So what is the same for a whole
+them, the peer, ...), which PostgreSQL splits. So a value that is the same for a whole
 chunk travels once, and not with every row. A batch of a single row is common where
-peers wait for each answer, and has a simpler statement: taking arrays apart would
+peers wait for each answer, and has a simpler statement: splitting arrays would
 be a fifth of its cost.
 """
 
@@ -27,7 +27,7 @@ from gateway.sql.table import SqlRows, table_statement
 
 class JoinedInsert:
     """
-    Stores batches of a text route into its table.
+    Statements that store batches of a text route into its table.
 
     @ivar many: for batches of any size.
     @ivar one: for batches of one row.
@@ -51,8 +51,8 @@ class JoinedInsert:
         self._sources = [of_chunk(value) for value in metadata]
         text = _Text(route, types, binary, metadata)
         self.many = table_statement(route, text.many)
-        # A batch of one row is told apart from nothing, so it has no statement of its own
-        # where there is something to tell.
+        # The statement for one row cannot tell duplicates or returned values, so it is used
+        # only where rows need no answer of their own.
         self.one = self.many
         if route.conflict == "error" and not route.returning:
             self.one = table_statement(route, text.one)
@@ -60,9 +60,10 @@ class JoinedInsert:
 
     def bind(self, slices: Sequence[Slice]) -> Binding:
         """
-        In one go: it is little work for any batch.
+        Return the statement and its parameters for the rows of a batch.
 
-        @param slices: the rows of a batch.
+        Without a stop on the way: it is little work for any batch.
+
         @raise FramesRefused: some messages hold what the columns cannot.
         """
         yield from ()
@@ -103,7 +104,7 @@ class JoinedInsert:
 
 class _Text:
     """
-    Writes the SQL of one route's rows.
+    SQL of one text route's rows.
 
     @ivar many: for batches of any size.
     @ivar one: for batches of one row.

@@ -1,8 +1,8 @@
 """
-Values as SQL literals that say the same in every session.
+SQL literals that mean the same in every session.
 
 A backslash in C{'...'} is itself or an escape, as C{standard_conforming_strings} says. The
-driver looks at that when it connects; a role, a database or a pooler may have a session with
+driver reads that setting when it connects; a role, a database or a pooler may have a session with
 the other setting, in which a text could then end its own quotes. In C{E'...'} a backslash is
 always an escape, and doubled it is always itself (PostgreSQL documentation, section 4.1.2.2
 "String Constants with C-Style Escapes"). C{client_encoding} is always UTF8, in which no
@@ -21,7 +21,7 @@ Values = Sequence[Any] | Mapping[str, Any] | None
 
 def filled(sql: str, values: Values) -> str:
     """
-    A text with its parameters as literals; C{%%} is a percent sign.
+    Fill in the parameters of a statement as literals; C{%%} is a percent sign.
 
     @param sql: where C{values} is C{None} it has no parameters, and stays as it is.
     @raise ValueError: a text holds a NUL, which no text of PostgreSQL's can.
@@ -35,6 +35,8 @@ def filled(sql: str, values: Values) -> str:
 
 def literal(value: object) -> str:
     """
+    Write a value as a literal.
+
     @param value: C{None}, a C{bool}, C{int}, C{float}, C{str}, C{bytes}, or a list of these,
         which becomes an array.
     @raise TypeError: it is none of these.
@@ -60,6 +62,8 @@ def literal(value: object) -> str:
 
 def quoted_literal(text: str) -> str:
     """
+    Write a text as a literal.
+
     @raise ValueError: it holds a NUL.
     """
     if "\0" in text:

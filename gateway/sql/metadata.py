@@ -21,8 +21,9 @@ _OF_CHUNK: Final[Mapping[str, Callable[[Chunk], str | None]]] = {
 
 def of_chunk(value: Value) -> Callable[[Chunk], str | None]:
     """
+    Return the function that gives a value's text for a chunk.
+
     @param value: a constant, or of metadata.
-    @return: what tells it, as text.
     """
     if value.source == CONSTANT:
         return lambda chunk: value.default

@@ -1,9 +1,8 @@
 """
-SQL of the user's own: named parameters, as psycopg2 has them, and what can be told of a
-statement without asking PostgreSQL.
+Named parameters in SQL of the user's own, and what its text alone tells of a statement.
 
-The text is never formatted with values: each parameter becomes a place, C{$1} or an
-expression, before PostgreSQL sees it.
+The parameters are as psycopg2 has them. The text is never formatted with values: each parameter
+becomes a place, C{$1} or an expression, before PostgreSQL sees it.
 """
 
 from __future__ import annotations
@@ -49,8 +48,9 @@ _READING: Final = ("SELECT", "VALUES", "TABLE")
 
 def parameters(sql: str, known: Sequence[str] = ()) -> list[str]:
     """
-    @param known: what they are called, where that is said beside the statement; for messages.
-    @return: their names, in the order in which they first appear.
+    Return the names of a statement's parameters, in the order in which they first appear.
+
+    @param known: names configured beside the statement, for error texts.
     @raise ValueError: a C{%} is neither of C{%(name)s} nor of C{%%}; a parameter stands where
         none can be, or is numbered; there is more than one statement.
     """
@@ -63,7 +63,7 @@ def parameters(sql: str, known: Sequence[str] = ()) -> list[str]:
             raise ValueError(f"{near!r}: a parameter is %(name)s, and any other % is %%")
     numbered = _NUMBERED.search(_opened(sql))
     if numbered is not None:
-        # PostgreSQL would take it for one of those that ours become.
+        # PostgreSQL would take it for one of the places that our parameters become.
         place = int(numbered[0][1:]) - 1
         name = known[place] if 0 <= place < len(known) else "name"
         raise ValueError(_written(name, numbered[0]))
@@ -85,12 +85,10 @@ def parameters(sql: str, known: Sequence[str] = ()) -> list[str]:
 
 def foreign_parameter(sql: str) -> str:
     """
-    What to say of a parameter that is written as elsewhere, C{?} or C{:name}.
+    Return a hint where a parameter is written as elsewhere, C{?} or C{:name}; C{""}: none is.
 
     Both are right in other places (operators of jsonb, casts, slices): this is for a statement
     that is refused, or that should have a parameter and has none.
-
-    @return: C{""} where there is none.
     """
     text = _opened(sql)
     named = _NAMED.search(text)
@@ -104,9 +102,7 @@ def _written(name: str, instead: str) -> str:
 
 
 def _opened(sql: str) -> str:
-    """
-    @return: the statement without what stands in quotes and comments.
-    """
+    """Return the statement without the content of quotes and comments."""
 
     def replaced(token: re.Match[str]) -> str:
         if token["closed"]:
@@ -118,9 +114,10 @@ def _opened(sql: str) -> str:
 
 def with_places(sql: str, place: Callable[[str], str]) -> str:
     """
-    @param sql: which L{parameters} has nothing against.
-    @param place: a parameter's name -> what stands for it.
-    @return: one statement, without a semicolon at its end.
+    Replace the parameters of a statement, and remove a semicolon at its end.
+
+    @param sql: one that L{parameters} accepts.
+    @param place: a parameter's name -> its replacement.
     """
     for token in _TOKEN.finditer(sql):
         if token[0] == ";":
@@ -131,8 +128,9 @@ def with_places(sql: str, place: Callable[[str], str]) -> str:
 
 def called(sql: str) -> list[str]:
     """
-    @return: the names that an opening parenthesis follows, as PostgreSQL folds them: those
-        of functions, and some words of SQL.
+    Return the names before an opening parenthesis, as PostgreSQL folds them.
+
+    They are those of functions, and some words of SQL.
     """
     found: dict[str, None] = {}
     name = ""
@@ -151,17 +149,16 @@ def called(sql: str) -> list[str]:
 
 
 def first_word(sql: str) -> str:
-    """
-    @return: what a statement begins with, in capitals; C{""} where there is no word.
-    """
+    """Return the first word of a statement, in capitals; C{""} where there is none."""
     words = (token[0] for token in _TOKEN.finditer(sql) if token["word"])
     return next(words, "").upper()
 
 
 def halves(sql: str) -> tuple[str, str]:
     """
-    @return: the queries of WITH, that word included, and the statement they are for; C{""}
-        where there is no WITH.
+    Split a statement into its WITH queries, that word included, and the statement behind them.
+
+    The first half is C{""} where there is no WITH.
     """
     if first_word(sql) != "WITH":
         return "", sql
@@ -176,8 +173,9 @@ def halves(sql: str) -> tuple[str, str]:
 
 def gives_rows(sql: str) -> bool:
     """
-    Whether a statement has a result: it reads, or says RETURNING. What stands in
-    parentheses, such as the queries of WITH, is of no account.
+    Say whether a statement has a result: it reads, or has RETURNING.
+
+    Text in parentheses, such as the queries of WITH, does not count.
     """
     depth = 0
     verb = ""

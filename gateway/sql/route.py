@@ -1,5 +1,5 @@
 """
-From a route and its table's types to the statement that stores into it.
+Choice of the statement for a route and its table's types.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from gateway.sql.statement import Insert
 
 def insert_for(route: Route, types: Mapping[str, SqlType]) -> Insert:
     """
+    Return the statement that stores a route's batches.
+
     @param types: column or parameter -> its type, for every one of the route.
     @raise RouteError: a value of the configuration does not fit its column or parameter.
     """

@@ -1,10 +1,10 @@
 """
-What an SQLSTATE means for us, where nothing else tells who must act.
+SQLSTATEs sorted by who must act, for errors where nothing else decides that.
 
 A row is at fault when its neighbours are not, whatever the SQLSTATE; that is found out, see
 L{gateway.postgres.store.store}. This table decides where there is no neighbour, nor a row that is
-known to be good. Sorted by who must act. PostgreSQL documentation, appendix A "PostgreSQL
-Error Codes"; a class is the first two characters. The longest match wins.
+known to be good. PostgreSQL documentation, appendix A "PostgreSQL Error Codes"; a class is the
+first two characters. The longest match wins.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ _OWN: Final = frozenset("6789IJKLMNOPQRSTUVWYZ")
 
 def error_kind(sqlstate: str) -> ErrorKind:
     """
-    @param sqlstate: five characters.
+    Return the kind of an SQLSTATE, five characters.
     """
     found = _TABLE.get(sqlstate) or _TABLE.get(sqlstate[:2])
     if found is None and sqlstate[:1] in _OWN:

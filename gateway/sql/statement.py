@@ -1,5 +1,5 @@
 """
-A statement that stores a batch behind its fence, and what is bound to it.
+Statement that stores a batch behind its fence, and its parameters.
 
 The text is written once, when a route is opened; values are always parameters. The
 fence is moved by C{gateway.advance} in the same statement. It is in the FROM clause
@@ -29,9 +29,9 @@ class Statement:
         keep a prepared statement.
     @ivar block: the body of a code block with the same parameters as C{plain} that leaves
         out the rows at fault, see L{gateway.sql.block}.
-    @ivar joins: whether it may share a commit with those of other routes: it only adds rows,
-        so that nobody sees in which order, and nothing is to be told of them.
-    @ivar whole: where there is no such text, the body of a code block that stores all rows
+    @ivar joins: whether it may share a commit with those of other routes: it only adds rows, so
+        that their order does not matter, and no row needs an answer of its own.
+    @ivar whole: where C{prepared} is empty, the body of a code block that stores all rows
         or none.
     """
 
@@ -56,7 +56,7 @@ not hold up everything else.
 
 class Insert(Protocol):
     """
-    Stores the batches of one route into its table as it is now.
+    Port: the statements that store one route's batches into its table as it is now.
 
     @ivar statements: all that L{bind} may choose from.
     """
@@ -66,15 +66,14 @@ class Insert(Protocol):
 
     def bind(self, slices: Sequence[Slice]) -> Binding:
         """
-        @param slices: the rows of a batch.
+        Return the statement and its parameters for the rows of a batch.
+
         @raise FramesRefused: some messages hold what the columns cannot.
         """
 
 
 def bind_at_once(insert: Insert, slices: Sequence[Slice]) -> Bound:
-    """
-    For those who have time.
-    """
+    """Bind without a stop on the way, for callers that may block."""
     binding = insert.bind(slices)
     while True:
         try:
@@ -86,19 +85,17 @@ def bind_at_once(insert: Insert, slices: Sequence[Slice]) -> Bound:
 
 class ParameterNames:
     """
-    Writes names of the user's into SQL.
+    Writer of the user's names into SQL.
     """
 
     def __init__(self, plain: bool) -> None:
         """
-        @param plain: whether a % in a name would look like a parameter.
+        @param plain: whether a % in a name must be doubled, as it would look like a parameter.
         """
         self._plain = plain
 
     def __call__(self, name: str) -> str:
-        """
-        @param name: an identifier or a type, quoted where it must be.
-        """
+        """Return an identifier or a type, quoted where it must be, as the text needs it."""
         return name.replace("%", "%%") if self._plain else name
 
 
@@ -108,6 +105,8 @@ Write = Callable[[Sequence[str], ParameterNames], str]
 
 def statement(text: Write, block: Write, types: Sequence[str], joins: bool) -> Statement:
     """
+    Write the statement of a route in all its forms.
+
     @param types: of the parameters after the fence.
     @param joins: whether it may share a commit.
     """
@@ -124,22 +123,16 @@ def statement(text: Write, block: Write, types: Sequence[str], joins: bool) -> S
 
 
 def named_places(count: int) -> list[str]:
-    """
-    Parameters by name, for L{gateway.sql.literals.filled}.
-    """
+    """Return parameters by name, for L{gateway.sql.literals.filled}."""
     return [f"%(p{number})s" for number in range(1, count + 1)]
 
 
 def named(values: Sequence[str | int | None]) -> dict[str, str | int | None]:
-    """
-    The parameters for L{named_places}.
-    """
+    """Return values by the names of L{named_places}."""
     return {f"p{number}": value for number, value in enumerate(values, 1)}
 
 
 def fence(places: Sequence[str]) -> str:
-    """
-    The call that moves the fence or fails.
-    """
+    """Write the call that moves the fence or fails."""
     casts = [f"{place}::{kind}" for place, kind in zip(places, FENCE_TYPES, strict=False)]
     return f"gateway.advance({', '.join(casts)})"

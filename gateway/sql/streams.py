@@ -1,5 +1,5 @@
 """
-Streams in SQL: what moves them, and what is remembered of those that were refused.
+SQL calls that move streams and remember their refusals, and the conversion of their values.
 """
 
 from __future__ import annotations
@@ -29,9 +29,7 @@ CLAIM: Final = (
 
 
 def follow_values(fence: Fence, moves: Sequence[StreamMark]) -> Sequence[Any]:
-    """
-    Parameters of L{FOLLOW}.
-    """
+    """Return the parameters of L{FOLLOW}."""
     refused = {
         move.stream.name: {str(number): answer_of(o) for number, o in move.refused.items()}
         for move in moves
@@ -53,7 +51,7 @@ def follow_values(fence: Fence, moves: Sequence[StreamMark]) -> Sequence[Any]:
 
 def _array(items: Sequence[str]) -> str:
     """
-    An array's literal.
+    Write an array's literal.
 
     @see: PostgreSQL documentation, section 8.15.6 "Array Input and Output Syntax".
     """
@@ -62,8 +60,9 @@ def _array(items: Sequence[str]) -> str:
 
 def parts_json(batch: Batch) -> str:
     """
-    For L{REMEMBER}: which rows are of which stream. Those of a spool were promised to be
-    kept and become dead letters.
+    Return which rows are of which stream, for L{REMEMBER}.
+
+    Those from a spool are left out: when refused they become dead letters.
     """
     parts = []
     row = 1
@@ -77,9 +76,7 @@ def parts_json(batch: Batch) -> str:
 
 
 def standings_of(detail: str) -> dict[str, Standing]:
-    """
-    What C{gateway.follow} says of streams that have not moved.
-    """
+    """Parse the positions that C{gateway.follow} reports of streams that have not moved."""
     found: Mapping[str, tuple[bool, bool, int, int, str]] = json.loads(detail)
     return {
         name: Standing(claimed, current, mark, first, b64decode(digests))
@@ -88,9 +85,7 @@ def standings_of(detail: str) -> dict[str, Standing]:
 
 
 def refusals_of(text: str | None) -> Mapping[int, Outcome]:
-    """
-    What was told before.
-    """
+    """Parse the refusals that are remembered of a stream, by number, ascending."""
     found: Mapping[str, Any] = json.loads(text) if text is not None else {}
     ascending = sorted(found.items(), key=_number)
     return {int(number): outcome_of(*answer) for number, answer in ascending}
@@ -102,16 +97,16 @@ def _number(item: tuple[str, Any]) -> int:
 
 def answer_of(outcome: Outcome) -> list[str | None]:
     """
-    A refusal as it is kept: as it is told, since jsonb cannot hold every character that a peer
-    may have sent.
+    Return a refusal in the form that is kept.
+
+    Its text is cleaned as for an answer, since jsonb cannot hold every character that a peer may
+    have sent.
     """
     return [outcome.code or "", outcome.sqlstate, None, one_line(outcome.text)]
 
 
 def outcome_of(code: str, sqlstate: str, column: str | None, text: str) -> Outcome:
-    """
-    A refusal that was kept by L{answer_of}, or by the database.
-    """
+    """Return the refusal that L{answer_of}, or the database, kept."""
     if column is not None:
         text = f"column {column!r}: {text}"
     return refused(Code(code), text, sqlstate) if code else row_refused(text, sqlstate)

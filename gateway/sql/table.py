@@ -1,9 +1,9 @@
 """
-The statements that store rows into a route's table.
+Statements that store rows into a route's table.
 
-Where nothing is to be told of a row but that it is stored, one INSERT does it. Where
-rows may be duplicates, or return values, the rows are numbered as they come, and what
-became of each is worked out in the same statement and kept by C{gateway.remember}.
+Where rows need no answer but that they are stored, one INSERT does it. Where
+rows may be duplicates, or return values, the rows are numbered as they come, and the fate
+of each is worked out in the same statement and kept by C{gateway.remember}.
 Where that cannot be worked out, since a trigger dropped rows or a key comes twice in an
 upsert, the block stores the same rows one by one.
 
@@ -27,12 +27,12 @@ from gateway.sql.statement import FENCE_TYPES, ParameterNames, Statement, fence,
 @dataclass(frozen=True, slots=True)
 class SqlRows:
     """
-    Rows as SQL.
+    SQL of a batch's rows.
 
     @ivar types: of the parameters after the fence.
-    @ivar inputs: what a row is made of, as the source calls it.
+    @ivar inputs: SQL names of a row's inputs, as the source calls them.
     @ivar source: (places of the parameters after the fence, whether all inputs are wanted
-        as text) -> what comes after FROM.
+        as text) -> the SQL after FROM.
     @ivar values: (inputs, names, whether they are text) -> a value for each column.
     @ivar declared: column -> its type with length and precision.
     @ivar columns: name and type that each input is for, for errors; none where an input is
@@ -49,6 +49,8 @@ class SqlRows:
 
 def table_statement(route: Route, rows: SqlRows) -> Statement:
     """
+    Write the statement that stores rows into a route's table.
+
     @param rows: with a value for each column of the route.
     """
     return statement(
@@ -61,7 +63,7 @@ def table_statement(route: Route, rows: SqlRows) -> Statement:
 
 class _Insert:
     """
-    Writes the SQL of one route.
+    SQL of one route's statement.
     """
 
     def __init__(self, route: Route, rows: SqlRows, names: ParameterNames) -> None:
@@ -71,7 +73,7 @@ class _Insert:
         self._table = names(table_identifier(route.table))
         self._columns = [names(identifier(column)) for column in route.columns]
         self._key = [names(identifier(column)) for column in route.key]
-        # What the values of the key are called, among those of a row.
+        # Names of the key's values among the values v0, v1, ... of a row.
         self._parts = [f"v{list(route.columns).index(column)}" for column in route.key]
 
     def text(self, places: Sequence[str]) -> str:
@@ -97,7 +99,7 @@ class _Insert:
 
     @property
     def _tells(self) -> bool:
-        """Whether there is anything to tell of stored rows, or rows of one key must take turns."""
+        """Whether rows need answers of their own, or rows of one key must be stored in turn."""
         return self._route.conflict != "error" or bool(self._route.returning)
 
     def _into(self) -> str:
@@ -128,7 +130,7 @@ class _Insert:
         )
 
     def _told(self) -> list[str]:
-        """The columns that are returned, as text."""
+        """Return the returned columns as text."""
         return [f"{self._names(identifier(column))}::text" for column in self._route.returning]
 
     def _on_conflict(self) -> str:
@@ -140,7 +142,7 @@ class _Insert:
         changed = [self._names(identifier(column)) for column in self._route.changed]
         return f"{target} DO UPDATE SET " + ", ".join(f"{c} = excluded.{c}" for c in changed)
 
-    # Statements that tell rows apart.
+    # Statements that record the fate of each row.
 
     def _given(self, places: Sequence[str]) -> str:
         values = self._rows.values(self._rows.inputs, self._names, False)
@@ -168,8 +170,10 @@ class _Insert:
 
     def _inserting(self, places: Sequence[str], order: str) -> str:
         """
-        Every row is inserted, or updates one. Where two rows of a batch would update the
-        same one PostgreSQL refuses the statement, and the block does them in turn.
+        Write the statement where every row is inserted, or updates one.
+
+        Where two rows of a batch would update the same one, PostgreSQL refuses the statement, and
+        the block stores them in turn.
         """
         if not self._route.returning:
             return f"WITH {self._given(places)} {self._taken(order, ())}"
@@ -235,7 +239,9 @@ def _count(name: str) -> str:
 
 def _remember(places: Sequence[str], sure: str, duplicates: str, values: str) -> str:
     """
-    @param sure: a condition: what was returned belongs to the rows in order.
+    Write the call of C{gateway.remember}.
+
+    @param sure: a condition: the returned values belong to the rows in order.
     """
     return (
         f"SELECT gateway.remember({places[0]}::uuid, CASE WHEN {sure} THEN"

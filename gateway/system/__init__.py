@@ -1,3 +1,3 @@
 """
-What the operating system gives: files, sockets, addresses, the limit of open files, time zones.
+Operating system interfaces: files, sockets, addresses, the limit of open files, time zones.
 """

@@ -1,5 +1,5 @@
 """
-Networks: which addresses are meant.
+IP addresses, and the networks that a configuration names.
 
 Pure: addresses come in as the reactor gives them.
 """
@@ -23,9 +23,7 @@ one address has all that begin alike.
 
 
 def network_fault(text: str) -> str | None:
-    """
-    What is wrong with a network as configured.
-    """
+    """Say what is wrong with a network as configured; C{None}: nothing."""
     if text == UNIX:
         return None
     try:
@@ -37,8 +35,11 @@ def network_fault(text: str) -> str | None:
 
 def address_of(host: str | None) -> Address | None:
     """
+    Parse an address as the reactor gives it; return C{None} for a Unix socket.
+
+    An IPv4 address that came through an IPv6 socket becomes one of IPv4.
+
     @param host: an address, maybe with an IPv6 scope; C{None} for a Unix socket.
-    @return: an IPv4 address that came through an IPv6 socket is one of IPv4.
     """
     if host is None:
         return None
@@ -49,9 +50,7 @@ def address_of(host: str | None) -> Address | None:
 
 
 def site_of(address: Address | None) -> Address | IPv6Network | None:
-    """
-    @return: what limits for an address hold for.
-    """
+    """Return the unit that limits count: an IPv4 address, or the /64 network of an IPv6 address."""
     if isinstance(address, IPv6Address):
         return IPv6Network((int(address) >> (128 - SITE) << (128 - SITE), SITE))
     return address
@@ -59,7 +58,7 @@ def site_of(address: Address | None) -> Address | IPv6Network | None:
 
 class Networks:
     """
-    Some networks.
+    Set of networks, maybe with Unix sockets.
     """
 
     __slots__ = ("_four", "_six", "_unix")
@@ -79,9 +78,7 @@ class Networks:
         return bool(self._unix or self._four or self._six)
 
     def __contains__(self, address: Address | None) -> bool:
-        """
-        @param address: C{None} for a Unix socket.
-        """
+        """Say whether an address is in one of the networks; C{None} stands for a Unix socket."""
         if address is None:
             return self._unix
         if isinstance(address, IPv4Address):

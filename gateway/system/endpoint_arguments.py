@@ -1,5 +1,5 @@
 """
-Arguments of Twisted's endpoint strings: which each kind takes, and which values.
+Arguments of Twisted's endpoint strings: the names and values that each kind takes.
 
 Twisted converts numbers and hands the rest on, so that a second port is taken for an interface,
 a backlog may be larger than the kernel's type, and a name that is there twice counts as the
@@ -30,7 +30,7 @@ Check = Callable[[str], str | None]
 
 class Arguments(NamedTuple):
     """
-    An endpoint string, taken apart.
+    Kind and arguments of an endpoint string.
 
     @ivar kind: its first word.
     @ivar values: those without a name, in order.
@@ -44,7 +44,7 @@ class Arguments(NamedTuple):
 
 class _Form(NamedTuple):
     """
-    What one kind takes.
+    Arguments that one kind of endpoint takes.
 
     @ivar names: of the arguments; the first C{bare} may go without their names.
     @ivar needed: those without which nothing else is judged: Twisted tells them.
@@ -57,7 +57,7 @@ class _Form(NamedTuple):
 
 def split_endpoint(text: str) -> Arguments | None:
     """
-    Take an endpoint string apart, as Twisted does.
+    Split an endpoint string into its kind and arguments, as Twisted does.
 
     @return: C{None} where it ends within an escape.
     """
@@ -81,23 +81,23 @@ def split_endpoint(text: str) -> Arguments | None:
 
 
 def escaped(value: str) -> str:
-    """A value as an endpoint string says it."""
+    """Escape a value for an endpoint string."""
     return re.sub(r"([\\:=])", r"\\\1", value)
 
 
 def argument_fault(text: str, listening: bool) -> str | None:
     """
-    Find what is wrong with the arguments of an endpoint string.
+    Say what is wrong with the arguments of an endpoint string.
 
     @param listening: whether it is a server's.
-    @return: C{None}: nothing, or something that Twisted tells in good words.
+    @return: C{None}: nothing, or something that Twisted reports clearly itself.
     """
     found = split_endpoint(text)
     if found is None:
         return None
     kind, values, named = found
     if listening and kind == "haproxy":
-        # Twisted hands on what it wraps as it stands there.
+        # Twisted passes the wrapped endpoint string on unchanged, escapes included.
         inner = text.partition(":")[2]
         if inner.startswith("haproxy:"):
             return "it has haproxy: twice"
@@ -185,7 +185,7 @@ def _address(value: str) -> str | None:
 
 
 def is_address(text: str) -> bool:
-    """Whether it is an IPv4 or IPv6 address."""
+    """Say whether a text is an IPv4 or IPv6 address."""
     try:
         ip_address(text)
     except ValueError:

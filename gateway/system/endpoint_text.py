@@ -1,10 +1,10 @@
 """
-Endpoint strings of Twisted, as people mistype them: what is wrong, and what is probably meant.
+Faults of endpoint strings as people mistype them, and suggestions for what is probably meant.
 
 Servers are C{tcp:PORT:interface=ADDRESS}, clients C{tcp:HOST:PORT}; each is written for the other,
-as a URL, or as C{host:port}. A guess is told only where it has no fault itself.
+as a URL, or as C{host:port}. A guess is suggested only where it has no fault itself.
 
-Pure: how a string is taken apart is Twisted's, which is passed in.
+Pure: the check that finds a string's fault is passed in.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _CALL: Final = re.compile(r"\w+(\.\w+)*\(\) ")
 
 class _Place(NamedTuple):
     """
-    Host and port, or path, that an endpoint string seems to mean.
+    Host and port that an endpoint string seems to mean.
     """
 
     host: str
@@ -52,7 +52,7 @@ class _Place(NamedTuple):
     secure: bool
 
     def written(self, listening: bool) -> str:
-        """As an endpoint string."""
+        """Return it as an endpoint string."""
         host = self.host.strip("[]").replace("\\:", ":")
         if not listening:
             host = "127.0.0.1" if host in _HERE + _ANY else host
@@ -64,10 +64,10 @@ class _Place(NamedTuple):
 
 def endpoint_hint(text: str, fault: EndpointFault, listening: bool) -> str:
     """
-    What is probably meant by an endpoint string that has a fault.
+    Suggest the endpoint string that a faulty one probably means.
 
     @param listening: whether it is a server's.
-    @return: in words that follow on the fault; C{""} where nobody knows.
+    @return: in words that are appended to the fault; C{""} where there is no guess.
     """
     for guess, secure in _guesses(text.strip(), listening):
         if guess != text and fault(guess) is None:
@@ -79,7 +79,7 @@ def endpoint_hint(text: str, fault: EndpointFault, listening: bool) -> str:
 
 def text_fault(text: str, listening: bool) -> str | None:
     """
-    What is wrong with an endpoint string that Twisted would find out too late, or not at all.
+    Say what is wrong with an endpoint string that Twisted would find out too late, or not at all.
     """
     if "\0" in text:
         return "no address has a NUL"
@@ -93,9 +93,9 @@ def text_fault(text: str, listening: bool) -> str | None:
 
 def error_words(error: Exception) -> str:
     """
-    Twisted's words for what is wrong with a string, without Python's.
+    Return Twisted's words for what is wrong with a string, without Python's.
     """
-    # Twisted's, of a folder that cannot be listed, has what happened in it.
+    # Twisted's error for a folder that cannot be listed wraps the OSError.
     original = getattr(error, "originalException", None)
     error = original if isinstance(original, OSError) else error
     text = " ".join(str(error).split()) or type(error).__name__
@@ -126,7 +126,7 @@ def error_words(error: Exception) -> str:
 
 def _guesses(text: str, listening: bool) -> list[tuple[str, bool]]:
     """
-    @return: endpoint strings, the likelier first, each with whether TLS is meant.
+    Return endpoint strings, the likelier first, each with whether TLS is meant.
     """
     found: list[tuple[str, bool]] = []
     kind, colon, rest = text.partition(":")
@@ -154,7 +154,7 @@ def _guesses(text: str, listening: bool) -> list[tuple[str, bool]]:
 def _place(text: str) -> _Place | None:
     address = text.partition("/")[0]
     if is_address(address.strip("[]")):
-        return None  # and no port
+        return None  # an address without a port
     bare = _of_bare_address(address)
     if bare is not None:
         return bare
@@ -172,7 +172,7 @@ def _place(text: str) -> _Place | None:
 
 
 def _of_bare_address(text: str) -> _Place | None:
-    """C{tcp:8000:interface=::1}, C{tcp:::1:8000}."""
+    """Parse an IPv6 address without escapes: C{tcp:8000:interface=::1}, C{tcp:::1:8000}."""
     _, _, rest = text.partition(":")
     port, _, address = rest.partition(":interface=")
     if port.isdecimal() and is_address(address):
@@ -185,7 +185,7 @@ def _of_bare_address(text: str) -> _Place | None:
 
 def _named(rest: str) -> list[str]:
     """
-    @return: the same with arguments whose names are mistyped under the nearest ones.
+    Replace each mistyped argument name by the nearest one that exists.
     """
     parts = rest.split(":")
     for number, part in enumerate(parts):

@@ -1,8 +1,8 @@
 """
-How many files the process may have open, connections among them.
+Limit of open files of the process, connections among them.
 
-A gateway that has none left can neither accept a peer nor reach its database. So it asks the
-system for all that it may have, and keeps some back from its peers.
+A gateway that reaches it can neither accept a peer nor reach its database. So it asks the
+system for all that it may have, and reserves some that its peers do not get.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ _OWN: Final = 128
 
 def raise_file_limit() -> int:
     """
-    Have as many as the system allows without being asked (the soft limit is there for
-    programs that use select(2)).
+    Raise the soft limit of open files to the hard one; return the limit that holds then.
 
-    @return: how many that is.
+    The soft limit is there for programs that use select(2).
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
@@ -34,10 +33,11 @@ def room_for_peers(
     wanted: int, files: int, database_connections: int, listeners: int
 ) -> tuple[int, list[str]]:
     """
+    Return how many connections peers may have, and warnings for the operator.
+
     @param wanted: connections.
-    @param files: that may be open.
+    @param files: most that may be open.
     @param database_connections: at most; a broken one may be open beside its successor.
-    @return: connections that peers may have, and what the operator should know of that.
     """
     room = max(1, files - 2 * database_connections - listeners - _OWN)
     if room >= wanted:

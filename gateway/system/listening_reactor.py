@@ -1,5 +1,5 @@
 """
-Listening sockets, made here: what endpoints take for the reactor.
+Reactor that makes listening sockets with the gateway's options, for Twisted's endpoints.
 
 Twisted's endpoints say where to listen; how the socket is made they leave to the
 reactor, which knows neither SO_REUSEPORT nor buffers, queues 50 peers, and opens Unix
@@ -44,10 +44,10 @@ class ListenOptions:
     @ivar reuse_port: whether other processes may listen on the same port; the kernel
         then shares peers out among them.
     @ivar send_buffer: of each connection, in bytes; C{None}: the kernel's choice.
-    @ivar receive_buffer: likewise. TCP tells its peer how large it may grow before the
-        connection is accepted, so the socket that listens has it already.
+    @ivar receive_buffer: as C{send_buffer}. It is set on the listening socket, since TCP
+        announces its window before the connection is accepted.
     @ivar mode: of a Unix socket's file; C{None}: as the endpoint says.
-    @ivar owner: C{user:group} of that file; C{None}: who runs the gateway.
+    @ivar owner: C{user:group} of that file; C{None}: the user that the gateway runs as.
     """
 
     backlog: int | None = None
@@ -63,13 +63,13 @@ DEFAULT_OPTIONS: Final = ListenOptions()
 
 class ListeningReactor:
     """
-    A reactor whose listening sockets are made as one listener wants them.
+    Reactor wrapper that makes listening sockets with the options of one listener.
     """
 
     def __init__(self, reactor: Any, text: str, options: ListenOptions = DEFAULT_OPTIONS) -> None:
         """
-        @param text: the endpoint as configured: what it leaves open, endpoints fill in
-            with defaults of their own, which are not ours.
+        @param text: the endpoint as configured. It tells which values are the operator's, and which
+            are the endpoint's own defaults, to be replaced by ours.
         """
         self._reactor = reactor
         self._options = options
@@ -86,6 +86,8 @@ class ListeningReactor:
         interface: str = "",
     ) -> IListeningPort:
         """
+        Listen on a TCP port with the listener's options.
+
         @raise CannotListenError: with the reason.
         """
         options = self._options
@@ -99,13 +101,13 @@ class ListeningReactor:
                 self._prepare(listening)
                 where: Any = (interface, port)
                 if family == socket.AF_INET6:
-                    # With the number of a zone, as in fe80::1%eth0.
+                    # This resolves the zone of an address such as fe80::1%eth0.
                     where = socket.getaddrinfo(
                         interface, port, family, socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
                     )[0][4]
                 listening.bind(where)
                 listening.listen(self._queue(backlog))
-                # It keeps a duplicate; ours is closed here.
+                # The reactor keeps a duplicate; ours is closed here.
                 adopted: IListeningPort = self._reactor.adoptStreamPort(
                     listening.fileno(), family, factory
                 )
@@ -134,7 +136,9 @@ class ListeningReactor:
         wantPID: bool = False,
     ) -> IListeningPort:
         """
-        @param wantPID: not needed: whether a socket is alive is asked of the socket.
+        Listen on a Unix socket with the listener's options.
+
+        @param wantPID: ignored: no lock file is needed, a leftover socket is found by connecting.
         @raise CannotListenError: with the reason.
         """
         options = self._options
@@ -155,9 +159,7 @@ class ListeningReactor:
     def adoptStreamPort(
         self, fileDescriptor: int, addressFamily: int, factory: IProtocolFactory
     ) -> IListeningPort:
-        """
-        For sockets of others, as C{systemd:} has them: whoever made one has chosen its mode.
-        """
+        """Listen on a socket that was made elsewhere, as C{systemd:} has them; its mode is kept."""
         listening = socket.fromfd(fileDescriptor, addressFamily, socket.SOCK_STREAM)
         if addressFamily != socket.AF_UNIX:
             with listening:
@@ -171,9 +173,7 @@ class ListeningReactor:
         return port
 
     def _prepare(self, listening: socket.socket) -> None:
-        """
-        Set what those who connect inherit.
-        """
+        """Set the socket options that accepted connections inherit."""
         options = self._options
         urgent_in_line(listening)
         if options.send_buffer is not None:

@@ -1,5 +1,5 @@
 """
-A file that one process holds at a time, for as long as it lives.
+Lock file that one process holds at a time, for as long as it lives.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from gateway.system.regular_file import own_file
 
 class LockHeld(Exception):
     """
-    Another process has it.
+    The lock is held by another process.
 
-    @ivar owner: its process number as it wrote it down, or C{unknown}.
+    @ivar owner: its process ID as written in the file, or C{unknown}.
     """
 
     def __init__(self, owner: str) -> None:
@@ -26,7 +26,7 @@ class LockHeld(Exception):
 
 class LockFile:
     """
-    An advisory lock, flock(2): it ends with the process, however that ends.
+    Advisory lock, flock(2): it ends with the process, however that ends.
     """
 
     def __init__(self, path: Path) -> None:
@@ -35,7 +35,7 @@ class LockFile:
 
     def hold(self) -> None:
         """
-        Take it; again is harmless.
+        Take the lock; calling it again is harmless.
 
         @raise LockHeld: another process has it.
         @raise OSError: the file cannot be made.

@@ -1,11 +1,11 @@
 """
-Plain files: reading them and nothing else, and those that are the gateway's own.
+Regular files: reading them safely, and checks of the gateway's own files and folders.
 
-Opening a named pipe waits for somebody who writes, and a device may never end: either would
-hold up the whole gateway, which reads its files again while peers wait.
+Opening a named pipe waits for a writer, and a device may never end: either would
+block the whole gateway, which reads its files again while peers wait.
 
-What is the gateway's own is written to, as root as well, so it is not believed because it is
-there: whoever could write in its folder once may have left a link to somebody else's file.
+The gateway writes its own files, maybe as root, so it checks them before it uses them: anybody
+who could write in the folder once may have left a link to somebody else's file.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _OTHERS = 0o027
 @contextmanager
 def plain_file(path: Path) -> Iterator[int]:
     """
-    A file's descriptor, for reading and for as long as it is needed.
+    Open a regular file for reading, for the time of a C{with} block; give its descriptor.
 
-    @raise OSError: it cannot be opened, or is no plain file; C{strerror} says so.
+    @raise OSError: it cannot be opened, or is no regular file; C{strerror} says so.
     """
     try:
-        # It has no meaning for plain files.
+        # O_NONBLOCK has no effect on regular files, and opens pipes without waiting.
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except ValueError:
         # A NUL, which no path has.
@@ -53,8 +53,9 @@ def plain_file(path: Path) -> Iterator[int]:
 
 def read_plain(path: Path, most: int | None = None) -> bytes:
     """
+    Return the content of a regular file.
+
     @param most: bytes that are read at most.
-    @return: what is in it.
     @raise OSError: as L{plain_file}.
     """
     with plain_file(path) as handle, os.fdopen(handle, "rb", closefd=False) as file:
@@ -63,7 +64,7 @@ def read_plain(path: Path, most: int | None = None) -> bytes:
 
 def is_there(path: Path) -> bool:
     """
-    Whether there is a file, or may be one: who may not look hears more of it by using it.
+    Say whether a file exists; true also where permissions hide it, so that opening it reports why.
     """
     try:
         path.lstat()
@@ -76,10 +77,10 @@ def is_there(path: Path) -> bool:
 
 def own_file(path: Path) -> int:
     """
-    Open a file of the gateway's own for reading and writing, or make it.
+    Open a file of the gateway's own for reading and writing, or create it.
 
     @return: its descriptor.
-    @raise OSError: it is a link, no plain file, somebody else's, or has another name too.
+    @raise OSError: it is a link, no regular file, another user's, or has a second hard link.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
@@ -104,9 +105,9 @@ def own_file(path: Path) -> int:
 
 def own_folder(path: Path) -> None:
     """
-    Make a folder of the gateway's own, or see that it is one.
+    Create a folder of the gateway's own, or check the one that exists.
 
-    @raise OSError: it cannot be made, is somebody else's, or open to others.
+    @raise OSError: it cannot be made, is another user's, or open to others.
     """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,5 +1,5 @@
 """
-What the kernel does for a connection, and knows of it.
+Socket options of connections, and the byte counts that the kernel keeps of them.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ _INT: Final = struct.Struct("i")
 
 def carrier_of(transport: object) -> socket.socket | None:
     """
-    @return: the socket that carries a reactor's transport, the one below TLS too;
-        C{None} for a transport without one, as tests have them.
+    Return the socket of a reactor's transport, below TLS too; C{None} for one without a socket.
     """
     handle_of = getattr(getattr(transport, "transport", transport), "getHandle", None)
     handle = None if handle_of is None else handle_of()
@@ -32,13 +31,13 @@ class Carriage:
     """
     Socket options of a listener's connections.
 
-    @ivar keepalive: seconds of silence after which it asks whether the peer is there, at
-        least 1.
+    @ivar keepalive: seconds of silence after which the kernel probes the peer, at least 1.
     @ivar user_timeout: seconds for which data may be unacknowledged; C{None}: twice
         C{keepalive}.
-    @ivar no_delay: whether what is little is sent at once, and not gathered first.
-    @ivar send_buffer: bytes, C{None}: its own choice. It keeps twice as many, see socket(7).
-    @ivar receive_buffer: likewise.
+    @ivar no_delay: whether small writes are sent at once, and not gathered first.
+    @ivar send_buffer: bytes; C{None}: the kernel's choice. It allocates twice as many, see
+        socket(7).
+    @ivar receive_buffer: as C{send_buffer}.
     """
 
     keepalive: float = 60.0
@@ -49,7 +48,7 @@ class Carriage:
 
     def apply(self, connection: socket.socket) -> None:
         """
-        @param connection: of any kind; what its kind does not have is left out.
+        Set the options on a socket of any kind; those that its kind does not have are left out.
         """
         if self.send_buffer is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.send_buffer)
@@ -67,9 +66,9 @@ def keep_alive(
     """
     Have the kernel end a TCP connection whose other end has vanished.
 
-    After so many seconds of silence the kernel asks; where nothing comes back in as
-    many seconds more, the connection is lost. Data of ours that nobody acknowledges
-    gets both together, or C{user_timeout}. Sockets that are not TCP are left alone.
+    After so many seconds of silence the kernel sends probes; where nothing comes back in as
+    many seconds more, the connection is lost. Data of ours that is not acknowledged is given
+    both together, or C{user_timeout}. Sockets that are not TCP are left alone.
 
     @param seconds: at least 1; the kernel knows whole seconds only.
     @param user_timeout: in seconds.
@@ -91,11 +90,11 @@ def keep_alive(
 
 def urgent_in_line(connection: socket.socket) -> None:
     """
-    Keep urgent data where it stands in the stream.
+    Keep urgent data in its place in the stream (SO_OOBINLINE).
 
     Telnet's Synch sends its DM, the second byte of a command, as urgent data. By default the
     kernel takes such a byte out, so that the byte behind it would be read as the command;
-    and whatever sends a byte of a message in that way would have it stored without.
+    and a message with an urgent byte would be stored without it.
     Connections inherit this from the socket that listens.
 
     @see: RFC 854, "The Telnet Synch signal"; tcp(7), SO_OOBINLINE.
@@ -105,8 +104,9 @@ def urgent_in_line(connection: socket.socket) -> None:
 
 def unread(connection: socket.socket) -> int:
     """
-    @return: bytes that the kernel still holds for the other end, as it counts them:
-        not acknowledged on TCP, not read on a Unix socket.
+    Return how many sent bytes the kernel still holds.
+
+    On TCP those not acknowledged, on a Unix socket those that the other end has not read.
     """
     answer: tuple[int] = _INT.unpack(ioctl(connection, TIOCOUTQ, _INT.pack(0)))
     return answer[0]
@@ -114,7 +114,7 @@ def unread(connection: socket.socket) -> int:
 
 def unheard(connection: socket.socket) -> int:
     """
-    @return: bytes that the other end has sent and nobody has read.
+    Return how many bytes were received by the kernel and not read by us.
     """
     answer: tuple[int] = _INT.unpack(ioctl(connection, FIONREAD, _INT.pack(0)))
     return answer[0]

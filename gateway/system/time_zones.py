@@ -1,9 +1,9 @@
 """
-Time zones, for times that say none.
+Time zones, for times that name none.
 
-A time on the clock may be there twice, or not at all, where clocks are put back or forward. It
-is then what PostgreSQL takes it for: of two the later one, and in an hour that is left out it
-goes on from before. Both are the smaller of the two offsets that C{fold} gives.
+Where clocks are changed, a local time may exist twice or not at all. It is then what
+PostgreSQL takes it for: of two the later one; one that does not exist is read with the offset
+from before the change. Both are the smaller of the two offsets that C{fold} gives.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 class _Local(tzinfo):
     """
-    The zone of this machine, as the C library knows it: from C{TZ}, or C{/etc/localtime}.
+    The time zone of this machine, as the C library knows it: from C{TZ}, or C{/etc/localtime}.
     """
 
     def utcoffset(self, moment: datetime | None) -> timedelta | None:
@@ -37,7 +37,9 @@ LOCAL: Final[tzinfo] = _Local()
 
 def zone_of(name: str) -> tzinfo:
     """
-    @param name: as the IANA has it, or C{local} for that of this machine.
+    Return the time zone of a name.
+
+    @param name: of the IANA database, or C{local} for that of this machine.
     @raise ValueError: there is none; the text says what to do.
     """
     if name == "local":
@@ -59,13 +61,14 @@ def zone_of(name: str) -> tzinfo:
 
 def offset_of(moment: datetime, zone: tzinfo) -> timedelta:
     """
-    @param moment: by the clock of a zone, without one of its own.
-    @return: how far that clock is ahead of UTC.
+    Return how far a zone's clock is ahead of UTC at a local time.
+
+    @param moment: a local time of the zone, naive.
     @raise ValueError: at the very beginning or end of the calendar.
     """
     found = []
     for fold in (0, 1):
         offset = moment.replace(tzinfo=zone, fold=fold).utcoffset()
-        assert offset is not None  # no zone has none
+        assert offset is not None  # every zone has an offset
         found.append(offset)
     return min(found)

@@ -16,18 +16,18 @@ from twisted.internet.interfaces import (
 
 class Transport(ITCPTransport, IConsumer, IPushProducer, ISystemHandle):
     """
-    Stream transport of the reactor, TCP or Unix.
+    Interfaces of the reactor's stream transports, TCP or Unix.
     """
 
 
 def close_half(transport: Transport) -> bool:
     """
-    Say nothing more and go on reading.
+    Close the writing side and go on reading.
 
     @return: whether the transport can do that.
     """
     if INegotiated.providedBy(transport):
-        # TLS has a goodbye of its own, without which the peer must take the end for an attack.
+        # TLS has a closing message (close_notify); without it the peer must assume an attack.
         transport.loseConnection()
     elif IHalfCloseableDescriptor.providedBy(transport):
         transport.loseWriteConnection()

@@ -1,11 +1,11 @@
 """
-Unix sockets: the file by which those on this machine find the gateway.
+Unix sockets: creating the file, replacing a dead one, listening.
 
-Twisted's own port opens the file to everybody and takes it away at the end, whoever
-made it since. Here it has its owner and its mode before anybody can be let in; one that
-a dead process left is replaced, and nothing else that stands in its place is touched.
+Twisted's own port opens the file to everybody and removes it at the end, even where another
+process made it since. Here it has its owner and its mode before any peer can connect; one that
+a dead process left is replaced, and any other file in its place is left alone.
 
-The folder is trusted: whoever may write there may put a socket of their own in its place.
+The folder is trusted: anybody who may write there may replace the socket.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ File = tuple[int, int]
 
 def owner_of(text: str) -> Owner:
     """
+    Return the user and group IDs that a text names.
+
     @param text: C{user}, C{user:group} or C{:group}, by name or number.
     @raise OSError: there is none of that name.
     """
@@ -51,13 +53,13 @@ def owner_of(text: str) -> Owner:
 
 def bind_local(path: str, mode: int, owner: Owner | None) -> socket.socket:
     """
-    Make a socket and its file; it does not listen yet, so nobody can connect.
+    Create a socket and its file; it does not listen yet, so nobody can connect.
 
     @param path: of the file; one that begins with NUL is a name without a file, unix(7).
-    @raise OSError: something is there that is not ours to take away, or it cannot be made.
+    @raise OSError: there is a file that must not be removed, or the socket cannot be made.
     """
     if not path:
-        # The kernel would make up a name, and what follows mean the working directory.
+        # The kernel would make up a name, and chmod below would change the working directory.
         raise OSError(errno.EINVAL, "a Unix socket needs a path")
     is_file = not path.startswith("\0")
     if is_file:
@@ -86,9 +88,7 @@ def bind_local(path: str, mode: int, owner: Owner | None) -> socket.socket:
 
 
 def _make_room(path: str) -> None:
-    """
-    Take away what a dead process left.
-    """
+    """Remove a socket that a dead process left."""
     try:
         left = os.lstat(path)
     except FileNotFoundError:
@@ -96,7 +96,7 @@ def _make_room(path: str) -> None:
     if not stat.S_ISSOCK(left.st_mode):
         raise OSError(errno.EEXIST, f"{path} is there, is no socket, and is left alone")
     with socket.socket(socket.AF_UNIX) as probe:
-        # One that is alive may have no room in its queue; waiting would tell no more.
+        # A live socket may have no room in its queue; waiting would not tell more.
         probe.setblocking(False)
         try:
             probe.connect(path)
@@ -115,11 +115,11 @@ def _make_room(path: str) -> None:
 
 def take_away(path: str, left: os.stat_result) -> None:
     """
-    Unlink the file that was seen, and no other.
+    Unlink a file only if it still is the one that was seen.
 
-    Another gateway may come to the same end at the same time, and have its own socket
-    there by now, perhaps under the same inode. So it is looked at once more, in a place
-    where nobody replaces it.
+    Another gateway may do the same at the same time, and have its own socket there by now,
+    perhaps under the same inode. So the file is moved to a temporary folder, where nobody
+    replaces it, and checked again.
 
     @raise OSError: it is another one, which is left where it was.
     """
@@ -137,7 +137,7 @@ def take_away(path: str, left: os.stat_result) -> None:
 
 class LocalPort(unix.Port):
     """
-    Listens on a Unix socket that is there.
+    Listening port on a Unix socket that is already bound.
     """
 
     def __init__(
@@ -147,19 +147,17 @@ class LocalPort(unix.Port):
         reactor: Any,
         is_ours: bool,
     ) -> None:
-        """
-        @param is_ours: whether its file goes with us; another's, as systemd's, stays.
-        """
+        """@param is_ours: whether its file is removed at the end; a socket of systemd's stays."""
         name = listening.getsockname()
         super().__init__(name, factory, reactor=reactor)
-        # What has no file has its name as bytes.
+        # A socket without a file has its name as bytes.
         self._path = name if isinstance(name, str) else ""
         self._listening = listening
         self._file = _file(self._path) if is_ours else None
 
     def startListening(self) -> None:
-        # As the port of Twisted that is given a socket does, but without changing its mode.
-        # What is reserved is for accepting, and closing, when no descriptor is left.
+        # As Twisted's port does for an adopted socket, but without changing the file's mode.
+        # The reserved descriptor is used to accept and close when no other one is left.
         tcp._reservedFD.reserve()
         self.factory.doStart()  # type: ignore[union-attr]
         self.connected = True
@@ -171,8 +169,8 @@ class LocalPort(unix.Port):
     def connectionLost(self, reason: Failure) -> None:
         # While the socket is open its inode is no other file's.
         if self._file is not None and _file(self._path) == self._file:
-            # Started as root and then somebody else, it may not be allowed to: the next
-            # one replaces it.
+            # Started as root and now another user, it may not be allowed to: the next
+            # gateway replaces the file.
             with suppress(OSError):
                 Path(self._path).unlink()
         tcp.Port.connectionLost(self, reason)

@@ -1,4 +1,3 @@
 """
-TLS: the only package on the server's side that imports OpenSSL, cryptography and
-service_identity.
+TLS of the server; the only package here that imports OpenSSL, cryptography and service_identity.
 """

@@ -1,9 +1,9 @@
 """
-Watches certificate files, so that a renewed one is shown without a word from anybody.
+Watch certificate files, so that a renewed certificate is used without a reload.
 
-Strategy: the files' stamps are compared every few seconds, and read again when they have not
-changed for one look: certificate and key are two files, and those who renew them write one
-after the other. What could not be used is not tried again before it changes.
+Strategy: the files' stamps are compared every few seconds. Changed files are read once a second
+look finds the same stamp, because certificate and key are two files, written one after the other.
+Files that cannot be used are not tried again before they change.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ REMIND: Final = 86400.0
 
 class CertificateWatch:
     """
-    Watches the files of all listeners.
+    Timer that watches the files of all listeners.
     """
 
     _log = Logger()
@@ -51,7 +51,7 @@ class CertificateWatch:
 
     def watch(self, contexts: Sequence[Contexts]) -> None:
         """
-        Watch the files of these, and of no others.
+        Watch the files of C{contexts}, and no others.
         """
         self._contexts = dict.fromkeys(contexts)
         if self._runs:
@@ -59,7 +59,7 @@ class CertificateWatch:
 
     def start(self) -> None:
         """
-        Begin, with a warning of what will soon not be valid.
+        Start to watch, and warn of certificates that soon expire.
         """
         self._runs = True
         self._begin()
@@ -86,16 +86,16 @@ class CertificateWatch:
         if self._clock.seconds() - self._warned >= REMIND:
             self._warn()
         for contexts in self._contexts:
-            # It may be a matter of hours, not of days.
+            # A list may expire within hours, before the daily reminder.
             if contexts.warns_anew:
                 contexts.warn()
 
     def _tried(self, contexts: Contexts, seen: Stamp | None) -> Stamp | None:
         """
-        Read the files again if they have changed since the look before the last, and not since.
+        Read the files again if they have changed, and the change is one look old.
 
-        @param seen: their stamp at the last look, if it was new.
-        @return: their stamp now, if they are still to be read.
+        @param seen: stamp of a change at the previous look; C{None} without a change.
+        @return: the new stamp while the files are still to be read; else C{None}.
         """
         try:
             stamp = contexts.changed

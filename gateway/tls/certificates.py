@@ -1,7 +1,7 @@
 """
-Certificates, their keys and authorities, from PEM files.
+Read certificates, their keys and authorities from PEM files.
 
-Whatever is wrong with a file is one line that names it and says what to do.
+Every error is one line that names the file and says what to do.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ days and are renewed 30 days before their end: by then a renewal has failed for 
 
 class Unusable(GatewayError):
     """
-    The operator must act.
+    The operator must mend a TLS file.
 
-    @ivar setting: the key of the section that leads to the fault.
+    @ivar setting: key of the section that names the file at fault.
     """
 
     def __init__(self, setting: str, text: str) -> None:
@@ -72,9 +72,9 @@ class Unusable(GatewayError):
 @dataclass(frozen=True, slots=True)
 class Identity:
     """
-    Identity that a server shows: a certificate with its chain, and the key to it.
+    Identity of a server: a certificate with its chain and its key.
 
-    @ivar file: where the certificate was read.
+    @ivar file: file of the certificate.
     """
 
     file: Path
@@ -87,10 +87,12 @@ def read_identity(
     certificate: Path, key: Path | None = None, passphrase_file: Path | None = None
 ) -> Identity:
     """
+    Read a certificate, its chain and its key.
+
     @param certificate: the file with the certificate first, then its chain.
     @param key: the file with the key; C{None}: it is in the same one.
-    @param passphrase_file: opens the key if that is encrypted.
-    @raise Unusable: something is missing, or does not belong together.
+    @param passphrase_file: passphrase of an encrypted key.
+    @raise Unusable: something is missing, or key and certificate do not match.
     """
     first, *chain = _certificates(certificate, "certificate")
     key_file, setting = (certificate, "certificate") if key is None else (key, "key")
@@ -124,7 +126,9 @@ def read_identity(
 
 def read_authorities(file: Path) -> list[x509.Certificate]:
     """
-    @raise Unusable: there is none, or something else among them.
+    Read the certificates of the authorities that sign the peers'.
+
+    @raise Unusable: there is none, or one is not an authority.
     """
     found = _certificates(file, "client_ca")
     for certificate in found:
@@ -139,7 +143,7 @@ def read_authorities(file: Path) -> list[x509.Certificate]:
 
 def host_names(certificate: x509.Certificate) -> list[str]:
     """
-    The DNS names it is valid for, in lower case; maybe with a wildcard.
+    Return the DNS names of a certificate, in lower case; maybe with a wildcard.
     """
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
@@ -150,7 +154,7 @@ def host_names(certificate: x509.Certificate) -> list[str]:
 
 def name_of(certificate: x509.Certificate) -> str:
     """
-    For people: a host name, the common name or the whole subject.
+    Return a name for messages: a host name, the common name or the whole subject.
     """
     common = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     names = [*host_names(certificate), *(str(name.value) for name in common)]
@@ -160,15 +164,17 @@ def name_of(certificate: x509.Certificate) -> str:
 
 def days_left(certificate: x509.Certificate, now: float) -> int:
     """
+    Return the days until a certificate expires.
+
     @param now: seconds since 1970.
-    @return: whole days until it expires; below zero: it has.
+    @return: whole days; negative after it expired.
     """
     return floor((certificate.not_valid_after_utc.timestamp() - now) / _DAY)
 
 
 def validity_warning(certificate: x509.Certificate, now: float) -> str | None:
     """
-    @return: what an operator should know of its dates; C{None}: nothing.
+    Return a warning if a certificate is not valid now, or expires soon; else C{None}.
     """
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if begin.timestamp() > now:
@@ -190,7 +196,7 @@ def _read(file: Path, setting: str) -> bytes:
 
 def pem_blocks(file: Path, setting: str) -> list[tuple[str, bytes]]:
     """
-    @return: label and text of everything in PEM form.
+    Return label and text of each PEM block in a file.
     """
     found = _BLOCK.finditer(_read(file, setting))
     return [(block[1].decode("ascii"), block[0] + b"\n") for block in found]
@@ -213,7 +219,7 @@ def _certificates(file: Path, setting: str) -> list[x509.Certificate]:
 
 def _certificate(block: bytes) -> x509.Certificate:
     """
-    One whose names and dates can be read: they are not looked at before somebody asks.
+    Load a certificate, and read its names and dates: cryptography does so only on access.
     """
     certificate = x509.load_pem_x509_certificate(block)
     for part in ("subject", "issuer", "not_valid_before_utc", "not_valid_after_utc"):
@@ -258,7 +264,7 @@ def _public_bytes(key: PublicKeyTypes) -> bytes:
 
 def _certified(certificate: x509.Certificate) -> bytes | None:
     """
-    @return: the key that it is for; C{None}: it is of a kind that nobody here knows.
+    Return the public key of a certificate as DER; C{None} where its kind is unknown.
     """
     try:
         return _public_bytes(certificate.public_key())
@@ -277,7 +283,7 @@ def _may_sign(certificate: x509.Certificate) -> bool:
 
 def why(error: BaseException) -> str:
     """
-    What an exception says, in one line.
+    Return the text of an exception, in one line.
     """
     words: Sequence[str] = str(error).split()
     return " ".join(words) or type(error).__name__

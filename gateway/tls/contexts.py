@@ -1,9 +1,9 @@
 """
-What a listener shows to peers and asks of them: OpenSSL contexts, made from its files.
+Build the OpenSSL contexts of a listener from its files.
 
-Strategy: the contexts of a listener are made together or not at all, and swapped in; a
-connection keeps the one it was made with for as long as it lives. C{CertificateOptions} sets
-what it can, the few things it has no word for are added before a context is first used.
+Strategy: all contexts of a listener are built together or not at all, and then replaced at once; a
+connection keeps its context for as long as it lives. C{CertificateOptions} sets what it can; the
+few options it lacks are set before a context is first used.
 
 @see: U{https://ssl-config.mozilla.org/guidelines/5.7.json}, "intermediate", for versions and
     ciphers; those with DHE are left out, for they need parameters and are slow.
@@ -49,9 +49,9 @@ class Contexts:
     """
     The TLS contexts of one listener.
 
-    @ivar section: what they are made from.
-    @ivar stamp: of the files in use, or last tried.
-    @ivar files: those in use.
+    @ivar section: the configuration they are built from.
+    @ivar stamp: of the files when last read, also if they could not be used.
+    @ivar files: the files in use.
     """
 
     _log = Logger()
@@ -60,7 +60,7 @@ class Contexts:
         """
         @param listener: its name in the configuration, for messages.
         @param now: seconds since 1970.
-        @raise ConfigError: with every problem, C{listeners.NAME.tls.KEY: what and what to do}.
+        @raise ConfigError: with every problem, as C{listeners.NAME.tls.KEY: fault and remedy}.
         """
         self.section = section
         self._listener = listener
@@ -70,9 +70,8 @@ class Contexts:
 
     def reload(self) -> bool:
         """
-        Read the files again, for the connections to come.
-
-        @return: C{False}: something is wrong with them, and all stays as it was.
+        Read the files again, for new connections; C{False}: they cannot be used, and the old ones
+        stay.
         """
         try:
             self._load()
@@ -94,14 +93,14 @@ class Contexts:
     @property
     def changed(self) -> Stamp | None:
         """
-        The stamp that the files have now, if it is not C{stamp}.
+        Current stamp of the files, if it is not C{stamp}; else C{None}.
         """
         stamp = stamp_of(self.section)
         return None if stamp == self.stamp else stamp
 
     def notes(self) -> list[str]:
         """
-        Each certificate shown, each authority, and how long it will be valid; one line each.
+        Return one line for each certificate, authority and list in use, with its time until expiry.
         """
         now = self._now()
         return [
@@ -114,8 +113,8 @@ class Contexts:
 
     def warnings(self) -> list[str]:
         """
-        Certificates and lists that are not valid now, or soon will not be, and lists of
-        authorities that are not known here; one line each.
+        Return one line for each certificate or list that is not valid now or soon, and for each
+        list whose authority is not in C{client_ca}.
         """
         now = self._now()
         found = [(file, validity_warning(one, now)) for file, one in self._dated]
@@ -127,7 +126,8 @@ class Contexts:
     @property
     def warns_anew(self) -> bool:
         """
-        Whether there is more to warn of than there was the last time: a list lives for hours.
+        True if a list came to one of its warning times since the last warning: a list may live for
+        hours.
         """
         now = self._now()
         return any(
@@ -136,7 +136,7 @@ class Contexts:
 
     def revoked(self, shown: Iterable[PeerCertificate]) -> set[PeerCertificate]:
         """
-        Those among the certificates that peers showed which are revoked now.
+        Return those of the peers' certificates that are revoked now.
         """
         return listed(self.files.lists, shown)
 
@@ -148,7 +148,7 @@ class Contexts:
 
     def warn(self) -> None:
         """
-        Say them in the log.
+        Log the warnings.
         """
         self._warned = self._now()
         for warning in self.warnings():
@@ -161,16 +161,18 @@ class Contexts:
 
     def connection(self) -> TlsConnection:
         """
-        For one more peer.
+        Return the TLS side of a new connection.
         """
         return TlsConnection(self._default)
 
     def _load(self) -> None:
         """
+        Read the files and build the contexts.
+
         @raise ConfigError: with every problem.
         """
         where = f"listeners.{self._listener}.tls"
-        # First the stamp: what changes while it is read will be found changed.
+        # The stamp first: a change during the read is then noticed later.
         self.stamp = stamp_of(self.section)
         files = read_files(self.section, where)
         contexts: dict[int, SSL.Context] = {}
@@ -195,10 +197,10 @@ def _context(
     section: TlsSection, files: TlsFiles, identity: Identity, choose: _Choose
 ) -> SSL.Context:
     """
-    All contexts of a listener are alike but for what they show: with the one that a name
-    chooses OpenSSL takes over its authorities too.
+    Build the context of one certificate. All contexts of a listener are alike except for it: with
+    the context that a host name selects, OpenSSL takes over its authorities too.
 
-    @raise Unusable: OpenSSL does not like the certificate, or its key.
+    @raise Unusable: OpenSSL refuses the certificate or its key.
     """
     options = CertificateOptions(
         acceptableCiphers=AcceptableCiphers.fromOpenSSLCipherString(CIPHERS),
@@ -210,17 +212,17 @@ def _context(
     context.set_tlsext_servername_callback(
         lambda peer: peer.set_context(choose(peer.get_servername()))
     )
-    # There is one protocol here; Twisted would refuse whoever offers names of any.
+    # There is one protocol here; Twisted would refuse every peer that offers others by ALPN.
     context.set_alpn_select_callback(lambda peer, offered: SSL.NO_OVERLAPPING_PROTOCOLS)
     if files.authorities:
-        # One that is not at the end of its own chain is trusted as it stands, and not the
-        # others that its superior has signed.
+        # An intermediate authority is trusted by itself, without trust in the others that its
+        # issuer has signed.
         store = context.get_cert_store()
         assert store is not None
         flags = crypto.X509StoreFlags.PARTIAL_CHAIN
         if section.crl is not None:
-            # Of the peer's own certificate. With CRL_CHECK_ALL nobody would be let in whose chain
-            # ends below a root; the others in the chain are looked up in _note_fault.
+            # Checks the peer's own certificate only. CRL_CHECK_ALL would refuse everybody whose
+            # chain ends below a root; the others in the chain are looked up in _note_fault.
             flags |= crypto.X509StoreFlags.CRL_CHECK
         for revocations in files.lists:
             store.add_crl(revocations)
@@ -241,7 +243,7 @@ def _context(
 
 def _client_options(section: TlsSection, authorities: Sequence[x509.Certificate]) -> dict[str, Any]:
     """
-    What is asked of clients: nothing where there is no authority for them.
+    Return the options for client certificates: none where no authority is configured.
     """
     if not authorities:
         return {}
@@ -261,9 +263,9 @@ def _note_fault(
     valid: int,
 ) -> bool:
     """
-    OpenSSL's judgement of a certificate in the peer's chain: it stands, and is kept for the log.
+    Verify callback: keep OpenSSL's fault for the log, and look up the rest of the peer's chain.
 
-    @param lists: OpenSSL looks up the peer's own certificate in them, not those above it.
+    @param lists: OpenSSL looks up the peer's own certificate in them, but none above it.
     """
     if valid and depth and lists and is_listed(lists, certificate.to_cryptography()):
         fault, valid = REVOKED, 0

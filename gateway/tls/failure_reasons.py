@@ -1,7 +1,7 @@
 """
-Why a handshake failed, in a few words for the log.
+Name the reason of a failed handshake, in a few words for the log.
 
-Only from lists, ours and OpenSSL's: nothing that a peer can choose, so that many bad peers
+The words come from fixed lists, ours and OpenSSL's, never from the peer, so that many bad peers
 make few different lines.
 """
 
@@ -64,8 +64,10 @@ _STRANGERS: Final = frozenset(
 
 def reason_of(error: BaseException | None, fault: int) -> str:
     """
-    @param error: why the connection was lost.
-    @param fault: OpenSSL's number of what is wrong with the peer's certificate, 0: nothing.
+    Return the reason of a failed handshake.
+
+    @param error: reason of the lost connection.
+    @param fault: OpenSSL's error number for the peer's certificate; 0: none.
     """
     if fault:
         return f"handshake failed: {_FAULTS.get(fault, f'certificate refused (error {fault})')}"

@@ -1,5 +1,5 @@
 """
-All files of one listener's TLS, read together: every problem at once, or none.
+Read all TLS files of one listener together, with every problem reported at once.
 """
 
 from __future__ import annotations
@@ -29,10 +29,12 @@ Stamp = tuple[tuple[str, int, int, int], ...]
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
     """
-    @ivar default: shown to peers that ask for no name, or an unknown one.
+    Content of the TLS files of one listener.
+
+    @ivar default: used for peers that send no server name, or an unknown one.
     @ivar others: those of the C{sni} directory.
     @ivar by_name: host name, maybe with a wildcard -> one of C{others}.
-    @ivar authorities: whose clients are let in.
+    @ivar authorities: those that sign the certificates of peers.
     @ivar lists: of certificates that the authorities have revoked.
     """
 
@@ -44,7 +46,7 @@ class TlsFiles:
 
     def named(self, name: bytes | None) -> Identity:
         """
-        @param name: the host that a peer asks for.
+        Return the identity for the server name (SNI) that a peer sent.
         """
         if name is None:
             return self.default
@@ -56,7 +58,7 @@ class TlsFiles:
 
 def stamp_of(section: TlsSection) -> Stamp:
     """
-    What tells the files as they are now from what they will be.
+    Return the stamp of the files, which differs after a change of one of them.
     """
     own = (section.certificate, section.key, section.passphrase_file)
     names = (*own, section.client_ca, section.crl)
@@ -73,7 +75,9 @@ def stamp_of(section: TlsSection) -> Stamp:
 
 def read_files(section: TlsSection, where: str) -> TlsFiles:
     """
-    @param where: the section's name, for messages.
+    Read all files of a section.
+
+    @param where: the section's key, for messages.
     @raise ConfigError: with every problem.
     """
     problems: list[str] = []

@@ -1,10 +1,10 @@
 """
 TLS handshake, which a peer has to finish before its protocol exists.
 
-Twisted calls C{connectionMade} before the handshake, also for those that will be refused. So
-this is what TLS carries at first; once the handshake is over and the certificate names
-somebody, it has the real protocol made and steps aside. What comes behind the handshake in the
-same read is already the real protocol's.
+Twisted calls C{connectionMade} before the handshake, also for peers that will be refused. So TLS
+starts with this protocol; after the handshake, and if the certificate has an identity, it has the
+real protocol built and replaces itself by it. Bytes behind the handshake in the same read already
+go to the real protocol.
 """
 
 from __future__ import annotations
@@ -68,8 +68,9 @@ class Handshake(Protocol):
         is_revoked: Callable[[PeerCertificate], bool] = lambda shown: False,
     ) -> None:
         """
-        @param timeout: seconds for the handshake.
-        @param is_revoked: whether a certificate is, by what was read while the handshake went on.
+        @param timeout: limit for the handshake, in seconds.
+        @param is_revoked: whether a certificate is revoked by lists that were read during the
+            handshake.
         """
         self._is_revoked = is_revoked
         self._timeout = timeout
@@ -86,7 +87,7 @@ class Handshake(Protocol):
         try:
             certificate = self.transport.certificate
         except (ValueError, x509.InvalidVersion):
-            # OpenSSL takes what cryptography cannot read.
+            # OpenSSL accepts certificates that cryptography cannot parse.
             self._refuse(NO_IDENTITY)
             return
         shown = None
@@ -119,7 +120,7 @@ class Handshake(Protocol):
         self._deadline = None
         carrier = carrier_of(self.transport)
         if carrier is not None and self._clock.seconds() < self._late and unheard(carrier):
-            # It is we who are late.
+            # The peer's bytes wait in the kernel: the delay is ours.
             self._deadline = self._clock.callLater(min(1.0, self._timeout), self._expire)
             return
         self._refuse(f"handshake not finished within {self._timeout:g} s")
@@ -129,7 +130,7 @@ class Handshake(Protocol):
         self._abort()
 
     def _abort(self) -> None:
-        # Not loseConnection, which waits for a goodbye that may never come.
+        # Not loseConnection, which waits for a close_notify that may never come.
         self.transport.abortConnection()  # type: ignore[no-untyped-call]
 
     def _tell(self, reason: str) -> None:
@@ -148,7 +149,7 @@ class ListenerTls:
     """
     TLS of one listener.
 
-    @ivar contexts: for those to come; may be replaced.
+    @ivar contexts: for new connections; may be replaced.
     """
 
     def __init__(self, contexts: Contexts, clock: IReactorTime) -> None:
@@ -158,15 +159,14 @@ class ListenerTls:
 
     def protocol(self, build: Build, refused: OnRefused) -> Protocol:
         """
-        Either C{build} or C{refused} is called, once.
-
-        @return: what to connect to the transport of one peer.
+        Return the protocol for the transport of one peer. Either C{build} or C{refused} is called,
+        once.
         """
         contexts = self.contexts
         files = contexts.files
 
         def is_revoked(shown: PeerCertificate) -> bool:
-            # OpenSSL has looked into the lists that there were when the handshake began.
+            # OpenSSL used the lists of the time when the handshake began.
             now = self.contexts
             return now.files is not files and bool(now.revoked([shown]))
 

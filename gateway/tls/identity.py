@@ -1,13 +1,12 @@
 """
-Who a peer is, by its certificate.
+Derive a peer's identity from its certificate.
 
-One rule, so that what was granted to one name cannot be had by another: the first URI among
-the subject's alternative names, else the first host name, address or service name, else the
-common name of the subject. What was found is taken or refused; the next is never tried in
-its place.
+One rule, so that no other certificate can claim a name that was granted: the first URI among the
+subject's alternative names, else the first host name, address or service name, else the common name
+of the subject. The name found is accepted or refused; the next kind is never tried instead.
 
-Host and service names are as service-identity reads them. Its URIs are not used: it gives up
-their case, which tells SPIFFE's paths apart, and cannot read URNs.
+Host and service names are parsed by service-identity. Its URIs are not used: it drops their case,
+which distinguishes SPIFFE's paths, and cannot parse URNs.
 
 @see: U{https://datatracker.ietf.org/doc/html/rfc9525} and
     U{https://github.com/spiffe/spiffe/blob/main/standards/X509-SVID.md}
@@ -41,8 +40,10 @@ _URI: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:)(//[^/?#]*)?(.*)", re.DOTAL
 
 def identity_of(certificate: x509.Certificate) -> str | None:
     """
-    @return: C{None} where it names nobody, or in a way that cannot be used: with blanks or
-        control characters, too long, or with a wildcard, which would be many.
+    Return the identity in a certificate.
+
+    @return: C{None} where there is no name or an unusable one: with spaces or control characters,
+        too long, or with a wildcard, which would stand for many.
     """
     try:
         name = _name(certificate)
@@ -74,7 +75,8 @@ def _name(certificate: x509.Certificate) -> str | None:
 
 def _uri(text: str) -> str:
     """
-    Scheme and host in lower case, for there it makes no difference (RFC 3986 section 6.2.2.1).
+    Return a URI with scheme and host in lower case, where case does not matter (RFC 3986 section
+    6.2.2.1).
     """
     found = _URI.fullmatch(text)
     if found is None:
@@ -85,7 +87,7 @@ def _uri(text: str) -> str:
 
 def _common_name(certificate: x509.Certificate) -> str | None:
     """
-    @return: C{None} where there is not exactly one.
+    Return the common name of the subject; C{None} where there is not exactly one.
     """
     found = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     if len(found) != 1:

@@ -1,5 +1,5 @@
 """
-The TLS of all listeners: read whole from a configuration, then taken over at once.
+TLS contexts of all listeners: all are read first, then replaced at once.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ def read_contexts(
     listeners: Mapping[str, Listener], source: str | None, now: Callable[[], float]
 ) -> dict[str, Contexts]:
     """
+    Build the contexts of all listeners with TLS.
+
     @param source: the configuration file's name, for messages.
     @param now: seconds since 1970.
-    @raise ConfigError: with every problem of their files.
+    @raise ConfigError: with every problem of the files.
     """
     problems: list[str] = []
     contexts = {}
@@ -39,7 +41,7 @@ def read_contexts(
 
 class TlsRegistry:
     """
-    TLS of all listeners that have it, and the watch over their files.
+    TLS of all listeners that have it, and the watch of their files.
     """
 
     def __init__(self, clock: IReactorTime, interval: float = INTERVAL) -> None:
@@ -53,7 +55,7 @@ class TlsRegistry:
 
     def take(self, contexts: Mapping[str, Contexts]) -> None:
         """
-        What the listeners show from now on; connections live on with what they were shown.
+        Use these contexts for new connections; open connections keep theirs.
         """
         for name, found in contexts.items():
             if name in self._listeners:
@@ -64,19 +66,19 @@ class TlsRegistry:
 
     def on_change(self, call: Callable[[], None]) -> None:
         """
-        @param call: what is done when files have changed and are read again.
+        Set the function to call when changed files have been read again.
         """
         self._changed = call
 
     def listener_tls(self, listener: str) -> ListenerTls | None:
         """
-        @return: C{None}: it has none.
+        Return the TLS of a listener; C{None}: it has none.
         """
         return self._listeners.get(listener)
 
     def start(self) -> None:
         """
-        Warn of certificates that end, and watch their files.
+        Start to watch the files, and warn of certificates that soon expire.
         """
         self._watch.start()
 

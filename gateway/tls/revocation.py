@@ -1,9 +1,9 @@
 """
-Lists of revoked certificates (CRL, RFC 5280 section 5), from a PEM file.
+Read lists of revoked certificates (CRL, RFC 5280 section 5) from a PEM file.
 
-OpenSSL refuses by them in a handshake; here they are read, dated, and asked of connections
-that are there. A list that has expired lets nobody in whose authority it is of: who could hold
-back the next list could else keep a stolen certificate alive.
+OpenSSL checks them in a handshake; this module reads them, watches their dates, and looks up the
+certificates of open connections. While a list is expired, all peers of its authority are refused:
+else an attacker could hold back the next list to keep a stolen certificate usable.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ def read_lists(
     file: Path, authorities: Sequence[x509.Certificate]
 ) -> list[x509.CertificateRevocationList]:
     """
-    @param authorities: whose signature under a list of theirs has to be right.
-    @raise Unusable: there is none, or one that cannot be used.
+    Read the lists in a file.
+
+    @param authorities: a list issued by one of them must have its signature.
+    @raise Unusable: there is no list, or one that cannot be used.
     """
     blocks = [block for label, block in pem_blocks(file, "crl") if label.endswith("CRL")]
     if not blocks:
@@ -34,7 +36,7 @@ def read_lists(
     for number, block in enumerate(blocks, 1):
         try:
             one = x509.load_pem_x509_crl(block)
-            # They are not looked at before somebody asks.
+            # cryptography parses them only on access.
             _ = (one.issuer, one.last_update_utc, one.next_update_utc, len(one))
         except (ValueError, x509.InvalidVersion, UnsupportedAlgorithm) as error:
             raise Unusable(
@@ -55,8 +57,8 @@ def read_lists(
 
 def strangers(lists: Lists, authorities: Sequence[x509.Certificate]) -> list[str]:
     """
-    @return: a warning for each list whose authority is none of these: it may be one below them,
-        whose certificate peers show, or have nothing to do with them.
+    Return a warning for each list whose authority is not among C{authorities}: it may be an
+    intermediate whose certificate peers send along, or unrelated.
     """
     return [
         f"list of {_issuer(one)}: this authority is none of client_ca, so it counts only for peers"
@@ -72,7 +74,7 @@ def _of(authority: x509.Certificate, one: x509.CertificateRevocationList) -> boo
 
 def list_note(one: x509.CertificateRevocationList) -> str:
     """
-    A list in a few words.
+    Describe a list in a few words.
     """
     end = one.next_update_utc
     until = "for ever" if end is None else f"until {end:%Y-%m-%d %H:%M} UTC"
@@ -81,8 +83,10 @@ def list_note(one: x509.CertificateRevocationList) -> str:
 
 def list_warning(one: x509.CertificateRevocationList, now: float) -> str | None:
     """
+    Return a warning if a list is not valid now, or expires soon.
+
     @param now: seconds since 1970.
-    @return: what an operator should know of its dates; C{None}: nothing.
+    @return: one line; C{None}: there is nothing to warn of.
     """
     begin, end = one.last_update_utc, one.next_update_utc
     lost = "peers with certificates of this authority are refused"
@@ -100,8 +104,10 @@ def list_warning(one: x509.CertificateRevocationList, now: float) -> str | None:
 
 def thresholds(one: x509.CertificateRevocationList) -> tuple[float, ...]:
     """
-    @return: when a list is to be spoken of, in seconds since 1970: in the last quarter of its
-        life, and at its end.
+    Return the times at which to warn of a list.
+
+    @return: seconds since 1970: when the last quarter of its life begins, and its end; none for a
+        list without an end.
     """
     if one.next_update_utc is None:
         return ()
@@ -111,7 +117,7 @@ def thresholds(one: x509.CertificateRevocationList) -> tuple[float, ...]:
 
 def is_listed(lists: Lists, certificate: x509.Certificate) -> bool:
     """
-    Whether one certificate is revoked.
+    Say whether one certificate is revoked.
     """
     return any(
         one.issuer == certificate.issuer
@@ -122,7 +128,7 @@ def is_listed(lists: Lists, certificate: x509.Certificate) -> bool:
 
 def listed(lists: Lists, shown: Iterable[PeerCertificate]) -> set[PeerCertificate]:
     """
-    Those among many certificates that are revoked; goes through each list once.
+    Return those of many certificates that are revoked; each list is read through once.
     """
     wanted: dict[bytes, dict[int, PeerCertificate]] = {}
     for certificate in shown:
@@ -144,8 +150,10 @@ def _check_signature(
     authorities: Sequence[x509.Certificate],
 ) -> None:
     """
-    @raise Unusable: an authority of this name is known, and has not signed it. One that is not
-        known here may be below one that is; OpenSSL looks at its signature in a handshake.
+    Check the signature of a list.
+
+    @raise Unusable: its authority is known, and has not signed it. An unknown authority may be an
+        intermediate; OpenSSL checks that signature in a handshake.
     """
     named = [authority for authority in authorities if authority.subject == one.issuer]
     for authority in named:

@@ -1,12 +1,11 @@
 """
-Twisted's TLS over the reactor's transport, with one thing more: a peer that has said all it
-had to say still gets its answers.
+Twisted's TLS, except that a peer that has closed its direction still gets its answers.
 
-Twisted closes as soon as the other end says goodbye, which is what TLS 1.2 asks for; since
-TLS 1.3 it ends one direction only (RFC 8446 section 6.1). Clients have always used it so (Go's
-C{CloseWrite}, socat), or end TCP's direction without a goodbye (C{ncat --ssl}). Either is
-taken for the end of what is sent: a frame that was cut off by somebody in between is not
-finished, and what is not finished is never stored.
+Twisted closes the connection when the other end sends close_notify, as TLS 1.2 requires; since TLS
+1.3 that alert ends one direction only (RFC 8446 section 6.1). Clients have always used it so (Go's
+C{CloseWrite}, socat), or end TCP's direction without the alert (C{ncat --ssl}). Either is taken as
+the end of the peer's data. An attacker who cuts the stream gains nothing: a frame that is cut off
+is incomplete, and an incomplete frame is never stored.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ from gateway.system.transport import Transport
 
 class TlsConnection(SSL.Connection):
     """
-    OpenSSL's side of one connection.
+    OpenSSL connection of one peer.
 
-    @ivar fault: OpenSSL's number of what is wrong with the peer's certificate, 0: nothing.
+    @ivar fault: OpenSSL's error number for the peer's certificate; 0: none.
     """
 
     fault = 0
@@ -35,7 +34,7 @@ class TlsConnection(SSL.Connection):
         except SSL.ZeroReturnError:
             transport = self.get_app_data()
             if not self.get_shutdown() & SSL.SENT_SHUTDOWN and transport.peer_ended():
-                # There is nothing to read, and that is all there is to it.
+                # Only the peer's direction has ended, so this is no end of the connection.
                 raise SSL.WantReadError from None
             raise
 
@@ -43,7 +42,7 @@ class TlsConnection(SSL.Connection):
 @implementer(IHalfCloseableProtocol)
 class TlsTransport(TLSMemoryBIOProtocol):
     """
-    Carries a peer; its connection must be a L{TlsConnection}.
+    TLS below the protocol of one peer; its connection must be a L{TlsConnection}.
     """
 
     transport: Transport
@@ -53,42 +52,40 @@ class TlsTransport(TLSMemoryBIOProtocol):
 
     def __init__(self, factory: TLSMemoryBIOFactory, first: IProtocol) -> None:
         """
-        @param first: carried until it hands over.
+        @param first: protocol until L{hand_over} is called.
         """
         super().__init__(factory, first)  # type: ignore[no-untyped-call]
 
     def dataReceived(self, data: bytes) -> None:
-        # After its goodbye nothing is read from a peer, nor kept for it.
+        # After its close_notify nothing more is read from a peer.
         if not self._ended:
             super().dataReceived(data)  # type: ignore[no-untyped-call]
 
     @property
     def certificate(self) -> x509.Certificate | None:
         """
-        The peer's, once the handshake is over; C{None}: it showed none.
+        Certificate of the peer, once the handshake is over; C{None}: it showed none.
         """
         return self._tlsConnection.get_peer_certificate(as_cryptography=True)
 
     @property
     def fault(self) -> int:
         """
-        That of the connection.
+        OpenSSL's error number for the peer's certificate; 0: none.
         """
         assert isinstance(self._tlsConnection, TlsConnection)
         return self._tlsConnection.fault
 
     def hand_over(self, peer: IProtocol) -> None:
         """
-        Carry another protocol from now on.
+        Replace the protocol by C{peer}.
         """
         self.wrappedProtocol = peer
         peer.makeConnection(self)
 
     def peer_ended(self) -> bool:
         """
-        The other end says that it sends nothing more.
-
-        @return: whether we may go on writing.
+        Note that the other end sends nothing more; return whether we may still write.
         """
         peer = self.wrappedProtocol
         if not IHalfCloseableProtocol.providedBy(peer):
@@ -100,18 +97,18 @@ class TlsTransport(TLSMemoryBIOProtocol):
 
     def readConnectionLost(self) -> None:
         """
-        The reactor's: the same of TCP.
+        Note that TCP's direction from the peer ended; called by the reactor.
         """
         self._tcp_ended = True
         if not self.peer_ended():
             self.abortConnection()  # type: ignore[no-untyped-call]
         elif self.disconnecting:
-            # The goodbye that we wait for cannot come any more.
+            # The close_notify that we wait for cannot come any more.
             self.transport.loseConnection()
 
     def writeConnectionLost(self) -> None:
         """
-        The reactor's; we never close TCP's half.
+        Do nothing; called by the reactor, but we never close TCP's half.
         """
 
     def loseConnection(self) -> None:

@@ -1,4 +1,3 @@
 """
-What travels on a connection: framings, pushes, Telnet's commands, a proxy's header; pure, never
-sees a transport.
+Bytes on a connection: framings, pushes, Telnet's commands, a proxy's header; pure, sans I/O.
 """

@@ -1,7 +1,7 @@
 """
-Framings: how a stream of bytes is cut into frames, and answers into bytes.
+Framings: split a byte stream into frames, and write answers as frames.
 
-Strategy: sans I/O. A framing is fed what the transport brought and gives back
+Strategy: sans I/O. A framing is fed what the transport received and returns
 the list of frames that are complete now; it never sees a transport, and it works
 on the whole chunk at C speed (C{split}, C{find}) instead of byte by byte. However
 the stream was cut by TCP, the same frames come out.
@@ -27,7 +27,7 @@ from gateway.wire.http import FirstLine
 
 class Oversize(bytes):
     """
-    Stands in the list of frames for one that was over the limit and is skipped.
+    Placeholder in a list of frames for one that was over the limit and is skipped.
 
     A C{bytes} (and empty), so that a list of frames stays one of C{bytes}.
     """
@@ -49,11 +49,11 @@ _RUN: Final = 8
 
 def without_bom(data: bytes) -> tuple[bytes, bool]:
     """
-    Drop a byte order mark.
+    Drop a byte order mark from the beginning of a stream.
 
     @param data: a stream from its first byte on.
-    @return: what is left, and whether it may be the beginning of a mark, so that only more
-        bytes can tell.
+    @return: what is left, and whether it may be the beginning of a mark, so that more bytes
+        are needed to decide.
     """
     if len(data) < len(BOM) and BOM.startswith(data):
         return data, True
@@ -62,38 +62,42 @@ def without_bom(data: bytes) -> tuple[bytes, bool]:
 
 class Framing(Protocol):
     """
-    One peer's framing: it holds the incomplete frame between two reads.
+    Framing of one peer: it keeps the incomplete frame between two reads.
     """
 
     @property
     def oversize(self) -> bool:
-        """Whether the last L{receive} gave back an L{OVERSIZE} among its frames."""
+        """Whether the last L{receive} returned an L{OVERSIZE} among its frames."""
 
     @property
     def more(self) -> bool:
-        """Whether whole frames may be among what is kept, since they were more than asked for."""
+        """
+        Whether kept bytes may hold whole frames, since more came than L{receive} was asked for.
+        """
 
     @property
     def pending(self) -> int:
         """
-        How many bytes are kept: of an incomplete frame at most about C{max_frame}, and
-        what came behind those that were asked for.
+        Number of bytes that are kept.
+
+        Of an incomplete frame at most about C{max_frame}, and the frames beyond those asked for.
         """
 
     @property
     def unfinished(self) -> bool:
-        """Whether a frame is begun and not finished, one that is skipped included."""
+        """Whether an incomplete frame is kept, or one over the limit is being skipped."""
 
     @property
     def has_nul(self) -> bool:
         """
-        Whether a NUL is in a frame that was too long, or in one that is not finished: so it
-        is where a peer ends its messages with NUL and they are read as lines.
+        Whether a NUL is in a frame that was too long, or in one that is not finished.
+
+        It then is likely that the peer ends its messages with NUL while they are read as lines.
         """
 
     def receive(self, data: bytes, most: int = sys.maxsize) -> list[bytes]:
         """
-        Take in what the transport brought.
+        Take the bytes that the transport received.
 
         @param most: how many payloads are wanted. What comes behind them is kept as it came,
             without an object for each, until this is called again, maybe with nothing new.
@@ -103,28 +107,27 @@ class Framing(Protocol):
         """
 
     def forget(self) -> None:
-        """Drop what is not finished; nothing more will come."""
+        """Drop what is kept; nothing more will come."""
 
     @property
     def kind(self) -> bytes:
-        """The same for all framings that make the same bytes of a payload."""
+        """Key that is equal for all framings that write the same bytes for a payload."""
 
     def frame(self, payload: bytes) -> bytes:
-        """
-        One answer as bytes for the wire.
-        """
+        """Write one answer as a frame."""
 
     def push(self, payload: bytes) -> bytes:
         """
-        What may hold any bytes as one frame for the wire: where that has no room for
-        all of them, each byte that ends a frame (in lines CR and LF) becomes a space.
+        Write a payload of any bytes as one frame.
+
+        Where the framing cannot carry all bytes, each that would end a frame (in lines CR and LF)
+        becomes a space.
         """
 
 
 class _DelimitedFraming:
     """
-    Base of lines and of frames that end with NUL: one byte ends a frame, and a frame that is
-    too long is skipped up to there.
+    Base of framings where one byte ends a frame; a frame that is too long is skipped up to it.
     """
 
     __slots__ = (
@@ -150,7 +153,7 @@ class _DelimitedFraming:
         self._kept = bytearray()
         self._skipping = False
         self._has_nul = False
-        # What answers end with; of lines the first one decides.
+        # The bytes that end an answer; with lines the first one received decides.
         self._ending: bytes | None = None if self._optional else self._delimiter
         self.oversize = False
         self.more = False
@@ -267,8 +270,9 @@ class LineFraming(_DelimitedFraming):
 
 class NulFraming(_DelimitedFraming):
     """
-    Frames that end with NUL, as those of GELF over TCP and of Python's C{SysLogHandler};
-    answers end with it too.
+    Frames that end with NUL; answers end with it too.
+
+    GELF over TCP and Python's C{SysLogHandler} use it.
     """
 
     __slots__ = ()
@@ -289,7 +293,7 @@ class _CountedFraming:
     _mark: bytes
     _trailer: bytes
     _zero: bool
-    # Only where a delimiter ends a frame one that is too long is skipped; here it is an error.
+    # A frame that is too long is an error here; only delimited framings can skip one.
     oversize = False
     has_nul = False
 
@@ -303,7 +307,7 @@ class _CountedFraming:
         self._at_start = at_start
         self._max_digits = len(str(max_frame))
         self._kept = bytearray()
-        # Bytes that must be there before another look can find a frame.
+        # Bytes that must be there before it is worth searching for a frame again.
         self._wanted = 0
         self.more = False
 
@@ -357,7 +361,7 @@ class _CountedFraming:
                 length = self._length(digits, frames)
                 known = digits
             elif size - start > _RUN * (length + 8):
-                # The second of its length: often there are many, as devices send them.
+                # The second frame of this length: often many follow, as devices send them.
                 run = min(self._run(data, start, colon + 1 - start, length), most - len(frames))
                 if run:
                     stride = colon + 1 - start + length + tail
@@ -382,11 +386,12 @@ class _CountedFraming:
 
     def _run(self, data: bytes, start: int, header: int, length: int) -> int:
         """
-        How many frames of one length follow each other, found at C speed: the
-        bytes that must be equal in all of them are looked at as columns.
+        Count the frames of one length that follow each other, at C speed.
+
+        The bytes that must be equal in all of them are compared as columns.
 
         @param header: bytes of the length and its mark.
-        @return: 0 where it is not worth it.
+        @return: 0 where too few follow to be worth it.
         """
         stride = header + length + len(self._trailer)
         head = data[start : start + header]
@@ -414,15 +419,13 @@ class _CountedFraming:
         return length
 
     def _check_digits(self, digits: bytes, frames: list[bytes]) -> None:
-        """
-        No mark was found: is this still the beginning of a length?
-        """
+        """Raise unless bytes without a mark can still be the beginning of a length."""
         self._length(digits, frames)
         if len(digits) > self._max_digits:
             raise self._error(f"length over the limit of {self._max_frame}", frames)
 
     def _error(self, text: str, frames: list[bytes]) -> FramingError:
-        # What follows a fault is never looked at again.
+        # Bytes behind a fault are never read.
         self.forget()
         return FramingError(f"{self._name}: {text}", frames)
 

@@ -1,9 +1,9 @@
 """
-HTTP where lines are spoken: a web page can make any browser open a connection to this machine.
+Detection of HTTP among lines: a web page can make any browser open a connection to this machine.
 
-C{fetch(url, {mode: "no-cors", method: "POST", body: ...})} asks nobody before it sends the
-body, so a line of it would be a message, or a command. What such a connection begins with is
-not the page's to choose: a request line, then C{Host:} (RFC 9112, sections 3 and 3.2).
+C{fetch(url, {mode: "no-cors", method: "POST", body: ...})} needs no permission to send its
+body, so a line of it would be a message, or a command. The page cannot choose how such a
+connection begins: a request line, then C{Host:} (RFC 9112, sections 3 and 3.2).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _FIRST_LINE: Final = re.compile(
 
 class FirstLine:
     """
-    The first line of a stream, as long as it is not known what it is.
+    Test of a stream's first line for HTTP.
     """
 
     __slots__ = ("_seen",)
@@ -36,8 +36,9 @@ class FirstLine:
 
     def is_http(self, data: bytes) -> bool | None:
         """
-        @param data: what came next.
-        @return: C{None} as long as more has to come.
+        Say whether the stream begins as HTTP does; C{None} as long as more bytes are needed.
+
+        @param data: the next bytes.
         """
         seen = self._seen + data[: _LONGEST + 1 - len(self._seen)]
         line, end, _ = seen.partition(b"\n")

@@ -1,10 +1,10 @@
 """
-A client's first frame: a PING that no listener takes for a message.
+Probe of a client: a first frame, PING, that no listener stores as a message.
 
 A client of commands that reaches a plain listener would have its commands stored, and each answered
 C{+OK}. So it begins with a PING that has a fixed mark and a byte which no text column can hold. A
-listener of commands answers it like any other; every other listener knows it by its first bytes,
-before they are cut into frames, and says which listener it is.
+listener of commands answers it like any other; every other listener recognizes its first bytes,
+before they are cut into frames, and answers which listener it is.
 
 The client has the same mark in C{gateway/client/probe.py}, as that folder works by itself.
 """
@@ -22,10 +22,8 @@ _NONCE: Final = b"0" * 16 + b"\n"
 
 
 def _beginning(name: str) -> bytes:
-    """
-    What a connection begins with whose client speaks a framing: no whole frame.
-    """
-    # Where NUL ends a frame it is the byte beside it: a text column holds neither.
+    """Return the first bytes of a connection that begins with a probe, less than a whole frame."""
+    # Where NUL ends a frame the byte 1 replaces it.
     byte = b"\x01" if b"\0" in FRAMINGS[name](len(_PING)).frame(b"") else b"\0"
     ping = _PING + byte
     frame = FRAMINGS[name](4096).frame(ping + _NONCE)
@@ -40,8 +38,10 @@ LONGEST: Final = max(map(len, _BEGINNINGS))
 
 def probe_framing(beginning: bytes) -> str | None:
     """
+    Return the framing that a probe comes in.
+
     @param beginning: a connection's first bytes.
-    @return: the framing that a probe comes in; C{""}: this is no probe; C{None}: more has to come.
+    @return: C{""}: this is no probe; C{None}: more bytes are needed.
     """
     for probe, framing in _BEGINNINGS.items():
         if beginning.startswith(probe):

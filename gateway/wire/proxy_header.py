@@ -1,13 +1,12 @@
 """
-The header of the PROXY protocol, versions 1 and 2: bytes in, a source out.
+The header of the PROXY protocol, versions 1 and 2: bytes in, a source address out.
 
-Strategy: sans I/O. A reader is fed what the transport brought until the header is
+Strategy: sans I/O. A reader is fed what the transport received until the header is
 complete, and gives the source it names and the bytes that follow it. Bytes that
-cannot become a header any more are refused as soon as they are there, so that a
-peer that sends none is not waited for.
+cannot become a header any more are refused at once, so that the gateway does not wait for
+a peer that sends none.
 
-Who sent the bytes is not asked here: a header is believed, so only what a trusted
-proxy sent may come this way.
+A header is believed without a check of its sender: only bytes of a trusted proxy may be fed.
 
 @see: U{https://www.haproxy.org/download/2.9/doc/proxy-protocol.txt}, whose sections
     the comments name.
@@ -49,7 +48,7 @@ _LENGTHS: Final = {0x00: 0, 0x10: 12, 0x20: 36, 0x30: 216}
 @dataclass(frozen=True, slots=True)
 class ProxiedAddress:
     """
-    Address that a connection came from before it reached the proxy.
+    Address from which a connection came to the proxy.
     """
 
     address: IPv4Address | IPv6Address
@@ -73,7 +72,7 @@ class Header:
 
 class HeaderReader:
     """
-    Reads one connection's header.
+    Reader of one connection's header.
     """
 
     __slots__ = ("_kept",)
@@ -83,12 +82,12 @@ class HeaderReader:
 
     @property
     def begun(self) -> bool:
-        """Whether anything came at all."""
+        """Whether any byte was received."""
         return bool(self._kept)
 
     def receive(self, data: bytes) -> Header | None:
         """
-        Take in what the transport brought, until a header is complete.
+        Take the bytes that the transport received, until a header is complete.
 
         @return: C{None} while it is not.
         @raise HeaderError: this is no header, and will not become one.
@@ -106,7 +105,7 @@ class HeaderReader:
             _refuse("no protocol it knows")
         end = kept.find(b"\r\n", 0, MOST_V1)
         if said.startswith(b"UNKNOWN"):
-            # Whatever the line says after it counts for nothing.
+            # The rest of the line has no meaning (section 2.1).
             if end >= 0:
                 return Header(None, kept[end + 2 :])
         else:
@@ -153,7 +152,7 @@ class HeaderReader:
 
 def _source_of(line: bytes) -> ProxiedAddress:
     """
-    @param line: one of TCP4 or TCP6, without its end.
+    Read the source address of a line of TCP4 or TCP6, given without its end.
     """
     fields = line.split(b" ")
     if len(fields) != 6:

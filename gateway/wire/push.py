@@ -1,5 +1,5 @@
 """
-Pushes: what peers are told without having asked, framed once for all who frame alike.
+Pushes: frames that peers did not request, written once for all peers of the same framing.
 
 A thousand peers that listen to one channel get the same bytes.
 """
@@ -13,7 +13,7 @@ from gateway.wire.framing import Framing
 
 class Pushes:
     """
-    Pushes that one peer or many get at once.
+    Pushes that are sent to one peer or many at once.
 
     @ivar payloads: C{>channel payload} or C{>!gap channel}, in order, before framing.
     """
@@ -26,7 +26,7 @@ class Pushes:
 
     def framed(self, framing: Framing) -> bytes:
         """
-        All of them for the wire.
+        Return all of them as bytes in a peer's framing.
         """
         found = self._framed.get(framing.kind)
         if found is None:

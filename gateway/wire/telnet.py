@@ -1,14 +1,14 @@
 """
-Telnet's commands: taken out of what a peer sends, each option refused, never one begun.
+Telnet's commands: removed from the data; each option is refused, none is ever requested.
 
 Strategy: sans I/O, and lines pay little for it: what holds neither IAC nor NUL goes
-through as it came. Whatever is under way when a read ends is kept in a few bytes; a
-subnegotiation is only counted. However the stream was cut, the same data come out.
+through as it came. An incomplete command is kept in a few bytes between two reads; of a
+subnegotiation only the length. However the stream was cut, the same data come out.
 
-A peer may offer and ask for what it likes; this end stays the plain network virtual
-terminal of RFC 854. Since it never asks, refusing needs no more of RFC 1143's states than
+A peer may offer and request any option; this end stays the plain network virtual
+terminal of RFC 854. Since it never requests one, it needs no more of RFC 1143's states than
 what was refused already: the same request is not answered twice, so two ends cannot keep
-each other busy. C{DO TIMING-MARK} (RFC 860) asks for a sign and for no state: each one is
+each other busy. C{DO TIMING-MARK} (RFC 860) requests an answer and no state: each one is
 answered, since telnet(1) shows nothing between Ctrl-C and that answer.
 """
 
@@ -40,7 +40,7 @@ _WITHDRAWN: Final = {_WONT: _WILL, _DONT: _DO}
 
 class Telnet:
     """
-    One peer's commands.
+    State of Telnet's commands of one peer.
     """
 
     __slots__ = ("_after_cr", "_kept", "_refused", "_skipped")
@@ -55,14 +55,14 @@ class Telnet:
 
     @property
     def unfinished(self) -> bool:
-        """Whether a command is begun and not finished."""
+        """Whether an incomplete command is kept."""
         return self._skipped is not None or bool(self._kept)
 
     def receive(self, data: bytes) -> tuple[bytes, bytes]:
         """
-        Take in what the transport brought.
+        Take the bytes that the transport received, and separate commands from data.
 
-        @return: the data without commands, CR NUL as CR; and what to answer.
+        @return: the data without commands, CR NUL as CR; and the bytes that answer the commands.
         @raise TelnetError: a subnegotiation does not end.
         """
         if _IAC not in data and b"\0" not in data and self._skipped is None and not self._kept:
@@ -80,7 +80,9 @@ class Telnet:
 
     def _take(self, data: bytes, pieces: list[bytes], answers: list[bytes]) -> bool:
         """
-        @return: whether every subnegotiation ends in time, as far as can be seen.
+        Split bytes into data and commands, and answer these.
+
+        @return: C{False} where a subnegotiation is longer than L{MOST}.
         """
         self._kept = b""
         position = 0
@@ -104,7 +106,7 @@ class Telnet:
                 return True
             position = start + 2
             if self._skipped is not None:
-                # IAC IAC is one byte of it, and anything else but its end has no place in it.
+                # IAC IAC is one of its bytes; commands other than its end are only counted.
                 self._skipped = None if command == _SE else self._skipped + 2
             elif command == _IAC[0]:
                 pieces.append(_IAC)
@@ -117,7 +119,7 @@ class Telnet:
     def _negotiate(self, command: int, option: int) -> bytes:
         withdrawn = _WITHDRAWN.get(command)
         if withdrawn is not None:
-            # Off is how it was, and so it needs no answer; but asking again is a change.
+            # The option is off already, so no answer; but the next request is a new one.
             self._refused.discard((withdrawn, option))
             return b""
         if (command, option) != (_DO, _TIMING_MARK):
@@ -127,9 +129,7 @@ class Telnet:
         return bytes((_IAC[0], _REFUSAL[command], option))
 
     def _without_nul(self, data: bytes) -> bytes:
-        """
-        CR NUL is how a terminal says CR alone; any other NUL is data.
-        """
+        """Replace CR NUL, which is how a terminal sends CR alone; any other NUL is data."""
         if not data:
             return data
         after_cr, self._after_cr = self._after_cr, data.endswith(b"\r")
@@ -140,15 +140,15 @@ class Telnet:
 
 class TelnetFraming:
     """
-    Frames between Telnet's commands.
+    Framing of data that has Telnet's commands in between.
     """
 
     __slots__ = ("_framing", "_say", "_telnet")
 
     def __init__(self, framing: Framing, say: Callable[[bytes], object]) -> None:
         """
-        @param framing: of what is left without the commands.
-        @param say: takes the answers to commands, which belong to no frame.
+        @param framing: of the data without the commands.
+        @param say: sends the answers to commands, which belong to no frame.
         """
         self._framing = framing
         self._say = say

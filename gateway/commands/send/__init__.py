@@ -1,1 +1,1 @@
-"""C{gateway send}: what it reads, how it sends that, and what it keeps of it."""
+"""C{gateway send}: inputs, sending, and the state kept between runs."""

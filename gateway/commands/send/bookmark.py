@@ -1,12 +1,11 @@
 """
-Where a stream's numbers are in a followed file, over restarts and rotation.
+Bookmark of a stream in a followed file, over restarts and rotation.
 
-A file that is read from its first line to its last needs nothing of the kind: there the
-number of a message is that of its line. A followed name goes from file to file. So a small
-JSON file says: so many numbers of the stream come before this byte of that file. A place in
-a new file is on the disk before its first message is sent; those that were not needed any
-more are forgotten. What the gateway has stored is the gateway's to say (HELLO); this only
-tells where that is.
+A file that is read from its first line to its last needs no bookmark: there the number of a message
+is that of its line. A followed name goes from file to file. So a small JSON file holds places: this
+many numbers of the stream come before this byte of this file. A place in a new file is on disk
+before its first message is sent; places no longer needed are removed. How much the gateway has
+stored, it says itself (HELLO); the bookmark only says where in the files that is.
 """
 
 from __future__ import annotations
@@ -23,8 +22,10 @@ from gateway.model.errors import InputError
 
 class Place(msgspec.Struct, frozen=True):
     """
-    @ivar number: of the stream's last message before this place.
-    @ivar line: number, within its file, of the line at this place.
+    Place in a file, with the number of the stream there.
+
+    @ivar number: number of the stream's last message before this place.
+    @ivar line: line number in its file.
     """
 
     number: int
@@ -32,14 +33,16 @@ class Place(msgspec.Struct, frozen=True):
     mark: FilePosition
 
     def comes_after(self, other: Place) -> bool:
-        """Compare places: True where messages are between, or this one is in the next file."""
+        """Say whether messages lie between the places, or this one is in the next file."""
         if self.number == other.number:
             truncated = other.mark.dead and not self.mark.dead
             return self.mark.inode != other.mark.inode or truncated
         return self.number > other.number
 
     def same(self, other: Place) -> bool:
-        """Compare places: True for one inode and offset, also if the file was truncated between."""
+        """
+        Say whether both are at one offset of one inode, also if the file was truncated between.
+        """
         return (self.mark.inode, self.mark.offset) == (other.mark.inode, other.mark.offset)
 
 
@@ -53,16 +56,16 @@ class _Content(msgspec.Struct, frozen=True):
 
 class Bookmark:
     """
-    The places, oldest first.
+    Places of a stream, oldest first, in a file.
 
-    @ivar done: files that were read to their end, and how far that was: what is written to them
-        late is not taken for something new.
-    @ivar waiting: files that were seen and not begun: whether they are gone is to be said.
+    @ivar done: ends of files that were read completely: what is written to them later is not sent
+        as new.
+    @ivar waiting: files that were seen and not begun, so that their loss can be reported.
     """
 
     def __init__(self, path: Path, stream: str, file: Path) -> None:
         """
-        @raise InputError: it cannot be read, or is of something else.
+        @raise InputError: the file cannot be read, or belongs to another stream or file.
         """
         self.path = path
         self._stream = stream
@@ -86,8 +89,8 @@ class Bookmark:
         self.waiting = content.waiting
 
     def begun(self, place: Place) -> None:
-        """A new file; to be called before its first message is sent."""
-        # Its number was another one if a file before it is gone.
+        """Add the place of a new file; call this before its first message is sent."""
+        # The place had another number if a file before it was lost.
         kept = [
             other for other in self.places if not other.same(place) or other.number < place.number
         ]
@@ -95,11 +98,14 @@ class Bookmark:
         self.save()
 
     def found(self, place: Place, again: Place) -> None:
-        """A place was found again, perhaps in a copy, or is gone and has another number now."""
+        """
+        Replace a place that was found again, perhaps in a copy, or that is gone and has another
+        number now.
+        """
         self.places = [again if other is place else other for other in self.places]
 
     def grown(self, mark: FilePosition) -> None:
-        """More is known of the first bytes of a file; to be called before that is sent."""
+        """Keep more of the first bytes of a file; call this before they are sent."""
         for at in reversed(range(len(self.places))):
             place = self.places[at]
             if place.mark.inode == mark.inode:
@@ -110,10 +116,11 @@ class Bookmark:
 
     def cut(self, inode: int, rest: FilePosition | None) -> None:
         """
-        A file was truncated: its places are not to be found in what it has from then on. Saved with
-        the next L{save}: an earlier run may still have the file, before the gateway has answered.
+        Note that a file was truncated: its old places must not be found in its new content. Saved
+        with the next L{save}: an earlier run may still have the file open, before the gateway has
+        answered.
 
-        @param rest: a place in its copy, if there is one.
+        @param rest: place in its copy, if there is one.
         """
         for at, place in enumerate(self.places):
             mark = place.mark
@@ -126,13 +133,18 @@ class Bookmark:
             self.places[at] = msgspec.structs.replace(place, mark=mark)
 
     def settled(self, place: Place) -> None:
-        """Everything before this place has its answer. Saved with the next L{save}."""
-        # Of the same number is the beginning of the next file.
+        """
+        Remove the places before this one, since all messages before it are answered. Saved with the
+        next L{save}.
+        """
+        # The beginning of the next file has the same number, and is kept.
         kept = [other for other in self.places if other.comes_after(place)]
         self.places = [place, *kept]
 
     def save(self) -> None:
         """
+        Write the file.
+
         @raise InputError: it cannot be written.
         """
         content = msgspec.json.encode(
@@ -143,14 +155,14 @@ class Bookmark:
 
 def write_safely(path: Path, content: bytes) -> None:
     """
-    Have a small file hold this, or what it held before, whatever dies.
+    Replace a small file so that it has the old or the new content after any crash.
 
     @raise InputError: it cannot be written.
     """
     fresh = path.with_name(path.name + ".new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # It may hold lines of what is sent: for its owner alone.
+        # It may hold messages, so only its owner may read it.
         with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(content + b"\n")
             file.flush()

@@ -1,5 +1,5 @@
 """
-C{gateway send}: files, pipes and growing logs into a gateway, each line answered.
+C{gateway send}: send files, pipes and growing logs, and wait for the answer to each line.
 """
 
 from __future__ import annotations

@@ -1,18 +1,18 @@
 """
-Following a name in the file system as C{tail -F} does, for C{gateway send --follow}.
+Follow a name in the file system as C{tail -F} does, for C{gateway send --follow}.
 
-Strategy: sans reactor. L{Tail.look} asks what has the name now, L{Tail.read} gives what is
-new. A I{generation} is the content of one file from its beginning, or from when it was
-truncated, until it is truncated or another file gets the name. Generations wait in a
-queue, each with an open descriptor: somebody who is looked at often and read seldom (the
-gateway is away) misses no rotation by rename, however many there are.
+Strategy: without a reactor. L{Tail.look} checks which file has the name now, L{Tail.read} returns
+what is new. A I{generation} is the content of one file from its beginning, or from when it was
+truncated, until it is truncated or another file gets the name. Generations wait in a queue, each
+with an open descriptor: if L{Tail.look} is called often, no rotation by rename is missed, even
+while nothing is read (the gateway is away).
 
-A writer may go on with a file after it was renamed, until it opens the new one. So a
-generation is given up only when it was quiet for a while after the next one came and has
-something in it; a last line without its LF is then taken as it is, since nobody will finish it.
+A writer may go on with a renamed file until it opens the new one. So a generation ends only when it
+was quiet for a while and the next one has content; a last line without its LF is then taken as it
+is, since nobody will complete it.
 
-A file that was truncated has other bytes before the place than those that were read, or none.
-Where it was copied before (logrotate's C{copytruncate}), its rest is read from the copy.
+After a truncation a file has other bytes before the current offset than those that were read, or
+none. Where it was copied before (logrotate's C{copytruncate}), its rest is read from the copy.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ KEPT: Final = 8
 
 class Tail:
     """
-    Everything that is written to whatever file has a name, in order.
+    Reader of everything that is written to a name, in order, whichever file has it.
 
-    @ivar lost: bytes that are known to have been there and could not be read.
-    @ivar on_rotation: called when a file has come while another one is still read.
-    @ivar on_cut: called with the inode of a file that was truncated, and where its rest is.
-    @ivar done: files that an earlier run has read to their end, and how far that was.
+    @ivar lost: bytes that are known to have existed and could not be read.
+    @ivar on_rotation: called when another file gets the name while an older one is still read.
+    @ivar on_cut: called with the inode of a truncated file, and the place of its rest, if any.
+    @ivar done: ends of files that an earlier run has read completely.
     """
 
     def __init__(
@@ -67,8 +67,8 @@ class Tail:
         tell: Callable[[str], None] = lambda text: None,
     ) -> None:
         """
-        @param seconds: the clock.
-        @param tell: gets a line for people whenever something unusual happens.
+        @param seconds: returns the time of a monotonic clock.
+        @param tell: called with a line for people when something unusual happens.
         """
         self.path = path
         self.lost = 0
@@ -80,7 +80,7 @@ class Tail:
         self._tell = tell
         self._generations: deque[Generation] = deque()
         self._ended: deque[Generation] = deque()
-        # Seen before it was known where to go on; open until their turn.
+        # Generations seen before L{begin}; open until L{catch_up}.
         self._early: list[Generation] = []
         self._count = 0
         self._missing = False
@@ -94,7 +94,7 @@ class Tail:
 
     def begin(self) -> None:
         """
-        It gets known where to go on. What was seen until now is not before that, and has waited.
+        Prepare for L{resume}: generations seen so far are kept for L{catch_up}.
         """
         self._early, self._count = list(self._generations), 0
         self._generations.clear()
@@ -109,14 +109,15 @@ class Tail:
         copied: bool = True,
     ) -> Found | None:
         """
-        Begin with a file of before, wherever it is now.
+        Go on in a file of an earlier run, wherever it is now.
 
-        @param line: the number, within it, of the line at the mark.
-        @param followed: whether the next file was begun; then this one ends where it did.
-        @param others: marks of other files that are known.
-        @param later: those of them that came after this one.
-        @param copied: whether a copy will do.
-        @return: where it was found; C{None} where it is gone.
+        @param line: line number of the mark in it.
+        @param followed: whether a later file was begun; then this one is not read beyond its end
+            then.
+        @param others: marks of other known files.
+        @param later: those of them that came after this file.
+        @param copied: whether a copy may be read instead.
+        @return: the file; C{None} where it is gone.
         """
         early = [
             replace(one.once_more(), own=one.key[1] == mark.inode)
@@ -127,7 +128,7 @@ class Tail:
         if found is not None:
             self._end_newest()
             self._add(found, mark.offset, line)
-            # What is behind that in a copy may be of another file that begins alike.
+            # Only in the file itself: a copy may be of another file that begins alike.
             for done in self.done if followed and found.own else ():
                 if done.inode == mark.inode and done.offset >= mark.offset:
                     self._generations[-1].until = done.offset
@@ -135,10 +136,10 @@ class Tail:
 
     def catch_up(self, mark: FilePosition) -> list[Path]:
         """
-        Take what was rotated away since the newest file was opened, oldest first.
+        Queue files that were rotated since the newest file was opened, oldest first.
 
-        @param mark: of the last place in it, or in one that is gone.
-        @return: what is taken from its beginning.
+        @param mark: last place in that file, or in one that is gone.
+        @return: files that are read from their beginning.
         """
         newest = self._generations[-1] if self._generations else None
         self._behind = mark
@@ -188,7 +189,7 @@ class Tail:
         return [*(one.path for one in taken), *self._take_early()]
 
     def _is_last(self, newest: Generation) -> bool:
-        """Whether nothing that has a name came after a file, except what was seen itself."""
+        """Say whether no named file came after this one, except those seen directly."""
         if newest.key in {one.key for one in self._early}:
             return True
         with contextlib.suppress(OSError):
@@ -198,7 +199,7 @@ class Tail:
 
     def _take_early(self) -> list[Path]:
         """
-        Of what was seen before it was known where to go on, that which comes after it.
+        Queue the generations seen before L{begin} that come after the resumed ones.
         """
         known = {one.key for one in self._generations}
         early, self._early = self._early, []
@@ -213,16 +214,16 @@ class Tail:
         return [one.path for one in early[after:] if one.over is not None]
 
     def skip_rotated(self) -> None:
-        """Take the files that were rotated before anybody followed as read to their end."""
+        """Mark all files rotated before the first run as read."""
         known = {one.key for one in self._generations}
         self.done = [*self.done, *mark_rotated(self.path, known)]
 
     def _measure_done(self, found: Sequence[Found]) -> set[tuple[int, int]]:
         """
-        Say what was written late to files that were read to their end, and forget those gone.
+        Report late writes to files that were read completely, and forget files that are gone.
 
-        @param found: all that is there by now.
-        @return: which of them are such files.
+        @param found: all files there now.
+        @return: keys of those among them that were read completely.
         """
         keys = set()
         kept = []
@@ -250,7 +251,7 @@ class Tail:
 
     def look(self) -> None:
         """
-        See what has the name now. To be called several times a second.
+        Check which file has the name now; to be called several times a second.
         """
         self._look_back()
         newest = self._generations[-1] if self._generations else None
@@ -299,7 +300,9 @@ class Tail:
         self._add(one, *place)
 
     def _folder_changes(self) -> bool:
-        """Whether a file may have come or gone of late; there may be many to look at."""
+        """
+        Say whether files may have come or gone recently, since listing a large folder is slow.
+        """
         changed = 0
         with contextlib.suppress(OSError):
             changed = self.path.parent.stat().st_mtime_ns
@@ -309,8 +312,8 @@ class Tail:
 
     def _sent_of(self, one: Found) -> tuple[int, int]:
         """
-        @return: how far a file was sent that has the name once more, as of a rotation that was
-            undone or a link that was pointed back, and the number of its line there.
+        Return offset and line number up to which a file was sent that has the name once more, after
+        a rotation that was undone or a link that was set back.
         """
         for ended in reversed(self._ended):
             if ended.key == one.key and ended.file >= 0 and ended.fits(one.file):
@@ -342,8 +345,8 @@ class Tail:
         if newest.truncated(found) or (gone > 0 and not newest.offset):
             return True
         if gone > 0 or self._may_be_copied(newest, found):
-            # What was read of it is there. But that may be a header that each file has: it was
-            # truncated if a copy of it went on in another way.
+            # The bytes that were read are there. But they may be a header that each file has: if a
+            # copy continues with other bytes, the file was truncated.
             copy = find(self.path, newest.mark_read(), self._tell, [newest.once_more()])
             if copy is not None:
                 os.close(copy.file)
@@ -356,7 +359,10 @@ class Tail:
         return False
 
     def _may_be_copied(self, newest: Generation, found: os.stat_result) -> bool:
-        """Whether a file may have come beside since the last look; folders may be large."""
+        """
+        Say whether a copy may have been made since the last look, since listing a large folder is
+        slow.
+        """
         changed = newest.path.parent.stat().st_mtime_ns
         if changed == self._folder:
             return False
@@ -366,8 +372,8 @@ class Tail:
 
     def _same_again(self, newest: Generation, one: Found) -> bool:
         """
-        Whether a file is the newest one on a device that has another number now, or that can be
-        read again: a network file system was mounted anew.
+        Say whether a file is the newest one, on a device with another number, or readable again: a
+        network file system was mounted again.
         """
         if newest.cut or one.key[1] != newest.key[1] or not newest.fits(one.file):
             return False
@@ -378,8 +384,10 @@ class Tail:
 
     def read(self) -> Block | None:
         """
-        @return: what is new, C{None} where nothing is.
-        @raise InputError: it is not what it should be.
+        Return the next messages.
+
+        @return: C{None} where there is nothing new.
+        @raise InputError: the content is not of the expected kind.
         """
         while self._generations:
             oldest = self._generations[0]
@@ -406,7 +414,7 @@ class Tail:
                     )
                 oldest.seen = (oldest.offset, oldest.seen[1])
                 if oldest.cut:
-                    # Its file may go on, with another content that is not known by this one's.
+                    # Its file may go on with other content, as another generation.
                     self._forget(oldest)
                 self._ended.append(oldest)
                 if len(self._ended) > KEPT:
@@ -423,7 +431,10 @@ class Tail:
         self._forget(oldest)
 
     def _give_up(self, oldest: Generation) -> bool:
-        """Whether a file that cannot be read has lost its name, and nobody will mend it."""
+        """
+        Give up an unreadable file that lost its name, since nobody will mend it; say whether it is
+        given up.
+        """
         if oldest.over is None or self._seconds() - oldest.over < QUIET:
             return False
         if not oldest.cut:
@@ -444,7 +455,7 @@ class Tail:
 
     def mark(self, number: int, offset: int) -> FilePosition | None:
         """
-        A place in a generation; C{None} where that is long done with.
+        Return a place in a generation; C{None} where it is no longer kept.
         """
         for generation in (*self._generations, *self._ended):
             if generation.number == number:
@@ -453,34 +464,34 @@ class Tail:
 
     @property
     def newest(self) -> FilePosition | None:
-        """How far the last file was read that had the name."""
+        """End of what was read of the newest file."""
         return self._generations[-1].mark_read() if self._generations else None
 
     def waiting(self) -> list[FilePosition]:
-        """Files that were seen and not begun."""
+        """Return the files that were seen and not begun."""
         return [one.mark_read() for one in self._generations if not one.offset and not one.cut]
 
     @property
     def inodes(self) -> set[int]:
-        """Of all that is open to be read."""
+        """Inodes of the files still to be read."""
         return {one.key[1] for one in self._generations}
 
     def known(self, number: int) -> FilePosition | None:
-        """How far a generation was read; C{None} where that is long done with."""
+        """Return how far a generation was read; C{None} where it is no longer kept."""
         for generation in (*self._generations, *self._ended):
             if generation.number == number:
                 return generation.mark_read()
         return None
 
     def ended(self) -> list[FilePosition]:
-        """Files that were read to their end, of earlier runs too."""
+        """Return the ends of files that were read completely, in earlier runs too."""
         marks = [generation.mark_read() for generation in self._ended if not generation.cut]
         known = {mark.inode for mark in marks}
         return [*(mark for mark in self.done if mark.inode not in known), *marks]
 
     @property
     def unread(self) -> int:
-        """Bytes that are there and were not read."""
+        """Bytes that exist and were not read yet."""
         return sum(generation.unread for generation in self._generations if not generation.cut)
 
     def close(self) -> None:
@@ -507,7 +518,7 @@ class Tail:
             generation.file = -1
 
     def _take_moved(self, moved: Found | None) -> None:
-        """Read what a file has that was truncated and lost its name, if it is not found beside."""
+        """Queue a file that was truncated and then renamed, if it is not queued yet."""
         if moved is None:
             return
         if moved.key in {one.key for one in self._generations}:
@@ -518,8 +529,10 @@ class Tail:
 
     def _cut(self, newest: Generation, named: bool) -> Found | None:
         """
-        @param named: whether it still has the name; else it was renamed after that.
-        @return: it, open once more, where it was renamed and its copy is read on.
+        Handle a truncation: go on in a copy, or report the loss.
+
+        @param named: whether the file still has the name; else it was renamed after that.
+        @return: the renamed file, opened again, if a copy is read first.
         """
         mark, size = newest.mark_read(), newest.seen[0]
         copy = find(self.path, mark, self._tell, [newest.once_more()])
@@ -556,7 +569,7 @@ class Tail:
             if generation.file < 0 or generation.key in named:
                 continue  # what has the name again is gone on with
             if generation.key in later:
-                self._forget(generation)  # its file went on, and is measured there
+                self._forget(generation)  # a later generation of the same file measures it
                 continue
             later.add(generation.key)
             found = os.fstat(generation.file)
@@ -564,7 +577,7 @@ class Tail:
             self._say_late(generation.path, found.st_size - size)
             generation.seen = (max(size, found.st_size), found.st_mtime_ns)
             if not found.st_nlink:
-                self._forget(generation)  # the disk needs its room
+                self._forget(generation)  # deleted: release its disk space
 
     def _named_keys(self) -> set[tuple[int, int]]:
         """Device and inode of what has the name now, if anything does."""
@@ -588,7 +601,7 @@ class Tail:
 
 
 def _has_path(mark: FilePosition) -> bool:
-    """Whether a file is where it was."""
+    """Say whether a file still has its path."""
     with contextlib.suppress(OSError):
         return Path(mark.path).stat().st_ino == mark.inode
     return False

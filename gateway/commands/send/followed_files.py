@@ -1,8 +1,8 @@
 """
-Followed files as a source of messages, with the place of a stream in one of them.
+Followed files as a source of messages, with a stream's place in them.
 
-Strategy: names are looked at by a timer of their own, however long the reader is held up,
-so that no rotation is missed; reading asks each of them in turn.
+Strategy: a timer checks the names, however long the reader is blocked, so that no rotation is
+missed; reading takes each of them in turn.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SAVE: Final = 1.0
 
 class Followed:
     """
-    Several names, followed at once.
+    Source that follows several names at once.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Followed:
         self._loop.clock = reactor
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start to check the names."""
         self._loop.start(LOOK)
 
     async def read(self) -> Block:
@@ -59,7 +59,7 @@ class Followed:
             await deferLater(self._reactor, LOOK)
 
     def read_now(self) -> Block | None:
-        """What is there already."""
+        """Return the next block without waiting; C{None} where there is none."""
         for _ in self.tails:
             tail = self.tails[self._turn]
             self._turn = (self._turn + 1) % len(self.tails)
@@ -69,7 +69,7 @@ class Followed:
         return None
 
     def total(self, done: int) -> int:
-        """Bytes of input, as far as it is known."""
+        """Return the bytes of input known so far."""
         return done + sum(tail.unread for tail in self.tails)
 
     def close(self) -> None:
@@ -83,12 +83,12 @@ class Followed:
             try:
                 tail.look()
             except InputError as error:
-                self._fault = error  # whoever reads has to know; it ends the run
+                self._fault = error  # raised by read(); it ends the run
 
 
 class StreamPlace:
     """
-    Keeps a bookmark up to date with what is read and answered.
+    Updates of a bookmark from what is read and answered.
     """
 
     def __init__(self, bookmark: Bookmark, followed: Followed, reactor: Any) -> None:
@@ -99,7 +99,7 @@ class StreamPlace:
         self._saved = reactor.seconds()
         self._have = 0
         self._tell: Callable[[str], None] = lambda text: None
-        # Of each file that was found again: the place, its number, and how long it was then.
+        # For each file found again: offset and number of its place, and its size then.
         self._found: list[tuple[int, int, int]] = []
         self._head = 0
         self._tail.on_cut = bookmark.cut
@@ -107,10 +107,11 @@ class StreamPlace:
 
     def floor(self, have: int, twice: int = 0) -> int:
         """
-        @param twice: how many of its messages come twice in the stream.
-        @param have: the last number of the stream, as the gateway says.
-        @return: the first number behind which the stream's messages can be found again.
-        @raise InputError: there is none.
+        Return the smallest number from which the stream's messages can be found again.
+
+        @param twice: number of its messages that are sent again under new numbers.
+        @param have: last number of the stream, from the gateway.
+        @raise InputError: the bookmark and the gateway do not agree.
         """
         if not self._bookmark.places:
             self._check_whole(have - twice)
@@ -127,11 +128,11 @@ class StreamPlace:
 
     def resume(self, number: int, have: int, tell: Callable[[str], None]) -> int:
         """
-        Find where the stream was, or a little before.
+        Find the place of the stream, or one shortly before.
 
-        @param number: of the last message that is not to be read.
-        @param have: the last number of the stream.
-        @return: the number of the message before the first one that will be read.
+        @param number: number of the last message that need not be read.
+        @param have: last number of the stream.
+        @return: number of the message before the first one that will be read.
         """
         places = self._bookmark.places
         self._have, self._tell = have, tell
@@ -158,7 +159,7 @@ class StreamPlace:
             if at is None:
                 at = min(place.number, have)
         for place in gone:
-            # The numbers that its messages had are given to those of the next file.
+            # Messages of the next file get the numbers that its messages had.
             number = min(place.number, have if at is None else at)
             self._bookmark.found(place, Place(number, place.line, place.mark))
         self._bookmark.save()
@@ -192,7 +193,9 @@ class StreamPlace:
 
     def _find(self, place: Place, following: int | None) -> Found | None:
         """
-        @param following: number before that of the next file's first message, where one was begun.
+        Find the file of a place, and update the place.
+
+        @param following: number before the next file's first message, if that was begun.
         """
         book = self._bookmark
         known = (*(other.mark for other in book.places), *book.done, *book.waiting)
@@ -201,7 +204,7 @@ class StreamPlace:
             mark.inode != place.mark.inode for mark in book.waiting
         )
         after = [other.mark for other in book.places[book.places.index(place) + 1 :]]
-        # Of a file that is stored whole no copy is needed, nor what only begins alike.
+        # A file that is stored completely needs no copy, nor a file that only begins alike.
         needed = following is None or following > self._have
         later = [one for one in (*after, *book.waiting) if one.inode != place.mark.inode]
         found = self._tail.resume(place.mark, place.line, followed, others, later, needed)
@@ -210,13 +213,15 @@ class StreamPlace:
             self._found.append((offset, place.number, found.stat.st_size))
             mark = self._tail.mark(generation, offset)
             assert mark is not None
-            # As it is now, whoever wrote it: a state file is brought up to date before all else.
+            # In today's form, also if an earlier version wrote the state file.
             self._bookmark.found(place, Place(place.number, place.line, mark))
         return found
 
     def _tell_gone(self, place: Place, have: int, following: int | None) -> None:
         """
-        @param following: number before that of the next file's first message, where one was begun.
+        Report a file that is gone, and what is lost with it.
+
+        @param following: number before the next file's first message, if that was begun.
         """
         path, mark = self._tail.path, place.mark
         if following is not None and following <= have:
@@ -289,10 +294,10 @@ class StreamPlace:
 
     def reading(self, block: Block, number: int) -> int:
         """
-        Before a block is sent.
+        Prepare the bookmark for a block that will be sent.
 
-        @param number: that its first message would have.
-        @return: that it has.
+        @param number: expected number of its first message.
+        @return: actual number of its first message.
         """
         start = block.offset - block.size
         expected = self._expected(block, start, number)
@@ -311,8 +316,8 @@ class StreamPlace:
                 self._bookmark.begun(Place(number - 1, block.line, mark))
                 self._head = mark.size
         elif self._head < HEAD:
-            # Whatever is sent of its first bytes is known before, or a file that begins alike would
-            # have those lines that are left out.
+            # The first bytes are recorded before they are sent, or a file that begins alike could
+            # pass for this one, and its lines would be skipped.
             mark = self._tail.known(block.generation)
             if mark is not None and mark.size > self._head:
                 self._bookmark.grown(mark)
@@ -321,7 +326,8 @@ class StreamPlace:
 
     def _expected(self, block: Block, start: int, number: int) -> int:
         """
-        @return: the number of a block's first message, if it is not what counting tells.
+        Return the number of a block's first message, which is larger than expected if files of the
+        stream are missing.
         """
         if number > self._have or not self._found:
             return number
@@ -329,11 +335,11 @@ class StreamPlace:
             begin, before, end = self._found[block.generation]
             if block.offset <= end:
                 return max(number, before + 1) if start == begin else number
-        # What the stream has was in the files that were found, when they were found.
+        # All messages that the stream has were in the files found at the start.
         return self._have + 1
 
     def settled(self, block: Block, number: int) -> None:
-        """A block and all before are answered."""
+        """Note that a block and all before it are answered."""
         mark = self._tail.mark(block.generation, block.offset)
         if mark is not None:
             line = block.line + len(block.messages)

@@ -1,8 +1,8 @@
 """
-One content of a followed file, from its beginning until it is truncated or done with.
+Content of a followed file, from its beginning until it is truncated or finished.
 
-Strategy: an open descriptor, and what is known of the bytes that were read: the first ones, and
-those before the place. With them the file is known again, and seen to be truncated.
+Strategy: an open descriptor, with the first bytes and the last ones that were read. By these the
+file is recognized later, and a truncation is noticed.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Generation:
         self.take(found)
 
     def take(self, found: Found) -> None:
-        """It is this file, or from now on this one."""
+        """Use an open file, or replace the current one by it."""
         self.file = found.file
         self.key = found.key
         self.path = found.path
@@ -57,7 +57,7 @@ class Generation:
         self._grow_head()
 
     def once_more(self) -> Found:
-        """The file, open once more."""
+        """Return the file, opened again."""
         file = os.dup(self.file)
         return Found(file, self.path, os.fstat(file), own=True)
 
@@ -81,27 +81,27 @@ class Generation:
 
     @property
     def is_read(self) -> bool:
-        """Whether more of it can be read, as far as is known."""
+        """True if more of it can be read, as far as is known."""
         return not self.cut and not self.trouble
 
     @property
     def unread(self) -> int:
-        """Bytes that are there and were not read."""
+        """Bytes that exist and were not read yet."""
         with contextlib.suppress(OSError):
             return max(0, os.fstat(self.file).st_size - self.offset)
         return 0
 
     def truncated(self, found: os.stat_result) -> bool:
-        """Whether what was read is not there any more; it may have grown beyond that again."""
+        """Say whether bytes that were read are gone; it may have grown beyond them again."""
         return found.st_size < self.offset or self._changed()
 
     def looked_at(self, found: os.stat_result) -> None:
-        """It is the same file still."""
+        """Note the state of the file after a check."""
         self.seen = (found.st_size, found.st_mtime_ns)
         self._grow_head()
 
     def fits(self, file: int) -> bool:
-        """Whether all that is known of what was read is in this file."""
+        """Say whether a file has the bytes that were read of this one."""
         return self.mark_read().fits(file, os.fstat(file))
 
     def _grow_head(self) -> None:
@@ -126,7 +126,10 @@ class Generation:
         return block
 
     def _remember(self) -> None:
-        """What is before the place is needed when that is answered; the file may be another."""
+        """
+        Keep the bytes before this place: they are needed when it is answered, and the file may have
+        changed by then.
+        """
         end = len(self._recent) - (self.offset - self.given)
         start = max(0, end - TRAIL)
         self._trails[self.given] = (end - start, digest(bytes(self._recent[start:end])))
@@ -134,7 +137,7 @@ class Generation:
 
     def mark(self, offset: int) -> FilePosition:
         """
-        @param offset: where a block has begun or ended; earlier ones are not asked for any more.
+        Return the place at which a block begins or ends; smaller ones are forgotten.
         """
         while (first := next(iter(self._trails))) < offset:
             del self._trails[first]
@@ -145,7 +148,7 @@ class Generation:
         return replace(self.mark_read(), changed=self.named_until)
 
     def mark_read(self) -> FilePosition:
-        """How far it was read, be it within a message."""
+        """Return how far it was read, maybe within a message."""
         trail = bytes(self._recent[-TRAIL:])
         return self._mark(self.offset, len(trail), digest(trail))
 

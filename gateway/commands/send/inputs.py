@@ -1,10 +1,10 @@
 """
-What C{gateway send} reads: files and pipes, cut into messages.
+Inputs of C{gateway send}: files and pipes, split into messages.
 
-Strategy: large blocks, cut at C speed by the framings that the gateway itself uses; a
-L{Block} is a list of messages, never an object for each. Regular files are read at once,
-since no reactor can wait for them; a pipe or terminal is read when it has something, and
-only while somebody asks, so that what is not wanted yet stays in the pipe.
+Strategy: large blocks, split at C speed by the framings that the gateway itself uses; a L{Block} is
+a list of messages, never an object for each. Regular files are read directly, since no reactor can
+wait for them; a pipe or terminal is read when it is readable, and only on demand, so that data
+stays in the pipe until it is needed.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ LONGEST: Final = 1 << 28
 @dataclass(frozen=True, slots=True)
 class Block:
     """
-    Messages in a row of one input.
+    Consecutive messages of one input.
 
-    @ivar size: bytes of the input that they took.
-    @ivar name: the input's, for people.
-    @ivar line: number of the first one within its input, from 1.
-    @ivar offset: of the input's byte after the last one.
-    @ivar generation: which of the files that a followed name had, from 0.
+    @ivar size: bytes of the input that they take.
+    @ivar name: name of the input, for messages to people.
+    @ivar line: number of the first one in its input, from 1.
+    @ivar offset: offset in the input behind the last one.
+    @ivar generation: index, from 0, among the files that a followed name had.
     """
 
     messages: Sequence[bytes]
@@ -55,34 +55,37 @@ class Block:
 
     def without(self, count: int) -> Block:
         """
-        All but the first messages.
+        Return the block without its first messages.
         """
         return replace(self, messages=self.messages[count:], line=self.line + count)
 
     def part(self, start: int, stop: int) -> Block:
         """
-        Some messages; they count as no bytes of the input, which the last ones do.
+        Return some messages as a block of size 0; the last part accounts for all bytes of the
+        input.
         """
         return replace(self, messages=self.messages[start:stop], line=self.line + start, size=0)
 
 
 class Cutter(Protocol):
     """
-    Cuts what was read into messages.
+    Splitter of input into messages.
     """
 
     @property
     def pending(self) -> int:
-        """Bytes of a message that is not finished."""
+        """Bytes of an incomplete message."""
 
     def feed(self, data: bytes) -> list[bytes]:
         """
-        @raise InputError: this is not what it should be.
+        Take input, and return the messages now complete.
+
+        @raise InputError: it is not of the expected kind.
         """
 
     def end(self) -> list[bytes]:
         """
-        Nothing more will come.
+        Return the messages at the end of the input.
 
         @raise InputError: it ends inside a message.
         """
@@ -90,7 +93,8 @@ class Cutter(Protocol):
 
 class LineCutter:
     """
-    A message is a line: LF ends it, and one CR just before is dropped. The last may lack its LF.
+    Splitter into lines: LF ends a message, and one CR just before it is dropped. The last may lack
+    its LF.
     """
 
     def __init__(self, at_start: bool = True) -> None:
@@ -112,7 +116,7 @@ class LineCutter:
 
 class NetstringCutter:
     """
-    A message is a netstring and may hold any bytes.
+    Splitter into netstrings, for messages of any bytes.
     """
 
     def __init__(self, at_start: bool = True) -> None:
@@ -136,7 +140,7 @@ class NetstringCutter:
 
 class RefusedFileCutter:
     """
-    A message is what a line of a file of refused ones holds: sends them again, exactly.
+    Splitter of a file of refused messages: returns the messages in it, byte for byte.
     """
 
     def __init__(self, at_start: bool = True) -> None:
@@ -183,18 +187,18 @@ class MessageSource(Protocol):
         Wait for the next messages.
 
         @return: C{None} at the end.
-        @raise InputError: it cannot be read, or is not what it should be.
+        @raise InputError: it cannot be read, or is not of the expected kind.
         """
 
     def close(self) -> None:
-        """Nothing more is wanted."""
+        """Close the source."""
 
 
 class InputFiles:
     """
-    Files one after the other; C{-} is standard input.
+    Source that reads files one after the other; C{-} is standard input.
 
-    @ivar total: bytes of all of them, C{None} where a pipe or the like is among them.
+    @ivar total: bytes of all files; C{None} where one is a pipe or the like.
     """
 
     def __init__(
@@ -205,7 +209,7 @@ class InputFiles:
         tell: Callable[[str], None] = lambda text: None,
     ) -> None:
         """
-        @param tell: gets a line for people where a file's last line lacks its LF.
+        @param tell: called with a line for people where a file's last line lacks its LF.
         @raise InputError: one of them cannot be opened.
         """
         self._cutter = cutter
@@ -228,7 +232,7 @@ class InputFiles:
             entry.close()
 
     def _walk(self) -> Iterator[Block | _Input]:
-        # A generator, so that where it waits is one line: it gives an input to wait for.
+        # A generator, so that waiting is one line: it yields an input to wait for.
         for entry in self._inputs:
             entry.open()
             cutter = self._cutter(True)
@@ -265,15 +269,15 @@ class InputFiles:
 @implementer(IReadDescriptor)
 class _Input:
     """
-    One open file or pipe.
+    Open file or pipe.
 
-    @ivar size: in bytes, of a regular file.
-    @ivar waits: whether reading it may have to wait.
+    @ivar size: in bytes; C{None} unless it is a regular file.
+    @ivar waits: whether a read may block, so that the reactor must wait for it.
     """
 
     def __init__(self, name: str) -> None:
         """
-        @raise InputError: it cannot be read.
+        @raise InputError: it cannot be opened.
         """
         self.name = "standard input" if name == "-" else name
         self._path = name
@@ -295,7 +299,9 @@ class _Input:
             raise self._fault(error) from None
 
     def open(self) -> None:
-        """Files are opened in their turn: there may be more than a process can have open."""
+        """
+        Open the file, when it is its turn: there may be more files than a process can have open.
+        """
         if self._file < 0:
             try:
                 self._file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
@@ -309,7 +315,7 @@ class _Input:
             raise self._fault(error) from None
 
     def readable(self, reactor: Any) -> Deferred[None]:
-        """Fires when there is something, or the end."""
+        """Return a Deferred that fires when there is data, or the end."""
         self._reactor = reactor
         self._ready = Deferred(lambda _: reactor.removeReader(self))
         reactor.addReader(self)
@@ -323,7 +329,7 @@ class _Input:
             os.close(self._file)
             self._file = -1
 
-    # What the reactor asks.
+    # For the reactor.
 
     def fileno(self) -> int:
         return self._file
@@ -333,7 +339,7 @@ class _Input:
         self._done()
 
     def connectionLost(self, reason: Failure) -> None:
-        """The other end is gone: what it wrote can still be read, then the end."""
+        """Report the file as readable: the other end closed, but its data can still be read."""
         self._done()
 
     def logPrefix(self) -> str:

@@ -1,8 +1,8 @@
 """
-The progress of C{gateway send} on a terminal.
+Progress of C{gateway send} on a terminal.
 
-Strategy: drawn a few times a second from the tally's numbers, never for a message, and on
-standard error only where that is a terminal.
+Strategy: drawn a few times a second from the counts, not for each message, and on standard error
+only if that is a terminal.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ REFRESH: Final = 0.25
 
 class Quiet:
     """
-    No progress; what must be said is said.
+    Output without a progress bar.
     """
 
     def say(self, text: str) -> None:
-        """One line for people."""
+        """Print one line for people."""
         click.echo(error_text(text), err=True)
 
     def stop(self) -> None:
-        """The run is over."""
+        """Do nothing at the end of the run."""
 
 
 class Bar:
     """
-    Rate, refusals, what is queued; and, of files, the part that is done and the time left.
+    Progress bar: rate, refusals, queued messages; and, for files, the share done and the time left.
     """
 
     def __init__(
         self, counts: SendCounts, total: Callable[[], int | None], name: str, reactor: Any
     ) -> None:
         """
-        @param total: bytes of input in all, where that is known.
+        @param total: returns the bytes of the whole input; C{None} where unknown.
         """
         # rich takes longer to import than everything else: only where there is a terminal.
         from rich.console import Console
@@ -67,11 +67,11 @@ class Bar:
         self._loop.start(REFRESH)
 
     def say(self, text: str) -> None:
-        """One line for people, above the bar."""
+        """Print one line for people, above the bar."""
         self._bar.console.print(error_text(text), markup=False, highlight=False)
 
     def stop(self) -> None:
-        """The run is over."""
+        """Draw the final state."""
         self._loop.stop()
         self._draw()
         self._bar.stop()

@@ -1,18 +1,18 @@
 """
-The pump of C{gateway send}: blocks of a source go through a client, answers are counted.
+Pump of C{gateway send}: sends blocks of a source through a client, and counts answers.
 
-Strategy: a block is handed over whole and its answers come back as runs, so that what a
-single message costs is a slot in a list. Several blocks are in flight, so that the client's
-window never runs dry while the next one is read; no more than that, so that memory does not
-grow with the input. What was refused is found again by its place in the block.
+Strategy: a block is sent whole and its answers come back as runs, so that a single message costs a
+slot in a list. Several blocks are in flight, so that the client's window is always full while the
+next one is read; but not more, so that memory does not grow with the input. A refused message is
+found by its index in the block.
 
-A message that cannot be sent at all (too long for the listener, a line feed in line framing) is
-refused here. It has no number in a stream: so the number of a message depends on the input
-alone, and a later run finds the place again by counting.
+A message that cannot be sent (too long for the listener, a line feed in line framing) is refused
+here. It gets no number in a stream: so numbers depend on the input alone, and a later run finds the
+place again by counting.
 
-What refuses every message alike, such as a route that is not there, ends the run. In a stream
-it has used numbers up; so each run first asks what became of the last ones, and sends what was
-refused so once more, behind the stream's last message (L{Resend}).
+A refusal that meets every message, such as of a missing route, ends the run. In a stream it has
+used up numbers; so each run first asks for the answers to the last ones again, and sends messages
+refused for that reason once more, behind the stream's last message (L{Resend}).
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ TURNS: Final = 16
 
 
 class Drifted(ClientError):
-    """The gateway gave a message no number that has one here."""
+    """The gateway gave no number to a message that has one here."""
 
 
 class Misrouted(ClientError):
     """
-    The gateway refuses every message: somebody has to act.
+    The gateway refuses every message: a person must act.
 
-    @ivar answer: what it said.
+    @ivar answer: its answer.
     """
 
     def __init__(self, answer: Answer, where: str) -> None:
@@ -67,7 +67,7 @@ class Misrouted(ClientError):
 @dataclass(frozen=True, slots=True)
 class SendOptions:
     """
-    Options of sending.
+    Options of a run that concern single messages.
 
     @ivar limit: longest message, in bytes.
     """
@@ -80,22 +80,22 @@ class SendOptions:
 
     @property
     def piece(self) -> int:
-        """Messages that are handed over at once, at most."""
+        """Most messages sent in one call."""
         return max(self.window, FEWEST)
 
     @property
     def unread(self) -> int:
         """
-        Messages that may be answered when a run is killed, and whose answers it did not see; or
-        in flight when it ends because all are refused. An earlier run may have had the window of
-        the default; a gateway remembers 10,000 refusals.
+        Most messages whose answers a run may miss when it is killed, or that are in flight when it
+        ends because all are refused. An earlier run may have had the default window; a gateway
+        remembers 10,000 refusals.
         """
         return min(2 * max(self.window, 1000) + 2 * self.piece, 10_000)
 
     def misrouted(self, answer: Answer) -> bool:
         """
-        Whether an answer is not about one message. In the plain dialect, where the listener has
-        the route or the message's content chooses it, C{ROUTE} is.
+        Say whether a refusal meets every message. C{ROUTE} does not in the plain dialect, where a
+        message's content may choose the route.
         """
         if answer.word != "-REJ" or answer.code not in FOR_ALL:
             return False
@@ -104,9 +104,9 @@ class SendOptions:
 
 class Pump:
     """
-    One run.
+    Sending of one run.
 
-    @ivar number: of the last message that was read; in a stream, the number it has there.
+    @ivar number: number of the last message read; in a stream, its number there.
     """
 
     def __init__(
@@ -128,16 +128,18 @@ class Pump:
         settled: Callable[[Block, int], None] | None = None,
     ) -> None:
         """
-        @param number: of the message before the source's first one.
-        @param have: messages up to this number are in the stream already: they are skipped.
-        @param last: so are those up to this one, and what became of them is asked again.
-        @param again: messages of the stream that come once more.
-        @param rebase: called with C{last} when that is known: the next message has the next number.
-        @param say: gets a line for people.
-        @param reading: called with a block and the number that its first message would have,
-            before it is sent or skipped; gives the number that it has.
-        @param settled: called with the end of a block and the number of its last message, once
-            that and all before are answered.
+        @param number: number before the source's first message.
+        @param have: messages up to this number are in the stream already, and skipped.
+        @param last: messages up to this number are in the stream too, but sent again to get their
+            answers.
+        @param again: messages of the stream to send once more.
+        @param rebase: called with C{last} when it is reached: the next message gets the next
+            number.
+        @param say: called with a line for people.
+        @param reading: called with a block and the expected number of its first message, before it
+            is sent or skipped; returns the actual number.
+        @param settled: called with a block and the number of its last message, once all up to it
+            are answered.
         """
         self.number = number
         self._reactor = reactor
@@ -154,7 +156,7 @@ class Pump:
         self._rebase = rebase
         self._say = say
         self._shown: set[str] = set()
-        # Asked again, and refused as all were.
+        # (number, message) sent again, and refused as every message was.
         self._misrouted: list[tuple[int, bytes]] = []
         self._insertions = 0
         self._refused = refused
@@ -169,10 +171,10 @@ class Pump:
 
     async def run(self) -> None:
         """
-        Until everything has its answer, or L{stop}.
+        Send everything and wait for the answers, or for L{stop}.
 
-        @raise InputError: the source has ended in a fault; what came before it is answered.
-        @raise ClientError: it cannot be delivered.
+        @raise InputError: the source failed; all messages before the fault are answered.
+        @raise ClientError: messages cannot be delivered.
         """
         fault: InputError | None = None
         turns = 0
@@ -200,36 +202,36 @@ class Pump:
             raise fault
 
     def stop(self) -> None:
-        """Read nothing more; L{run} returns when what was sent is answered."""
+        """Stop reading; L{run} returns when all that was sent is answered."""
         self._stopped = True
         if self._step is not None:
             self._step.cancel()
 
     def give_up(self) -> None:
-        """L{run} returns at once."""
+        """Have L{run} return at once."""
         self.stop()
         self._abandoned = True
         self._wake()
 
     async def _begin(self) -> None:
-        """What comes once more before the source's first message."""
+        """Send insertions that come before the source's first message."""
         start = self.number
         for one in [] if self._again is None else self._again.insertions:
             if one.number < start:
                 self._insertions += 1
-                # A file that is gone may have been left among them.
+                # Some of them may stand before the first number, if a file is gone.
                 if left := one.messages[start - one.number :]:
                     await self._go(self._once_more(left))
         await self._pause()
 
     async def _take(self, block: Block) -> None:
         """
-        Send what the stream has not.
+        Send a block, after a correction of its number.
         """
         if self._reading is not None:
             number = self._reading(block, self.number + 1) - 1
             if number != self.number:
-                # What the stream has is not all here.
+                # Some messages of the stream are missing from the input.
                 await self._until(lambda: not self._counts.unanswered)
                 self.number = number
                 self._rebase(max(number, self._have))
@@ -249,7 +251,8 @@ class Pump:
 
     def _room(self) -> int | None:
         """
-        @return: messages until something else comes; C{None}: no end is known.
+        Return the number of messages up to the next number at which something changes; C{None}:
+        there is none.
         """
         ends = [self._have] if self._caught_up else [self._have, self._last]
         if self._again is not None:
@@ -258,8 +261,7 @@ class Pump:
 
     async def _pause(self) -> None:
         """
-        Between two messages: is it known what became of all numbers, and does something come here
-        once more?
+        Handle the end of the numbers that are sent again, and insertions that come here.
         """
         if not self._caught_up and self.number >= self._last:
             await self._until(lambda: not self._counts.unanswered)
@@ -297,7 +299,7 @@ class Pump:
                 self._send(part)
 
     def _pieces(self, block: Block) -> Iterator[Block]:
-        # An answer counts when all of its piece are there, which should not take long.
+        # Answers are counted once a whole piece has them, which should not take long.
         most = self._options.piece
         start = 0
         while len(block.messages) - start > most:
@@ -320,7 +322,7 @@ class Pump:
         first = self.number + 1
         answers = self._client.send_many(block.messages)
         if answers.called:
-            # At once, so nothing was taken.
+            # It failed at once, so nothing was queued.
             failed: list[Failure] = []
             answers.addErrback(failed.append)
             failed[0].raiseException()
@@ -334,7 +336,8 @@ class Pump:
 
     def _parts(self, block: Block) -> Iterator[Block]:
         """
-        What of a block can be sent. Rare, but while a stream's place is looked for.
+        Yield the parts of a block that can be sent, and refuse the others. Rare, except while the
+        place of a stream is searched.
         """
         messages = block.messages
         try:
@@ -352,7 +355,7 @@ class Pump:
                     yield block.part(start, place)
                 self._refuse(message, reason, block.name, block.line + place)
                 start = place + 1
-        # The last part stands for what the whole block took of the input.
+        # The last part accounts for the input's bytes of the whole block.
         if start < len(messages):
             yield block.without(start)
         else:
@@ -393,7 +396,7 @@ class Pump:
         self._wake()
 
     def _asked_again(self, runs: Sequence[tuple[int, Answer]], block: Block, first: int) -> None:
-        """What became of messages that an earlier run has sent."""
+        """Handle answers to messages that an earlier run has sent."""
         place = 0
         told = []
         for count, answer in runs:
@@ -420,7 +423,7 @@ class Pump:
             )
 
     def _show(self, runs: Sequence[tuple[int, Answer]], block: Block) -> None:
-        """Tell the first refusal of each kind at once."""
+        """Report the first refusal of each code."""
         place = 0
         for count, answer in runs:
             if answer.word == "-REJ" and not self._options.misrouted(answer):
@@ -429,7 +432,9 @@ class Pump:
 
     def _check_route(self, runs: Sequence[tuple[int, Answer]], block: Block) -> None:
         """
-        @raise Misrouted: all others will be refused, too.
+        Check for refusals that meet every message.
+
+        @raise Misrouted: there is one.
         """
         place = 0
         for count, answer in runs:
@@ -471,7 +476,7 @@ class Pump:
         if self._failure is None:
             self._failure = failure
         if failure.check(Misrouted) and not self._options.stream:
-            # What is on its way is answered; in a stream each answer would use a number up.
+            # Messages in flight still get answers; in a stream each would use up a number.
             self.stop()
             self._wake()
         else:

@@ -1,9 +1,9 @@
 """
-The file of refused messages that C{gateway send --refused} writes.
+File of refused messages, written by C{gateway send --refused}.
 
-Strategy: one JSON object a line, with the answer and the very message, so that it can be
-read by people and programs and sent again (C{--input refused}). A line goes out whole, by
-one write at the end of the file: what a killed sender leaves can still be read.
+Strategy: one JSON object a line, with the answer and the exact message, so that people and programs
+can read it and it can be sent again (C{--input refused}). A line is appended by one write, so that
+a killed sender leaves a readable file.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _Key = int | tuple[str, int]
 
 class RefusedMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     """
-    One line of the file.
+    Line of the file.
 
-    @ivar file: the input that the message came from.
-    @ivar line: its number there, from 1.
-    @ivar answer: the gateway's, as it came.
-    @ivar stream: the stream it was sent in.
-    @ivar number: its number there.
-    @ivar message: as text, where it is UTF-8.
+    @ivar file: input of the message.
+    @ivar line: line number there, from 1.
+    @ivar answer: answer of the gateway, unchanged.
+    @ivar stream: its stream, if any.
+    @ivar number: number in the stream.
+    @ivar message: its text, where it is UTF-8.
     @ivar base64: its bytes, where it is not.
     """
 
@@ -46,7 +46,7 @@ class RefusedMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     base64: str | None = None
 
     def payload(self) -> bytes:
-        """The message, byte for byte."""
+        """Return the message, byte for byte."""
         if self.base64 is not None:
             return base64.b64decode(self.base64, validate=True)
         return (self.message or "").encode()
@@ -56,7 +56,7 @@ def refusal(
     message: bytes, answer: bytes, file: str, line: int, stream: str = "", number: int = 0
 ) -> RefusedMessage:
     """
-    What to write of a message that was refused.
+    Return the line for a refused message.
     """
     text = answer.decode("utf-8", "replace")
     try:
@@ -68,12 +68,12 @@ def refusal(
 
 class RefusedFile:
     """
-    Takes refusals; those of a stream once for each message, also over several runs.
+    File of refusals; those of a stream are written once for each message, also over several runs.
     """
 
     def __init__(self, name: str, stream: str = "") -> None:
         """
-        @raise InputError: it cannot be written.
+        @raise InputError: it cannot be opened or written.
         """
         try:
             self._file = os.open(name, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -84,7 +84,9 @@ class RefusedFile:
 
     def write(self, refusals: Iterable[RefusedMessage]) -> None:
         """
-        @raise InputError: it could not be written.
+        Append refusals.
+
+        @raise InputError: they could not be written.
         """
         lines = [
             msgspec.json.encode(entry)
@@ -104,8 +106,8 @@ class RefusedFile:
         os.close(self._file)
 
     def _keys(self, stream: str) -> frozenset[_Key]:
-        # What was answered but not read when a sender was killed is answered again: the last
-        # window of the stream, which is well within the end of the file.
+        # Answers that a killed sender did not read come again: those of the stream's last window,
+        # which is well within the end of the file.
         size = os.fstat(self._file).st_size
         start = max(0, size - _TAIL)
         data = os.pread(self._file, _TAIL, start)

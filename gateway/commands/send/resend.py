@@ -1,11 +1,11 @@
 """
-Lines of a numbered stream that are sent again under new numbers.
+Messages of a numbered stream that are sent again under new numbers.
 
-A route that is not there, or not granted, refuses every message, and each refusal uses its
-number up. The gateway is asked before the first message, but a configuration may change under
-way. Such lines are not lost: the next run asks again what became of the last numbers, and puts
-the lines that were refused so behind the stream's last message. From then on they stand there
-in what is counted, in each run; so a small file beside the state keeps them.
+A route that is missing, or not granted, refuses every message, and each refusal uses up its number.
+The route is checked before the first message, but its configuration may change during a run. Such
+messages are not lost: the next run gets the answers to the last numbers again, and sends the
+messages that were refused for that reason behind the stream's last message. From then on every run
+counts them at that place; so a small file beside the state keeps them.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from gateway.model.errors import InputError
 
 class Insertion(msgspec.Struct, frozen=True):
     """
-    Messages that come once more.
+    Messages that are sent once more.
 
-    @ivar number: of the stream's last message before them.
-    @ivar numbers: that they were refused under.
+    @ivar number: number of the stream's last message before them.
+    @ivar numbers: numbers under which they were refused.
     """
 
     number: int
@@ -39,12 +39,12 @@ class _Content(msgspec.Struct, frozen=True):
 
 class Resend:
     """
-    Messages of one stream that are sent again.
+    Messages of one stream that are sent again, in a file.
     """
 
     def __init__(self, path: Path, stream: str) -> None:
         """
-        @raise InputError: it cannot be read, or is of something else.
+        @raise InputError: it cannot be read, or belongs to another stream.
         """
         self.path = path
         self._stream = stream
@@ -61,13 +61,15 @@ class Resend:
 
     @property
     def count(self) -> int:
-        """Messages that are counted twice."""
+        """Number of messages that are in the stream twice."""
         return sum(len(one.messages) for one in self.insertions)
 
     def check(self, last: int) -> None:
         """
-        @param last: number of the stream, as the gateway says.
-        @raise InputError: it was further before.
+        Check the file against the gateway.
+
+        @param last: last number of the stream, from the gateway.
+        @raise InputError: the stream was further before.
         """
         if self.insertions and self.insertions[-1].number > last:
             raise InputError(
@@ -77,15 +79,15 @@ class Resend:
             )
 
     def is_known(self, number: int) -> bool:
-        """Look up whether a message refused under this number is among those sent again."""
+        """Say whether a message refused under this number is among those sent again."""
         return any(number in one.numbers for one in self.insertions)
 
     def add(self, number: int, refused: Sequence[tuple[int, bytes]]) -> None:
         """
-        Have messages sent again; they are on the disk when this returns.
+        Add messages; they are on disk when this returns.
 
-        @param number: of the stream's last message.
-        @param refused: each with the number that it was refused under.
+        @param number: number of the stream's last message.
+        @param refused: (number under which it was refused, message) of each.
         @raise InputError: it cannot be written.
         """
         numbers = [one for one, _ in refused]

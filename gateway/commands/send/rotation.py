@@ -1,17 +1,17 @@
 """
-Finding a followed file again after its name was rotated away.
+Find a followed file again after its name was rotated.
 
-Strategy: neither an inode nor the first bytes make a file. The number of a removed file goes to
-the next one, a copy has another one, and devices write the same header into each of their files.
-So a L{FilePosition} has the inode, the first bytes, and the bytes before the place. A file is the
-one that was being sent if it has these bytes and the inode; the device's number does not count,
-since network file systems change it with each mount. Else one that has the bytes is a copy. Where
-an older copy goes on in another way than the file itself, that was truncated behind it. All that
-was sent of the first L{HEAD} bytes is known, so that a file that begins alike has the same lines
+Strategy: neither the inode nor the first bytes identify a file. The inode number of a removed file
+is reused, a copy has another one, and devices write the same header into each of their files. So a
+L{FilePosition} has the inode, the first bytes, and the bytes before the place. The file with these
+bytes and the inode is the one that was being sent; the device's number does not count, since
+network file systems change it with each mount. Another file with the bytes is a copy. Where an
+older copy continues with other bytes than the file itself, the file was truncated after the copy.
+All bytes sent of the first L{HEAD} are covered, so that a file that begins alike has the same lines
 there.
 
-What is never known: a file that was truncated and has grown beyond the place, with the same bytes
-before it, and of which there is no copy.
+One case cannot be detected: a file without a copy that was truncated and has grown beyond the
+place, with the same bytes before it.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ class FilePosition:
     """
     Position in a file that can be found again after its name was rotated away.
 
-    @ivar size: how many bytes from the beginning C{digest} is of.
-    @ivar before: how many bytes before C{offset} C{trail} is of.
-    @ivar trail: their digest; C{""} in what a version without it has written.
-    @ivar end: the file's size when it was last seen; C{changed}: its last change, in nanoseconds.
-    @ivar path: where it was, links followed.
-    @ivar dead: whether it was truncated then: nothing is behind this place, whatever the file has.
+    @ivar size: number of first bytes that C{digest} covers.
+    @ivar before: number of bytes before C{offset} that C{trail} covers.
+    @ivar trail: their digest; C{""} if an earlier version wrote the position.
+    @ivar end: size of the file when last seen; C{changed}: its last change, in nanoseconds.
+    @ivar path: its path, with links resolved.
+    @ivar dead: whether it was truncated after that: the position fits no file any more.
     """
 
     device: int
@@ -75,11 +75,11 @@ class FilePosition:
 
     @property
     def early(self) -> bool:
-        """Whether a version has made it that knew a file by its first bytes alone."""
+        """True if an earlier version wrote it, which recognized a file by its first bytes alone."""
         return not self.trail
 
     def fits(self, file: int, found: os.stat_result) -> bool:
-        """Whether an open file has the bytes of this place, where it was moved or copied to."""
+        """Say whether an open file, moved or copied, has the bytes of this position."""
         if self.dead or found.st_size < max(self.offset, self.size):
             return False
         if digest(os.pread(file, self.size, 0)) != self.digest:
@@ -88,7 +88,7 @@ class FilePosition:
         return self.early or digest(trail) == self.trail
 
     def is_untouched(self, found: os.stat_result) -> bool:
-        """Whether a file of this inode is as long as it was, and was not changed since."""
+        """Say whether the file has the same size and time of change as when it was last seen."""
         size = max(self.offset, self.end)
         return (found.st_size, found.st_mtime_ns) == (size, self.changed)
 
@@ -96,9 +96,9 @@ class FilePosition:
 @dataclass(frozen=True, slots=True)
 class Found:
     """
-    An open file; C{file} is -1 where it was closed again.
+    Open file; C{file} is -1 where it was closed again.
 
-    @ivar own: whether it has the inode that was looked for.
+    @ivar own: whether it has the inode searched for.
     @ivar named: whether it has the followed name itself.
     """
 
@@ -114,12 +114,12 @@ class Found:
 
     @property
     def changed(self) -> int:
-        """When it was changed last, in nanoseconds."""
+        """Time of the last change, in nanoseconds."""
         return self.stat.st_mtime_ns
 
 
 def digest(data: bytes) -> str:
-    """Of some bytes of a file."""
+    """Return the SHA-256 of bytes, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -134,14 +134,16 @@ def find(
     copied: bool = True,
 ) -> Found | None:
     """
-    Look for the file of a mark, under a name and beside it.
+    Find the file of a position, under a name and in the same folders.
 
-    @param known: open files that may have no name any more; they become this function's.
-    @param renamed: whether the next file has had the name since: no copy has it then.
-    @param others: marks of files that are known beside this one, and are no copies of it.
+    @param known: open files that may have no name any more; this function closes those that it does
+        not return.
+    @param renamed: whether another file has had the name since: then no file with the name is a
+        copy.
+    @param others: positions in other known files, which are no copies of it.
     @param later: those of them that came after it, as no copy of it did.
-    @param copied: whether a copy will do.
-    @return: it, open; C{None} where it is gone.
+    @param copied: whether a copy may be returned.
+    @return: the open file; C{None} where it is gone.
     """
     own: list[Found] = []
     copies: list[Found] = []
@@ -174,7 +176,7 @@ def _best(
         return copies[0] if copies else None
     first = own[0]
     for copy in copies:
-        # It was copied and truncated if it did not go on as an older copy of it does.
+        # The file was copied and truncated if it lacks the bytes of an older copy.
         longer = copy.stat.st_size > mark.offset and not copy.named and copy.key != first.key
         older = in_order([first, copy], bases)[0] is copy
         if longer and older and not _begins_with(first, copy):
@@ -184,8 +186,8 @@ def _best(
 
 def in_order(found: Sequence[Found], bases: Sequence[str]) -> list[Found]:
     """
-    Sort files of one log, the oldest first: by what their names say, which no late writer
-    changes; by their last changes between names of two kinds, or that do not say it.
+    Sort files of one log, the oldest first: by the numbers or dates in their names, which late
+    writes do not change; by their last changes between names of two kinds, or of an unknown kind.
     """
     kinds: dict[object, list[tuple[tuple[int, ...], Found]]] = {}
     for one in found:
@@ -196,7 +198,7 @@ def in_order(found: Sequence[Found], bases: Sequence[str]) -> list[Found]:
     ages: list[tuple[int, int, Found]] = []
     for files in kinds.values():
         files.sort(key=lambda file: (file[0], file[1].changed, file[1].path.name))
-        # No file of a kind is older than those behind it: it was written to late.
+        # Ages within a kind must not fall: a file older by name may have been written to late.
         changed = files[-1][1].changed
         for at in reversed(range(len(files))):
             changed = min(changed, files[at][1].changed)
@@ -207,7 +209,7 @@ def in_order(found: Sequence[Found], bases: Sequence[str]) -> list[Found]:
 
 def _rank(one: Found, bases: Sequence[str]) -> tuple[object, tuple[int, ...]]:
     """
-    @return: what kind of name a file has, and what its files are sorted by.
+    Return the kind of a file's name, and its sort key among names of that kind.
     """
     name = one.path.name
     for base in bases:
@@ -225,8 +227,8 @@ def _may_be_copy(
     found: Found, mark: FilePosition, renamed: bool, others: Sequence[FilePosition]
 ) -> bool:
     """
-    Whether a file with the bytes of a mark, and another inode, may have what came after: a copy
-    has what was written until it was made.
+    Say whether a file with the bytes of a position, but another inode, may be a copy: it has
+    everything that was written until it was made.
     """
     if not mark.size or found.changed < mark.changed or _is_other(found, mark, others):
         return False
@@ -234,7 +236,9 @@ def _may_be_copy(
 
 
 def _is_other(found: Found, mark: FilePosition, others: Sequence[FilePosition]) -> bool:
-    """Whether a file is one of these by its inode, or by more bytes than a mark knows."""
+    """
+    Say whether a file is one of C{others}, by its inode, or by more bytes than C{mark} covers.
+    """
     known = max(mark.size, mark.offset)
     return any(
         (other.inode == found.stat.st_ino or max(other.size, other.offset) > known)
@@ -259,11 +263,12 @@ def rotated(
     done: Sequence[FilePosition] = (),
 ) -> tuple[list[Found], list[Found]]:
     """
-    Open the rotated files of a name, without the one that has the name.
+    Open the rotated files of a name, without the file that has the name.
 
-    @param done: ends of files; those that were not touched since are closed: there may be more
-        than a process can have open.
-    @return: the oldest first; and those that begin with the name in a way that is not known.
+    @param done: ends of files; those unchanged since are returned closed: there may be more than a
+        process can have open.
+    @return: rotated files, oldest first; and files whose names begin with the name in an unknown
+        way.
     """
     bases = [name.name for name in _names(path, mark)]
     ends = {end.inode: end for end in done}
@@ -286,8 +291,7 @@ def rotated(
 
 def mark_rotated(path: Path, known: set[tuple[int, int]]) -> list[FilePosition]:
     """
-    @param known: files that are left out.
-    @return: where those beside a name end by now.
+    Return the current ends of the files beside a name, without those in C{known}.
     """
     marks = []
     for one in _open_beside(path, None, lambda text: None):
@@ -299,8 +303,8 @@ def mark_rotated(path: Path, known: set[tuple[int, int]]) -> list[FilePosition]:
 
 def inodes_beside(path: Path) -> set[int] | None:
     """
-    @return: of all in the folders of a name and of what it is a link to; C{None} where one of them
-        cannot be read.
+    Return the inodes in the folders of a name and of its link's target; C{None} where a folder
+    cannot be read.
     """
     found = set()
     for folder in {one.parent for one in _names(path, None)}:
@@ -312,7 +316,7 @@ def inodes_beside(path: Path) -> set[int] | None:
 
 
 def mark_end(one: Found) -> FilePosition:
-    """Where a file ends by now."""
+    """Return the current end of a file."""
     size = one.stat.st_size
     head, trail = os.pread(one.file, HEAD, 0), os.pread(one.file, TRAIL, max(0, size - TRAIL))
     return FilePosition(
@@ -329,7 +333,9 @@ def mark_end(one: Found) -> FilePosition:
 
 
 def compressed(path: Path, mark: FilePosition) -> list[str]:
-    """Names of compressed files beside that were changed after the mark was made."""
+    """
+    Return the names of compressed files beside that were changed after the position was taken.
+    """
     names = set()
     for folder, name in {(one.parent, one.name) for one in _names(path, mark)}:
         with contextlib.suppress(OSError):
@@ -342,7 +348,7 @@ def compressed(path: Path, mark: FilePosition) -> list[str]:
 
 
 def count_lines(file: int, end: int) -> int:
-    """How many lines end before some byte of a file."""
+    """Count the lines that end before an offset."""
     count = at = 0
     while at < end and (data := os.pread(file, min(1 << 20, end - at), at)):
         count += data.count(b"\n")
@@ -352,8 +358,8 @@ def count_lines(file: int, end: int) -> int:
 
 def hole(file: int) -> int:
     """
-    @return: how many NUL bytes a file begins with, as one that was truncated under a writer that
-        goes on at its old place.
+    Return the number of NUL bytes at the beginning of a file: it was truncated while its writer
+    goes on at the old offset.
     """
     if os.pread(file, 1, 0) != b"\0":
         return 0
@@ -371,7 +377,7 @@ def hole(file: int) -> int:
 
 def _names(path: Path, mark: FilePosition | None) -> list[Path]:
     """
-    A name, the file it is a link to, and the one it was a link to.
+    Return a name, the current target of its link, and the former one.
     """
     names = [path, Path(os.path.realpath(path))]
     if mark is not None and mark.path:
@@ -380,7 +386,10 @@ def _names(path: Path, mark: FilePosition | None) -> list[Path]:
 
 
 def _matches(pattern: re.Pattern[str], name: str, base: str) -> bool:
-    """Whether a name is another one with a pattern behind it, or a date before its extension."""
+    """
+    Say whether a name is C{base} with a match of the pattern behind it, or a date before its
+    extension.
+    """
     if name.startswith(base):
         return pattern.fullmatch(name.removeprefix(base)) is not None
     middle = _added(name, base)
@@ -388,7 +397,7 @@ def _matches(pattern: re.Pattern[str], name: str, base: str) -> bool:
 
 
 def _added(name: str, base: str) -> str:
-    """What a name has more than another one, behind it or before its extension."""
+    """Return what a name has in addition to C{base}, behind it or before its extension."""
     if name.startswith(base):
         return name.removeprefix(base)
     stem, dot, extension = base.rpartition(".")
@@ -401,7 +410,7 @@ def _open_beside(
     path: Path, mark: FilePosition | None, tell: Callable[[str], None]
 ) -> Iterator[Found]:
     """
-    Open all that may be a file of this name, the name itself first, each file once.
+    Open all possible files of a name, the name itself first, each file once.
     """
     names = _names(path, mark)
     known: set[tuple[int, int]] = set()
@@ -421,7 +430,7 @@ def _open_beside(
             os.close(file)
             continue
         known.add((there.st_dev, there.st_ino))
-        # A name that a link had before is a file beside by now.
+        # The former target of a link no longer has the followed name.
         named = place in (path, Path(os.path.realpath(path)))
         own = mark is not None and there.st_ino == mark.inode
         yield Found(file, place, there, own, named)

@@ -1,10 +1,10 @@
 """
-One run of C{gateway send}: its source, its client, and what came of it.
+Run of C{gateway send}: its source, its client, and its result.
 
-Strategy: whatever can go wrong before the first message is said before it: files are opened,
-the gateway is reached, the stream's number is known. From then on there are three ends: the
-input is over and answered, nothing is answered for too long, or somebody ended it; each
-leaves the same summary.
+Strategy: errors that can be found before the first message are reported before it: files are
+opened, the gateway is reached, the stream's number is known. A run ends when the input is finished
+and answered, when nothing is answered for too long, or by an interrupt; each of these prints the
+same summary.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Job:
     """
     Job of C{gateway send}: what is sent, and how; C{gateway send --help} explains it.
 
-    @ivar kept: where lines of a stream are kept that are to be sent again.
+    @ivar kept: file of a stream's messages that are to be sent again (L{Resend}).
     """
 
     names: tuple[str, ...]
@@ -95,7 +95,9 @@ class Job:
 @dataclass(frozen=True, slots=True)
 class SendResult:
     """
-    @ivar problem: why it ended before its end, for people.
+    Result of a run.
+
+    @ivar problem: why it ended early; for people.
     """
 
     status: int
@@ -109,15 +111,14 @@ async def send(job: Job, reactor: Any, bar: bool) -> SendResult:
     Send everything and wait for the answers.
 
     @param bar: whether to show the progress on standard error.
-    @raise InputError: nothing was sent, since something is wrong with the files.
+    @raise InputError: something is wrong with the files; nothing was sent.
     """
     return await _Run(job, reactor).result(bar)
 
 
 class _Buffer(MemoryBuffer):
     """
-    A client's buffer, for a stream of which an earlier run has sent more than this one is going
-    to send first.
+    Client buffer for a stream of which earlier runs sent more than this one sends first.
     """
 
     def __init__(self, max_bytes: int, sent: int) -> None:
@@ -171,7 +172,7 @@ class _Run:
             if self._bookmark is not None and isinstance(self._source, Followed)
             else None
         )
-        # Ours, because it tells where the stream is.
+        # Our own buffer, because its base is the stream's last number.
         self._buffer = _Buffer(
             max(4 * MOST, 4 * job.max_frame),
             0 if job.stream is None else self._options().unread,
@@ -242,7 +243,7 @@ class _Run:
         except ClientError as error:
             self._end(*self._verdict(error))
         except CancelledError:
-            pass  # what cancelled it has set the status
+            pass  # the code that cancelled it has set the status
         finally:
             if fault is not None:
                 self._end(BAD_INPUT, str(fault))
@@ -265,7 +266,7 @@ class _Run:
 
     async def _connect(self) -> None:
         """
-        Be there; say so where that takes time.
+        Wait for a connection, and report a failure.
         """
         try:
             self._step = self._client.whenConnected(failAfterFailures=1)
@@ -288,8 +289,8 @@ class _Run:
 
     async def _numbers(self) -> tuple[int, int]:
         """
-        @return: the number of the message before the source's first, and the last one
-            that the stream has.
+        Return the number before the source's first message, and the number up to which messages are
+        skipped.
         """
         if self._job.stream is None:
             return 0, 0
@@ -302,7 +303,7 @@ class _Run:
             self._again.check(have)
         if self._place is not None:
             floor = self._place.floor(have, 0 if self._again is None else self._again.count)
-        # Answers that a killed run did not read are told again, refusals among them.
+        # Messages whose answers a killed run did not read are sent again, to get them.
         have -= min(self._options().unread, have - floor)
         number = 0
         if self._place is not None:
@@ -312,17 +313,17 @@ class _Run:
         return number, have
 
     def _tell_unfinished(self, text: str) -> None:
-        # Where messages are counted a later run goes on behind that line.
+        # A later run counts that line, and goes on behind it.
         if self._counted:
             self._say(text)
 
     def _rebase(self, number: int) -> None:
-        """The next message has the next number, whatever came before it."""
+        """Give the next message the next number, whatever came before it."""
         self._buffer.rebase(number - self._buffer.given)
 
     def _verdict(self, error: BaseException | None) -> tuple[int, str]:
         """
-        @return: the status of a run that ends so, and why.
+        Return the status and the text for a run that ended with this error.
         """
         if isinstance(error, Misrouted):
             text = self._mistake(error.answer)
@@ -367,7 +368,7 @@ class _Run:
 
     def _watch(self) -> None:
         """
-        Is the gateway there, and has anything been answered lately?
+        Check the connection, and whether anything was answered lately.
         """
         if self._sender is not None and not self._client.connected and self._reconnect is None:
             if not self._job.retry:
@@ -412,7 +413,7 @@ class _Run:
         self._reconnect = None
 
     def _gone_for_good(self, failure: Failure) -> None:
-        # Or the client is stopped, which has been said already.
+        # After a stop of the client the status is set already.
         self._end(*self._verdict(failure.value))
         self._stop(at_once=True)
 
@@ -433,6 +434,6 @@ class _Run:
             self._sender.stop()
 
     def _end(self, status: int, problem: str) -> None:
-        """The first end counts."""
+        """Set the result of the run; only the first one counts."""
         if self._status is None:
             self._status, self._problem = status, problem

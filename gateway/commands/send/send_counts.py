@@ -1,5 +1,5 @@
 """
-Counts of what became of the messages that C{gateway send} sent.
+Counts of the answers in C{gateway send}.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ MOST_CODES: Final = 50
 
 class SendCounts:
     """
-    Counts, from the first message taken to the last answer.
+    Counts, from the first message sent to the last answer.
 
-    @ivar taken: messages handed to the client.
-    @ivar skipped: messages that the stream had already.
-    @ivar words: first word of the answer -> messages.
-    @ivar refusals: code -> messages; C{UNSENDABLE} are those that the framing cannot say.
-    @ivar size: bytes of input that are done with.
+    @ivar taken: messages passed to the client.
+    @ivar skipped: messages that the stream already had.
+    @ivar words: first word of the answer -> number of messages.
+    @ivar refusals: code -> number of messages; C{UNSENDABLE}: the framing cannot carry them.
+    @ivar size: bytes of input that are finished.
     """
 
     def __init__(self, seconds: Callable[[], float]) -> None:
@@ -35,12 +35,12 @@ class SendCounts:
         self._begun = self._last = seconds()
 
     def start(self) -> None:
-        """Time counts from now on."""
+        """Start the clock."""
         self._begun = self._last = self._seconds()
 
     def answered(self, runs: Iterable[tuple[int, Answer]]) -> int:
         """
-        @return: how many of these were refused.
+        Count answers, and return the number of refusals among them.
         """
         refused = 0
         for count, answer in runs:
@@ -55,7 +55,7 @@ class SendCounts:
         return refused
 
     def unsendable(self) -> None:
-        """One message that the framing cannot say."""
+        """Count a message that the framing cannot carry."""
         self.taken += 1
         self.words["-REJ"] += 1
         self.refusals["UNSENDABLE"] += 1
@@ -79,11 +79,11 @@ class SendCounts:
 
     @property
     def rate(self) -> float:
-        """Messages answered per second, over all."""
+        """Answers per second, over the whole run."""
         return self.settled / self.elapsed if self.elapsed > 0 else 0.0
 
     def report(self) -> dict[str, Any]:
-        """For C{--json}."""
+        """Return the counts for C{--json}."""
         return {
             "sent": self.taken,
             "stored": self.words["+OK"],
@@ -98,7 +98,7 @@ class SendCounts:
         }
 
     def summary(self) -> str:
-        """One line for people."""
+        """Return the counts as one line for people."""
         parts = [f"{self.words['+OK']:,} stored"]
         if self.words["+DUP"]:
             parts.append(f"{self.words['+DUP']:,} were stored before")

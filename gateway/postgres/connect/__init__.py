@@ -1,1 +1,1 @@
-"""Connections to PostgreSQL: where to, how they are opened, pooled, and what their errors mean."""
+"""Connections to PostgreSQL: strings, hosts, the pool, LISTEN, and the driver's errors."""

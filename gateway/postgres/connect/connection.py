@@ -1,11 +1,10 @@
 """
-One connection to PostgreSQL: txpostgres's, with deadlines and an end we notice.
+Connection to PostgreSQL: txpostgres's, with timeouts and detection of its loss.
 
-txpostgres leaves four things to its users, and they are here: a connection that
-dies while idle is noticed at once instead of at its next query; connecting and
-executing have a deadline, enforced by closing the connection (its own C{cancel}
-talks to the server synchronously, and its Deferreds cannot time out); and errors
-come out as ours, sorted by who must act.
+txpostgres leaves three things to its users, and they are here: a connection that dies while idle is
+noticed at once instead of at its next query; connecting and executing have timeouts, enforced by
+closing the connection (its own C{cancel} talks to the server synchronously, and its Deferreds
+cannot time out); and errors are translated to ours, sorted by who must act.
 """
 
 from __future__ import annotations
@@ -51,14 +50,14 @@ MINIMUM_VERSION: Final = 130000
 
 class _Descriptor:
     """
-    A socket of libpq's as the reactor sees it, by a number of our own.
+    Duplicate of libpq's socket for the reactor.
 
-    libpq closes its socket the moment it finds it broken, while the reactor still has it; the
-    number may then be somebody else's. A duplicate is ours to close.
+    libpq closes its socket as soon as it finds it broken, while the reactor still has it; the
+    number of the descriptor may then be reused. A duplicate is ours to close.
 
-    What the reactor tells may be about the socket that had this number before: it takes many
-    events at a time, and what is closed for the first of them may be somebody else's when it
-    comes to the last. So each is looked at once more where a wrong one would do harm.
+    An event may belong to the socket that had this number before: the reactor fetches many events
+    at a time, and the first one's callback may close a descriptor whose number is reused before the
+    last. So where a wrong event would do harm the socket is polled once more.
     """
 
     def __init__(self, connection: Connection, reactor: Any) -> None:
@@ -67,7 +66,7 @@ class _Descriptor:
         self._number = os.dup(connection.fileno())
 
     def stop(self) -> None:
-        """Watch it no more; again is harmless."""
+        """Stop watching; may be called again."""
         if self._number >= 0:
             self._reactor.removeReader(self)
             self._reactor.removeWriter(self)
@@ -81,7 +80,7 @@ class _Descriptor:
         return "postgres"
 
     def _says(self, events: int) -> bool:
-        """Whether one of these events, or its end, is true of the socket now."""
+        """Say whether one of these events, or a hang-up, is pending on the socket now."""
         if self._number < 0:
             return False
         look = select.poll()
@@ -92,16 +91,16 @@ class _Descriptor:
 @implementer(IReadWriteDescriptor)
 class _Handshake(_Descriptor):
     """
-    A connection that is being made.
+    Descriptor of a connection that is being opened.
 
-    txpostgres would do so as well, but believes each event: a wrong one has it ask libpq
-    while the reactor still waits for the socket, which libpq may close or replace. The
-    reactor then has a number that is nobody's, and tells who gets it next of nothing.
+    txpostgres could open it as well, but trusts each event: after a wrong one it polls libpq while
+    the reactor still waits for the socket, which libpq may close or replace. The reactor would then
+    keep a closed descriptor, and deliver no events to the next owner of its number.
     """
 
     def __init__(self, connection: Connection, reactor: Any, state: int) -> None:
         """
-        @param state: what libpq waits for.
+        @param state: event that libpq waits for.
         """
         super().__init__(connection, reactor)
         self._writes = state == extensions.POLL_WRITE
@@ -121,7 +120,7 @@ class _Handshake(_Descriptor):
         self.doRead()
 
     def connectionLost(self, reason: Failure) -> None:
-        # The reactor does not have it any more.
+        # The reactor has removed it already.
         self._watch()
         self.doRead()
 
@@ -129,7 +128,7 @@ class _Handshake(_Descriptor):
 @implementer(IReadWriteDescriptor)
 class _Watch(_Descriptor):
     """
-    An open connection.
+    Descriptor of an open connection.
     """
 
     def __init__(self, connection: Connection, reactor: Any) -> None:
@@ -144,7 +143,7 @@ class _Watch(_Descriptor):
         self._connection.step()
 
     def connectionLost(self, reason: Failure) -> None:
-        # libpq knows better than the reactor why; if not, that is that.
+        # libpq may have a better reason than the reactor.
         self._connection.step()
         if self._number < 0:
             return
@@ -156,25 +155,24 @@ class _Watch(_Descriptor):
 
 class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has no types
     """
-    A connection that says when it is lost.
+    Connection that reports its loss.
 
-    Once connected, one L{_Watch} stays with the reactor. txpostgres's cursors put
-    themselves in the connection's place for each query and pass their result
-    through another round of the reactor, which cost a third of the latency of a
-    small statement.
+    Once connected, one L{_Watch} stays with the reactor. txpostgres's cursors would register
+    themselves for each query and pass their result through another turn of the reactor, which cost
+    a third of the latency of a small statement.
 
     @ivar opened_at: when it was connected, in seconds of the reactor's clock.
-    @ivar used_at: when it was last given back.
+    @ivar used_at: when it was last returned to the pool.
     @ivar prepared: names of the statements prepared in its session.
     @ivar lost: called once when the connection is no longer usable.
-    @ivar notified: called with the notifications that came at once, in order, each as
-        (channel, payload). Where it is C{None} txpostgres's observers get them.
-    @ivar fault: why it is not; C{""} where we closed it for no fault of its own.
-    @ivar server: where it leads, for people; C{""} where there is no other place.
-    @ivar generation: the pool's when it was opened.
-    @ivar idle: called once when the answer has come that nobody waited for any longer.
-    @ivar reads: whether what is run is only to read, so that an attempt to write says nothing
-        of the server.
+    @ivar notified: called with a list of notifications (channel, payload) that came in one read, in
+        order. C{None}: txpostgres's observers get them.
+    @ivar fault: why it is unusable; C{""} if we closed it without a fault.
+    @ivar server: host for messages; C{""} if there is only one.
+    @ivar generation: generation of the pool when it was opened.
+    @ivar idle: called once when a late answer, for which nobody waits any longer, has come.
+    @ivar reads: whether the current statement must only read, so that an error about a write says
+        nothing about the server.
     """
 
     opened_at = 0.0
@@ -202,17 +200,17 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
 
     @property
     def warned(self) -> bool:
-        """Whether the server said anything beside the answer to the last L{query}."""
+        """True if the server sent a notice with the answer to the last L{query}."""
         return bool(self._connection.notices)
 
     @property
     def columns(self) -> list[tuple[str, int]]:
-        """Names of the columns of the last L{query}'s result, and the numbers of their types."""
+        """Names of the last result's columns, and the oids of their types."""
         return [(column.name, column.type_code) for column in self._last.description or ()]
 
     @property
     def usable(self) -> bool:
-        """Whether it is open as far as anybody can know without asking."""
+        """True while it is open, as far as is known without a query."""
         return self._connection is not None and not self._connection.closed
 
     async def open(self, dsn: str, timeout: float) -> None:
@@ -222,7 +220,7 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         libpq's own C{connect_timeout} does not work for asynchronous connections
         (PostgreSQL documentation, section 32.1 "PQconnectPoll").
 
-        @raise Unavailable: why not.
+        @raise Unavailable: with the reason.
         """
         self._arm(timeout)
         try:
@@ -248,8 +246,8 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
 
         @param timeout: seconds after which the connection is closed. PostgreSQL's
             own C{statement_timeout} should be shorter: it costs only the statement.
-        @param patience: seconds after which nobody waits any longer: L{OutcomeUnknown} is
-            raised, and the connection is of use again when the answer comes.
+        @param patience: seconds after which the caller stops waiting: L{OutcomeUnknown} is raised,
+            and the connection becomes usable again when the answer comes.
         @return: its rows, none where it has no result.
         @raise StoreError: of the kind that says who must act.
         @raise StoredBefore: the fence did not move.
@@ -280,7 +278,8 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
 
     async def _takes_writes(self, timeout: float) -> bool:
         """
-        Ask an open connection whether what was said of a server is not true of its own.
+        Ask the connection's own server whether it takes writes after all, after an error that says
+        a server does not.
         """
         if not self.usable or self.reads:
             return False
@@ -301,12 +300,12 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         patience: float | None = None,
     ) -> Rows:
         """
-        Run an anonymous code block and statements after it, as one transaction.
+        Run an anonymous code block and statements behind it, as one transaction.
 
         @param body: in PL/pgSQL, with C{%(name)s} for the values. They become literals
             within a literal: C{DO} takes no parameters.
         @param sql: the statements, and C{after} their parameters.
-        @param before: statements to stand before the block, without parameters.
+        @param before: statements in front of the block, without parameters.
         @return: the rows of the last statement.
         @raise StoreError: as for L{query}.
         """
@@ -329,7 +328,7 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
 
     def discard(self) -> None:
         """
-        Close it, whatever it is doing; whoever waits for it gets an error.
+        Close it, whatever it is doing; a query in flight fails.
         """
         watch, self._watch = self._watch, None
         if watch is not None:
@@ -345,7 +344,7 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
 
     def step(self) -> None:
         """
-        Go on with the query in flight, or see what the server says to an idle session.
+        Continue the query in flight, or read what the server sends to an idle session.
         """
         watch = self._watch
         if watch is None:
@@ -370,7 +369,7 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         if state == extensions.POLL_WRITE:
             self.reactor.addWriter(watch)
         elif state == extensions.POLL_OK:
-            # In this order: whoever waits for LISTEN hears of it before the first notification.
+            # In this order: a caller of LISTEN gets its answer before the first notification.
             self._settle(None)
             if self._watch is not None:
                 self.checkForNotifies()
@@ -432,7 +431,7 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
 
     def _translated(self, error: Exception) -> Exception:
         """
-        psycopg2's error as one of ours.
+        Return our error for psycopg2's, and close the connection if it is lost.
         """
         found = translated(error, self.reads)
         if isinstance(found, OutcomeUnknown) or not self.usable:
@@ -446,7 +445,7 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         self, work: Callable[[RunQuery], Awaitable[Result]], timeout: float
     ) -> Result:
         """
-        Run several statements as one.
+        Run several statements as one transaction.
 
         @param timeout: seconds for each of them.
         @raise StoreError: nothing was done, unless it is L{OutcomeUnknown}.
@@ -467,21 +466,21 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
 
 
 def _ends(error: Exception) -> bool:
-    """Whether an error is the end of its connection."""
+    """Say whether an error ends its connection."""
     return isinstance(translated(error), OutcomeUnknown)
 
 
 def server_settings(statement_timeout: float) -> tuple[str, tuple[str, ...]]:
     """
-    The first statement of every session: our settings, and what we must know of the server.
+    Return the first statement of every session: it sets our options, and asks for the server's
+    version and whether it is read-only.
     """
     sql = (
         "SELECT current_setting('server_version_num')::int,"
         " current_setting('transaction_read_only')::bool,"
         " set_config('statement_timeout', %s, false),"
         " set_config('standard_conforming_strings', 'on', false),"
-        # Below it nothing concerns us; above it we would not hear that a commit was
-        # not replicated.
+        # Lower levels do not concern us; a higher one would hide that a commit was not replicated.
         " set_config('client_min_messages', 'warning', false),"
         " set_config('default_transaction_isolation', 'read committed', false)"
     )

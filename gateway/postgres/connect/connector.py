@@ -1,9 +1,9 @@
 """
-Connector: tries one host after the other, until one takes writes.
+Connect to the first host that takes writes.
 
-Each host has its own deadline, and so has finding its address, so that a server or a
-name server that is silent costs some seconds and not the service. The daemon's pool
-and C{gateway check} both come this way, and say the same.
+Each host has its own timeout, and so has resolving its name, so that a silent server or name server
+costs some seconds and not the service. The daemon's pool and C{gateway check} both connect this
+way, and report the same errors.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ Shuffle = Callable[[list[Host]], None]
 
 class Connector:
     """
-    Connector to the first server of a list that takes writes.
+    Connector to the first host of a list that takes writes.
 
-    Where there are several, the one that was last found to do so is asked first: new
-    connections then join the old ones and do not wait again for a host that is silent.
-    C{load_balance_hosts=random} draws another order each time instead.
+    Where there are several, the last one that did is tried first: new connections then go to the
+    server of the old ones, and do not wait again for a silent host. With
+    C{load_balance_hosts=random} each attempt has another order instead.
 
-    @ivar outside: what connection strings leave to the machine.
+    @ivar outside: environment from which connection strings are completed.
     """
 
     def __init__(
@@ -61,24 +61,26 @@ class Connector:
         self._reactor = reactor
         self._resolve = resolve
         self._shuffle = shuffle
-        # The host as listed, and the address of it that was right.
+        # The last host used, as listed, and its address.
         self._last = (Host(), "")
 
     @classmethod
     def of_process(cls, settings: Database, reactor: Any) -> Connector:
-        """One that sees what libpq sees in this process."""
+        """Return a connector with the environment that libpq sees in this process."""
         return cls(settings, reactor, outside_of_process(), ThreadedResolver(reactor))
 
     def begin(self, dsn: str) -> ConnectAttempt:
         """
-        @param dsn: a libpq connection string; what it leaves out, PG* variables say.
+        Return an attempt to connect, not yet started.
+
+        @param dsn: a libpq connection string; PG* variables give what it leaves out.
         """
         return ConnectAttempt(dsn, self)
 
     # For L{ConnectAttempt}.
 
     def order(self, hosts: Hosts) -> list[Host]:
-        """The hosts, best first."""
+        """Return the hosts in the order in which to try them."""
         walk = list(hosts.walk)
         if hosts.shuffled:
             self._shuffle(walk)
@@ -87,12 +89,12 @@ class Connector:
         return walk
 
     def resolve(self, host: Host) -> Deferred[Addresses]:
-        """The addresses of a host's name, within C{connect_timeout}."""
+        """Resolve a host's name within C{connect_timeout}."""
         clock: IReactorTime = self._reactor
         return self._resolve(host.host).addTimeout(self._settings.connect_timeout, clock)
 
     def prefer(self, addresses: Addresses) -> list[str]:
-        """The addresses of one name, best first."""
+        """Return the addresses of one name in the order in which to try them."""
         return sorted(addresses, key=lambda address: address != self._last[1])
 
     def connection(self) -> Connection:
@@ -100,13 +102,15 @@ class Connector:
 
     async def connect(self, connection: Connection, conninfo: str) -> None:
         """
-        @raise StoreError: why this server will not do.
+        Open a connection, and check that its server can be used.
+
+        @raise StoreError: why it cannot.
         """
         timeout = self._settings.connect_timeout
         await connection.open(conninfo, timeout)
         sql, values = server_settings(self._settings.statement_timeout)
         try:
-            # Left open, for that is what a pooler in statement mode does not bear.
+            # A transaction over two statements fails behind a pooler in statement mode.
             version, read_only, *_ = (await connection.query(f"BEGIN; {sql}", values, timeout))[0]
             await connection.query("COMMIT", None, timeout)
         except OutcomeUnknown as error:
@@ -122,7 +126,7 @@ class Connector:
             raise Unavailable("the server is read-only (a standby?)")
 
     def remember(self, listed: Host, place: Host) -> None:
-        """This one took us."""
+        """Remember the host and address that were connected to, to try them first next time."""
         self._last = (listed, place.hostaddr)
 
     def no_answer(self, host: Host) -> str:
@@ -132,7 +136,7 @@ class Connector:
 
 class ConnectAttempt:
     """
-    One walk through the hosts.
+    Attempt to connect, over all hosts.
     """
 
     def __init__(self, dsn: str, connector: Connector) -> None:
@@ -145,17 +149,17 @@ class ConnectAttempt:
 
     async def run(self) -> Connection:
         """
-        libpq would stop where a server refuses a password; which error that is, it does
-        not tell us, so the hosts after that one are tried too.
+        Try all hosts in order. libpq would stop where a server refuses a password; but it does not
+        report which error occurred, so the hosts behind that one are tried too.
 
-        @return: open, in a session with our settings; its C{server} says where, if
-            there were several to choose from.
-        @raise Unavailable: with the reason of each host.
+        @return: open, in a session with our settings; its C{server} names the host if there were
+            several.
+        @raise Unavailable: with the reason for each host.
         """
         try:
             hosts = read_hosts(self._dsn, self._connector.outside)
         except ConfigError as error:
-            # Fine when the process began: the service file has changed since.
+            # It was valid at the start: the service file has changed since.
             raise Unavailable(f"the connection string {error}") from error
         for listed in self._connector.order(hosts):
             for place in await self._places(listed):
@@ -168,7 +172,7 @@ class ConnectAttempt:
 
     def stop(self) -> None:
         """
-        End it wherever it is.
+        Cancel the attempt.
         """
         self._stopped = True
         if self._addresses is not None:
@@ -178,7 +182,7 @@ class ConnectAttempt:
 
     async def _places(self, host: Host) -> list[Host]:
         """
-        The host with each of its addresses; none where they cannot be had.
+        Return the host once for each of its addresses; none where it cannot be resolved.
         """
         if self._stopped or not host.unresolved:
             return [host]
@@ -219,7 +223,7 @@ class ConnectAttempt:
 
 def outside_of_process() -> Environment:
     """
-    What libpq would see in this process.
+    Return the environment that libpq sees in this process.
     """
 
     def read(path: str) -> str | None:

@@ -1,9 +1,9 @@
 """
-Keywords of a connection, and where each comes from: the connection string beats the service,
-which beats the environment.
+Read connection parameters: the connection string overrides the service, which overrides the
+environment.
 
-Pure: the environment and the files come in. PostgreSQL documentation, sections
-"Environment Variables" and "The Connection Service File".
+Pure: environment and files are passed in. PostgreSQL documentation, sections "Environment
+Variables" and "The Connection Service File".
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _ENVIRONMENT: Final = {
 @dataclass(frozen=True, slots=True)
 class Environment:
     """
-    Environment that fills in what a connection string leaves out.
+    Environment from which a connection string is completed.
 
-    @ivar environment: PG* variables, among others.
-    @ivar home: the folder that C{~/.pg_service.conf} is in.
+    @ivar environment: the process's, with its PG* variables.
+    @ivar home: folder of C{~/.pg_service.conf}.
     """
 
     environment: Mapping[str, str]
@@ -45,15 +45,15 @@ class Environment:
 
 class ConnInfo:
     """
-    Keywords of a connection, each from the source that counts.
+    Parameters of a connection, each from the source that takes precedence.
 
-    @ivar own: what the connection string itself says.
-    @ivar service: what the service says that it names.
+    @ivar own: those of the connection string itself.
+    @ivar service: those of the service that it names.
     """
 
     def __init__(self, dsn: str, outside: Environment) -> None:
         """
-        @param dsn: a libpq URI or conninfo, with nothing but syntax known to be right.
+        @param dsn: a libpq URI or conninfo whose syntax is valid.
         @raise ConfigError: with one line, where the service cannot be read.
         """
         environment = outside.environment
@@ -71,12 +71,12 @@ class ConnInfo:
         return default
 
     def list(self, key: str) -> list[str]:
-        """Its elements; none where it is empty."""
+        """Return a comma-separated value as a list; empty where it is not set."""
         value = self.value(key)
         return value.split(",") if value else []
 
     def name(self, key: str) -> str:
-        """The keyword as whoever said it calls it."""
+        """Return the parameter's name in its source, for messages."""
         if key in self.own:
             return key
         return f"{key} of the service" if key in self.service else _ENVIRONMENT[key]

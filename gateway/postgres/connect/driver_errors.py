@@ -1,5 +1,5 @@
 """
-psycopg2's errors -> ours, sorted by who must act.
+Translate psycopg2's errors to ours, sorted by who must act.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _ENDING: Final = {"FATAL", "PANIC"}
 
 class StoredBefore(Exception):
     """
-    The fence says that an earlier try committed this batch, or some of the batches in it.
+    The fence shows that an earlier try committed this batch, or some of its batches.
 
-    @ivar number: that of the last batch committed.
+    @ivar number: number of the last batch committed.
     """
 
     def __init__(self, number: int) -> None:
@@ -35,9 +35,9 @@ class StoredBefore(Exception):
 
 class StreamsUnmoved(Exception):
     """
-    Streams with messages in the batch are not where they were expected; nothing is stored.
+    Streams of the batch are not at the expected marks; nothing is stored.
 
-    @ivar detail: where they are, see L{gateway.sql.streams.standings_of}.
+    @ivar detail: the marks that they are at, see L{gateway.sql.streams.standings_of}.
     """
 
     def __init__(self, detail: str) -> None:
@@ -47,9 +47,9 @@ class StreamsUnmoved(Exception):
 
 class SlowRow(Exception):
     """
-    A row took longer than a statement may; nothing is stored.
+    A row takes longer than a statement may; nothing is stored.
 
-    @ivar row: which one, from 0.
+    @ivar row: its index, from 0.
     """
 
     def __init__(self, row: int) -> None:
@@ -59,25 +59,25 @@ class SlowRow(Exception):
 
 class PreparedStatementLost(Exception):
     """
-    The session has no such prepared statement, so it is not the one we prepared it in.
+    The session has no such prepared statement, so it is not the one in which we prepared it.
     """
 
 
 def translated(error: Exception, reads: bool = False) -> Exception:
     """
-    One of ours for one of psycopg2's, or for a connection that was lost.
+    Translate an error of psycopg2, or the loss of a connection.
 
-    @param reads: whether we ourselves forbade to write.
+    @param reads: whether we ourselves made the transaction read-only.
 
-    L{OutcomeUnknown} says that the connection is of no use any more. (That a server takes no
-    writes, it says of itself or of another one: see L{gateway.postgres.connect.connection}.)
+    L{OutcomeUnknown} means that the connection is no longer usable. (A read-only error may be about
+    this server or another one: see L{gateway.postgres.connect.connection}.)
     """
     code: str | None = getattr(error, "pgcode", None)
     text = _message(error)
     if code is None and not isinstance(error, psycopg2.ProgrammingError):
         return OutcomeUnknown(text)
     if code is None:
-        # psycopg2 would not even send it.
+        # psycopg2 refused to send it.
         return RouteError(text)
     if code == sqlstate.ALREADY_STORED:
         return StoredBefore(int(error.diag.message_detail))  # type: ignore[attr-defined]
@@ -88,7 +88,7 @@ def translated(error: Exception, reads: bool = False) -> Exception:
     if code == sqlstate.SLOW:
         return SlowRow(int(error.diag.message_detail) - 1)  # type: ignore[attr-defined]
     if code in _PREPARED and not error.diag.context:  # type: ignore[attr-defined]
-        # What has a context was raised by a trigger or a function.
+        # An error with a context was raised by a trigger or a function.
         return PreparedStatementLost(text)
     if reads and code == sqlstate.READ_ONLY:
         return RouteError(text, code)
@@ -98,7 +98,7 @@ def translated(error: Exception, reads: bool = False) -> Exception:
         # The server ends the session, maybe after it committed.
         kind = ErrorKind.LOST
     elif kind is ErrorKind.LOST and code != sqlstate.READ_ONLY and severity == "ERROR":
-        # Of another connection, that of a foreign table, or raised by a trigger: ours lives.
+        # The error is about another connection, such as a foreign table's, or a trigger raised it.
         kind = ErrorKind.TRANSIENT
     if kind is ErrorKind.LOST:
         return OutcomeUnknown(text)
@@ -111,7 +111,7 @@ def translated(error: Exception, reads: bool = False) -> Exception:
 
 def first_line(error: BaseException) -> str:
     """
-    The first line of an error; what libpq puts after it are hints for people at a psql.
+    Return the first line of an error; further lines of libpq are hints for users of psql.
     """
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
@@ -119,7 +119,8 @@ def first_line(error: BaseException) -> str:
 
 def _message(error: Exception) -> str:
     """
-    PostgreSQL's primary message: no detail, no statement, no values but its own.
+    Return PostgreSQL's primary message: no detail, no statement, and no values except those in the
+    message.
     """
     diag = getattr(error, "diag", None)
     primary: str | None = getattr(diag, "message_primary", None)

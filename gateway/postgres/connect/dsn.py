@@ -1,5 +1,5 @@
 """
-Connection strings: what is wrong with one, and what may be shown of it.
+Check connection strings, and remove secrets from them.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _URI: Final = re.compile(r"postgres(?:ql)?://(?:[^@/]*@)?(?P<rest>[^?]*)")
 
 def dsn_fault(dsn: str, outside: Environment) -> str | None:
     """
-    What is wrong with a libpq URI or conninfo, or with what it leaves to a service or
-    to PG* variables; C{None} where it can be tried.
+    Return what is wrong with a libpq URI or conninfo, or with the service or PG* variables that
+    complete it; C{None} where it can be tried.
 
     The text does not repeat the string, which may hold a password.
     """
@@ -55,7 +55,8 @@ def dsn_fault(dsn: str, outside: Environment) -> str | None:
 
 def public_dsn(dsn: str) -> str:
     """
-    The same without secrets, as conninfo; C{""} where everything comes from PG* variables.
+    Return a connection string without secrets, as conninfo; C{""} where everything comes from PG*
+    variables.
     """
     parsed = extensions.parse_dsn(dsn)
     parts = {key: value for key, value in parsed.items() if key not in _NOT_SHOWN}
@@ -64,7 +65,7 @@ def public_dsn(dsn: str) -> str:
 
 def has_password(dsn: str) -> bool:
     """
-    Whether it holds one, as far as it can be read at all.
+    Say whether a connection string has a password; C{False} where it cannot be parsed.
     """
     try:
         return not _PASSWORDS.isdisjoint(extensions.parse_dsn(dsn))

@@ -1,8 +1,7 @@
 """
-Audit of a connection string: what it leaves open to others, as far as can be said without
-connecting.
+Audit a connection string for what it exposes to others, without connecting.
 
-Pure: the environment, and a look at a file's permissions, come in.
+Pure: the environment, and a function for a file's permissions, are passed in.
 """
 
 from __future__ import annotations
@@ -26,8 +25,10 @@ Mode = Callable[[str], int | None]
 
 def dsn_warnings(dsn: str, outside: Environment, mode: Mode) -> list[str]:
     """
-    @param dsn: one that L{gateway.postgres.connect.dsn.dsn_fault} finds nothing wrong with.
-    @return: one line each, which says what to do.
+    Return warnings about a connection string.
+
+    @param dsn: one in which L{gateway.postgres.connect.dsn.dsn_fault} finds no fault.
+    @return: one line each, with what to do.
     """
     said = ConnInfo(dsn, outside)
     found = []

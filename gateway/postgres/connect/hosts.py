@@ -1,13 +1,13 @@
 """
-Hosts: which servers a connection string names, in the order libpq would walk them.
+List the hosts of a connection string, in libpq's order.
 
-libpq walks a list of hosts by itself, but asynchronously it has no deadline: a first
-host that never answers hides the second for ever. So the list is taken apart here, and
-L{gateway.postgres.connect.connector} goes to one host at a time.
+libpq tries a list of hosts by itself, but asynchronously it has no timeout: a first host that never
+answers hides the second for ever. So the list is split here, and
+L{gateway.postgres.connect.connector} tries one host at a time.
 
-Pure: the environment and the files come in. PostgreSQL documentation, sections
-"Database Connection Control Functions" and "Environment Variables"; what they leave
-open is as in libpq's C{pqConnectOptions2}.
+Pure: environment and files are passed in. PostgreSQL documentation, sections "Database Connection
+Control Functions" and "Environment Variables"; what they leave open is as in libpq's
+C{pqConnectOptions2}.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _DEFAULT_PORT: Final = "5432"
 @dataclass(frozen=True, slots=True)
 class Host:
     """
-    One place to connect to; each value as libpq takes it, C{""} for its default.
+    Host, address and port as libpq takes them; C{""} for libpq's default.
     """
 
     host: str = ""
@@ -55,7 +55,7 @@ class Host:
 
     @property
     def unresolved(self) -> bool:
-        """Whether it is a name whose address is not known."""
+        """True for a host name without an address."""
         if not self.host or self.hostaddr or self.host.startswith(("/", "@")):
             return False
         try:
@@ -66,7 +66,7 @@ class Host:
 
     @property
     def local(self) -> bool:
-        """Whether no network lies between."""
+        """True if no network lies between: a Unix socket or the loopback."""
         where = self.hostaddr or self.host
         if not where or where == "localhost" or where.startswith(("/", "@")):
             return True
@@ -76,7 +76,7 @@ class Host:
             return False
 
     def __str__(self) -> str:
-        """C{db1 (10.0.0.1:5432)}, C{db1:5432} or C{/run/postgresql:5432}."""
+        """Return C{db1 (10.0.0.1:5432)}, C{db1:5432} or C{/run/postgresql:5432}."""
         where = self.hostaddr or self.host or "default host"
         place = f"{f'[{where}]' if ':' in where else where}:{self.port or _DEFAULT_PORT}"
         return f"{self.host} ({place})" if self.host and self.hostaddr else place
@@ -85,9 +85,11 @@ class Host:
 @dataclass(frozen=True, slots=True)
 class Hosts:
     """
-    @ivar walk: where to try, in order; one at least.
-    @ivar shuffled: whether the order is to be drawn anew for each connection.
-    @ivar parameters: everything else, for libpq.
+    Hosts of a connection string, and its other parameters.
+
+    @ivar walk: hosts in the order to try them; at least one.
+    @ivar shuffled: whether each attempt needs a new random order.
+    @ivar parameters: all others, for libpq.
     """
 
     walk: tuple[Host, ...]
@@ -96,10 +98,10 @@ class Hosts:
 
     def conninfo(self, host: Host) -> str:
         """
-        The connection string for one host.
+        Return the connection string for one host.
 
-        The host's name goes with its address, for C{sslmode=verify-full} and .pgpass.
-        C{""} is said as well, since libpq asks the environment for what is not.
+        The host's name is given with its address, for C{sslmode=verify-full} and .pgpass. Empty
+        values are given too, since libpq takes missing ones from the environment.
         """
         one = {"host": host.host, "hostaddr": host.hostaddr, "port": host.port}
         one["target_session_attrs"] = "any"
@@ -108,15 +110,15 @@ class Hosts:
 
 def read_hosts(dsn: str, outside: Environment) -> Hosts:
     """
-    Take a connection string apart.
+    Parse a connection string.
 
-    C{target_session_attrs} may be any, read-write, primary or prefer-standby, and all mean the
-    same here: the first server that takes writes. Nothing else is of use to a gateway,
-    so a read-only server is always passed by.
+    C{target_session_attrs} may be any, read-write, primary or prefer-standby, and all mean the same
+    here: the first server that takes writes. A gateway can use no other, so a read-only server is
+    always passed over.
 
-    @param dsn: a libpq URI or conninfo, with nothing but syntax known to be right.
-    @raise ConfigError: with one line that says what does not fit; it repeats nothing
-        that may be a piece of a mistyped password.
+    @param dsn: a libpq URI or conninfo whose syntax is valid.
+    @raise ConfigError: with one line that says what does not fit, and repeats nothing that may be
+        part of a mistyped password.
     """
     said = ConnInfo(dsn, outside)
     _check_attributes(said)

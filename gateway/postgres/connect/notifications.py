@@ -1,18 +1,18 @@
 """
-The one connection that LISTENs.
+Keep one connection that LISTENs.
 
-Opened when somebody first wants a channel, closed some time after nobody does. One
-coroutine says LISTEN and UNLISTEN on it until what is listened to is what is wanted:
-a thousand who want one channel cost one statement, and one who changes his mind
-meanwhile costs one more, never a wrong one.
+It is opened for the first channel that is wanted, and closed some time after the last one. One
+coroutine runs LISTEN and UNLISTEN on it until the channels listened to are those wanted: a thousand
+subscribers of one channel cost one statement, and a change of mind meanwhile costs one more, never
+a wrong state.
 
-A connection that is lost is opened again with back-off; everything is listened to again,
-and then those who listened before are told that they may have missed something. One that
-dies silently, or a session that is not ours (a pooler that shares them), is found by asking
-from time to time what the session listens to.
+A lost connection is opened again with back-off and listens to all channels again; then subscribers
+are told that they may have missed notifications. A connection that dies silently, or a session that
+is not ours (a pooler that shares them), is found by a periodic query for the channels of the
+session.
 
-Notifications are not a hint here as they are with txpostgres's observers: they come in
-PostgreSQL's order, all that one read brought at once.
+Unlike with txpostgres's observers, notifications come in PostgreSQL's order, all of one read
+together.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _POOLER: Final = (
 
 class Notifications:
     """
-    A L{gateway.dialects.subscriptions.Notifier} on PostgreSQL.
+    L{gateway.dialects.subscriptions.Notifier} for PostgreSQL.
     """
 
     _log = Logger()
@@ -63,7 +63,7 @@ class Notifications:
     ) -> None:
         """
         @param backoff: failed attempts -> seconds to wait.
-        @param check_every: seconds between two looks at the session.
+        @param check_every: seconds between two checks of the session.
         """
         self._settings = settings
         self._clock = clock
@@ -78,7 +78,7 @@ class Notifications:
         self._interrupted: set[str] = set()
         self._waiting: dict[str, deque[Deferred[None]]] = {}
         self._connection: Connection | None = None
-        # Whether anything was listened to on it.
+        # Whether a LISTEN on it has succeeded.
         self._proven = False
         self._opening: ConnectAttempt | None = None
         self._working = False
@@ -94,7 +94,7 @@ class Notifications:
 
     def start(self, dsn: str) -> None:
         """
-        From now on connections may be opened; touches no socket.
+        Allow connections from now on; open no socket yet.
 
         @param dsn: a libpq connection string.
         """
@@ -102,7 +102,7 @@ class Notifications:
 
     def stop(self) -> None:
         """
-        Disconnect; nobody is told of anything any more.
+        Disconnect; waiting subscribers get an error, later ones no notification.
         """
         self._dsn = None
         for call in (self._retry, self._check):
@@ -116,7 +116,7 @@ class Notifications:
 
     @property
     def listening(self) -> frozenset[str]:
-        """What PostgreSQL has confirmed that we listen to."""
+        """Channels that PostgreSQL has confirmed."""
         return frozenset(self._listening)
 
     # For L{gateway.dialects.subscriptions.Subscriptions}.
@@ -147,7 +147,7 @@ class Notifications:
         self._waiting.pop(channel, None)
         self._wake()
 
-    # Making it so.
+    # Upkeep.
 
     def _wake(self) -> None:
         if not self._working and self._dsn is not None:
@@ -161,7 +161,7 @@ class Notifications:
                     if self._retry is not None and self._retry.active():
                         return
                     if not self._wanted:
-                        # Whoever comes next is the first to ask.
+                        # The next subscriber starts without back-off.
                         self._failures = 0
                         self._down = ""
                         return
@@ -196,7 +196,7 @@ class Notifications:
 
     async def _say(self, connection: Connection) -> None:
         """
-        LISTEN to what is missing, UNLISTEN what is too much, as one transaction.
+        LISTEN to missing channels and UNLISTEN those no longer wanted, as one transaction.
         """
         listen = self._wanted - self._listening
         unlisten = self._listening - self._wanted
@@ -216,8 +216,8 @@ class Notifications:
 
     async def _answer(self, channels: Collection[str]) -> None:
         """
-        Tell those who wait, some at a time; if the connection is lost meanwhile, the
-        others wait on.
+        Answer waiting subscribers, some at a time; if the connection is lost meanwhile, the others
+        wait on.
         """
         answered = 0
         for channel in sorted(channels):
@@ -233,7 +233,7 @@ class Notifications:
 
     async def _look(self, connection: Connection) -> None:
         """
-        Is the server there, and the session still the one we listen in?
+        Check that the server answers, and that the session is still ours.
         """
         self._check_due = False
         self._check = self._clock.callLater(self._check_every, self._ask_for_check)
@@ -241,7 +241,8 @@ class Notifications:
             connection.discard()
             return
         if self._heard:
-            # It speaks to us. Busy with what it has to tell, it might answer too late.
+            # Notifications came, so the server is alive; while busy with them it may answer too
+            # late.
             self._heard = False
         else:
             sql = "SELECT array(SELECT pg_catalog.pg_listening_channels())"
@@ -260,7 +261,7 @@ class Notifications:
 
     async def _query(self, connection: Connection, sql: str) -> list[tuple[list[str]]] | None:
         """
-        @return: C{None} where the connection is lost, by now at least.
+        Run a statement; C{None} where the connection is lost, be it in the meantime.
         """
         try:
             rows = await connection.query(sql, None, self._settings.connect_timeout)
@@ -271,7 +272,7 @@ class Notifications:
             return None
         return rows if connection is self._connection else None
 
-    # What the connection says.
+    # Events of the connection.
 
     def _on_notified(self, brought: list[tuple[str, str]]) -> None:
         self._heard = True
@@ -307,7 +308,7 @@ class Notifications:
                 "channels: cannot listen, peers are told to try later: {reason}", reason=reason
             )
         self._down = reason
-        # Before those who asked are answered and are no reason to go on any more.
+        # First, since waiting subscribers are the reason to reconnect, and are refused below.
         self._try_again()
         self._refuse_all("the database cannot be reached")
 

@@ -1,16 +1,15 @@
 """
-The pool: txpostgres's ConnectionPool, made to heal and to grow.
+Pool of connections: txpostgres's ConnectionPool, which reconnects and grows.
 
-Its connections are added when they are open and taken out when they are lost, so
-a checkout never meets a dead one. Keeping C{min} of them open, growing to C{max}
-while somebody waits, and replacing old ones is one step, L{Pool._maintain}, that
-runs whenever something changed. Failing to connect is never fatal: it is tried
-again with back-off, and logged when it begins and when it ends.
+A connection is added once it is open and removed once it is lost, so a checkout never gets one
+known to be dead. Keeping C{min} of them open, growing to C{max} while somebody waits, and replacing
+old ones is one step, L{Pool._maintain}, which runs whenever something changed. A failure to connect
+is never fatal: it is tried again with back-off, and logged when it begins and when it ends.
 
-A connection that is lost in the middle of a statement puts the others in doubt: their
-server may be going away, may have become a standby or may have gone silent, and each of
-them would cost a batch of its own to find out. So it ends a generation: what is idle is
-replaced at once, what is busy when it is given back.
+A connection that is lost in the middle of a statement puts the others in doubt: their server may be
+shutting down, may have become a standby or may have gone silent, and each of them would cost
+another batch to find out. So it ends a generation: idle connections are replaced at once, busy ones
+when they are returned.
 """
 
 from __future__ import annotations
@@ -37,14 +36,14 @@ _CHECK_EVERY = 30.0
 @dataclass(frozen=True, slots=True)
 class PoolFigures:
     """
-    The pool as it is now, and what became of it since its start.
+    Figures of the pool: its current state, and totals since its start.
 
     @ivar size: connections open, C{in_use} and C{idle} together.
-    @ivar waiting: those who wait for one.
+    @ivar waiting: callers that wait for a connection.
     @ivar opening: attempts to connect under way.
-    @ivar opened: connections there ever were.
-    @ivar lost: those of them that were lost, not those we closed.
-    @ivar reconnects: how often a loss had left none and there was one again.
+    @ivar opened: connections opened in total.
+    @ivar lost: those of them that were lost, not closed by us.
+    @ivar reconnects: how often a connection was opened after a loss had left none.
     @ivar generation: how often all connections were put in doubt.
     """
 
@@ -61,7 +60,7 @@ class PoolFigures:
 
 class Checkout:
     """
-    A connection for as long as a C{with} statement.
+    Context manager that takes a connection from the pool, and returns it.
     """
 
     __slots__ = ("_connection", "_pool")
@@ -79,7 +78,7 @@ class Checkout:
 
 class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has no types
     """
-    Open connections, at least C{min}, at most C{max}.
+    Pool of open connections, at least C{min}, at most C{max}.
 
     @ivar lost: how many connections were lost.
     """
@@ -99,9 +98,9 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
     ) -> None:
         """
         @param backoff: failed attempts -> seconds to wait.
-        @param connector: makes the connections; where left out, one that sees what
-            libpq sees in this process.
-        @param quiet: whether another pool says what there is to say of this database.
+        @param connector: makes the connections; by default one with the environment that libpq sees
+            in this process.
+        @param quiet: log at debug level only, because another pool logs the state of this database.
         """
         self.reactor = reactor
         # The base class wants to make its connections now; we do that one by one.
@@ -134,9 +133,9 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
 
     def start(self, dsn: str) -> None:
         """
-        Begin to connect; never fails.
+        Start to connect; never fails.
 
-        @param dsn: a libpq connection string; what it leaves out, PG* variables say.
+        @param dsn: a libpq connection string; PG* variables give what it leaves out.
         """
         self._dsn = dsn
         self._running = True
@@ -145,7 +144,7 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
 
     def close(self) -> None:
         """
-        Disconnect, whatever the connections are doing.
+        Close all connections, whatever they are doing.
         """
         self._running = False
         for call in (self._retry, self._check):
@@ -158,12 +157,12 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
 
     @property
     def size(self) -> int:
-        """Connections open now."""
+        """Number of open connections."""
         return len(self.connections) + len(self._busy)
 
     @property
     def figures(self) -> PoolFigures:
-        """For people and their monitoring."""
+        """Current figures, for messages and monitoring."""
         return PoolFigures(
             size=self.size,
             in_use=len(self._busy),
@@ -180,18 +179,18 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
 
     def checkout(self) -> Checkout:
         """
-        A connection that is open as far as anybody can know; it is always given back::
+        Return a context manager for a connection that is open as far as is known; it is always
+        returned to the pool::
 
             async with pool.checkout() as connection:
 
-        @raise Unavailable: on entering; none could be had within
-            C{acquire_timeout} seconds.
+        @raise Unavailable: on entering: no connection within C{acquire_timeout} seconds.
         """
         return Checkout(self)
 
     async def acquire(self) -> Connection:
         """
-        For L{Checkout}.
+        Take a connection; used by L{Checkout}.
         """
         if not self.connections:
             await self._wait_for_one()
@@ -221,12 +220,12 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
 
     def give_back(self, connection: Connection) -> None:
         """
-        For L{Checkout}.
+        Return a connection; used by L{Checkout}.
         """
         if connection not in self._busy:
             return  # lost meanwhile, its token with it
         if connection.left_alone:
-            # The server is at a statement that nobody waits for any longer.
+            # The server still runs a statement that nobody waits for any longer.
             connection.idle = self.give_back
             return
         connection.idle = None
@@ -243,7 +242,7 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
 
     def _maintain(self) -> None:
         """
-        Open what is missing: up to C{min}, or one for each that waits, up to C{max}.
+        Open missing connections: up to C{min}, or one for each waiting caller up to C{max}.
         """
         if not self._running or (self._retry is not None and self._retry.active()):
             return
@@ -271,7 +270,7 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
             connection.discard()
             return
         if generation != self._generation:
-            # Its server was put in doubt after it had been asked.
+            # A new generation began while it was being opened.
             connection.discard()
             self._maintain()
             return
@@ -336,7 +335,7 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
 
     def _doubt(self) -> None:
         """
-        Trust no connection that is open now.
+        End a generation: trust no connection that is open now.
         """
         self._generation += 1
         for connection in list(self.connections):

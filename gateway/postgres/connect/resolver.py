@@ -1,11 +1,11 @@
 """
-Host names to addresses, without the reactor waiting.
+Resolve host names without blocking the reactor.
 
-libpq resolves names synchronously, even when it connects asynchronously (psycopg2's
-issues 69 and 342). The system's resolver cannot be interrupted, so it runs in threads
-of our own: daemon threads, which an ending process does not wait for, where Twisted
-would wait for those of the reactor's thread pool. A name has one thread at most, however
-many wait for it, so that a resolver that hangs costs a thread for each name and no more.
+libpq resolves names synchronously, even when it connects asynchronously (psycopg2's issues 69 and
+342). The system's resolver cannot be interrupted, so it runs in threads of our own: daemon threads,
+which do not hold up the end of the process, whereas Twisted waits for the threads of the reactor's
+pool. There is at most one thread for each name, however many callers wait, so that a resolver that
+hangs costs one thread a name.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ Resolver = Callable[[str], "Deferred[Addresses]"]
 
 def look_up(name: str) -> list[str]:
     """
-    Ask the system, as libpq does, in the order in which it says to try them (RFC 6724).
+    Resolve a name with the system's resolver, as libpq does, in its order of preference (RFC 6724).
 
-    @raise OSError: it knows no address.
+    @raise OSError: there is no address.
     """
     found = []
     # As bytes, since Python would encode text in a way that libpq does not (IDNA).
@@ -58,7 +58,7 @@ class ThreadedResolver:
 
     def __call__(self, name: str) -> Deferred[Addresses]:
         """
-        @return: fails with C{OSError} where the name has no address.
+        Resolve a name; the Deferred fails with C{OSError} where it has no address.
         """
 
         def forget(answer: Deferred[Addresses]) -> None:

@@ -1,9 +1,9 @@
 """
-Connection service files: what stands behind C{service=metrics}.
+Read connection service files, for C{service=metrics}.
 
-libpq reads them on its own as well; we do because a list of hosts may stand in one.
-PostgreSQL documentation, section "The Connection Service File"; the rules that it
-leaves open are those of C{parseServiceInfo} in libpq's fe-connect.c.
+libpq reads them on its own as well; we do because they may hold a list of hosts. PostgreSQL
+documentation, section "The Connection Service File"; the rules that it leaves open are those of
+C{parseServiceInfo} in libpq's fe-connect.c.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ ReadFile = Callable[[str], str | None]
 
 def read_service(service: str, files: Sequence[str], read: ReadFile) -> dict[str, str]:
     """
-    What a service says, from the first file that has it.
+    Return the parameters of a service, from the first file that has it.
 
-    @param files: paths in the order in which they are looked into.
+    @param files: paths in the order in which they are read.
     @return: keyword -> value.
-    @raise ConfigError: with one line, where none has it or it cannot be read.
+    @raise ConfigError: with one line, where no file has it or a line is wrong.
     """
     looked = []
     for path in files:

@@ -1,9 +1,9 @@
 """
-What to do where libpq refuses a server's TLS, or a server refuses ours.
+Advice for TLS errors between libpq and the server.
 
-libpq says what is wrong; what it adds in further lines is at times to do without the
-check, which is no advice. Texts as in libpq 13 to 18 (fe-secure*.c, fe-connect.c) and the
-server's auth.c; another language's are passed on as they are.
+libpq says what is wrong; its further lines at times advise to skip the check, which is no advice.
+The texts are those of libpq 13 to 18 (fe-secure*.c, fe-connect.c) and the server's auth.c; texts in
+other languages are passed on unchanged.
 """
 
 from __future__ import annotations
@@ -49,8 +49,7 @@ _ADVICE: Final = (
 
 def with_advice(text: str) -> str:
     """
-    @param text: why there is no connection.
-    @return: the same, with what to do where that is known.
+    Return the error of a failed connection, with advice where there is some.
     """
     for pattern, advice in _ADVICE:
         if re.search(pattern, text):

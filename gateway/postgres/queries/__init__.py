@@ -1,1 +1,1 @@
-"""Queries on PostgreSQL: held against the database, and their calls answered together."""
+"""Queries on PostgreSQL: examined against the database, and their calls answered in groups."""

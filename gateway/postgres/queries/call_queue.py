@@ -1,5 +1,5 @@
 """
-Queue of the calls of a query, and how many of them are sent together.
+Queue of the calls of one query, with the number of calls to send together.
 """
 
 from __future__ import annotations
@@ -31,10 +31,12 @@ SLOW: Final = 0.05
 
 class Call:
     """
-    @ivar elements: of its arguments.
+    Call of a query that waits for its answer.
+
+    @ivar elements: its arguments, as array elements.
     @ivar since: when it came, in seconds of the reactor's clock.
-    @ivar told: gets its answer; C{None} once it has it.
-    @ivar alone: whether it is to be asked by itself.
+    @ivar told: callback for its answer; C{None} once called.
+    @ivar alone: whether it must be sent in a statement of its own.
     """
 
     __slots__ = ("alone", "elements", "since", "told")
@@ -48,9 +50,9 @@ class Call:
 
 class OpenQuery:
     """
-    A query that can be called.
+    Examined query, ready for calls.
 
-    @ivar since: when it was looked at, in seconds of the reactor's clock.
+    @ivar since: when it was examined, in seconds of the reactor's clock.
     """
 
     __slots__ = ("answerable", "arguments", "groups", "since")
@@ -64,14 +66,14 @@ class OpenQuery:
 
 class CallQueue:
     """
-    Queue of the calls of a query.
+    Queue of the calls of one query.
 
-    @ivar opened: C{None} until it was looked at, and where that found a fault.
-    @ivar together: how many calls may go together.
-    @ivar pace: seconds that its last statement took.
-    @ivar running: how many statements are under way, the last since C{began}.
-    @ivar fault: what the last look found.
-    @ivar said: what the operator was told, C{""} where it works; and when.
+    @ivar opened: C{None} before the first examination, and after one that found a fault.
+    @ivar together: most calls to send together.
+    @ivar pace: seconds that the last statement took.
+    @ivar running: number of statements in flight; C{began}: when the last of them began.
+    @ivar fault: problems found by the last examination.
+    @ivar said: last fault that was logged, C{""} while the query works; C{said_at}: when.
     """
 
     def __init__(self, query: Query) -> None:
@@ -89,7 +91,7 @@ class CallQueue:
         self.said_at = float("-inf")
 
     def take(self, opened: OpenQuery) -> list[Call]:
-        """The calls that are asked next."""
+        """Take the calls of the next statement."""
         calls = self.calls
         first = calls.popleft()
         found = [first]
@@ -105,7 +107,7 @@ class CallQueue:
 
     def prompt(self, now: float) -> bool:
         """
-        Whether its calls do better to wait for the statement that is under way.
+        Say whether the waiting calls should wait for the statement in flight.
         """
         return (
             self.running > 0
@@ -116,7 +118,7 @@ class CallQueue:
         )
 
     def took(self, seconds: float, count: int) -> None:
-        """So many calls together took so long."""
+        """Adapt C{together} to how long a statement of C{count} calls took."""
         self.pace = seconds
         if seconds >= SLOW:
             self.together = max(1, count // 2)

@@ -1,8 +1,8 @@
 """
-What the live database says about a query: its types, its columns, how it can be asked.
+Examine a query against the live database: its types, its columns, the form of its statement.
 
-Used before a query is first called and by C{gateway check}, so that both say the same.
-Nothing of the query is run.
+Used before a query is first called and by C{gateway check}, so that both report the same. The query
+itself is not run.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from gateway.sql.arguments import Arguments
 from gateway.sql.call import CallStatement, Form, ResultColumn, call_statement, look, look_types
 from gateway.sql.parameters import called, gives_rows
 
-# A pseudo-type, such as record, is that of no value.
+# Pseudo-types, such as record, cannot be parameters.
 _TYPE: Final = """
     SELECT t.oid::bigint, quote_ident(n.nspname) || '.' || quote_ident(m.proname)
       FROM pg_type t
@@ -68,11 +68,11 @@ _AMBIGUOUS: Final = ("42702", "42703")
 @dataclass(frozen=True, slots=True)
 class CallableQuery:
     """
-    A query that can be called.
+    Query that can be called.
 
-    @ivar arguments: reads those of a call.
-    @ivar call_statement: what answers.
-    @ivar note: for people: what it takes and gives, and how it is run.
+    @ivar arguments: parser of a call's arguments.
+    @ivar call_statement: statement that answers calls.
+    @ivar note: one line for the operator: parameters, columns, and why calls are not grouped.
     """
 
     arguments: Arguments
@@ -83,7 +83,7 @@ class CallableQuery:
 @dataclass(frozen=True, slots=True)
 class Judgement:
     """
-    A query against the database.
+    Result of an examination.
 
     @ivar sound: C{None} where there are problems.
     """
@@ -94,10 +94,10 @@ class Judgement:
 
 async def examine_query(connection: Connection, query: Query, timeout: float) -> Judgement:
     """
-    Have the server look at a query; nothing of it is run.
+    Examine a query on the server, without running it.
 
     @param timeout: seconds for each statement.
-    @raise gateway.model.errors.StoreError: it could not look.
+    @raise gateway.model.errors.StoreError: the examination failed.
     """
     problems: list[Problem] = []
     types = []
@@ -126,7 +126,9 @@ async def _examined(
     connection: Connection, query: Query, arguments: Arguments, timeout: float
 ) -> Judgement:
     """
-    @raise RouteError: the server has something against its SQL.
+    Find the form of the statement and its columns, and prepare it once as a check.
+
+    @raise RouteError: the server refuses its SQL.
     """
     kinds = arguments.kinds
     volatile = await connection.query(_VOLATILE, (called(query.sql),), timeout)
@@ -171,7 +173,7 @@ async def _prepare(queue: CallStatement, ask: Ask) -> None:
 
 async def _type(connection: Connection, name: str, timeout: float) -> SqlType | str:
     """
-    @return: the type, or why there is none.
+    Return a type, or why it cannot be used.
     """
     try:
         rows = await connection.query(_TYPE, (name,), timeout)
@@ -195,7 +197,7 @@ async def _type(connection: Connection, name: str, timeout: float) -> SqlType | 
 
 async def _tried(connection: Connection, sql: str, timeout: float) -> list[ResultColumn] | None:
     """
-    @return: C{None} where the server has something against it.
+    Return the columns of a result; C{None} where the server refuses the statement.
     """
     try:
         return await _result(connection, sql, timeout)
@@ -214,7 +216,7 @@ async def _explained_columns(
     connection: Connection, query: Query, kinds: Sequence[Kind], timeout: float
 ) -> list[ResultColumn]:
     """
-    Of a statement that writes, as its plan says: it cannot be run for them.
+    Return the columns of a statement that writes, from its plan, since it must not be run for this.
     """
     output = await _output(connection, look(query, kinds, Form.WITH), timeout)
     if not gives_rows(query.sql):
@@ -251,7 +253,7 @@ def _columns(names: Sequence[str], rows: Rows) -> list[ResultColumn]:
 
 def _explained(query: Query, error: RouteError | RowError) -> str:
     """
-    The server's words, and what may help.
+    Return the server's message, with advice where there is some.
     """
     text = str(error)
     if hint := advice(query.sql, error):

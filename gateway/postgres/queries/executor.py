@@ -1,14 +1,13 @@
 """
-How calls of a query are answered on a connection: one round trip, prepared where sessions
-are ours.
+Run calls of a query on a connection: one round trip, with a prepared statement unless a pooler
+shares sessions.
 
-Several statements in one string are one transaction, and the last one's result is what
-psycopg2 gives: the transaction is told to read only and how long it may take, then the
-statement is executed. PostgreSQL's timer starts anew for each of them (postgres.c,
-exec_simple_query).
+Several statements in one string are one transaction, and psycopg2 returns the last one's result:
+the first ones make the transaction read-only and set its timeout, then the query is executed.
+PostgreSQL's timer starts anew for each of them (postgres.c, exec_simple_query).
 
-What writes is told when it is committed, by a round trip of its own: whatever is lost
-before that has certainly not happened.
+A query that writes is committed in a second round trip, and answered after it: if the connection is
+lost before the COMMIT is sent, nothing was done.
 """
 
 from __future__ import annotations
@@ -40,8 +39,8 @@ server should be the one to give up, that costs no connection.
 
 class PreparedCall:
     """
-    A query's statement, by a name that says what its text is: where a pooler shares
-    sessions, another gateway may have prepared one of its own there.
+    Prepared statement of a query, named by a hash of its text: where a pooler shares sessions,
+    another gateway may have prepared another text there.
     """
 
     __slots__ = ("call_statement", "execute", "name", "prepare")
@@ -60,9 +59,9 @@ class PreparedCall:
 
 class CallExecutor:
     """
-    Executor of calls.
+    Executor of calls of queries.
 
-    @ivar prepares: whether statements are prepared.
+    @ivar prepares: whether statements are prepared; not behind a pooler that shares sessions.
     """
 
     _log = Logger()
@@ -79,13 +78,13 @@ class CallExecutor:
         timeout: float,
     ) -> list[CallAnswer] | None:
         """
-        Answer calls of a query that only reads.
+        Answer calls of a read-only query.
 
-        @param calls: the elements of each call's arguments; several only where the statement
-            is for several.
-        @param timeout: seconds for all of them.
-        @return: C{None} where the answers are too large together.
-        @raise gateway.model.errors.StoreError: there is no answer for any of them.
+        @param calls: arguments of each call, as array elements; several only if the statement's
+            form allows it.
+        @param timeout: limit for all of them together, in seconds.
+        @return: C{None} where the answers together are too large.
+        @raise gateway.model.errors.StoreError: no call has an answer.
         """
         begin = f"SET TRANSACTION READ ONLY; {_limit(timeout)}"
         connection.reads = True
@@ -100,7 +99,7 @@ class CallExecutor:
         self, connection: Connection, query: Query, answerable: PreparedCall, call: Sequence[str]
     ) -> CallAnswer:
         """
-        Answer a call of a query that may write. It is done whole, or not at all.
+        Answer a call of a query that may write, which is committed or leaves nothing behind.
 
         @raise gateway.model.errors.StoreError: nothing was done.
         """
@@ -159,7 +158,7 @@ class CallExecutor:
 
 def call_outcome(error: StoreError, query: Query) -> Outcome:
     """
-    What a call is told that the database did not answer, for no fault of the operator's.
+    Return the answer to a call whose statement failed with anything but a L{RouteError}.
     """
     if isinstance(error, RowError):
         if error.sqlstate == TOO_LARGE:

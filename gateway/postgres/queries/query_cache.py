@@ -1,6 +1,6 @@
 """
-Cache of what is known of queries: each is examined before its first call, again when an error says
-that it no longer fits, and from time to time; and the operator is told where it does not work.
+Cache of examined queries. Each is examined before its first call, again after an error that
+suggests a changed schema, and from time to time; faults are logged for the operator.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class QueryCache:
 
     def __init__(self, pool: Pool, timeout: float) -> None:
         """
-        @param timeout: seconds for each statement.
+        @param timeout: seconds for each statement of an examination.
         """
         self._pool = pool
         self._clock: IReactorTime = pool.reactor
@@ -45,13 +45,15 @@ class QueryCache:
 
     def refresh(self, queue: CallQueue, opened: OpenQuery, now: float) -> None:
         """
-        Look again if that is due, without anybody waiting for it.
+        Examine a query again in the background, if that is due.
         """
         if now - opened.since > LOOKED_AT_FOR and queue.opening is None:
             self._look(queue)
 
     async def opened(self, queue: CallQueue) -> OpenQuery:
         """
+        Return the examined query; examine it first if necessary.
+
         @raise StoreError: it cannot be called.
         """
         if queue.opening is None:
@@ -68,7 +70,7 @@ class QueryCache:
 
     def _look(self, queue: CallQueue) -> None:
         """
-        Begin to look at a query; those in C{opening} are told.
+        Start an examination; its end fires the Deferreds in C{opening}.
         """
         queue.opening = []
         work = Deferred.fromCoroutine(self._look_at(queue))
@@ -94,7 +96,9 @@ class QueryCache:
 
     async def open(self, connection: Connection, queue: CallQueue) -> None:
         """
-        @raise StoreError: it could not be looked at, or cannot be called.
+        Examine a query on this connection.
+
+        @raise StoreError: the examination failed, or the query cannot be called.
         """
         judgement = await examine_query(connection, queue.query, self._timeout)
         now = queue.looked_at = self._clock.seconds()
@@ -107,7 +111,7 @@ class QueryCache:
 
     def again(self, queue: CallQueue) -> bool:
         """
-        Whether it is long enough ago that it was looked at.
+        Say whether the last examination is old enough for another one.
         """
         return self._clock.seconds() - queue.looked_at >= LOOKED_AT_AGAIN
 

@@ -1,15 +1,14 @@
 """
-The Queries that ask PostgreSQL: calls gather, and many are answered by one statement.
+Answer calls of queries from PostgreSQL: calls are gathered, and one statement answers many.
 
-While a statement of a query is under way, or the connections of the share are busy, calls
-gather; then those of one query go together in one round trip. What a reactor's turn brings is
-gathered as well.
-Where a group fails, its calls are asked one by one, so that each gets an answer of its own,
-and a group's patience is short, so that one slow call delays its group by no more than that.
-How many go together follows from how long they take.
+While a statement of a query is in flight, or all connections for queries are busy, calls are
+gathered; then those of one query go together in one round trip. Calls that come in one turn of the
+reactor are gathered as well. Where a group fails, its calls are sent one by one, so that each gets
+its own answer; a group has a short timeout, so that one slow call delays the others by no more than
+that. The size of groups adapts to how long they take.
 
-The share is a pool of its own: a slow query holds up other queries at most, never a store;
-and slow ones never have all of the share, where it has several connections.
+Queries have a pool of their own: a slow query delays other queries at most, never a store; and slow
+ones never use all of its connections, unless there is only one.
 """
 
 from __future__ import annotations
@@ -53,8 +52,8 @@ def query_pool(
     connector: Connector | None = None,
 ) -> Pool:
     """
-    The share of the connections that queries have, opened when they are needed. What there is
-    to say of the database the main pool says.
+    Return the pool for queries, which opens connections when they are needed. It logs nothing above
+    debug level, since the main pool logs the state of the database.
     """
     share = replace(settings, pool_min=0, pool_max=settings.query_connections)
     return Pool(share, reactor, backoff, connector, quiet=True)
@@ -62,9 +61,9 @@ def query_pool(
 
 class PostgresQueries:
     """
-    Answers calls through a pool of its own.
+    Service that answers calls through a pool of its own.
 
-    @ivar in_flight: calls that have no answer yet.
+    @ivar in_flight: number of calls without an answer.
     """
 
     _log = Logger()
@@ -88,14 +87,14 @@ class PostgresQueries:
 
     def start(self, dsn: str) -> None:
         """
-        @param dsn: as for L{Pool.start}.
+        Start the pool, if there are queries; C{dsn} is as for L{Pool.start}.
         """
         if self._queues:
             self._pool.start(dsn)
 
     def close(self) -> None:
         """
-        Disconnect; whoever waits for an answer gets one.
+        Disconnect, and answer all waiting calls.
         """
         self._closed = True
         for timer in (self._soon, self._later, self._sweep):
@@ -109,7 +108,7 @@ class PostgresQueries:
 
     async def call(self, name: str, arguments: bytes) -> CallAnswer:
         """
-        As L{ask}.
+        Answer a call, as L{ask} does.
         """
         answer: Deferred[CallAnswer] = Deferred()
         self.ask(name, arguments, answer.callback)
@@ -133,7 +132,7 @@ class PostgresQueries:
 
     async def _ask_first(self, queue: CallQueue, arguments: bytes, told: OnOutcome) -> None:
         """
-        As L{ask}, of a query that has yet to be looked at.
+        Do the same as L{ask}, for a query that must be examined first.
         """
         try:
             opened = await self._query_cache.opened(queue)
@@ -154,7 +153,7 @@ class PostgresQueries:
 
     def _settle(self, call: Call, answer: CallAnswer) -> None:
         """
-        Tell a call its answer, once.
+        Answer a call, once.
         """
         told, call.told = call.told, None
         if told is not None:
@@ -177,7 +176,7 @@ class PostgresQueries:
 
     def _dispatch_soon(self) -> None:
         """
-        When all that this turn of the reactor brings is here.
+        Schedule a dispatch for the end of this turn of the reactor.
         """
         if self._soon is None:
             self._soon = self._clock.callLater(0, self._dispatch)
@@ -195,7 +194,7 @@ class PostgresQueries:
 
     def _begin(self, queue: CallQueue) -> bool:
         """
-        @return: whether its calls are being asked.
+        Send the next calls of a query; return whether any left the queue.
         """
         slow = queue.pace >= SLOW
         if slow and self._running_slow >= max(1, self._most - 1):
@@ -208,8 +207,8 @@ class PostgresQueries:
             return False
         opened = queue.opened
         if opened is None:
-            # It was found at fault meanwhile; whoever calls next looks again. Whoever is told
-            # may call at once, so nothing is told before all is in order here.
+            # An examination found a fault meanwhile; the next call examines again. A callback may
+            # call at once, so the queue is emptied before any callback runs.
             waiting, queue.calls = queue.calls, deque()
             for call in waiting:
                 self._settle(call, wording.QUERY_OUT_OF_ORDER)
@@ -245,7 +244,8 @@ class PostgresQueries:
 
     def _look_for_old(self) -> None:
         """
-        Send away those who have waited for too long; the first of each query came first.
+        Answer calls that have waited too long with an error; each queue begins with its oldest
+        call.
         """
         self._sweep = None
         until = self._clock.seconds() - self._patience
@@ -297,8 +297,11 @@ class PostgresQueries:
         self, connection: Connection, queue: CallQueue, opened: OpenQuery, calls: list[Call]
     ) -> list[CallAnswer] | None:
         """
-        @return: C{None} where they are too large together.
-        @raise StoreError: there are none.
+        Run calls; after an error that suggests a changed schema, examine the query and run them
+        again.
+
+        @return: C{None} where the answers together are too large.
+        @raise StoreError: no call has an answer.
         """
         try:
             return await self._run(connection, queue.query, opened, calls)
@@ -326,7 +329,7 @@ class PostgresQueries:
             call.alone = True
         queue.calls.extendleft(reversed(calls))
 
-    # What peers and the operator are told.
+    # Errors.
 
     def _outcome(self, queue: CallQueue, error: StoreError) -> Outcome:
         if not isinstance(error, RouteError):

@@ -1,1 +1,1 @@
-"""The gateway's own schema, and what the live database says of types and statements."""
+"""Schema of the gateway, and the live database's types and statements."""

@@ -1,5 +1,5 @@
 """
-What the live database says about SQL of the user's own: the types of its parameters.
+Examine a user's own SQL against the live database, for the types of its parameters.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ an operator C{?} that has nothing on its right.
 
 async def examine_sql(query: RunQuery, route: Route) -> Findings:
     """
-    Have the server look at a route's own SQL; nothing of it is run.
+    Examine a route's own SQL on the server, without running it.
 
-    @raise RouteError: the server has something against it.
+    @raise RouteError: the server refuses it.
     """
     call = _CALL.fullmatch(route.sql)
     if call is not None:
@@ -68,7 +68,7 @@ async def _prepared(query: RunQuery, route: Route) -> Sequence[int]:
 
 def advice(sql: str, error: RouteError | RowError) -> str:
     """
-    What may help beside the server's words, in words that follow on them.
+    Return advice to append to the server's error; C{""} for none.
     """
     foreign = foreign_parameter(sql) if error.sqlstate in _UNREADABLE else ""
     return f"; {foreign}" if foreign else ""
@@ -76,8 +76,8 @@ def advice(sql: str, error: RouteError | RowError) -> str:
 
 async def _arguments(query: RunQuery, route: Route, call: re.Match[str]) -> Sequence[int]:
     """
-    The types of a procedure's arguments, which PREPARE does not take. A parameter that is
-    more than a whole argument is text, for a cast of the user's.
+    Return the types of a procedure's arguments, since PREPARE does not take CALL. A parameter that
+    is only part of an argument is text, which the user's SQL can cast.
     """
     found = await query(_ARGUMENTS, (call["name"],))
     declared = found[0][0] if found else []

@@ -1,5 +1,5 @@
 """
-What was found when a route was held against the database.
+Result of a route's examination against the database.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ class Problem(NamedTuple):
     """
     Problem that keeps a route from being opened.
 
-    @ivar key: of the route's section.
+    @ivar key: key in the route's section.
     """
 
     key: str
@@ -25,11 +25,11 @@ class Problem(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Findings:
     """
-    A route against the database.
+    Findings about a route.
 
-    @ivar exists: whether the table is there.
-    @ivar insert: what stores; only where there is no problem.
-    @ivar problems: with none the route can be opened.
+    @ivar exists: whether the table exists.
+    @ivar insert: statement that stores; C{None} where there are problems.
+    @ivar problems: empty if the route can be opened.
     """
 
     exists: bool
@@ -39,7 +39,7 @@ class Findings:
     @property
     def sound(self) -> Insert:
         """
-        What stores.
+        Statement that stores.
 
         @raise RouteError: with every problem.
         """

@@ -1,10 +1,9 @@
 """
-The gateway's own schema, brought up to date by numbered files of SQL.
+Schema of the gateway, brought up to date by numbered SQL files.
 
-C{gateway.migration} holds the numbers applied. An advisory lock makes gateways
-that start together take turns; the one that comes second finds nothing to do.
-Where a database administrator has run the files, nothing is created here, so
-the gateway's role needs no right to.
+C{gateway.migration} holds the numbers applied. An advisory lock makes gateways that start together
+take turns; the second one finds nothing to do. Where a database administrator has run the files,
+nothing is created here, so the gateway's role needs no right to create.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _CREATE_IN: Final = """
 
 def migrations() -> list[tuple[int, str, str]]:
     """
-    @return: (number, file name, SQL), ascending.
+    Return (number, file name, SQL) of all SQL files, ascending.
     """
     found = []
     for file in resources.files("gateway.postgres.schema").iterdir():
@@ -48,7 +47,7 @@ def migrations() -> list[tuple[int, str, str]]:
 
 async def migrate(query: RunQuery) -> int:
     """
-    Apply what is missing, inside the transaction that C{query} runs in.
+    Apply missing files, inside the transaction that C{query} runs in.
 
     @return: how many files were applied.
     """
@@ -72,7 +71,9 @@ async def migrate(query: RunQuery) -> int:
 
 async def refuse_newer(query: RunQuery) -> None:
     """
-    @raise SchemaNewer: there are migrations that this gateway does not know.
+    Check that the schema is not newer than this gateway.
+
+    @raise SchemaNewer: it has migrations that this gateway does not know.
     """
     applied, known = await _applied(query), migrations()[-1][0]
     if applied > known:
@@ -85,14 +86,14 @@ async def refuse_newer(query: RunQuery) -> None:
 
 async def up_to_date(query: RunQuery) -> bool:
     """
-    Whether nothing is missing.
+    Say whether no file is missing.
     """
     return await _applied(query) >= migrations()[-1][0]
 
 
 async def create_table(query: RunQuery, route: Route) -> bool:
     """
-    Make a route's table if it is missing, inside the transaction that C{query} runs in.
+    Create a route's table if it is missing, inside the transaction that C{query} runs in.
 
     @return: whether it was missing.
     """
@@ -109,7 +110,7 @@ async def create_table(query: RunQuery, route: Route) -> bool:
 
 async def lock(query: RunQuery) -> None:
     """
-    Take turns with other gateways until the end of the transaction.
+    Hold the advisory lock until the end of the transaction.
     """
     await query("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
 

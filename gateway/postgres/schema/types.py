@@ -1,11 +1,11 @@
 """
 SQL types of the live database: how a text becomes a value, as an untyped literal does.
 
-PostgreSQL reads C{'text'} in C{INSERT ... VALUES ('text')} by the input function of the
-column's type, of a domain by that of the type at its end, and then coerces the value as an
-assignment: C{'abcd'} is refused by a C{varchar(3)}, also by that of a domain, where an
-explicit cast would cut it. So here a text is cast to the base type alone, which runs the
-same input function; its length comes with the assignment.
+PostgreSQL parses C{'text'} in C{INSERT ... VALUES ('text')} with the input function of the column's
+type, or of a domain's base type, and then coerces the value as in an assignment: C{'abcd'} is
+refused by a C{varchar(3)}, also under a domain, where an explicit cast would cut it. So here a text
+is cast to the base type alone, which runs the same input function; the assignment checks its
+length.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from gateway.postgres.connect.connection import RunQuery
 
 # A cast from text runs the type's input function unless pg_cast has another one (regclass,
 # xml, "char", PostGIS), which may take other texts; then the function is called by name.
-# One of a polymorphic result cannot be, and character is a detour that has no such cast.
-# An interval's fields say what a bare number counts, so only interval has its typmod here.
-# Only the base types of PostgreSQL itself go by their name; whose else has one of these
-# names is not the type we know.
+# A function with a polymorphic result cannot be; the cast then goes through character, from which
+# there is no such cast. An interval's fields say what a bare number counts, so only interval has
+# its typmod here. Only PostgreSQL's own base types are known by name; another schema's type of the
+# same name is a different type.
 _TYPES: Final = """
     WITH RECURSIVE level(place, declared, typmod, oid, fields) AS (
         SELECT place, declared, typmod, declared, typmod
@@ -77,6 +77,8 @@ async def sql_types(
     query: RunQuery, declared: Sequence[tuple[int, int]], not_null: Sequence[bool] = ()
 ) -> list[SqlType]:
     """
+    Look up types.
+
     @param declared: oid and modifier of each type, as C{pg_attribute} has them.
     @param not_null: for each, whether its column refuses NULL.
     """

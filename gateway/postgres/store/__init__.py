@@ -1,1 +1,1 @@
-"""The Store on PostgreSQL: routes held against their tables, and batches stored."""
+"""Store on PostgreSQL: routes examined against their tables, and batches stored."""

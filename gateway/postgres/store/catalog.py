@@ -1,7 +1,7 @@
 """
-What the live database says about a route's table: is it fit to take messages?
+Examine a route's table in the live database: can it take messages?
 
-Used before a route is opened and by C{gateway check}, so that both say the same.
+Used before a route is opened and by C{gateway check}, so that both report the same.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ class TableColumn:
     """
     A column of the live table.
 
-    @ivar category: of its type (PostgreSQL documentation, table 52.65).
-    @ivar computed: never inserted into.
+    @ivar category: category of its type (PostgreSQL documentation, table 52.65).
+    @ivar computed: generated, so never inserted into.
     @ivar required: NOT NULL and without a default.
     """
 
@@ -84,7 +84,7 @@ class TableColumn:
 
     def holds(self, source: str, format_: FormatName) -> bool:
         """
-        Whether values of a source fit the type, as far as types go.
+        Say whether values of a source fit the type, as far as that is known without the values.
         """
         if format_ != "text" and source not in METADATA:
             return True  # each value is judged
@@ -99,9 +99,9 @@ class TableColumn:
 
 async def examine(query: RunQuery, route: Route) -> Findings:
     """
-    Look at what a route needs.
+    Examine a route: its table, or its own SQL.
 
-    @raise RouteError: its own SQL is of no use.
+    @raise RouteError: its SQL cannot be used.
     """
     return await (examine_sql if route.sql else _examine_table)(query, route)
 
@@ -151,7 +151,7 @@ async def _examine_table(query: RunQuery, route: Route) -> Findings:
 
 async def _columns(query: RunQuery, oid: int) -> dict[str, TableColumn]:
     """
-    @param oid: of the table.
+    Return the columns of the table with this oid.
     """
     rows = await query(_COLUMNS, (oid,))
     declared = [(row[1], row[2]) for row in rows]
@@ -173,7 +173,7 @@ def _column_problem(
     may_insert: bool,
 ) -> str:
     """
-    @return: C{""} for none.
+    Return what is wrong with a column of the route; C{""} for nothing.
     """
     found = columns.get(column)
     if found is None:

@@ -1,8 +1,8 @@
 """
-Dead letters: messages that were refused and are kept in C{gateway.dead_letter}.
+Keep, list and replay dead letters: refused messages in C{gateway.dead_letter}.
 
-They are written behind a fence like any batch, so that a lost reply doubles none.
-Whoever is asked to replay one stores it and removes the letter in one transaction.
+They are written behind a fence like any batch, so that a lost reply duplicates none. A replay
+stores the message and removes the dead letter in one transaction.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ KEEP_DEAD_LETTERS: Final = """
 
 def dead_letter_values(batch: Batch) -> Mapping[str, Any]:
     """
-    Parameters of L{KEEP_DEAD_LETTERS}, for those of a batch's refusals that become dead letters.
+    Return the parameters of L{KEEP_DEAD_LETTERS}, for those of a batch's refusals that become dead
+    letters.
     """
     dead_letters = batch.dead_letters
     chunks = [refusal.chunk for refusal in dead_letters]
@@ -57,7 +58,7 @@ class DeadLetter:
     """
     A row of C{gateway.dead_letter}.
 
-    @ivar attempts: how often it was refused.
+    @ivar attempts: number of times it was refused.
     """
 
     id: int
@@ -76,9 +77,9 @@ class DeadLetter:
 @dataclass(frozen=True, slots=True)
 class DeadLetterSelection:
     """
-    Selection of dead letters; what is left out does not narrow it.
+    Selection of dead letters; attributes left at their default select all.
 
-    @ivar days: refused longer ago than that.
+    @ivar days: minimum age since the refusal, in days.
     """
 
     ids: Sequence[int] = ()
@@ -87,7 +88,7 @@ class DeadLetterSelection:
 
     def where(self) -> tuple[str, Mapping[str, Any]]:
         """
-        @return: a condition and its parameters.
+        Return the selection as an SQL condition, and its parameters.
         """
         terms = ["true"]
         if self.ids:
@@ -123,7 +124,7 @@ class DeadLetters:
 
     async def count(self, choice: DeadLetterSelection) -> int:
         """
-        How many there are.
+        Count the selected dead letters.
         """
         condition, values = choice.where()
         rows = await self._query(
@@ -136,9 +137,7 @@ class DeadLetters:
         self, choice: DeadLetterSelection, limit: int, after: int = 0
     ) -> list[DeadLetter]:
         """
-        The oldest of them.
-
-        @param after: only those with a higher id.
+        Return the oldest of the selected dead letters with an id above C{after}.
         """
         condition, values = choice.where()
         rows = await self._query(
@@ -150,9 +149,7 @@ class DeadLetters:
 
     async def purge(self, choice: DeadLetterSelection) -> int:
         """
-        Remove them for good.
-
-        @return: how many.
+        Delete the selected dead letters, and return their number.
         """
         condition, values = choice.where()
         return len(
@@ -163,17 +160,17 @@ class DeadLetters:
 
     async def replay(self, letter: DeadLetter, route: Route) -> str | None:
         """
-        Store a message after all, and remove its letter with it.
+        Store a message again, and remove its dead letter in the same transaction.
 
-        @return: C{None} where it is stored, else why it was refused again.
-        @raise Gone: it is no longer there.
-        @raise StoreError: not now; nothing changed, unless it is L{OutcomeUnknown}.
+        @return: C{None} where it is stored, else why it was refused.
+        @raise Gone: the dead letter no longer exists.
+        @raise StoreError: it cannot be stored now; nothing changed, unless it is L{OutcomeUnknown}.
         """
 
         async def work(query: RunQuery) -> None:
             insert = (await examine(query, route)).sound
             statement, bound = bind_at_once(insert, _batch(letter).slices)
-            # Whoever else replays it waits here, and then finds it gone.
+            # A concurrent replay waits here, and then finds no row.
             if not await query(_TAKE, (letter.id,)):
                 raise Gone
             lane = str(uuid4())

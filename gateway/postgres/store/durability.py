@@ -1,9 +1,9 @@
 """
-How much a commit is worth: settings of the server that make C{+OK} mean less.
+Find settings of the server that make C{+OK} less durable.
 
-The gateway takes the operator's choices as they are (a server may be fast on
-purpose), but says at its start what they give up. PostgreSQL documentation,
-sections 20.5.1 "Settings" and 27.2.8 "Synchronous Replication".
+The gateway accepts the operator's choice (a server may be fast on purpose), but logs at its start
+what it gives up. PostgreSQL documentation, sections 20.5.1 "Settings" and 27.2.8 "Synchronous
+Replication".
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SETTINGS: Final = """
 
 async def weaknesses(query: RunQuery) -> list[str]:
     """
-    @return: what can lose a message that was answered C{+OK}, one line each.
+    Return one line for each setting by which a message answered C{+OK} can be lost.
     """
     rows = await query(_SETTINGS, None)
     return judge(*rows[0])
@@ -33,8 +33,10 @@ def judge(
     synchronous_commit: str, fsync: bool, full_page_writes: bool, synchronous: bool, standbys: int
 ) -> list[str]:
     """
+    Return the weaknesses of given settings.
+
     @param synchronous: whether C{synchronous_standby_names} names any.
-    @param standbys: how many are connected.
+    @param standbys: number of standbys connected.
     """
     found = []
     if not fsync or not full_page_writes:

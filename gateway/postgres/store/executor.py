@@ -1,11 +1,10 @@
 """
-How bound statements are run: prepared where sessions are ours, as blocks where rows are
-at fault, together where there are several.
+Run bound statements: prepared unless a pooler shares sessions, as code blocks where rows are at
+fault, several together.
 
-A statement is prepared once in each session (planning it costs more than running it for
-small batches). Where sessions are not ours to keep, as behind PgBouncer in transaction
-mode, a prepared statement is missing sooner or later; from then on the plain text is
-sent.
+A statement is prepared once in each session (for small batches planning costs more than running).
+Where a pooler shares sessions, as PgBouncer in transaction mode does, a prepared statement is
+missing sooner or later; from then on the plain text is sent.
 """
 
 from __future__ import annotations
@@ -45,11 +44,11 @@ could not be stored without: where one message is bad, others mostly are.
 
 class WriteOptions(NamedTuple):
     """
-    Options of storing a batch.
+    Options for storing a batch.
 
-    @ivar blame: which rows that fail are at fault.
-    @ivar patient: whether somebody waits for as long as it takes the server; but not for the
-        locks of others.
+    @ivar blame: which failing rows count as rows at fault.
+    @ivar patient: whether to wait as long as the server needs, but with a limit for the locks of
+        others.
     """
 
     blame: Blame = Blame.MOST
@@ -58,11 +57,11 @@ class WriteOptions(NamedTuple):
 
 class _Prepared:
     """
-    A statement with a name in every session.
+    Prepared statement, under the same name in every session.
 
-    The name says what the text is. Where a pooler shares sessions, another gateway
-    may have prepared a statement of its own there; by a name that both use it
-    would store our messages into its table.
+    The name is a hash of the text. Where a pooler shares sessions, another gateway may have
+    prepared a statement of its own there; under a shared name it would store our messages into its
+    table.
     """
 
     __slots__ = ("execute", "name", "prepare")
@@ -76,9 +75,9 @@ class _Prepared:
 
 class StatementExecutor:
     """
-    Runs statements behind fences.
+    Executor of statements behind fences.
 
-    @ivar prepares: whether statements are prepared.
+    @ivar prepares: whether statements are prepared; not behind a pooler that shares sessions.
     """
 
     _log = Logger()
@@ -87,10 +86,10 @@ class StatementExecutor:
         self, clock: IReactorTime, deadline: float, patience: float, lock_timeout: float
     ) -> None:
         """
-        @param deadline: seconds for each statement, after which its connection is closed.
-        @param patience: seconds after which nobody waits for it any longer.
-        @param lock_timeout: seconds to wait for others' locks, where they are not to be taken for a
-            row's slowness.
+        @param deadline: timeout of each statement in seconds, after which its connection is closed.
+        @param patience: seconds after which the caller stops waiting for it.
+        @param lock_timeout: seconds to wait for others' locks, so that such a wait does not count
+            as a slow row.
         """
         self._patience = patience
         self._within = f"SELECT set_config('lock_timeout', '{int(lock_timeout * 1000)}ms', true); "
@@ -109,11 +108,12 @@ class StatementExecutor:
         options: WriteOptions,
     ) -> Rows:
         """
-        Store a batch; rows at fault are left out, unless it is several batches.
+        Store a batch; rows at fault are left out, unless the fence covers several batches.
 
-        @return: one row with the fates where there is something to tell of rows.
-        @raise RowError: a row of several batches is at fault.
-        @raise gateway.postgres.connect.driver_errors.SlowRow: so is a row of one.
+        @return: one row with the fates of the rows (see L{gateway.sql.fates}); none where all were
+            stored.
+        @raise RowError: a row is at fault, in several batches stored as one.
+        @raise gateway.postgres.connect.driver_errors.SlowRow: a row is too slow.
         """
         statement, values = bound
         fenced = [fence.lane, fence.first, fence.number, *values]
@@ -168,9 +168,10 @@ class StatementExecutor:
         watch: bool,
     ) -> Rows:
         """
-        Store a batch by the block that leaves out rows at fault.
+        Store a batch by the code block that leaves out rows at fault.
 
-        @param watch: whether a row is known to be slow; else it is watched for when one is.
+        @param watch: whether a slow row is expected; else rows are only timed after a first
+            timeout.
         """
         told = settings(blame, watch) + self._within + before
         try:
@@ -183,10 +184,10 @@ class StatementExecutor:
 
     async def try_out(self, connection: Connection, bound: Bound) -> str | None:
         """
-        Store rows, and undo it.
+        Store rows, and roll back.
 
-        @return: the fates of those of which there is something to tell.
-        @raise StoreError: none can be stored, and none is surely at fault.
+        @return: their fates; C{None} where all can be stored.
+        @raise StoreError: none can be stored, and it is not certain that any is at fault.
         """
         statement, values = bound
         lane = str(uuid4())
@@ -206,8 +207,7 @@ class StatementExecutor:
 
     async def run_empty(self, connection: Connection, fence: Fence, batch: Batch) -> Rows:
         """
-        Move the fence and the streams of a batch that has no row to be stored, and keep its
-        dead letters.
+        Run a batch without rows to store: move its fence and streams, and keep its dead letters.
         """
         sql = self._before(connection, batch, fence) + _ADVANCE
         values = (fence.lane, fence.first, fence.number)
@@ -216,8 +216,8 @@ class StatementExecutor:
 
     def _before(self, connection: Connection, batch: Batch, fence: Fence) -> str:
         """
-        What stands before a batch's statement: it moves the streams that have messages in the
-        batch, and keeps dead letters.
+        Return the statements in front of a batch's own: they move its streams, and keep its dead
+        letters.
         """
         texts = self._follow(connection, batch.moves, fence) + self._keep_dead_letters(
             connection, batch
@@ -238,7 +238,7 @@ class StatementExecutor:
 
     def joins(self, bounds: Sequence[Bound]) -> bool:
         """
-        Whether they may share a commit, and no row is expected to be refused.
+        Say whether batches may share a commit, and no row is likely to be refused.
         """
         return all(s.joins and not self._suspects(s) for s, _ in bounds)
 
@@ -251,13 +251,13 @@ class StatementExecutor:
         patient: bool = False,
     ) -> Rows:
         """
-        Store several batches in one round trip, which is one transaction, or none of them.
+        Store several batches in one round trip and transaction, or none of them.
 
-        @param bounds: C{None} for a batch that has no row to be stored.
-        @param patient: as of a L{WriteOptions}.
-        @raise RowError: some row is at fault.
+        @param bounds: C{None} for a batch without rows to store.
+        @param patient: as in L{WriteOptions}.
+        @raise RowError: a row is at fault.
         """
-        # The numbers of a stream may be of several routes by turns: all of them at once.
+        # The numbers of a stream may alternate between routes, so all marks move first.
         patience = self._deadline if patient else self._patience
         texts = self._follow(connection, stream_marks(batches), fences[0])
         for bound, fence, batch in zip(bounds, fences, batches, strict=True):
@@ -310,12 +310,12 @@ class StatementExecutor:
 
 def passes(error: StoreError) -> bool:
     """
-    Whether an error may befall any row, and mostly passes by itself.
+    Say whether an error is temporary and may occur with any row.
     """
     return isinstance(error, TransientError) and bool(_PASSING.match(error.sqlstate))
 
 
 class _Undone(StoreError):
-    """It could be stored, and is not."""
+    """Error that rolls back rows which could be stored."""
 
     fates: str | None = None

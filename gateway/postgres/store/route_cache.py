@@ -1,10 +1,9 @@
 """
-Cache of routes that take messages, each with its statement.
+Cache of open routes, each with its statement.
 
-A route is opened when it is first used: the schema is brought up to date, its
-table is made if it may be, the catalog is asked for its types and the statement
-is written. Any error that says the route no longer fits closes it, so that the
-next batch looks again; a table changed under us heals without a restart.
+A route is opened when it is first used: the schema is brought up to date, its table is created if
+that is configured, its types are looked up and the statement is built. An error that suggests a
+changed table closes it, so that the next batch opens it again, and no restart is needed.
 """
 
 from __future__ import annotations
@@ -36,9 +35,9 @@ AT_A_TIME: Final = 0.01
 
 class _Open(NamedTuple):
     """
-    A route that takes messages.
+    Open route.
 
-    @ivar since: when its table was looked at, in seconds of the reactor's clock.
+    @ivar since: when its table was examined, in seconds of the reactor's clock.
     """
 
     insert: Insert
@@ -47,18 +46,18 @@ class _Open(NamedTuple):
 
 class RouteCache:
     """
-    Cache of the configured routes' tables and statements.
+    Cache of the statements of configured routes.
     """
 
     def __init__(self, routes: Mapping[str, Route], clock: IReactorTime, timeout: float) -> None:
         """
-        @param timeout: seconds for each statement that looks at a table.
+        @param timeout: seconds for each statement of an examination.
         """
         self._routes = routes
         self._clock = clock
         self._timeout = timeout
         self._open: dict[str, _Open] = {}
-        # A gateway that runs goes on beside a newer one that is started; none begins to.
+        # An old gateway may go on beside a newer one, but must not start beside it.
         self._may_begin = False
 
     def __getitem__(self, route: str) -> Insert:
@@ -66,7 +65,7 @@ class RouteCache:
 
     def fresh(self, route: str) -> Insert | None:
         """
-        @return: the statement, where the table was looked at not too long ago.
+        Return the statement of a route, if its table was examined recently; else C{None}.
         """
         opened = self._open.get(route)
         if opened is None or self._clock.seconds() - opened.since >= LOOKED_AT_FOR:
@@ -75,21 +74,23 @@ class RouteCache:
 
     def may_be_old(self, route: str) -> bool:
         """
-        Whether its columns should be looked at before a message is refused for their types.
+        Say whether the table should be examined again before a message is refused for its type.
         """
         opened = self._open.get(route)
         return opened is None or self._clock.seconds() - opened.since >= LOOKED_AT_AGAIN
 
     def forget(self, route: str) -> None:
         """
-        Look at its table before the next batch.
+        Close a route, so that its table is examined before the next batch.
         """
         self._open.pop(route, None)
 
     def route(self, name: str) -> Route:
         """
-        @raise RouteError: there is none: the spool may hold messages for a route that
-            has been taken out of the configuration since.
+        Return a configured route.
+
+        @raise RouteError: there is none: the spool may hold messages of a route that was removed
+            from the configuration.
         """
         route = self._routes.get(name)
         if route is None:
@@ -98,7 +99,9 @@ class RouteCache:
 
     async def open(self, connection: Connection, name: str) -> Insert:
         """
-        @raise gateway.model.errors.StoreError: it takes no messages.
+        Open a route on this connection.
+
+        @raise gateway.model.errors.StoreError: it cannot take messages.
         """
         await self._begin(connection)
         findings = await connection.transaction(partial(_ready, self.route(name)), self._timeout)
@@ -108,7 +111,9 @@ class RouteCache:
 
     async def open_all(self, connection: Connection) -> None:
         """
-        @raise gateway.model.errors.StoreError: for the first that takes no messages.
+        Open all routes.
+
+        @raise gateway.model.errors.StoreError: for the first route that cannot take messages.
         """
         await self._begin(connection)
         for name in self._routes:
@@ -120,20 +125,22 @@ class RouteCache:
 
     async def _begin(self, connection: Connection) -> None:
         """
-        @raise gateway.model.errors.SchemaNewer: it is not for this gateway.
+        Check the schema's version once.
+
+        @raise gateway.model.errors.SchemaNewer: it is newer than this gateway.
         """
         if not self._may_begin:
             try:
                 await connection.transaction(refuse_newer, self._timeout)
             except RouteError:
-                # Not granted: what needs it says so.
+                # The table is not granted; the statements that need it will fail and say so.
                 return
             self._may_begin = True
 
 
 async def _ready(route: Route, query: RunQuery) -> Findings:
     """
-    Make what may be made, then look at what is there.
+    Create schema and table as configured, then examine the route.
     """
     await migrate(query)
     if route.create_columns is not None:
@@ -143,7 +150,7 @@ async def _ready(route: Route, query: RunQuery) -> Findings:
 
 async def in_turns(binding: Binding, clock: IReactorTime) -> Bound:
     """
-    Bind a batch, however much work it is, without holding up the reactor for long.
+    Bind a batch of any size, with pauses for the reactor's other work.
     """
     since = clock.seconds()
     while True:

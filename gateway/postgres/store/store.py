@@ -1,8 +1,8 @@
 """
-The Store that commits to PostgreSQL: one statement and one round trip a batch.
+Store on PostgreSQL: one statement and one round trip a batch.
 
-How a route becomes a statement is L{gateway.postgres.store.route_cache}'s, how statements are run
-L{gateway.postgres.store.executor}'s.
+L{gateway.postgres.store.route_cache} builds the statement of a route,
+L{gateway.postgres.store.executor} runs statements.
 """
 
 from __future__ import annotations
@@ -85,9 +85,9 @@ _NO_TURN: Final[AbstractAsyncContextManager[object]] = nullcontext()
 
 class PostgresStore:
     """
-    Stores batches through a pool.
+    Store that writes batches through a pool.
 
-    @ivar executor: how it runs statements.
+    @ivar executor: executor of its statements.
     """
 
     _log = Logger()
@@ -103,10 +103,10 @@ class PostgresStore:
             pool.reactor, self._deadline, self._patience, lock_timeout
         )
         self._turns: dict[str, DeferredLock] = {}
-        # Lanes on which a statement was lost. A server that stood still may come to it
-        # when the batch is long stored by another try, and then must find the lane's row.
+        # Lanes on which a statement was lost. A server that hung may run it when another try has
+        # stored the batch, and must then find the lane's row.
         self._doubtful: set[str] = set()
-        # Of each route the messages of which the last one passed.
+        # Route -> slice whose last row was stored.
         self._passed: dict[str, Slice] = {}
 
     async def write(
@@ -119,7 +119,7 @@ class PostgresStore:
         opened = self._route_cache.fresh(batch.route)
         bound = None
         if opened is not None:
-            # Values first: what cannot be stored needs no connection to be refused.
+            # Values first: a refusal by type needs no connection.
             try:
                 bound = await self._bind(opened, batch)
             except FramesRefused as refused:
@@ -149,8 +149,8 @@ class PostgresStore:
         options: WriteOptions,
     ) -> Written:
         """
-        Store a batch; where no row of it passes, a row that was stored before tells who is at
-        fault: the rows, or their route.
+        Store a batch; if none of its rows can be stored, try a row that was stored before, to tell
+        whether the rows are at fault or their route.
         """
         try:
             written = await self._store(connection, batch, bound, fence, options)
@@ -176,7 +176,7 @@ class PostgresStore:
 
     def _note(self, batch: Batch, written: Written) -> None:
         """
-        Keep the last row that passed.
+        Keep the last row that was stored.
         """
         if len(written.runs) == 1:
             if not refused_rows(written.runs):
@@ -189,8 +189,8 @@ class PostgresStore:
 
     async def _is_sound(self, connection: Connection, insert: Insert, route: str) -> bool:
         """
-        Whether a row that was stored before could be stored again, but for what it is itself
-        in the way of.
+        Say whether a row that was stored before could be stored again, apart from conflicts with
+        itself.
         """
         found = self._passed.get(route)
         if found is None:
@@ -220,20 +220,21 @@ class PostgresStore:
 
     def _turn(self, route: str) -> AbstractAsyncContextManager[object]:
         """
-        Lanes whose rows may meet take turns: two transactions that touch the same rows in
-        different orders wait for each other until PostgreSQL ends one of them, a second later.
+        Return the lock of a route whose rows may conflict: two transactions that touch the same
+        rows in different orders deadlock, until PostgreSQL ends one of them a second later.
         """
         configured = self._routes.get(route)
         if configured is None or (configured.conflict == "error" and not configured.sql):
             return _NO_TURN
-        # Its Deferreds can be awaited, which is all that is asked of such a manager.
+        # Its methods return Deferreds, which can be awaited as a context manager's.
         return cast(
             AbstractAsyncContextManager[object], self._turns.setdefault(route, DeferredLock())
         )
 
     async def _looked_again(self, route: str) -> bool:
         """
-        @return: whether what messages were refused for may be otherwise by now.
+        Examine a route again, if that is due before messages are refused for their types; return
+        whether it was examined.
         """
         if not self._route_cache.may_be_old(route):
             return False
@@ -255,7 +256,7 @@ class PostgresStore:
                 continue
             opened = self._route_cache.fresh(batch.route)
             if opened is None:
-                return False  # looked at when its messages are stored alone
+                return False  # it is opened when its messages are stored alone
             try:
                 bounds.append(await self._bind(opened, batch))
                 faults.append([])
@@ -275,7 +276,7 @@ class PostgresStore:
                 else:
                     await self._behind(fences[0], connection, batches[0], work)
             except (StreamsElsewhere, StreamsUnmoved, StoredBefore):
-                return False  # which of them, each batch finds out for itself
+                return False  # each batch is then written alone, and gets its own error
         for batch in batches:
             if batch.count:
                 self._passed[batch.route] = batch.slices[-1]
@@ -301,7 +302,7 @@ class PostgresStore:
         """
         Open every route, so that a bad one is known before its first message.
 
-        @raise StoreError: for the first that cannot be.
+        @raise StoreError: for the first that cannot be opened.
         """
         async with self._pool.checkout() as connection:
             await self._route_cache.open_all(connection)
@@ -319,17 +320,17 @@ class PostgresStore:
 
     async def durability(self) -> list[str]:
         """
-        What makes C{+OK} mean less here than it says, one line each.
+        Return the server's settings that make C{+OK} less durable, one line each.
 
-        @raise StoreError: it could not be asked.
+        @raise StoreError: the query failed.
         """
         async with self._pool.checkout() as connection:
             return await weaknesses(partial(connection.query, timeout=self._deadline))
 
     async def close_lanes(self, lanes: Sequence[str]) -> None:
         """
-        Forget lanes that will never be used again. The rows of those on which a statement
-        was lost stay, until they are abandoned.
+        Delete lanes that will never be used again. Those on which a statement was lost stay, until
+        they are abandoned.
 
         @precondition: nothing is in flight on them.
         """
@@ -340,7 +341,8 @@ class PostgresStore:
 
     async def close_abandoned_lanes(self) -> None:
         """
-        Forget the lanes of gateways that are gone without a word, L{ABANDONED} seconds ago.
+        Delete the lanes of gateways that ended without a clean stop, unused for L{ABANDONED}
+        seconds.
         """
         async with self._pool.checkout() as connection:
             await self._query(connection, _FORGET_ABANDONED, (ABANDONED,))
@@ -356,7 +358,7 @@ class PostgresStore:
         fence: Fence,
         options: WriteOptions,
     ) -> Awaitable[Written]:
-        # A coroutine for each of these layers is what a small batch's latency is made of.
+        # Not a coroutine: one for each layer would add to a small batch's latency.
         work = self.executor.run(connection, bound, fence, batch, options)
         return self._behind(fence, connection, batch, work)
 
@@ -368,10 +370,10 @@ class PostgresStore:
         work: Awaitable[Rows],
     ) -> Written:
         """
-        Run a statement that moves a fence, and be sure of what it says.
+        Run a statement that moves a fence, and make sure of its result.
 
-        @param work: gives one row with the fates where there is something to tell of rows.
-        @raise StoredPartly: some of the batches are stored, and surely so.
+        @param work: returns one row with the fates of the rows; none where all were stored.
+        @raise StoredPartly: some of the batches are stored for certain.
         """
         try:
             told = await work
@@ -390,7 +392,8 @@ class PostgresStore:
         self, fences: Sequence[Fence], connection: Connection, work: Awaitable[Rows]
     ) -> None:
         """
-        Run statements that move fences which may have been moved before, each by itself.
+        Run statements that move several fences. An earlier try may have moved each of them on its
+        own, so L{StoredBefore} is left to the caller.
         """
         try:
             await work
@@ -404,8 +407,8 @@ class PostgresStore:
         self, connection: Connection, batch: Batch, fence: Fence, reached: int
     ) -> Written:
         """
-        What an earlier try did. Whether its commit was replicated, as ours would have to
-        be, nobody has told us: its connection was lost.
+        Return the result of an earlier try. Its connection was lost, so its commit is confirmed
+        first: it may not be replicated.
         """
         number, fates = await self._confirm(connection, fence)
         if fates == VOID and fence.first <= number <= fence.number:
@@ -422,15 +425,14 @@ class PostgresStore:
 
     async def _confirm(self, connection: Connection, fence: Fence) -> Sequence[Any]:
         """
-        Be sure that what is committed is as durable as a commit promises.
+        Make sure that a commit is as durable as it promises to be.
 
-        A wait for a synchronous standby that is cancelled ends with success and a
-        warning; what is then found committed was never replicated (PostgreSQL
-        documentation, section 27.2.8.3). A standby takes the log in order, so a
-        later commit that was waited for covers all before it.
+        A wait for a synchronous standby that is cancelled ends with success and a warning; what is
+        then found committed was never replicated (PostgreSQL documentation, section 27.2.8.3). A
+        standby takes the log in order, so a later commit that was waited for covers all before it.
 
-        @return: the number of the lane's last batch, and its fates.
-        @raise OutcomeUnknown: it is not sure yet; write again.
+        @return: number and fates of the lane's last batch.
+        @raise OutcomeUnknown: that is not certain yet; write again.
         """
         found = await self._query(connection, _TOUCH, (fence.lane,))
         if not found:
