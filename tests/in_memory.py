@@ -37,7 +37,7 @@ from gateway.dialects.token_first import TokenFirst
 from gateway.model.errors import Unavailable
 from gateway.model.outcome import Code, Listing, Run, Words, refused
 from gateway.model.query import OnOutcome
-from gateway.peers.factory import DEFAULT_CARRIAGE, DEFAULT_TIMEOUTS, PeerFactory
+from gateway.peers.factory import ListenerSettings, PeerFactory, PeerServices
 from gateway.peers.protocol import PeerProtocol
 from gateway.peers.timeouts import Timeouts
 from gateway.system.socket_options import Carriage
@@ -231,9 +231,9 @@ class Bench:
         dialect: Dialect | None = None,
         routes: Sequence[str] | None = None,
         words: Words | None = None,
-        timeouts: Timeouts = DEFAULT_TIMEOUTS,
+        timeouts: Timeouts | None = None,
         telnet: bool = False,
-        carriage: Carriage = DEFAULT_CARRIAGE,
+        carriage: Carriage | None = None,
         transport: Any = None,
         channels: Sequence[str] = ("news", "orders"),
         push_buffer: int = 16384,
@@ -265,34 +265,35 @@ class Bench:
             dialect = CommandDialect(self.streams, Listed(), self.channels, self.authenticator)
         elif auth:
             dialect = TokenFirst(dialect or PlainDialect("messages"), self.authenticator)
+        writer = Writer(
+            self.store,
+            self.clock,
+            1,
+            self.inflight_limit,
+            lambda: 0.0,
+            CircuitBreakers(self.store, self.clock, lambda attempt: 0.5),
+            dead_letters=dead_letters,
+        )
         self.factory = PeerFactory(
-            listener="lines",
-            framing=framing,
-            dialect=dialect or PlainDialect("messages"),
-            words=words or Words(),
-            max_frame=max_frame,
-            window=window,
-            writer=Writer(
-                self.store,
-                self.clock,
-                1,
-                self.inflight_limit,
-                lambda: 0.0,
-                CircuitBreakers(self.store, self.clock, lambda attempt: 0.5),
-                dead_letters=dead_letters,
+            ListenerSettings(
+                listener="lines",
+                framing=framing,
+                words=words or Words(),
+                max_frame=max_frame,
+                window=window,
+                timeouts=timeouts or Timeouts(),
+                push_buffer=push_buffer,
+                auth=auth,
+                telnet=telnet,
+                carriage=carriage or Carriage(),
             ),
-            inflight_limit=self.inflight_limit,
-            clock=self.clock,
-            timeouts=timeouts,
-            telnet=telnet,
-            carriage=carriage,
-            channels=self.channels,
-            push_buffer=push_buffer,
-            access=Access(access, known if routes is None else routes),
-            auth=auth,
-            wall=lambda: self.desk.now,
-            rates=Rates(allowance or Allowance()),
-            connection_limit=connection_limit,
+            PeerServices(
+                writer, self.inflight_limit, self.clock, lambda: self.desk.now, self.channels
+            ),
+            dialect or PlainDialect("messages"),
+            Access(access, known if routes is None else routes),
+            Rates(allowance or Allowance()),
+            connection_limit,
         )
         self.peer, self.transport = self.connect(transport)
 

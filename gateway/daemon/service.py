@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import count
 from typing import Any, Final
 
@@ -50,6 +51,28 @@ _GOODBYE: Final = 1.0
 _POLL: Final = 0.02
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """
+    Parts of the gateway that are started and stopped in order.
+
+    @ivar spool: C{None} where messages are refused while the database is away.
+    @ivar spooler: writes messages to the spool, and stores them from there.
+    @ivar notifications: connection for LISTEN.
+    @ivar tls: of the listeners.
+    """
+
+    pool: Pool
+    store: PostgresStore
+    writer: Writer
+    queries: PostgresQueries
+    listeners: Sequence[ListenerService]
+    spool: Spool | None
+    spooler: OutageSpool | None
+    notifications: Notifications
+    tls: TlsRegistry
+
+
 class GatewayService(Service):
     """
     Service of the whole gateway.
@@ -59,54 +82,42 @@ class GatewayService(Service):
 
     def __init__(
         self,
+        parts: Parts,
         *,
         clock: IReactorTime,
         data_directory: DataDirectory | None,
         embedded: EmbeddedServer | None,
         dsn: str,
-        pool: Pool,
-        store: PostgresStore,
-        writer: Writer,
-        queries: PostgresQueries,
-        listeners: Sequence[ListenerService],
+        channels_dsn: str | None,
         drain_timeout: float,
-        spool: Spool | None = None,
-        spooler: OutageSpool | None = None,
-        notifications: Notifications | None = None,
-        channels_dsn: str | None = None,
-        operator_warnings: Sequence[str] = (),
-        tls: TlsRegistry | None = None,
-        end: Callable[[int], None] | None = None,
+        operator_warnings: Sequence[str],
+        end: Callable[[int], None],
     ) -> None:
         """
         @param data_directory: locked while the gateway runs; C{None} where it is not needed.
         @param embedded: C{None} where C{dsn} names a server.
+        @param channels_dsn: connection string for LISTEN, if not C{dsn}.
         @param drain_timeout: seconds that a stop waits for chunks in flight.
-        @param spool: C{None} where messages are refused while the database is away.
-        @param spooler: writes messages to the spool, and stores them from there.
-        @param notifications: connection for LISTEN.
-        @param channels_dsn: its connection string, if not C{dsn}.
         @param operator_warnings: lines to log at the start.
-        @param tls: of the listeners.
         @param end: ends the process with a status, where only the operator can help.
         """
         self._clock = clock
         self._data_directory = data_directory
         self._embedded = embedded
         self._dsn = dsn
-        self._pool = pool
-        self._store = store
-        self._writer = writer
-        self._queries = queries
-        self._listeners = listeners
-        self._drain_timeout = drain_timeout
-        self._spool = spool
-        self._spooler = spooler
-        self._notifications = notifications
         self._channels_dsn = channels_dsn
+        self._drain_timeout = drain_timeout
         self._operator_warnings = operator_warnings
-        self._tls = tls
         self._end = end
+        self._pool = parts.pool
+        self._store = parts.store
+        self._writer = parts.writer
+        self._queries = parts.queries
+        self._listeners = parts.listeners
+        self._spool = parts.spool
+        self._spooler = parts.spooler
+        self._notifications = parts.notifications
+        self._tls = parts.tls
         self._opening: Deferred[None] | None = None
         self._forced = False
 
@@ -139,17 +150,15 @@ class GatewayService(Service):
             self._log.warn("{caution}", caution=caution)
         self._pool.start(dsn)
         self._queries.start(dsn)
-        if self._notifications is not None:
-            own = self._channels_dsn
-            self._notifications.start(dsn if own is None else own)
+        own = self._channels_dsn
+        self._notifications.start(dsn if own is None else own)
         if self._spool is not None:
             self._spool.start()
         if self._spooler is not None:
             self._spooler.start()
         for listener in self._listeners:
             self._log.info("{line}", line=listener.line)
-        if self._tls is not None:
-            self._tls.start()
+        self._tls.start()
         self._opening = Deferred.fromCoroutine(self._open())
         self._opening.addErrback(self._not_opened)
 
@@ -203,8 +212,7 @@ class GatewayService(Service):
                 await self._store.open_all()
             except SchemaNewer as error:
                 self._log.critical("gateway: not started: {reason}", reason=str(error))
-                if self._end is not None:
-                    self._end(1)
+                self._end(1)
                 return
             except StoreError as error:
                 attempt += 1
@@ -233,8 +241,7 @@ class GatewayService(Service):
         """
         Stop accepting, answer what is in flight, then close spool and connections.
         """
-        if self._tls is not None:
-            self._tls.stop()
+        self._tls.stop()
         for listener in self._listeners:
             await listener.stop_listening()
         for listener in self._listeners:
@@ -252,8 +259,7 @@ class GatewayService(Service):
             for peer in list(listener.factory.peers):
                 peer.abort()
             listener.factory.end_log()
-        if self._notifications is not None:
-            self._notifications.stop()
+        self._notifications.stop()
         if self._opening is not None:
             self._opening.cancel()
         if self._spooler is not None:

@@ -23,11 +23,18 @@ from gateway.config.load import EMBEDDED, Config
 from gateway.daemon.embedded import DataDirectory, EmbeddedServer
 from gateway.daemon.options import Options
 from gateway.daemon.reload import Reload
-from gateway.daemon.service import GatewayService, end_process, on_signals, use_monotonic_clock
+from gateway.daemon.service import (
+    GatewayService,
+    Parts,
+    end_process,
+    on_signals,
+    use_monotonic_clock,
+)
 from gateway.dialects.command import CommandDialect
 from gateway.dialects.stream_registry import StreamRegistry
 from gateway.dialects.subscriptions import Subscriptions
 from gateway.listeners.build import Listeners
+from gateway.peers.factory import PeerServices
 from gateway.postgres.connect.connector import Connector
 from gateway.postgres.connect.notifications import Notifications
 from gateway.postgres.connect.pool import Pool
@@ -102,31 +109,30 @@ def makeService(options: Options) -> IService:
         config,
         reactor,
         connections=connections,
-        writer=writer,
-        inflight_limit=inflight_limit,
-        channels=channels,
+        services=PeerServices(writer, inflight_limit, reactor, time.time, channels),
         commands=commands,
         tls=tls,
         authenticator=authenticator,
-        wall=time.time,
     )
     service = GatewayService(
+        Parts(
+            pool=pool,
+            store=store,
+            writer=writer,
+            queries=queries,
+            listeners=list(listeners),
+            spool=spool,
+            spooler=spooler,
+            notifications=notifications,
+            tls=tls,
+        ),
         clock=reactor,
         data_directory=DataDirectory(data_dir) if is_embedded else None,
         embedded=EmbeddedServer(data_dir) if is_embedded else None,
         dsn=config.database.dsn,
-        pool=pool,
-        store=store,
-        writer=writer,
-        listeners=list(listeners),
-        drain_timeout=config.limits.drain_timeout,
-        spool=spool,
-        spooler=spooler,
-        queries=queries,
-        notifications=notifications,
         channels_dsn=config.channels.dsn,
+        drain_timeout=config.limits.drain_timeout,
         operator_warnings=[*options.operator_warnings, *caution],
-        tls=tls,
         end=partial(end_process, reactor),
     )
     parts = [

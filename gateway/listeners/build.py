@@ -5,7 +5,7 @@ Build the listeners of a configuration, and apply a reload to them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from twisted.internet.endpoints import serverFromString
@@ -15,22 +15,19 @@ from gateway.access.connection_limit import ConnectionLimit
 from gateway.access.peer_info import PeerInfo
 from gateway.access.rates import Allowance, Rates
 from gateway.access.rights import Access
-from gateway.commit.inflight_limit import InflightLimit
-from gateway.commit.writer import Writer
 from gateway.config.listener import AUTH_TIMEOUT, Listener
 from gateway.config.load import Config
 from gateway.dialects.base import Dialect
 from gateway.dialects.by_content import ContentDialect
 from gateway.dialects.command import CommandDialect
 from gateway.dialects.plain import PlainDialect
-from gateway.dialects.subscriptions import Subscriptions
 from gateway.dialects.token_first import TokenFirst
 from gateway.formats.registry import format_of
 from gateway.listeners.admission import Admission
 from gateway.listeners.service import ListenerService
 from gateway.listeners.usage_example import example
 from gateway.model.outcome import Words
-from gateway.peers.factory import PeerFactory
+from gateway.peers.factory import ListenerSettings, PeerFactory, PeerServices
 from gateway.peers.timeouts import Timeouts
 from gateway.system.addresses import Networks
 from gateway.system.listening_reactor import ListeningReactor, ListenOptions
@@ -51,28 +48,21 @@ class Listeners:
         reactor: Any,
         *,
         connections: int,
-        writer: Writer,
-        inflight_limit: InflightLimit,
-        channels: Subscriptions,
+        services: PeerServices,
         commands: CommandDialect,
         tls: TlsRegistry,
         authenticator: Authenticator,
-        wall: Callable[[], float],
     ) -> None:
         """
         @param connections: most connections of all listeners.
         @param tls: contexts of the listeners that have TLS.
-        @param wall: seconds since 1970.
         """
         self.connection_limit = ConnectionLimit(connections)
         self._reactor = reactor
-        self._writer = writer
-        self._inflight_limit = inflight_limit
-        self._channels = channels
+        self._peer_services = services
         self._commands = commands
         self._tls = tls
         self._authenticator = authenticator
-        self._wall = wall
         tls.on_change(self._end_revoked)
         self._routes = tuple(config.routes)
         self._access = Access(config.access, self._routes)
@@ -102,24 +92,15 @@ class Listeners:
 
     def _service(self, config: Config, name: str, listener: Listener) -> ListenerService:
         reactor = self._reactor
-        peers = PeerFactory(
+        settings = ListenerSettings(
             listener=name,
             framing=listener.framing,
-            dialect=self._dialect(config, listener),
             words=Words.configured(listener.ack, listener.nak),
             max_frame=listener.max_frame,
             window=listener.window,
-            writer=self._writer,
-            inflight_limit=self._inflight_limit,
-            clock=reactor,
             timeouts=_timeouts(listener),
-            channels=self._channels,
             push_buffer=config.channels.push_buffer,
-            rates=Rates(_allowance(listener)),
-            access=self._access,
-            wall=self._wall,
             auth=listener.auth,
-            connection_limit=ConnectionLimit(around=self.connection_limit),
             telnet=listener.telnet,
             refuses_http=listener.refuse_http and not listener.knows_peers,
             carriage=Carriage(
@@ -129,6 +110,14 @@ class Listeners:
                 send_buffer=listener.send_buffer,
                 receive_buffer=listener.receive_buffer,
             ),
+        )
+        peers = PeerFactory(
+            settings,
+            self._peer_services,
+            self._dialect(config, listener),
+            self._access,
+            Rates(_allowance(listener)),
+            ConnectionLimit(around=self.connection_limit),
         )
         admission = Admission(peers, reactor, tls=self._tls.listener_tls(name))
         _let_in(admission, listener)

@@ -5,7 +5,8 @@ Factory of the protocols of one listener's peers, with the state that they share
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, cast
+from dataclasses import dataclass, field
+from typing import cast
 
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory
@@ -33,9 +34,51 @@ from gateway.system.socket_options import Carriage
 from gateway.wire.framing import FRAMINGS, Framing
 from gateway.wire.telnet import TelnetFraming
 
-DEFAULT_TIMEOUTS: Final = Timeouts()
 
-DEFAULT_CARRIAGE: Final = Carriage()
+@dataclass(frozen=True, slots=True)
+class ListenerSettings:
+    """
+    Settings of one listener, as far as its peers feel them.
+
+    @ivar listener: its name in the configuration.
+    @ivar framing: a key of L{FRAMINGS}.
+    @ivar max_frame: largest payload of a frame, in bytes.
+    @ivar window: unanswered frames of a peer at which reading pauses.
+    @ivar push_buffer: bytes of pushes that may wait for a peer.
+    @ivar auth: whether peers have to prove their identity.
+    @ivar telnet: whether peers may send Telnet's commands between their lines.
+    @ivar refuses_http: whether a peer that begins with HTTP is disconnected before anything is
+        stored.
+    @ivar carriage: socket options of the connections.
+    """
+
+    listener: str
+    framing: str
+    words: Words
+    max_frame: int
+    window: int
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    push_buffer: int = 262144
+    auth: bool = False
+    telnet: bool = False
+    refuses_http: bool = True
+    carriage: Carriage = field(default_factory=Carriage)
+
+
+@dataclass(frozen=True, slots=True)
+class PeerServices:
+    """
+    Parts of the gateway that the peers of all listeners use.
+
+    @ivar wall: seconds since 1970.
+    @ivar channels: subscriptions to channels; C{None}: peers cannot listen.
+    """
+
+    writer: Writer
+    inflight_limit: InflightLimit
+    clock: IReactorTime
+    wall: Callable[[], float]
+    channels: Subscriptions | None = None
 
 
 class PeerFactory(Factory):
@@ -51,68 +94,43 @@ class PeerFactory(Factory):
 
     def __init__(
         self,
-        *,
-        listener: str,
-        framing: str,
+        settings: ListenerSettings,
+        services: PeerServices,
         dialect: Dialect,
-        words: Words,
-        max_frame: int,
-        window: int,
-        writer: Writer,
-        inflight_limit: InflightLimit,
-        clock: IReactorTime,
-        timeouts: Timeouts = DEFAULT_TIMEOUTS,
-        channels: Subscriptions | None = None,
-        push_buffer: int = 262144,
-        rates: Rates | None = None,
         access: Access,
-        wall: Callable[[], float],
-        auth: bool = False,
+        rates: Rates | None = None,
         connection_limit: ConnectionLimit | None = None,
-        telnet: bool = False,
-        refuses_http: bool = True,
-        carriage: Carriage = DEFAULT_CARRIAGE,
     ) -> None:
         """
-        @param listener: its name in the configuration.
-        @param framing: a key of L{FRAMINGS}.
-        @param max_frame: largest payload of a frame, in bytes.
-        @param window: unanswered frames of a peer at which reading pauses.
-        @param channels: subscriptions to channels; C{None}: peers cannot listen.
-        @param push_buffer: bytes of pushes that may wait for a peer.
         @param rates: rate limits of peers; C{None}: no limit.
-        @param wall: seconds since 1970.
-        @param auth: whether peers have to prove their identity.
         @param connection_limit: the count of connections.
-        @param telnet: whether peers may send Telnet's commands between their lines.
-        @param refuses_http: whether a peer that begins with HTTP is disconnected before anything is
-            stored.
-        @param carriage: socket options of the connections.
         """
-        self.listener = listener
-        self.framing = framing
+        self.listener = settings.listener
+        self.framing = settings.framing
+        self.words = settings.words
+        self.max_frame = settings.max_frame
+        self.window = settings.window
+        self.timeouts = settings.timeouts
+        self.push_buffer = settings.push_buffer
+        self.auth = settings.auth
+        self.telnet = settings.telnet
+        self.refuses_http = settings.refuses_http
+        self.carriage = settings.carriage
+        self.writer = services.writer
+        self.inflight_limit = services.inflight_limit
+        self.clock = services.clock
+        self.channels = services.channels
         self.dialect = dialect
-        self.words = words
-        self.max_frame = max_frame
-        self.window = window
-        self.writer = writer
-        self.inflight_limit = inflight_limit
-        self.clock = clock
-        self.timeouts = timeouts
-        self.channels = channels
-        self.push_buffer = push_buffer
-        self.rates = Rates(Allowance()) if rates is None else rates
         self.access = access
-        self.auth = auth
+        self.rates = Rates(Allowance()) if rates is None else rates
         self.connection_limit = ConnectionLimit() if connection_limit is None else connection_limit
-        self.telnet = telnet
-        self.refuses_http = refuses_http
-        self.carriage = carriage
         self.peers: set[PeerProtocol] = set()
-        self._wall = wall
-        self._sweep = TimeoutSweep(clock, timeouts, listener, self.peers, self._end_expired)
-        self.refusal_log = RefusalLog(clock, listener)
-        self.admission_log = AdmissionLog(clock, listener)
+        self._wall = services.wall
+        self._sweep = TimeoutSweep(
+            self.clock, self.timeouts, self.listener, self.peers, self._end_expired
+        )
+        self.refusal_log = RefusalLog(self.clock, self.listener)
+        self.admission_log = AdmissionLog(self.clock, self.listener)
         self._told_of_nul = False
 
     def joined(self, peer: PeerProtocol) -> None:

@@ -25,7 +25,7 @@ from gateway.model import wording
 from gateway.model.errors import StoreError
 from gateway.model.outcome import Code, Words, refused
 from gateway.model.query import OnOutcome
-from gateway.peers.factory import PeerFactory
+from gateway.peers.factory import ListenerSettings, PeerFactory, PeerServices
 from gateway.peers.protocol import PeerProtocol
 from gateway.spool.outage_spool import OutageSpool
 from gateway.spool.queue import Spool
@@ -108,18 +108,10 @@ class Process:
         channels = Subscriptions((), MemoryNotifier(), clock)
         authenticator = Authenticator({}, lambda work, done: done(work()), lambda: world.now)
         self._factory = PeerFactory(
-            listener="lines",
-            framing="line",
-            dialect=CommandDialect(streams, _NoQueries(), channels, authenticator),
-            words=Words(),
-            max_frame=100,
-            window=window,
-            writer=self.writer,
-            inflight_limit=inflight_limit,
-            clock=clock,
-            channels=channels,
-            access=_ACCESS,
-            wall=lambda: world.now,
+            ListenerSettings("lines", "line", Words(), max_frame=100, window=window),
+            PeerServices(self.writer, inflight_limit, clock, lambda: world.now, channels),
+            CommandDialect(streams, _NoQueries(), channels, authenticator),
+            _ACCESS,
         )
         self.connections: list[tuple[Connection, PeerProtocol]] = []
         self.stopping: Deferred[None] | None = None
