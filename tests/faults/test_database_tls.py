@@ -248,7 +248,8 @@ def test_a_whole_gateway(site: Site, start_gateway: Start, tmp_path: Path) -> No
         " WHERE application_name = 'gateway' GROUP BY ssl"
     )
     assert [ssl for ssl, _ in sessions] == [True]
-    warnings = re.findall("#warn. (.*)", gateway.log)
+    # A busy machine may take longer than CONFIG has patience.
+    warnings = re.findall("#warn. (?!not ready yet)(.*)", gateway.log)
     assert [line.partition(":")[0] for line in warnings] == ["database"], warnings  # fsync = off
 
 

@@ -195,8 +195,8 @@ MUTATIONS: Final = (
         [
             Replacement(
                 "commit/lane.py",
-                "        if outcome is BUG or not sure:\n",
-                "        if outcome is BUG:\n",
+                "        if outcome is wording.STORING_FAILED or not sure:\n",
+                "        if outcome is wording.STORING_FAILED:\n",
             )
         ],
     ),

@@ -33,7 +33,9 @@ from gateway.commands.send.rotation import (
     Found,
     count_lines,
     find,
+    has_path,
     inodes_beside,
+    keys_of,
     mark_rotated,
     rotated,
 )
@@ -147,7 +149,7 @@ class Tail:
         done = self._measure_done((*found, *unknown))
         if newest is not None and self._is_last(newest):
             for one in (*found, *unknown):
-                _close(one)
+                one.close()
             return self._take_early()
         held = (*self._generations, *self._ended, *self._early)
         # A file that was truncated goes on with another content, under whatever name.
@@ -163,7 +165,7 @@ class Tail:
             if one.key in known | done or not (
                 behind or (one.changed >= changed and not (own and mark.fits(one.file, one.stat)))
             ):
-                _close(one)
+                one.close()
                 continue
             # It came after that one, whatever its name says, since all others are known.
             ordered = ordered and (behind or not own)
@@ -185,7 +187,7 @@ class Tail:
                     f"{one.path}: its name does not say when it was rotated; if it came after the"
                     f" file that was being sent, its {one.stat.st_size:,} bytes are not sent"
                 )
-            _close(one)
+            one.close()
         return [*(one.path for one in taken), *self._take_early()]
 
     def _is_last(self, newest: Generation) -> bool:
@@ -228,7 +230,7 @@ class Tail:
         keys = set()
         kept = []
         open_still = {one.key for one in self._ended if one.file >= 0}
-        named = self._named_keys()
+        named = keys_of(self.path)
         by_inode = {one.key[1]: one for one in found}
         there = inodes_beside(self.path)
         for mark in self.done:
@@ -243,7 +245,7 @@ class Tail:
                 keys.add(one.key)
                 size = max(size, one.stat.st_size)
                 kept.append(replace(mark, end=size, changed=one.changed))
-            elif one is None and (there is None or mark.inode in there or _has_path(mark)):
+            elif one is None and (there is None or mark.inode in there or has_path(mark)):
                 # It may not be readable now, have the name again, or be what a link is pointed to.
                 kept.append(mark)
         self.done = kept
@@ -564,7 +566,7 @@ class Tail:
         return moved
 
     def _look_back(self) -> None:
-        later, named = {one.key for one in self._generations}, self._named_keys()
+        later, named = {one.key for one in self._generations}, keys_of(self.path)
         for generation in reversed(self._ended):
             if generation.file < 0 or generation.key in named:
                 continue  # what has the name again is gone on with
@@ -579,13 +581,6 @@ class Tail:
             if not found.st_nlink:
                 self._forget(generation)  # deleted: release its disk space
 
-    def _named_keys(self) -> set[tuple[int, int]]:
-        """Device and inode of what has the name now, if anything does."""
-        with contextlib.suppress(OSError):
-            there = self.path.stat()
-            return {(there.st_dev, there.st_ino)}
-        return set()
-
     def _say_late(self, path: Path, size: int) -> None:
         if size > 0:
             self.lost += size
@@ -598,15 +593,3 @@ class Tail:
         if not self._missing:
             self._missing = True
             self._tell(text)
-
-
-def _has_path(mark: FilePosition) -> bool:
-    """Say whether a file still has its path."""
-    with contextlib.suppress(OSError):
-        return Path(mark.path).stat().st_ino == mark.inode
-    return False
-
-
-def _close(found: Found) -> None:
-    if found.file >= 0:
-        os.close(found.file)

@@ -108,6 +108,11 @@ class Found:
     own: bool = False
     named: bool = False
 
+    def close(self) -> None:
+        """Close it, where it is open."""
+        if self.file >= 0:
+            os.close(self.file)
+
     @property
     def key(self) -> tuple[int, int]:
         return self.stat.st_dev, self.stat.st_ino
@@ -313,6 +318,23 @@ def inodes_beside(path: Path) -> set[int] | None:
         except OSError:
             return None
     return found
+
+
+def keys_of(path: Path) -> set[tuple[int, int]]:
+    """
+    Return device and inode of what has a name now; nothing where nothing has it.
+    """
+    with contextlib.suppress(OSError):
+        there = path.stat()
+        return {(there.st_dev, there.st_ino)}
+    return set()
+
+
+def has_path(mark: FilePosition) -> bool:
+    """Say whether a file still has its path."""
+    with contextlib.suppress(OSError):
+        return Path(mark.path).stat().st_ino == mark.inode
+    return False
 
 
 def mark_end(one: Found) -> FilePosition:
