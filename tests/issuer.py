@@ -1,5 +1,7 @@
 """
 An authority for tests, and certificates of every kind from it: good, late, early, wrong.
+
+The good ones have the form that RFC 5280 asks for, as C{ssl.VERIFY_X509_STRICT} wants to see.
 """
 
 from __future__ import annotations
@@ -111,10 +113,16 @@ class Issuer:
             .not_valid_before(now + timedelta(days=begins))
             .not_valid_after(now + timedelta(days=ends))
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._signer.public_key()),
+                critical=False,
+            )
         )
         found = [*(x509.DNSName(name) for name in host_names), *names]
         if found:
-            builder = builder.add_extension(x509.SubjectAlternativeName(found), critical=False)
+            builder = builder.add_extension(
+                x509.SubjectAlternativeName(found), critical=not subject
+            )
         if purposes:
             builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
         return builder.sign(self._signer, hashes.SHA256())

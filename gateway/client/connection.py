@@ -22,6 +22,8 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from .secure import check_names
+
 
 class ConnectionOwner(Port):
     """
@@ -54,6 +56,7 @@ class Connection(Protocol):
         """
         self.usable = False
         self._owner = owner
+        self._fault: Failure | None = None
         self._deadline = clock.callLater(handshake_timeout, self.abort)
 
     def connectionMade(self) -> None:
@@ -64,7 +67,13 @@ class Connection(Protocol):
             self._begin()
 
     def handshakeCompleted(self) -> None:
-        self._begin()
+        try:
+            check_names(self.transport.getPeerCertificate())
+        except ConnectionError:
+            self._fault = Failure()
+            self.abort()
+        else:
+            self._begin()
 
     def dataReceived(self, data: bytes) -> None:
         self._owner.received(data)
@@ -72,7 +81,7 @@ class Connection(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._end_deadline()
         self.usable = False
-        self._owner.gone(self, reason)
+        self._owner.gone(self, self._fault or reason)
 
     def write(self, data: bytes) -> None:
         self.transport.write(data)

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from twisted.internet.endpoints import clientFromString, wrapClientTLS
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
+from zope.interface import implementer
 
 from .dial import Shown
 
@@ -77,7 +78,47 @@ def client_endpoint(
     trust = None if tls is True else _trust_root(tls)
     shown = None if certificate is None else _shown(Path(certificate), Path(key or certificate))
     options = optionsForClientTLS(server_name, trustRoot=trust, extraCertificateOptions=shown)
-    return wrapClientTLS(options, endpoint)
+    return wrapClientTLS(_AnyAuthority(options), endpoint)
+
+
+def check_names(certificate: Any) -> None:
+    """
+    See that there was something to compare a name with. Twisted 26 logs a certificate without
+    alternative names, or with one that is no name, as a bug, and takes it as if it had matched.
+
+    @param certificate: the gateway's, as pyOpenSSL has it.
+    @raise ConnectionError: there is no telling whose it is.
+    """
+    from service_identity import CertificateError
+    from service_identity.pyopenssl import extract_patterns
+
+    try:
+        names = extract_patterns(certificate)
+    except (CertificateError, ValueError) as error:
+        raise ConnectionError(f"the certificate's alternative names are none: {error}") from None
+    if not names:
+        raise ConnectionError("the certificate has no subject alternative names")
+
+
+@implementer(IOpenSSLClientConnectionCreator)
+class _AnyAuthority:
+    """
+    Connections that trust an authority as it stands, whether at the end of its own chain or not,
+    as L{gateway.client.dial.tls_context} and the gateway's C{client_ca} do.
+    """
+
+    def __init__(self, options: Any) -> None:
+        """
+        @param options: of C{optionsForClientTLS}.
+        """
+        self._options = options
+
+    def clientConnectionForTLS(self, tlsProtocol: Any) -> Any:
+        from OpenSSL.crypto import X509StoreFlags
+
+        connection = self._options.clientConnectionForTLS(tlsProtocol)
+        connection.get_context().get_cert_store().set_flags(X509StoreFlags.PARTIAL_CHAIN)
+        return connection
 
 
 def _shown(certificate: Path, key: Path) -> dict[str, Any]:
