@@ -169,7 +169,9 @@ def test_it_belongs_to_one_process_and_one_stream(tmp_path: Path) -> None:
     left.settle(0, 1, OK)
     buffer.note([left], 1, 0)
     buffer.close()
-    assert DiskBuffer(path).open("t") == []
+    other = DiskBuffer(path)
+    assert other.open("t") == []
+    other.close()
 
 
 def test_what_is_no_buffer_is_told(tmp_path: Path) -> None:
