@@ -29,7 +29,8 @@ def tables_of(text: str, name: str) -> dict[str, Any]:
     @raise ConfigError: with one line.
     """
     try:
-        data = tomllib.loads(text)
+        # Editors on Windows begin a file with a byte order mark, which TOML 1.0 does not know.
+        data = tomllib.loads(text.removeprefix("\ufeff"))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([f"{name}: not TOML: {printable(str(error))}"]) from None
     except RecursionError:

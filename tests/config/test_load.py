@@ -193,6 +193,12 @@ def test_not_toml() -> None:
     assert "line 2" in problems("[database]\npool_min = = 3")[0]
 
 
+def test_a_byte_order_mark_begins_a_file() -> None:
+    """As editors on Windows write it; within a file it is an error as ever."""
+    assert load("\ufeff[database]\npool_max = 3").database.pool_max == 3
+    assert "line 1" in problems("[database]\ufeff\npool_max = 3")[0]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
