@@ -68,8 +68,8 @@ class FramingError(PeerError):
         self.frames = frames
 
 
-class HttpError(FramingError):
-    """The stream begins with an HTTP request, as a browser sends it."""
+class ForeignError(FramingError):
+    """The stream begins as another protocol does: HTTP, as a browser sends it, or TLS."""
 
 
 class HeaderError(PeerError):

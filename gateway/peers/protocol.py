@@ -32,7 +32,7 @@ from gateway.access.peer_info import PeerInfo
 from gateway.access.rights import NOTHING, Rights
 from gateway.dialects.base import Request, Work
 from gateway.model import wording
-from gateway.model.errors import FramingError, HttpError
+from gateway.model.errors import ForeignError, FramingError
 from gateway.model.outcome import Code, Fate, Outcome, Run, Word, goodbye
 from gateway.peers.answer_queue import AnswerQueue, Slot
 from gateway.peers.closing import Closing
@@ -188,7 +188,7 @@ class PeerProtocol(Protocol):
         except FramingError as error:
             frames = error.frames
             bye = goodbye(Code.FORMAT, str(error))
-            if isinstance(error, HttpError):
+            if isinstance(error, ForeignError):
                 self.turned_away(bye)
         if frames:
             self._seen |= FINISHED

@@ -21,7 +21,7 @@ import sys
 from collections.abc import Mapping
 from typing import Final, Literal, Protocol
 
-from gateway.model.errors import FramingError, HttpError
+from gateway.model.errors import ForeignError, FramingError
 from gateway.wire.http import FirstLine
 
 
@@ -179,10 +179,18 @@ class _DelimitedFraming:
                 self._kept += data
                 return []
         if self._first_line is not None:
-            is_http = self._first_line.is_http(data)
-            if is_http:
-                raise HttpError("this is no HTTP server, and takes nothing from web pages", [])
-            if is_http is not None:
+            waited = self._first_line.waits
+            foreign = self._first_line.foreign(data)
+            if foreign:
+                self.forget()
+                raise ForeignError(foreign, [])
+            if waited:
+                data = bytes(self._kept) + data
+                self._kept = bytearray()
+            if self._first_line.waits:
+                self._kept += data
+                return []
+            if foreign is not None:
                 self._first_line = None
         delimiter, optional = self._delimiter, self._optional
         if self.more:

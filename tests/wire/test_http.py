@@ -1,5 +1,5 @@
 """
-HTTP where lines are spoken: nothing that a web page sends is a message or a command.
+Other protocols where lines are spoken: nothing that a web page or TLS sends is a message.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.model.errors import FramingError, HttpError
+from gateway.model.errors import ForeignError, FramingError
 from gateway.wire.framing import FRAMINGS, OVERSIZE
 from tests.in_memory import Bench
 from tests.installing import Installer
@@ -40,7 +40,17 @@ REQUESTS: Final = (
     b"POST /" + b"x" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n" + BODY,
 )
 
+HELLOS: Final = tuple(
+    b"\x16\x03%c\x02\x00\x01\x00\x01\xfc\x03\x03" % version + b"r\n\0" * 200
+    for version in (0, 1, 3)
+)
+"""What TLS clients begin with: SSL 3.0 as a record's version, TLS 1.0 as most do, and TLS 1.2."""
+
 GOOD: Final = (
+    b"\x16",
+    b"\x16\x03",
+    b"\x16\x03\x01 is data",
+    b"\x16 and more",
     b"hello",
     b"GET / was asked for",
     b"GET /index.html",
@@ -54,14 +64,14 @@ GOOD: Final = (
 """First lines that are messages."""
 
 
-@pytest.mark.parametrize("request_", REQUESTS, ids=range(len(REQUESTS)))
+@pytest.mark.parametrize("request_", [*REQUESTS, *HELLOS], ids=range(len(REQUESTS + HELLOS)))
 @pytest.mark.parametrize("framing", ["line", "nul"])
 @pytest.mark.parametrize("step", [1, 7, 10**6])
 def test_a_request_is_cut_off(request_: bytes, framing: str, step: int) -> None:
     """However TCP cuts it, nothing of it is a frame, but that a line may have been too long."""
     cut = FRAMINGS[framing](60_000, refuses_http=True)
     found: list[bytes] = []
-    with pytest.raises(HttpError) as raised:
+    with pytest.raises(ForeignError) as raised:
         for place in range(0, len(request_), step):
             found += cut.receive(request_[place : place + step])
     assert not [frame for frame in found + raised.value.frames if frame is not OVERSIZE]
@@ -82,9 +92,16 @@ def test_what_is_none_is_not_disturbed(lines: list[bytes], step: int) -> None:
 
 
 @pytest.mark.parametrize("line", GOOD)
-def test_first_lines_that_are_messages(line: bytes) -> None:
-    """What only looks a little like HTTP is a frame."""
-    assert FRAMINGS["line"](10_000, refuses_http=True).receive(line + b"\n") == [line]
+@pytest.mark.parametrize(("framing", "end"), [("line", b"\n"), ("nul", b"\0")])
+def test_first_lines_that_are_messages(line: bytes, framing: str, end: bytes) -> None:
+    """What only looks a little like HTTP or TLS is a frame, however it is cut."""
+    for step in (1, 3, 10_000):
+        stream = line + end + b"next message" + end
+        cut = FRAMINGS[framing](10_000, refuses_http=True)
+        found: list[bytes] = []
+        for place in range(0, len(stream), step):
+            found += cut.receive(stream[place : place + step])
+        assert found == [line, b"next message"]
 
 
 @given(st.binary(max_size=200))
@@ -102,6 +119,14 @@ def test_the_peer_is_told(routes: Sequence[str] | None) -> None:
     bench.peer.dataReceived(REQUESTS[1])
     assert bench.transport.value().startswith(b"-BYE FORMAT :this is no HTTP server")
     bench.peer.dataReceived(BODY)
+    assert bench.store.rows == [] and bench.transport.disconnecting
+
+
+def test_a_tls_client_is_told() -> None:
+    """It hears which port it has reached, nothing is stored, and the log gives no wrong advice."""
+    bench = Bench(held=False)
+    bench.peer.dataReceived(HELLOS[1])
+    assert bench.transport.value().startswith(b"-BYE FORMAT :this listener has no TLS")
     assert bench.store.rows == [] and bench.transport.disconnecting
 
 
