@@ -90,10 +90,10 @@ def check_names(certificate: Any) -> None:
     @raise ConnectionError: there is no telling whose it is.
     """
     from service_identity import CertificateError
-    from service_identity.pyopenssl import extract_patterns
+    from service_identity.cryptography import extract_patterns
 
     try:
-        names = extract_patterns(certificate)
+        names = extract_patterns(certificate.to_cryptography())
     except (CertificateError, ValueError) as error:
         raise ConnectionError(f"the certificate's alternative names are none: {error}") from None
     if not names:
