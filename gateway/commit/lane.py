@@ -35,7 +35,6 @@ from gateway.model.batch import MAX_BYTES, MAX_ROWS, Batch, Chunk, Fence, Refusa
 from gateway.model.errors import (
     Faults,
     FramesRefused,
-    OutcomeUnknown,
     RouteError,
     RowError,
     SpoolError,
@@ -274,13 +273,9 @@ class Lane:
                 raise
             except StoreError as error:
                 trouble = error
-            step = attempt.failed(trouble, clock.seconds())
+            step = context.failed(attempt, route, trouble)
             if attempt.failures == 1:
                 self._let_go()
-            if isinstance(trouble, OutcomeUnknown):
-                context.unknown += 1
-            if attempt.late and spooler is None:
-                context.note_failure(route, trouble)
             if step is Step.CLOSE_ROUTE:
                 assert isinstance(trouble, RouteError)
                 breakers.close(route, trouble)
@@ -295,8 +290,6 @@ class Lane:
                 outcome = await self._spool(batch, fence, attempt, str(trouble))
                 if outcome is not None:
                     return [(batch.count, outcome)]
-            if step is Step.ABANDON:
-                raise AssertionError("the fate of a batch was open for too long")
             await deferLater(clock, backoff(attempt.failures))
 
     async def _write_again(

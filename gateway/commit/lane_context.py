@@ -10,7 +10,7 @@ from typing import Protocol
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from gateway.commit.attempt import Attempt
+from gateway.commit.attempt import Attempt, Step
 from gateway.commit.circuit_breaker import CircuitBreakers
 from gateway.model.batch import Chunk
 from gateway.model.errors import StoreError
@@ -40,8 +40,13 @@ class LaneContext(Protocol):
     def attempt(self) -> Attempt:
         """Begin the state of a commit."""
 
-    def note_failure(self, route: str, error: StoreError) -> None:
-        """Note that a route's batches cannot be stored now; for the log."""
+    def failed(self, attempt: Attempt, route: str, error: StoreError) -> Step:
+        """
+        Count and log what went wrong with a commit.
+
+        @return: what is to be done about it.
+        @raise AssertionError: nobody will know any more whether it is stored.
+        """
 
     def note_success(self, route: str) -> None:
         """Note that a batch of this route was stored."""

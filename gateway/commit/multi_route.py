@@ -101,13 +101,7 @@ class MultiRouteCommit:
         """
         context = self._context
         while True:
-            step = attempt.failed(trouble, context.clock.seconds())
-            if isinstance(trouble, OutcomeUnknown):
-                context.unknown += 1
-            if attempt.late and context.spooler is None:
-                context.note_failure(batches[0].route, trouble)
-            if step is Step.ABANDON:
-                raise AssertionError("the fate of a batch was open for too long")
+            step = context.failed(attempt, batches[0].route, trouble)
             if step is Step.SPOOL and await self._spool(batches, fences, str(trouble)):
                 return True
             await deferLater(context.clock, backoff(attempt.failures))

@@ -16,12 +16,12 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from gateway.commit.attempt import Attempt
+from gateway.commit.attempt import Attempt, Step
 from gateway.commit.circuit_breaker import CircuitBreakers
 from gateway.commit.inflight_limit import InflightLimit
 from gateway.commit.lane import Lane
 from gateway.model.batch import Chunk, Origin
-from gateway.model.errors import StoreError
+from gateway.model.errors import OutcomeUnknown, StoreError
 from gateway.model.outcome import Outcome, Run
 from gateway.model.store import Spooler, Store
 from gateway.model.stream import Stream
@@ -203,7 +203,17 @@ class Writer:
     def attempt(self) -> Attempt:
         return Attempt(self.clock.seconds(), self.answer_timeout, self.spooler is not None)
 
-    def note_failure(self, route: str, error: StoreError) -> None:
+    def failed(self, attempt: Attempt, route: str, error: StoreError) -> Step:
+        step = attempt.failed(error, self.clock.seconds())
+        if isinstance(error, OutcomeUnknown):
+            self.unknown += 1
+        if attempt.late and self.spooler is None:
+            self._note_failure(route, error)
+        if step is Step.ABANDON:
+            raise AssertionError("the fate of a batch was open for too long")
+        return step
+
+    def _note_failure(self, route: str, error: StoreError) -> None:
         """
         Log one line when a route's batches fail, or fail for another reason.
         """

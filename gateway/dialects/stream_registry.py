@@ -13,6 +13,7 @@ stream was open here before. A peer that does not say it is never given a number
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Final, Protocol
 
 from twisted.internet.defer import Deferred, DeferredLock
@@ -107,11 +108,9 @@ class StreamRegistry:
             if refusal is not None:
                 return refusal
         before = await self._taken_over(name, claimant)
-        waiting = None if self._backlog is None else self._backlog.of(name)
+        waiting = self._waiting(name)
         try:
-            claim = await self._store.claim_stream(
-                name, seen, {} if waiting is None else waiting.numbers
-            )
+            claim = await self._ask(name, seen, waiting)
         except StreamBehind as behind:
             self._keep(before)
             return _not_there(behind, seen)
@@ -137,7 +136,7 @@ class StreamRegistry:
         return stream
 
     def _is_held_otherwise(self, name: str, claimant: Claimant, seen: Seen | None) -> bool:
-        """Whether another connection has the stream here, in another epoch than is said."""
+        """Say whether another connection has the stream here, in another epoch than is said."""
         held = self._open.get(name)
         if seen is None or held is None or held[1] is claimant:
             return False
@@ -149,14 +148,21 @@ class StreamRegistry:
 
         @return: why not; C{None} where it may, and whoever has it here has lost it already.
         """
-        waiting = None if self._backlog is None else self._backlog.of(name)
         try:
-            await self._store.claim_stream(name, seen, {} if waiting is None else waiting.numbers)
+            await self._ask(name, seen, self._waiting(name))
         except StreamBehind as behind:
             return _not_there(behind, seen)
         except StoreError:
             return wording.stream_not_so_far("the database cannot be asked")
         return None
+
+    def _waiting(self, name: str) -> Waiting | None:
+        """Return what the spool holds of a stream; C{None} where that is nothing."""
+        return None if self._backlog is None else self._backlog.of(name)
+
+    def _ask(self, name: str, seen: Seen | None, waiting: Waiting | None) -> Awaitable[Claim]:
+        numbers = {} if waiting is None else waiting.numbers
+        return self._store.claim_stream(name, seen, numbers)
 
     async def _taken_over(self, name: str, claimant: Claimant) -> Stream | None:
         """

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from gateway.commit.attempt import Attempt
+from gateway.commit.attempt import Attempt, Step
 from gateway.commit.lane import Lane
 from gateway.model.batch import Batch, Chunk, Fence, Origin
-from gateway.model.errors import FramesRefused, RowError, TransientError
+from gateway.model.errors import FramesRefused, RowError, StoreError, TransientError
 from gateway.model.outcome import Run
 from gateway.model.route import Conflict, Reading, Route, Value
 from tests.in_memory import said
@@ -198,7 +198,8 @@ class Alone:
 
     def answer(self, route: str) -> None: ...
     def note_success(self, route: str) -> None: ...
-    def note_failure(self, route: str, error: Exception) -> None: ...
+    def failed(self, attempt: Attempt, route: str, error: StoreError) -> Step:
+        return attempt.failed(error, self.clock.seconds())
 
     def bug(self, failure: object) -> None:
         self.errors.append(failure)

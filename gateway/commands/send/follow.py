@@ -194,10 +194,7 @@ class Tail:
         """Say whether no named file came after this one, except those seen directly."""
         if newest.key in {one.key for one in self._early}:
             return True
-        with contextlib.suppress(OSError):
-            there = self.path.stat()
-            return newest.key == (there.st_dev, there.st_ino)
-        return False
+        return newest.key in keys_of(self.path)
 
     def _take_early(self) -> list[Path]:
         """
