@@ -235,6 +235,7 @@ class Gateway:
         self, arguments: tuple[str, ...], cwd: Path, wrapper: tuple[str, ...] = ()
     ) -> None:
         self.cwd = cwd
+        self._peers: list[Peer] = []
         self._log_path = cwd / f"gateway-{next(_numbers)}.log"
         with self._log_path.open("wb") as log:
             self.process = forking.Popen(
@@ -275,7 +276,10 @@ class Gateway:
         return int(self.wait_log(rf"listener {listener}: .* on [\d.]+:(\d+);")[1])
 
     def connect(self, listener: str = "lines") -> Peer:
-        return Peer(self.port(listener))
+        """A client that is closed with the gateway at the latest."""
+        peer = Peer(self.port(listener))
+        self._peers.append(peer)
+        return peer
 
     def terminate(self) -> int:
         """SIGTERM, and wait for the exit status."""
@@ -284,6 +288,8 @@ class Gateway:
 
     def end(self) -> None:
         """Whatever it takes."""
+        for peer in self._peers:
+            peer.close()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:

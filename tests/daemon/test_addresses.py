@@ -53,8 +53,10 @@ def talk(port: int, data: bytes, source: str = "127.0.0.1", to: str = "127.0.0.1
     @return: all that is said until the end.
     """
     with socket.create_connection((to, port), PATIENCE, (source, 0)) as peer:
-        peer.sendall(data)
-        peer.shutdown(socket.SHUT_WR)
+        # Who is refused at once may be reset before all is sent.
+        with suppress(OSError):
+            peer.sendall(data)
+            peer.shutdown(socket.SHUT_WR)
         return heard(peer)
 
 

@@ -1,5 +1,5 @@
 """
-A PostgreSQL on a disk of 64 MB that can be filled up.
+A PostgreSQL on a disk of 256 MB that can be filled up.
 
 The disk is a tmpfs in a mount namespace of the program's own, so it needs no rights,
 nobody else sees it, and it is gone with the last of the processes::
@@ -25,7 +25,7 @@ from gateway.daemon.embedded import as_other_user, find_binaries
 from tests.faults.command import Program
 from tests.support import Database, wait_until
 
-_SIZE = "64m"
+_SIZE = "256m"
 
 
 class SmallDisk(Program):
@@ -90,6 +90,8 @@ def _serve(disk: Path, socket_dir: str, wal: str) -> None:
         for line in sys.stdin:
             if line == "fill\n":
                 with filler.open("ab", buffering=0) as file, suppress(OSError):
+                    while file.write(bytes(65536)) == 65536:
+                        pass
                     while file.write(bytes(4096)):
                         pass
             else:

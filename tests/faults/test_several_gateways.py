@@ -401,15 +401,15 @@ def test_a_frozen_backend_comes_late(
         first.process.wait()
         second = start_gateway("--config", "gateway.toml", cwd=folder)
         second.wait_ready()
-        assert second.connect().ask(b"after\n") == b"+OK\n"
+        # What the spool of the first still held when it was killed is stored first.
+        assert second.connect().ask(b"after\n") in (b"+OK\n", b"+QUE\n")
+        wait_until(lambda: "after" in database.bodies(), "the next message is stored")
     finally:
         for pid in frozen:
             os.kill(pid, signal.SIGCONT)
     alive = f"SELECT count(*) FROM pg_stat_activity WHERE pid = ANY(ARRAY{frozen})"
     wait_until(lambda: database.column(alive) == [0], "the frozen ones have gone on and ended")
     assert sorted(database.bodies()) == ["after", "before", "late 0", "late 1"]
-    for peer in peers:
-        peer.close()
     assert_quiet(first)
     assert_quiet(second)
 
