@@ -4,10 +4,11 @@ Processes of the project's own programs, forked from one that has imported them.
 A gateway is a process of its own in hundreds of tests, and each would spend most of a second of
 processor time on importing the same modules. So one process imports them once and forks for
 each that is started: what runs then is the real program, with its own arguments, folder,
-environment, descriptors and reactor, from its C{main} to its exit status.
+environment, descriptors and reactor, from its C{main} to its exit status. Modules of C{tests}
+that are run with C{python -m} are forked likewise.
 
-L{Popen} is C{subprocess.Popen} in all else. Whatever is not one of the two programs is started
-as ever, and so is what a test starts through C{subprocess} itself.
+L{Popen} is C{subprocess.Popen} in all else. Whatever else it is given is started as ever, and so
+is what a test starts through C{subprocess} itself.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import json
 import os
 import pkgutil
 import resource
+import runpy
 import select
 import signal
 import socket
@@ -26,7 +28,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, cast
@@ -39,6 +41,11 @@ import gateway.cli
 BIN: Final = Path(sys.executable).parent
 
 _PROGRAMS: Final = {str(BIN / "twistd"): "twistd", str(BIN / "gateway"): "gateway"}
+
+_MODULE: Final = (sys.executable, "-m")
+
+_PRELOADED: Final = ("psutil", "tests.faults.command", "tests.support")
+"""Modules that the programs of C{tests} import, none of which is such a program itself."""
 
 _USUAL: Final = (True, None, None, None, -1, False, -1)
 """Signals restored; no other user, group, mask, session or process group."""
@@ -56,12 +63,23 @@ class Popen(subprocess.Popen[Any]):
 
     _forked = False
 
+    def __init__(
+        self, *arguments: Any, limits: Mapping[int, tuple[int, int]] | None = None, **named: Any
+    ) -> None:
+        """
+        @param limits: setrlimit's, which differ from those of this process.
+        """
+        self._limits = {limit: resource.getrlimit(limit) for limit in _LIMITS} | dict(limits or {})
+        self._limited = bool(limits)
+        super().__init__(*arguments, **named)
+
     def _execute_child(self, args: Any, executable: Any, *rest: Any) -> None:
         words = [os.fspath(word) for word in args] if isinstance(args, list | tuple) else []
         # What subprocess has worked out, as its versions 3.11 to 3.14 have it.
         before, _, kept_open, cwd, env, _, _, _, *ends = rest
         usual = before is None and not kept_open and tuple(ends[6:]) == _USUAL
-        if not (usual and words and words[0] in _PROGRAMS):
+        if not (usual and _is_ours(words)):
+            assert not self._limited, "is for programs that are forked"
             super()._execute_child(args, executable, *rest)  # type: ignore[misc]
             return
         child_in, _, _, child_out, _, child_err = ends[:6]
@@ -74,7 +92,7 @@ class Popen(subprocess.Popen[Any]):
             "words": [str(word) for word in words],
             "cwd": os.fspath(cwd or Path.cwd()),
             "environment": {str(name): str(value) for name, value in variables},
-            "limits": {limit: resource.getrlimit(limit) for limit in _LIMITS},
+            "limits": self._limits,
         }
         try:
             self.pid = _server().fork(request, own)
@@ -104,6 +122,15 @@ class Popen(subprocess.Popen[Any]):
         finally:
             os.close(ended)
         return self._internal_poll()
+
+
+def _is_ours(words: list[str]) -> bool:
+    """
+    @param words: a command line.
+    """
+    if words[:1] and words[0] in _PROGRAMS:
+        return True
+    return tuple(words[:2]) == _MODULE and words[2].startswith("tests.")
 
 
 def run(command: Any, **named: Any) -> subprocess.CompletedProcess[Any]:
@@ -243,6 +270,8 @@ def main() -> None:
     # All that any of the programs may import.
     for module in pkgutil.walk_packages(gateway.__path__, "gateway."):
         importlib.import_module(module.name)
+    for name in _PRELOADED:
+        importlib.import_module(name)
     gc.freeze()
     asked = socket.socket(fileno=int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -250,6 +279,9 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # The poll set and the waker are its own.
     cast(Any, reactor).__init__()
+    if tuple(words[:2]) == _MODULE:
+        sys.argv = words[2:]
+        _end(lambda: runpy.run_module(words[2], run_name="__main__", alter_sys=True))
     sys.argv = words
     program: Any = twistd.run if _PROGRAMS[words[0]] == "twistd" else gateway.cli.main
     _end(program)

@@ -16,6 +16,7 @@ from typing import Final
 import pexpect
 import pytest
 
+from tests import forking
 from tests.client.hostile import LIES, HostileServer, Says, once
 from tests.forking import BIN
 from tests.support import PATIENCE
@@ -48,13 +49,13 @@ def lie() -> Iterator[Lie]:
 
 def run(name: str, server: HostileServer, *words: str) -> subprocess.CompletedProcess[bytes]:
     """A command, in little memory, to its end; what it says is for people."""
-    done = subprocess.run(
+    done = forking.run(
         [str(BIN / "gateway"), name, "--endpoint", f"tcp:127.0.0.1:{server.port}", *words],
         input=b"hello\n",
         capture_output=True,
         timeout=PATIENCE,
         check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY)),
+        limits={resource.RLIMIT_AS: (MOST_MEMORY, MOST_MEMORY)},
     )
     said = done.stderr.decode()
     assert "Traceback" not in said and not CONTROL.search(said), said[:5000]

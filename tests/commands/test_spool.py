@@ -8,7 +8,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -27,7 +26,7 @@ from tests import forking
 from tests.forking import BIN
 from tests.support import PATIENCE, Database, Gateway
 
-ARMED = str(Path(__file__).parents[1] / "faults" / "armed.py")
+ARMED = (sys.executable, "-m", "tests.faults.armed")
 
 EPOCH = str(uuid4())
 
@@ -495,8 +494,8 @@ def test_killed(point: str, count: int, spool: Spooling) -> None:
     spool.put(b"stays", lane=lane)
     spool.put(b"3", stream="till", first=3, lane=lane)
     choice = ("move-to-dead-letters", "--stream", "till")
-    process = subprocess.run(
-        [sys.executable, ARMED, point, str(count), *spool.command(*choice)],
+    process = forking.run(
+        [*ARMED, point, str(count), *spool.command(*choice)],
         capture_output=True,
         timeout=PATIENCE,
         check=False,
@@ -516,7 +515,7 @@ def test_killed_and_not_run_again(spool: Spooling, start_gateway: Callable[..., 
     point = "stored from the spool, before it is removed"
     command = spool.command("move-to-dead-letters", "--all")
     # Each record is replaced once; then the first one is removed.
-    done = subprocess.run([sys.executable, ARMED, point, "3", *command], check=False)
+    done = forking.run([*ARMED, point, "3", *command], check=False)
     assert done.returncode == -signal.SIGKILL
     assert len(spool.letters) == 1
     spool.store(start_gateway).wait_log("spool: empty")

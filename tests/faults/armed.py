@@ -1,5 +1,7 @@
 """
-A gateway that dies at a named point: C{armed.py POINT COUNT twistd ...}.
+A gateway that dies at a named point::
+
+    python -m tests.faults.armed POINT COUNT .venv/bin/twistd ...
 
 The gateway's own code knows of none of this. Here, in the process that becomes the
 gateway, one function is wrapped so that the process kills itself with SIGKILL right

@@ -20,6 +20,7 @@ from twisted.internet.protocol import connectionDone
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 
+from tests import forking
 from tests.support import PATIENCE, wait_until
 
 ROOT: Final = Path(__file__).parent.parent.parent
@@ -36,7 +37,7 @@ class Program:
         """
         @param wrapper: a command to run it with.
         """
-        self._process = subprocess.Popen(
+        self._process = forking.Popen(
             [*wrapper, sys.executable, "-m", f"tests.faults.{module}", *arguments],
             cwd=ROOT,
             stdin=subprocess.PIPE,

@@ -16,8 +16,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import count, repeat
-from subprocess import PIPE, Popen
+from subprocess import PIPE
 from typing import Final, NamedTuple
+
+from tests.forking import Popen
 
 CONFIG: Final = """
 [listeners.lines]
@@ -183,7 +185,7 @@ def attack(ports: Mapping[str, int], each: int, kinds: Mapping[str, Kind] = KIND
 
 
 @contextmanager
-def hostile_peers(ports: Mapping[str, int], each: int, *kinds: str) -> Iterator[Popen[bytes]]:
+def hostile_peers(ports: Mapping[str, int], each: int, *kinds: str) -> Iterator[Popen]:
     """
     Peers of all kinds, or of some, in a process of their own.
     """

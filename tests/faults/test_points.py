@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import signal
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -14,8 +13,6 @@ from tests.faults.armed import POINTS
 from tests.faults.load import Load, judge_soon
 from tests.faults.look import Start
 from tests.support import PATIENCE, Database, TemporaryServer, wait_until
-
-ARMED = str(Path(__file__).with_name("armed.py"))
 
 QUICK = "acquire_timeout = 0.3"
 
@@ -29,7 +26,7 @@ DRAINING = tuple(point for point in POINTS if point not in DIRECT + SPOOLING)
 
 
 def armed(point: str, count: int) -> tuple[str, ...]:
-    return (sys.executable, ARMED, point, str(count))
+    return (sys.executable, "-m", "tests.faults.armed", point, str(count))
 
 
 def judge_what_is_acknowledged(database: Database, load: Load) -> None:
