@@ -19,7 +19,7 @@ import click
 from msgspec.structs import replace
 
 from gateway.commands.reactor import run
-from gateway.commit.attempt import backoff
+from gateway.commit.attempt import retry_delay
 from gateway.config.load import EMBEDDED, Config
 from gateway.daemon.configuration import read_config
 from gateway.daemon.embedded import DataDirectory, EmbeddedServer
@@ -365,7 +365,7 @@ async def _moved(
         await connection.transaction(migrate, settings.statement_timeout)
     finally:
         connection.discard()
-    pool = Pool(settings, reactor, backoff, connector)
+    pool = Pool(settings, reactor, retry_delay, connector)
     pool.start(dsn)
     try:
         store = PostgresStore(pool, place.config.routes, settings)

@@ -2,7 +2,7 @@
 State of a commit that fails: whether it may be stored, and the next step.
 
 Strategy: no I/O and no clock of its own. The committer reports each error and its time, and gets
-the next L{Step}. So every decision between "not stored" and "may be stored" is in
+the next L{NextStep}. So every decision between "not stored" and "may be stored" is in
 one place, for the batch of one route (L{gateway.commit.lane}) and for several in one commit
 (L{gateway.commit.multi_route}).
 
@@ -44,7 +44,7 @@ the row its fence is in is not kept for ever.
 """
 
 
-def backoff(attempt: int, jitter: Callable[[], float] = random.random) -> float:
+def retry_delay(attempt: int, jitter: Callable[[], float] = random.random) -> float:
     """
     Return the seconds to wait before the next attempt: full jitter, 50 ms doubling up to 2 s.
 
@@ -92,7 +92,7 @@ class Known(Enum):
     """The reply to a try was lost: it may be stored, or be stored yet."""
 
 
-class Step(Enum):
+class NextStep(Enum):
     """
     Next step after a commit has failed.
     """
@@ -152,7 +152,7 @@ class Attempt:
         """Say whether the next try is to refuse rows also for reasons that mostly pass."""
         return self._passing is not None and self._passing.lasts(now)
 
-    def failed(self, error: StoreError, now: float) -> Step:
+    def failed(self, error: StoreError, now: float) -> NextStep:
         """
         Note an error and return the next step.
 
@@ -161,23 +161,23 @@ class Attempt:
         if isinstance(error, FenceVoid):
             # An earlier Store.resolve took the fence, and its reply was lost.
             self.known = Known.NOT_STORED
-            return Step.RENUMBER
+            return NextStep.RENUMBER
         if isinstance(error, OutcomeUnknown):
             self.known = Known.UNKNOWN
         elif isinstance(error, RouteError) and self.known is Known.NOT_STORED:
-            return Step.CLOSE_ROUTE
+            return NextStep.CLOSE_ROUTE
         elif isinstance(error, TransientError):
             if self._passing is None:
                 self._passing = TransientFailures()
             self._passing.note(now)
         self.failures += 1
         waited = now - self._started
-        patience = RETRY_FOR if self.known is Known.NOT_STORED else self._answer_timeout
-        self.late = waited > patience or isinstance(error, Unavailable)
+        answer_limit = RETRY_FOR if self.known is Known.NOT_STORED else self._answer_timeout
+        self.late = waited > answer_limit or isinstance(error, Unavailable)
         if not self.late:
-            return Step.WAIT
+            return NextStep.WAIT
         if self._spools:
-            return Step.SPOOL
+            return NextStep.SPOOL
         if self.known is Known.NOT_STORED:
-            return Step.GIVE_BACK
-        return Step.WAIT if waited <= OPEN_FOR else Step.ABANDON
+            return NextStep.GIVE_BACK
+        return NextStep.WAIT if waited <= OPEN_FOR else NextStep.ABANDON

@@ -39,13 +39,13 @@ class CircuitBreakers:
         self._backoff = backoff
         self._closed: dict[str, Outcome] = {}
         self._failures: dict[str, int] = {}
-        self._said: dict[str, str] = {}
+        self._logged_reasons: dict[str, str] = {}
         self._probes: dict[str, Deferred[None]] = {}
 
     @property
     def closed(self) -> dict[str, str]:
         """Route -> why it is out of service, for those that are."""
-        return {route: self._said[route] for route in self._closed}
+        return {route: self._logged_reasons[route] for route in self._closed}
 
     def answer(self, route: str) -> Outcome | None:
         """
@@ -58,7 +58,7 @@ class CircuitBreakers:
         Take a route out of service, since every row of it would fail, and begin to probe it.
         """
         self._closed[route] = wording.out_of_service(error.sqlstate)
-        self._say(route, str(error))
+        self._log_reason(route, str(error))
         if route not in self._probes:
             probe = self._probes[route] = Deferred.fromCoroutine(self._probe(route))
             probe.addErrback(self._bug, route)
@@ -67,7 +67,7 @@ class CircuitBreakers:
         """
         Put a route back into service if it was out, since a batch of it was stored.
         """
-        if self._said and self._said.pop(route, None) is not None:
+        if self._logged_reasons and self._logged_reasons.pop(route, None) is not None:
             self._failures.pop(route, None)
             self._closed.pop(route, None)
             self._log.info("route {route}: storing again", route=route)
@@ -82,7 +82,7 @@ class CircuitBreakers:
                 try:
                     await self._store.probe(route)
                 except RouteError as error:
-                    self._say(route, str(error))
+                    self._log_reason(route, str(error))
                 except StoreError:
                     pass  # an unreachable database is logged elsewhere
                 else:
@@ -91,12 +91,12 @@ class CircuitBreakers:
         finally:
             del self._probes[route]
 
-    def _say(self, route: str, text: str) -> None:
+    def _log_reason(self, route: str, text: str) -> None:
         """
         Log one line when a route begins to fail, or fails for another reason.
         """
-        if self._said.get(route) != text:
-            self._said[route] = text
+        if self._logged_reasons.get(route) != text:
+            self._logged_reasons[route] = text
             self._log.warn(
                 "route {route}: out of service, peers are told to try later: {text}",
                 route=route,

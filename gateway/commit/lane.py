@@ -26,7 +26,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
-from gateway.commit.attempt import Attempt, Known, Step, backoff
+from gateway.commit.attempt import Attempt, Known, NextStep, retry_delay
 from gateway.commit.fences import Fences
 from gateway.commit.lane_context import LaneContext
 from gateway.commit.multi_route import MultiRouteCommit
@@ -157,7 +157,7 @@ class Lane:
         for batch in batches:
             await self._commit(batch)
 
-    def _let_go(self) -> None:
+    def _move_gathered(self) -> None:
         """
         Move peers that have nothing in the failing batch to other lanes.
         """
@@ -275,22 +275,22 @@ class Lane:
                 trouble = error
             step = context.failed(attempt, route, trouble)
             if attempt.failures == 1:
-                self._let_go()
-            if step is Step.CLOSE_ROUTE:
+                self._move_gathered()
+            if step is NextStep.CLOSE_ROUTE:
                 assert isinstance(trouble, RouteError)
                 breakers.close(route, trouble)
                 continue
-            if step is Step.RENUMBER:
+            if step is NextStep.RENUMBER:
                 self._fences.moved(route, fence.number)
                 fence = self._fences.next(route)
                 continue
-            if step is Step.GIVE_BACK:
+            if step is NextStep.GIVE_BACK:
                 return [(batch.count, _not_stored(trouble))]
-            if step is Step.SPOOL:
+            if step is NextStep.SPOOL:
                 outcome = await self._spool(batch, fence, attempt, str(trouble))
                 if outcome is not None:
                     return [(batch.count, outcome)]
-            await deferLater(clock, backoff(attempt.failures))
+            await deferLater(clock, retry_delay(attempt.failures))
 
     async def _write_again(
         self, batch: Batch, fence: Fence, attempt: Attempt, blame: bool

@@ -10,7 +10,7 @@ from typing import Protocol
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from gateway.commit.attempt import Attempt, Step
+from gateway.commit.attempt import Attempt, NextStep
 from gateway.commit.circuit_breaker import CircuitBreakers
 from gateway.model.batch import Chunk
 from gateway.model.errors import StoreError
@@ -40,7 +40,7 @@ class LaneContext(Protocol):
     def attempt(self) -> Attempt:
         """Begin the state of a commit."""
 
-    def failed(self, attempt: Attempt, route: str, error: StoreError) -> Step:
+    def failed(self, attempt: Attempt, route: str, error: StoreError) -> NextStep:
         """
         Count and log what went wrong with a commit.
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from twisted.internet.task import deferLater
 
-from gateway.commit.attempt import Attempt, Step, backoff
+from gateway.commit.attempt import Attempt, NextStep, retry_delay
 from gateway.commit.fences import Fences
 from gateway.commit.lane_context import LaneContext
 from gateway.model import wording
@@ -102,9 +102,9 @@ class MultiRouteCommit:
         context = self._context
         while True:
             step = context.failed(attempt, batches[0].route, trouble)
-            if step is Step.SPOOL and await self._spool(batches, fences, str(trouble)):
+            if step is NextStep.SPOOL and await self._spool(batches, fences, str(trouble)):
                 return True
-            await deferLater(context.clock, backoff(attempt.failures))
+            await deferLater(context.clock, retry_delay(attempt.failures))
             try:
                 stored = await context.store.resolve(batches[0], fences[0]) is not None
             except StoreError as error:
@@ -142,7 +142,7 @@ class MultiRouteCommit:
                     # The first batches are in the spool with their fences, and can be resolved
                     # only there, so the others have to follow.
                     attempt += 1
-                    await deferLater(self._context.clock, backoff(attempt))
+                    await deferLater(self._context.clock, retry_delay(attempt))
                     continue
                 break
             # The fence is the spool's now.

@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from gateway.commit.attempt import Attempt, Step
+from gateway.commit.attempt import Attempt, NextStep
 from gateway.commit.circuit_breaker import CircuitBreakers
 from gateway.commit.inflight_limit import InflightLimit
 from gateway.commit.lane import Lane
@@ -32,7 +32,7 @@ FILL: Final = 256
 MESSAGE: Final = 128
 """Bytes that a message in flight counts for beside its payload: its object, and maybe a tag."""
 
-PROMPT: Final = 0.01
+SLOW_BATCH_SECONDS: Final = 0.01
 """Seconds after which a batch in flight counts as slow, and new peers choose another lane."""
 
 _LOAD: Final = attrgetter("load")
@@ -177,7 +177,7 @@ class Writer:
         database less than many small ones. But none whose commit takes long: others
         must not wait behind a lock or a dead connection.
         """
-        late = self.clock.seconds() - PROMPT
+        late = self.clock.seconds() - SLOW_BATCH_SECONDS
         for lane in self._lanes:
             load = lane.load
             if not load or (load < FILL and lane.since > late):
@@ -185,11 +185,11 @@ class Writer:
         return min(self._lanes, key=_LOAD)
 
     def send_on(self, chunks: Sequence[Chunk]) -> None:
-        found: dict[int, list[Chunk]] = {}
+        chunks_of: dict[int, list[Chunk]] = {}
         for chunk in chunks:
-            found.setdefault(id(chunk.origin), []).append(chunk)
+            chunks_of.setdefault(id(chunk.origin), []).append(chunk)
         # A commit may settle at once and let peers submit more, which must come behind all this.
-        for lane in [self.sources[origin].send_on(theirs) for origin, theirs in found.items()]:
+        for lane in [self.sources[origin].send_on(theirs) for origin, theirs in chunks_of.items()]:
             lane.begin()
 
     def submitted(self, chunk: Chunk) -> None:
@@ -203,13 +203,13 @@ class Writer:
     def attempt(self) -> Attempt:
         return Attempt(self.clock.seconds(), self.answer_timeout, self.spooler is not None)
 
-    def failed(self, attempt: Attempt, route: str, error: StoreError) -> Step:
+    def failed(self, attempt: Attempt, route: str, error: StoreError) -> NextStep:
         step = attempt.failed(error, self.clock.seconds())
         if isinstance(error, OutcomeUnknown):
             self.unknown += 1
         if attempt.late and self.spooler is None:
             self._note_failure(route, error)
-        if step is Step.ABANDON:
+        if step is NextStep.ABANDON:
             raise AssertionError("the fate of a batch was open for too long")
         return step
 

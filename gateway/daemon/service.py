@@ -28,7 +28,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from gateway.commit.attempt import backoff
+from gateway.commit.attempt import retry_delay
 from gateway.commit.writer import Writer
 from gateway.daemon.embedded import DataDirectory, EmbeddedServer
 from gateway.listeners.service import ListenerService
@@ -219,7 +219,7 @@ class GatewayService(Service):
                 if str(error) != said:
                     said = str(error)
                     self._log.warn("not ready yet: {reason}", reason=said)
-                await deferLater(self._clock, backoff(attempt))
+                await deferLater(self._clock, retry_delay(attempt))
             else:
                 break
         self._log.info("gateway ready")

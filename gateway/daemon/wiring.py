@@ -15,7 +15,7 @@ from twisted.application.service import IService
 from twisted.internet import reactor as global_reactor
 
 from gateway.access.authenticator import Authenticator, in_threads
-from gateway.commit.attempt import backoff
+from gateway.commit.attempt import retry_delay
 from gateway.commit.circuit_breaker import CircuitBreakers
 from gateway.commit.inflight_limit import InflightLimit
 from gateway.commit.writer import Writer
@@ -57,12 +57,12 @@ def makeService(options: Options) -> IService:
     data_dir = Path(options["data-dir"])
     is_embedded = config.database.dsn == EMBEDDED
     connector = Connector.of_process(config.database, reactor)
-    pool = Pool(config.database, reactor, backoff, connector)
+    pool = Pool(config.database, reactor, retry_delay, connector)
     store = PostgresStore(pool, config.routes, config.database)
-    share = query_pool(config.database, reactor, backoff, connector)
+    share = query_pool(config.database, reactor, retry_delay, connector)
     queries = PostgresQueries(config.queries, share, config.database)
     inflight_limit = InflightLimit(config.limits.bytes_in_flight)
-    breakers = CircuitBreakers(store, reactor, backoff)
+    breakers = CircuitBreakers(store, reactor, retry_delay)
     spool = _spool(config, data_dir)
     streams = StreamRegistry(store, None if spool is None else spool.backlog)
     spooler = None
@@ -72,7 +72,7 @@ def makeService(options: Options) -> IService:
             store,
             breakers,
             reactor,
-            backoff,
+            retry_delay,
             streams.missing,
             takes=config.spool.on_outage == "spool",
         )
@@ -91,7 +91,7 @@ def makeService(options: Options) -> IService:
     notifications = Notifications(
         config.database,
         reactor,
-        backoff,
+        retry_delay,
         Connector.of_process(config.database, reactor) if own else connector,
     )
     channels = Subscriptions(config.channels.allow, notifications, reactor)

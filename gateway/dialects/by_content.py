@@ -61,7 +61,7 @@ class ContentDialect:
 
     def reader(self, peer: Peer) -> FrameReader:
         denied = [name for name in self._names if name.encode() not in peer.rights.routes]
-        return _Refusing(self, denied) if denied else self
+        return _RestrictedReader(self, denied) if denied else self
 
     def changed(self, peer: Peer) -> FrameReader:
         return self.reader(peer)
@@ -97,7 +97,7 @@ class ContentDialect:
         fields = self._format.read(messages)
         cells = fields.cells[self._field]
         way = self._way_of_token if isinstance(cells, Tokens) else self._way_of
-        texts = _texts(cells)
+        texts = _comparable(cells)
         known = {text: way(text) for text in set(texts)}
         ways = [known[text] for text in texts]
         for row, fault in fields.faults:
@@ -124,7 +124,7 @@ class ContentDialect:
         return self._fallback or wording.no_route_value(self._field, shown(value))
 
 
-class _Refusing:
+class _RestrictedReader:
     """
     Reader for a peer that may not use all of the routes.
     """
@@ -148,7 +148,7 @@ class _Refusing:
         return self._dialect.read(frames, oversize, self._denied)
 
 
-def _texts(cells: Cells) -> Sequence[str | None]:
+def _comparable(cells: Cells) -> Sequence[str | None]:
     """Return values to compare; JSON's as they are written."""
     if not isinstance(cells, Tokens):
         return cells.values

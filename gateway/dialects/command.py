@@ -27,10 +27,10 @@ from gateway.dialects.base import FrameReader, OnAnswer, Peer, Request, Work, tu
 from gateway.dialects.command_parser import (
     MAX_STREAM,
     MAX_TAG,
+    abbreviated,
+    decode_name,
     help_with,
-    name_of,
     ping,
-    shown,
     words_of,
 )
 from gateway.dialects.stream_registry import StreamRegistry
@@ -42,7 +42,7 @@ from gateway.model.store import Seen
 from gateway.model.stream import Stream
 from gateway.wire.framing import OVERSIZE
 
-_NUMBER: Final = re.compile(rb"#([1-9][0-9]{0,18}) ")
+_MESSAGE_NUMBER: Final = re.compile(rb"#([1-9][0-9]{0,18}) ")
 
 _SEEN: Final = re.compile(rb"seen=(0|[1-9][0-9]{0,17})(?: epoch=([0-9A-Za-z-]{1,64}))?")
 
@@ -51,7 +51,7 @@ _marked = methodcaller("startswith", b"#")
 _UNPROVEN: Final = (b"AUTH", b"PING", b"HELP", b"QUIT")
 """What a peer may say that has still to prove who it is."""
 
-_REFUSAL: Final = 500
+_REFUSAL_BYTES: Final = 500
 """Bytes that a refusal takes which is remembered with its number, or so."""
 
 
@@ -110,7 +110,7 @@ class Conversation:
 
     @property
     def kept(self) -> int:
-        return 0 if self._stream is None else _REFUSAL * len(self._stream.refusals)
+        return 0 if self._stream is None else _REFUSAL_BYTES * len(self._stream.refusals)
 
     # Reading.
 
@@ -176,12 +176,12 @@ class Conversation:
                 work.closes = True
                 break
             else:
-                found = self._verb(verb, rest)
-                if isinstance(found, Outcome):
-                    self._answer(work, tag, found)
+                request = self._verb(verb, rest)
+                if isinstance(request, Outcome):
+                    self._answer(work, tag, request)
                     continue
                 works.append(work)
-                work = Work("", tags=[tag], request=found, rest=frames[position + 1 :])
+                work = Work("", tags=[tag], request=request, rest=frames[position + 1 :])
                 break
         works.append(work)
         for work in works:
@@ -202,7 +202,7 @@ class Conversation:
         """
         name, space, payload = rest.partition(b" ")
         route = self._peer.rights.routes.get(name)
-        number = _NUMBER.match(payload)
+        number = _MESSAGE_NUMBER.match(payload)
         refusal = self._no_route(name) if route is None else None
         numbered = number is not None and (self._stream or self._put_off) is not None
         if refusal is not None and not numbered:
@@ -249,16 +249,16 @@ class Conversation:
         stream = self._stream
         if stream is None:
             return False
-        number = _NUMBER.match(rest.partition(b" ")[2])
+        number = _MESSAGE_NUMBER.match(rest.partition(b" ")[2])
         return number is not None and stream.is_in_doubt(int(number[1]))
 
     def _no_route(self, name: bytes) -> Outcome:
         if self._peer.rights.may_use_route(name.decode("utf-8", "backslashreplace")):
-            return wording.no_route(shown(name))
+            return wording.no_route(abbreviated(name))
         return _denied("PUT to", name)
 
     def _put_in_turn(self, rest: bytes) -> Request:
-        number, stream = _NUMBER.match(rest.partition(b" ")[2]), self._stream
+        number, stream = _MESSAGE_NUMBER.match(rest.partition(b" ")[2]), self._stream
         assert number is not None and stream is not None
         return lambda answered: answered(stream.take_in_turn(int(number[1])))
 
@@ -273,7 +273,7 @@ class Conversation:
             return help_with(rest)
         if self._peer.rights.routes.get(name) is None:
             return self._no_route(name)
-        return Outcome(Word.OK, text=f"PUT {shown(name)} payload: it may be used")
+        return Outcome(Word.OK, text=f"PUT {abbreviated(name)} payload: it may be used")
 
     # The other verbs.
 
@@ -299,7 +299,7 @@ class Conversation:
                 return self._sync
             case b"AUTH":
                 return self._auth(rest)
-        return wording.unknown_verb(shown(verb))
+        return wording.unknown_verb(abbreviated(verb))
 
     def _call(self, rest: bytes) -> Outcome | Request:
         name, _, arguments = rest.partition(b" ")
@@ -321,8 +321,8 @@ class Conversation:
         return ask
 
     def _hello(self, rest: bytes) -> Outcome | Request:
-        word, more, said = rest.partition(b" ")
-        name, known = name_of(word, MAX_STREAM), _SEEN.fullmatch(said)
+        word, more, seen_text = rest.partition(b" ")
+        name, known = decode_name(word, MAX_STREAM), _SEEN.fullmatch(seen_text)
         if name is None:
             return wording.takes_a_stream(MAX_STREAM)
         if more and known is None:
@@ -334,7 +334,7 @@ class Conversation:
 
     def _listen(self, verb: bytes, rest: bytes) -> Outcome | Request:
         # PostgreSQL's names have at most 63 bytes.
-        channel = name_of(rest, 63)
+        channel = decode_name(rest, 63)
         if channel is None:
             return wording.takes_a_channel(verb.decode())
         channels = self._offer.channels
@@ -371,9 +371,9 @@ class Conversation:
         return peer.known_as(peer.peer_info.proved(proof)) or STORED
 
     async def _subscribe(self, channel: str) -> Outcome:
-        found = await self._offer.channels.subscribe(channel, self._peer)
+        outcome = await self._offer.channels.subscribe(channel, self._peer)
         if self._peer.rights.may_listen(channel):
-            return found
+            return outcome
         await self._offer.channels.unsubscribe(channel, self._peer)
         return _denied("LISTEN to", channel.encode())
 
@@ -391,18 +391,18 @@ class Conversation:
             streams.close(self._stream)
             self._stream = None
         self._put_off = None
-        found = await streams.open(name, self._peer, seen)
-        if isinstance(found, Outcome):
-            self._put_off = found
-            return found
+        stream = await streams.open(name, self._peer, seen)
+        if isinstance(stream, Outcome):
+            self._put_off = stream
+            return stream
         if not self._peer.rights.may_open(name):
             # A reload came between.
-            streams.close(found)
+            streams.close(stream)
             return _denied("HELLO to", name.encode())
         if self._gone:
-            streams.close(found)
-        self._stream = found
-        return Outcome(Word.OK, values=f"seq={found.last} epoch={found.epoch}")
+            streams.close(stream)
+        self._stream = stream
+        return Outcome(Word.OK, values=f"seq={stream.last} epoch={stream.epoch}")
 
     def _run(self, work: Coroutine[Deferred[Any], Any, Fate], answered: OnAnswer) -> None:
         running = Deferred.fromCoroutine(work)
@@ -416,4 +416,4 @@ class Conversation:
 
 
 def _denied(what: str, name: bytes) -> Outcome:
-    return wording.not_granted(f"{what} {shown(name)}")
+    return wording.not_granted(f"{what} {abbreviated(name)}")

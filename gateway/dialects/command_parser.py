@@ -16,7 +16,7 @@ MAX_TAG: Final = 64
 MAX_STREAM: Final = 128
 """Longest name of a stream, in bytes."""
 
-_VERBS: Final[Mapping[str, tuple[str, str]]] = {
+_USAGES: Final[Mapping[str, tuple[str, str]]] = {
     "PUT": ("PUT route [#n] payload", "store the payload by a route; in a stream with its number"),
     "CALL": ("CALL query [json]", "run a query with an object or array of arguments: *N, N rows"),
     "LISTEN": ("LISTEN channel", "be told what is notified there: >channel payload"),
@@ -52,7 +52,7 @@ def words_of(frame: bytes) -> tuple[bytes | None, bytes, bytes]:
     return tag, verb.upper(), rest
 
 
-def name_of(word: bytes, most: int) -> str | None:
+def decode_name(word: bytes, most: int) -> str | None:
     """
     Decode a name; return C{None} where it is not a valid one.
 
@@ -65,7 +65,7 @@ def name_of(word: bytes, most: int) -> str | None:
     return name if 0 < len(word) <= most and name.isprintable() and " " not in name else None
 
 
-def shown(word: bytes) -> str:
+def abbreviated(word: bytes) -> str:
     """Return a peer's word for the text of an answer, at most 40 characters."""
     text = word.decode("utf-8", "backslashreplace")
     return text if len(text) <= 40 else text[:37] + "..."
@@ -83,8 +83,8 @@ def ping(rest: bytes) -> Outcome:
 def help_with(rest: bytes) -> Outcome:
     """Return the answer to HELP."""
     if not rest:
-        return Outcome(Word.OK, text=" | ".join(usage for usage, _ in _VERBS.values()))
-    found = _VERBS.get(rest.strip().decode("utf-8", "replace").upper())
-    if found is None:
-        return wording.unknown_verb(shown(rest))
-    return Outcome(Word.OK, text=": ".join(found))
+        return Outcome(Word.OK, text=" | ".join(usage for usage, _ in _USAGES.values()))
+    usage_and_text = _USAGES.get(rest.strip().decode("utf-8", "replace").upper())
+    if usage_and_text is None:
+        return wording.unknown_verb(abbreviated(rest))
+    return Outcome(Word.OK, text=": ".join(usage_and_text))

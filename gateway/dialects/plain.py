@@ -25,7 +25,9 @@ class PlainDialect:
         self._on_the_wire = route.encode()
 
     def reader(self, peer: Peer) -> FrameReader:
-        return self if self._on_the_wire in peer.rights.routes else _Refusing(self, self._route)
+        return (
+            self if self._on_the_wire in peer.rights.routes else _RefusingReader(self, self._route)
+        )
 
     def changed(self, peer: Peer) -> FrameReader:
         return self.reader(peer)
@@ -48,7 +50,7 @@ class PlainDialect:
         return [work]
 
 
-class _Refusing:
+class _RefusingReader:
     """
     Reader for a peer that may not use its listener's route.
     """

@@ -25,7 +25,7 @@ from gateway.model.outcome import Outcome
 from gateway.model.store import Backlog, Claim, Seen, Store, Waiting, reached
 from gateway.model.stream import Stream
 
-REMEMBERED: Final = 10_000
+MAX_CLOSED_STREAMS: Final = 10_000
 """Streams of which it is remembered how far they were when they were closed."""
 
 
@@ -195,7 +195,7 @@ class StreamRegistry:
         self._closed.pop(stream.name, None)
         self._closed[stream.name] = stream
         stream.rest()
-        if len(self._closed) > REMEMBERED:
+        if len(self._closed) > MAX_CLOSED_STREAMS:
             for name, oldest in self._closed.items():
                 if not oldest.busy:
                     del self._closed[name]

@@ -30,7 +30,7 @@ from gateway.wire.push import Pushes
 SLICE: Final = 500
 """Subscribers told at a stretch: 4 ms of processor time, most of it the kernel's."""
 
-REST: Final = 5.0
+ROUND_SPACING: Final = 5.0
 """From the beginning of a round to that of the next it is so many times as long as it worked."""
 
 LONGEST_REST: Final = 0.1
@@ -110,12 +110,12 @@ class _Round:
 
     def pushes(self, channels: tuple[str, ...]) -> Pushes:
         """Return the pushes for a subscriber to these channels; the same object for all such."""
-        found = self._made.get(channels)
-        if found is None:
+        pushes = self._made.get(channels)
+        if pushes is None:
             mine = self.channels.intersection(channels)
             payloads = [push for channel, push in self._batch if channel in mine]
-            found = self._made[channels] = Pushes(payloads)
-        return found
+            pushes = self._made[channels] = Pushes(payloads)
+        return pushes
 
 
 class Subscriptions:
@@ -145,7 +145,7 @@ class Subscriptions:
         self._subscribed: dict[Subscriber, tuple[str, ...]] = {}
         # Subscribers that wait for LISTEN: their channels, and how many wait for each channel.
         self._asking: dict[Subscriber, list[str]] = {}
-        self._asked: Counter[str] = Counter()
+        self._waiting_count: Counter[str] = Counter()
         self._gathered: list[tuple[str, bytes]] = []
         self._size = 0
         self._round: _Round | None = None
@@ -168,7 +168,7 @@ class Subscriptions:
             return STORED
         asking = self._asking.setdefault(subscriber, [])
         asking.append(channel)
-        self._asked[channel] += 1
+        self._waiting_count[channel] += 1
         try:
             await self._notifier.listen(channel)
         except StoreError as error:
@@ -178,7 +178,7 @@ class Subscriptions:
                 self._join(channel, subscriber)
             return STORED
         finally:
-            self._asked[channel] -= 1
+            self._waiting_count[channel] -= 1
             if channel in asking:
                 asking.remove(channel)
             if not asking and self._asking.get(subscriber) is asking:
@@ -226,8 +226,8 @@ class Subscriptions:
 
     def _release(self, channel: str) -> None:
         """End listening to a channel that has no subscriber any more."""
-        if not self._asked[channel]:
-            del self._asked[channel]
+        if not self._waiting_count[channel]:
+            del self._waiting_count[channel]
             if not self._subscribers.get(channel):
                 self._subscribers.pop(channel, None)
                 self._notifier.unlisten(channel)
@@ -272,7 +272,7 @@ class Subscriptions:
         for subscriber in islice(current.waiting, self._at_once):
             channels = self._subscribed.get(subscriber)
             # It may have left since the round began.
-            if channels is not None and not self._told(subscriber, current.pushes(channels)):
+            if channels is not None and not self._push_to(subscriber, current.pushes(channels)):
                 self.leave(subscriber)
         now = self._clock.seconds()
         self._busy += now - begun
@@ -280,7 +280,7 @@ class Subscriptions:
             self._clock.callLater(0, self._tell)
             return
         self._round = None
-        rest = min(self._begun + REST * self._busy, self._begun + LONGEST_REST) - now
+        rest = min(self._begun + ROUND_SPACING * self._busy, self._begun + LONGEST_REST) - now
         if rest > 0 and not self._resting:
             self._resting = True
             self._clock.callLater(rest, self._rested)
@@ -292,7 +292,7 @@ class Subscriptions:
         self._resting = False
         self._next_round()
 
-    def _told(self, subscriber: Subscriber, pushes: Pushes) -> bool:
+    def _push_to(self, subscriber: Subscriber, pushes: Pushes) -> bool:
         if not pushes.payloads:
             return True
         try:

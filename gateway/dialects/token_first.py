@@ -54,15 +54,17 @@ class _First:
         """Do nothing: no state of a peer is kept."""
 
     def read(self, frames: list[bytes], oversize: bool) -> list[Work]:
-        said = frames[0]
-        if said is OVERSIZE:
+        first_frame = frames[0]
+        if first_frame is OVERSIZE:
             return [Work("", gaps=[(0, self._peer.turned_away(wording.WRONG_TOKEN))], closes=True)]
         authenticator = self._offer.authenticator
         return [
             Work(
                 "",
                 request=lambda answered: authenticator.verify(
-                    said, self._peer.peer_info.site, lambda proof: answered(self._proved(proof))
+                    first_frame,
+                    self._peer.peer_info.site,
+                    lambda proof: answered(self._proved(proof)),
                 ),
                 rest=frames[1:],
             )

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-_LONGEST: Final = 8192
+_MAX_FIRST_LINE: Final = 8192
 """
 Bytes of a first line that are looked at. A request line may be longer, but says what it is
 before that.
@@ -28,7 +28,7 @@ _FIRST_LINE: Final = re.compile(
 )
 
 
-_HELLO: Final = re.compile(rb"\x16\x03[\0-\x04]..\x01", re.DOTALL)
+_TLS_HELLO: Final = re.compile(rb"\x16\x03[\0-\x04]..\x01", re.DOTALL)
 """
 A record of a handshake that begins with a client's hello (RFC 8446, sections 4 and 5.1).
 """
@@ -58,14 +58,14 @@ class FirstLine:
 
         @param data: the next bytes.
         """
-        seen = self._seen + data[: _LONGEST + 1 - len(self._seen)]
-        if _HELLO.match(seen):
+        seen = self._seen + data[: _MAX_FIRST_LINE + 1 - len(self._seen)]
+        if _TLS_HELLO.match(seen):
             return _TLS
         self.waits = _HELLO_SO_FAR.fullmatch(seen) is not None
         line, end, _ = seen.partition(b"\n")
         if end and not self.waits:
             return _HTTP if _FIRST_LINE.fullmatch(line) else ""
-        if len(seen) > _LONGEST:
+        if len(seen) > _MAX_FIRST_LINE:
             return _HTTP if _BEGINNING.match(seen) else ""
         self._seen = seen
         return None

@@ -32,7 +32,7 @@ def _beginning(name: str) -> bytes:
 
 _BEGINNINGS: Final = {_beginning(name): name for name in FRAMINGS}
 
-LONGEST: Final = max(map(len, _BEGINNINGS))
+MAX_PROBE_BYTES: Final = max(map(len, _BEGINNINGS))
 """Bytes of a connection that tell."""
 
 

@@ -36,7 +36,7 @@ _V2: Final = b"\r\n\r\n\0\r\nQUIT\n"
 _FIXED: Final = 16
 
 _PROTOCOLS: Final = (b"TCP4 ", b"TCP6 ", b"UNKNOWN ", b"UNKNOWN\r\n")
-_PORT: Final = re.compile(rb"0|[1-9][0-9]{0,4}")
+_PORT_NUMBER: Final = re.compile(rb"0|[1-9][0-9]{0,4}")
 
 _LOCAL: Final = 0x20
 _PROXY: Final = 0x21
@@ -97,14 +97,14 @@ class HeaderReader:
             return self._line(kept)
         if kept[: len(_V2)] == _V2[: len(kept)]:
             return self._binary(kept)
-        _refuse("these are not its first bytes")
+        _refuse_header("these are not its first bytes")
 
     def _line(self, kept: bytes) -> Header | None:
-        said = kept[len(_V1) : MOST_V1]
-        if not any(said.startswith(name[: len(said)]) for name in _PROTOCOLS):
-            _refuse("no protocol it knows")
+        line = kept[len(_V1) : MOST_V1]
+        if not any(line.startswith(name[: len(line)]) for name in _PROTOCOLS):
+            _refuse_header("no protocol it knows")
         end = kept.find(b"\r\n", 0, MOST_V1)
-        if said.startswith(b"UNKNOWN"):
+        if line.startswith(b"UNKNOWN"):
             # The rest of the line has no meaning (section 2.1).
             if end >= 0:
                 return Header(None, kept[end + 2 :])
@@ -113,11 +113,11 @@ class HeaderReader:
             # byte may be a CR whose LF is still to come.
             line = kept[:end] if end >= 0 else kept[:MOST_V1].removesuffix(b"\r")
             if b"\r" in line or b"\n" in line:
-                _refuse("CR or LF inside the line")
+                _refuse_header("CR or LF inside the line")
             if end >= 0:
                 return Header(_source_of(line), kept[end + 2 :])
         if len(kept) >= MOST_V1:
-            _refuse(f"no end of the line within {MOST_V1} bytes")
+            _refuse_header(f"no end of the line within {MOST_V1} bytes")
         return None
 
     def _binary(self, kept: bytes) -> Header | None:
@@ -125,18 +125,18 @@ class HeaderReader:
         # wrong is told without the peer's numbers: the log has one line for each reason.
         command = kept[12] if len(kept) > 12 else _PROXY
         if command not in (_LOCAL, _PROXY):
-            _refuse("no version and command it knows")
+            _refuse_header("no version and command it knows")
         family = kept[13] if len(kept) > 13 else 0
         if command == _PROXY and (family & 0xF0 not in _LENGTHS or family & 0x0F > 2):
-            _refuse("no family and protocol it knows")
+            _refuse_header("no family and protocol it knows")
         if len(kept) < _FIXED:
             return None
         length = int.from_bytes(kept[14:_FIXED], "big")
         if _FIXED + length > MOST_V2:
-            _refuse(f"over the limit of {MOST_V2} bytes")
+            _refuse_header(f"over the limit of {MOST_V2} bytes")
         is_addressed = command == _PROXY and family & 0x0F != 0
         if is_addressed and length < _LENGTHS[family & 0xF0]:
-            _refuse("too few bytes for its addresses")
+            _refuse_header("too few bytes for its addresses")
         if len(kept) < _FIXED + length:
             return None
         block, rest = kept[_FIXED : _FIXED + length], kept[_FIXED + length :]
@@ -156,22 +156,22 @@ def _source_of(line: bytes) -> ProxiedAddress:
     """
     fields = line.split(b" ")
     if len(fields) != 6:
-        _refuse("not two addresses and two ports")
+        _refuse_header("not two addresses and two ports")
     _, protocol, *addresses, source_port, own_port = fields
     kind: type[IPv4Address] | type[IPv6Address]
     kind = IPv4Address if protocol == b"TCP4" else IPv6Address
     try:
         source, _ = [kind(address.decode("ascii")) for address in addresses]
     except ValueError:
-        _refuse(f"no address of {protocol.decode()}")
+        _refuse_header(f"no address of {protocol.decode()}")
     # A zone is for people; inet_pton(3) knows none.
     if b"%" in addresses[0] + addresses[1]:
-        _refuse(f"no address of {protocol.decode()}")
+        _refuse_header(f"no address of {protocol.decode()}")
     for port in (source_port, own_port):
-        if not _PORT.fullmatch(port) or int(port) > 65535:
-            _refuse("no port")
+        if not _PORT_NUMBER.fullmatch(port) or int(port) > 65535:
+            _refuse_header("no port")
     return ProxiedAddress(source, int(source_port))
 
 
-def _refuse(reason: str) -> NoReturn:
+def _refuse_header(reason: str) -> NoReturn:
     raise HeaderError(f"no PROXY header: {reason}")

@@ -28,8 +28,8 @@ class Pushes:
         """
         Return all of them as bytes in a peer's framing.
         """
-        found = self._framed.get(framing.kind)
-        if found is None:
+        payload_frames = self._framed.get(framing.kind)
+        if payload_frames is None:
             push = framing.push
-            found = self._framed[framing.kind] = b"".join([push(p) for p in self.payloads])
-        return found
+            payload_frames = self._framed[framing.kind] = b"".join([push(p) for p in self.payloads])
+        return payload_frames

@@ -21,7 +21,7 @@ from typing import Final
 from gateway.model.errors import FramingError, TelnetError
 from gateway.wire.framing import Framing
 
-MOST: Final = 512
+MAX_SUBNEGOTIATION: Final = 512
 """
 Bytes of a subnegotiation. Nobody who is refused every option has reason for one, and the
 largest that are sent otherwise, an environment (RFC 1572), are some hundred.
@@ -34,7 +34,7 @@ _SB: Final = 250
 _WILL, _WONT, _DO, _DONT = 251, 252, 253, 254
 _TIMING_MARK: Final = 6
 
-_REFUSAL: Final = {_WILL: _DONT, _DO: _WONT}
+_REFUSED_BY: Final = {_WILL: _DONT, _DO: _WONT}
 _WITHDRAWN: Final = {_WONT: _WILL, _DONT: _DO}
 
 
@@ -74,7 +74,9 @@ class Telnet:
         clean = self._without_nul(b"".join(pieces))
         if not is_ending:
             raise TelnetError(
-                f"telnet: a subnegotiation over {MOST} bytes", clean, b"".join(answers)
+                f"telnet: a subnegotiation over {MAX_SUBNEGOTIATION} bytes",
+                clean,
+                b"".join(answers),
             )
         return clean, b"".join(answers)
 
@@ -82,7 +84,7 @@ class Telnet:
         """
         Split bytes into data and commands, and answer these.
 
-        @return: C{False} where a subnegotiation is longer than L{MOST}.
+        @return: C{False} where a subnegotiation is longer than L{MAX_SUBNEGOTIATION}.
         """
         self._kept = b""
         position = 0
@@ -93,7 +95,7 @@ class Telnet:
                 pieces.append(data[position:end])
             else:
                 self._skipped += end - position
-                if self._skipped > MOST:
+                if self._skipped > MAX_SUBNEGOTIATION:
                     return False
             if start < 0:
                 return True
@@ -126,7 +128,7 @@ class Telnet:
             if (command, option) in self._refused:
                 return b""
             self._refused.add((command, option))
-        return bytes((_IAC[0], _REFUSAL[command], option))
+        return bytes((_IAC[0], _REFUSED_BY[command], option))
 
     def _without_nul(self, data: bytes) -> bytes:
         """Replace CR NUL, which is how a terminal sends CR alone; any other NUL is data."""

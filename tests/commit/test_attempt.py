@@ -6,7 +6,15 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.commit.attempt import BLAME_AFTER, BLAME_FOR, OPEN_FOR, RETRY_FOR, Attempt, Known, Step
+from gateway.commit.attempt import (
+    BLAME_AFTER,
+    BLAME_FOR,
+    OPEN_FOR,
+    RETRY_FOR,
+    Attempt,
+    Known,
+    NextStep,
+)
 from gateway.model.errors import (
     FenceVoid,
     OutcomeUnknown,
@@ -31,30 +39,30 @@ UNKNOWN, NOT_STORED = Known.UNKNOWN, Known.NOT_STORED
     ("known", "error", "waited", "spools", "step", "then"),
     [
         # Not stored for certain: it may be given up, or go elsewhere.
-        (NOT_STORED, BUSY, 0.0, False, Step.WAIT, NOT_STORED),
-        (NOT_STORED, BUSY, RETRY_FOR + 1, False, Step.GIVE_BACK, NOT_STORED),
-        (NOT_STORED, BUSY, RETRY_FOR + 1, True, Step.SPOOL, NOT_STORED),
-        (NOT_STORED, AWAY, 0.0, False, Step.GIVE_BACK, NOT_STORED),
-        (NOT_STORED, AWAY, 0.0, True, Step.SPOOL, NOT_STORED),
-        (NOT_STORED, GONE, 0.0, False, Step.CLOSE_ROUTE, NOT_STORED),
-        (NOT_STORED, GONE, 0.0, True, Step.CLOSE_ROUTE, NOT_STORED),
-        (NOT_STORED, LOST, 0.0, False, Step.WAIT, UNKNOWN),
-        (NOT_STORED, LOST, ANSWER_TIMEOUT + 1, True, Step.SPOOL, UNKNOWN),
+        (NOT_STORED, BUSY, 0.0, False, NextStep.WAIT, NOT_STORED),
+        (NOT_STORED, BUSY, RETRY_FOR + 1, False, NextStep.GIVE_BACK, NOT_STORED),
+        (NOT_STORED, BUSY, RETRY_FOR + 1, True, NextStep.SPOOL, NOT_STORED),
+        (NOT_STORED, AWAY, 0.0, False, NextStep.GIVE_BACK, NOT_STORED),
+        (NOT_STORED, AWAY, 0.0, True, NextStep.SPOOL, NOT_STORED),
+        (NOT_STORED, GONE, 0.0, False, NextStep.CLOSE_ROUTE, NOT_STORED),
+        (NOT_STORED, GONE, 0.0, True, NextStep.CLOSE_ROUTE, NOT_STORED),
+        (NOT_STORED, LOST, 0.0, False, NextStep.WAIT, UNKNOWN),
+        (NOT_STORED, LOST, ANSWER_TIMEOUT + 1, True, NextStep.SPOOL, UNKNOWN),
         # It may be stored: nothing may be said that is not true, and no other batch be made of it.
-        (UNKNOWN, BUSY, 0.0, True, Step.WAIT, UNKNOWN),
-        (UNKNOWN, GONE, 0.0, False, Step.WAIT, UNKNOWN),
-        (UNKNOWN, GONE, ANSWER_TIMEOUT + 1, True, Step.SPOOL, UNKNOWN),
-        (UNKNOWN, AWAY, 0.0, True, Step.SPOOL, UNKNOWN),
-        (UNKNOWN, AWAY, 0.0, False, Step.WAIT, UNKNOWN),
-        (UNKNOWN, LOST, OPEN_FOR - 1, False, Step.WAIT, UNKNOWN),
-        (UNKNOWN, LOST, OPEN_FOR + 1, False, Step.ABANDON, UNKNOWN),
-        (UNKNOWN, StoredPartly(3), 0.0, False, Step.WAIT, UNKNOWN),
+        (UNKNOWN, BUSY, 0.0, True, NextStep.WAIT, UNKNOWN),
+        (UNKNOWN, GONE, 0.0, False, NextStep.WAIT, UNKNOWN),
+        (UNKNOWN, GONE, ANSWER_TIMEOUT + 1, True, NextStep.SPOOL, UNKNOWN),
+        (UNKNOWN, AWAY, 0.0, True, NextStep.SPOOL, UNKNOWN),
+        (UNKNOWN, AWAY, 0.0, False, NextStep.WAIT, UNKNOWN),
+        (UNKNOWN, LOST, OPEN_FOR - 1, False, NextStep.WAIT, UNKNOWN),
+        (UNKNOWN, LOST, OPEN_FOR + 1, False, NextStep.ABANDON, UNKNOWN),
+        (UNKNOWN, StoredPartly(3), 0.0, False, NextStep.WAIT, UNKNOWN),
         # The fence says that the lost try has stored nothing, and never will.
-        (UNKNOWN, FenceVoid(7), OPEN_FOR + 1, True, Step.RENUMBER, NOT_STORED),
+        (UNKNOWN, FenceVoid(7), OPEN_FOR + 1, True, NextStep.RENUMBER, NOT_STORED),
     ],
 )
 def test_each_state_and_error(
-    known: Known, error: StoreError, waited: float, spools: bool, step: Step, then: Known
+    known: Known, error: StoreError, waited: float, spools: bool, step: NextStep, then: Known
 ) -> None:
     """What is next, and what is known from then on."""
     attempt = Attempt(100.0, ANSWER_TIMEOUT, spools)
@@ -71,7 +79,7 @@ def test_what_may_be_stored_is_never_given_back(error: StoreError) -> None:
             attempt = Attempt(0.0, ANSWER_TIMEOUT, spools)
             attempt.failed(LOST, 0.0)
             step = attempt.failed(error, waited)
-            assert step in (Step.WAIT, Step.SPOOL, Step.ABANDON)
+            assert step in (NextStep.WAIT, NextStep.SPOOL, NextStep.ABANDON)
             assert attempt.known is Known.UNKNOWN
 
 

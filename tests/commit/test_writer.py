@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from gateway.commit.attempt import OPEN_FOR, RETRY_FOR, backoff
+from gateway.commit.attempt import OPEN_FOR, RETRY_FOR, retry_delay
 from gateway.commit.circuit_breaker import CircuitBreakers
 from gateway.commit.inflight_limit import InflightLimit
 from gateway.commit.memory_store import KeptStream, MemoryStore
@@ -729,7 +729,7 @@ def test_pressure_is_given_back() -> None:
 @given(st.integers(1, 10_000), st.floats(0, 1, exclude_max=True))
 def test_backoff_is_bounded(attempt: int, chance: float) -> None:
     """Never negative, never over two seconds, and never the same for everybody."""
-    assert 0 <= backoff(attempt, lambda: chance) <= 2.0
+    assert 0 <= retry_delay(attempt, lambda: chance) <= 2.0
 
 
 def test_a_lane_that_is_done_is_chosen_again() -> None:

@@ -28,9 +28,9 @@ from gateway.client.probe import (
 from gateway.client.wire import WIRES
 from gateway.model.errors import FramingError, HeaderError, TelnetError
 from gateway.wire.framing import FRAMINGS, OVERSIZE, Framing
-from gateway.wire.probe import LONGEST, probe_framing
+from gateway.wire.probe import MAX_PROBE_BYTES, probe_framing
 from gateway.wire.proxy_header import MOST_V2, Header, HeaderReader
-from gateway.wire.telnet import MOST, Telnet, TelnetFraming
+from gateway.wire.telnet import MAX_SUBNEGOTIATION, Telnet, TelnetFraming
 from tests.in_memory import Bench
 
 
@@ -126,7 +126,7 @@ def wire(data: bytes) -> None:
 def opening(data: bytes) -> None:
     how, stream = data[:1], data[1:]
     whole = probe_framing(stream)
-    assert whole is not None or len(stream) < LONGEST
+    assert whole is not None or len(stream) < MAX_PROBE_BYTES
     said = {framing: probe(framing, "n" * NONCE) for framing in WIRES}
     firsts = {framing: WIRES[framing]().frame(said[framing]) for framing in WIRES}
     known = {
@@ -218,7 +218,7 @@ def _without_commands(stream: Sequence[bytes]) -> tuple[bytes, bytes, bool]:
 
 def _lines(stream: Sequence[bytes]) -> tuple[list[bytes], bytes, bool]:
     said: list[bytes] = []
-    framing = TelnetFraming(FRAMINGS["line"](MOST // 4), said.append)
+    framing = TelnetFraming(FRAMINGS["line"](MAX_SUBNEGOTIATION // 4), said.append)
     frames: list[bytes] = []
     for piece in stream:
         try:

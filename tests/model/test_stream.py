@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
 from gateway.commit.memory_store import MemoryStore
-from gateway.dialects.stream_registry import REMEMBERED, StreamRegistry
+from gateway.dialects.stream_registry import MAX_CLOSED_STREAMS, StreamRegistry
 from gateway.model import wording
 from gateway.model.batch import Batch, Chunk, Origin, digests_of, stream_marks
 from gateway.model.errors import Unavailable
@@ -494,7 +494,7 @@ def test_the_one_that_opened_a_stream_last_has_it() -> None:
 def test_few_streams_are_remembered() -> None:
     """However many streams are closed, memory is bounded; the oldest is forgotten first."""
     desk = Desk()
-    for number in range(REMEMBERED + 1):
+    for number in range(MAX_CLOSED_STREAMS + 1):
         stream = Stream(f"{number}", "e", "c", 7)
         desk.streams._remember(stream)
     desk.away = True

@@ -14,7 +14,7 @@ from twisted.internet.task import deferLater
 
 from gateway.access.authenticator import Authenticator
 from gateway.access.rights import Access
-from gateway.commit.attempt import backoff
+from gateway.commit.attempt import retry_delay
 from gateway.commit.circuit_breaker import CircuitBreakers
 from gateway.commit.inflight_limit import InflightLimit
 from gateway.commit.writer import Writer
@@ -85,7 +85,7 @@ class Process:
         jitter = world.random.random
 
         def pause(attempt: int) -> float:
-            return backoff(attempt, jitter)
+            return retry_delay(attempt, jitter)
 
         self.breakers = breakers = CircuitBreakers(store, clock, pause)
         self.spool = spool = Spool(self.file, self.thread, world.new_id)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from gateway.commit.attempt import Attempt, Step
+from gateway.commit.attempt import Attempt, NextStep
 from gateway.commit.lane import Lane
 from gateway.model.batch import Batch, Chunk, Fence, Origin
 from gateway.model.errors import FramesRefused, RowError, StoreError, TransientError
@@ -198,7 +198,7 @@ class Alone:
 
     def answer(self, route: str) -> None: ...
     def note_success(self, route: str) -> None: ...
-    def failed(self, attempt: Attempt, route: str, error: StoreError) -> Step:
+    def failed(self, attempt: Attempt, route: str, error: StoreError) -> NextStep:
         return attempt.failed(error, self.clock.seconds())
 
     def bug(self, failure: object) -> None:

@@ -17,7 +17,7 @@ from gateway.client.wire import WIRES
 from gateway.model.outcome import Words
 from gateway.peers.timeouts import Timeouts
 from gateway.wire.framing import FRAMINGS
-from gateway.wire.probe import LONGEST, probe_framing
+from gateway.wire.probe import MAX_PROBE_BYTES, probe_framing
 from tests.in_memory import Bench
 from tests.support import PATIENCE, Database, Gateway
 
@@ -109,7 +109,7 @@ def test_any_beginning_is_known_in_time(stream: bytes) -> None:
     answers = [probe_framing(stream[:end]) for end in range(len(stream) + 1)]
     decided = [answer for answer in answers if answer is not None]
     assert len(set(decided)) <= 1
-    assert len(stream) < LONGEST or decided
+    assert len(stream) < MAX_PROBE_BYTES or decided
 
 
 def test_a_beginning_is_a_frame_that_is_not_finished() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway.model.errors import FramingError, TelnetError
 from gateway.peers.timeouts import Timeouts
 from gateway.wire.framing import LineFraming
-from gateway.wire.telnet import MOST, Telnet, TelnetFraming
+from gateway.wire.telnet import MAX_SUBNEGOTIATION, Telnet, TelnetFraming
 from tests.in_memory import Bench, HalfClosing
 
 IAC, SE, SB, WILL, WONT, DO, DONT = 255, 240, 250, 251, 252, 253, 254
@@ -33,7 +33,7 @@ def model(stream: bytes) -> Found:
     state = "data"
     inside = 0
     for byte in stream:
-        if inside > MOST:
+        if inside > MAX_SUBNEGOTIATION:
             break
         if state == "data":
             if byte == IAC:
@@ -69,7 +69,7 @@ def model(stream: bytes) -> Found:
             state, inside = "data", 0
         else:
             state, inside = "inside", inside + 2
-    return bytes(data).replace(b"\r\0", b"\r"), bytes(answers), inside > MOST
+    return bytes(data).replace(b"\r\0", b"\r"), bytes(answers), inside > MAX_SUBNEGOTIATION
 
 
 def take(stream: bytes, steps: list[int]) -> Found:
@@ -100,7 +100,10 @@ pieces = st.one_of(
     st.builds(lambda command: bytes([IAC, command]), st.integers(0, 255)),
     st.builds(
         lambda inside: bytes([IAC, SB]) + inside + bytes([IAC, SE]),
-        st.one_of(st.binary(max_size=8), st.integers(MOST - 2, MOST + 2).map(bytes)),
+        st.one_of(
+            st.binary(max_size=8),
+            st.integers(MAX_SUBNEGOTIATION - 2, MAX_SUBNEGOTIATION + 2).map(bytes),
+        ),
     ),
 )
 
@@ -159,10 +162,10 @@ def test_each_timing_mark_is_answered() -> None:
 def test_a_subnegotiation_ends(step: int) -> None:
     """One that is too long is refused, after everything that came before it; none is stored."""
     begin, end = bytes([IAC, SB, 24]), bytes([IAC, SE])
-    longest = b"a" + begin + bytes(MOST - 1) + end + b"b"
+    longest = b"a" + begin + bytes(MAX_SUBNEGOTIATION - 1) + end + b"b"
     assert take(longest, [step]) == (b"ab", b"", False)
     assert take(b"a" + begin + bytes([IAC, IAC, IAC, DO]) + end + b"b", [step])[0] == b"ab"
-    for fault in (begin + bytes(MOST) + end + b"never", begin + b"x" * 5000):
+    for fault in (begin + bytes(MAX_SUBNEGOTIATION) + end + b"never", begin + b"x" * 5000):
         assert take(b"a" + bytes([IAC, DO, 1]) + fault, [step]) == (
             *(b"a", bytes([IAC, WONT, 1]), True),
         )
@@ -230,7 +233,7 @@ def test_a_peer_without_telnet() -> None:
 def test_a_subnegotiation_that_does_not_end_is_the_end() -> None:
     """What came before it is answered, then the peer is told."""
     bench = Bench(telnet=True, held=False)
-    bench.peer.dataReceived(b"one\n\xff\xfa" + bytes(MOST + 1))
+    bench.peer.dataReceived(b"one\n\xff\xfa" + bytes(MAX_SUBNEGOTIATION + 1))
     assert bench.said == b"+OK\n-BYE FORMAT :telnet: a subnegotiation over 512 bytes\n"
 
 

@@ -42,7 +42,7 @@ Rows = list[tuple[Any, ...]]
 RunQuery = Callable[[str, Values], Awaitable[Rows]]
 """Runs one statement in some session and gives its rows."""
 
-_READ_ONLY: Final = "SELECT current_setting('transaction_read_only')::bool"
+_READ_ONLY_QUERY: Final = "SELECT current_setting('transaction_read_only')::bool"
 
 MINIMUM_VERSION: Final = 130000
 """PostgreSQL 13, as C{server_version_num} says it."""
@@ -193,7 +193,7 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         self._last: Any = None
         self._answer: Deferred[None] | None = None
         self._deadline: float | None = None
-        self._patience: float | None = None
+        self._answer_deadline: float | None = None
         self.left_alone = False
         self._timer: IDelayedCall | None = None
         self._timeout = 0.0
@@ -239,22 +239,22 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         self.opened_at = self.used_at = self._clock.seconds()
 
     async def query(
-        self, sql: str, values: Values, timeout: float, patience: float | None = None
+        self, sql: str, values: Values, timeout: float, answer_timeout: float | None = None
     ) -> Rows:
         """
         Run one statement.
 
         @param timeout: seconds after which the connection is closed. PostgreSQL's
             own C{statement_timeout} should be shorter: it costs only the statement.
-        @param patience: seconds after which the caller stops waiting: L{OutcomeUnknown} is raised,
-            and the connection becomes usable again when the answer comes.
+        @param answer_timeout: seconds after which the caller stops waiting: L{OutcomeUnknown} is
+            raised, and the connection becomes usable again when the answer comes.
         @return: its rows, none where it has no result.
         @raise StoreError: of the kind that says who must act.
         @raise StoredBefore: the fence did not move.
         @raise PreparedStatementLost: the statement was never run.
         """
         assert self._answer is None and not self.left_alone, "one statement at a time"
-        self._arm(timeout, patience)
+        self._arm(timeout, answer_timeout)
         try:
             connection = self._connection
             if connection.notices:
@@ -272,7 +272,7 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
                 raise TransientError(str(translated(error)), READ_ONLY) from error
             raise self._translated(error) from error
         finally:
-            self._patience = None
+            self._answer_deadline = None
             if not self.left_alone:
                 self._deadline = None
 
@@ -284,7 +284,7 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         if not self.usable or self.reads:
             return False
         try:
-            ((read_only,),) = await self.query(_READ_ONLY, None, timeout)
+            ((read_only,),) = await self.query(_READ_ONLY_QUERY, None, timeout)
         except StoreError:
             return False
         return not read_only
@@ -297,7 +297,7 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         after: Values,
         timeout: float,
         before: str = "",
-        patience: float | None = None,
+        answer_timeout: float | None = None,
     ) -> Rows:
         """
         Run an anonymous code block and statements behind it, as one transaction.
@@ -311,7 +311,7 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         """
         block = filled("DO %s", (filled(body, values),))
         statements = f"{before}{block}; {filled(sql, after)}"
-        return await self.query(statements, None, timeout, patience)
+        return await self.query(statements, None, timeout, answer_timeout)
 
     # So that txpostgres's own cursors work as well: they take the watch's place.
 
@@ -396,13 +396,13 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
     # Deadlines: the timer is left running from query to query and looks at the
     # deadline when it fires; most queries never touch it.
 
-    def _arm(self, timeout: float, patience: float | None = None) -> None:
+    def _arm(self, timeout: float, answer_timeout: float | None = None) -> None:
         self._timeout = timeout
         now = self._clock.seconds()
         self._deadline = now + timeout
-        if patience is not None and patience < timeout:
-            self._patience = now + patience
-            timeout = patience
+        if answer_timeout is not None and answer_timeout < timeout:
+            self._answer_deadline = now + answer_timeout
+            timeout = answer_timeout
         timer = self._timer
         if timer is None or not timer.active():
             self._timer = self._clock.callLater(timeout, self._look)
@@ -413,16 +413,16 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         if self._deadline is None:
             return
         now = self._clock.seconds()
-        if self._patience is not None and self._patience <= now:
+        if self._answer_deadline is not None and self._answer_deadline <= now:
             waited = self._timeout - (self._deadline - now)
-            self._patience = None
+            self._answer_deadline = None
             self.left_alone = True
             answer, self._answer = self._answer, None
             if answer is not None:
                 answer.errback(OutcomeUnknown(f"no answer from the server within {waited:g} s"))
         if self._deadline is None:
             return
-        left = (self._deadline if self._patience is None else self._patience) - now
+        left = (self._deadline if self._answer_deadline is None else self._answer_deadline) - now
         if left > 0:
             self._timer = self._clock.callLater(left, self._look)
         else:

@@ -14,7 +14,12 @@ from typing import Final
 
 from psycopg2 import extensions
 
-from gateway.postgres.connect.servicefile import NAME, SYSTEM_FOLDERS, ReadFile, read_service
+from gateway.postgres.connect.servicefile import (
+    SERVICE_FILE_NAME,
+    SYSTEM_FOLDERS,
+    ReadFile,
+    read_service,
+)
 
 _ENVIRONMENT: Final = {
     "host": "PGHOST",
@@ -89,8 +94,8 @@ def _service(own: Mapping[str, str], outside: Environment) -> dict[str, str]:
         return {}
     # "servicefile" is known to libpq from version 18 on.
     file = own.get("servicefile", environment.get("PGSERVICEFILE"))
-    files = [file if file is not None else f"{outside.home}/.{NAME}"]
+    files = [file if file is not None else f"{outside.home}/.{SERVICE_FILE_NAME}"]
     system = environment.get("PGSYSCONFDIR")
     folders = SYSTEM_FOLDERS if system is None else (system,)
-    files += [f"{folder}/{NAME}" for folder in folders]
+    files += [f"{folder}/{SERVICE_FILE_NAME}" for folder in folders]
     return read_service(service, files, outside.read)

@@ -17,7 +17,7 @@ _PREPARED: Final = {
     sqlstate.DUPLICATE_PREPARED_STATEMENT,
 }
 
-_ENDING: Final = {"FATAL", "PANIC"}
+_FATAL_SEVERITIES: Final = {"FATAL", "PANIC"}
 """Severities of errors after which the server closes the connection."""
 
 
@@ -73,7 +73,7 @@ def translated(error: Exception, reads: bool = False) -> Exception:
     this server or another one: see L{gateway.postgres.connect.connection}.)
     """
     code: str | None = getattr(error, "pgcode", None)
-    text = _message(error)
+    text = _primary_message(error)
     if code is None and not isinstance(error, psycopg2.ProgrammingError):
         return OutcomeUnknown(text)
     if code is None:
@@ -94,7 +94,7 @@ def translated(error: Exception, reads: bool = False) -> Exception:
         return RouteError(text, code)
     kind = sqlstate.error_kind(code)
     severity = getattr(getattr(error, "diag", None), "severity_nonlocalized", None)
-    if severity in _ENDING:
+    if severity in _FATAL_SEVERITIES:
         # The server ends the session, maybe after it committed.
         kind = ErrorKind.LOST
     elif kind is ErrorKind.LOST and code != sqlstate.READ_ONLY and severity == "ERROR":
@@ -117,7 +117,7 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _message(error: Exception) -> str:
+def _primary_message(error: Exception) -> str:
     """
     Return PostgreSQL's primary message: no detail, no statement, and no values except those in the
     message.

@@ -21,7 +21,7 @@ _PASSWORDS: Final = {
 
 _NOT_SHOWN: Final = _PASSWORDS | {"sslkey", "passfile"}
 
-_URI: Final = re.compile(r"postgres(?:ql)?://(?:[^@/]*@)?(?P<rest>[^?]*)")
+_POSTGRES_URI: Final = re.compile(r"postgres(?:ql)?://(?:[^@/]*@)?(?P<rest>[^?]*)")
 """As libpq's C{conninfo_uri_parse_options} looks for the end of user and password."""
 
 
@@ -32,7 +32,7 @@ def dsn_fault(dsn: str, outside: Environment) -> str | None:
 
     The text does not repeat the string, which may hold a password.
     """
-    uri = _URI.match(dsn)
+    uri = _POSTGRES_URI.match(dsn)
     if uri is not None and "@" in uri["rest"]:
         # libpq would take what follows the first @ or / for a host's name, and errors show those.
         return (

@@ -30,22 +30,22 @@ def dsn_warnings(dsn: str, outside: Environment, mode: Mode) -> list[str]:
     @param dsn: one in which L{gateway.postgres.connect.dsn.dsn_fault} finds no fault.
     @return: one line each, with what to do.
     """
-    said = ConnInfo(dsn, outside)
-    found = []
+    conninfo = ConnInfo(dsn, outside)
+    problems = []
     # Authorities of the system's choice are of use only to verify-full, which libpq then takes.
-    least = "verify-full" if said.value("sslrootcert") == "system" else "prefer"
-    sslmode = said.value("sslmode", least) or least
+    least = "verify-full" if conninfo.value("sslrootcert") == "system" else "prefer"
+    sslmode = conninfo.value("sslmode", least) or least
     if sslmode in _PLAIN:
         hosts = [str(host) for host in read_hosts(dsn, outside).walk if not host.local]
         if hosts:
-            found.append(
+            problems.append(
                 f"sslmode={sslmode} lets everything go unencrypted to {', '.join(hosts)};"
                 " say sslmode=verify-full"
             )
-    passfile = said.value("passfile") or str(PurePath(outside.home) / ".pgpass")
-    permissions = None if said.value("password") else mode(passfile)
+    passfile = conninfo.value("passfile") or str(PurePath(outside.home) / ".pgpass")
+    permissions = None if conninfo.value("password") else mode(passfile)
     if permissions is not None and permissions & _TOO_OPEN:
-        found.append(
+        problems.append(
             f"libpq ignores {passfile}, which others than its owner may use: chmod 600 {passfile}"
         )
-    return found
+    return problems

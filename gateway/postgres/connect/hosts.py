@@ -120,49 +120,49 @@ def read_hosts(dsn: str, outside: Environment) -> Hosts:
     @raise ConfigError: with one line that says what does not fit, and repeats nothing that may be
         part of a mistyped password.
     """
-    said = ConnInfo(dsn, outside)
-    _check_attributes(said)
-    balancing = said.value("load_balance_hosts", "disable")
+    conninfo = ConnInfo(dsn, outside)
+    _check_attributes(conninfo)
+    balancing = conninfo.value("load_balance_hosts", "disable")
     if balancing not in _BALANCING:
-        raise ConfigError([f"{said.name('load_balance_hosts')} must be disable or random"])
-    defaults = {key: value for key, value in DEFAULTS.items() if key not in said.service}
-    return Hosts(_walk(said), balancing == "random", {**defaults, **said.own})
+        raise ConfigError([f"{conninfo.name('load_balance_hosts')} must be disable or random"])
+    defaults = {key: value for key, value in DEFAULTS.items() if key not in conninfo.service}
+    return Hosts(_walk(conninfo), balancing == "random", {**defaults, **conninfo.own})
 
 
-def _check_attributes(said: ConnInfo) -> None:
+def _check_attributes(conninfo: ConnInfo) -> None:
     key = "target_session_attrs"
-    value = said.value(key, "any")
+    value = conninfo.value(key, "any")
     if value in _READ_ONLY:
         raise ConfigError(
             [
-                f"{said.name(key)}={value} asks for a server that takes no writes;"
+                f"{conninfo.name(key)}={value} asks for a server that takes no writes;"
                 " leave it out, a gateway looks for one that does"
             ]
         )
     if value not in _WRITABLE:
-        raise ConfigError([f"{said.name(key)} must be one of {', '.join(_WRITABLE)}"])
+        raise ConfigError([f"{conninfo.name(key)} must be one of {', '.join(_WRITABLE)}"])
 
 
-def _walk(said: ConnInfo) -> tuple[Host, ...]:
-    hosts, addresses, ports = (said.list(key) for key in ("host", "hostaddr", "port"))
+def _walk(conninfo: ConnInfo) -> tuple[Host, ...]:
+    hosts, addresses, ports = (conninfo.list(key) for key in ("host", "hostaddr", "port"))
     count = len(addresses) or len(hosts) or 1
     if hosts and len(hosts) != count:
         raise ConfigError(
             [
-                f"has {len(hosts)} in {said.name('host')} for {count} in {said.name('hostaddr')};"
-                " give as many of one as of the other"
+                f"has {len(hosts)} in {conninfo.name('host')} for {count} in"
+                f" {conninfo.name('hostaddr')}; give as many of one as of the other"
             ]
         )
     if ports and len(ports) not in (1, count):
         raise ConfigError(
             [
-                f"has {len(ports)} ports ({said.name('port')}) for {count} hosts;"
+                f"has {len(ports)} ports ({conninfo.name('port')}) for {count} hosts;"
                 " give one port, or as many as hosts"
             ]
         )
     for port in ports:
         if port and not (port.strip().isdecimal() and 1 <= int(port) <= 65535):
-            raise ConfigError([f"has in {said.name('port')} what is no number from 1 to 65535"])
+            raise ConfigError([f"has in {conninfo.name('port')} what is no number from 1 to 65535"])
     return tuple(
         Host(host, address, port)
         for host, address, port in zip(

@@ -35,15 +35,15 @@ def look_up(name: str) -> list[str]:
 
     @raise OSError: there is no address.
     """
-    found = []
+    addresses = []
     # As bytes, since Python would encode text in a way that libpq does not (IDNA).
     for *_, place in socket.getaddrinfo(os.fsencode(name), None, type=socket.SOCK_STREAM):
         address = str(place[0])
         if len(place) == 4 and place[3] and "%" not in address:
             address = f"{address}%{place[3]}"  # a link-local one is of no use without
-        if address not in found:
-            found.append(address)
-    return found
+        if address not in addresses:
+            addresses.append(address)
+    return addresses
 
 
 class ThreadedResolver:

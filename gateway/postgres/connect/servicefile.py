@@ -13,7 +13,7 @@ from typing import Final
 
 from gateway.model.errors import ConfigError
 
-NAME: Final = "pg_service.conf"
+SERVICE_FILE_NAME: Final = "pg_service.conf"
 
 SYSTEM_FOLDERS: Final = (
     *("/etc/postgresql-common", "/etc/sysconfig/pgsql", "/etc/postgresql"),
@@ -42,9 +42,9 @@ def read_service(service: str, files: Sequence[str], read: ReadFile) -> dict[str
         if text is None:
             continue
         looked.append(path)
-        found = _section(service, text, path)
-        if found is not None:
-            return found
+        parameters = _section(service, text, path)
+        if parameters is not None:
+            return parameters
     if not looked:
         where = f"there is no service file: neither {' nor '.join(files)}"
     else:
@@ -53,18 +53,18 @@ def read_service(service: str, files: Sequence[str], read: ReadFile) -> dict[str
 
 
 def _section(service: str, text: str, path: str) -> dict[str, str] | None:
-    found: dict[str, str] | None = None
+    parameters: dict[str, str] | None = None
     for number, line in enumerate(text.split("\n"), 1):
         line = line.strip()
         if not line or line.startswith("#"):
             continue
         if line.startswith("["):
-            if found is not None:
+            if parameters is not None:
                 break
             # libpq does not look at what follows the bracket either.
             if line.startswith(f"[{service}]"):
-                found = {}
-        elif found is not None:
+                parameters = {}
+        elif parameters is not None:
             key, equals, value = line.partition("=")
             fault = ""
             if line.startswith("ldap"):
@@ -74,5 +74,5 @@ def _section(service: str, text: str, path: str) -> dict[str, str] | None:
             if fault:
                 raise ConfigError([f"names the service {service!r}, but {path}:{number} {fault}"])
             # The first one counts.
-            found.setdefault(key, value)
-    return found
+            parameters.setdefault(key, value)
+    return parameters

@@ -22,10 +22,10 @@ MOST_BYTES_TOGETHER: Final = 1024 * 1024
 
 FIRST_TOGETHER: Final = 32
 
-PROMPT: Final = 0.005
+GATHER_SECONDS: Final = 0.005
 """Seconds in which a statement is expected to end; until then the next one gathers."""
 
-SLOW: Final = 0.05
+SLOW_STATEMENT_SECONDS: Final = 0.05
 """Seconds of a statement that is slow: fewer calls go together, and one connection is kept free."""
 
 
@@ -35,16 +35,16 @@ class Call:
 
     @ivar elements: its arguments, as array elements.
     @ivar since: when it came, in seconds of the reactor's clock.
-    @ivar told: callback for its answer; C{None} once called.
+    @ivar on_outcome: callback for its answer; C{None} once called.
     @ivar alone: whether it must be sent in a statement of its own.
     """
 
-    __slots__ = ("alone", "elements", "since", "told")
+    __slots__ = ("alone", "elements", "on_outcome", "since")
 
-    def __init__(self, elements: list[str], since: float, told: OnOutcome) -> None:
+    def __init__(self, elements: list[str], since: float, on_outcome: OnOutcome) -> None:
         self.elements = elements
         self.since = since
-        self.told: OnOutcome | None = told
+        self.on_outcome: OnOutcome | None = on_outcome
         self.alone = False
 
 
@@ -73,37 +73,37 @@ class CallQueue:
     @ivar pace: seconds that the last statement took.
     @ivar running: number of statements in flight; C{began}: when the last of them began.
     @ivar fault: problems found by the last examination.
-    @ivar said: last fault that was logged, C{""} while the query works; C{said_at}: when.
+    @ivar logged_fault: last fault that was logged, C{""} while the query works; C{logged_at}: when.
     """
 
     def __init__(self, query: Query) -> None:
         self.query = query
         self.opened: OpenQuery | None = None
         self.opening: list[Deferred[None]] | None = None
-        self.looked_at = float("-inf")
+        self.examined_at = float("-inf")
         self.calls: deque[Call] = deque()
         self.together = FIRST_TOGETHER
-        self.pace = SLOW
+        self.pace = SLOW_STATEMENT_SECONDS
         self.running = 0
         self.began = 0.0
         self.fault = ""
-        self.said = ""
-        self.said_at = float("-inf")
+        self.logged_fault = ""
+        self.logged_at = float("-inf")
 
     def take(self, opened: OpenQuery) -> list[Call]:
         """Take the calls of the next statement."""
         calls = self.calls
         first = calls.popleft()
-        found = [first]
+        calls_taken = [first]
         if first.alone or not opened.groups:
-            return found
+            return calls_taken
         size = sum(map(len, first.elements))
-        while calls and len(found) < self.together and not calls[0].alone:
+        while calls and len(calls_taken) < self.together and not calls[0].alone:
             size += sum(map(len, calls[0].elements))
             if size > MOST_BYTES_TOGETHER:
                 break
-            found.append(calls.popleft())
-        return found
+            calls_taken.append(calls.popleft())
+        return calls_taken
 
     def prompt(self, now: float) -> bool:
         """
@@ -111,7 +111,7 @@ class CallQueue:
         """
         return (
             self.running > 0
-            and now - self.began < PROMPT
+            and now - self.began < GATHER_SECONDS
             and len(self.calls) < self.together
             and self.opened is not None
             and self.opened.groups
@@ -120,7 +120,7 @@ class CallQueue:
     def took(self, seconds: float, count: int) -> None:
         """Adapt C{together} to how long a statement of C{count} calls took."""
         self.pace = seconds
-        if seconds >= SLOW:
+        if seconds >= SLOW_STATEMENT_SECONDS:
             self.together = max(1, count // 2)
-        elif seconds < SLOW / 4 and count >= self.together:
+        elif seconds < SLOW_STATEMENT_SECONDS / 4 and count >= self.together:
             self.together = min(MOST_TOGETHER, 2 * self.together)

@@ -103,14 +103,14 @@ async def examine_query(connection: Connection, query: Query, timeout: float) ->
     types = []
     for name, param in query.params.items():
         key = f"params.{name}"
-        found = await _type(connection, param.type, timeout)
-        if isinstance(found, str):
-            problems.append(Problem(f"{key}.type", found))
+        param_type = await _find_type(connection, param.type, timeout)
+        if isinstance(param_type, str):
+            problems.append(Problem(f"{key}.type", param_type))
             continue
-        types.append(found)
+        types.append(param_type)
         try:
             if param.default is not None:
-                kind_of(found).element(param.default)
+                kind_of(param_type).element(param.default)
         except Misfit as error:
             problems.append(Problem(f"{key}.default", str(error)))
     if problems:
@@ -171,7 +171,7 @@ async def _prepare(queue: CallStatement, ask: Ask) -> None:
     await ask(f"DEALLOCATE {name}", None)
 
 
-async def _type(connection: Connection, name: str, timeout: float) -> SqlType | str:
+async def _find_type(connection: Connection, name: str, timeout: float) -> SqlType | str:
     """
     Return a type, or why it cannot be used.
     """
@@ -189,10 +189,10 @@ async def _type(connection: Connection, name: str, timeout: float) -> SqlType | 
     given = _MODIFIERS.search(name)
     if given and reads_modifiers is not None:
         ((modifier,),) = await ask(f"SELECT {reads_modifiers}(%s::cstring[])", (f"{{{given[1]}}}",))
-    (found,) = await sql_types(ask, [(oid, modifier)])
-    if found.cuts:
+    (sql_type,) = await sql_types(ask, [(oid, modifier)])
+    if sql_type.cuts:
         return f"{name!r} cannot be kept to its length here; leave the length out"
-    return found
+    return sql_type
 
 
 async def _tried(connection: Connection, sql: str, timeout: float) -> list[ResultColumn] | None:
@@ -207,9 +207,9 @@ async def _tried(connection: Connection, sql: str, timeout: float) -> list[Resul
 
 async def _result(connection: Connection, sql: str, timeout: float) -> list[ResultColumn]:
     await connection.query(sql, None, timeout)
-    found = connection.columns
-    rows = await connection.query(_COLUMN_TYPES, ([oid for _, oid in found],), timeout)
-    return _columns([name for name, _ in found], rows)
+    columns = connection.columns
+    rows = await connection.query(_COLUMN_TYPES, ([oid for _, oid in columns],), timeout)
+    return _result_columns([name for name, _ in columns], rows)
 
 
 async def _explained_columns(
@@ -223,17 +223,17 @@ async def _explained_columns(
         return []
     names = [_unquoted(text) for text in output]
     try:
-        found = await _output(connection, look_types(query, kinds, names), timeout)
+        type_names = await _output(connection, look_types(query, kinds, names), timeout)
     except (RouteError, RowError) as error:
         if error.sqlstate in _AMBIGUOUS:
             text = "has two columns of the same name; name one of them by AS"
             raise RouteError(text, error.sqlstate) from error
         # Some column is of a type that has no array, such as void.
         return [ResultColumn(name, "") for name in names]
-    types = [shown[1] if (shown := _SHOWN_TYPE.search(text)) else "text" for text in found]
+    types = [shown[1] if (shown := _SHOWN_TYPE.search(text)) else "text" for text in type_names]
     ask = "SELECT array(SELECT t::regtype::oid::bigint FROM unnest(%s::text[]) t)"
     ((oids,),) = await connection.query(ask, (types,), timeout)
-    return _columns(names, await connection.query(_COLUMN_TYPES, (oids,), timeout))
+    return _result_columns(names, await connection.query(_COLUMN_TYPES, (oids,), timeout))
 
 
 async def _output(connection: Connection, sql: str, timeout: float) -> list[str]:
@@ -247,7 +247,7 @@ def _unquoted(text: str) -> str:
     return name[1:-1].replace('""', '"') if name.startswith('"') else name
 
 
-def _columns(names: Sequence[str], rows: Rows) -> list[ResultColumn]:
+def _result_columns(names: Sequence[str], rows: Rows) -> list[ResultColumn]:
     return [ResultColumn(name, *row) for name, row in zip(names, rows, strict=True)]
 
 

@@ -92,8 +92,8 @@ class CallExecutor:
             rows = await self._run(connection, begin, answerable, calls, timeout + MARGIN)
         finally:
             connection.reads = False
-        told: str | None = rows[0][0]
-        return None if told is None else answers_of(told, query)
+        text: str | None = rows[0][0]
+        return None if text is None else answers_of(text, query)
 
     async def write(
         self, connection: Connection, query: Query, answerable: PreparedCall, call: Sequence[str]

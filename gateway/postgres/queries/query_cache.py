@@ -18,13 +18,13 @@ from gateway.postgres.connect.pool import Pool
 from gateway.postgres.queries.call_queue import CallQueue, OpenQuery
 from gateway.postgres.queries.catalog import examine_query
 
-LOOKED_AT_FOR: Final = 60.0
+QUERY_MAX_AGE: Final = 60.0
 """Seconds after which a query is looked at again, though no error says that anything changed."""
 
-LOOKED_AT_AGAIN: Final = 1.0
+QUERY_MAX_AGE_AFTER_ERROR: Final = 1.0
 """Seconds after which it is, when an error says so."""
 
-SAID_AGAIN: Final = 10.0
+LOG_FAULT_EVERY: Final = 10.0
 """Seconds after which the operator is told of another fault: some depend on what peers send."""
 
 
@@ -47,7 +47,7 @@ class QueryCache:
         """
         Examine a query again in the background, if that is due.
         """
-        if now - opened.since > LOOKED_AT_FOR and queue.opening is None:
+        if now - opened.since > QUERY_MAX_AGE and queue.opening is None:
             self._look(queue)
 
     async def opened(self, queue: CallQueue) -> OpenQuery:
@@ -101,7 +101,7 @@ class QueryCache:
         @raise StoreError: the examination failed, or the query cannot be called.
         """
         judgement = await examine_query(connection, queue.query, self._timeout)
-        now = queue.looked_at = self._clock.seconds()
+        now = queue.examined_at = self._clock.seconds()
         if judgement.sound is None:
             queue.opened = None
             problems = [f"{problem.key}: {problem.text}" for problem in judgement.problems]
@@ -113,16 +113,16 @@ class QueryCache:
         """
         Say whether the last examination is old enough for another one.
         """
-        return self._clock.seconds() - queue.looked_at >= LOOKED_AT_AGAIN
+        return self._clock.seconds() - queue.examined_at >= QUERY_MAX_AGE_AFTER_ERROR
 
     def say(self, queue: CallQueue, text: str) -> None:
         """
         Log one line when a query begins to fail, or fails for another reason.
         """
         now = self._clock.seconds()
-        if text != queue.said and now - queue.said_at > SAID_AGAIN:
-            queue.said = text
-            queue.said_at = now
+        if text != queue.logged_fault and now - queue.logged_at > LOG_FAULT_EVERY:
+            queue.logged_fault = text
+            queue.logged_at = now
             self._log.warn(
                 "query {name}: does not work, peers are told to try later: {text}",
                 name=queue.query.name,
@@ -130,5 +130,5 @@ class QueryCache:
             )
 
     def healed(self, queue: CallQueue) -> None:
-        queue.said = ""
+        queue.logged_fault = ""
         self._log.info("query {name}: works again", name=queue.query.name)

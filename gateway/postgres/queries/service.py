@@ -33,7 +33,13 @@ from gateway.model.text import meant
 from gateway.postgres.connect.connection import Connection
 from gateway.postgres.connect.connector import Connector
 from gateway.postgres.connect.pool import Pool
-from gateway.postgres.queries.call_queue import PROMPT, SLOW, Call, CallQueue, OpenQuery
+from gateway.postgres.queries.call_queue import (
+    GATHER_SECONDS,
+    SLOW_STATEMENT_SECONDS,
+    Call,
+    CallQueue,
+    OpenQuery,
+)
 from gateway.postgres.queries.executor import MARGIN, CallAnswer, CallExecutor, call_outcome
 from gateway.postgres.queries.query_cache import QueryCache
 from gateway.sql.sqlstate import READ_ONLY
@@ -41,7 +47,7 @@ from gateway.sql.sqlstate import READ_ONLY
 MOST_WAITING: Final = 10_000
 """Calls without an answer, beyond which there is no room for another."""
 
-PATIENCE: Final = 0.5
+GROUP_TIMEOUT: Final = 0.5
 """Seconds that several calls together may take before they are asked one by one."""
 
 
@@ -73,7 +79,7 @@ class PostgresQueries:
         self._queues = {name: CallQueue(query) for name, query in queries.items()}
         self._pool = pool
         self._clock: IReactorTime = pool.reactor
-        self._patience = settings.acquire_timeout
+        self._acquire_timeout = settings.acquire_timeout
         self._query_cache = QueryCache(pool, settings.statement_timeout + MARGIN)
         self._most = settings.query_connections
         self._executor = CallExecutor()
@@ -114,40 +120,40 @@ class PostgresQueries:
         self.ask(name, arguments, answer.callback)
         return await answer
 
-    def ask(self, name: str, arguments: bytes, told: OnOutcome) -> None:
+    def ask(self, name: str, arguments: bytes, on_outcome: OnOutcome) -> None:
         queue = self._queues.get(name)
         if queue is None:
-            told(wording.no_query(shown(name), meant(name, self._queues)))
+            on_outcome(wording.no_query(shown(name), meant(name, self._queues)))
             return
         if self.in_flight >= MOST_WAITING or self._closed:
-            told(wording.NO_CONNECTION if self._closed else wording.TOO_MANY_CALLS)
+            on_outcome(wording.NO_CONNECTION if self._closed else wording.TOO_MANY_CALLS)
             return
         self.in_flight += 1
         opened = queue.opened
         if opened is None:
-            Deferred.fromCoroutine(self._ask_first(queue, arguments, told))
+            Deferred.fromCoroutine(self._ask_first(queue, arguments, on_outcome))
             return
         self._query_cache.refresh(queue, opened, self._clock.seconds())
-        self._enter(queue, opened, arguments, told)
+        self._enter(queue, opened, arguments, on_outcome)
 
-    async def _ask_first(self, queue: CallQueue, arguments: bytes, told: OnOutcome) -> None:
+    async def _ask_first(self, queue: CallQueue, arguments: bytes, on_outcome: OnOutcome) -> None:
         """
         Do the same as L{ask}, for a query that must be examined first.
         """
         try:
             opened = await self._query_cache.opened(queue)
         except StoreError as error:
-            self._settle(Call([], 0.0, told), self._outcome(queue, error))
+            self._settle(Call([], 0.0, on_outcome), self._outcome(queue, error))
         else:
-            self._enter(queue, opened, arguments, told)
+            self._enter(queue, opened, arguments, on_outcome)
 
     def _enter(
-        self, queue: CallQueue, opened: OpenQuery, arguments: bytes, told: OnOutcome
+        self, queue: CallQueue, opened: OpenQuery, arguments: bytes, on_outcome: OnOutcome
     ) -> None:
         try:
-            call = Call(opened.arguments.read(arguments), self._clock.seconds(), told)
+            call = Call(opened.arguments.read(arguments), self._clock.seconds(), on_outcome)
         except Misfit as misfit:
-            self._settle(Call([], 0.0, told), refused(Code.QUERY, str(misfit)))
+            self._settle(Call([], 0.0, on_outcome), refused(Code.QUERY, str(misfit)))
         else:
             self._gather(queue, call)
 
@@ -155,11 +161,11 @@ class PostgresQueries:
         """
         Answer a call, once.
         """
-        told, call.told = call.told, None
-        if told is not None:
+        on_outcome, call.on_outcome = call.on_outcome, None
+        if on_outcome is not None:
             self.in_flight -= 1
             try:
-                told(answer)
+                on_outcome(answer)
             except Exception:  # noqa: BLE001 - what befalls one peer must not befall the others
                 self._log.failure("an answer could not be told")
 
@@ -172,7 +178,7 @@ class PostgresQueries:
         if self._running < self._most:
             self._dispatch_soon()
         if self._sweep is None:
-            self._sweep = self._clock.callLater(self._patience, self._look_for_old)
+            self._sweep = self._clock.callLater(self._acquire_timeout, self._look_for_old)
 
     def _dispatch_soon(self) -> None:
         """
@@ -196,14 +202,14 @@ class PostgresQueries:
         """
         Send the next calls of a query; return whether any left the queue.
         """
-        slow = queue.pace >= SLOW
+        slow = queue.pace >= SLOW_STATEMENT_SECONDS
         if slow and self._running_slow >= max(1, self._most - 1):
             return False
         now = self._clock.seconds()
         if queue.prompt(now):
             # A few more calls cost the next statement less than a statement of their own.
             if self._later is None:
-                self._later = self._clock.callLater(PROMPT, self._dispatch_later)
+                self._later = self._clock.callLater(GATHER_SECONDS, self._dispatch_later)
             return False
         opened = queue.opened
         if opened is None:
@@ -248,7 +254,7 @@ class PostgresQueries:
         call.
         """
         self._sweep = None
-        until = self._clock.seconds() - self._patience
+        until = self._clock.seconds() - self._acquire_timeout
         old = []
         for queue in list(self._turns):
             while queue.calls and queue.calls[0].since <= until:
@@ -256,7 +262,7 @@ class PostgresQueries:
             if not queue.calls:
                 self._turns.remove(queue)
         if self._turns:
-            self._sweep = self._clock.callLater(self._patience / 4, self._look_for_old)
+            self._sweep = self._clock.callLater(self._acquire_timeout / 4, self._look_for_old)
         for call in old:
             self._settle(call, self._not_reached())
 
@@ -288,7 +294,7 @@ class PostgresQueries:
             queue.together = 1
             self._one_by_one(queue, calls)
             return
-        if queue.said:
+        if queue.logged_fault:
             self._query_cache.healed(queue)
         for call, answer in zip(calls, answers, strict=True):
             self._settle(call, answer)
@@ -319,7 +325,7 @@ class PostgresQueries:
         elements = [call.elements for call in calls]
         if not query.read_only:
             return [await self._executor.write(connection, query, opened.answerable, elements[0])]
-        timeout = query.timeout if len(calls) == 1 else min(query.timeout, PATIENCE)
+        timeout = query.timeout if len(calls) == 1 else min(query.timeout, GROUP_TIMEOUT)
         return await self._executor.read(connection, query, opened.answerable, elements, timeout)
 
     def _one_by_one(self, queue: CallQueue, calls: list[Call]) -> None:

@@ -24,8 +24,10 @@ _ARGUMENTS: Final = """
     SELECT proargtypes::oid[]::bigint[] FROM pg_proc WHERE oid = to_regproc(%s)::oid
 """
 
-_CALL: Final = re.compile(r"\s*call\s+(?P<name>[^\s(]+)\s*\((?P<arguments>.*)\)[\s;]*", re.I | re.S)
-_TEXT: Final = 25  # the oid of text
+_CALL_STATEMENT: Final = re.compile(
+    r"\s*call\s+(?P<name>[^\s(]+)\s*\((?P<arguments>.*)\)[\s;]*", re.I | re.S
+)
+_TEXT_OID: Final = 25  # the oid of text
 
 _UNREADABLE: Final = ("42601", "42883")
 """
@@ -40,9 +42,9 @@ async def examine_sql(query: RunQuery, route: Route) -> Findings:
 
     @raise RouteError: the server refuses it.
     """
-    call = _CALL.fullmatch(route.sql)
+    call = _CALL_STATEMENT.fullmatch(route.sql)
     if call is not None:
-        oids = await _arguments(query, route, call)
+        oids = await _argument_types(query, route, call)
     else:
         oids = await _prepared(query, route)
     types = await sql_types(query, [(oid, -1) for oid in oids])
@@ -62,8 +64,8 @@ async def _prepared(query: RunQuery, route: Route) -> Sequence[int]:
         raise RouteError(f"its sql: {error}{advice(route.sql, error)}", error.sqlstate) from None
     ((oids,),) = await query(_PARAMETERS, (name,))
     await query(f"DEALLOCATE {name}", None)
-    found: Sequence[int] = oids
-    return found
+    type_oids: Sequence[int] = oids
+    return type_oids
 
 
 def advice(sql: str, error: RouteError | RowError) -> str:
@@ -74,14 +76,14 @@ def advice(sql: str, error: RouteError | RowError) -> str:
     return f"; {foreign}" if foreign else ""
 
 
-async def _arguments(query: RunQuery, route: Route, call: re.Match[str]) -> Sequence[int]:
+async def _argument_types(query: RunQuery, route: Route, call: re.Match[str]) -> Sequence[int]:
     """
     Return the types of a procedure's arguments, since PREPARE does not take CALL. A parameter that
     is only part of an argument is text, which the user's SQL can cast.
     """
-    found = await query(_ARGUMENTS, (call["name"],))
-    declared = found[0][0] if found else []
-    oids = dict.fromkeys(route.columns, _TEXT)
+    rows = await query(_ARGUMENTS, (call["name"],))
+    declared = rows[0][0] if rows else []
+    oids = dict.fromkeys(route.columns, _TEXT_OID)
     arguments = [argument.strip() for argument in call["arguments"].split(",")]
     if len(arguments) == len(declared):
         for argument, oid in zip(arguments, declared, strict=True):

@@ -38,11 +38,11 @@ def migrations() -> list[tuple[int, str, str]]:
     """
     Return (number, file name, SQL) of all SQL files, ascending.
     """
-    found = []
+    files = []
     for file in resources.files("gateway.postgres.schema").iterdir():
         if file.name.endswith(".sql"):
-            found.append((int(file.name.split("_")[0]), file.name, file.read_text("utf-8")))
-    return sorted(found)
+            files.append((int(file.name.split("_")[0]), file.name, file.read_text("utf-8")))
+    return sorted(files)
 
 
 async def migrate(query: RunQuery) -> int:

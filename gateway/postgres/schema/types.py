@@ -22,7 +22,7 @@ from gateway.postgres.connect.connection import RunQuery
 # there is no such cast. An interval's fields say what a bare number counts, so only interval has
 # its typmod here. Only PostgreSQL's own base types are known by name; another schema's type of the
 # same name is a different type.
-_TYPES: Final = """
+_TYPES_QUERY: Final = """
     WITH RECURSIVE level(place, declared, typmod, oid, fields) AS (
         SELECT place, declared, typmod, declared, typmod
           FROM unnest(%s::oid[], %s::int4[]) WITH ORDINALITY AS p(declared, typmod, place)
@@ -84,11 +84,11 @@ async def sql_types(
     """
     oids, modifiers = [oid for oid, _ in declared], [modifier for _, modifier in declared]
     refusing = not_null or [False] * len(declared)
-    rows = await query(_TYPES, (oids, modifiers))
-    return [_type(row, refuses) for row, refuses in zip(rows, refusing, strict=True)]
+    rows = await query(_TYPES_QUERY, (oids, modifiers))
+    return [_type_of_row(row, refuses) for row, refuses in zip(rows, refusing, strict=True)]
 
 
-def _type(row: Sequence[Any], not_null: bool) -> SqlType:
+def _type_of_row(row: Sequence[Any], not_null: bool) -> SqlType:
     name, base, length, element_name, element_base, delimiter, declared = row[:7]
     before, after, fit_before, fit_after, cuts = row[7:]
     element = None

@@ -28,13 +28,13 @@ from gateway.postgres.schema.findings import Findings, Problem
 from gateway.postgres.schema.types import sql_types
 from gateway.sql.route import insert_for
 
-_TABLE: Final = """
+_TABLE_QUERY: Final = """
     SELECT c.oid, c.relkind::text,
            has_table_privilege(c.oid, 'INSERT') OR has_any_column_privilege(c.oid, 'INSERT')
       FROM pg_class c WHERE c.oid = to_regclass(%s)
 """
 
-_COLUMNS: Final = """
+_COLUMNS_QUERY: Final = """
     SELECT a.attname, a.atttypid::bigint, a.atttypmod, t.typcategory::text,
            a.attgenerated <> '' OR a.attidentity = 'a',
            a.attnotnull OR t.typnotnull, a.atthasdef OR a.attidentity <> '',
@@ -108,14 +108,14 @@ async def examine(query: RunQuery, route: Route) -> Findings:
 
 async def _examine_table(query: RunQuery, route: Route) -> Findings:
     name = table_identifier(route.table)
-    rows = await query(_TABLE, (name,))
+    rows = await query(_TABLE_QUERY, (name,))
     if not rows:
         return Findings(False, None, [Problem("table", f"table {name} does not exist")])
     oid, kind, may_insert = rows[0]
     if kind not in _INSERTABLE:
         text = f"{name} is not a table (pg_class.relkind {kind!r})"
         return Findings(True, None, [Problem("table", text)])
-    columns = await _columns(query, oid)
+    columns = await _table_columns(query, oid)
     problems = []
     if not may_insert:
         text = f"INSERT on {name} is not granted; run GRANT INSERT ON {name} TO ..."
@@ -135,10 +135,10 @@ async def _examine_table(query: RunQuery, route: Route) -> Findings:
     ]
     problems += _key_problems(name, kind, route, columns, await query(_KEYS, (oid,)))
     for column in route.returning:
-        found = columns.get(column)
-        if found is None:
-            problems.append(Problem("returning", _missing(name, column, columns)))
-        elif not found.selectable:
+        table_column = columns.get(column)
+        if table_column is None:
+            problems.append(Problem("returning", _missing_column(name, column, columns)))
+        elif not table_column.selectable:
             problems.append(Problem("returning", _not_granted(name, "SELECT", column)))
     if problems:
         return Findings(True, None, problems)
@@ -149,11 +149,11 @@ async def _examine_table(query: RunQuery, route: Route) -> Findings:
     return Findings(True, insert, problems)
 
 
-async def _columns(query: RunQuery, oid: int) -> dict[str, TableColumn]:
+async def _table_columns(query: RunQuery, oid: int) -> dict[str, TableColumn]:
     """
     Return the columns of the table with this oid.
     """
-    rows = await query(_COLUMNS, (oid,))
+    rows = await query(_COLUMNS_QUERY, (oid,))
     declared = [(row[1], row[2]) for row in rows]
     types = await sql_types(query, declared, [row[5] for row in rows])
     columns = {}
@@ -175,18 +175,18 @@ def _column_problem(
     """
     Return what is wrong with a column of the route; C{""} for nothing.
     """
-    found = columns.get(column)
-    if found is None:
-        return _missing(name, column, columns)
-    if found.computed:
+    table_column = columns.get(column)
+    if table_column is None:
+        return _missing_column(name, column, columns)
+    if table_column.computed:
         return f"column {column!r} of {name} is generated; it takes no values"
-    if not found.holds(source, route.reading.format):
+    if not table_column.holds(source, route.reading.format):
         what = "text" if source != "@received_at" else "a time"
         return (
-            f"column {column!r} of {name} is of type {found.type.declared},"
+            f"column {column!r} of {name} is of type {table_column.type.declared},"
             f" which cannot hold {what} ({source})"
         )
-    if may_insert and not found.insertable:
+    if may_insert and not table_column.insertable:
         return _not_granted(name, "INSERT", column)
     return ""
 
@@ -224,7 +224,7 @@ def _key_problems(
     return problems
 
 
-def _missing(name: str, column: str, columns: Iterable[str]) -> str:
+def _missing_column(name: str, column: str, columns: Iterable[str]) -> str:
     near = difflib.get_close_matches(column, columns, 1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"column {column!r} does not exist in {name}{hint}"

@@ -101,7 +101,7 @@ class DeadLetterSelection:
         return " AND ".join(terms), values
 
 
-_COLUMNS: Final = (
+_LETTER_COLUMNS: Final = (
     "id, refused_at, route, peer, listener, identity, received_at, sqlstate, error, attempts, frame"
 )
 
@@ -141,7 +141,7 @@ class DeadLetters:
         """
         condition, values = choice.where()
         rows = await self._query(
-            f"SELECT {_COLUMNS} FROM gateway.dead_letter WHERE {condition}"
+            f"SELECT {_LETTER_COLUMNS} FROM gateway.dead_letter WHERE {condition}"
             " AND id > %(after)s ORDER BY id LIMIT %(limit)s",
             {**values, "limit": limit, "after": after},
         )
@@ -169,7 +169,7 @@ class DeadLetters:
 
         async def work(query: RunQuery) -> None:
             insert = (await examine(query, route)).sound
-            statement, bound = bind_at_once(insert, _batch(letter).slices)
+            statement, bound = bind_at_once(insert, _batch_of_letter(letter).slices)
             # A concurrent replay waits here, and then finds no row.
             if not await query(_TAKE, (letter.id,)):
                 raise Gone
@@ -207,7 +207,7 @@ class DeadLetters:
 _TAKE: Final = "DELETE FROM gateway.dead_letter WHERE id = %s RETURNING id"
 
 
-def _batch(letter: DeadLetter) -> Batch:
+def _batch_of_letter(letter: DeadLetter) -> Batch:
     origin = Origin(letter.peer or "", letter.listener or "", letter.identity)
     at = letter.received_at.timestamp() if letter.received_at is not None else 0.0
     return Batch.of([Chunk(letter.route, [letter.frame], origin, at, lambda chunk, runs: None)])

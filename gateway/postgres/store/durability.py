@@ -26,10 +26,10 @@ async def weaknesses(query: RunQuery) -> list[str]:
     Return one line for each setting by which a message answered C{+OK} can be lost.
     """
     rows = await query(_SETTINGS, None)
-    return judge(*rows[0])
+    return weaknesses_of(*rows[0])
 
 
-def judge(
+def weaknesses_of(
     synchronous_commit: str, fsync: bool, full_page_writes: bool, synchronous: bool, standbys: int
 ) -> list[str]:
     """
@@ -38,23 +38,23 @@ def judge(
     @param synchronous: whether C{synchronous_standby_names} names any.
     @param standbys: number of standbys connected.
     """
-    found = []
+    problems = []
     if not fsync or not full_page_writes:
         setting = "fsync" if not fsync else "full_page_writes"
-        found.append(f"{setting} = off: a power failure can lose or corrupt the whole database")
+        problems.append(f"{setting} = off: a power failure can lose or corrupt the whole database")
     if synchronous_commit == "off":
-        found.append(
+        problems.append(
             "synchronous_commit = off: a crash of the server loses what it answered +OK"
             " within the last second or so"
         )
     elif synchronous_commit == "local" and (synchronous or standbys):
-        found.append(
+        problems.append(
             "synchronous_commit = local: +OK does not wait for a standby;"
             " a failover can lose messages"
         )
     elif standbys and not synchronous:
-        found.append(
+        problems.append(
             "the standby is asynchronous: a failover can lose messages that were answered +OK;"
             " set synchronous_standby_names if it must not"
         )
-    return found
+    return problems

@@ -83,15 +83,15 @@ class StatementExecutor:
     _log = Logger()
 
     def __init__(
-        self, clock: IReactorTime, deadline: float, patience: float, lock_timeout: float
+        self, clock: IReactorTime, deadline: float, answer_timeout: float, lock_timeout: float
     ) -> None:
         """
         @param deadline: timeout of each statement in seconds, after which its connection is closed.
-        @param patience: seconds after which the caller stops waiting for it.
+        @param answer_timeout: seconds after which the caller stops waiting for it.
         @param lock_timeout: seconds to wait for others' locks, so that such a wait does not count
             as a slow row.
         """
-        self._patience = patience
+        self._answer_timeout = answer_timeout
         self._within = f"SELECT set_config('lock_timeout', '{int(lock_timeout * 1000)}ms', true); "
         self.prepares = True
         self._clock = clock
@@ -119,9 +119,9 @@ class StatementExecutor:
         fenced = [fence.lane, fence.first, fence.number, *values]
         single = fence.first == fence.number
         before = self._before(connection, batch, fence)
-        patience = self._deadline if options.patient else self._patience
+        answer_timeout = self._deadline if options.patient else self._answer_timeout
         careful = options.blame is not Blame.MOST or self._suspects(statement)
-        block = (connection, statement.block, fenced, batch, before, patience, options.blame)
+        block = (connection, statement.block, fenced, batch, before, answer_timeout, options.blame)
         if single and careful:
             return await self._apart(*block, watch=False)
         if options.patient:
@@ -133,19 +133,21 @@ class StatementExecutor:
                     prepared = self._prepared[statement] = _Prepared(statement)
                 try:
                     if prepared.name not in connection.prepared:
-                        await connection.query(prepared.prepare, None, self._deadline, patience)
+                        await connection.query(
+                            prepared.prepare, None, self._deadline, answer_timeout
+                        )
                         connection.prepared.add(prepared.name)
                     sql = before + prepared.execute if before else prepared.execute
-                    return await connection.query(sql, fenced, self._deadline, patience)
+                    return await connection.query(sql, fenced, self._deadline, answer_timeout)
                 except PreparedStatementLost as error:
                     # Refused before anything was done.
                     self._give_up_preparing(error)
             if statement.whole:
                 return await self._block(
-                    connection, statement.whole, fenced, batch, before, patience
+                    connection, statement.whole, fenced, batch, before, answer_timeout
                 )
             sql = before + statement.plain
-            return await connection.query(sql, named(fenced), self._deadline, patience)
+            return await connection.query(sql, named(fenced), self._deadline, answer_timeout)
         except (RowError, RouteError, TransientError) as error:
             # Nothing was stored, and the server answers.
             slow = error.sqlstate == CANCELLED
@@ -163,7 +165,7 @@ class StatementExecutor:
         values: Sequence[str | int | None],
         batch: Batch,
         before: str,
-        patience: float,
+        answer_timeout: float,
         blame: Blame,
         watch: bool,
     ) -> Rows:
@@ -173,14 +175,14 @@ class StatementExecutor:
         @param watch: whether a slow row is expected; else rows are only timed after a first
             timeout.
         """
-        told = settings(blame, watch) + self._within + before
+        preamble = settings(blame, watch) + self._within + before
         try:
-            return await self._block(connection, body, values, batch, told, patience)
+            return await self._block(connection, body, values, batch, preamble, answer_timeout)
         except TransientError as error:
             if watch or error.sqlstate != CANCELLED:
                 raise
-        told = settings(blame, watch=True) + self._within + before
-        return await self._block(connection, body, values, batch, told, patience)
+        preamble = settings(blame, watch=True) + self._within + before
+        return await self._block(connection, body, values, batch, preamble, answer_timeout)
 
     async def try_out(self, connection: Connection, bound: Bound) -> str | None:
         """
@@ -211,7 +213,7 @@ class StatementExecutor:
         """
         sql = self._before(connection, batch, fence) + _ADVANCE
         values = (fence.lane, fence.first, fence.number)
-        await connection.query(sql, values, self._deadline, self._patience)
+        await connection.query(sql, values, self._deadline, self._answer_timeout)
         return []
 
     def _before(self, connection: Connection, batch: Batch, fence: Fence) -> str:
@@ -258,7 +260,7 @@ class StatementExecutor:
         @raise RowError: a row is at fault.
         """
         # The numbers of a stream may alternate between routes, so all marks move first.
-        patience = self._deadline if patient else self._patience
+        answer_timeout = self._deadline if patient else self._answer_timeout
         texts = self._follow(connection, stream_marks(batches), fences[0])
         for bound, fence, batch in zip(bounds, fences, batches, strict=True):
             texts += self._keep_dead_letters(connection, batch)
@@ -270,7 +272,7 @@ class StatementExecutor:
                 texts.append(filled(statement.plain, named([*fenced, *values])))
         try:
             sql = (self._within if patient else "") + "; ".join(texts)
-            await connection.query(sql, None, self._deadline, patience)
+            await connection.query(sql, None, self._deadline, answer_timeout)
         except RowError:
             for statement, _ in filter(None, bounds):
                 self._suspected[statement] = self._clock.seconds() + SUSPECTED_FOR
@@ -296,7 +298,7 @@ class StatementExecutor:
         values: Sequence[str | int | None],
         batch: Batch,
         before: str,
-        patience: float,
+        answer_timeout: float,
     ) -> Rows:
         lane = values[0]
         sql, after = FATES_OF, [lane]
@@ -304,7 +306,7 @@ class StatementExecutor:
             sql, after = f"{REMEMBER}; {FATES_OF}", [lane, parts_json(batch), lane]
         return await connection.block(
             *(body, named(values), sql, after, self._deadline),
-            *(before.replace("%%", "%"), patience),
+            *(before.replace("%%", "%"), answer_timeout),
         )
 
 

@@ -23,10 +23,10 @@ from gateway.postgres.schema.migrations import create_table, migrate, refuse_new
 from gateway.postgres.store.catalog import examine
 from gateway.sql.statement import Binding, Bound, Insert
 
-LOOKED_AT_FOR: Final = 60.0
+ROUTE_MAX_AGE: Final = 60.0
 """Seconds after which a route's table is looked at again, though no error says it changed."""
 
-LOOKED_AT_AGAIN: Final = 1.0
+ROUTE_MAX_AGE_AFTER_ERROR: Final = 1.0
 """Seconds after which it is, before messages are refused for the types it had."""
 
 AT_A_TIME: Final = 0.01
@@ -68,7 +68,7 @@ class RouteCache:
         Return the statement of a route, if its table was examined recently; else C{None}.
         """
         opened = self._open.get(route)
-        if opened is None or self._clock.seconds() - opened.since >= LOOKED_AT_FOR:
+        if opened is None or self._clock.seconds() - opened.since >= ROUTE_MAX_AGE:
             return None
         return opened.insert
 
@@ -77,7 +77,7 @@ class RouteCache:
         Say whether the table should be examined again before a message is refused for its type.
         """
         opened = self._open.get(route)
-        return opened is None or self._clock.seconds() - opened.since >= LOOKED_AT_AGAIN
+        return opened is None or self._clock.seconds() - opened.since >= ROUTE_MAX_AGE_AFTER_ERROR
 
     def forget(self, route: str) -> None:
         """

@@ -72,7 +72,7 @@ _TOUCH: Final = (
 )
 
 
-_SLOW: Final = "canceling statement due to statement timeout"
+_TIMEOUT_MESSAGE: Final = "canceling statement due to statement timeout"
 
 _LOCKED: Final = 0.4
 """Of C{statement_timeout}, for others' locks: a row that takes half of it counts as slow."""
@@ -97,10 +97,10 @@ class PostgresStore:
         self._routes = routes
         self._deadline = settings.statement_timeout + DEADLINE_MARGIN
         self._route_cache = RouteCache(routes, pool.reactor, self._deadline)
-        self._patience = settings.answer_timeout
-        lock_timeout = min(self._patience, _LOCKED * settings.statement_timeout)
+        self._answer_timeout = settings.answer_timeout
+        lock_timeout = min(self._answer_timeout, _LOCKED * settings.statement_timeout)
         self.executor = StatementExecutor(
-            pool.reactor, self._deadline, self._patience, lock_timeout
+            pool.reactor, self._deadline, self._answer_timeout, lock_timeout
         )
         self._turns: dict[str, DeferredLock] = {}
         # Lanes on which a statement was lost. A server that hung may run it when another try has
@@ -157,8 +157,8 @@ class PostgresStore:
         except SlowRow as slow:
             # Those before it have passed.
             if not slow.row and not await self._is_sound(connection, insert, batch.route):
-                raise TransientError(_SLOW, CANCELLED) from None
-            raise FramesRefused([(slow.row, row_refused(_SLOW, CANCELLED))]) from None
+                raise TransientError(_TIMEOUT_MESSAGE, CANCELLED) from None
+            raise FramesRefused([(slow.row, row_refused(_TIMEOUT_MESSAGE, CANCELLED))]) from None
         except (RowError, RouteError, TransientError) as error:
             if fence.first != fence.number or not connection.usable:
                 raise
@@ -192,10 +192,10 @@ class PostgresStore:
         Say whether a row that was stored before could be stored again, apart from conflicts with
         itself.
         """
-        found = self._passed.get(route)
-        if found is None:
+        part = self._passed.get(route)
+        if part is None:
             return False
-        row = found._replace(start=found.stop - 1)
+        row = part._replace(start=part.stop - 1)
         try:
             bound = await in_turns(insert.bind([row]), self._pool.reactor)
             await self.executor.try_out(connection, bound)
@@ -376,7 +376,7 @@ class PostgresStore:
         @raise StoredPartly: some of the batches are stored for certain.
         """
         try:
-            told = await work
+            rows = await work
         except StoredBefore as before:
             return await self._recalled(connection, batch, fence, before.number)
         except StreamsUnmoved as unmoved:
@@ -386,7 +386,7 @@ class PostgresStore:
             raise
         if connection.warned:
             await self._confirm(connection, fence)
-        return Written(self._runs(batch, told[0][0] if told else None), False)
+        return Written(self._runs(batch, rows[0][0] if rows else None), False)
 
     async def _behind_all(
         self, fences: Sequence[Fence], connection: Connection, work: Awaitable[Rows]
@@ -434,12 +434,12 @@ class PostgresStore:
         @return: number and fates of the lane's last batch.
         @raise OutcomeUnknown: that is not certain yet; write again.
         """
-        found = await self._query(connection, _TOUCH, (fence.lane,))
-        if not found:
+        rows = await self._query(connection, _TOUCH, (fence.lane,))
+        if not rows:
             raise OutcomeUnknown("the lane vanished while its commit was confirmed")
         if connection.warned:
             raise OutcomeUnknown("committed, but not known to be on the synchronous standby")
-        return found[0]
+        return rows[0]
 
     async def _query(self, connection: Connection, sql: str, values: Values) -> Rows:
-        return await connection.query(sql, values, self._deadline, self._patience)
+        return await connection.query(sql, values, self._deadline, self._answer_timeout)

@@ -590,10 +590,10 @@ async def test_a_changed_schema_heals(tables: Database) -> None:
         tables.execute("ALTER TABLE t ALTER a TYPE bigint")
         assert await asker.ask("q", b"[1]") == [{"a": 1, "b": "/w=="}]
         tables.execute("ALTER TABLE t DROP b")
-        clock.looked_at -= 2  # as if it had been looked at two seconds ago
+        clock.examined_at -= 2  # as if it had been looked at two seconds ago
         assert await asker.ask("q", b"[1]") == [{"a": 1}]
         tables.execute("DROP TABLE t; CREATE TABLE t AS SELECT 1::int AS a, 'x'::text AS c")
-        clock.looked_at -= 2
+        clock.examined_at -= 2
         assert await asker.ask("q", b"[1]") == [{"a": 1, "c": "x"}]
 
 

@@ -42,7 +42,7 @@ from gateway.model.store import Store
 from gateway.postgres.connect.connection import Connection
 from gateway.postgres.connect.pool import Pool
 from gateway.postgres.schema.migrations import migrations
-from gateway.postgres.store.durability import judge
+from gateway.postgres.store.durability import weaknesses_of
 from gateway.postgres.store.route_cache import AT_A_TIME, in_turns
 from gateway.postgres.store.store import PostgresStore
 from gateway.sql.statement import Binding, Bound, Statement
@@ -626,7 +626,7 @@ async def test_what_a_commit_is_worth(database: Database) -> None:
 )
 def test_weaknesses(settings: tuple[str, bool, bool, bool, int], says: list[str]) -> None:
     """One line for each way to lose what was answered +OK, none where there is none."""
-    found = judge(*settings)
+    found = weaknesses_of(*settings)
     assert [line.startswith(start) for line, start in zip(found, says, strict=True)] == [
         True for _ in says
     ]
