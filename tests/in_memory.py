@@ -49,6 +49,20 @@ def made_up() -> Callable[[], str]:
     return lambda: f"w{next(numbers)}"
 
 
+def take(limit: InflightLimit, size: int) -> None:
+    """Use bytes of a limit, as messages in flight do."""
+    limit.used += size
+    if limit.used > limit.room:
+        limit.exceeded()
+
+
+def give(limit: InflightLimit, size: int) -> None:
+    """Give bytes of a limit back, as answered messages do."""
+    limit.used -= size
+    if limit.full:
+        limit.eased()
+
+
 def said(runs: list[Run]) -> list[str]:
     """Answers, one for each message."""
     found: list[bytes] = []

@@ -26,6 +26,10 @@ from gateway.model.store import Store
 class CircuitBreakers:
     """
     Circuit breakers of all routes; a route in service costs a lookup in a small dictionary.
+
+    @ivar answers: route -> the answer to its peers, for those out of service.
+    @ivar failing: route -> why it is or was out of service, as logged; empty where L{stored} has
+        nothing to do.
     """
 
     _log = Logger()
@@ -37,27 +41,21 @@ class CircuitBreakers:
         self._store = store
         self._clock = clock
         self._backoff = backoff
-        self._closed: dict[str, Outcome] = {}
+        self.answers: dict[str, Outcome] = {}
         self._failures: dict[str, int] = {}
-        self._logged_reasons: dict[str, str] = {}
+        self.failing: dict[str, str] = {}
         self._probes: dict[str, Deferred[None]] = {}
 
     @property
     def closed(self) -> dict[str, str]:
         """Route -> why it is out of service, for those that are."""
-        return {route: self._logged_reasons[route] for route in self._closed}
-
-    def answer(self, route: str) -> Outcome | None:
-        """
-        Return the answer to the route's peers while it is out of service; else C{None}.
-        """
-        return self._closed.get(route)
+        return {route: self.failing[route] for route in self.answers}
 
     def close(self, route: str, error: RouteError) -> None:
         """
         Take a route out of service, since every row of it would fail, and begin to probe it.
         """
-        self._closed[route] = wording.out_of_service(error.sqlstate)
+        self.answers[route] = wording.out_of_service(error.sqlstate)
         self._log_reason(route, str(error))
         if route not in self._probes:
             probe = self._probes[route] = Deferred.fromCoroutine(self._probe(route))
@@ -67,9 +65,9 @@ class CircuitBreakers:
         """
         Put a route back into service if it was out, since a batch of it was stored.
         """
-        if self._logged_reasons and self._logged_reasons.pop(route, None) is not None:
+        if self.failing.pop(route, None) is not None:
             self._failures.pop(route, None)
-            self._closed.pop(route, None)
+            self.answers.pop(route, None)
             self._log.info("route {route}: storing again", route=route)
 
     async def _probe(self, route: str) -> None:
@@ -77,7 +75,7 @@ class CircuitBreakers:
             while True:
                 failures = self._failures[route] = self._failures.get(route, 0) + 1
                 await deferLater(self._clock, self._backoff(failures))
-                if route not in self._closed:
+                if route not in self.answers:
                     return
                 try:
                     await self._store.probe(route)
@@ -86,7 +84,7 @@ class CircuitBreakers:
                 except StoreError:
                     pass  # an unreachable database is logged elsewhere
                 else:
-                    self._closed.pop(route, None)
+                    self.answers.pop(route, None)
                     return
         finally:
             del self._probes[route]
@@ -95,8 +93,8 @@ class CircuitBreakers:
         """
         Log one line when a route begins to fail, or fails for another reason.
         """
-        if self._logged_reasons.get(route) != text:
-            self._logged_reasons[route] = text
+        if self.failing.get(route) != text:
+            self.failing[route] = text
             self._log.warn(
                 "route {route}: out of service, peers are told to try later: {text}",
                 route=route,
@@ -104,5 +102,5 @@ class CircuitBreakers:
             )
 
     def _bug(self, failure: Failure, route: str) -> None:
-        self._closed.pop(route, None)  # else it would never be probed again
+        self.answers.pop(route, None)  # else it would never be probed again
         self._log.failure("route {route}: probing failed", failure=failure, route=route)

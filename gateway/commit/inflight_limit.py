@@ -37,8 +37,10 @@ class InflightLimit:
     Limit of the bytes that the gateway holds for all peers.
 
     @ivar full: whether all readers are paused.
-    @ivar used: bytes of messages submitted and not yet answered.
+    @ivar used: bytes of messages submitted and not yet answered; L{gateway.commit.writer} adds
+        and subtracts them.
     @ivar kept: bytes that wait for the peers themselves.
+    @ivar room: bytes that may be used, beside those kept.
     """
 
     def __init__(self, limit: int) -> None:
@@ -48,6 +50,7 @@ class InflightLimit:
         self.full = False
         self.used = 0
         self.kept = 0
+        self.room = limit
         self._limit = limit
         self._low = limit - limit // 4
         self._most_kept = limit // 2
@@ -62,15 +65,10 @@ class InflightLimit:
         self._readers.pop(reader, None)
         self.keep(reader, 0)
 
-    def take(self, size: int) -> None:
-        self.used += size
-        if not self.full and self.used + self.kept > self._limit:
+    def exceeded(self) -> None:
+        """Pause reading, as more is used than there is room for."""
+        if not self.full:
             self._relieve()
-
-    def give(self, size: int) -> None:
-        self.used -= size
-        if self.full:
-            self._go_on()
 
     def keep(self, reader: PausableReader, size: int) -> None:
         """
@@ -80,11 +78,12 @@ class InflightLimit:
         if size:
             self._keepers[reader] = size
         self.kept += size - before
+        self.room = self._limit - self.kept
         if size > before:
             if self.full or self.used + self.kept > self._limit:
                 self._relieve()
         elif self.full:
-            self._go_on()
+            self.eased()
 
     def _relieve(self) -> None:
         """
@@ -100,7 +99,8 @@ class InflightLimit:
             for reader in list(self._readers):
                 reader.hold_reading(True)
 
-    def _go_on(self) -> None:
+    def eased(self) -> None:
+        """Resume reading if enough is free again, as less is used while all readers are paused."""
         if self.used + self.kept > self._low:
             return
         self.full = False

@@ -18,7 +18,7 @@ It handles all errors of the store:
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from math import inf
 
@@ -27,7 +27,6 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from gateway.commit.attempt import Attempt, Known, NextStep, retry_delay
-from gateway.commit.fences import Fences
 from gateway.commit.lane_context import LaneContext
 from gateway.commit.multi_route import MultiRouteCommit
 from gateway.model import wording
@@ -46,6 +45,7 @@ from gateway.model.errors import (
 from gateway.model.outcome import (
     QUEUED,
     RETRY_AFTER,
+    STORED,
     Code,
     Outcome,
     Run,
@@ -73,13 +73,15 @@ class Lane:
         self._queue: deque[Chunk] = deque()
         self._gathered: Sequence[Chunk] = ()
         self._running = False
-        self._fences = Fences(context.new_id)
+        # Route -> the fence of its next batch. Each route has a row of C{gateway.lane}, so that
+        # one that is out of service does not stop the others.
+        self._fences = defaultdict[str, Fence](lambda: Fence(context.new_id(), 1))
         self._together = MultiRouteCommit(context, self._fences, self._without)
 
     @property
     def ids(self) -> Sequence[str]:
         """The UUIDs of its rows in C{gateway.lane}."""
-        return self._fences.lanes
+        return [fence.lane for fence in self._fences.values()]
 
     def put(self, chunk: Chunk) -> None:
         self._queue.append(chunk)
@@ -118,7 +120,7 @@ class Lane:
                 self._context.bug(Failure())
                 for chunk in chunks:
                     # Whether it is committed is not known, so the fence is spoilt.
-                    self._fences.renew(chunk.route)
+                    self._fences.pop(chunk.route, None)
                     chunk.abandon(wording.STORING_FAILED)
             self.load -= sum([len(chunk.frames) for chunk in chunks])
         self._running = False
@@ -184,9 +186,9 @@ class Lane:
         left: list[Batch | None] = [batch]
         while left:
             whole = left.pop()
-            if whole is None or (part := whole.without_void()) is None:
+            if whole is None or (part := whole.without_void() if whole.numbered else whole) is None:
                 continue
-            if spooler is not None and (waiting := spooler.waiting(part)):
+            if spooler is not None and spooler.may_lead and (waiting := spooler.waiting(part)):
                 # Nobody else waits for what their streams wait for.
                 behind, others = part.parted(waiting)
                 if behind is not None and others is not None:
@@ -206,7 +208,10 @@ class Lane:
                     fault = row_refused(str(error), error.sqlstate)
                     left.append(self._without(part, [(0, fault)]))
             else:
-                await self._settle(part, runs)
+                if runs[0][1] is STORED and len(runs) == 1:
+                    part.settle(runs)  # the fate of nearly every batch
+                else:
+                    await self._settle(part, runs)
 
     async def _settle(self, batch: Batch, runs: Sequence[Run]) -> None:
         """
@@ -251,28 +256,34 @@ class Lane:
         """
         context, route = self._context, batch.route
         clock, spooler, breakers = context.clock, context.spooler, context.breakers
-        attempt = context.attempt()
-        fence = self._fences.next(route)
+        started = clock.seconds()
+        fence = self._fences[route]
+        attempt: Attempt | None = None  # none before the first error, and mostly there is none
         while True:
-            sure = attempt.known is Known.NOT_STORED
-            if sure and (closed := breakers.answer(route)) is not None:
+            sure = attempt is None or attempt.known is Known.NOT_STORED
+            if sure and (closed := breakers.answers.get(route)) is not None:
                 return [(batch.count, closed)]
-            if spooler is not None and spooler.leads(batch):
+            if spooler is not None and spooler.may_lead and spooler.leads(batch):
+                attempt = attempt or context.attempt(started)
                 outcome = await self._spool(batch, fence, attempt, "")
                 if outcome is not None:
                     return [(batch.count, outcome)]
             try:
-                blame = attempt.failures > 0 and attempt.blames(clock.seconds())
-                written = await (
-                    context.store.write(batch, fence, patient=spooler is None, blame=blame)
-                    if sure
-                    else self._write_again(batch, fence, attempt, blame)
-                )
-                return self._written(route, fence, written)
+                if attempt is None:
+                    written = await context.store.write(batch, fence, patient=spooler is None)
+                else:
+                    written = await self._write_again(batch, fence, attempt)
+                if written.before:
+                    context.resolved += 1
+                self._fences[route] = fence.next
+                if context.failing or breakers.failing:
+                    context.note_success(route)
+                return written.runs
             except RowError:
                 raise
             except StoreError as error:
                 trouble = error
+            attempt = attempt or context.attempt(started)
             step = context.failed(attempt, route, trouble)
             if attempt.failures == 1:
                 self._move_gathered()
@@ -281,8 +292,7 @@ class Lane:
                 breakers.close(route, trouble)
                 continue
             if step is NextStep.RENUMBER:
-                self._fences.moved(route, fence.number)
-                fence = self._fences.next(route)
+                fence = self._fences[route] = fence.next
                 continue
             if step is NextStep.GIVE_BACK:
                 return [(batch.count, _not_stored(trouble))]
@@ -292,23 +302,24 @@ class Lane:
                     return [(batch.count, outcome)]
             await deferLater(clock, retry_delay(attempt.failures))
 
-    async def _write_again(
-        self, batch: Batch, fence: Fence, attempt: Attempt, blame: bool
-    ) -> Written:
+    async def _write_again(self, batch: Batch, fence: Fence, attempt: Attempt) -> Written:
         """
-        Write a batch that may be stored already, or resolve that it is not.
+        Write a batch after an error; where it may be stored already, or resolve that it is not.
 
         @raise StoreError: it still may be.
         """
         store = self._context.store
         patient = self._context.spooler is None
+        blame = attempt.failures > 0 and attempt.blames(self._context.clock.seconds())
         try:
             return await store.write(batch, fence, patient=patient, blame=blame)
         except (FramesRefused, StreamsElsewhere, RowError):
+            if attempt.known is Known.NOT_STORED:
+                raise
             # What follows is not the same batch: the first try must never store it.
             written = await store.resolve(batch, fence)
             if written is None:
-                self._fences.moved(batch.route, fence.number)
+                self._fences[batch.route] = fence.next
                 attempt.settled()
                 raise
             return written
@@ -335,16 +346,8 @@ class Lane:
             return try_later(Code.DOWN, str(error), RETRY_AFTER) if sure else None
         if outcome is wording.STORING_FAILED or not sure:
             # If it is there, its fence is the spool's.
-            self._fences.renew(batch.route)
+            self._fences.pop(batch.route, None)
         return outcome
-
-    def _written(self, route: str, fence: Fence, written: Written) -> Sequence[Run]:
-        context = self._context
-        if written.before:
-            context.resolved += 1
-        self._fences.moved(route, fence.number)
-        context.note_success(route)
-        return written.runs
 
 
 def _unrelated(batches: Sequence[Batch]) -> Sequence[Sequence[Batch]]:

@@ -24,6 +24,8 @@ class LaneContext(Protocol):
     @ivar spooler: the spool; C{None} where messages are refused while the database is away.
     @ivar dead_letters: routes whose refused messages are kept.
     @ivar new_id: makes up UUIDs of lanes.
+    @ivar failing: route -> why its batches fail, as logged; empty where L{note_success} has
+        nothing to do.
     @ivar unknown: how often a connection was lost with a batch in flight.
     @ivar resolved: how often the fence showed that such a batch had been committed.
     """
@@ -34,11 +36,16 @@ class LaneContext(Protocol):
     spooler: Spooler | None
     dead_letters: frozenset[str]
     new_id: Callable[[], str]
+    failing: dict[str, str]
     unknown: int
     resolved: int
 
-    def attempt(self) -> Attempt:
-        """Begin the state of a commit."""
+    def attempt(self, started: float) -> Attempt:
+        """
+        Return the state of a commit that fails.
+
+        @param started: when its first try began, in seconds of the clock.
+        """
 
     def failed(self, attempt: Attempt, route: str, error: StoreError) -> NextStep:
         """

@@ -10,12 +10,11 @@ arrival afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 
 from twisted.internet.task import deferLater
 
 from gateway.commit.attempt import Attempt, NextStep, retry_delay
-from gateway.commit.fences import Fences
 from gateway.commit.lane_context import LaneContext
 from gateway.model import wording
 from gateway.model.batch import Batch, Fence
@@ -38,7 +37,12 @@ class MultiRouteCommit:
     Commit of batches of several routes at once.
     """
 
-    def __init__(self, context: LaneContext, fences: Fences, without: Without) -> None:
+    def __init__(
+        self, context: LaneContext, fences: MutableMapping[str, Fence], without: Without
+    ) -> None:
+        """
+        @param fences: route -> the fence of its next batch; makes up those that are missing.
+        """
         self._context = context
         self._fences = fences
         self._without = without
@@ -49,8 +53,8 @@ class MultiRouteCommit:
         """
         context, store = self._context, self._context.store
         while len(batches) > 1 and self._free(batches):
-            fences = [self._fences.next(batch.route) for batch in batches]
-            attempt = context.attempt()
+            fences = [self._fences[batch.route] for batch in batches]
+            started = context.clock.seconds()
             try:
                 if not await store.write_together(batches, fences):
                     break
@@ -62,7 +66,7 @@ class MultiRouteCommit:
                 ]
                 continue
             except OutcomeUnknown as error:
-                if not await self._settle(batches, fences, attempt, error):
+                if not await self._settle(batches, fences, context.attempt(started), error):
                     break
                 return []
             except StoreError:
@@ -76,14 +80,14 @@ class MultiRouteCommit:
         breakers, spooler = self._context.breakers, self._context.spooler
         return not any(
             batch.void
-            or breakers.answer(batch.route)
+            or batch.route in breakers.answers
             or (spooler is not None and spooler.leads(batch))
             for batch in batches
         )
 
     def _stored(self, batches: Sequence[Batch], fences: Sequence[Fence]) -> None:
         for batch, fence in zip(batches, fences, strict=True):
-            self._fences.moved(batch.route, fence.number)
+            self._fences[batch.route] = fence.next
             self._context.note_success(batch.route)
             batch.settle([(batch.count, STORED)])
 
@@ -115,9 +119,9 @@ class MultiRouteCommit:
                 self._stored(batches, fences)
             else:
                 # The fence is void; the others never stand for another batch.
-                self._fences.moved(batches[0].route, fences[0].number)
+                self._fences[batches[0].route] = fences[0].next
                 for batch in batches[1:]:
-                    self._fences.renew(batch.route)
+                    self._fences.pop(batch.route, None)
             return stored
 
     async def _spool(self, batches: Sequence[Batch], fences: Sequence[Fence], reason: str) -> bool:
@@ -146,7 +150,7 @@ class MultiRouteCommit:
                     continue
                 break
             # The fence is the spool's now.
-            self._fences.renew(batch.route)
+            self._fences.pop(batch.route, None)
             if outcome is QUEUED:
                 batch.settle([(batch.count, outcome)])
             else:

@@ -82,16 +82,26 @@ class PeerSource:
             lane = self._lane = writer.choose_lane()
             writer.sources[id(self._origin)] = self
         self._in_flight += 1
-        writer.submitted(chunk)
+        writer.in_flight += 1
+        # Counted here and not by calls, which would cost more than the sum.
+        limit = writer.inflight_limit
+        limit.used += chunk.size + MESSAGE * len(frames)
+        if limit.used > limit.room:
+            limit.exceeded()
         lane.put(chunk)
 
     def _settled(self, chunk: Chunk, runs: list[Run]) -> None:
+        writer = self._writer
         self._in_flight -= 1
         if not self._in_flight:
             self._lane = None
-            del self._writer.sources[id(self._origin)]
+            del writer.sources[id(self._origin)]
         self._answered(chunk.token, runs)
-        self._writer.settled(chunk)
+        limit = writer.inflight_limit
+        limit.used -= chunk.size + MESSAGE * len(chunk.frames)
+        writer.in_flight -= 1
+        if limit.full:
+            limit.eased()
 
     def send_on(self, chunks: Sequence[Chunk]) -> Lane:
         """
@@ -152,8 +162,8 @@ class Writer:
         self.in_flight = 0
         self.unknown = 0
         self.resolved = 0
-        self._inflight_limit = inflight_limit
-        self._failing: dict[str, str] = {}
+        self.inflight_limit = inflight_limit
+        self.failing: dict[str, str] = {}
         self._lanes = [Lane(self) for _ in range(lanes)]
 
     def source(self, origin: Origin, answered: OnSettled) -> PeerSource:
@@ -192,16 +202,8 @@ class Writer:
         for lane in [self.sources[origin].send_on(theirs) for origin, theirs in chunks_of.items()]:
             lane.begin()
 
-    def submitted(self, chunk: Chunk) -> None:
-        self.in_flight += 1
-        self._inflight_limit.take(_weight(chunk))
-
-    def settled(self, chunk: Chunk) -> None:
-        self._inflight_limit.give(_weight(chunk))
-        self.in_flight -= 1
-
-    def attempt(self) -> Attempt:
-        return Attempt(self.clock.seconds(), self.answer_timeout, self.spooler is not None)
+    def attempt(self, started: float) -> Attempt:
+        return Attempt(started, self.answer_timeout, self.spooler is not None)
 
     def failed(self, attempt: Attempt, route: str, error: StoreError) -> NextStep:
         step = attempt.failed(error, self.clock.seconds())
@@ -218,21 +220,16 @@ class Writer:
         Log one line when a route's batches fail, or fail for another reason.
         """
         text = str(error)
-        if self._failing.get(route) != text:
-            self._failing[route] = text
+        if self.failing.get(route) != text:
+            self.failing[route] = text
             self._log.warn(
                 "route {route}: peers are told to try later: {text}", route=route, text=text
             )
 
     def note_success(self, route: str) -> None:
         self.breakers.stored(route)
-        if self._failing and self._failing.pop(route, None) is not None:
+        if self.failing.pop(route, None) is not None:
             self._log.info("route {route}: storing again", route=route)
 
     def bug(self, failure: Failure) -> None:
         self._log.failure("a lane failed; its peers are let go", failure=failure)
-
-
-def _weight(chunk: Chunk) -> int:
-    """Return the bytes that a chunk counts for while it is in flight."""
-    return chunk.size + MESSAGE * len(chunk.frames)

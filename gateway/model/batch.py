@@ -22,7 +22,7 @@ from sys import byteorder
 from typing import Final, NamedTuple
 from zlib import adler32, crc32
 
-from gateway.model.outcome import Fate, Outcome, Run, Word, part
+from gateway.model.outcome import Fate, Outcome, Returned, Run, Word, part
 from gateway.model.stream import Stream
 
 MAX_ROWS: Final = 10_000
@@ -118,8 +118,10 @@ class Chunk:
             self.stream.settle(self.first, self.first + start, stop - start, fate)
         if not self._left:
             runs = self._runs
-            if len(runs) > 1:
-                runs.sort(key=lambda run: run[0])
+            if len(runs) == 1:
+                self._answered(self, [(stop - start, fate)])
+                return
+            runs.sort(key=lambda run: run[0])
             self._answered(self, [(stop - start, fate) for start, stop, fate in runs])
 
     @property
@@ -187,6 +189,11 @@ class Fence:
         if not self.first:
             object.__setattr__(self, "first", self.number)
 
+    @property
+    def next(self) -> Fence:
+        """The fence of the batch behind this one."""
+        return Fence(self.lane, self.number + 1)
+
 
 class Refusal(NamedTuple):
     """
@@ -221,20 +228,29 @@ class Batch:
     @ivar slices: the rows to be stored.
     @ivar count: number of these.
     @ivar refusals: rows that are refused by the commit that stores the others.
+    @ivar numbered: whether some of the rows have numbers in a stream.
     """
 
-    __slots__ = ("_moves", "count", "refusals", "route", "slices")
+    __slots__ = ("_moves", "count", "numbered", "refusals", "route", "slices")
 
     def __init__(self, route: str, slices: list[Slice], refusals: Sequence[Refusal] = ()) -> None:
         self.route = route
         self.slices = slices
         self.refusals = refusals
-        self.count = sum([stop - start for _, start, stop in slices])
+        count, numbered = 0, False
+        for chunk, start, stop in slices:
+            count += stop - start
+            if chunk.stream is not None:
+                numbered = True
+        self.count = count
+        self.numbered = numbered or any(r.chunk.stream is not None for r in refusals)
         self._moves: list[StreamMark] | None = None
 
     @property
     def streams(self) -> frozenset[str]:
         """Names of the streams that have messages in the batch; mostly none."""
+        if not self.numbered:
+            return frozenset()
         names = [chunk.stream.name for chunk, _, _ in self.slices if chunk.stream is not None]
         if self.refusals:
             names += [r.stream.name for r in self.refusals if r.stream is not None]
@@ -244,14 +260,15 @@ class Batch:
     def moves(self) -> Sequence[StreamMark]:
         """The new mark of each stream that has messages in the batch; mostly none."""
         if self._moves is None:
-            self._moves = stream_marks([self])
+            self._moves = stream_marks([self]) if self.numbered else []
         return self._moves
 
     @property
     def void(self) -> bool:
         """Whether some rows must not be stored any more, see L{Chunk.void}."""
-        return any(chunk.void for chunk, _, _ in self.slices) or any(
-            refusal.chunk.void for refusal in self.refusals
+        return self.numbered and (
+            any(chunk.void for chunk, _, _ in self.slices)
+            or any(refusal.chunk.void for refusal in self.refusals)
         )
 
     @property
@@ -278,6 +295,8 @@ class Batch:
         """
         Make a batch of whole chunks for each route, in the order in which the routes first appear.
         """
+        if len(chunks) == 1:
+            return [cls.of(chunks)]
         routes: dict[str, list[Chunk]] = {}
         for chunk in chunks:
             routes.setdefault(chunk.route, []).append(chunk)
@@ -332,6 +351,12 @@ class Batch:
             refusal.chunk.settle(refusal.row, refusal.row + 1, outcome)
 
     def _settle_rows(self, runs: Sequence[Run]) -> None:
+        if len(runs) == 1 and not isinstance(runs[0][1], Returned):
+            # The fate of nearly every batch.
+            whole = runs[0][1]
+            for chunk, start, stop in self.slices:
+                chunk.settle(start, stop, whole)
+            return
         waiting = iter(runs)
         count, fate = next(waiting, (0, None))
         done = 0

@@ -200,7 +200,12 @@ class Spooler(Protocol):
     Port of the spool, which keeps batches durably while the store cannot be reached.
 
     It stores them later, in order.
+
+    @ivar may_lead: whether L{leads} and L{waiting} have to be asked. C{False}: nothing is in
+        the spool, nor on its way there.
     """
+
+    may_lead: bool
 
     def leads(self, batch: Batch) -> bool:
         """

@@ -88,6 +88,7 @@ class OutageSpool:
         self._drain = Drain(spool, store, clock, backoff, missing)
         self._parked: dict[str, float] = {}
         self._passed: set[str] = set()
+        self.may_lead = True
         self._taking = 0
         self._flowing = False
         self._said = ""
@@ -144,6 +145,10 @@ class OutageSpool:
     # Called by lanes.
 
     def leads(self, batch: Batch) -> bool:
+        spool = self._spool
+        if not (self._taking or spool.messages or spool.backlog):
+            self.may_lead = False  # until something is taken or found
+            return False
         return self._leads_all(batch.route) or bool(self._behind(batch))
 
     def waiting(self, batch: Batch) -> Collection[str]:
@@ -168,6 +173,7 @@ class OutageSpool:
         if not self._takes:
             raise SpoolError("the database cannot be reached")
         self._taking += batch.count
+        self.may_lead = True
         try:
             await self._spool.put(batch, fence, self._aside(batch, fence))
         except SpoolError as error:
@@ -175,6 +181,7 @@ class OutageSpool:
             raise
         finally:
             self._taking -= batch.count
+            self.may_lead = True  # a batch of refusals alone is not counted on its way
         self._refusing = ""
         self._say_away(reason)
         self._wake()
@@ -226,6 +233,7 @@ class OutageSpool:
 
     async def _pass(self) -> None:
         """Store all records that can be stored, from the first to the last."""
+        self.may_lead = True
         self._passed.clear()
         self._drain.begin()
         parcel = await self._spool.next(0, self._closed(), self._drain.waiting())
@@ -284,7 +292,7 @@ class OutageSpool:
         self._passed |= {
             route
             for route, until in self._parked.items()
-            if until > now or self._breakers.answer(route) is not None
+            if until > now or route in self._breakers.answers
         }
         return self._passed
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.commit.inflight_limit import InflightLimit
-from tests.in_memory import Bench, HalfClosing
+from tests.in_memory import Bench, HalfClosing, give, take
 
 LIMIT = 1000
 
@@ -58,12 +58,12 @@ def test_half_is_left_for_messages() -> None:
     keepers = [Reader(inflight_limit) for _ in range(4)]
     for place, keeper in enumerate(keepers):
         keeper.keep(220 + place)
-    inflight_limit.take(300)
+    take(inflight_limit, 300)
     assert [keeper.gone for keeper in keepers] == [False, False, True, True]
     assert inflight_limit.kept == 441 and not inflight_limit.full
-    inflight_limit.take(300)
+    take(inflight_limit, 300)
     assert inflight_limit.full and all(keeper.held for keeper in keepers)
-    inflight_limit.give(600)
+    give(inflight_limit, 600)
     assert not inflight_limit.full and not any(keeper.held for keeper in keepers)
 
 
@@ -80,15 +80,15 @@ def test_nobody_waits_for_ever(steps: list[tuple[int, int]]) -> None:
         if who < 4:
             readers[who].keep(size)
         elif who < 6 and not inflight_limit.full:
-            inflight_limit.take(size)
+            take(inflight_limit, size)
             in_flight.append(size)
         elif in_flight:
-            inflight_limit.give(in_flight.pop(0))
+            give(inflight_limit, in_flight.pop(0))
         assert inflight_limit.kept == sum(r.kept for r in readers if not r.gone)
         assert inflight_limit.kept <= max(LIMIT - inflight_limit.used, LIMIT // 2)
         assert inflight_limit.used == sum(in_flight) <= 2 * LIMIT
     for size in in_flight:
-        inflight_limit.give(size)
+        give(inflight_limit, size)
     assert inflight_limit.used == 0 and not inflight_limit.full
     assert not any(reader.held for reader in readers)
 

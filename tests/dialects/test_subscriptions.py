@@ -33,7 +33,7 @@ from gateway.model.outcome import Outcome
 from gateway.peers.timeouts import Timeouts
 from gateway.wire.framing import FRAMINGS
 from gateway.wire.push import Pushes
-from tests.in_memory import Bench, MemoryNotifier, OnSocket
+from tests.in_memory import Bench, MemoryNotifier, OnSocket, give, take
 from tests.support import until
 
 CHANNELS = ("news", "orders", "Späße")
@@ -435,11 +435,11 @@ def test_nothing_comes_after_a_fault() -> None:
     """A peer that is to hear -BYE gets no push any more, even while the gateway is at its cap."""
     bench = Bench("netstring")
     listen(bench, "news")
-    bench.inflight_limit.take(2_000_000)
+    take(bench.inflight_limit, 2_000_000)
     bench.peer.dataReceived(b"x")
     bench.notifier.notify(("news", "1"))
     assert bench.said == b"" and bench.notifier.said[-1] == "UNLISTEN news"
-    bench.inflight_limit.give(2_000_000)
+    give(bench.inflight_limit, 2_000_000)
     assert b"-BYE FORMAT" in bench.said and b"news" not in bench.said
 
 

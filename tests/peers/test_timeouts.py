@@ -16,7 +16,7 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 
 from gateway.peers.timeouts import Limit, PeerActivity, Stopwatches, Timeouts
-from tests.in_memory import Bench, HalfClosing, OnSocket
+from tests.in_memory import Bench, HalfClosing, OnSocket, give, take
 
 TEN = Timeouts(frame=10, write=10, idle=10)
 FRAME = Timeouts(frame=10)
@@ -107,7 +107,7 @@ def test_time_in_which_we_do_not_read_is_free(reason: str) -> None:
     """A frame that we keep from being finished is not late; once we read, its time runs."""
     bench = Bench(window=1 if reason == "window" else 100, timeouts=FRAME)
     if reason == "pressure":
-        bench.inflight_limit.take(2_000_000)
+        take(bench.inflight_limit, 2_000_000)
     bench.peer.dataReceived(b"a\nbegun")
     if reason == "answers":
         bench.peer.pauseProducing()
@@ -122,7 +122,7 @@ def test_time_in_which_we_do_not_read_is_free(reason: str) -> None:
     bench.wait(9)
     assert bench.paused and bench.said == b""
     if reason == "pressure":
-        bench.inflight_limit.give(2_000_000)
+        give(bench.inflight_limit, 2_000_000)
     if reason == "answers":
         bench.peer.resumeProducing()
     bench.commit_all()

@@ -212,7 +212,7 @@ MUTATIONS: Final = (
             Replacement(
                 "commit/multi_route.py",
                 "            # The fence is the spool's now.\n"
-                "            self._fences.renew(batch.route)\n",
+                "            self._fences.pop(batch.route, None)\n",
                 "",
             )
         ],
@@ -224,10 +224,11 @@ MUTATIONS: Final = (
             Replacement(
                 "commit/lane.py",
                 "            if step is Step.RENUMBER:\n"
-                "                self._fences.moved(route, fence.number)\n",
+                "                fence = self._fences[route] = fence.next\n",
                 "            if step is Step.RENUMBER or attempt.known is Known.UNKNOWN:\n"
                 "                attempt.settled()\n"
-                "                self._fences.renew(route)\n",
+                "                self._fences.pop(route, None)\n"
+                "                fence = self._fences[route]\n",
             )
         ],
     ),
@@ -280,6 +281,22 @@ MUTATIONS: Final = (
         ],
     ),
     # What the simulator found while these rules were built.
+    Mutation(
+        "spool-unasked",
+        "lanes are not told that something is on its way into the spool",
+        [
+            Replacement(
+                "spool/outage_spool.py",
+                "        self._taking += batch.count\n        self.may_lead = True\n",
+                "        self._taking += batch.count\n",
+            ),
+            Replacement(
+                "spool/outage_spool.py",
+                "            self.may_lead = True  # a batch of refusals alone",
+                "            # a batch of refusals alone",
+            ),
+        ],
+    ),
     Mutation(
         "let-in-mid-pass",
         "a route that was left out is let in again in the middle of a pass of the spool",

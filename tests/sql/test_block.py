@@ -191,12 +191,13 @@ class Alone:
         self.new_id = new_lane
         self.unknown = self.resolved = 0
         self.breakers = self
+        self.answers: dict[str, object] = {}
+        self.failing: dict[str, str] = {}
         self.errors: list[object] = []
 
-    def attempt(self) -> Attempt:
-        return Attempt(self.clock.seconds(), 5.0, False)
+    def attempt(self, started: float) -> Attempt:
+        return Attempt(started, 5.0, False)
 
-    def answer(self, route: str) -> None: ...
     def note_success(self, route: str) -> None: ...
     def failed(self, attempt: Attempt, route: str, error: StoreError) -> NextStep:
         return attempt.failed(error, self.clock.seconds())
