@@ -223,9 +223,9 @@ MUTATIONS: Final = (
         [
             Replacement(
                 "commit/lane.py",
-                "            if step is Step.RENUMBER:\n"
+                "            if step is NextStep.RENUMBER:\n"
                 "                fence = self._fences[route] = fence.next\n",
-                "            if step is Step.RENUMBER or attempt.known is Known.UNKNOWN:\n"
+                "            if step is NextStep.RENUMBER or attempt.known is Known.UNKNOWN:\n"
                 "                attempt.settled()\n"
                 "                self._fences.pop(route, None)\n"
                 "                fence = self._fences[route]\n",
