@@ -62,9 +62,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def database(server: TemporaryServer) -> Iterator[Database]:
     """An empty database of its own."""
-    database = server.create_database()
-    yield database
-    database.drop()
+    with server.create_database() as database:
+        yield database
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ Values beside PostgreSQL's own, see L{tests.differential}.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
@@ -14,11 +15,8 @@ from tests.support import TemporaryServer
 
 @pytest.fixture(scope="module")
 def comparison(server: TemporaryServer) -> Iterator[Comparison]:
-    database = server.create_database()
-    comparison = Comparison(database.dsn)
-    yield comparison
-    comparison.close()
-    database.drop()
+    with server.create_database() as database, closing(Comparison(database.dsn)) as comparison:
+        yield comparison
 
 
 def test_what_is_stored_is_what_the_server_stores(comparison: Comparison) -> None:

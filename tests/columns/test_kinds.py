@@ -8,17 +8,18 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, date, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-import psycopg2
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import Raw
+from psycopg2 import connect
 
 from gateway.columns.column import Column, Misfits
 from gateway.columns.kind import SqlType
@@ -51,8 +52,11 @@ Read = Callable[..., list[Any]]
 
 @pytest.fixture(scope="module")
 def read(server: TemporaryServer) -> Iterator[Read]:
-    database = server.create_database()
-    connection = psycopg2.connect(database.dsn)
+    with server.create_database() as database, closing(connect(database.dsn)) as connection:
+        yield reads(connection)
+
+
+def reads(connection: Any) -> Read:
     connection.autocommit = True
     cursor = connection.cursor()
     cursor.execute("SET timezone = 'UTC'")
@@ -68,17 +72,17 @@ def read(server: TemporaryServer) -> Iterator[Read]:
         )
         return [row[0] for row in cursor.fetchall()]
 
-    yield ask
-    connection.close()
-    database.drop()
+    return ask
 
 
 @pytest.fixture(scope="module")
 def in_zone(server: TemporaryServer) -> Iterator[Callable[[str, list[str]], list[str]]]:
     """What PostgreSQL takes times for where its session has a zone, in UTC."""
-    database = server.create_database()
-    connection = psycopg2.connect(database.dsn)
+    with server.create_database() as database, closing(connect(database.dsn)) as connection:
+        yield reads_in_zone(connection)
 
+
+def reads_in_zone(connection: Any) -> Callable[[str, list[str]], list[str]]:
     def ask(zone: str, texts: list[str]) -> list[str]:
         with connection.cursor() as cursor:
             cursor.execute("SELECT set_config('timezone', %s, false)", (zone,))
@@ -89,9 +93,7 @@ def in_zone(server: TemporaryServer) -> Iterator[Callable[[str, list[str]], list
             )
             return [row[0] for row in cursor.fetchall()]
 
-    yield ask
-    connection.close()
-    database.drop()
+    return ask
 
 
 def column(name: str, **keywords: Any) -> Column:
