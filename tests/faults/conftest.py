@@ -4,11 +4,13 @@ Fixtures for faults: servers that may be killed, proxies, configured gateways.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.faults.load import Loader
 from tests.faults.look import Start
 from tests.faults.proxy import FaultProxy
 from tests.support import Gateway, TemporaryServer
@@ -38,6 +40,15 @@ endpoint = "tcp:0:interface=127.0.0.1"
 dialect = "command"
 {more}
 """
+
+
+@pytest.fixture(autouse=True)
+def load_ends() -> Iterator[None]:
+    """What a failed test left of its load is not the next test's."""
+    yield
+    for thread in threading.enumerate():
+        if isinstance(thread, Loader):
+            thread.finish()
 
 
 @pytest.fixture
