@@ -161,6 +161,11 @@ def _stored(database: Database) -> dict[int, list[int]]:
     return stored
 
 
+def rows(database: Database) -> int:
+    """How many messages are stored."""
+    return int(database.column("SELECT count(*) FROM messages")[0])
+
+
 def judge(database: Database, *loads: Load) -> None:
     """
     Hold the promise against the table.
@@ -182,7 +187,11 @@ def judge_soon(database: Database, *loads: Load) -> None:
     As L{judge}, once what was acknowledged with C{+QUE} is stored too.
     """
 
+    acknowledged = sum(load.acknowledged for load in loads)
+
     def complete() -> bool:
+        if rows(database) < acknowledged:
+            return False
         stored = _stored(database)
         return all(
             set(stored.get(loader.number, ())).issuperset(loader.acknowledged)
