@@ -33,7 +33,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, cast
 
+from twisted.application.service import IServiceMaker
 from twisted.internet import reactor
+from twisted.plugin import getPlugins
 from twisted.scripts import twistd
 
 import gateway.cli
@@ -44,8 +46,11 @@ _PROGRAMS: Final = {str(BIN / "twistd"): "twistd", str(BIN / "gateway"): "gatewa
 
 _MODULE: Final = (sys.executable, "-m")
 
-_PRELOADED: Final = ("psutil", "tests.faults.command", "tests.support")
-"""Modules that the programs of C{tests} import, none of which is such a program itself."""
+_PRELOADED: Final = (
+    *("argparse", "click._textwrap", "importlib.readers", "psutil", "tests.faults.command"),
+    *("tests.support", "twisted.protocols.haproxy._wrapper", "twisted.protocols.portforward"),
+)
+"""Modules that programs import while they run; none of them is a program itself."""
 
 _USUAL: Final = (True, None, None, None, -1, False, -1)
 """Signals restored; no other user, group, mask, session or process group."""
@@ -272,6 +277,8 @@ def main() -> None:
         importlib.import_module(module.name)
     for name in _PRELOADED:
         importlib.import_module(name)
+    # twistd loads all of its plugins at each start.
+    list(getPlugins(IServiceMaker))
     gc.freeze()
     asked = socket.socket(fileno=int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
