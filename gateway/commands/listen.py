@@ -5,8 +5,10 @@ C{gateway listen}: print notifications of the database as they come.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -153,6 +155,8 @@ class _Listening:
             sys.stdout.write(line + "\n")
             sys.stdout.flush()
         except BrokenPipeError:
-            # The reader, such as head, has closed the pipe; Python must not flush again.
-            sys.stdout = None
+            # The reader, such as head, has closed the pipe. What is buffered still has to go
+            # somewhere: Python flushes it at the end, and since 3.13 says so when it cannot.
+            with Path(os.devnull).open("wb") as nowhere:
+                os.dup2(nowhere.fileno(), sys.stdout.fileno())
             self.end(0)
