@@ -332,5 +332,5 @@ class Bench:
             self.clock.advance(0.05)
 
     def commit_all(self) -> None:
-        while self.store.waiting:
+        while self.store.waiting_writes:
             self.store.commit()

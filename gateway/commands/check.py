@@ -108,7 +108,7 @@ async def check_database(config: Config, dsn: str, reactor: Any) -> CheckReport:
         return await connection.query(sql, values, database.statement_timeout)
 
     try:
-        connection = await connector.begin(dsn).run()
+        connection = await connector.begin(dsn).connect()
         version, name, user = (await query(_SERVER, None))[0]
         where = f" on {connection.server}" if connection.server else ""
         report.notes.append(f"database: connected to {name} as {user}{where}, PostgreSQL {version}")
@@ -194,7 +194,7 @@ async def _check_channels(
         report.problems.append(f"{channels.dsn_key}: {fault}")
         return
     try:
-        direct = await connector.begin(channels.dsn).run()
+        direct = await connector.begin(channels.dsn).connect()
     except StoreError as error:
         report.unasked.append(f"{channels.dsn_key}: {error}")
         return

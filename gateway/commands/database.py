@@ -81,7 +81,7 @@ async def _connected(config: Config, data_dir: Path, reactor: Any, work: Databas
         click.echo(f"{settings.dsn_key}: {fault}", err=True)
         return 1
     try:
-        connection = await connector.begin(dsn).run()
+        connection = await connector.begin(dsn).connect()
     except StoreError as error:
         click.echo(f"database: {error}", err=True)
         return 1

@@ -359,7 +359,7 @@ async def _moved(
 ) -> Moved:
     settings = replace(place.config.database, pool_min=1, pool_max=1)
     connector = Connector.of_process(settings, reactor)
-    connection = await connector.begin(dsn).run()
+    connection = await connector.begin(dsn).connect()
     try:
         await connection.transaction(refuse_newer, settings.statement_timeout)
         await connection.transaction(migrate, settings.statement_timeout)

@@ -144,7 +144,7 @@ class Attempt:
         self._spools = spools
         self._passing: TransientFailures | None = None
 
-    def settled(self) -> None:
+    def note_not_stored(self) -> None:
         """Note that nothing was stored: L{Known.NOT_STORED} again."""
         self.known = Known.NOT_STORED
 
@@ -152,7 +152,7 @@ class Attempt:
         """Say whether the next try is to refuse rows also for reasons that mostly pass."""
         return self._passing is not None and self._passing.lasts(now)
 
-    def failed(self, error: StoreError, now: float) -> NextStep:
+    def next_step(self, error: StoreError, now: float) -> NextStep:
         """
         Note an error and return the next step.
 

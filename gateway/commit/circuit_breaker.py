@@ -51,7 +51,7 @@ class CircuitBreakers:
         """Route -> why it is out of service, for those that are."""
         return {route: self.failing[route] for route in self.answers}
 
-    def close(self, route: str, error: RouteError) -> None:
+    def trip(self, route: str, error: RouteError) -> None:
         """
         Take a route out of service, since every row of it would fail, and begin to probe it.
         """

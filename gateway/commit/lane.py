@@ -83,7 +83,7 @@ class Lane:
         """The UUIDs of its rows in C{gateway.lane}."""
         return [fence.lane for fence in self._fences.values()]
 
-    def put(self, chunk: Chunk) -> None:
+    def queue(self, chunk: Chunk) -> None:
         self._queue.append(chunk)
         self.load += len(chunk.frames)
         if not self._running:
@@ -188,7 +188,11 @@ class Lane:
             whole = left.pop()
             if whole is None or (part := whole.without_void() if whole.numbered else whole) is None:
                 continue
-            if spooler is not None and spooler.may_lead and (waiting := spooler.waiting(part)):
+            if (
+                spooler is not None
+                and spooler.may_lead
+                and (waiting := spooler.waiting_streams(part))
+            ):
                 # Nobody else waits for what their streams wait for.
                 behind, others = part.parted(waiting)
                 if behind is not None and others is not None:
@@ -284,12 +288,12 @@ class Lane:
             except StoreError as error:
                 trouble = error
             attempt = attempt or context.attempt(started)
-            step = context.failed(attempt, route, trouble)
+            step = context.note_failure(attempt, route, trouble)
             if attempt.failures == 1:
                 self._move_gathered()
             if step is NextStep.CLOSE_ROUTE:
                 assert isinstance(trouble, RouteError)
-                breakers.close(route, trouble)
+                breakers.trip(route, trouble)
                 continue
             if step is NextStep.RENUMBER:
                 fence = self._fences[route] = fence.next
@@ -320,7 +324,7 @@ class Lane:
             written = await store.resolve(batch, fence)
             if written is None:
                 self._fences[batch.route] = fence.next
-                attempt.settled()
+                attempt.note_not_stored()
                 raise
             return written
 
@@ -338,7 +342,7 @@ class Lane:
         sure = attempt.known is Known.NOT_STORED
         outcome: Outcome | None = QUEUED
         try:
-            if not await spooler.take(batch, None if sure else fence, reason):
+            if not await spooler.keep(batch, None if sure else fence, reason):
                 return None
         except SpoolUnknown:
             outcome = wording.STORING_FAILED

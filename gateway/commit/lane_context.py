@@ -47,7 +47,7 @@ class LaneContext(Protocol):
         @param started: when its first try began, in seconds of the clock.
         """
 
-    def failed(self, attempt: Attempt, route: str, error: StoreError) -> NextStep:
+    def note_failure(self, attempt: Attempt, route: str, error: StoreError) -> NextStep:
         """
         Count and log what went wrong with a commit.
 

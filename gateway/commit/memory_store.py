@@ -91,7 +91,7 @@ class MemoryStore:
         self._format = TextFormat()
 
     @property
-    def waiting(self) -> int:
+    def waiting_writes(self) -> int:
         """Number of writes that wait for L{commit}."""
         return len(self._waiting)
 

@@ -105,7 +105,7 @@ class MultiRouteCommit:
         """
         context = self._context
         while True:
-            step = context.failed(attempt, batches[0].route, trouble)
+            step = context.note_failure(attempt, batches[0].route, trouble)
             if step is NextStep.SPOOL and await self._spool(batches, fences, str(trouble)):
                 return True
             await deferLater(context.clock, retry_delay(attempt.failures))
@@ -137,7 +137,7 @@ class MultiRouteCommit:
             outcome = QUEUED
             while True:
                 try:
-                    await spooler.take(batch, fence, reason)
+                    await spooler.keep(batch, fence, reason)
                 except SpoolUnknown:
                     outcome = wording.STORING_FAILED
                 except SpoolError:

@@ -88,7 +88,7 @@ class PeerSource:
         limit.used += chunk.size + MESSAGE * len(frames)
         if limit.used > limit.room:
             limit.exceeded()
-        lane.put(chunk)
+        lane.queue(chunk)
 
     def _settled(self, chunk: Chunk, runs: list[Run]) -> None:
         writer = self._writer
@@ -205,8 +205,8 @@ class Writer:
     def attempt(self, started: float) -> Attempt:
         return Attempt(started, self.answer_timeout, self.spooler is not None)
 
-    def failed(self, attempt: Attempt, route: str, error: StoreError) -> NextStep:
-        step = attempt.failed(error, self.clock.seconds())
+    def note_failure(self, attempt: Attempt, route: str, error: StoreError) -> NextStep:
+        step = attempt.next_step(error, self.clock.seconds())
         if isinstance(error, OutcomeUnknown):
             self.unknown += 1
         if attempt.late and self.spooler is None:

@@ -246,7 +246,7 @@ class GatewayService(Service):
             await listener.stop_listening()
         for listener in self._listeners:
             for peer in list(listener.factory.peers):
-                peer.dismiss(wording.STOPPING)
+                peer.close_with(wording.STOPPING)
         drained = await self._within(self._drain_timeout, lambda: not self._writer.in_flight)
         if not drained:
             self._log.warn(

@@ -93,20 +93,20 @@ class Peer(Protocol):
     @property
     def answers(self) -> AnswerCounts: ...
 
-    def known_as(self, peer_info: PeerInfo) -> Outcome | None:
+    def set_identity(self, peer_info: PeerInfo) -> Outcome | None:
         """
         Set the identity that the peer has proved. Nothing may be in flight.
 
         @return: the last answer, where this identity has no rights here.
         """
 
-    def turned_away(self, bye: Outcome) -> Outcome:
+    def log_close(self, bye: Outcome) -> Outcome:
         """Log that the peer is told to go; return the outcome given."""
 
     def push(self, pushes: Pushes) -> bool:
         """Send pushes; return whether the peer may get more."""
 
-    def dismiss(self, outcome: Outcome) -> None:
+    def close_with(self, outcome: Outcome) -> None:
         """Close the connection with an outcome, when everything in flight is answered."""
 
 
@@ -141,7 +141,7 @@ class FrameReader(Protocol):
         @return: the reader of its frames from here on.
         """
 
-    def gone(self) -> None:
+    def release(self) -> None:
         """Release what is kept: the peer is gone."""
 
 

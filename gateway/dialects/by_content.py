@@ -69,7 +69,7 @@ class ContentDialect:
     def turn_away(self, frames: list[bytes], outcome: Outcome) -> Work:
         return turned_away(frames, outcome)
 
-    def gone(self) -> None:
+    def release(self) -> None:
         """Do nothing: no state of a peer is kept."""
 
     def read(
@@ -141,7 +141,7 @@ class _RestrictedReader:
     def turn_away(self, frames: list[bytes], outcome: Outcome) -> Work:
         return turned_away(frames, outcome)
 
-    def gone(self) -> None:
+    def release(self) -> None:
         """Do nothing: no state of a peer is kept."""
 
     def read(self, frames: list[bytes], oversize: bool) -> list[Work]:

@@ -99,14 +99,14 @@ class Conversation:
     def changed(self, peer: Peer) -> FrameReader:
         stream = self._stream
         lost = stream is not None and not peer.rights.may_open(stream.name)
-        if lost or not all(map(peer.rights.may_listen, self._offer.channels.of(peer))):
-            peer.dismiss(peer.turned_away(wording.GRANTED_NO_MORE))
+        if lost or not all(map(peer.rights.may_listen, self._offer.channels.channels_of(peer))):
+            peer.close_with(peer.log_close(wording.GRANTED_NO_MORE))
         return self
 
-    def gone(self) -> None:
+    def release(self) -> None:
         self._gone = True
         if self._stream is not None:
-            self._offer.streams.close(self._stream)
+            self._offer.streams.close_stream(self._stream)
 
     @property
     def kept(self) -> int:
@@ -161,7 +161,7 @@ class Conversation:
         for position, frame in enumerate(frames):
             tag, verb, rest = words_of(frame)
             if self._peer.rights is NOTHING and verb not in _UNPROVEN:
-                self._answer(work, b"", self._peer.turned_away(wording.TOKEN_FIRST))
+                self._answer(work, b"", self._peer.log_close(wording.TOKEN_FIRST))
                 work.closes = True
                 break
             if frame is OVERSIZE:
@@ -238,7 +238,7 @@ class Conversation:
             return self._put_off or wording.NO_STREAM
         if number is None:
             return wording.needs_its_number(stream.next)
-        return stream.take(int(number[1]))
+        return stream.accept(int(number[1]))
 
     def _takes_its_time(self, rest: bytes) -> bool:
         """
@@ -364,11 +364,11 @@ class Conversation:
         """
         peer = self._peer
         if isinstance(proof, Outcome):
-            return peer.turned_away(proof)
-        is_open = self._stream is not None or bool(self._offer.channels.of(peer))
+            return peer.log_close(proof)
+        is_open = self._stream is not None or bool(self._offer.channels.channels_of(peer))
         if is_open and proof.identity != peer.peer_info.identity:
             return wording.OTHER_IDENTITY
-        return peer.known_as(peer.peer_info.proved(proof)) or STORED
+        return peer.set_identity(peer.peer_info.proved(proof)) or STORED
 
     async def _subscribe(self, channel: str) -> Outcome:
         outcome = await self._offer.channels.subscribe(channel, self._peer)
@@ -388,19 +388,19 @@ class Conversation:
     async def _open(self, name: str, seen: Seen | None) -> Outcome:
         streams = self._offer.streams
         if self._stream is not None:
-            streams.close(self._stream)
+            streams.close_stream(self._stream)
             self._stream = None
         self._put_off = None
-        stream = await streams.open(name, self._peer, seen)
+        stream = await streams.open_stream(name, self._peer, seen)
         if isinstance(stream, Outcome):
             self._put_off = stream
             return stream
         if not self._peer.rights.may_open(name):
             # A reload came between.
-            streams.close(stream)
+            streams.close_stream(stream)
             return _denied("HELLO to", name.encode())
         if self._gone:
-            streams.close(stream)
+            streams.close_stream(stream)
         self._stream = stream
         return Outcome(Word.OK, values=f"seq={stream.last} epoch={stream.epoch}")
 

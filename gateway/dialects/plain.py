@@ -35,7 +35,7 @@ class PlainDialect:
     def turn_away(self, frames: list[bytes], outcome: Outcome) -> Work:
         return turned_away(frames, outcome)
 
-    def gone(self) -> None:
+    def release(self) -> None:
         """Do nothing: no state of a peer is kept."""
 
     def read(self, frames: list[bytes], oversize: bool) -> list[Work]:
@@ -67,7 +67,7 @@ class _RefusingReader:
     def turn_away(self, frames: list[bytes], outcome: Outcome) -> Work:
         return turned_away(frames, outcome)
 
-    def gone(self) -> None:
+    def release(self) -> None:
         """Do nothing: no state of a peer is kept."""
 
     def read(self, frames: list[bytes], oversize: bool) -> list[Work]:

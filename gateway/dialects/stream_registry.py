@@ -34,7 +34,7 @@ class Claimant(Protocol):
     Connection that opens streams.
     """
 
-    def dismiss(self, outcome: Outcome) -> None:
+    def close_with(self, outcome: Outcome) -> None:
         """Close the connection: another one has opened its stream."""
 
 
@@ -55,7 +55,7 @@ class StreamRegistry:
         self._closed: dict[str, Stream] = {}
         self._turns: dict[str, tuple[DeferredLock, int]] = {}
 
-    async def open(
+    async def open_stream(
         self, name: str, claimant: Claimant, seen: Seen | None = None
     ) -> Stream | Outcome:
         """
@@ -76,11 +76,11 @@ class StreamRegistry:
             else:
                 del self._turns[name]
 
-    def close(self, stream: Stream) -> None:
+    def close_stream(self, stream: Stream) -> None:
         """
         End a stream whose connection is gone, or opens another one.
         """
-        stream.end()
+        stream.end_claim()
         kept = self._open.get(stream.name)
         if kept is not None and kept[0] is stream:
             del self._open[stream.name]
@@ -94,8 +94,8 @@ class StreamRegistry:
         if kept is not None and kept[0].epoch == epoch:
             stream, claimant = kept
             stream.sure = False
-            self.close(stream)
-            claimant.dismiss(wording.STREAM_BEHIND)
+            self.close_stream(stream)
+            claimant.close_with(wording.STREAM_BEHIND)
         closed = self._closed.get(name)
         if closed is not None and closed.epoch == epoch:
             closed.sure = False
@@ -158,7 +158,7 @@ class StreamRegistry:
 
     def _waiting(self, name: str) -> Waiting | None:
         """Return what the spool holds of a stream; C{None} where that is nothing."""
-        return None if self._backlog is None else self._backlog.of(name)
+        return None if self._backlog is None else self._backlog.numbers_of(name)
 
     def _ask(self, name: str, seen: Seen | None, waiting: Waiting | None) -> Awaitable[Claim]:
         numbers = {} if waiting is None else waiting.numbers
@@ -174,9 +174,9 @@ class StreamRegistry:
         kept = self._open.pop(name, None)
         if kept is not None:
             stream, other = kept
-            stream.end()
+            stream.end_claim()
             if other is not claimant:
-                other.dismiss(wording.STREAM_TAKEN)
+                other.close_with(wording.STREAM_TAKEN)
         if stream is not None and stream.busy:
             idle: Deferred[None] = Deferred()
             stream.idle = lambda: idle.callback(None)

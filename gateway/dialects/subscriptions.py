@@ -206,7 +206,7 @@ class Subscriptions:
             self._release(channel)
         return STORED
 
-    def of(self, subscriber: Subscriber) -> Sequence[str]:
+    def channels_of(self, subscriber: Subscriber) -> Sequence[str]:
         """Return the channels that a subscriber listens to, or is about to."""
         return [*self._subscribed.get(subscriber, ()), *self._asking.get(subscriber, ())]
 

@@ -50,13 +50,13 @@ class _First:
     def turn_away(self, frames: list[bytes], outcome: Outcome) -> Work:
         return turned_away(frames, outcome)
 
-    def gone(self) -> None:
+    def release(self) -> None:
         """Do nothing: no state of a peer is kept."""
 
     def read(self, frames: list[bytes], oversize: bool) -> list[Work]:
         first_frame = frames[0]
         if first_frame is OVERSIZE:
-            return [Work("", gaps=[(0, self._peer.turned_away(wording.WRONG_TOKEN))], closes=True)]
+            return [Work("", gaps=[(0, self._peer.log_close(wording.WRONG_TOKEN))], closes=True)]
         authenticator = self._offer.authenticator
         return [
             Work(
@@ -72,5 +72,5 @@ class _First:
 
     def _proved(self, proof: Proof) -> Outcome:
         if isinstance(proof, Outcome):
-            return self._peer.turned_away(proof)
-        return self._peer.known_as(self._peer.peer_info.proved(proof)) or STORED
+            return self._peer.log_close(proof)
+        return self._peer.set_identity(self._peer.peer_info.proved(proof)) or STORED

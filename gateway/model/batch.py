@@ -105,7 +105,7 @@ class Chunk:
         if stream is not None:
             # A message of the same read may have failed already, and set the stream back before it.
             self._series = stream.series if first < stream.next or stream.loose else -1
-            stream.begin(first, len(frames))
+            stream.note_submitted(first, len(frames))
         self._answered = answered
         self._left = len(frames)
         self._runs: list[tuple[int, int, Fate]] = []

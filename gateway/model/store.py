@@ -91,7 +91,7 @@ class Backlog(Protocol):
     Port that tells which numbers of a stream a spool holds.
     """
 
-    def of(self, stream: str) -> Waiting | None:
+    def numbers_of(self, stream: str) -> Waiting | None:
         """Return the stream's numbers in the spool; C{None} where it holds none."""
 
 
@@ -214,12 +214,12 @@ class Spooler(Protocol):
         It must where earlier messages of its route or of its streams are there.
         """
 
-    def waiting(self, batch: Batch) -> Collection[str]:
+    def waiting_streams(self, batch: Batch) -> Collection[str]:
         """
         Return the streams of the batch that must go to the spool, while its other rows need not.
         """
 
-    async def take(self, batch: Batch, fence: Fence | None, reason: str) -> bool:
+    async def keep(self, batch: Batch, fence: Fence | None, reason: str) -> bool:
         """
         Keep a batch durably.
 

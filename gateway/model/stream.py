@@ -91,7 +91,7 @@ class Stream:
 
     # Called for the peer.
 
-    def take(self, number: int) -> Outcome | None:
+    def accept(self, number: int) -> Outcome | None:
         """
         Accept the peer's next message, or answer it.
 
@@ -115,15 +115,15 @@ class Stream:
         """
         Answer a number that was in doubt, when everything before it is answered.
 
-        As L{take}, but if it comes next it was not stored, and has to be sent again.
+        As L{accept}, but if it comes next it was not stored, and has to be sent again.
         """
         if self.ended or number != self.next:
-            return self.take(number) or DUPLICATE
+            return self.accept(number) or DUPLICATE
         return self.gap()
 
     def take_all(self, first: int, count: int) -> None:
         """
-        Accept consecutive numbers, as L{take} does one.
+        Accept consecutive numbers, as L{accept} does one.
 
         @param first: the one that comes next.
         """
@@ -151,7 +151,7 @@ class Stream:
             found.append((count, self.gap() if again and fate.word is Word.REJ else fate))
         return found
 
-    def end(self) -> None:
+    def end_claim(self) -> None:
         """
         End the claim: what is not written yet never is.
 
@@ -167,7 +167,7 @@ class Stream:
 
     # Called by chunks.
 
-    def begin(self, first: int, count: int) -> None:
+    def note_submitted(self, first: int, count: int) -> None:
         """Note that a chunk is submitted whose numbers begin with C{first}."""
         self._pending[first] = count
         if first == self._begun + 1:  # else it is void already

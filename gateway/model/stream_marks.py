@@ -29,7 +29,7 @@ class Standing(NamedTuple):
     first: int = 1
     digests: bytes = b""
 
-    def holds(self, number: int, frame: bytes) -> bool:
+    def has_message(self, number: int, frame: bytes) -> bool:
         """
         Say whether the message stored under a number is known to be this one.
         """

@@ -65,11 +65,11 @@ class AnswerQueue:
         self._slots: deque[Slot] = deque()
 
     @property
-    def waiting(self) -> bool:
+    def owes_answers(self) -> bool:
         """Whether any work has no answer yet."""
         return bool(self._slots)
 
-    def ask(self, work: Work) -> Slot:
+    def add_slot(self, work: Work) -> Slot:
         """
         Append a slot for the answers of some work.
 
@@ -109,7 +109,7 @@ class AnswerQueue:
         """Use the protocol's words from now on, whatever words the listener has."""
         self._words = Words()
 
-    def forget(self) -> None:
+    def drop_slots(self) -> None:
         """Drop all slots: the peer is gone."""
         self._slots.clear()
 

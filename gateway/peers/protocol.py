@@ -126,7 +126,7 @@ class PeerProtocol(Protocol):
         self.answers = AnswerQueue(self._framing, context.words)
         self._held: deque[bytes] = deque()
         self._reader = context.dialect.reader(self)
-        if (bye := self.known_as(peer_info)) is not None:
+        if (bye := self.set_identity(peer_info)) is not None:
             self._bye = bye
 
     def connectionMade(self) -> None:
@@ -149,9 +149,9 @@ class PeerProtocol(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._phase = Phase.LOST
         self._look_for_nul()
-        self.answers.forget()
+        self.answers.drop_slots()
         self._held.clear()
-        self._reader.gone()
+        self._reader.release()
         self._context.left(self)
         self._context.inflight_limit.remove_reader(self)
         if self._closing is not None:
@@ -189,7 +189,7 @@ class PeerProtocol(Protocol):
             frames = error.frames
             bye = goodbye(Code.FORMAT, str(error))
             if isinstance(error, ForeignError):
-                self.turned_away(bye)
+                self.log_close(bye)
         if frames:
             self._seen |= FINISHED
             self._oversize = framing.oversize
@@ -225,7 +225,7 @@ class PeerProtocol(Protocol):
             return data
         # A client does not know a device's words.
         self.answers.say_protocol_words()
-        self._bye = self.turned_away(bye)
+        self._bye = self.log_close(bye)
         self._advance()
         return b""
 
@@ -311,7 +311,7 @@ class PeerProtocol(Protocol):
             self._begin(work)
 
     def _begin(self, work: Work) -> None:
-        slot = self.answers.ask(work)
+        slot = self.answers.add_slot(work)
         if work.gaps:
             self._note(work.route, [(1, outcome) for _, outcome in work.gaps])
         if work.closes:
@@ -408,7 +408,7 @@ class PeerProtocol(Protocol):
         ):
             self._count()
         held = self._held or self._framing.more
-        if self._phase is not Phase.OPEN and not answers.waiting and not held:
+        if self._phase is not Phase.OPEN and not answers.owes_answers and not held:
             self._close()
         else:
             self._update_reading()
@@ -439,7 +439,7 @@ class PeerProtocol(Protocol):
         self._kept = 0
         self._held.clear()
         self._framing.forget()
-        bye = self.turned_away(wording.TOO_MUCH_KEPT)
+        bye = self.log_close(wording.TOO_MUCH_KEPT)
         if self._output.blocked:
             self.abort()
         elif self._phase not in _CLOSING:
@@ -458,7 +458,7 @@ class PeerProtocol(Protocol):
             if self._output.blocked:
                 self._count()
             return not self._given_up
-        self._bye = self.turned_away(wording.PUSHES_NOT_TAKEN)
+        self._bye = self.log_close(wording.PUSHES_NOT_TAKEN)
         self._advance()
         return False
 
@@ -487,10 +487,10 @@ class PeerProtocol(Protocol):
         if unfinished and not (heard or finished):
             self._look_for_nul()
         held = self._held or self._framing.more
-        idle = open_ and timeouts.idle < inf and not self.answers.waiting and not held
+        idle = open_ and timeouts.idle < inf and not self.answers.owes_answers and not held
         if not self._greeted and (finished or self.peer_info.token):
             self._greeted = not self._context.awaits_proof(self.peer_info)
-        silent = open_ and not self._greeted and not self.answers.waiting
+        silent = open_ and not self._greeted and not self.answers.owes_answers
         if queue is None and not (unfinished or idle or silent):
             return None
         return PeerActivity(heard, finished, unfinished, idle, silent, was_read, queue)
@@ -514,7 +514,7 @@ class PeerProtocol(Protocol):
 
     # Identity and rights.
 
-    def known_as(self, peer_info: PeerInfo) -> Outcome | None:
+    def set_identity(self, peer_info: PeerInfo) -> Outcome | None:
         """
         Set the identity that the peer has proved. Nothing may be in flight.
 
@@ -526,7 +526,7 @@ class PeerProtocol(Protocol):
         self.measure()
         if isinstance(rights, Outcome):
             self.entitle(NOTHING)
-            return self.turned_away(rights)
+            return self.log_close(rights)
         self.entitle(rights)
         self._context.let_in(peer_info)
         return None
@@ -535,7 +535,7 @@ class PeerProtocol(Protocol):
         """Take all rights away and disconnect the peer; calling it again is harmless."""
         self.rights = NOTHING  # for requests that are not begun yet
         if self._phase not in _CLOSING and self._bye is None:
-            self.dismiss(self.turned_away(bye))
+            self.close_with(self.log_close(bye))
 
     def entitle(self, rights: Rights) -> None:
         """Replace the peer's rights."""
@@ -553,14 +553,14 @@ class PeerProtocol(Protocol):
 
     # Called by the dialect.
 
-    def turned_away(self, bye: Outcome) -> Outcome:
+    def log_close(self, bye: Outcome) -> Outcome:
         """Log that the peer is told to go; return the outcome given."""
         self._context.let_go(self, bye.text)
         return bye
 
     # The end.
 
-    def dismiss(self, outcome: Outcome) -> None:
+    def close_with(self, outcome: Outcome) -> None:
         """Read nothing more; when everything in flight is answered, close with an outcome."""
         if self._phase not in _CLOSING:
             # Held frames were read but never submitted: they get no answer, as if unread.

@@ -34,7 +34,7 @@ class SpoolBacklog:
     def __bool__(self) -> bool:
         return bool(self._numbers)
 
-    def of(self, stream: str) -> Waiting | None:
+    def numbers_of(self, stream: str) -> Waiting | None:
         """Return the numbers of a stream; C{None} where there are none, or not exactly known."""
         numbers = self._numbers.get(stream)
         if numbers is None or stream in self._doubtful:

@@ -120,7 +120,7 @@ class Drain:
         now = self._clock.seconds()
         self._left_out = frozenset(name for name, held in self.held.items() if held.until > now)
 
-    def waiting(self) -> Collection[str]:
+    def waiting_streams(self) -> Collection[str]:
         """Return the streams whose records put aside are not tried in this pass."""
         return self._left_out
 
@@ -462,7 +462,7 @@ def _sorted(batch: Batch, standings: Mapping[str, Standing]) -> tuple[Batch | No
             if standing.current and number > standing.mark:
                 first_left = row
                 break
-            if standing.holds(number, piece.chunk.frames[row]):
+            if standing.has_message(number, piece.chunk.frames[row]):
                 known += 1
             else:
                 refusals.append(Refusal(piece.chunk, row, _strange(standing, number), True, False))
@@ -473,7 +473,7 @@ def _sorted(batch: Batch, standings: Mapping[str, Standing]) -> tuple[Batch | No
         standing = None if stream is None else standings.get(stream.name)
         if standing is None or (standing.current and refusal.number > standing.mark):
             refusals.append(refusal)
-        elif refusal.dead_letter and not standing.holds(
+        elif refusal.dead_letter and not standing.has_message(
             refusal.number, refusal.chunk.frames[refusal.row]
         ):
             refusals.append(refusal._replace(counts=False))

@@ -277,7 +277,7 @@ def _sorted(batch: Batch, standings: Mapping[str, Standing]) -> Batch | None:
         elif standing.current and refusal.number == standing.mark + 1 + following:
             following += 1
             left.append(refusal)
-        elif refusal.dead_letter and not standing.holds(
+        elif refusal.dead_letter and not standing.has_message(
             refusal.number, refusal.chunk.frames[refusal.row]
         ):
             left.append(refusal._replace(counts=False))

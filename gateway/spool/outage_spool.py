@@ -151,7 +151,7 @@ class OutageSpool:
             return False
         return self._leads_all(batch.route) or bool(self._behind(batch))
 
-    def waiting(self, batch: Batch) -> Collection[str]:
+    def waiting_streams(self, batch: Batch) -> Collection[str]:
         return () if self._leads_all(batch.route) else self._behind(batch)
 
     def _leads_all(self, route: str) -> bool:
@@ -164,7 +164,7 @@ class OutageSpool:
         backlog = self._spool.backlog
         return [name for name in batch.streams if name in backlog] if backlog else ()
 
-    async def take(self, batch: Batch, fence: Fence | None, reason: str) -> bool:
+    async def keep(self, batch: Batch, fence: Fence | None, reason: str) -> bool:
         route = batch.route
         if fence is None and route not in self._parked and self.leads(batch):
             await self._turn(batch.count)
@@ -236,16 +236,16 @@ class OutageSpool:
         self.may_lead = True
         self._passed.clear()
         self._drain.begin()
-        parcel = await self._spool.next(0, self._closed(), self._drain.waiting())
+        parcel = await self._spool.next(0, self._closed(), self._drain.waiting_streams())
         if parcel is None:
             await self._rest()
         while parcel is not None and not self._stopping:
             if (end := await self._together(parcel)) is not None:
-                parcel = await self._spool.next(end, self._closed(), self._drain.waiting())
+                parcel = await self._spool.next(end, self._closed(), self._drain.waiting_streams())
                 continue
             # The next one is read while this one is stored.
             coming = Deferred.fromCoroutine(
-                self._spool.next(parcel.end, self._closed(), self._drain.waiting())
+                self._spool.next(parcel.end, self._closed(), self._drain.waiting_streams())
             )
             try:
                 stored = await self._attempt(parcel)
@@ -269,7 +269,9 @@ class OutageSpool:
         place = first.places[0]
         if first.batch.count > _SMALL or place <= self._apart:
             return None
-        parcels = await self._spool.several(place - 1, self._closed(), self._drain.waiting())
+        parcels = await self._spool.several(
+            place - 1, self._closed(), self._drain.waiting_streams()
+        )
         if len(parcels) < 2:
             return None
         end = self._apart = max(parcel.end for parcel in parcels)
@@ -306,7 +308,7 @@ class OutageSpool:
             # An error of one route, as far as is known: others need not wait for it.
             self._failing.setdefault(route, TransientFailures()).note(self._clock.seconds())
             if isinstance(error, RouteError):
-                self._breakers.close(route, error)
+                self._breakers.trip(route, error)
             else:
                 self._say_away(str(error))
             self._park(route)

@@ -67,7 +67,7 @@ def test_each_state_and_error(
     """What is next, and what is known from then on."""
     attempt = Attempt(100.0, ANSWER_TIMEOUT, spools)
     attempt.known = known
-    assert attempt.failed(error, 100.0 + waited) is step
+    assert attempt.next_step(error, 100.0 + waited) is step
     assert attempt.known is then
 
 
@@ -77,8 +77,8 @@ def test_what_may_be_stored_is_never_given_back(error: StoreError) -> None:
     for spools in (False, True):
         for waited in (0.0, 1.0, RETRY_FOR + 1, OPEN_FOR - 1, OPEN_FOR + 1):
             attempt = Attempt(0.0, ANSWER_TIMEOUT, spools)
-            attempt.failed(LOST, 0.0)
-            step = attempt.failed(error, waited)
+            attempt.next_step(LOST, 0.0)
+            step = attempt.next_step(error, waited)
             assert step in (NextStep.WAIT, NextStep.SPOOL, NextStep.ABANDON)
             assert attempt.known is Known.UNKNOWN
 
@@ -89,6 +89,6 @@ def test_rows_are_blamed_for_what_does_not_pass() -> None:
     assert not attempt.blames(1000.0)
     for _ in range(BLAME_AFTER):
         assert not attempt.blames(BLAME_FOR + 1)
-        attempt.failed(BUSY, 0.5)
+        attempt.next_step(BUSY, 0.5)
     assert not attempt.blames(BLAME_FOR)
     assert attempt.blames(BLAME_FOR + 0.5)

@@ -137,7 +137,7 @@ def test_routes_share_a_commit() -> None:
     """What gathers for several routes goes together, the messages of each in order."""
     bench = Bench(held=True)
     two_routes(bench)
-    while bench.store.waiting:
+    while bench.store.waiting_writes:
         bench.store.commit()
     assert bench.bodies == [b"1", b"2", b"4", b"3", b"5"]
     assert bench.store.writes == [1, 4]
@@ -149,7 +149,7 @@ def test_routes_that_cannot_share_a_commit() -> None:
     bench = Bench(held=True)
     bench.store.poison = {b"3"}
     two_routes(bench)
-    while bench.store.waiting:
+    while bench.store.waiting_writes:
         bench.store.commit()
     assert bench.bodies == [b"1", b"2", b"4", b"5"]
     assert bench.store.writes == [1, 4, 2, 2]
@@ -166,7 +166,7 @@ def test_what_is_no_message_costs_no_commit_of_its_own() -> None:
     source.submit("a", [b"1"], 1)
     source.submit("b", [b"\xff", b"2"], 2)
     source.submit("a", [b"3"], 3)
-    while bench.store.waiting:
+    while bench.store.waiting_writes:
         bench.store.commit()
     assert bench.bodies == [b"1", b"2", b"3"]
     assert bench.store.writes == [1, 3, 2]
@@ -184,7 +184,7 @@ def test_an_open_commit_of_several_routes(done: bool) -> None:
     else:
         bench.store.failures.append(OutcomeUnknown("connection lost"))
     for _ in range(10):
-        while bench.store.waiting:
+        while bench.store.waiting_writes:
             bench.store.commit()
         bench.pass_time(1)
     assert sorted(bench.bodies) == [b"1", b"2", b"3", b"4", b"5"]
@@ -193,7 +193,7 @@ def test_an_open_commit_of_several_routes(done: bool) -> None:
     # The lanes go on.
     two_routes(bench)
     for _ in range(5):
-        while bench.store.waiting:
+        while bench.store.waiting_writes:
             bench.store.commit()
         bench.pass_time(1)
     assert len(bench.bodies) == 10
@@ -218,7 +218,7 @@ def test_routes_in_any_order(sent: list[tuple[str, str, str]], faults: list[str]
         sources[peer].submit(route, [frame], number)
     waiting = iter(faults)
     for _ in range(400):
-        while bench.store.waiting:
+        while bench.store.waiting_writes:
             fault = next(waiting, "")
             if fault == "done":
                 bench.store.lost_replies = 1
@@ -255,7 +255,7 @@ def test_only_bad_messages_are_refused(chunks: list[list[bool]]) -> None:
     ]
     for token, frames in enumerate(sent):
         source.submit("r", frames, token)
-    while bench.store.waiting:
+    while bench.store.waiting_writes:
         bench.store.commit()
     assert bench.bodies == [f for frames in sent for f in frames if f != b"bad"]
     refusal = "-REJ CONSTRAINT sqlstate=23514 :violates a check constraint"
@@ -493,7 +493,7 @@ def test_a_stream_over_several_routes() -> None:
     submit(bench, source, stream, b"1")
     for number, route in enumerate(["a", "b", "", "a", "b"], 2):
         submit(bench, source, stream, b"%d" % number, route=route, refusal=None if route else BAD)
-    while bench.store.waiting:
+    while bench.store.waiting_writes:
         bench.store.commit()
     assert bench.store.writes == [1, 4]
     kept = bench.store.streams["s"]
@@ -510,7 +510,7 @@ def test_a_stream_over_several_routes_where_one_message_is_refused() -> None:
     for number, route in enumerate(["a", "b", "", "a", "b"], 2):
         frame = b"bad" if number == 3 else b"%d" % number
         submit(bench, source, stream, frame, route=route, refusal=None if route else BAD)
-    while bench.store.waiting:
+    while bench.store.waiting_writes:
         bench.store.commit()
     assert bench.bodies == [b"1", b"2", b"5", b"6"]
     assert bench.store.streams["s"].mark == 6
@@ -530,7 +530,7 @@ def test_a_route_out_of_service_holds_its_streams_up() -> None:
     for number, route in enumerate(["r", "gone", "r", ""], 1):
         submit(bench, source, stream, b"%d" % number, route=route, refusal=None if route else BAD)
     bench.source("q").submit("r", [b"y"], "y")
-    while bench.store.waiting:
+    while bench.store.waiting_writes:
         bench.store.commit()
     answers = dict(bench.answers)
     assert answers["r", 1] == answers["x"] == answers["y"] == ["+OK"]
@@ -551,7 +551,7 @@ def test_a_stream_that_is_elsewhere_costs_nobody_else() -> None:
         submit(bench, source, stream, b"2", b"\xff")
         submit(bench, source, stream, b"4", route="", refusal=BAD)
         bench.source("q").submit("r", [b"y"], "y")
-        while bench.store.waiting:
+        while bench.store.waiting_writes:
             bench.store.commit()
         answers = dict(bench.answers)
         bye = bytes(goodbye).decode()
@@ -632,7 +632,7 @@ def test_nobody_waits_behind_a_batch_in_trouble() -> None:
     for token in ("first", "second"):
         other.submit("b", [token.encode()], token)
         stuck.submit("b", [token.encode()], f"behind: {token}")
-    assert bench.store.waiting == 1
+    assert bench.store.waiting_writes == 1
     bench.store.commit()
     other.submit("b", [b"third"], "third")
     for _ in range(2):
@@ -719,7 +719,7 @@ def test_pressure_is_given_back() -> None:
     source.submit("r", [b"good", b"bad", b"\xff"], 0)
     source.submit("r", [b"more"], 1)
     assert bench.inflight_limit.used == 12 + 4 * MESSAGE
-    while bench.store.waiting:
+    while bench.store.waiting_writes:
         assert bench.writer.in_flight > 0
         bench.store.commit()
     assert bench.inflight_limit.used == 0

@@ -389,7 +389,7 @@ def test_a_refusal_is_told_when_it_is_kept() -> None:
     those beside it; where it cannot have it the message is to be sent again."""
     bench = Bench(routes=ROUTES)
     bench.peer.dataReceived(b"HELLO s\nPUT nowhere #1 a\nPUT nowhere #2 b\n")
-    assert bench.said == b"+OK seq=0 epoch=w1\n" and bench.store.waiting == 1
+    assert bench.said == b"+OK seq=0 epoch=w1\n" and bench.store.waiting_writes == 1
     bench.commit_all()
     refusal = b"-REJ ROUTE :no route nowhere"
     assert bench.said.splitlines()[1:] == [refusal] * 2
@@ -484,7 +484,7 @@ def test_quiet_and_sync() -> None:
 def test_what_follows_a_request_waits() -> None:
     """A command that is about what came before it begins when that is answered."""
     bench, said = talk(b"PUT messages a", b"SYNC", b"PUT messages b", b"SYNC", held=True)
-    assert not said and bench.store.waiting == 1 and bench.paused
+    assert not said and bench.store.waiting_writes == 1 and bench.paused
     bench.store.commit()
     assert bench.said.splitlines() == [b"+OK", b"+OK ok=1 rej=0 try=0"]
     bench.store.commit()

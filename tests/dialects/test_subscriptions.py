@@ -427,7 +427,7 @@ def test_a_peer_that_left_gets_nothing() -> None:
     late, _ = bench.connect()
     listen(bench, "orders", peer=late)
     late.dataReceived(b"PUT messages a\n")
-    late.dismiss(wording.PUSHES_NOT_TAKEN)
+    late.close_with(wording.PUSHES_NOT_TAKEN)
     assert not late.push(Pushes([b">orders 1"]))
 
 

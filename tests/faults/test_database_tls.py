@@ -131,7 +131,7 @@ def resolve(name: str) -> Deferred[Addresses]:
 async def opened(dsn: str) -> Connection:
     """A connection, as the pool opens it."""
     outside = Environment({}, "/nonexistent", lambda path: None)
-    return await Connector(Database(), reactor, outside, resolve).begin(dsn).run()
+    return await Connector(Database(), reactor, outside, resolve).begin(dsn).connect()
 
 
 async def refusal(dsn: str) -> str:

@@ -109,8 +109,8 @@ class Fuzzed:
         """A commit, an answer to CALL, a notification, or nothing."""
         store, calls = self.bench.store, self._queries.waiting
         match self._chance.randrange(4):
-            case 0 if store.waiting:
-                store.commit(self._chance.randrange(store.waiting))
+            case 0 if store.waiting_writes:
+                store.commit(self._chance.randrange(store.waiting_writes))
             case 1 if calls:
                 calls.popleft().callback(None)
             case 2 if self._channel.listens:

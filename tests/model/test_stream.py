@@ -55,11 +55,11 @@ def words(runs: list[Run]) -> list[str]:
 def test_numbers_are_taken_in_order() -> None:
     """The next number is taken, a later one is told which comes next, an earlier one is known."""
     stream = Stream("s", "e", "c", 4)
-    assert stream.take(5) is None
-    assert bytes(stream.take(7) or STORED) == b"-TRY GAP seq=5 :send #6 next"
-    assert stream.take(4) == DUPLICATE
-    stream.end()
-    assert stream.take(6) is wording.STREAM_TAKEN
+    assert stream.accept(5) is None
+    assert bytes(stream.accept(7) or STORED) == b"-TRY GAP seq=5 :send #6 next"
+    assert stream.accept(4) == DUPLICATE
+    stream.end_claim()
+    assert stream.accept(6) is wording.STREAM_TAKEN
 
 
 def test_what_is_on_its_way_is_in_doubt() -> None:
@@ -67,7 +67,7 @@ def test_what_is_on_its_way_is_in_doubt() -> None:
     stream = Stream("s", "e", "c", 4)
     assert not stream.is_in_doubt(4) and not stream.is_in_doubt(5)
     for fate, answer in ((LATER, b"-TRY GAP seq=4 :send #5 next"), (BAD, b"-REJ DATA :bad")):
-        assert stream.take(5) is None
+        assert stream.accept(5) is None
         # What is read at once is taken before it is submitted.
         assert stream.is_in_doubt(5) and not stream.is_in_doubt(6)
         one = chunk(stream, 5, b"m")
@@ -77,7 +77,7 @@ def test_what_is_on_its_way_is_in_doubt() -> None:
         assert bytes(stream.take_in_turn(5)) == answer
     submit(stream, 1).settle(0, 1, STORED)
     assert stream.take_in_turn(6) == DUPLICATE
-    stream.end()
+    stream.end_claim()
     assert stream.take_in_turn(6) is wording.STREAM_TAKEN and not stream.is_in_doubt(6)
 
 
@@ -88,8 +88,8 @@ def test_a_refusal_is_told_again() -> None:
     whole.settle(1, 2, BAD)
     whole.settle(0, 1, STORED)
     whole.settle(2, 3, STORED)
-    assert [stream.take(n) for n in (1, 2, 3)] == [DUPLICATE, BAD, DUPLICATE]
-    assert stream.take(4) is None
+    assert [stream.accept(n) for n in (1, 2, 3)] == [DUPLICATE, BAD, DUPLICATE]
+    assert stream.accept(4) is None
 
 
 def test_what_is_behind_a_failure_is_void() -> None:
@@ -118,7 +118,7 @@ def test_what_is_behind_a_failure_is_void() -> None:
     assert not left.refusals
     told = [bytes(fate) for count, fate in answers for _ in range(count)]
     assert told == [b"-TRY GAP seq=1 :send #2 next"] * 3
-    assert stream.next == 2 and stream.take(3) == stream.gap() and not stream.refusals
+    assert stream.next == 2 and stream.accept(3) == stream.gap() and not stream.refusals
     assert not Batch.of([submit(stream, 2)]).void
 
 
@@ -210,8 +210,8 @@ def test_which_messages_are_known(first: int, frames: list[bytes], number: int) 
     standing = Standing(True, True, first + len(frames) - 1, first, digests_of(frames))
     there = first <= number < first + len(frames)
     frame = frames[number - first] if there else b"x"
-    assert standing.holds(number, frame) is there
-    assert not standing.holds(number, frame + b" ")
+    assert standing.has_message(number, frame) is there
+    assert not standing.has_message(number, frame + b" ")
 
 
 def test_messages_are_told_apart() -> None:
@@ -277,7 +277,7 @@ class Spooled:
     def __init__(self) -> None:
         self.waiting: dict[str, Waiting] = {}
 
-    def of(self, stream: str) -> Waiting | None:
+    def numbers_of(self, stream: str) -> Waiting | None:
         return self.waiting.get(stream)
 
 
@@ -289,7 +289,7 @@ class Claimant:
     def __init__(self) -> None:
         self.goodbyes: list[Outcome] = []
 
-    def dismiss(self, outcome: Outcome) -> None:
+    def close_with(self, outcome: Outcome) -> None:
         self.goodbyes.append(outcome)
 
 
@@ -311,7 +311,7 @@ class Desk:
         self.store.failures.clear()
         if self.away:
             self.store.failures.append(Unavailable("away"))
-        opening = self.streams.open(name, by or Claimant(), seen)
+        opening = self.streams.open_stream(name, by or Claimant(), seen)
         found: list[Stream | Outcome] = []
         Deferred.fromCoroutine(opening).addCallback(found.append)
         if not found:
@@ -386,7 +386,7 @@ def test_the_spool_counts() -> None:
     desk.spool.waiting["s"] = Waiting({"e": ((3, 4),), "f": ((6, 7),)}, {"e": {4: BAD}}, ("e", 4))
     stream = desk.open()
     assert where(stream) == ("e", 4), "and no new epoch begins"
-    assert isinstance(stream, Stream) and stream.take(4) == BAD and stream.take(3) == DUPLICATE
+    assert isinstance(stream, Stream) and stream.accept(4) == BAD and stream.accept(3) == DUPLICATE
     assert where(desk.open(seen=Seen(4, "e"))) == ("e", 4)
     assert where(desk.open(seen=Seen(5, "e"))) == GAP
     holed = {"e": ((3, 4), (6, 7)), "f": ((5, 5),)}
@@ -419,10 +419,12 @@ def test_refusals_of_another_epoch_are_not_told() -> None:
     backlog.put(refused_one)
     streams = StreamRegistry(desk.store, backlog)
     found: list[Stream | Outcome] = []
-    Deferred.fromCoroutine(streams.open("s", Claimant(), Seen(5, "e"))).addCallback(found.append)
+    Deferred.fromCoroutine(streams.open_stream("s", Claimant(), Seen(5, "e"))).addCallback(
+        found.append
+    )
     (stream,) = found
     assert isinstance(stream, Stream) and stream.last == 5
-    assert stream.take(5) == DUPLICATE
+    assert stream.accept(5) == DUPLICATE
 
 
 def test_a_stream_is_opened_from_memory() -> None:
@@ -438,13 +440,13 @@ def test_a_stream_is_opened_from_memory() -> None:
     assert where(desk.open(seen=Seen(3, "other"))) == GAP
     again = desk.open(seen=Seen(3, "w1"))
     assert isinstance(again, Stream) and where(again) == ("w1", 3)
-    assert again.claim is None and again.take(3) == BAD
+    assert again.claim is None and again.accept(3) == BAD
     assert where(desk.open(seen=Seen(1, ""))) == ("w1", 3)
     assert where(desk.open("t", Seen(0, ""))) == DOWN
     # Also when it was closed since.
     found = desk.open(seen=Seen(3, "w1"))
     assert isinstance(found, Stream)
-    desk.streams.close(found)
+    desk.streams.close_stream(found)
     assert where(desk.open(seen=Seen(3, "w1"))) == ("w1", 3)
 
 
@@ -456,7 +458,7 @@ def test_a_stream_is_opened_from_the_spool_alone() -> None:
     assert where(desk.open(seen=Seen(10, "e"))) == GAP
     assert where(desk.open(seen=Seen(9, "f"))) == GAP
     found = desk.open(seen=Seen(5, "e"))
-    assert where(found) == ("e", 9) and isinstance(found, Stream) and found.take(9) == BAD
+    assert where(found) == ("e", 9) and isinstance(found, Stream) and found.accept(9) == BAD
 
 
 def test_a_stream_of_which_something_is_gone() -> None:
@@ -467,7 +469,7 @@ def test_a_stream_of_which_something_is_gone() -> None:
         assert isinstance(stream, Stream)
         submit(stream, 3).settle(0, 3, QUEUED)
         if closed:
-            desk.streams.close(stream)
+            desk.streams.close_stream(stream)
         desk.streams.missing("s", "another")
         desk.streams.missing("t", "w1")
         assert not peer.goodbyes and stream.sure

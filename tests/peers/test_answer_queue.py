@@ -27,7 +27,7 @@ def test_order_is_that_of_the_frames(order: list[int], sizes: list[int]) -> None
     slots, expected = [], []
     for number, size in enumerate(sizes):
         known = Outcome(Word.OK, text=f"known {number}")
-        slots.append(queue.ask(Work("r", [b"x"] * size, gaps=[(size, known)])))
+        slots.append(queue.add_slot(Work("r", [b"x"] * size, gaps=[(size, known)])))
         stored = b"-REJ DATA :no\n" if number % 2 else b"+OK\n"
         expected.append(stored * size + b"+OK known %d\n" % number)
     said = queue.due()
@@ -38,13 +38,13 @@ def test_order_is_that_of_the_frames(order: list[int], sizes: list[int]) -> None
         first = [*settled, False].index(False)
         assert said == b"".join(expected[:first])
         assert queue.unanswered == sum(sizes[first:]) + len(sizes) - first
-        assert queue.waiting is (first < len(sizes))
+        assert queue.owes_answers is (first < len(sizes))
 
 
 def test_nothing_is_due_before_what_was_asked_first() -> None:
     """A later answer waits for an earlier one; then both are one string of bytes."""
     queue = answers()
-    first, second = queue.ask(Work("r", [b"a"])), queue.ask(Work("r", [b"b"]))
+    first, second = queue.add_slot(Work("r", [b"a"])), queue.add_slot(Work("r", [b"b"]))
     second.runs = [(1, STORED)]
     assert queue.due() == b"" and queue.unanswered == 2
     first.runs = [(1, BAD)]
@@ -54,7 +54,7 @@ def test_nothing_is_due_before_what_was_asked_first() -> None:
 def test_tags_go_with_their_answers() -> None:
     """Each tag heads the answer of its own frame, also where some answers were known at once."""
     queue = AnswerQueue(NetstringFraming(100), Words())
-    slot = queue.ask(Work("r", [b"a", b"b", b"c"], [(1, BAD)], [b"@1", b"@2", b"", b"@4"]))
+    slot = queue.add_slot(Work("r", [b"a", b"b", b"c"], [(1, BAD)], [b"@1", b"@2", b"", b"@4"]))
     slot.runs = [(2, STORED), (1, BAD)]
     assert queue.due() == b"6:@1 +OK,16:@2 -REJ DATA :no,3:+OK,16:@4 -REJ DATA :no,"
 
@@ -64,17 +64,17 @@ def test_the_last_word_is_the_last() -> None:
     queue = answers()
     for size in (1, 3, 2):
         work = Work("r", [b"x"] * size, tags=[b"@1"] * size)
-        queue.ask(work).runs = [(size, BYE if size == 3 else STORED)]
+        queue.add_slot(work).runs = [(size, BYE if size == 3 else STORED)]
     assert queue.due() == b"@1 +OK\n-BYE INTERNAL :a bug\n"
-    assert queue.ended and not queue.waiting
-    queue.ask(Work("r", gaps=[(0, STORED)]))
-    assert queue.due() == b"" and not queue.waiting
+    assert queue.ended and not queue.owes_answers
+    queue.add_slot(Work("r", gaps=[(0, STORED)]))
+    assert queue.due() == b"" and not queue.owes_answers
 
 
 def test_a_silent_listener_ends_too() -> None:
     """Where nothing is ever said, -BYE is the end all the same."""
     queue = answers(Words.configured("none", None))
-    queue.ask(Work("r", [b"x"])).runs = [(1, STORED)]
+    queue.add_slot(Work("r", [b"x"])).runs = [(1, STORED)]
     assert queue.due() == b"" and not queue.ended
-    queue.ask(Work("r", [b"x"])).runs = [(1, BYE)]
+    queue.add_slot(Work("r", [b"x"])).runs = [(1, BYE)]
     assert queue.due() == b"" and queue.ended

@@ -72,7 +72,7 @@ def test_window_is_strict() -> None:
     bench.peer.dataReceived(b"1:x," * 5000)
     assert bench.paused
     stored = 0
-    while bench.store.waiting:
+    while bench.store.waiting_writes:
         assert bench.store.writes[-1] <= 10
         stored += bench.store.writes[-1]
         bench.store.commit()
@@ -178,7 +178,7 @@ def test_drain_answers_then_says_goodbye() -> None:
     """At a stop what is in flight is answered, what is not submitted gets no answer."""
     bench = Bench(window=1)
     bench.peer.dataReceived(b"a\nheld back\n")
-    bench.peer.dismiss(wording.STOPPING)
+    bench.peer.close_with(wording.STOPPING)
     bench.peer.dataReceived(b"too late\n")
     bench.commit_all()
     assert bench.said == (b"+OK\n-BYE DRAIN :the gateway stops; what has no answer is not stored\n")

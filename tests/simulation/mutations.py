@@ -163,7 +163,7 @@ MUTATIONS: Final = (
         [
             Replacement(
                 "spool/drain.py",
-                "if standing.holds(number, piece.chunk.frames[row]):",
+                "if standing.has_message(number, piece.chunk.frames[row]):",
                 "if True:",
             )
         ],
@@ -276,7 +276,7 @@ MUTATIONS: Final = (
             Replacement(
                 "commit/writer.py",
                 "        lane.add(chunks)\n        return lane",
-                "        for chunk in chunks:\n            lane.put(chunk)\n        return lane",
+                "        for chunk in chunks:\n            lane.queue(chunk)\n        return lane",
             )
         ],
     ),

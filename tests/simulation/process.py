@@ -158,7 +158,7 @@ class Process:
 
     async def _stop(self) -> None:
         for _, protocol in self.connections:
-            protocol.dismiss(wording.STOPPING)
+            protocol.close_with(wording.STOPPING)
         drained = await self._within(_DRAIN, lambda: not self.writer.in_flight)
         await self._within(1.0, lambda: all(c.closed for c, _ in self.connections))
         for connection, _ in self.connections:

@@ -575,7 +575,7 @@ def test_the_spool_knows_which_numbers_wait(
     for found in (backlog, again):
         for name in "st":
             expected = {e: numbers for (n, e), numbers in taken.items() if n == name and numbers}
-            waiting = found.of(name)
+            waiting = found.numbers_of(name)
             assert (name in found) is bool(expected)
             if waiting is None:
                 assert not expected
@@ -605,9 +605,9 @@ def test_what_was_put_last() -> None:
         (f, 4, False, ("f", 3)),
     ):
         backlog.put(numbered(stream, first, b"a", b"b"), last)
-        found = backlog.of("s")
+        found = backlog.numbers_of("s")
         assert found is not None and found.last == expected
-    assert backlog.of("t") is None
+    assert backlog.numbers_of("t") is None
 
 
 def test_a_stream_whose_disk_failed() -> None:
@@ -617,10 +617,10 @@ def test_a_stream_whose_disk_failed() -> None:
     kept = numbered(stream, 1, b"a")
     backlog.put(kept, True)
     backlog.doubt(numbered(stream, 2, b"b"))
-    assert backlog.of("s") is None and "s" in backlog
+    assert backlog.numbers_of("s") is None and "s" in backlog
     again = SpoolBacklog()
     again.reset([kept])
-    found = again.of("s")
+    found = again.numbers_of("s")
     assert found is not None and found.numbers == {"e": ((1, 1),)}
 
 
@@ -633,10 +633,10 @@ def test_refusals_go_with_their_numbers() -> None:
     assert bad is not None
     for batch_ in (numbered(e, 4, b"a"), bad, numbered(f, 5, b"good")):
         backlog.put(batch_)
-    found = backlog.of("s")
+    found = backlog.numbers_of("s")
     assert found is not None and found.refusals == {"e": {5: no}, "f": {}}
     backlog.remove(bad)
-    found = backlog.of("s")
+    found = backlog.numbers_of("s")
     assert found is not None and found.refusals == {"e": {}, "f": {}}
 
 

@@ -760,12 +760,12 @@ async def test_a_stream_in_an_outage(tmp_path: Path) -> None:
         assert await bench.answered(1) == ["-REJ ROUTE :no route"]
         send(source, stream, b"8", route="t")
         assert await bench.answered(1) == ["+QUE"]
-        waiting = bench.spool.backlog.of("s")
+        waiting = bench.spool.backlog.numbers_of("s")
         assert waiting is not None and waiting.numbers == {"e": ((2, 8),)}
         assert waiting.refusals == {"e": {7: NO_ROUTE}} and waiting.last == ("e", 8)
         store.away = False
         await bench.emptied()
-        assert bench.spool.backlog.of("s") is None
+        assert bench.spool.backlog.numbers_of("s") is None
         send(source, stream, b"9")
         assert await bench.answered(1) == ["+OK"]
         assert bench.bodies == [b"%d" % n for n in (1, 2, 3, 4, 5, 6, 8, 9)]
@@ -1025,17 +1025,17 @@ async def test_which_batches_go_round(tmp_path: Path) -> None:
 
         plain, mixed = batch_of(None), batch_of(None, stream, other)
         spooler = bench.spooler
-        assert not any(map(spooler.leads, (plain, mixed))) and not spooler.waiting(mixed)
+        assert not any(map(spooler.leads, (plain, mixed))) and not spooler.waiting_streams(mixed)
         store.away = True
         send(source, stream, b"1")
         await bench.answered(1)
         assert all(map(spooler.leads, (plain, mixed, batch_of(None, route="q"))))
-        assert not spooler.waiting(mixed), "all of it goes"
+        assert not spooler.waiting_streams(mixed), "all of it goes"
         store.streams["s"].mark = -1  # something before it is missing
         store.away = False
         await bench.until(lambda: bench.spool.aside == {"s": 1} and not bench.spool.rows)
         await bench.until(lambda: not spooler.leads(plain))
-        assert spooler.leads(mixed) and [*spooler.waiting(mixed)] == ["s"]
+        assert spooler.leads(mixed) and [*spooler.waiting_streams(mixed)] == ["s"]
         assert not spooler.leads(batch_of(other)) and spooler.leads(batch_of(stream, route="q"))
         store.streams["s"].mark = 0
         await bench.emptied()

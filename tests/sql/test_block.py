@@ -199,8 +199,8 @@ class Alone:
         return Attempt(started, 5.0, False)
 
     def note_success(self, route: str) -> None: ...
-    def failed(self, attempt: Attempt, route: str, error: StoreError) -> NextStep:
-        return attempt.failed(error, self.clock.seconds())
+    def note_failure(self, attempt: Attempt, route: str, error: StoreError) -> NextStep:
+        return attempt.next_step(error, self.clock.seconds())
 
     def bug(self, failure: object) -> None:
         self.errors.append(failure)
@@ -236,7 +236,9 @@ async def test_refused_when_nobody_can_say_which(database: Database) -> None:
         done: Deferred[Sequence[Run]] = Deferred()
         frames = [json.dumps({"k": k, "v": v}).encode() for k, v in rows]
         lane = Lane(context)  # type: ignore[arg-type]
-        lane.put(Chunk("r", frames, Origin("p", "l"), 0.0, lambda chunk, runs: done.callback(runs)))
+        lane.queue(
+            Chunk("r", frames, Origin("p", "l"), 0.0, lambda chunk, runs: done.callback(runs))
+        )
         told = said([*(await done)])
         assert not context.errors
     assert [answer.split(" :")[0] for answer in told] == [

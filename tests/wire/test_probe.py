@@ -58,7 +58,7 @@ def test_every_client_at_every_listener(
     stream = said_by_client(spoken) + said_by_client(spoken)
     for place in range(0, len(stream), step):
         bench.peer.dataReceived(stream[place : place + step])
-    assert bench.store.rows == [] and bench.store.waiting == 0
+    assert bench.store.rows == [] and bench.store.waiting_writes == 0
     if routes is not None and spoken == framing:
         assert bench.said.count(b"+OK gateway-client-5e2b9c41d7 ") == 2
         assert bench.said.count(NONCE.encode()) == 2

@@ -147,7 +147,7 @@ class ConnectAttempt:
         self._connection: Connection | None = None
         self._addresses: Deferred[Addresses] | None = None
 
-    async def run(self) -> Connection:
+    async def connect(self) -> Connection:
         """
         Try all hosts in order. libpq would stop where a server refuses a password; but it does not
         report which error occurred, so the hosts behind that one are tried too.

@@ -178,7 +178,7 @@ class Notifications:
     async def _connect(self, dsn: str) -> None:
         opening = self._opening = self._connector.begin(dsn)
         try:
-            connection = await opening.run()
+            connection = await opening.connect()
         except StoreError as error:
             self._failed(str(error))
             return

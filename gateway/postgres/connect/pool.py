@@ -260,7 +260,7 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
     async def _open(self, opening: ConnectAttempt) -> None:
         generation = self._generation
         try:
-            connection = await opening.run()
+            connection = await opening.connect()
         except StoreError as error:
             self._not_opened(str(error))
             return

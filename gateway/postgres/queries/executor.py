@@ -69,7 +69,7 @@ class CallExecutor:
     def __init__(self) -> None:
         self.prepares = True
 
-    async def read(
+    async def run_read_only(
         self,
         connection: Connection,
         query: Query,
@@ -95,7 +95,7 @@ class CallExecutor:
         text: str | None = rows[0][0]
         return None if text is None else answers_of(text, query)
 
-    async def write(
+    async def run_writing(
         self, connection: Connection, query: Query, answerable: PreparedCall, call: Sequence[str]
     ) -> CallAnswer:
         """

@@ -115,7 +115,7 @@ class QueryCache:
         """
         return self._clock.seconds() - queue.examined_at >= QUERY_MAX_AGE_AFTER_ERROR
 
-    def say(self, queue: CallQueue, text: str) -> None:
+    def log_fault(self, queue: CallQueue, text: str) -> None:
         """
         Log one line when a query begins to fail, or fails for another reason.
         """

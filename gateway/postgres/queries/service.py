@@ -324,9 +324,13 @@ class PostgresQueries:
     ) -> list[CallAnswer] | None:
         elements = [call.elements for call in calls]
         if not query.read_only:
-            return [await self._executor.write(connection, query, opened.answerable, elements[0])]
+            return [
+                await self._executor.run_writing(connection, query, opened.answerable, elements[0])
+            ]
         timeout = query.timeout if len(calls) == 1 else min(query.timeout, GROUP_TIMEOUT)
-        return await self._executor.read(connection, query, opened.answerable, elements, timeout)
+        return await self._executor.run_read_only(
+            connection, query, opened.answerable, elements, timeout
+        )
 
     def _one_by_one(self, queue: CallQueue, calls: list[Call]) -> None:
         if not queue.calls:
@@ -341,5 +345,5 @@ class PostgresQueries:
         if not isinstance(error, RouteError):
             return call_outcome(error, queue.query)
         hint = "; set read_only = false" if error.sqlstate == READ_ONLY else ""
-        self._query_cache.say(queue, f"{error}{hint}")
+        self._query_cache.log_fault(queue, f"{error}{hint}")
         return wording.QUERY_OUT_OF_ORDER

@@ -99,7 +99,7 @@ class StatementExecutor:
         self._prepared: dict[Statement, _Prepared] = {}
         self._suspected: dict[Statement, float] = {}
 
-    async def run(
+    async def store(
         self,
         connection: Connection,
         bound: Bound,

@@ -359,7 +359,7 @@ class PostgresStore:
         options: WriteOptions,
     ) -> Awaitable[Written]:
         # Not a coroutine: one for each layer would add to a small batch's latency.
-        work = self.executor.run(connection, bound, fence, batch, options)
+        work = self.executor.store(connection, bound, fence, batch, options)
         return self._behind(fence, connection, batch, work)
 
     async def _behind(

@@ -111,7 +111,7 @@ def bodies(adapter: Adapter) -> list[bytes]:
 
 def known(standing: Standing, first: int, *messages: bytes) -> list[bool]:
     """Which of some messages are shown to be those of their numbers."""
-    return [standing.holds(first + place, frame) for place, frame in enumerate(messages)]
+    return [standing.has_message(first + place, frame) for place, frame in enumerate(messages)]
 
 
 async def ready(adapter: Adapter) -> None:
@@ -564,7 +564,7 @@ async def test_any_refusal_can_be_remembered(adapter: Adapter) -> None:
     mixed = Batch("messages", odd.slices, odd.refusals)
     assert await store(adapter, mixed, fence()) == ["+OK"]
     again = await claimed(adapter)
-    assert again.last == 2 and bytes(again.take(1) or DUPLICATE) == bytes(told)
+    assert again.last == 2 and bytes(again.accept(1) or DUPLICATE) == bytes(told)
 
 
 @pytest_twisted.ensureDeferred
@@ -669,9 +669,9 @@ async def test_which_messages_were_stored(adapter: Adapter, size: int) -> None:
         standing = (await elsewhere(adapter, at(spooled, first, *wanted)))["s"]
         assert standing.mark == total and standing.current
         numbers = range(first, min(last, total) + 1)
-        assert all(standing.holds(n, messages[n]) for n in numbers)
-        assert not any(standing.holds(n, messages[n] + b"!") for n in numbers)
-        assert not any(standing.holds(n, messages[n - 1]) for n in numbers)
+        assert all(standing.has_message(n, messages[n]) for n in numbers)
+        assert not any(standing.has_message(n, messages[n] + b"!") for n in numbers)
+        assert not any(standing.has_message(n, messages[n - 1]) for n in numbers)
 
 
 @pytest.mark.parametrize("size", [1, 63, 64, 100, 500])
@@ -711,7 +711,7 @@ async def test_old_digests_are_forgotten(database: Database) -> None:
         near = total - KEPT_DIGESTS + 1
         for number, there in ((1, False), (2500, False), (near, True), (total, True)):
             standing = (await elsewhere(adapter, at(spooled, number, b"m")))["s"]
-            assert standing.holds(number, b"m") is there, number
+            assert standing.has_message(number, b"m") is there, number
         (size,) = database.column("SELECT sum(octet_length(digests)) / 8 FROM gateway.digest")
         assert KEPT_DIGESTS <= size <= KEPT_DIGESTS + 5000
 
@@ -972,7 +972,7 @@ class Side:
         return {
             move.stream.name: (
                 *(found.claimed, found.current, found.mark),
-                *[found.holds(n, frame) for n, frame in sorted(frames.items())],
+                *[found.has_message(n, frame) for n, frame in sorted(frames.items())],
             )
             for move in moves
             if (found := standings.get(move.stream.name)) is not None
