@@ -40,7 +40,7 @@ from gateway.model.query import OnOutcome
 from gateway.peers.factory import ListenerSettings, PeerFactory, PeerServices
 from gateway.peers.protocol import PeerProtocol
 from gateway.peers.timeouts import Timeouts
-from gateway.system.socket_options import Carriage
+from gateway.system.socket_options import SocketOptions
 
 
 def made_up() -> Callable[[], str]:
@@ -247,7 +247,7 @@ class Bench:
         words: Words | None = None,
         timeouts: Timeouts | None = None,
         telnet: bool = False,
-        carriage: Carriage | None = None,
+        socket_options: SocketOptions | None = None,
         transport: Any = None,
         channels: Sequence[str] = ("news", "orders"),
         push_buffer: int = 16384,
@@ -299,7 +299,7 @@ class Bench:
                 push_buffer=push_buffer,
                 auth=auth,
                 telnet=telnet,
-                carriage=carriage or Carriage(),
+                socket_options=socket_options or SocketOptions(),
             ),
             PeerServices(
                 writer, self.inflight_limit, self.clock, lambda: self.desk.now, self.channels

@@ -39,7 +39,7 @@ WAITING_EACH: Final = 8
 _REMEMBERED: Final = 60.0
 """Seconds for which wrong tokens count against an address, at most."""
 
-_MANY: Final = 4096
+_MAX_BLAMED: Final = 4096
 """Addresses of which that is known at a time."""
 
 Proof = Token | Outcome
@@ -152,7 +152,7 @@ class _Turns:
 
     def _forget(self) -> None:
         now = self._wall()
-        if not 0 <= now - self._since < _REMEMBERED or len(self._wrong) >= _MANY:
+        if not 0 <= now - self._since < _REMEMBERED or len(self._wrong) >= _MAX_BLAMED:
             self._wrong.clear()
             self._since = now
 

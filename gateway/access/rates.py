@@ -22,10 +22,10 @@ _DUST: Final = 1e-6
 _SOME: Final = 100
 """Messages that are looked at at once, however few may pass."""
 
-_SHORT: Final = 16
+_SHORT_MESSAGE: Final = 16
 """Bytes of a short message."""
 
-_MANY: Final = 1024
+_MIN_BUCKETS: Final = 1024
 """Buckets among which full ones are looked for, at least."""
 
 
@@ -105,7 +105,7 @@ class Bucket:
         """
         Return how many messages to process at once for a time in seconds, at least some.
         """
-        allowed = min(self._allowance.messages, self._allowance.bytes / _SHORT)
+        allowed = min(self._allowance.messages, self._allowance.bytes / _SHORT_MESSAGE)
         return max(_SOME, int(allowed * seconds))
 
     def give_back(self, messages: Sequence[bytes]) -> None:
@@ -147,7 +147,7 @@ class Rates:
     def __init__(self, allowance: Allowance) -> None:
         self.allowance = allowance
         self._buckets: dict[Hashable, Bucket] = {}
-        self._many = _MANY
+        self._many = _MIN_BUCKETS
 
     def bucket(self, key: Hashable, now: float) -> Bucket | None:
         """
@@ -166,4 +166,4 @@ class Rates:
         kept = {key: bucket for key, bucket in self._buckets.items() if not bucket.is_full(now)}
         self._buckets = kept
         # Checking all of them pays only when half of them may be new.
-        self._many = max(_MANY, 2 * len(kept))
+        self._many = max(_MIN_BUCKETS, 2 * len(kept))

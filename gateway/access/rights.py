@@ -21,7 +21,7 @@ from gateway.access.grants import AccessSection, GrantSection
 from gateway.access.patterns import IDENTITY, Pattern
 from gateway.system.addresses import Address, Networks
 
-REMEMBERED: Final = 4096
+MAX_CACHED_RIGHTS: Final = 4096
 """Rights that are kept for peers to come: so many identities with streams of their own."""
 
 
@@ -114,7 +114,7 @@ class Access:
         self._everything = all_rights(routes) if section is None else None
         self._deny = () if section is None else tuple(map(Pattern.of, section.deny))
         self._grants = () if section is None else tuple(map(_Grant, section.grants.values()))
-        self._rights = lru_cache(REMEMBERED)(self._added_up)
+        self._rights = lru_cache(MAX_CACHED_RIGHTS)(self._added_up)
 
     def rights(self, listener: str, address: Address | None, identity: str | None) -> Rights | None:
         """

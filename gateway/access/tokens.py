@@ -32,9 +32,9 @@ HEADING: Final = (
     "# Tokens of the gateway: ID IDENTITY CREATED EXPIRES HASH; 'gateway token' writes it.\n"
 )
 
-_ID: Final = re.compile(r"[A-Za-z0-9_-]{8,64}")
+_TOKEN_ID: Final = re.compile(r"[A-Za-z0-9_-]{8,64}")
 
-_FIELDS: Final = ("ID", "IDENTITY", "CREATED", "EXPIRES", "HASH")
+_TOKEN_COLUMNS: Final = ("ID", "IDENTITY", "CREATED", "EXPIRES", "HASH")
 
 _HASHER: Final = PasswordHasher(
     # The least of argon2id in OWASP's "Password Storage Cheat Sheet": 19 MiB, 2 passes,
@@ -131,7 +131,7 @@ def read_tokens(text: str, name: str) -> Mapping[str, Token]:
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
-        token = _token(words)
+        token = _parse_token_line(words)
         if isinstance(token, str):
             problems.append(f"{name}:{number}: {token}")
         elif token.id in found:
@@ -143,12 +143,14 @@ def read_tokens(text: str, name: str) -> Mapping[str, Token]:
     return found
 
 
-def _token(words: list[str]) -> Token | str:
+def _parse_token_line(words: list[str]) -> Token | str:
     """Parse a line; return a token, or what is wrong with it."""
-    if len(words) != len(_FIELDS):
-        return f"has {len(words)} words; a token has {len(_FIELDS)}: {' '.join(_FIELDS)}"
+    if len(words) != len(_TOKEN_COLUMNS):
+        return (
+            f"has {len(words)} words; a token has {len(_TOKEN_COLUMNS)}: {' '.join(_TOKEN_COLUMNS)}"
+        )
     id_, identity, created, expires, hashed = words
-    if not _ID.fullmatch(id_):
+    if not _TOKEN_ID.fullmatch(id_):
         return "the ID is 8 to 64 letters, digits, - and _"
     fault = token_identity_fault(identity)
     if fault is not None:

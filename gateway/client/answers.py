@@ -16,16 +16,16 @@ WORDS: Final = frozenset(("+OK", "+DUP", "+QUE", "-REJ", "-TRY", "-BYE"))
 
 _KEPT: Final = frozenset(("+OK", "+DUP", "+QUE"))
 
-_EPOCH = re.compile(r"[0-9A-Za-z-]{1,64}")
+_STREAM_EPOCH = re.compile(r"[0-9A-Za-z-]{1,64}")
 
-_CODE = re.compile(r"[A-Z]{1,32}")
+_REASON_CODE = re.compile(r"[A-Z]{1,32}")
 
 _COUNT = re.compile(r"[0-9]{1,19}")
 
 LONGEST_WAIT: Final = 3600.0
 """Seconds that a gateway can have a client wait before it tries again."""
 
-_VALUE = re.compile(r'([^\s="]++)=("(?:[^"\\]++|\\.)*+"|[^\s"]++)(?: |\Z)')
+_NAMED_VALUE = re.compile(r'([^\s="]++)=("(?:[^"\\]++|\\.)*+"|[^\s"]++)(?: |\Z)')
 
 
 class ClientError(Exception):
@@ -112,7 +112,7 @@ class Answer:
     @property
     def retry(self) -> float | None:
         """Seconds to wait before sending again; C{None} if the gateway gives none."""
-        seconds = _number(self.values.get("retry"))
+        seconds = _parse_count(self.values.get("retry"))
         return None if seconds is None else min(LONGEST_WAIT, float(seconds))
 
     @property
@@ -123,17 +123,17 @@ class Answer:
     @property
     def seq(self) -> int | None:
         """Last settled number of the stream; C{None} if the gateway gives none."""
-        return _number(self.values.get("seq"))
+        return _parse_count(self.values.get("seq"))
 
     @property
     def epoch(self) -> str:
         """Epoch of the stream's numbers; empty if the gateway gives none."""
         text = self.values.get("epoch") or ""
         # It is sent back in HELLO, so it must be one word.
-        return text if _EPOCH.fullmatch(text) else ""
+        return text if _STREAM_EPOCH.fullmatch(text) else ""
 
 
-def _number(text: str | None) -> int | None:
+def _parse_count(text: str | None) -> int | None:
     """
     Parse a count; C{None} where it is none. No gateway sends more than 19 digits, and Python
     refuses to parse thousands.
@@ -177,7 +177,7 @@ def parse(frame: bytes) -> Answer:
         # A rest without values is data: the text of PING.
         return Answer(word, "", {}, rest, frame) if left else Answer(word, "", values, "", frame)
     code, _, rest = rest.partition(" ")
-    if not _CODE.fullmatch(code):
+    if not _REASON_CODE.fullmatch(code):
         raise Garbled(f"no code of a refusal: {text[:100]!r}")
     values, left = _values(rest)
     return Answer(word, code, values, left.removeprefix(":"), frame)
@@ -189,7 +189,7 @@ def _values(text: str) -> tuple[dict[str, str | None], str]:
     """
     found: dict[str, str | None] = {}
     at = 0
-    while (match := _VALUE.match(text, at)) is not None:
+    while (match := _NAMED_VALUE.match(text, at)) is not None:
         name, value = match.groups()
         if value.startswith('"'):
             try:

@@ -26,10 +26,10 @@ from .dial import Shown, Tls, dial, tls_context
 from .parcel import Parcel, Push, Question, Runs
 from .pushes import PushBuffer
 from .requests import Params, decoded
-from .retry_after import backoff
+from .retry_after import backoff_policy
 from .session import Session
 
-_AT_ONCE: Final = 256 * 1024
+_IO_BYTES: Final = 256 * 1024
 """Bytes read or written at a time."""
 
 _AHEAD: Final = 4
@@ -81,7 +81,7 @@ class BlockingClient:
         self._server_name = server_name or host
         self._timeout, self._connect_timeout = timeout, connect_timeout
         self._answer_timeout = answer_timeout
-        self._retry = backoff(random.random) if retry is None else retry
+        self._retry = backoff_policy(random.random) if retry is None else retry
         self._buffer: Buffer = MemoryBuffer() if buffer is None else buffer
         self._session = Session(self._buffer, self._retry, **options)
         self._session.open()
@@ -363,13 +363,13 @@ class BlockingClient:
         done = False
         try:
             if self._out:
-                sent = self._socket.send(self._out[:_AT_ONCE])
+                sent = self._socket.send(self._out[:_IO_BYTES])
                 del self._out[:sent]
                 done = sent > 0
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             pass
         try:
-            data = self._socket.recv(_AT_ONCE)
+            data = self._socket.recv(_IO_BYTES)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return done
         if not data:

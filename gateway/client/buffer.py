@@ -19,10 +19,10 @@ from typing import Final, Protocol
 from .answers import BufferBroken, BufferFull, BufferHeld
 from .parcel import Parcel
 
-OVERHEAD: Final = 32
+MESSAGE_OVERHEAD: Final = 32
 """Bytes that each message counts beside its own, so that empty ones are bounded too."""
 
-MAX_BYTES: Final = 64 * 1024 * 1024
+MAX_BUFFER_BYTES: Final = 64 * 1024 * 1024
 """A buffer's bound where none is given."""
 
 
@@ -30,7 +30,7 @@ class Buffer(Protocol):
     """
     Buffer of parcels, with the state of a numbered stream.
 
-    @ivar size: bytes kept, with L{OVERHEAD}.
+    @ivar size: bytes kept, with L{MESSAGE_OVERHEAD}.
     @ivar max_bytes: limit of C{size}.
     @ivar base: number before that of the first message ever added; C{None} until the gateway has
         sent the stream's state.
@@ -81,8 +81,8 @@ class Buffer(Protocol):
         """Close the file, if there is one."""
 
 
-def _size(messages: Sequence[bytes]) -> int:
-    return sum(map(len, messages)) + OVERHEAD * len(messages)
+def _messages_size(messages: Sequence[bytes]) -> int:
+    return sum(map(len, messages)) + MESSAGE_OVERHEAD * len(messages)
 
 
 def _check_room(buffer: Buffer, size: int) -> None:
@@ -98,7 +98,7 @@ class MemoryBuffer:
     Buffer in memory, which is lost with the process.
     """
 
-    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(self, max_bytes: int = MAX_BUFFER_BYTES) -> None:
         self.max_bytes = max_bytes
         self.size = 0
         self.base: int | None = None
@@ -116,7 +116,7 @@ class MemoryBuffer:
         return []
 
     def add(self, route: str, messages: Sequence[bytes]) -> Parcel:
-        size = _size(messages)
+        size = _messages_size(messages)
         _check_room(self, size)
         # A copy, since the caller may go on appending to its list.
         kept = tuple(messages)
@@ -150,7 +150,7 @@ class DiskBuffer:
     Buffer in a file: the next client that opens it sends what has no answer.
     """
 
-    def __init__(self, path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> None:
+    def __init__(self, path: str | os.PathLike[str], max_bytes: int = MAX_BUFFER_BYTES) -> None:
         """
         @param path: the file; it is created, readable by its owner alone. SQLite adds C{-wal} and,
             for moments, C{-journal}. One process at a time can open it.
@@ -231,8 +231,8 @@ class DiskBuffer:
         database.execute("COMMIT")
         if owner != stream:
             raise BufferBroken(
-                f"{self.path} holds messages of {_named(owner)}, not of {_named(stream)}: send them"
-                " first, or use another file"
+                f"{self.path} holds messages of {_stream_label(owner)}, not of"
+                f" {_stream_label(stream)}: send them first, or use another file"
             )
         self._finished = []
         left = []
@@ -248,7 +248,7 @@ class DiskBuffer:
         return left
 
     def add(self, route: str, messages: Sequence[bytes]) -> Parcel:
-        size = _size(messages)
+        size = _messages_size(messages)
         _check_room(self, size)
         ordinal, count = self.given, len(messages)
         try:
@@ -256,7 +256,7 @@ class DiskBuffer:
                 "FULL",
                 (
                     "INSERT INTO parcel VALUES (?, ?, ?, ?, ?)",
-                    [(ordinal, route, count, size, _packed(messages))],
+                    [(ordinal, route, count, size, _pack_messages(messages))],
                 ),
                 ("UPDATE state SET given = ?", [(ordinal + count,)]),
             )
@@ -312,7 +312,7 @@ class DiskBuffer:
             raise BufferBroken(f"{self.path}: {error}") from error
         if row is None:
             raise BufferBroken(f"{self.path}: messages from {ordinal} on are gone")
-        return _unpacked(row[0])
+        return _unpack_messages(row[0])
 
     def close(self) -> None:
         if self._database is not None:
@@ -364,16 +364,16 @@ class _Loader:
         return self._buffer.read(self._ordinal)
 
 
-def _named(stream: str) -> str:
+def _stream_label(stream: str) -> str:
     return f"stream {stream}" if stream else "no stream"
 
 
-def _packed(messages: Sequence[bytes]) -> bytes:
+def _pack_messages(messages: Sequence[bytes]) -> bytes:
     count = len(messages)
     return struct.pack(f"<I{count}I", count, *map(len, messages)) + b"".join(messages)
 
 
-def _unpacked(blob: bytes) -> list[bytes]:
+def _unpack_messages(blob: bytes) -> list[bytes]:
     (count,) = struct.unpack_from("<I", blob)
     at = 4 + 4 * count
     found = []

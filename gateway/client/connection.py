@@ -30,18 +30,18 @@ class ConnectionOwner(Port):
     Callbacks of a connection.
     """
 
-    def made(self, connection: Connection) -> None:
+    def made(self, connection: ClientConnection) -> None:
         """Take a usable connection; over TLS the other end is verified."""
 
     def received(self, data: bytes) -> None:
         """Take received bytes."""
 
-    def gone(self, connection: Connection, reason: Failure) -> None:
+    def gone(self, connection: ClientConnection, reason: Failure) -> None:
         """Take the loss of a connection."""
 
 
 @implementer(IHandshakeListener)
-class Connection(Protocol):
+class ClientConnection(Protocol):
     """
     Protocol of one connection.
 
@@ -108,7 +108,7 @@ class ConnectionFactory:
 
     noisy = False
 
-    def __init__(self, build: Callable[[], Connection]) -> None:
+    def __init__(self, build: Callable[[], ClientConnection]) -> None:
         self._build = build
 
     def doStart(self) -> None:
@@ -117,7 +117,7 @@ class ConnectionFactory:
     def doStop(self) -> None:
         """Do nothing; called by Twisted."""
 
-    def buildProtocol(self, addr: object) -> Connection:
+    def buildProtocol(self, addr: object) -> ClientConnection:
         return self._build()
 
 

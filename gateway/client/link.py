@@ -21,7 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from .answers import ClientError, Closed
-from .connection import Connection, ConnectionFactory, WatchedEndpoint
+from .connection import ClientConnection, ConnectionFactory, WatchedEndpoint
 from .parcel import Event
 from .session import Session
 
@@ -36,7 +36,7 @@ CLOSING: Final = 1.0
 """Seconds for an orderly end."""
 
 
-class Hearer(Protocol):
+class EventReceiver(Protocol):
     """
     Receiver of a session's events.
     """
@@ -67,7 +67,7 @@ class Link:
     def __init__(
         self,
         session: Session,
-        hearer: Hearer,
+        receiver: EventReceiver,
         endpoint: IStreamClientEndpoint,
         reactor: Any,
         retry: Callable[[int], float],
@@ -80,17 +80,17 @@ class Link:
         @param answer_timeout: limit of silence while an answer is due, in seconds.
         """
         self._session = session
-        self._hearer = hearer
+        self._receiver = receiver
         self._reactor = reactor
         self._retry = retry
         self._answer_timeout = answer_timeout
         self._client = ClientService(
             WatchedEndpoint(endpoint, reactor, connect_timeout, self._failed),
-            ConnectionFactory(lambda: Connection(self, reactor, connect_timeout)),
+            ConnectionFactory(lambda: ClientConnection(self, reactor, connect_timeout)),
             retryPolicy=self._next_try,
             clock=reactor,
         )
-        self._connection: Connection | None = None
+        self._connection: ClientConnection | None = None
         self._dropped: ConnectionError | None = None
         self._failures = 0
         self._made_at = self._heard_at = 0.0
@@ -149,7 +149,7 @@ class Link:
         if not self._turning and self._soon is None:
             self._soon = self._reactor.callLater(0, self._turn)
 
-    def made(self, connection: Connection) -> None:
+    def made(self, connection: ClientConnection) -> None:
         """Begin with a usable connection; called by the connection."""
         self._connection = connection
         self._made_at = self._heard_at = self._reactor.seconds()
@@ -166,7 +166,7 @@ class Link:
             self._drop(error)
         self._turn()
 
-    def gone(self, connection: Connection, reason: Failure) -> None:
+    def gone(self, connection: ClientConnection, reason: Failure) -> None:
         """Take the loss of the connection; called by the connection."""
         _cancel(self._look)
         if self._connection is connection:
@@ -196,7 +196,7 @@ class Link:
             while events := self._session.take():
                 self._failures = 0
                 for event in events:
-                    self._hearer.heard(event)
+                    self._receiver.heard(event)
             self._write()
         except ClientError as error:
             self._session.failure = error
@@ -209,7 +209,7 @@ class Link:
             self._connecting, waiting = [], self._connecting
             for deferred, _ in waiting:
                 deferred.callback(None)
-        self._hearer.turned()
+        self._receiver.turned()
 
     def _write(self) -> None:
         connection = self._connection
@@ -239,7 +239,7 @@ class Link:
             doubt = self._session.doubt
             why = f": {doubt}" if doubt else ""
             self._drop(Closed(f"no answer within {self._answer_timeout} seconds{why}"))
-        elif self._hearer.listens and self._session.ready:
+        elif self._receiver.listens and self._session.ready:
             # A client that only listens would not notice a dead connection.
             self._session.ping("")
             self._turn()
@@ -271,7 +271,7 @@ class Link:
         self._log.warn("the client gives up: {failure}", failure=str(failure))
         stopped = Deferred.fromCoroutine(self.stop())
         stopped.addErrback(lambda reason: self._log.failure("stopping", reason))
-        self._hearer.ended(failure)
+        self._receiver.ended(failure)
 
 
 def _cancel(call: IDelayedCall | None) -> None:

@@ -22,7 +22,7 @@ MARK: Final = b"gateway-client-5e2b9c41d7"
 NONCE: Final = 16
 """Letters of the word that the answer repeats; listeners know the length of the whole by it."""
 
-MOST: Final = 4096
+MAX_PROBE_ANSWER: Final = 4096
 """Longest frame taken in before the answer, in bytes; none of those that are due is as long."""
 
 BEGINNING: Final = 300
@@ -37,17 +37,17 @@ _COMMANDS: Final = (
 
 _MESSAGES: Final = "check the port, and the dialect and framing of its listener"
 
-_WORD: Final = rb"([+-](?:OK|DUP|QUE|REJ|TRY|BYE)\b"
+_ANSWER_WORD: Final = rb"([+-](?:OK|DUP|QUE|REJ|TRY|BYE)\b"
 
 _GATEWAYS: Final = {
-    "netstring": re.compile(rb"[0-9]{1,6}:%b[^\r\n]*)" % _WORD),
-    "octet-counted": re.compile(rb"[0-9]{1,6} %b[^\r\n]*)" % _WORD),
-    "nul": re.compile(rb"%b[^\0\n]*)\0" % _WORD),
-    "line": re.compile(rb"%b[^\0\n]*)\n" % _WORD),
+    "netstring": re.compile(rb"[0-9]{1,6}:%b[^\r\n]*)" % _ANSWER_WORD),
+    "octet-counted": re.compile(rb"[0-9]{1,6} %b[^\r\n]*)" % _ANSWER_WORD),
+    "nul": re.compile(rb"%b[^\0\n]*)\0" % _ANSWER_WORD),
+    "line": re.compile(rb"%b[^\0\n]*)\n" % _ANSWER_WORD),
 }
 """A gateway's answer, by its framing."""
 
-_STRANGERS: Final = (
+_OTHER_PROTOCOLS: Final = (
     (re.compile(rb"HTTP/[0-9]|<(?:!doctype|html)", re.IGNORECASE), "an HTTP server"),
     (re.compile(rb"[\x15\x16]\x03"), "a listener with TLS, and this client speaks without"),
     (re.compile(rb"SSH-"), "an SSH server"),
@@ -127,7 +127,7 @@ def stranger(beginning: bytes, framing: str, plain: bool) -> tuple[str, str]:
         if found is not None:
             break
     else:
-        for pattern, name in _STRANGERS:
+        for pattern, name in _OTHER_PROTOCOLS:
             if pattern.match(beginning):
                 return f"this seems to be {name}: it says {beginning[:60]!r}; {advice}", "other"
     return f"no answer of a gateway: {beginning[:100]!r}; {advice}", ""

@@ -10,9 +10,9 @@ from typing import Final
 from .parcel import Push
 
 MAX_SIZE: Final = 64 * 1024 * 1024
-"""Bytes of pushes that wait, each counted with L{OVERHEAD} more."""
+"""Bytes of pushes that wait, each counted with L{PUSH_OVERHEAD} more."""
 
-OVERHEAD: Final = 200
+PUSH_OVERHEAD: Final = 200
 """Bytes that a push takes beside its payload, about."""
 
 
@@ -43,18 +43,18 @@ class PushBuffer:
         if push.channel not in self._channels:
             return
         self._waiting.append(push)
-        self._size += _size(push)
+        self._size += _push_size(push)
         if self._size > MAX_SIZE:
             gaps = [Push(channel, None) for channel in sorted(self._channels)]
             self._waiting = deque(gaps)
-            self._size = sum(map(_size, gaps))
+            self._size = sum(map(_push_size, gaps))
 
     def next(self) -> Push:
         """Remove and return the first push."""
         push = self._waiting.popleft()
-        self._size -= _size(push)
+        self._size -= _push_size(push)
         return push
 
 
-def _size(push: Push) -> int:
-    return OVERHEAD + len(push.payload or "")
+def _push_size(push: Push) -> int:
+    return PUSH_OVERHEAD + len(push.payload or "")

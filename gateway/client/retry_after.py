@@ -9,7 +9,7 @@ from collections.abc import Callable
 from .answers import Answer
 
 
-def backoff(
+def backoff_policy(
     jitter: Callable[[], float], first: float = 0.1, most: float = 30.0
 ) -> Callable[[int], float]:
     """

@@ -24,7 +24,7 @@ _CERTIFICATE: Final = re.compile(
     rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----\r?\n?", re.DOTALL
 )
 
-_KEY: Final = re.compile(
+_PRIVATE_KEY: Final = re.compile(
     rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----.+?-----END (?:[A-Z]+ )*PRIVATE KEY-----", re.DOTALL
 )
 
@@ -76,7 +76,11 @@ def client_endpoint(
     from twisted.internet.ssl import optionsForClientTLS
 
     trust = None if tls is True else _trust_root(tls)
-    shown = None if certificate is None else _shown(Path(certificate), Path(key or certificate))
+    shown = (
+        None
+        if certificate is None
+        else _certificate_arguments(Path(certificate), Path(key or certificate))
+    )
     options = optionsForClientTLS(server_name, trustRoot=trust, extraCertificateOptions=shown)
     return wrapClientTLS(_AnyAuthority(options), endpoint)
 
@@ -121,7 +125,7 @@ class _AnyAuthority:
         return connection
 
 
-def _shown(certificate: Path, key: Path) -> dict[str, Any]:
+def _certificate_arguments(certificate: Path, key: Path) -> dict[str, Any]:
     """
     Return arguments of C{CertificateOptions} for the client's certificate.
     """
@@ -129,7 +133,7 @@ def _shown(certificate: Path, key: Path) -> dict[str, Any]:
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     try:
-        private = load_pem_private_key(_block(key, _KEY), None)
+        private = load_pem_private_key(_block(key, _PRIVATE_KEY), None)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{key}: no key that can be used: {error}") from None
     first, *chain = x509.load_pem_x509_certificates(_block(certificate, _CERTIFICATE))
@@ -145,7 +149,7 @@ def _block(path: Path, pattern: re.Pattern[bytes]) -> bytes:
     found = pattern.findall(path.read_bytes())
     if not found:
         raise ValueError(
-            f"{path}: no {'key' if pattern is _KEY else 'certificate'} in PEM form in it"
+            f"{path}: no {'key' if pattern is _PRIVATE_KEY else 'certificate'} in PEM form in it"
         )
     return b"\n".join(found)
 

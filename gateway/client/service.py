@@ -24,7 +24,7 @@ from .dial import Shown
 from .link import Link
 from .parcel import Event, Parcel, Push, Question, Runs
 from .requests import Params, decoded
-from .retry_after import backoff
+from .retry_after import backoff_policy
 from .secure import client_endpoint
 from .session import Session
 
@@ -82,7 +82,7 @@ class GatewayClient(Service):
         self.route = route
         self._reactor = reactor
         self._buffer: Buffer = MemoryBuffer() if buffer is None else buffer
-        retry = backoff(jitter) if retry is None else retry
+        retry = backoff_policy(jitter) if retry is None else retry
         self._stop_timeout = stop_timeout
         self._session = Session(self._buffer, retry, **options)
         self._link = Link(

@@ -44,7 +44,16 @@ from .buffer import Buffer
 from .greeting import Greeting, again, judged
 from .outbox import Outbox
 from .parcel import Event, Parcel, Push, Question, Segment, push
-from .probe import BEGINNING, MOST, NONCE, is_probe, mute, sent_away, stranger, takes_commands
+from .probe import (
+    BEGINNING,
+    MAX_PROBE_ANSWER,
+    NONCE,
+    is_probe,
+    mute,
+    sent_away,
+    stranger,
+    takes_commands,
+)
 from .requests import Params, Requests, call
 from .retry_after import RetryAfter
 from .wire import BOM, MAX_ANSWER, WIRES, Wire, check_word
@@ -54,7 +63,7 @@ _AWAY, _GREETING, _OPEN, _LEAVING = range(4)
 NONSENSE: Final = 5
 """Connections in a row that ended in nonsense, without one good answer, after which it is over."""
 
-MAX_ROWS: Final = 1_000_000
+MAX_ANSWER_ROWS: Final = 1_000_000
 """Rows of an answer; no gateway's C{max_rows} is larger."""
 
 MAX_DIGITS: Final = 7
@@ -248,7 +257,7 @@ class Session:
     def connected(self) -> None:
         """Begin with a new connection."""
         self._disconnect()
-        self._wire.most = MAX_ANSWER if self._plain else MOST
+        self._wire.most = MAX_ANSWER if self._plain else MAX_PROBE_ANSWER
         self._greet(self._greeting.begin(self.open().stream))
 
     def _greet(self, question: Question | None) -> None:
@@ -468,8 +477,8 @@ class Session:
         question = next(iter(self._flight), None)
         if not isinstance(question, Question) or not question.is_call:
             raise Garbled(f"rows that nobody asked for: {b'*' + digits[:100]!r}")
-        if not digits.isdigit() or len(digits) > MAX_DIGITS or int(digits) > MAX_ROWS:
-            raise Garbled(f"no number of rows, 0 to {MAX_ROWS:,}: {b'*' + digits[:100]!r}")
+        if not digits.isdigit() or len(digits) > MAX_DIGITS or int(digits) > MAX_ANSWER_ROWS:
+            raise Garbled(f"no number of rows, 0 to {MAX_ANSWER_ROWS:,}: {b'*' + digits[:100]!r}")
         self._flight.popleft()
         self._retry_after.progress()
         question.answer = OK

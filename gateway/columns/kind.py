@@ -16,15 +16,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.columns.literal import quoted
+from gateway.columns.literal import quoted_element
 
-MAX_SHOWN: Final = 40
+MAX_EXCERPT: Final = 40
 """Characters of a value that an error shows."""
 
 BLANKS: Final = " \t\n\v\f\r"
 """What PostgreSQL leaves out around a number or a truth value."""
 
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class Misfit(ValueError):
@@ -33,14 +33,14 @@ class Misfit(ValueError):
     """
 
 
-def shown(value: str) -> str:
+def excerpt(value: str) -> str:
     """Return a value for error texts: quoted, without control characters, cut where it is long."""
-    text = _CONTROL.sub("?", value[: MAX_SHOWN + 1])
-    return f"'{text[:MAX_SHOWN]}...'" if len(text) > MAX_SHOWN else f"'{text}'"
+    text = _UNPRINTABLE.sub("?", value[: MAX_EXCERPT + 1])
+    return f"'{text[:MAX_EXCERPT]}...'" if len(text) > MAX_EXCERPT else f"'{text}'"
 
 
 def misfit(value: str, why: str) -> Misfit:
-    return Misfit(f"{shown(value)} {why}")
+    return Misfit(f"{excerpt(value)} {why}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ class Kind:
         """
         if "\0" in value:
             raise misfit(value, "holds the character NUL (byte 0), which text cannot")
-        return quoted(value)
+        return quoted_element(value)
 
     def composite(self, token: str) -> str:
         """

@@ -12,7 +12,7 @@ from gateway.columns.scalars import Boolean, Bytea, Float, Inet, Integer, Numeri
 from gateway.columns.structured import Array, Document
 from gateway.columns.times import Date, Timestamp
 
-_KINDS: Final[dict[str, type[Kind]]] = {
+_KIND_OF_TYPE: Final[dict[str, type[Kind]]] = {
     **dict.fromkeys(("int2", "int4", "int8"), Integer),
     **dict.fromkeys(("float4", "float8"), Float),
     "numeric": Numeric,
@@ -36,4 +36,4 @@ def kind_of(sql_type: SqlType, zone: tzinfo | None = None) -> Kind:
         return Array(sql_type, kind_of(sql_type.element, zone))
     if sql_type.base in ("timestamptz", "timestamp"):
         return Timestamp(sql_type, zone or UTC)
-    return _KINDS.get(sql_type.base, Kind)(sql_type)
+    return _KIND_OF_TYPE.get(sql_type.base, Kind)(sql_type)

@@ -12,7 +12,7 @@ from typing import Final
 NULL: Final = "NULL"
 
 
-def quoted(text: str) -> str:
+def quoted_element(text: str) -> str:
     """
     Quote a text as one element of an array literal.
 
@@ -39,4 +39,4 @@ def nullable_quoted(texts: Sequence[str | None]) -> str:
     known = [text for text in texts if text is not None]
     if len(known) == len(texts):
         return all_quoted(known)
-    return ",".join([NULL if text is None else quoted(text) for text in texts])
+    return ",".join([NULL if text is None else quoted_element(text) for text in texts])

@@ -13,10 +13,10 @@ from contextlib import suppress
 from typing import Final
 
 from gateway.columns.kind import BLANKS, Kind, SqlType, column_pattern, misfit
-from gateway.columns.literal import quoted
+from gateway.columns.literal import quoted_element
 
 _INTEGER: Final = re.compile(r"(?P<sign>[+-]?)(?=[0-9])0*+(?P<digits>[0-9]*+)")
-_NUMBER: Final = re.compile(
+_NUMERIC_LITERAL: Final = re.compile(
     r"[+-]?(?:[0-9]++(?:\.[0-9]*+)?+|\.[0-9]++)(?:[eE](?P<exponent>[+-]?[0-9]++))?"
 )
 _NEWER: Final = re.compile(r"[+-]?(?=[0-9.]*+_)[0-9._eE+-]*+|[+-]?0[xXoObB].*", re.DOTALL)
@@ -93,7 +93,7 @@ class Float(Kind):
         special = _SPECIAL.get(value.lower())
         if special is not None:
             return special
-        if not _NUMBER.fullmatch(value):
+        if not _NUMERIC_LITERAL.fullmatch(value):
             if _NEWER.fullmatch(value) or _NOT_A_NUMBER.fullmatch(value):
                 return super().element(value)
             raise misfit(value, "is not a number")
@@ -122,7 +122,7 @@ class Numeric(Kind):
         special = _SPECIAL.get(value.lower())
         if special is not None:
             return special
-        found = _NUMBER.fullmatch(value)
+        found = _NUMERIC_LITERAL.fullmatch(value)
         if not found:
             if _NEWER.fullmatch(value):
                 return super().element(value)
@@ -135,9 +135,13 @@ class Numeric(Kind):
         return value
 
 
-_WORDS: Final = {"true": "true", "yes": "true", "false": "false", "no": "false"}
-_TRUTH: Final = {
-    **{word[:end]: truth for word, truth in _WORDS.items() for end in range(1, len(word) + 1)},
+_BOOLEAN_WORDS: Final = {"true": "true", "yes": "true", "false": "false", "no": "false"}
+_BOOLEANS: Final = {
+    **{
+        word[:end]: truth
+        for word, truth in _BOOLEAN_WORDS.items()
+        for end in range(1, len(word) + 1)
+    },
     **{"on": "true", "1": "true", "of": "false", "off": "false", "0": "false"},
 }
 
@@ -152,7 +156,7 @@ class Boolean(Kind):
     json = text = column_pattern("true|false")
 
     def element(self, value: str) -> str:
-        found = _TRUTH.get(value.strip(BLANKS).lower())
+        found = _BOOLEANS.get(value.strip(BLANKS).lower())
         if found is None:
             raise misfit(value, "is not a truth value")
         return found
@@ -262,7 +266,7 @@ def _hexadecimal(digits: str) -> str:
 
 def octets(data: bytes) -> str:
     """Return any bytes as an element of a C{bytea[]} literal."""
-    return quoted("\\x" + data.hex())
+    return quoted_element("\\x" + data.hex())
 
 
 def _an(noun: str) -> str:

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from gateway.columns.kind import BLANKS, Kind, Misfit, SqlType, misfit
-from gateway.columns.literal import NULL, quoted
+from gateway.columns.literal import NULL, quoted_element
 
 _decode_list: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_text: Final = msgspec.json.Decoder(str).decode
@@ -21,7 +21,7 @@ _decode_any: Final = msgspec.json.Decoder(msgspec.Raw).decode
 NUL_ESCAPE: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 """The character NUL in JSON, which C{jsonb} cannot hold."""
 
-_SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
+_SURROGATE_ESCAPE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 
 _BOUNDS: Final = re.compile(r"(?:\[[^\[\]\"]*\]\s*)+=")
 """Of an array of PostgreSQL's that does not count from 1, C{[2:3]={1,2}}; no JSON has it."""
@@ -65,7 +65,7 @@ class Document(Kind):
             _decode_any(value)
         except msgspec.DecodeError as error:
             # Half of a surrogate pair json takes and jsonb does not.
-            if not _SURROGATE.search(value):
+            if not _SURROGATE_ESCAPE.search(value):
                 raise misfit(value, f"is not JSON: {plain(error)}") from None
         except RecursionError:
             pass  # how deep it may be, the server decides
@@ -74,7 +74,7 @@ class Document(Kind):
     def composite(self, token: str) -> str:
         if "\0" in token or (self.sql_type.base == "jsonb" and NUL_ESCAPE.search(token)):
             raise misfit(token, "holds the character NUL, which jsonb cannot")
-        return quoted(token)
+        return quoted_element(token)
 
 
 class Array(Kind):
@@ -95,7 +95,7 @@ class Array(Kind):
         return self.composite(value)
 
     def composite(self, token: str) -> str:
-        return quoted(self._literal(token, 1))
+        return quoted_element(self._literal(token, 1))
 
     def _literal(self, token: str, depth: int) -> str:
         if not token.startswith("["):

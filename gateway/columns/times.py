@@ -18,11 +18,11 @@ from typing import Final
 from gateway.columns.kind import BLANKS, Kind, SqlType, column_pattern, misfit
 from gateway.system.time_zones import offset_of
 
-_LONG: Final = "(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])"
-_SHORT: Final = "(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
+_LONG_MONTH: Final = "(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])"
+_SHORT_MONTH: Final = "(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
 _FEBRUARY: Final = "02-(?:0[1-9]|1[0-9]|2[0-8])"
 # Leap days are judged one by one.
-_DAY: Final = f"[1-9][0-9]{{3}}-(?:{_LONG}|{_SHORT}|{_FEBRUARY})"
+_DATE: Final = f"[1-9][0-9]{{3}}-(?:{_LONG_MONTH}|{_SHORT_MONTH}|{_FEBRUARY})"
 _TIME: Final = r"(?:[01][0-9]|2[0-3]):[0-5][0-9](?::[0-5][0-9](?:\.[0-9]{1,9}+)?+)?+"
 _ZONE: Final = "(?:Z|[+-](?:0[0-9]|1[0-4]):?[0-5][0-9])"
 
@@ -33,7 +33,7 @@ _ISO: Final = re.compile(
     r"\s?(?P<zone>[Zz]|(?P<sign>[+-])(?P<hours>[0-9]{2})"
     r"(?::?(?P<minutes>[0-9]{2})(?::(?P<seconds>[0-9]{2}))?)?)?"
 )
-_EPOCH: Final = re.compile(r"[+-]?[0-9]{1,20}(?:\.[0-9]{1,12})?(?:[eE][+]?[0-9]{1,2})?")
+_UNIX_TIME: Final = re.compile(r"[+-]?[0-9]{1,20}(?:\.[0-9]{1,12})?(?:[eE][+]?[0-9]{1,2})?")
 _INFINITE: Final = {"infinity", "-infinity"}
 _START: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -118,7 +118,7 @@ class Timestamp(Kind):
         self.parameter = f"{sql_type.base}[]"
         # PostgreSQL takes these as they are and means the same.
         if self._zoned or zone is UTC:
-            plain = f"{_DAY}[T ]{_TIME}" + (_ZONE if self._zoned else "")
+            plain = f"{_DATE}[T ]{_TIME}" + (_ZONE if self._zoned else "")
             self.json = column_pattern(f'"{plain}"')
             self.text = column_pattern(plain)
 
@@ -127,7 +127,7 @@ class Timestamp(Kind):
         if value.lower() in _INFINITE:
             return value.lower()
         try:
-            is_number = _EPOCH.fullmatch(value)
+            is_number = _UNIX_TIME.fullmatch(value)
             moment = from_epoch(value) if is_number else from_iso(value, self._zone)
         except (ValueError, ArithmeticError):
             raise misfit(value, "is no time: neither ISO 8601 nor a number since 1970") from None
@@ -142,8 +142,8 @@ class Date(Kind):
 
     parameter = "date[]"
     cast = False
-    json = column_pattern(f'"{_DAY}"')
-    text = column_pattern(_DAY)
+    json = column_pattern(f'"{_DATE}"')
+    text = column_pattern(_DATE)
 
     def element(self, value: str) -> str:
         value = value.strip(BLANKS)

@@ -35,7 +35,7 @@ from gateway.client.greeting import MAX_TOKEN
 from gateway.peers.output import send_now
 from gateway.wire.framing import FRAMINGS
 
-MAX_ANSWER: Final = 65536
+MAX_ANSWER_BYTES: Final = 65536
 """Longest answer taken in, in bytes."""
 
 
@@ -120,9 +120,9 @@ class _Peer(Protocol):
     _socket: socket | None = None
     _blocked = False
 
-    def __init__(self, run: _Run) -> None:
+    def __init__(self, run: _BenchRun) -> None:
         self._run = run
-        self._framing = FRAMINGS[run.load.framing](MAX_ANSWER)
+        self._framing = FRAMINGS[run.load.framing](MAX_ANSWER_BYTES)
         # Reads consist of these frames alone when all is well.
         self._ok = self._framing.frame(b"+OK")
         self._starts: deque[tuple[float, int]] = deque()
@@ -206,7 +206,7 @@ class _Peer(Protocol):
         """Do nothing: the connection is closed."""
 
 
-class _Run:
+class _BenchRun:
     """
     State that the connections of one run share.
     """
@@ -262,7 +262,7 @@ async def bench(
     @raise twisted.internet.error.ConnectError: a connection failed.
     @raise NotAllowed: the gateway refused the token.
     """
-    run = _Run(load, reactor)
+    run = _BenchRun(load, reactor)
     try:
         peers = await gatherResults(
             [connectProtocol(endpoint(), _Peer(run)) for _ in range(load.connections)],

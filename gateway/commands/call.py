@@ -132,11 +132,11 @@ def _arguments(words: Sequence[str]) -> Mapping[str, Any] | Sequence[Any] | None
             )
         if name in values:
             raise click.BadParameter(f"{name} is there twice", param_hint="ARGUMENTS")
-        values[name] = _value(text)
+        values[name] = _json_argument(text)
     return values
 
 
-def _value(text: str) -> Any:
+def _json_argument(text: str) -> Any:
     if text[:1] in ("{", "["):
         return text
     try:

@@ -16,7 +16,7 @@ from twisted.internet import reactor as global_reactor
 from twisted.internet.endpoints import clientFromString
 
 from gateway.client.service import GatewayClient
-from gateway.commands.terminal_text import LONGEST, error_text
+from gateway.commands.terminal_text import MAX_ERROR_CHARACTERS, error_text
 from gateway.commands.token_option import token_option
 from gateway.system.endpoint_text import endpoint_hint, error_words, text_fault
 from gateway.wire.framing import FRAMINGS
@@ -24,7 +24,7 @@ from gateway.wire.framing import FRAMINGS
 COMMANDS: Final = "tcp:127.0.0.1:8002"
 """Where a gateway without a configuration takes commands."""
 
-VARIABLE: Final = "GATEWAY_ENDPOINT"
+ENDPOINT_VARIABLE: Final = "GATEWAY_ENDPOINT"
 """Of the environment; its value is the endpoint where no other is given."""
 
 Command = Callable[..., Any]
@@ -107,10 +107,11 @@ def gateway_options(command: Command) -> Command:
         "-e",
         "--endpoint",
         default=COMMANDS,
-        envvar=VARIABLE,
+        envvar=ENDPOINT_VARIABLE,
         metavar="ENDPOINT",
         help="A listener with the command dialect, as Twisted's client endpoints say it:"
-        f" tcp:HOST:PORT or unix:PATH.  [default: the environment's {VARIABLE}, or {COMMANDS}]",
+        " tcp:HOST:PORT or unix:PATH. "
+        f" [default: the environment's {ENDPOINT_VARIABLE}, or {COMMANDS}]",
     )(framing_option(tls_options(token_option(command))))
 
 
@@ -137,7 +138,7 @@ def endpoint_source() -> str:
     if context is None:
         return "--endpoint"
     if context.get_parameter_source("endpoint") is ParameterSource.ENVIRONMENT:
-        return VARIABLE
+        return ENDPOINT_VARIABLE
     own = next((each for each in context.command.params if each.name == "endpoint"), None)
     return "ENDPOINT" if isinstance(own, click.Argument) else "--endpoint"
 
@@ -175,5 +176,8 @@ def reason(error: BaseException | None) -> str:
         # OpenSSL's queue of (library, function, reason); the last one is the outermost call's.
         return error_text(str(queue[-1][-1]))
     # Cut first: what the other end says may be long.
-    text = " ".join(str(error)[: 2 * LONGEST].split()).rstrip(".:") or type(error).__name__
+    text = (
+        " ".join(str(error)[: 2 * MAX_ERROR_CHARACTERS].split()).rstrip(".:")
+        or type(error).__name__
+    )
     return error_text(text)

@@ -17,10 +17,10 @@ from gateway.model.errors import RouteError
 from gateway.postgres.connect.connection import Connection
 from gateway.postgres.store.dead_letter import DeadLetter, DeadLetters, DeadLetterSelection, Gone
 
-_SHOWN = 60
+_MAX_LIST_BYTES = 60
 """Bytes of a message in a list."""
 
-_AT_ONCE = 200
+_LETTERS_AT_ONCE = 200
 """Letters that are read at once."""
 
 DeadLetterWork = Callable[[DeadLetters, Config], Awaitable[int]]
@@ -46,16 +46,16 @@ def dead_letters(context: click.Context, access: DatabaseAccess) -> None:
     context.obj = with_letters
 
 
-_ID: Final = click.IntRange(1, 2**63 - 1)
+_LETTER_ID: Final = click.IntRange(1, 2**63 - 1)
 """A bigint of PostgreSQL."""
 
-_ids = click.argument("ids", nargs=-1, type=_ID, metavar="[ID]...")
-_route = click.option("--route", help="Only those of this route.")
+_ids = click.argument("ids", nargs=-1, type=_LETTER_ID, metavar="[ID]...")
+_route_option = click.option("--route", help="Only those of this route.")
 _all = click.option("--all", "everything", is_flag=True, help="All there are.")
 
 
 @dead_letters.command(name="list")
-@_route
+@_route_option
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10**9))
 @click.pass_obj
 def list_letters(
@@ -69,7 +69,7 @@ def list_letters(
             click.echo(missing, err=True)
             return 1
         for letter in await letters.find(choice, limit):
-            click.echo(_line(letter))
+            click.echo(_letter_line(letter))
         number = await letters.count(choice)
         click.echo(f"{number} dead letters" + (f", {limit} shown" if number > limit else ""))
         return 0
@@ -78,7 +78,7 @@ def list_letters(
 
 
 @dead_letters.command()
-@click.argument("id", type=_ID)
+@click.argument("id", type=_LETTER_ID)
 @click.option("--raw", is_flag=True, help="The message alone, byte for byte.")
 @click.pass_obj
 def show(with_letters: Callable[[DeadLetterWork], None], id: int, raw: bool) -> None:
@@ -97,7 +97,7 @@ def show(with_letters: Callable[[DeadLetterWork], None], id: int, raw: bool) -> 
             value = getattr(letter, name)
             click.echo(f"{name:<12}{'' if value is None else _clean(str(value))}")
         click.echo(f"{'message':<12}{len(letter.frame)} bytes")
-        click.echo(_text(letter.frame))
+        click.echo(_frame_text(letter.frame))
         return 0
 
     with_letters(work)
@@ -105,7 +105,7 @@ def show(with_letters: Callable[[DeadLetterWork], None], id: int, raw: bool) -> 
 
 @dead_letters.command()
 @_ids
-@_route
+@_route_option
 @_all
 @click.pass_obj
 def replay(
@@ -126,7 +126,7 @@ def replay(
             click.echo(missing, err=True)
             return 1
         stored = refused = after = 0
-        while found := await letters.find(choice, _AT_ONCE, after):
+        while found := await letters.find(choice, _LETTERS_AT_ONCE, after):
             for letter in found:
                 after = letter.id
                 try:
@@ -147,7 +147,7 @@ def replay(
 
 @dead_letters.command()
 @_ids
-@_route
+@_route_option
 @_all
 @click.option("--days", type=click.FloatRange(0, 3_650_000), help="Only those refused longer ago.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -212,16 +212,18 @@ def _choice(
     return DeadLetterSelection(ids, route, days)
 
 
-def _line(letter: DeadLetter) -> str:
+def _letter_line(letter: DeadLetter) -> str:
     when = letter.refused_at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
     code = letter.sqlstate or "-"
-    text = _text(letter.frame[:_SHOWN]) + ("..." if len(letter.frame) > _SHOWN else "")
+    text = _frame_text(letter.frame[:_MAX_LIST_BYTES]) + (
+        "..." if len(letter.frame) > _MAX_LIST_BYTES else ""
+    )
     # A trigger may repeat the message in its error.
     rest = _clean(f"{letter.route}  {letter.peer}  {code}  {letter.error}")
     return f"{letter.id:>6}  {when}  {rest}  {text}"
 
 
-def _text(frame: bytes) -> str:
+def _frame_text(frame: bytes) -> str:
     return _clean(frame.decode("utf-8", "backslashreplace"))
 
 

@@ -46,13 +46,13 @@ def show(access: DatabaseAccess, name: str) -> None:
             click.echo(f"routes.{name}.{problem.key}: {problem.text}", err=True)
         if findings.insert is None:
             return 1
-        click.echo("\n\n".join(_shown(route, each) for each in findings.insert.statements))
+        click.echo("\n\n".join(_statement_text(route, each) for each in findings.insert.statements))
         return 0
 
     access(work)
 
 
-def _shown(route: Route, statement: Statement) -> str:
+def _statement_text(route: Route, statement: Statement) -> str:
     places = {f"p{number}": f"${number}" for number in range(1, len(statement.types) + 1)}
     kinds = [f"${number} {kind}" for number, kind in enumerate(statement.types, 1)]
     fence = len(FENCE_TYPES)

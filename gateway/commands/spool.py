@@ -106,13 +106,13 @@ def spool_command(
 
 
 _ids = click.argument("ids", nargs=-1, metavar="[ID]...")
-_route = click.option("--route", help="Only those of this route.")
+_route_option = click.option("--route", help="Only those of this route.")
 _stream = click.option("--stream", help="Only those of this numbered stream.")
 _json = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 
 
 @spool_command.command(name="list")
-@_route
+@_route_option
 @_stream
 @click.option("--records", is_flag=True, help="Each record by itself, with its ID.")
 @_json
@@ -130,22 +130,22 @@ def list_waiting(
     """
     place = where()
     selection = Selection(route=route, stream=stream)
-    waiting = _read(place, lambda reader: summed_up(reader.records(), selection, records))
+    waiting = _read_spool(place, lambda reader: summed_up(reader.records(), selection, records))
     if not waiting:
         _see_that_it_may_be(place, selection)
     if as_json:
         for one in waiting:
-            click.echo(json.dumps(_as_json(one)))
+            click.echo(json.dumps(_waiting_as_json(one)))
         return
     if waiting:
-        _print_table(waiting)
+        _print_waiting(waiting)
     total = sum(one.messages for one in waiting)
     click.echo(f"{total} messages wait in {place.path}")
 
 
 @spool_command.command()
 @_ids
-@_route
+@_route_option
 @_stream
 @click.option("--skip", default=0, type=click.IntRange(0), help="So many of them first.")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1))
@@ -172,7 +172,7 @@ def show(
         places: set[int] = set()
         return places, [*islice(_messages(reader, selection, places), skip, skip + limit)]
 
-    places, found = _read(place, chosen)
+    places, found = _read_spool(place, chosen)
     if len(found) < limit:
         _see_that_there_is(place, selection, places)
     for number, message in enumerate(found):
@@ -181,12 +181,12 @@ def show(
         elif as_json:
             click.echo(json.dumps(_message_as_json(message)))
         else:
-            click.echo(("\n" if number else "") + _shown(message))
+            click.echo(("\n" if number else "") + _message_text(message))
 
 
 @spool_command.command(name="move-to-dead-letters")
 @_ids
-@_route
+@_route_option
 @_stream
 @click.option("--all", "everything", is_flag=True, help="All there are.")
 @click.option("--reason", default="moved by its operator", show_default=True)
@@ -209,7 +209,7 @@ def move(
     if not reason.strip() or "\0" in reason:
         raise click.BadParameter("say why, in some words", param_hint="--reason")
     place = where()
-    with closing(_opened(place)) as file:
+    with closing(_open_spool(place)) as file:
         for remark in file.remarks:
             click.echo(f"spool: {printable(remark)}", err=True)
         _see_that_there_is(place, selection, _places(file, selection))
@@ -221,7 +221,7 @@ def move(
                 what = f"database: {error}" if isinstance(error, StoreError) else str(error)
                 click.echo(f"{what}; what is not moved yet is still in the spool", err=True)
                 return 1
-            click.echo(_told(moved))
+            click.echo(_moved_text(moved))
             return 0
 
         run(work)
@@ -241,7 +241,7 @@ def _selection(
 # Reading.
 
 
-def _read(place: SpoolPlace, work: Callable[[SpoolReader], Any]) -> Any:
+def _read_spool(place: SpoolPlace, work: Callable[[SpoolReader], Any]) -> Any:
     _see_that_it_is_there(place)
     try:
         return work(SpoolReader(place.path))
@@ -303,7 +303,7 @@ def _places(file: SpoolFile, selection: Selection) -> Collection[int]:
     }
 
 
-def _opened(place: SpoolPlace) -> SpoolFile:
+def _open_spool(place: SpoolPlace) -> SpoolFile:
     """
     Open the spool's file, so that no gateway can use it.
     """
@@ -374,7 +374,7 @@ async def _moved(
         pool.close()
 
 
-def _told(moved: Moved) -> str:
+def _moved_text(moved: Moved) -> str:
     parts = [f"{moved.dead_letters} messages are dead letters now"]
     if moved.known:
         parts.append(f"{moved.known} were stored or moved before, and are removed")
@@ -386,7 +386,7 @@ def _told(moved: Moved) -> str:
 # For people, and for programs.
 
 
-def _print_table(waiting: Sequence[WaitingSummary]) -> None:
+def _print_waiting(waiting: Sequence[WaitingSummary]) -> None:
     head = ("IDs", "route", "messages", "records", "bytes", "oldest", "numbers", "why it waits")
     rows = [head, *map(_row, waiting)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
@@ -430,7 +430,7 @@ def _iso(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat()
 
 
-def _as_json(waiting: WaitingSummary) -> dict[str, object]:
+def _waiting_as_json(waiting: WaitingSummary) -> dict[str, object]:
     return {
         "first_id": id_of(waiting.first),
         "last_id": id_of(waiting.last),
@@ -473,7 +473,7 @@ def _message_as_json(message: Message) -> dict[str, object]:
         return {**_about(message), "base64": base64.b64encode(message.frame).decode()}
 
 
-def _shown(message: Message) -> str:
+def _message_text(message: Message) -> str:
     lines = [
         f"{name:<12}{'' if value is None else printable(str(value))}"
         for name, value in _about(message).items()

@@ -12,7 +12,7 @@ from typing import Final
 
 from gateway.model.outcome import CONTROL
 
-LONGEST: Final = 2000
+MAX_ERROR_CHARACTERS: Final = 2000
 """Characters of an error that are shown."""
 
 
@@ -22,7 +22,7 @@ def visible(text: str, *, is_json: bool = False) -> str:
 
     @param is_json: whether to use JSON escapes, C{\u009b}, so that the text stays the same JSON.
     """
-    return CONTROL.sub(_as_json if is_json else _as_python, text)
+    return CONTROL.sub(_json_escape if is_json else _as_python, text)
 
 
 def error_text(text: str) -> str:
@@ -30,12 +30,12 @@ def error_text(text: str) -> str:
     Return text for standard error, as one line of limited length.
     """
     text = visible(text)
-    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+    return text if len(text) <= MAX_ERROR_CHARACTERS else text[: MAX_ERROR_CHARACTERS - 3] + "..."
 
 
 def _as_python(found: re.Match[str]) -> str:
     return found[0].encode("unicode_escape").decode()
 
 
-def _as_json(found: re.Match[str]) -> str:
+def _json_escape(found: re.Match[str]) -> str:
     return "".join(f"\\u{ord(character):04x}" for character in found[0])

@@ -59,7 +59,7 @@ def _lifetime(context: click.Context, option: click.Parameter, value: str | None
     return lifetime
 
 
-def _of_file(command: Callable[..., None]) -> Callable[..., None]:
+def _with_token_file(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option(
             *("--config", "-c"),
@@ -96,7 +96,7 @@ def token_command() -> None:
     metavar="DURATION",
     help="After so long, as in 90d, in the units of the configuration; without, never.",
 )
-@_of_file
+@_with_token_file
 def add(identity: str, expires: timedelta | None, file: Path | None, config: Path | None) -> None:
     """Make a token for IDENTITY, and print it.
 
@@ -106,7 +106,7 @@ def add(identity: str, expires: timedelta | None, file: Path | None, config: Pat
     fault = token_identity_fault(identity)
     if fault is not None:
         raise click.BadParameter(f"{identity!r} {fault}", param_hint="IDENTITY")
-    where = _file(file, config)
+    where = _token_file(file, config)
     token, said = issue(identity, datetime.now(UTC), expires)
 
     def added(text: str) -> str:
@@ -122,10 +122,10 @@ def add(identity: str, expires: timedelta | None, file: Path | None, config: Pat
 
 @token_command.command(name="list")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-@_of_file
+@_with_token_file
 def list_command(as_json: bool, file: Path | None, config: Path | None) -> None:
     """Print who has tokens, and until when."""
-    where = _file(file, config)
+    where = _token_file(file, config)
     try:
         tokens = read_tokens(where.read(), str(where.path))
     except ConfigError as error:
@@ -145,10 +145,10 @@ def list_command(as_json: bool, file: Path | None, config: Path | None) -> None:
 
 @token_command.command()
 @click.argument("which", metavar="ID|IDENTITY")
-@_of_file
+@_with_token_file
 def revoke(which: str, file: Path | None, config: Path | None) -> None:
     """Take a token out of the file, or all that an identity has."""
-    where = _file(file, config)
+    where = _token_file(file, config)
     gone: list[Token] = []
 
     def revoked(text: str) -> str:
@@ -174,7 +174,7 @@ def _change(file: TokenFile, edit: Callable[[str], str], make: bool = False) -> 
         raise click.ClickException(str(error)) from None
 
 
-def _file(file: Path | None, config: Path | None) -> TokenFile:
+def _token_file(file: Path | None, config: Path | None) -> TokenFile:
     if (file is None) == (config is None):
         raise click.UsageError("one of --file and --config says where the tokens are")
     if file is not None:

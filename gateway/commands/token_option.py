@@ -13,7 +13,7 @@ import click
 
 from gateway.client.greeting import MAX_TOKEN, check_token
 
-VARIABLE: Final = "GATEWAY_TOKEN"
+TOKEN_VARIABLE: Final = "GATEWAY_TOKEN"
 """Of the environment; its value is a token."""
 
 
@@ -24,19 +24,24 @@ def token_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--token-file",
         "token",
-        callback=_token,
+        callback=_token_of_option,
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         metavar="FILE",
         help="Say first the token in this file, which proves who you are (gateway token add)."
-        f"  [default: the environment's {VARIABLE}]",
+        f"  [default: the environment's {TOKEN_VARIABLE}]",
     )(command)
 
 
-def _token(context: click.Context, option: click.Parameter, path: Path | None) -> str | None:
+def _token_of_option(
+    context: click.Context, option: click.Parameter, path: Path | None
+) -> str | None:
     if path is None:
-        token, source = os.environ.get(VARIABLE) or None, f"environment variable {VARIABLE}"
+        token, source = (
+            os.environ.get(TOKEN_VARIABLE) or None,
+            f"environment variable {TOKEN_VARIABLE}",
+        )
     else:
-        token, source = _read(path), str(path)
+        token, source = _read_token(path), str(path)
     if token is not None:
         try:
             check_token(token)
@@ -45,7 +50,7 @@ def _token(context: click.Context, option: click.Parameter, path: Path | None) -
     return token
 
 
-def _read(path: Path) -> str:
+def _read_token(path: Path) -> str:
     try:
         with path.open("rb") as file:
             # A line's ending may follow, and no more.

@@ -30,7 +30,7 @@ from gateway.commit.attempt import Attempt, Known, NextStep, retry_delay
 from gateway.commit.lane_context import LaneContext
 from gateway.commit.multi_route import MultiRouteCommit
 from gateway.model import wording
-from gateway.model.batch import MAX_BYTES, MAX_ROWS, Batch, Chunk, Fence, Refusal, Slice
+from gateway.model.batch import MAX_BATCH_BYTES, MAX_BATCH_ROWS, Batch, Chunk, Fence, Refusal, Slice
 from gateway.model.errors import (
     Faults,
     FramesRefused,
@@ -137,7 +137,7 @@ class Lane:
             chunk = queue[0]
             rows += len(chunk.frames)
             size += chunk.size
-            if rows > MAX_ROWS or size > MAX_BYTES:
+            if rows > MAX_BATCH_ROWS or size > MAX_BATCH_BYTES:
                 break
             chunks.append(queue.popleft())
         return chunks
@@ -380,9 +380,9 @@ def _without_streams(batch: Batch, error: StreamsElsewhere) -> Batch | None:
     """
     left: Batch | None = batch
     for move in batch.moves:
-        standing = error.standings.get(move.stream.name)
-        if standing is not None and left is not None:
-            left = left.without({move.stream.name}, standing.outcome(move))
+        stream_position = error.stream_positions.get(move.stream.name)
+        if stream_position is not None and left is not None:
+            left = left.without({move.stream.name}, stream_position.outcome(move))
     return left
 
 

@@ -33,7 +33,7 @@ from gateway.model.errors import (
 )
 from gateway.model.outcome import STORED, Fate, Outcome, Run, Word, row_refused
 from gateway.model.store import Claim, Seen, Spooled, Written, reached
-from gateway.model.stream_marks import Standing
+from gateway.model.stream_marks import StreamPosition
 
 
 @dataclass(slots=True)
@@ -269,7 +269,7 @@ class MemoryStore:
 
         @raise StreamsElsewhere: some are elsewhere.
         """
-        standings = {}
+        stream_positions = {}
         for move in moves:
             name, claim, epoch = move.stream.name, move.stream.claim, move.stream.epoch
             kept = self.streams.get(name)
@@ -283,9 +283,9 @@ class MemoryStore:
                 digests = b"".join(
                     known.get(n, bytes(DIGEST)) for n in range(move.first, move.last + 1)
                 )
-                standings[name] = Standing(claimed, current, mark, move.first, digests)
-        if standings:
-            raise StreamsElsewhere(standings)
+                stream_positions[name] = StreamPosition(claimed, current, mark, move.first, digests)
+        if stream_positions:
+            raise StreamsElsewhere(stream_positions)
 
     def _move_streams(self, moves: Sequence[StreamMark]) -> None:
         for move in moves:

@@ -18,14 +18,14 @@ from gateway.config.routing import check_content, check_name
 from gateway.config.units import IN_BYTES, IN_SECONDS, Count, Seconds
 from gateway.model.route import Route
 from gateway.system.addresses import network_fault
-from gateway.system.endpoint_arguments import LARGEST, escaped
+from gateway.system.endpoint_arguments import MAX_C_INT, escaped
 from gateway.system.endpoint_text import EndpointFault, endpoint_hint
 from gateway.wire.framing import FramingName
 
 # One message in a quarter of an hour; a lower rate would look like a hang.
 MessageRate = Annotated[float, Meta(ge=0.001)]
 ByteRate = Annotated[float, Meta(ge=1, extra=IN_BYTES)]
-KernelBytes = Annotated[int, Meta(ge=1, le=LARGEST, extra=IN_BYTES)]
+KernelBytes = Annotated[int, Meta(ge=1, le=MAX_C_INT, extra=IN_BYTES)]
 """Of a buffer of the kernel, which takes a C int."""
 
 # TCP_KEEPIDLE is whole seconds, at most 32767.
@@ -136,10 +136,10 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     reuse_port: bool = False
     send_buffer: KernelBytes | None = None
     receive_buffer: KernelBytes | None = None
-    backlog: Annotated[int, Meta(ge=1, le=LARGEST)] | None = None
+    backlog: Annotated[int, Meta(ge=1, le=MAX_C_INT)] | None = None
     no_delay: bool = True
     keepalive: Keepalive = 60.0
-    user_timeout: Annotated[float, Meta(gt=0, le=LARGEST // 1000, extra=IN_SECONDS)] | None = None
+    user_timeout: Annotated[float, Meta(gt=0, le=MAX_C_INT // 1000, extra=IN_SECONDS)] | None = None
 
     @property
     def knows_peers(self) -> bool:

@@ -147,10 +147,10 @@ def load_config(
     @param credentials: C{$CREDENTIALS_DIRECTORY} of systemd.
     @raise ConfigError: with every problem.
     """
-    return judge(tables_of(text, str(path)), path, endpoint_fault, credentials)
+    return config_of_tables(tables_of(text, str(path)), path, endpoint_fault, credentials)
 
 
-def judge(
+def config_of_tables(
     data: Mapping[str, Any],
     path: PurePath,
     endpoint_fault: EndpointFault,
@@ -185,7 +185,8 @@ def draft(
     credentials: PurePath | None = None,
 ) -> Draft:
     """
-    Do the same as L{judge}, for a caller that adds problems of its own before it reports them.
+    Do the same as L{config_of_tables}, for a caller that adds problems of its own before it
+    reports them.
     """
     reader = SectionReader(str(path))
     reader.known("", data, Config.__struct_fields__)
@@ -210,7 +211,7 @@ def draft(
     sections = reader.sections("routes", data.get("routes", {}), RouteSection)
     listeners = reader.sections("listeners", data.get("listeners", {}), Listener)
     # Names that are there but faulty are not "missing" as well.
-    route_names, query_names = (_names(data.get(key)) for key in ("routes", "queries"))
+    route_names, query_names = (_keys_of(data.get(key)) for key in ("routes", "queries"))
     if "routes" not in data:
         sections = dict(DEFAULT_ROUTES)
         route_names = list(DEFAULT_ROUTES)
@@ -286,6 +287,6 @@ def check_endpoints(config: Config, endpoint_fault: EndpointFault) -> list[str]:
     return reader.problems
 
 
-def _names(tables: object) -> list[str]:
+def _keys_of(tables: object) -> list[str]:
     """Return the keys of C{tables}; none where it is no mapping."""
     return list(tables) if isinstance(tables, Mapping) else []

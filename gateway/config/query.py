@@ -63,9 +63,18 @@ DEFAULT_QUERIES: Final = {
 }
 """What may be asked where there is no file."""
 
-_NAME: Final = re.compile(r"[^\s\x00-\x1f\x7f-\x9f]+")
+_PARAMETER_NAME: Final = re.compile(r"[^\s\x00-\x1f\x7f-\x9f]+")
 
-_VERBS: Final = ("SELECT", "VALUES", "TABLE", "WITH", "INSERT", "UPDATE", "DELETE", "MERGE")
+_STATEMENT_VERBS: Final = (
+    "SELECT",
+    "VALUES",
+    "TABLE",
+    "WITH",
+    "INSERT",
+    "UPDATE",
+    "DELETE",
+    "MERGE",
+)
 
 _BASES: Final = {
     **dict.fromkeys(("smallint", "int2"), "int2"),
@@ -93,7 +102,7 @@ def queries_of(sections: Mapping[str, QuerySection], reader: SectionReader) -> d
 
 def _one_query(reader: SectionReader, name: str, section: QuerySection) -> Query:
     where = f"queries.{name}"
-    if not _NAME.fullmatch(name):
+    if not _PARAMETER_NAME.fullmatch(name):
         reader.note(where, "cannot be called: a name has no spaces and is not empty")
     given = section.params or {}
     declared = reader.sections(f"{where}.params", given, ParamSection)
@@ -105,9 +114,9 @@ def _one_query(reader: SectionReader, name: str, section: QuerySection) -> Query
     if not reader.is_sure(f"{where}.sql"):
         names = list(given)
     word = first_word(section.sql)
-    if word not in _VERBS:
+    if word not in _STATEMENT_VERBS:
         text = f"begins with {word}" if word else "is empty"
-        reader.note(f"{where}.sql", f"{text}; a query is one of {', '.join(_VERBS)}")
+        reader.note(f"{where}.sql", f"{text}; a query is one of {', '.join(_STATEMENT_VERBS)}")
     for param in given:
         if param not in names:
             reader.note(f"{where}.params.{param}", f"is no parameter of sql{meant(param, names)}")

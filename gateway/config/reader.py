@@ -174,10 +174,10 @@ def _converted(value: Any, wanted: Any) -> Any:
     try:
         return msgspec.convert(value, wanted)
     except msgspec.ValidationError as error:
-        raise ValueError(_plain(str(error), value, wanted)) from None
+        raise ValueError(_plain_error(str(error), value, wanted)) from None
 
 
-_TYPES: Final = {
+_TYPE_NAMES: Final = {
     "`str`": "a string",
     "`int`": "a whole number",
     "`float`": "a number",
@@ -187,7 +187,7 @@ _TYPES: Final = {
 }
 
 
-def _plain(text: str, value: object, wanted: Any) -> str:
+def _plain_error(text: str, value: object, wanted: Any) -> str:
     """
     Rewrite an error of msgspec in the words of TOML.
     """
@@ -195,6 +195,6 @@ def _plain(text: str, value: object, wanted: Any) -> str:
         choices = get_args(wanted)
         return f"{value!r} is not one of {', '.join(choices)}{meant(value, choices)}"
     text = text.replace(" | null`", "`")
-    for name, words in _TYPES.items():
+    for name, words in _TYPE_NAMES.items():
         text = text.replace(name, words)
     return text[:1].lower() + text[1:]

@@ -85,7 +85,7 @@ class RouteSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     dead_letter: bool = False
 
 
-_WORD: Final = re.compile(r"[^\s=\"\x00-\x1f\x7f-\x9f]+")
+_PLAIN_WORD: Final = re.compile(r"[^\s=\"\x00-\x1f\x7f-\x9f]+")
 
 _DEFAULT: Final[Mapping[str, Any]] = {"body": FRAME, "peer": "@peer"}
 
@@ -123,7 +123,7 @@ def _one_route(reader: SectionReader, name: str, section: RouteSection) -> Route
     columns = _columns(reader, name, given, reading)
     if reader.is_sure(f"routes.{name}.sql"):
         _check_conflict(reader, name, section, given)
-    route = _route(name, section, columns, reading, _zone(reader, name, section))
+    route = _parse_route(name, section, columns, reading, _zone(reader, name, section))
     sure = len(reader.problems) == before and reader.is_sure_within(f"routes.{name}")
     if sure and reading.format != "text":
         try:
@@ -143,7 +143,7 @@ def _zone(reader: SectionReader, name: str, section: RouteSection) -> tzinfo | N
         return None
 
 
-def _route(
+def _parse_route(
     name: str,
     section: RouteSection,
     columns: Mapping[str, Value],
@@ -198,7 +198,7 @@ def _columns(
     if not given:
         reader.note(where, 'names no column; try body = "@frame"')
     for column, source in given.items():
-        value = _value(reader, f"{where}.{column}", source)
+        value = _parse_value(reader, f"{where}.{column}", source)
         if value is None:
             continue
         source = value.source
@@ -256,7 +256,7 @@ def _parameters(
     return {name: given.get(name, FRAME) for name in names}
 
 
-def _value(reader: SectionReader, where: str, given: object) -> Value | None:
+def _parse_value(reader: SectionReader, where: str, given: object) -> Value | None:
     if isinstance(given, str):
         if given:
             return Value(given)
@@ -309,7 +309,7 @@ def _check_conflict(
         for column in dict.fromkeys(c for c in names if names.count(c) > 1):
             reader.note(f"{where}.{key}", f"names {column!r} twice")
     for column in section.returning:
-        if not _WORD.fullmatch(column):
+        if not _PLAIN_WORD.fullmatch(column):
             reader.note(f"{where}.returning", f"{column!r} is no word an answer could hold")
     if section.returning and section.sql is not None and not gives_rows(section.sql):
         reader.note(f"{where}.returning", "sql returns nothing; add RETURNING")

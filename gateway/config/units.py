@@ -15,10 +15,10 @@ from typing import Annotated, Final, NamedTuple
 
 from msgspec import Meta
 
-LARGEST: Final = 2**63 - 1
+MAX_TOML_INTEGER: Final = 2**63 - 1
 """As a number of TOML."""
 
-_VALUE: Final = re.compile(
+_NUMBER_AND_UNIT: Final = re.compile(
     # So many digits are enough for the largest size in bytes, and cost nothing to convert.
     r"(?P<number>[0-9]{1,19}(\.[0-9]{1,9})?)[ ]*(?P<unit>[^\W\d_]*)",
     re.ASCII,
@@ -47,7 +47,7 @@ class Quantity(NamedTuple):
         @return: the value in C{plain}.
         @raise ValueError: it cannot be parsed; the text continues a line that begins with the key.
         """
-        found = _VALUE.fullmatch(text.strip(" "))
+        found = _NUMBER_AND_UNIT.fullmatch(text.strip(" "))
         if found is None:
             raise ValueError(f"{text!r} is no {self}: {self.words}")
         number, unit = found["number"], found["unit"]
@@ -62,7 +62,7 @@ class Quantity(NamedTuple):
         value = Decimal(number) * self.units[unit]
         if self.whole and value != value.to_integral_value():
             raise ValueError(f"{text!r} is no whole number of {self.plain}")
-        if value > LARGEST:
+        if value > MAX_TOML_INTEGER:
             raise ValueError(f"{text!r} is more than any {self} can be")
         return int(value) if self.whole else float(value)
 

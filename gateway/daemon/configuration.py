@@ -131,7 +131,7 @@ def _drafted(path: str | None, database: str | None) -> Draft:
     if database is not None:
         config = replace(config, database=replace(config.database, dsn=database, dsn_file=None))
     config, more = with_secrets(config)
-    return Draft(config, [*problems, *(_of_file(path, problem) for problem in more)])
+    return Draft(config, [*problems, *(_problem_of_file(path, problem) for problem in more)])
 
 
 def _read_file(path: str) -> Draft:
@@ -153,14 +153,16 @@ def _dsn_faults(config: Config, path: str | None, database: str | None) -> list[
     dsn = config.database.dsn
     if dsn != EMBEDDED and (fault := dsn_fault(dsn, outside_of_process())) is not None:
         problem = f"{config.database.dsn_key}: {fault}"
-        problems.append(f"--database: {fault}" if database is not None else _of_file(path, problem))
+        problems.append(
+            f"--database: {fault}" if database is not None else _problem_of_file(path, problem)
+        )
     dsn = config.channels.dsn or ""
     if dsn and (fault := dsn_fault(dsn, outside_of_process())) is not None:
-        problems.append(_of_file(path, f"{config.channels.dsn_key}: {fault}"))
+        problems.append(_problem_of_file(path, f"{config.channels.dsn_key}: {fault}"))
     return problems
 
 
-def _of_file(path: str | None, problem: str) -> str:
+def _problem_of_file(path: str | None, problem: str) -> str:
     return problem if path is None else f"{Path(path).absolute()}: {problem}"
 
 

@@ -40,8 +40,8 @@ from gateway.model.errors import EmbeddedError
 from gateway.system.lock import LockFile, LockHeld
 from gateway.system.regular_file import own_file, own_folder
 
-_PORT: Final = 5432  # only names the socket file
-_SOCKET: Final = f".s.PGSQL.{_PORT}"
+_SOCKET_PORT: Final = 5432  # only names the socket file
+_SOCKET: Final = f".s.PGSQL.{_SOCKET_PORT}"
 _SOCKET_MAX: Final = 107  # bytes of sockaddr_un.sun_path, less its NUL (unix(7))
 _PLAIN_PATH: Final = re.compile(r"[\w./+@:-]+", re.ASCII)
 _NOBODY: Final = 2**22 + 1  # one more than any process can have (proc(5), pid_max)
@@ -50,7 +50,7 @@ _STOP_TIMEOUT: Final = 60.0
 _LOOK_EVERY: Final = 1.0
 _ROLES: Final = "gateway.roles"
 """A file in the server's directory: the role that serves is no superuser there."""
-_ENDING: Final = 10.0
+_END_SECONDS: Final = 10.0
 """Seconds that processes of a server which was killed may take to end."""
 _RECOVERY: Final = 60.0
 """Seconds that a server which was found may take until somebody can connect."""
@@ -149,7 +149,7 @@ class EmbeddedServer:
 
     @property
     def _where(self) -> str:
-        return f"host='{_quoted(str(self.socket_dir))}' port={_PORT}"
+        return f"host='{_quoted(str(self.socket_dir))}' port={_SOCKET_PORT}"
 
     @property
     def psql(self) -> str:
@@ -174,7 +174,7 @@ class EmbeddedServer:
             self._bring_over()
             return False
         # Of a server that was killed, processes may still be ending, which a new one waits for.
-        until = time.monotonic() + (_ENDING if self._pid_file() is not None else 0.0)
+        until = time.monotonic() + (_END_SECONDS if self._pid_file() is not None else 0.0)
         while not self._start_once():
             if time.monotonic() < until:
                 time.sleep(0.2)
@@ -308,7 +308,7 @@ class EmbeddedServer:
         except OSError as error:
             raise EmbeddedError(f"the embedded PostgreSQL cannot log: {error.strerror}") from None
         options = (
-            f"-c listen_addresses='' -c port={_PORT} -c unix_socket_permissions=0700"
+            f"-c listen_addresses='' -c port={_SOCKET_PORT} -c unix_socket_permissions=0700"
             f" -c unix_socket_directories={shlex.quote(str(socket_dir))}"
         )
         return [

@@ -18,7 +18,7 @@ from itertools import groupby
 
 import msgspec
 
-from gateway.columns.kind import shown
+from gateway.columns.kind import excerpt
 from gateway.columns.structured import scalar
 from gateway.dialects.base import FrameReader, Peer, Work, turned_away
 from gateway.formats.fields import Cells, Format, Tokens
@@ -121,7 +121,7 @@ class ContentDialect:
             return self._unknown(token)  # not UTF-8
 
     def _unknown(self, value: str) -> _Way:
-        return self._fallback or wording.no_route_value(self._field, shown(value))
+        return self._fallback or wording.no_route_value(self._field, excerpt(value))
 
 
 class _RestrictedReader:

@@ -35,7 +35,7 @@ _MAX_LISTED: Final = 80
 _BREAK: Final = re.compile("[\r\n]")
 _BREAK_OR_QUOTE: Final = re.compile('[\r\n"]')
 _QUOTED: Final = '"[^"]*+(?:""[^"]*+)*+"'
-_WHOLE: Final = re.compile(_QUOTED)
+_QUOTED_FIELD: Final = re.compile(_QUOTED)
 
 
 class CsvFormat:
@@ -159,21 +159,24 @@ class CsvFormat:
         if values[-1:] == [self._mark]:
             return self._miscounted(len(values) - 1, empty=not frame.strip(b"\r\n"))
         if self._spaced:
-            return f"a line break at byte {_byte(text, _found(_BREAK, text, 0))}"
+            return f"a line break at byte {_byte_offset(text, _found(_BREAK, text, 0))}"
         number = len(values)
         start = sum(map(len, values)) + number - 1  # one delimiter behind each but the last
         which = f"value {number}"
         if number <= len(self._names):
             which += f" ({self._names[number - 1]})"
         if text[start] == '"':
-            quoted = _WHOLE.match(text, start)
+            quoted = _QUOTED_FIELD.match(text, start)
             if quoted is None:
-                return f"the quote of {which} at byte {_byte(text, start)} is not closed"
-            return f"{which} goes on behind its closing quote at byte {_byte(text, quoted.end())}"
+                return f"the quote of {which} at byte {_byte_offset(text, start)} is not closed"
+            offset = _byte_offset(text, quoted.end())
+            return f"{which} goes on behind its closing quote at byte {offset}"
         place = _found(_BREAK_OR_QUOTE, text, start)
         if text[place] == '"':
-            return f"{which} is not quoted but has a quote within at byte {_byte(text, place)}"
-        return f"a line break outside of quotes at byte {_byte(text, place)}"
+            return (
+                f"{which} is not quoted but has a quote within at byte {_byte_offset(text, place)}"
+            )
+        return f"a line break outside of quotes at byte {_byte_offset(text, place)}"
 
     def _miscounted(self, count: int, empty: bool) -> str:
         names = ", ".join(self._names)
@@ -189,7 +192,7 @@ def _found(pattern: re.Pattern[str], text: str, start: int) -> int:
     return len(text) if match is None else match.start()
 
 
-def _byte(text: str, place: int) -> int:
+def _byte_offset(text: str, place: int) -> int:
     return len(text[:place].encode())
 
 

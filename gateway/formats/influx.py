@@ -23,7 +23,7 @@ from gateway.model.outcome import Code, refused
 
 _encode: Final = msgspec.json.Encoder().encode
 
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL_CHARACTER: Final = re.compile(r"[\x00-\x1f\x7f]")
 _PLAIN_ENDS: Final = frozenset("0123456789.")
 _JSON_NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][+-]?[0-9]++)?+")
 _ANY_NUMBER: Final = re.compile(
@@ -43,8 +43,8 @@ class _Points:
     times: Sequence[str | None]
 
 
-_NOTHING: Final[Pairs] = {}
-_FAULTY: Final[Point] = (None, _NOTHING, _NOTHING, None)
+_NO_PAIRS: Final[Pairs] = {}
+_FAULTY: Final[Point] = (None, _NO_PAIRS, _NO_PAIRS, None)
 
 _Column = Callable[[_Points], Sequence[str | None]]
 
@@ -55,7 +55,7 @@ def fault_of(field: str) -> str | None:
     """
     if not field:
         return "is empty"
-    if _CONTROL.search(field):
+    if _CONTROL_CHARACTER.search(field):
         return "holds a control character, which no key in line protocol does"
     kind, dot, name = field.partition(".")
     if dot and not name and kind in ("tag", "field"):
@@ -77,7 +77,7 @@ class InfluxFormat:
         @param fields: C{measurement}, C{timestamp}, the JSON objects C{tags} and C{fields},
             C{tag.NAME}, C{field.NAME}, or any other NAME: the field of that name, or else the tag.
         """
-        self._columns = {field: _column(field) for field in fields}
+        self._columns = {field: _field_column(field) for field in fields}
 
     def read(self, frames: Sequence[bytes]) -> Fields:
         faults: Faults = []
@@ -95,8 +95,8 @@ class InfluxFormat:
         return Fields({name: Texts(read(points)) for name, read in self._columns.items()}, faults)
 
 
-def _column(field: str) -> _Column:
-    whole = _WHOLE.get(field)
+def _field_column(field: str) -> _Column:
+    whole = _FIXED_FIELDS.get(field)
     if whole is not None:
         return whole
     kind, _, name = field.partition(".")
@@ -112,14 +112,14 @@ def _column(field: str) -> _Column:
     ]
 
 
-_WHOLE: Final[dict[str, _Column]] = {
+_FIXED_FIELDS: Final[dict[str, _Column]] = {
     "measurement": lambda points: points.measurements,
     "timestamp": lambda points: points.times,
     "tags": lambda points: [
-        None if tags is _NOTHING else _encode(tags).decode() for tags in points.tags
+        None if tags is _NO_PAIRS else _encode(tags).decode() for tags in points.tags
     ],
     "fields": lambda points: [
-        None if fields is _NOTHING else _document(fields) for fields in points.fields
+        None if fields is _NO_PAIRS else _document(fields) for fields in points.fields
     ],
 }
 """Fields that every message has, save one at fault."""
@@ -130,11 +130,12 @@ def _texts(values: list[str | None]) -> list[str | None]:
     Convert the values of a field to text, all but plain numbers.
     """
     return [
-        value if value is None or value[-1] in _PLAIN_ENDS else _text(value) for value in values
+        value if value is None or value[-1] in _PLAIN_ENDS else _field_text(value)
+        for value in values
     ]
 
 
-def _text(value: str) -> str:
+def _field_text(value: str) -> str:
     match value[-1]:
         case '"':
             text = value[1:-1]
@@ -149,20 +150,20 @@ def _text(value: str) -> str:
 
 
 def _document(fields: Pairs) -> str:
-    return _encode({name: _token(value) for name, value in fields.items()}).decode()
+    return _encode({name: _json_token(value) for name, value in fields.items()}).decode()
 
 
-def _token(value: str) -> str | Raw:
-    text = value if value[-1] in _PLAIN_ENDS else _text(value)
+def _json_token(value: str) -> str | Raw:
+    text = value if value[-1] in _PLAIN_ENDS else _field_text(value)
     if value[-1] == '"':
         return text
-    return Raw(text if text in _WORDS or _JSON_NUMBER.fullmatch(text) else _number(text))
+    return Raw(text if text in _TRUTH_WORDS or _JSON_NUMBER.fullmatch(text) else _json_number(text))
 
 
-_WORDS: Final = frozenset(("true", "false"))
+_TRUTH_WORDS: Final = frozenset(("true", "false"))
 
 
-def _number(text: str) -> str:
+def _json_number(text: str) -> str:
     """
     Write a number as JSON: a digit on either side of the point, no leading zeros.
     """

@@ -141,7 +141,7 @@ class _Level:
     def _reason(self, error: Exception, text: bytes | Raw) -> str:
         if isinstance(error, msgspec.ValidationError):
             what = "the message" if not self._path else f"field {self._path[:-1]!r}"
-            return f"{what} is not a JSON object but {_named(bytes(text))}"
+            return f"{what} is not a JSON object but {_token_kind(bytes(text))}"
         if isinstance(error, RecursionError):
             return "not JSON: nested too deeply"
         if not bytes(text).strip():
@@ -154,11 +154,17 @@ class _Level:
         return f"not JSON: half of a surrogate pair (byte {half.start()})" if half else _EARLY
 
 
-_KINDS: Final = {b'"': "a string", b"[": "an array", b"t": "true", b"f": "false", b"n": "null"}
+_TOKEN_KINDS: Final = {
+    b'"': "a string",
+    b"[": "an array",
+    b"t": "true",
+    b"f": "false",
+    b"n": "null",
+}
 
 
-def _named(text: bytes) -> str:
-    return _KINDS.get(text.lstrip()[:1], "a number")
+def _token_kind(text: bytes) -> str:
+    return _TOKEN_KINDS.get(text.lstrip()[:1], "a number")
 
 
 def sample(fields: Mapping[str, object]) -> str:

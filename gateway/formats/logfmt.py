@@ -29,7 +29,7 @@ from gateway.formats.fields import Fields, Texts
 from gateway.model.errors import Faults
 from gateway.model.outcome import Code, refused
 
-_MAX_SHOWN: Final = 40
+_MAX_KEY_EXCERPT: Final = 40
 """Characters of a key that an error shows."""
 
 _BLANKS: Final = bytes(range(0x21))
@@ -37,7 +37,7 @@ _BLANKS: Final = bytes(range(0x21))
 _HEX: Final = "[0-9A-Fa-f]"
 
 
-def _byte(first: int, last: int) -> str:
+def _byte_escapes(first: int, last: int) -> str:
     """
     Return an expression for the escapes of the bytes in a range, C{\\x1b} and C{\\033} alike.
     """
@@ -59,45 +59,45 @@ def _digits(first: int, last: int, base: int, form: str) -> str:
     return "|".join(choices)
 
 
-_NEXT: Final = _byte(0x80, 0xBF)
+_NEXT: Final = _byte_escapes(0x80, 0xBF)
 _UTF_8: Final = "|".join(
     # The Unicode Standard, table 3-7: well-formed UTF-8; without NUL.
     (
-        _byte(0x01, 0x7F),
-        _byte(0xC2, 0xDF) + _NEXT,
-        _byte(0xE0, 0xE0) + _byte(0xA0, 0xBF) + _NEXT,
-        _byte(0xED, 0xED) + _byte(0x80, 0x9F) + _NEXT,
-        f"(?:{_byte(0xE1, 0xEC)}|{_byte(0xEE, 0xEF)}){_NEXT}{_NEXT}",
-        _byte(0xF0, 0xF0) + _byte(0x90, 0xBF) + _NEXT + _NEXT,
-        _byte(0xF1, 0xF3) + _NEXT + _NEXT + _NEXT,
-        _byte(0xF4, 0xF4) + _byte(0x80, 0x8F) + _NEXT + _NEXT,
+        _byte_escapes(0x01, 0x7F),
+        _byte_escapes(0xC2, 0xDF) + _NEXT,
+        _byte_escapes(0xE0, 0xE0) + _byte_escapes(0xA0, 0xBF) + _NEXT,
+        _byte_escapes(0xED, 0xED) + _byte_escapes(0x80, 0x9F) + _NEXT,
+        f"(?:{_byte_escapes(0xE1, 0xEC)}|{_byte_escapes(0xEE, 0xEF)}){_NEXT}{_NEXT}",
+        _byte_escapes(0xF0, 0xF0) + _byte_escapes(0x90, 0xBF) + _NEXT + _NEXT,
+        _byte_escapes(0xF1, 0xF3) + _NEXT + _NEXT + _NEXT,
+        _byte_escapes(0xF4, 0xF4) + _byte_escapes(0x80, 0x8F) + _NEXT + _NEXT,
     )
 )
 _SURROGATE: Final = rf"[dD][89A-Fa-f]{_HEX}{{2}}"
 _LEADING: Final = rf"[dD][89ABab]{_HEX}{{2}}"
 _TRAILING: Final = rf"[dD][C-Fc-f]{_HEX}{{2}}"
-_CODE: Final = rf"(?!0000|{_SURROGATE}){_HEX}{{4}}"
+_CODE_POINT: Final = rf"(?!0000|{_SURROGATE}){_HEX}{{4}}"
 _SIMPLE: Final = r"""\\["\\nrt/'abfv]"""
-_NUMBERED: Final = "|".join(
+_NUMBERED_ESCAPES: Final = "|".join(
     (
-        rf"\\u(?:{_CODE}|{_LEADING}\\u{_TRAILING})",
-        rf"\\U(?:0000{_CODE}|00(?:0[1-9A-Fa-f]|10){_HEX}{{4}})",
+        rf"\\u(?:{_CODE_POINT}|{_LEADING}\\u{_TRAILING})",
+        rf"\\U(?:0000{_CODE_POINT}|00(?:0[1-9A-Fa-f]|10){_HEX}{{4}})",
         _UTF_8,
     )
 )
 
 _KEY: Final = r'[^\x00-\x20="]++'
-_OPEN: Final = rf'"[^"\\]*+(?:{_SIMPLE}[^"\\]*+|(?:{_NUMBERED})[^"\\]*+)*+'
-_BARE: Final = r'[^\x00-\x20"]*+'
-_VALUE: Final = rf'=(?:{_OPEN}"|{_BARE})'
+_OPEN: Final = rf'"[^"\\]*+(?:{_SIMPLE}[^"\\]*+|(?:{_NUMBERED_ESCAPES})[^"\\]*+)*+'
+_BARE_VALUE: Final = r'[^\x00-\x20"]*+'
+_PAIR_VALUE: Final = rf'=(?:{_OPEN}"|{_BARE_VALUE})'
 _BEHIND: Final = r"(?:[\x00-\x20]++|\Z)"
 
-_PAIRS: Final = re.compile(rf"({_KEY})({_VALUE})?{_BEHIND}|(?s:.++)")
+_PAIRS: Final = re.compile(rf"({_KEY})({_PAIR_VALUE})?{_BEHIND}|(?s:.++)")
 """Pairs as (key, value with its C{=}); the rest, where there is no pair, as ("", "")."""
 
 _KEY_ALONE: Final = re.compile(_KEY)
 _OPEN_ALONE: Final = re.compile(_OPEN)
-_BARE_ALONE: Final = re.compile(_BARE)
+_BARE_ALONE: Final = re.compile(_BARE_VALUE)
 
 _ESCAPE: Final = re.compile(
     rf"{_SIMPLE}|(?:\\(?:x..|[0-7]..))+|\\u....(?:\\u{_TRAILING})?|\\U.{{8}}"
@@ -122,7 +122,7 @@ class LogfmtFormat:
     def read(self, frames: Sequence[bytes]) -> Fields:
         faults: Faults = []
         rows = self._rows(frames, faults)
-        return Fields({field: Texts(_column(rows, field)) for field in self._fields}, faults)
+        return Fields({field: Texts(_field_values(rows, field)) for field in self._fields}, faults)
 
     def _rows(self, frames: Sequence[bytes], faults: Faults) -> list[dict[str, str]]:
         """Return the pairs of each message, none for those at fault."""
@@ -133,7 +133,7 @@ class LogfmtFormat:
         for number, pairs in enumerate(rows):
             if "" in pairs:
                 rows[number] = {}
-                faults.append((number, refused(Code.FORMAT, _reason(frames[number]))))
+                faults.append((number, refused(Code.FORMAT, _message_fault(frames[number]))))
         return rows
 
 
@@ -150,7 +150,7 @@ def _is_text(frame: bytes) -> bool:
     return True
 
 
-def _column(rows: list[dict[str, str]], field: str) -> list[str | None]:
+def _field_values(rows: list[dict[str, str]], field: str) -> list[str | None]:
     return [
         None
         if (value := row.get(field)) is None
@@ -191,7 +191,7 @@ def _character(escape: re.Match[str]) -> str:
     return bytes(int(n[1:], 16) if n[0] == "x" else int(n, 8) for n in numbers).decode()
 
 
-def _reason(frame: bytes) -> str:
+def _message_fault(frame: bytes) -> str:
     """Say what is wrong with a message at fault."""
     try:
         text = frame.decode()
@@ -204,7 +204,7 @@ def _reason(frame: bytes) -> str:
         what = "an equals sign" if text[start] == "=" else "a quote"
         return f"{what} without a key {_at(text, start)}"
     key = text[start:behind]
-    named = repr(f"{key[:_MAX_SHOWN]}..." if len(key) > _MAX_SHOWN else key)
+    named = repr(f"{key[:_MAX_KEY_EXCERPT]}..." if len(key) > _MAX_KEY_EXCERPT else key)
     if text[behind] == '"':
         return f"a quote behind the key {named} {_at(text, behind)}"
     opening = behind + 1

@@ -56,7 +56,7 @@ class RegexFormat:
         groups = compiled.groupindex
         if not groups:
             raise ValueError("has no named group; a field is written as (?P<name>...)")
-        if compiled.groups > len(groups) and (name := _repeated(pattern)):
+        if compiled.groups > len(groups) and (name := _repeated_group(pattern)):
             raise ValueError(f"has two groups named {name!r}")
         for field in fields:
             if field not in groups:
@@ -124,7 +124,7 @@ def _compiled(pattern: str) -> Any:
     return compiled
 
 
-def _repeated(pattern: str) -> str | None:
+def _repeated_group(pattern: str) -> str | None:
     """
     Return a name that two groups have; RE2 itself takes the first and is silent.
     """

@@ -21,7 +21,7 @@ from gateway.formats.text import WholeFormat
 from gateway.model.route import FormatName, Reading
 from gateway.system.time_zones import LOCAL
 
-Fields = Mapping[str, object]
+FieldValues = Mapping[str, object]
 """Field -> a value that whatever the column is takes it."""
 
 
@@ -37,7 +37,7 @@ class Registration:
     """
 
     new: Callable[[Reading, Sequence[str], tzinfo], Format]
-    sample: Callable[[Reading, Fields], str] | None = None
+    sample: Callable[[Reading, FieldValues], str] | None = None
     fault_of: Callable[[Reading, str], str | None] = lambda reading, field: None
 
 

@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterable
 from datetime import date, datetime, timedelta, timezone, tzinfo
 from typing import Final
 
-from gateway.formats.rfc5424 import CLAIM, CLOCK, PRI, Parts, timestamp
+from gateway.formats.rfc5424 import CLOCK, PRI, VERSION_CLAIM, SyslogParts, timestamp
 from gateway.system.time_zones import offset_of
 
 ZONES: Final = {
@@ -47,8 +47,8 @@ _MONTHS: Final = (
     *("Jan", "Feb", "Mar", "Apr", "May", "Jun"),
     *("Jul", "Aug", "Sep", "Oct", "Nov", "Dec"),
 )
-_LONG: Final = r"(?:Jan|Mar|May|Jul|Aug|Oct|Dec)\ (?:[\ 0]?[1-9]|[12][0-9]|3[01])"
-_SHORT: Final = r"(?:Apr|Jun|Sep|Nov)\ (?:[\ 0]?[1-9]|[12][0-9]|30)"
+_LONG_MONTH: Final = r"(?:Jan|Mar|May|Jul|Aug|Oct|Dec)\ (?:[\ 0]?[1-9]|[12][0-9]|3[01])"
+_SHORT_MONTH: Final = r"(?:Apr|Jun|Sep|Nov)\ (?:[\ 0]?[1-9]|[12][0-9]|30)"
 _FEBRUARY: Final = r"Feb\ (?:[\ 0]?[1-9]|[12][0-9])"
 
 # Printable ASCII, as programs name themselves: (sd-pam), postfix/smtpd, %ASA-6-302013.
@@ -62,7 +62,7 @@ _YEAR: Final = "19[7-9][0-9]|20[0-9]{2}"
 _MOST_DAYS: Final = 1024
 """Days to remember: more than there are without a year, in their two notations."""
 
-_NAME: Final = re.compile("[A-Z]{1,6}")
+_ZONE_NAME: Final = re.compile("[A-Z]{1,6}")
 """Some zones have but a number for a name."""
 
 
@@ -76,10 +76,10 @@ def _message(zones: Iterable[str]) -> Callable[[str], re.Match[str] | None]:
     year = rf"(?:{_YEAR}){end}"
     zone = rf"(?:{'|'.join(sorted(zones))}|[+-](?:[01][0-9]|2[0-3]):?[0-5][0-9]){end}"
     return re.compile(
-        rf"""{PRI}(?!{CLAIM})
+        rf"""{PRI}(?!{VERSION_CLAIM})
         (?:
             (?:
-                ((?:{_LONG}|{_SHORT}|{_FEBRUARY})(?:\ (?:{_YEAR}))?)\ ({CLOCK})
+                ((?:{_LONG_MONTH}|{_SHORT_MONTH}|{_FEBRUARY})(?:\ (?:{_YEAR}))?)\ ({CLOCK})
                 # Most hosts begin with a small letter, as no year and no zone does.
                 (?:(?=\ [a-z])|({_FRACTION}(?:\ (?:{year}(?:\ {zone})?|{zone}(?:\ {year})?))?:?))
                 |({timestamp(9)})
@@ -93,7 +93,7 @@ def _message(zones: Iterable[str]) -> Callable[[str], re.Match[str] | None]:
     ).match
 
 
-def bare(text: str) -> Parts:
+def bare(text: str) -> SyslogParts:
     """Return the parts of a text that has no PRI."""
     return "13", None, None, None, None, None, None, None, text
 
@@ -113,8 +113,10 @@ class Rfc3164:
         self._today = date.min
         # Day -> its date, and the offset of its times unless the clocks are changed then.
         self._days: dict[str, tuple[str, str | None] | None] = {}
-        self._offsets = {name: _written(timedelta(hours=ahead)) for name, ahead in ZONES.items()}
-        self._offsets |= _names(zone, datetime.fromtimestamp(clock(), zone).year)
+        self._offsets = {
+            name: _offset_text(timedelta(hours=ahead)) for name, ahead in ZONES.items()
+        }
+        self._offsets |= _abbreviations(zone, datetime.fromtimestamp(clock(), zone).year)
         self._match = _message(self._offsets)
 
     def look_at_the_clock(self) -> None:
@@ -124,7 +126,7 @@ class Rfc3164:
             self._today = today
             self._days = {}
 
-    def read(self, text: str) -> Parts | None:
+    def read(self, text: str) -> SyslogParts | None:
         """
         Return a message's parts; C{None} where there is no PRI, or where it claims to be RFC 5424.
         """
@@ -148,7 +150,7 @@ class Rfc3164:
                 offset = self._offsets.get(zone) or f"{zone[:3]}:{zone[-2:]}"
             elif offset is None:
                 moment = datetime.fromisoformat(f"{whole}T{clock[:8]}")
-                offset = _written(offset_of(moment, self._zone))
+                offset = _offset_text(offset_of(moment, self._zone))
             time = f"{whole}T{clock}{offset}"
         return pri, None, time, hostname, tag, pid or None, None, None, message
 
@@ -174,7 +176,7 @@ class Rfc3164:
             offset_of(moment, self._zone)
             for moment in (midnight, midnight + timedelta(hours=23, minutes=59, seconds=59))
         }
-        return found.isoformat(), _written(*offsets) if len(offsets) == 1 else None
+        return found.isoformat(), _offset_text(*offsets) if len(offsets) == 1 else None
 
 
 def _with_words(day: str, clock: str, behind: str) -> tuple[str, str, str | None]:
@@ -194,20 +196,20 @@ def _with_words(day: str, clock: str, behind: str) -> tuple[str, str, str | None
     return day, clock + fraction, zone
 
 
-def _written(offset: timedelta) -> str:
+def _offset_text(offset: timedelta) -> str:
     """Write an offset as RFC 3339 does."""
     return str(timezone(offset)).removeprefix("UTC") or "Z"
 
 
-def _names(zone: tzinfo, year: int) -> dict[str, str]:
+def _abbreviations(zone: tzinfo, year: int) -> dict[str, str]:
     """Return a zone's abbreviations about that year, of summer and winter -> the offset."""
     found = {}
     for each in range(max(1, year - 1), min(9999, year + 1) + 1):
         for month in range(1, 13):
             moment = datetime(each, month, 2, tzinfo=zone)
             name, offset = moment.tzname(), moment.utcoffset()
-            if name is not None and offset is not None and _NAME.fullmatch(name):
-                found[name] = _written(offset)
+            if name is not None and offset is not None and _ZONE_NAME.fullmatch(name):
+                found[name] = _offset_text(offset)
     return found
 
 

@@ -15,20 +15,20 @@ import re
 from datetime import date
 from typing import Final
 
-Parts = tuple[str | None, ...]
+SyslogParts = tuple[str | None, ...]
 """PRI, version, timestamp, hostname, app-name, procid, msgid, structured data, message."""
 
 PRI: Final = "<(1(?:[0-8][0-9]|9[01])|[1-9]?[0-9])>"
 
-_LONG: Final = "(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])"
-_SHORT: Final = "(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
+_LONG_MONTH: Final = "(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])"
+_SHORT_MONTH: Final = "(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
 _FEBRUARY: Final = "02-(?:0[1-9]|1[0-9]|2[0-8])"
 _FOURTH: Final = "[02468][048]|[13579][26]"
 # Every fourth year has a leap day, of those that end a century every fourth one.
 _LEAP: Final = f"(?:[0-9]{{2}}(?!00)(?:{_FOURTH})|(?:{_FOURTH})00)-02-29"
-_DATE: Final = f"(?!0000)(?:[0-9]{{4}}-(?:{_LONG}|{_SHORT}|{_FEBRUARY})|{_LEAP})"
+_DATE: Final = f"(?!0000)(?:[0-9]{{4}}-(?:{_LONG_MONTH}|{_SHORT_MONTH}|{_FEBRUARY})|{_LEAP})"
 CLOCK: Final = "(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
-_ZONE: Final = "(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
+_ZONE_OFFSET: Final = "(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
 
 
 def timestamp(digits: int) -> str:
@@ -37,35 +37,35 @@ def timestamp(digits: int) -> str:
 
     @param digits: most of a fraction of a second.
     """
-    return rf"{_DATE}T{CLOCK}(?:\.[0-9]{{1,{digits}}}+)?+{_ZONE}"
+    return rf"{_DATE}T{CLOCK}(?:\.[0-9]{{1,{digits}}}+)?+{_ZONE_OFFSET}"
 
 
 def _word(longest: int) -> str:
     return rf"(?:-|((?!-\ )[!-~]{{1,{longest}}}+))\ "
 
 
-NAME: Final = r"[!#-<>-\\^-~]{1,32}+"
+SD_NAME: Final = r"[!#-<>-\\^-~]{1,32}+"
 """SD-NAME: printable ASCII without the blank, =, ] and the double quote."""
 
 # A backslash before any other character than these is one itself (section 6.3.3).
-_VALUE: Final = r'(?:[^"\\\]]++|\\.)*+'
-_PARAM: Final = rf'\ {NAME}="{_VALUE}"'
-_ELEMENTS: Final = rf"(?:\[{NAME}(?:{_PARAM})*+\])"
+_PARAM_VALUE: Final = r'(?:[^"\\\]]++|\\.)*+'
+_PARAM: Final = rf'\ {SD_NAME}="{_PARAM_VALUE}"'
+_ELEMENTS: Final = rf"(?:\[{SD_NAME}(?:{_PARAM})*+\])"
 
 _MESSAGE: Final = re.compile(
     rf"""{PRI}(1)\ (?:-|({timestamp(6)}))\ {_word(255)}{_word(48)}{_word(128)}{_word(32)}
     (?:-|({_ELEMENTS}++))(?:\ \ufeff?+(.*))?\Z""",
     re.DOTALL | re.VERBOSE,
 )
-_NAME: Final = re.compile(NAME)
-_PIECES: Final = re.compile(rf'\ ({NAME})="({_VALUE})"|\[({NAME})', re.DOTALL)
-_SD_IDS: Final = re.compile(rf"\[({NAME})(?:{_PARAM})*+\]", re.DOTALL)
+_SD_NAME: Final = re.compile(SD_NAME)
+_PIECES: Final = re.compile(rf'\ ({SD_NAME})="({_PARAM_VALUE})"|\[({SD_NAME})', re.DOTALL)
+_SD_IDS: Final = re.compile(rf"\[({SD_NAME})(?:{_PARAM})*+\]", re.DOTALL)
 
-CLAIM: Final = r"(?:1\ |[1-9][0-9]{0,2}\ (?=-\ |[0-9]{4}-))"
+VERSION_CLAIM: Final = r"(?:1\ |[1-9][0-9]{0,2}\ (?=-\ |[0-9]{4}-))"
 """What stands behind the PRI of a message that can only be meant as RFC 5424 or a successor."""
 
 
-def read(text: str) -> Parts | None:
+def read(text: str) -> SyslogParts | None:
     """Return the parts of a message; C{None} where it is not of RFC 5424."""
     found = _MESSAGE.match(text)
     if found is None:
@@ -80,7 +80,7 @@ def read(text: str) -> Parts | None:
 
 def is_name(text: str) -> bool:
     """Say whether an SD-ID or a parameter can have that name."""
-    return _NAME.fullmatch(text) is not None
+    return _SD_NAME.fullmatch(text) is not None
 
 
 def elements(data: str) -> dict[str, dict[str, str | list[str]]]:
@@ -98,7 +98,7 @@ def elements(data: str) -> dict[str, dict[str, str | list[str]]]:
             params = found[sd_id] = {}
             continue
         if "\\" in value:
-            value = _unescaped(value)
+            value = _unescaped_value(value)
         before = params.get(name)
         if before is None:
             params[name] = value
@@ -109,7 +109,7 @@ def elements(data: str) -> dict[str, dict[str, str | list[str]]]:
     return found
 
 
-def _unescaped(value: str) -> str:
+def _unescaped_value(value: str) -> str:
     # Faster than an expression by far where there is nothing but backslashes.
     parts = value.split("\\\\")
     return "\\".join([part.replace('\\"', '"').replace("\\]", "]") for part in parts])
@@ -122,7 +122,7 @@ def _has_repeated(data: str) -> bool:
 
 # Where a message is at fault.
 
-_CLAIMED: Final = re.compile(rf"<([0-9]++)>({CLAIM})")
+_CLAIMED: Final = re.compile(rf"<([0-9]++)>({VERSION_CLAIM})")
 _HEADER: Final = (("HOSTNAME", 255), ("APP-NAME", 48), ("PROCID", 128), ("MSGID", 32))
 _UNPRINTABLE: Final = re.compile("[^!-~]")
 _TIMESTAMP: Final = re.compile(timestamp(6))
@@ -132,9 +132,9 @@ _TIMELIKE: Final = re.compile(
 )
 _GOOD_ELEMENTS: Final = re.compile(f"{_ELEMENTS}*+", re.DOTALL)
 _GOOD_PARAMS: Final = re.compile(f"(?:{_PARAM})*+", re.DOTALL)
-_GOOD_VALUE: Final = re.compile(_VALUE, re.DOTALL)
+_GOOD_VALUE: Final = re.compile(_PARAM_VALUE, re.DOTALL)
 _NAMELIKE: Final = re.compile(r"[!#-<>-\\^-~]*+")
-_SHOWN: Final = 40
+_MAX_VALUE_EXCERPT: Final = 40
 """So many characters of a value stand in an answer, which has room for 200."""
 
 _Fault = tuple[str, int, str]
@@ -160,7 +160,11 @@ def _fault(text: str) -> _Fault:
     priority, version = claim[1], claim[2][:-1]
     if not re.fullmatch(PRI, f"<{priority}>"):
         zeros = priority.startswith("0") and len(priority) > 1
-        return "PRI", 1, f"{_shown(priority)} " + ("starts with 0" if zeros else "is not 0 to 191")
+        return (
+            "PRI",
+            1,
+            f"{_value_excerpt(priority)} " + ("starts with 0" if zeros else "is not 0 to 191"),
+        )
     if version != "1":
         return "VERSION", claim.start(2), f"{version} is not known, only 1 is"
     place = claim.end()
@@ -191,7 +195,7 @@ def _time_fault(word: str) -> tuple[int, str] | None:
         return None
     found = _TIMELIKE.fullmatch(word)
     if found is None:
-        return 0, f"{_shown(word)} is not of the form 2003-10-11T22:14:15.003Z"
+        return 0, f"{_value_excerpt(word)} is not of the form 2003-10-11T22:14:15.003Z"
     try:
         date.fromisoformat(found[1])
     except ValueError:
@@ -264,5 +268,5 @@ def _at(text: str, place: int) -> str:
     return repr(text[place]) if place < len(text) else "the end"
 
 
-def _shown(value: str) -> str:
-    return repr(value) if len(value) <= _SHOWN else f"{value[:_SHOWN]!r}..."
+def _value_excerpt(value: str) -> str:
+    return repr(value) if len(value) <= _MAX_VALUE_EXCERPT else f"{value[:_MAX_VALUE_EXCERPT]!r}..."

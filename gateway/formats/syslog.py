@@ -53,7 +53,7 @@ _OF_PRIORITY: Final[dict[str, dict[str | None, str]]] = {
     "facility_name": {str(number): FACILITIES[number >> 3] for number in range(192)},
     "severity_name": {str(number): SEVERITIES[number & 7] for number in range(192)},
 }
-_NOTHING: Final[rfc5424.Parts] = (None,) * len(_PLACES)
+_NO_PARTS: Final[rfc5424.SyslogParts] = (None,) * len(_PLACES)
 
 NAMES: Final = ("priority", *_OF_PRIORITY, *tuple(_PLACES)[1:])
 """The fields there are, beside C{sd.SD-ID.PARAM}."""
@@ -128,10 +128,10 @@ class SyslogFormat:
             self._read_data(rows, cells)
         return Fields(cells, faults)
 
-    def _rows(self, frames: Sequence[bytes], faults: Faults) -> list[rfc5424.Parts]:
+    def _rows(self, frames: Sequence[bytes], faults: Faults) -> list[rfc5424.SyslogParts]:
         modern, legacy = rfc5424.read, self._legacy.read
         self._legacy.look_at_the_clock()
-        rows: list[rfc5424.Parts] = []
+        rows: list[rfc5424.SyslogParts] = []
         for number, frame in enumerate(frames):
             try:
                 text = frame.rstrip(b"\n\0").decode()
@@ -146,11 +146,11 @@ class SyslogFormat:
                     rows.append(bare(text))
                     continue
                 fault = rfc5424.fault(text)
-            rows.append(_NOTHING)
+            rows.append(_NO_PARTS)
             faults.append((number, refused(Code.FORMAT, fault)))
         return rows
 
-    def _read_data(self, rows: Sequence[rfc5424.Parts], cells: dict[str, Texts]) -> None:
+    def _read_data(self, rows: Sequence[rfc5424.SyslogParts], cells: dict[str, Texts]) -> None:
         read = [None if row[7] is None else rfc5424.elements(row[7]) for row in rows]
         if self._whole_data:
             encode = msgspec.json.encode

@@ -31,7 +31,7 @@ from gateway.peers.factory import ListenerSettings, PeerFactory, PeerServices
 from gateway.peers.timeouts import Timeouts
 from gateway.system.addresses import Networks
 from gateway.system.listening_reactor import ListeningReactor, ListenOptions
-from gateway.system.socket_options import Carriage
+from gateway.system.socket_options import SocketOptions
 from gateway.tls.registry import TlsRegistry
 
 
@@ -103,7 +103,7 @@ class Listeners:
             auth=listener.auth,
             telnet=listener.telnet,
             refuses_http=listener.refuse_http and not listener.knows_peers,
-            carriage=Carriage(
+            socket_options=SocketOptions(
                 keepalive=listener.keepalive,
                 user_timeout=listener.user_timeout,
                 no_delay=listener.no_delay,
@@ -128,7 +128,7 @@ class Listeners:
         )
 
     def _dialect(self, config: Config, listener: Listener) -> Dialect:
-        plain = _plain(config, listener)
+        plain = _plain_dialect(config, listener)
         if plain is None:
             return self._commands
         return TokenFirst(plain, self._authenticator) if listener.auth else plain
@@ -189,7 +189,7 @@ def _made(listener: Listener) -> ListenOptions:
     )
 
 
-def _plain(config: Config, listener: Listener) -> Dialect | None:
+def _plain_dialect(config: Config, listener: Listener) -> Dialect | None:
     """
     Return the dialect of a plain listener; C{None} for the command dialect.
     """

@@ -13,10 +13,10 @@ from gateway.formats.registry import FORMATS
 from gateway.model.route import Route
 from gateway.wire.framing import FRAMINGS
 
-_TEXT: Final = "hello"
+_SAMPLE_TEXT: Final = "hello"
 _ONE: Final = 1  # any column that is a number, a text or a time takes it
 
-_LONGEST: Final = 65536
+_MAX_EXAMPLE_BYTES: Final = 65536
 """Bytes of a message; no example has so many."""
 
 _UNSEEN: Final = re.compile(r"[\0-\x1f\x7f]")
@@ -29,19 +29,19 @@ def example(listener: Listener, routes: Mapping[str, Route]) -> str:
     """
     if listener.dialect == "command":
         first = next(iter(routes.values()), None)
-        message = "PING you" if first is None else f"PUT {first.name} {sample(first)}"
+        message = "PING you" if first is None else f"PUT {first.name} {sample_message(first)}"
     elif listener.route_by is not None and listener.routes:
         value, name = next(iter(listener.routes.items()))
-        message = sample(routes[name], (listener.route_by, value))
+        message = sample_message(routes[name], (listener.route_by, value))
     else:
-        message = sample(routes[listener.route or ""])
+        message = sample_message(routes[listener.route or ""])
     if not listener.auth:
         return _printed(listener.framing, message)
     token = "AUTH TOKEN" if listener.dialect == "command" else "TOKEN"
     return _printed(listener.framing, token, message)
 
 
-def sample(route: Route, choice: tuple[str, str] | None = None) -> str:
+def sample_message(route: Route, choice: tuple[str, str] | None = None) -> str:
     """
     Return a message that a route can parse, though its table may need other values.
 
@@ -51,14 +51,14 @@ def sample(route: Route, choice: tuple[str, str] | None = None) -> str:
     if choice is not None:
         fields = {choice[0]: choice[1], **fields}
     make = FORMATS[route.reading.format].sample
-    return _TEXT if make is None else make(route.reading, fields)
+    return _SAMPLE_TEXT if make is None else make(route.reading, fields)
 
 
 def _printed(framing: str, *messages: str) -> str:
     """
     Return frames as an argument of printf(1), quoted for a shell.
     """
-    frames = [FRAMINGS[framing](_LONGEST).frame(message.encode()) for message in messages]
+    frames = [FRAMINGS[framing](_MAX_EXAMPLE_BYTES).frame(message.encode()) for message in messages]
     text = b"".join(frames).decode().replace("\\", "\\\\").replace("%", "%%")
     text = _UNSEEN.sub(lambda found: _ESCAPES.get(found[0], f"\\{ord(found[0]):03o}"), text)
     return "'" + text.replace("'", "'\"'\"'") + "'"

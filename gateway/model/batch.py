@@ -25,13 +25,13 @@ from zlib import adler32, crc32
 from gateway.model.outcome import Fate, Outcome, Returned, Run, Word, part
 from gateway.model.stream import Stream
 
-MAX_ROWS: Final = 10_000
+MAX_BATCH_ROWS: Final = 10_000
 """
 Most rows of one statement. Larger ones gained nothing (C{docs/performance.md})
 and make every peer of the batch wait longer.
 """
 
-MAX_BYTES: Final = 8 * 1024 * 1024
+MAX_BATCH_BYTES: Final = 8 * 1024 * 1024
 """
 Most payload bytes of one statement, unless a single chunk is larger. PostgreSQL's
 own limit of one statement is 1 GiB; escaping can double a payload.

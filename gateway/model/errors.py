@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from gateway.model.outcome import Outcome
-from gateway.model.stream_marks import Standing
+from gateway.model.stream_marks import StreamPosition
 
 
 class GatewayError(Exception):
@@ -249,9 +249,9 @@ class StreamsElsewhere(PeerError):
     """
     The marks of some streams are not just before the batch's messages; nothing is stored.
 
-    @ivar standings: stream name -> its position in the database.
+    @ivar stream_positions: stream name -> its position in the database.
     """
 
-    def __init__(self, standings: Mapping[str, Standing]) -> None:
-        super().__init__(f"{len(standings)} streams are elsewhere")
-        self.standings = standings
+    def __init__(self, stream_positions: Mapping[str, StreamPosition]) -> None:
+        super().__init__(f"{len(stream_positions)} streams are elsewhere")
+        self.stream_positions = stream_positions

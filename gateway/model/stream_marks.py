@@ -11,7 +11,7 @@ from gateway.model.batch import DIGEST, StreamMark, digests_of
 from gateway.model.outcome import Outcome
 
 
-class Standing(NamedTuple):
+class StreamPosition(NamedTuple):
     """
     Position of a stream that did not move, as the database has it.
 

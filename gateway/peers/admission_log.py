@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from gateway.peers.repeat_log import RepeatLog
 
 
-class _Kind(NamedTuple):
+class _AdmissionKind(NamedTuple):
     """Identity, proof, and the address as limits take it."""
 
     identity: str
@@ -33,7 +33,7 @@ class AdmissionLog:
 
     def __init__(self, clock: IReactorTime, listener: str) -> None:
         self._listener = listener
-        self._repeat_log: RepeatLog[_Kind] = RepeatLog(clock, self._say)
+        self._repeat_log: RepeatLog[_AdmissionKind] = RepeatLog(clock, self._say)
 
     def note(self, identity: str, proof: str, site: Hashable, peer: str) -> None:
         """
@@ -42,7 +42,7 @@ class AdmissionLog:
         @param proof: a token's ID or a certificate's number, never a secret.
         @param peer: its address.
         """
-        self._repeat_log.note(_Kind(identity, proof, site), 1, f"from {peer}")
+        self._repeat_log.note(_AdmissionKind(identity, proof, site), 1, f"from {peer}")
 
     def end(self) -> None:
         """
@@ -50,7 +50,7 @@ class AdmissionLog:
         """
         self._repeat_log.end()
 
-    def _say(self, kind: _Kind, count: int, text: str) -> None:
+    def _say(self, kind: _AdmissionKind, count: int, text: str) -> None:
         self._log.info(
             "listener {listener}: {count} {connections} let in as {identity} by {proof} ({text})",
             listener=self._listener,

@@ -20,13 +20,13 @@ from gateway.dialects.subscriptions import Subscriptions
 from gateway.model.outcome import Outcome, Words
 from gateway.peers.throttle import Throttle
 from gateway.peers.timeouts import Timeouts
-from gateway.system.socket_options import Carriage
+from gateway.system.socket_options import SocketOptions
 from gateway.wire.framing import Framing
 
-Peer = TypeVar("Peer", contravariant=True)
+AnyPeer = TypeVar("AnyPeer", contravariant=True)
 
 
-class ListenerContext(Protocol[Peer]):
+class ListenerContext(Protocol[AnyPeer]):
     """
     Settings of a listener that hold for all its peers, and the events that it takes.
 
@@ -43,7 +43,7 @@ class ListenerContext(Protocol[Peer]):
     inflight_limit: InflightLimit
     clock: IReactorTime
     timeouts: Timeouts
-    carriage: Carriage
+    socket_options: SocketOptions
 
     def frames(self, say: Callable[[bytes], object]) -> Framing:
         """
@@ -73,20 +73,20 @@ class ListenerContext(Protocol[Peer]):
         C{None}: this is one.
         """
 
-    def joined(self, peer: Peer) -> None:
+    def joined(self, peer: AnyPeer) -> None:
         """Note that a peer connected."""
 
-    def left(self, peer: Peer) -> None:
+    def left(self, peer: AnyPeer) -> None:
         """Note that a peer is gone."""
 
-    def nul_found(self, peer: Peer) -> None:
+    def nul_found(self, peer: AnyPeer) -> None:
         """Note that a peer seems to end its messages with NUL, where a newline would end them."""
 
-    def refused(self, peer: Peer, route: str, count: int, outcome: Outcome) -> None:
+    def refused(self, peer: AnyPeer, route: str, count: int, outcome: Outcome) -> None:
         """Note messages refused for good; C{route} is empty where none was found."""
 
     def let_in(self, peer_info: PeerInfo) -> None:
         """Note that a peer has rights here; for the log."""
 
-    def let_go(self, peer: Peer, reason: str) -> None:
+    def let_go(self, peer: AnyPeer, reason: str) -> None:
         """Note that a peer is told to go; for the log."""

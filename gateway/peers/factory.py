@@ -30,7 +30,7 @@ from gateway.peers.throttle import Throttle
 from gateway.peers.timeout_sweep import TimeoutSweep
 from gateway.peers.timeouts import Timeouts
 from gateway.system.addresses import address_of
-from gateway.system.socket_options import Carriage
+from gateway.system.socket_options import SocketOptions
 from gateway.wire.framing import FRAMINGS, Framing
 from gateway.wire.telnet import TelnetFraming
 
@@ -49,7 +49,7 @@ class ListenerSettings:
     @ivar telnet: whether peers may send Telnet's commands between their lines.
     @ivar refuses_http: whether a peer that begins with HTTP is disconnected before anything is
         stored.
-    @ivar carriage: socket options of the connections.
+    @ivar socket_options: socket options of the connections.
     """
 
     listener: str
@@ -62,7 +62,7 @@ class ListenerSettings:
     auth: bool = False
     telnet: bool = False
     refuses_http: bool = True
-    carriage: Carriage = field(default_factory=Carriage)
+    socket_options: SocketOptions = field(default_factory=SocketOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ class PeerFactory(Factory):
         self.auth = settings.auth
         self.telnet = settings.telnet
         self.refuses_http = settings.refuses_http
-        self.carriage = settings.carriage
+        self.socket_options = settings.socket_options
         self.writer = services.writer
         self.inflight_limit = services.inflight_limit
         self.clock = services.clock

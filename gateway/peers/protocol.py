@@ -136,7 +136,7 @@ class PeerProtocol(Protocol):
         transport = self.transport
         output = self._output = Output(transport)
         if output.carrier is not None:
-            context.carriage.apply(output.carrier)
+            context.socket_options.apply(output.carrier)
         # As a pull producer we hear whenever the transport has written all it had.
         transport.registerProducer(self, not output.direct)
         if context.timeouts.first < inf:

@@ -16,7 +16,7 @@ from gateway.model.outcome import Code, Outcome, one_line
 from gateway.peers.repeat_log import RepeatLog
 
 
-class _Kind(NamedTuple):
+class _RefusalKind(NamedTuple):
     """The route, or C{""} where none was found, and the code."""
 
     route: str
@@ -32,7 +32,7 @@ class RefusalLog:
 
     def __init__(self, clock: IReactorTime, listener: str) -> None:
         self._listener = listener
-        self._repeat_log: RepeatLog[_Kind] = RepeatLog(clock, self._say)
+        self._repeat_log: RepeatLog[_RefusalKind] = RepeatLog(clock, self._say)
 
     def note(self, route: str, count: int, outcome: Outcome, peer: str) -> None:
         """
@@ -40,7 +40,7 @@ class RefusalLog:
 
         @param peer: its address.
         """
-        kind = _Kind(route, outcome.code)
+        kind = _RefusalKind(route, outcome.code)
         self._repeat_log.note(kind, count, f"{one_line(outcome.text)} (from {peer})")
 
     def end(self) -> None:
@@ -49,7 +49,7 @@ class RefusalLog:
         """
         self._repeat_log.end()
 
-    def _say(self, kind: _Kind, count: int, text: str) -> None:
+    def _say(self, kind: _RefusalKind, count: int, text: str) -> None:
         self._log.warn(
             "listener {listener}: {count} {messages}{route} refused: {code}: {text}",
             listener=self._listener,

@@ -12,25 +12,25 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 EVERY: Final = 60.0
 """Seconds between two lines of one kind."""
 
-Kind = TypeVar("Kind", bound=Hashable)
+EventKind = TypeVar("EventKind", bound=Hashable)
 
 
-class RepeatLog(Generic[Kind]):
+class RepeatLog(Generic[EventKind]):
     """
     Log that writes the first event of each kind at once, and once a minute how many more came.
     """
 
-    def __init__(self, clock: IReactorTime, say: Callable[[Kind, int, str], None]) -> None:
+    def __init__(self, clock: IReactorTime, say: Callable[[EventKind, int, str], None]) -> None:
         """
         @param say: writes a line: its kind, how many events it is for, and the text of the first or
             a note that these are more.
         """
         self._clock = clock
         self._say = say
-        self._more: dict[Kind, int] = {}
+        self._more: dict[EventKind, int] = {}
         self._call: IDelayedCall | None = None
 
-    def note(self, kind: Kind, count: int, text: str) -> None:
+    def note(self, kind: EventKind, count: int, text: str) -> None:
         """
         Count events of a kind.
 

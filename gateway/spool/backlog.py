@@ -72,7 +72,7 @@ class SpoolBacklog:
         """
         for name, epoch, first, stop in _parts(batch):
             epochs = self._numbers.setdefault(name, {})
-            epochs[epoch] = _with(epochs.get(epoch, []), first, stop)
+            epochs[epoch] = _with_range(epochs.get(epoch, []), first, stop)
             before = self._last.get(name)
             if before is None or (last and (before[0] != epoch or before[1] < stop)):
                 self._last[name] = (epoch, stop)
@@ -110,7 +110,7 @@ def _parts(batch: Batch) -> Iterator[tuple[str, str, int, int]]:
             yield stream.name, stream.epoch, refusal.number, refusal.number
 
 
-def _with(numbers: _Numbers, first: int, last: int) -> _Numbers:
+def _with_range(numbers: _Numbers, first: int, last: int) -> _Numbers:
     if numbers and numbers[-1][1] == first - 1:
         return [*numbers[:-1], (numbers[-1][0], last)]
     merged: _Numbers = []

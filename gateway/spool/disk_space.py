@@ -76,8 +76,8 @@ class Room:
         @param free: how many of these are free.
         """
         # It is written to the log first, then to free pages of the file or to its end.
-        spare = _written(max(self.largest, size))
-        size = _written(size)
+        spare = _commit_bytes(max(self.largest, size))
+        size = _commit_bytes(size)
         # The log, and the space that a removal takes in it.
         log = max(size_of(self._log) + size, 2 * self.log_bytes + _OVERHEAD)
         grown = pages * PAGE + max(0, size - free * PAGE)
@@ -108,6 +108,6 @@ def portions(records: Sequence[Record], size: int) -> Iterator[list[Record]]:
     yield portion
 
 
-def _written(size: int) -> int:
+def _commit_bytes(size: int) -> int:
     """Return the bytes that a commit of so much payload writes, with the headers of its pages."""
     return size + size // 256 + _OVERHEAD

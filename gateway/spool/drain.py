@@ -41,21 +41,21 @@ from gateway.model.errors import (
 )
 from gateway.model.outcome import Outcome, refused_rows, row_refused
 from gateway.model.store import Store, Written
-from gateway.model.stream_marks import Standing
+from gateway.model.stream_marks import StreamPosition
 from gateway.spool.queue import Spool
 from gateway.spool.record import Record, RecordGroup, pack, rows_of, unpack
 from gateway.sql.sqlstate import CANCELLED
 
-_GONE: Final = (
+_IN_ANOTHER_SPOOL: Final = (
     "the database and this spool have not got: it waits in another gateway's spool, or the"
     " database was set back"
 )
-_HERE: Final = "waits in the spool as well"
+_IN_THIS_SPOOL: Final = "waits in the spool as well"
 
 _SHORTEST: Final = 0.02
 """Seconds between two tries of a stream that waits, at least."""
 
-_LONGEST: Final = 10.0
+_MAX_RETRY_SECONDS: Final = 10.0
 """Seconds between two tries of a stream that waits, at most."""
 
 
@@ -150,7 +150,7 @@ class Drain:
             elif isinstance(error, FramesRefused):
                 await self._rewrite(parcel, batch.refuse(error.faults, dead_letter=True))
             elif isinstance(error, StreamsElsewhere):
-                await self._sort(parcel, error.standings)
+                await self._sort(parcel, error.stream_positions)
             elif batch.count > 1:
                 await self._take_apart(parcel, batch.halves())
             else:
@@ -296,7 +296,9 @@ class Drain:
 
     # Streams that are not where they were expected.
 
-    async def _sort(self, parcel: RecordGroup, standings: Mapping[str, Standing]) -> None:
+    async def _sort(
+        self, parcel: RecordGroup, stream_positions: Mapping[str, StreamPosition]
+    ) -> None:
         """
         Handle the messages of streams whose mark did not move: wait, remove or dead letter.
 
@@ -305,28 +307,30 @@ class Drain:
         batch = parcel.batch
         waiting = set()
         for move in batch.moves:
-            standing = standings.get(move.stream.name)
-            if standing is None or not standing.current:
+            stream_position = stream_positions.get(move.stream.name)
+            if stream_position is None or not stream_position.current:
                 continue
-            if standing.mark < move.first - 1:
+            if stream_position.mark < move.first - 1:
                 waiting.add(move.stream.name)
-                self._hold(move, standing)
+                self._hold(move, stream_position)
         if waiting:
             await self._put_aside(parcel, waiting)
             return
-        rest, known = _sorted(batch, standings)
+        rest, known = _without_stored(batch, stream_positions)
         self.known += known
         await self._rewrite(parcel, rest)
 
-    def _hold(self, move: StreamMark, standing: Standing) -> None:
+    def _hold(self, move: StreamMark, stream_position: StreamPosition) -> None:
         name, epoch = move.stream.name, move.stream.epoch
         before = self.held.get(name)
         tries = 1 if before is None else before.tries + 1
-        pause = min(_LONGEST, self._backoff(tries) * max(1, tries - 5))
+        pause = min(_MAX_RETRY_SECONDS, self._backoff(tries) * max(1, tries - 5))
         until = self._clock.seconds() + max(_SHORTEST, pause)
-        self.held[name] = HeldStream(until, tries, epoch, standing.mark + 1)
-        gone = not self._spool.backlog.holds(name, epoch, standing.mark + 1)
-        reason = f"#{standing.mark + 1}, which " + (_GONE if gone else _HERE)
+        self.held[name] = HeldStream(until, tries, epoch, stream_position.mark + 1)
+        gone = not self._spool.backlog.holds(name, epoch, stream_position.mark + 1)
+        reason = f"#{stream_position.mark + 1}, which " + (
+            _IN_ANOTHER_SPOOL if gone else _IN_THIS_SPOOL
+        )
         if self._told.get(name) != reason:
             self._told[name] = reason
             self._log.warn(
@@ -441,7 +445,9 @@ def _is_in_order(batch: Batch) -> bool:
     return True
 
 
-def _sorted(batch: Batch, standings: Mapping[str, Standing]) -> tuple[Batch | None, int]:
+def _without_stored(
+    batch: Batch, stream_positions: Mapping[str, StreamPosition]
+) -> tuple[Batch | None, int]:
     """
     Take out the messages that the database has; others under a used number become dead letters.
 
@@ -452,36 +458,40 @@ def _sorted(batch: Batch, standings: Mapping[str, Standing]) -> tuple[Batch | No
     known = 0
     for piece in batch.slices:
         stream = piece.chunk.stream
-        standing = None if stream is None else standings.get(stream.name)
-        if standing is None:
+        stream_position = None if stream is None else stream_positions.get(stream.name)
+        if stream_position is None:
             slices.append(piece)
             continue
         first_left = piece.stop
         for row in range(piece.start, piece.stop):
             number = piece.chunk.first + row
-            if standing.current and number > standing.mark:
+            if stream_position.current and number > stream_position.mark:
                 first_left = row
                 break
-            if standing.has_message(number, piece.chunk.frames[row]):
+            if stream_position.has_message(number, piece.chunk.frames[row]):
                 known += 1
             else:
-                refusals.append(Refusal(piece.chunk, row, _strange(standing, number), True, False))
+                refusals.append(
+                    Refusal(piece.chunk, row, _strange(stream_position, number), True, False)
+                )
         if first_left < piece.stop:
             slices.append(Slice(piece.chunk, first_left, piece.stop))
     for refusal in batch.refusals:
         stream = refusal.stream
-        standing = None if stream is None else standings.get(stream.name)
-        if standing is None or (standing.current and refusal.number > standing.mark):
+        stream_position = None if stream is None else stream_positions.get(stream.name)
+        if stream_position is None or (
+            stream_position.current and refusal.number > stream_position.mark
+        ):
             refusals.append(refusal)
-        elif refusal.dead_letter and not standing.has_message(
+        elif refusal.dead_letter and not stream_position.has_message(
             refusal.number, refusal.chunk.frames[refusal.row]
         ):
             refusals.append(refusal._replace(counts=False))
     return (Batch(batch.route, slices, refusals) if slices or refusals else None), known
 
 
-def _strange(standing: Standing, number: int) -> Outcome:
-    if standing.current:
+def _strange(stream_position: StreamPosition, number: int) -> Outcome:
+    if stream_position.current:
         return wording.number_not_its_own(number)
     return wording.went_on_elsewhere(number)
 

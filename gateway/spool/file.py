@@ -19,7 +19,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
-from gateway.model.batch import MAX_BYTES, MAX_ROWS, Batch
+from gateway.model.batch import MAX_BATCH_BYTES, MAX_BATCH_ROWS, Batch
 from gateway.model.errors import EmbeddedError, SpoolError, SpoolGone
 from gateway.spool.database import connect, flush_folder, open_database
 from gateway.spool.disk_space import PAGE, Room, size_of
@@ -43,7 +43,7 @@ _SPARE: Final = 4 * 1024 * 1024
 """Bytes of free pages that are kept when the spool is empty."""
 
 
-_GONE: Final = "the database cannot be reached, and the spool's file is gone"
+_FILE_GONE: Final = "the database cannot be reached, and the spool's file is gone"
 
 
 def _identity_of(path: Path) -> tuple[int, int] | None:
@@ -277,9 +277,11 @@ class SpoolFile:
                 if lacking := self._lacking(size):
                     raise SpoolError(f"the database cannot be reached, and {lacking}")
         except LockHeld as held:
-            raise SpoolGone(_GONE, f"another gateway (process {held.owner}) has it now") from None
+            raise SpoolGone(
+                _FILE_GONE, f"another gateway (process {held.owner}) has it now"
+            ) from None
         except OSError as error:
-            raise SpoolGone(_GONE, error.strerror or type(error).__name__) from None
+            raise SpoolGone(_FILE_GONE, error.strerror or type(error).__name__) from None
 
     def _is_there(self) -> bool:
         """Say whether the open file is the one that the next start would find."""
@@ -399,7 +401,7 @@ class SpoolFile:
                 size += len(record.payload)
                 group = groups.get(record.route)
                 other = len(groups) == _TOGETHER if group is None else group[0].lane != record.lane
-                if not sound or other or rows > MAX_ROWS or size > MAX_BYTES:
+                if not sound or other or rows > MAX_BATCH_ROWS or size > MAX_BATCH_BYTES:
                     break
                 groups.setdefault(record.route, []).append(record)
         try:
@@ -465,8 +467,8 @@ class SpoolFile:
                 size += len(record.payload)
                 if found and (
                     (record.route, record.lane) != (found[0].route, found[0].lane)
-                    or rows > MAX_ROWS
-                    or size > MAX_BYTES
+                    or rows > MAX_BATCH_ROWS
+                    or size > MAX_BATCH_BYTES
                 ):
                     break
                 found.append(record)

@@ -19,7 +19,7 @@ from gateway.spool.backlog import SpoolBacklog
 from gateway.spool.reader import SpooledRecord
 from gateway.spool.record import PARTS, Record, rows_of
 
-_ID: Final = re.compile(r"(\d{1,11})(?:\.(\d{1,8}))?", re.ASCII)
+_MESSAGE_ID: Final = re.compile(r"(\d{1,11})(?:\.(\d{1,8}))?", re.ASCII)
 
 
 def id_of(place: int) -> str:
@@ -34,7 +34,7 @@ def place_of(name: str) -> int:
 
     @raise ValueError: it is no ID.
     """
-    found = _ID.fullmatch(name)
+    found = _MESSAGE_ID.fullmatch(name)
     if found is None:
         raise ValueError(f"{name!r} is no ID of a record, such as 12 or 12.3")
     return (int(found[1]) << PARTS) + int(found[2] or 0)
@@ -189,11 +189,11 @@ def summed_up(
         waiting = sums.setdefault(key, WaitingSummary(record.route, record.stream, record.place))
         waiting.add(record, part)
     for waiting in sums.values():
-        waiting.reason = _reason(waiting, backlog, next_one)
+        waiting.reason = _waiting_reason(waiting, backlog, next_one)
     return [*sums.values()]
 
 
-def _reason(waiting: WaitingSummary, backlog: SpoolBacklog, next_one: int | None) -> str:
+def _waiting_reason(waiting: WaitingSummary, backlog: SpoolBacklog, next_one: int | None) -> str:
     """Return why the records wait, as far as the file tells."""
     if waiting.damaged:
         return "damaged, and set aside when it is its turn"

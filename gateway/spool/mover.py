@@ -31,12 +31,12 @@ from gateway.model.batch import Batch, Refusal
 from gateway.model.errors import Faults, SpoolError, StoreError, StreamsElsewhere
 from gateway.model.outcome import Code, Outcome, refused, refused_rows
 from gateway.model.store import Store
-from gateway.model.stream_marks import Standing
+from gateway.model.stream_marks import StreamPosition
 from gateway.spool.file import SpoolFile
 from gateway.spool.inventory import Selection
 from gateway.spool.record import Record, pack, rows_of, unpack
 
-_Key = tuple[str, str]
+_StreamKey = tuple[str, str]
 """A stream and an epoch."""
 
 
@@ -75,7 +75,7 @@ class _Plan:
     """
 
     heads: list[_Head] = field(default_factory=list)
-    kept: dict[_Key, int] = field(default_factory=dict)
+    kept: dict[_StreamKey, int] = field(default_factory=dict)
 
     def steps(self) -> Iterator[_Head]:
         """Yield the selected records and those before them on their lanes, lane by lane."""
@@ -122,7 +122,7 @@ class Mover:
         @raise SpoolError: the file cannot be written; as above.
         """
         plan = self._plan(selection)
-        pieces: list[tuple[tuple[_Key, int], int]] = []
+        pieces: list[tuple[tuple[_StreamKey, int], int]] = []
         for head in plan.steps():
             for piece in await self._resolved(head, selection):
                 batch = unpack([piece]).batch
@@ -190,7 +190,7 @@ class Mover:
                 break
             except StreamsElsewhere as elsewhere:
                 # Nothing was stored, so the fence can be used for the rest.
-                batch = _sorted(batch, elsewhere.standings)
+                batch = _without_settled(batch, elsewhere.stream_positions)
         kept = 0 if batch is None else len(batch.dead_letters)
         self._moved.dead_letters += kept
         self._moved.known += record.rows - kept
@@ -240,7 +240,7 @@ def _refused_then(batch: Batch, faults: Faults) -> Sequence[Refusal]:
     ]
 
 
-def _order(refusal: Refusal) -> tuple[_Key, int]:
+def _order(refusal: Refusal) -> tuple[_StreamKey, int]:
     """Return the position of a message in its stream; messages without a number come first."""
     stream = refusal.stream
     return (("", ""), 0) if stream is None else ((stream.name, stream.epoch), refusal.number)
@@ -249,7 +249,7 @@ def _order(refusal: Refusal) -> tuple[_Key, int]:
 def _in_a_row(refusals: Sequence[Refusal]) -> Iterator[Sequence[Refusal]]:
     """Yield messages without a number, and runs of consecutive numbers of each stream."""
     part: list[Refusal] = []
-    after: tuple[_Key, int] | None = None
+    after: tuple[_StreamKey, int] | None = None
     for refusal in sorted(refusals, key=_order):
         key, number = place = _order(refusal)
         if part and place != after:
@@ -261,7 +261,7 @@ def _in_a_row(refusals: Sequence[Refusal]) -> Iterator[Sequence[Refusal]]:
         yield part
 
 
-def _sorted(batch: Batch, standings: Mapping[str, Standing]) -> Batch | None:
+def _without_settled(batch: Batch, stream_positions: Mapping[str, StreamPosition]) -> Batch | None:
     """
     Return what is left of a piece whose stream is not just before it.
 
@@ -272,12 +272,12 @@ def _sorted(batch: Batch, standings: Mapping[str, Standing]) -> Batch | None:
     following = 0
     for refusal in batch.refusals:
         stream = refusal.stream
-        if stream is None or (standing := standings.get(stream.name)) is None:
+        if stream is None or (stream_position := stream_positions.get(stream.name)) is None:
             left.append(refusal)
-        elif standing.current and refusal.number == standing.mark + 1 + following:
+        elif stream_position.current and refusal.number == stream_position.mark + 1 + following:
             following += 1
             left.append(refusal)
-        elif refusal.dead_letter and not standing.has_message(
+        elif refusal.dead_letter and not stream_position.has_message(
             refusal.number, refusal.chunk.frames[refusal.row]
         ):
             left.append(refusal._replace(counts=False))

@@ -26,7 +26,7 @@ from twisted.python.failure import Failure
 
 from gateway.commit.attempt import RETRY_FOR, TransientFailures
 from gateway.commit.circuit_breaker import CircuitBreakers
-from gateway.model.batch import MAX_ROWS, Batch, Fence
+from gateway.model.batch import MAX_BATCH_ROWS, Batch, Fence
 from gateway.model.errors import (
     OutcomeUnknown,
     RouteError,
@@ -43,10 +43,10 @@ from gateway.spool.record import RecordGroup
 SHARE: Final = 2
 """So many messages are stored from the spool for each that is put behind them."""
 
-REST: Final = 0.5
+TAIL_SECONDS: Final = 0.5
 """Seconds that the rest of the spool may take at which new messages wait for its end."""
 
-_SMALL: Final = 1000
+_SMALL_PARCEL: Final = 1000
 """Messages of a parcel that pays for a commit of its own."""
 
 _LANES: Final = 1000
@@ -267,7 +267,7 @@ class OutageSpool:
         @return: the last place of what is stored; C{None} where they are to be stored one by one.
         """
         place = first.places[0]
-        if first.batch.count > _SMALL or place <= self._apart:
+        if first.batch.count > _SMALL_PARCEL or place <= self._apart:
             return None
         parcels = await self._spool.several(
             place - 1, self._closed(), self._drain.waiting_streams()
@@ -349,7 +349,7 @@ class OutageSpool:
             self._flowing = True
             self._credit = 0
             self._say_back()
-        self._credit = min(self._credit + count, SHARE * MAX_ROWS)
+        self._credit = min(self._credit + count, SHARE * MAX_BATCH_ROWS)
         self._release()
 
     def _measure(self, rows: int) -> None:
@@ -360,7 +360,7 @@ class OutageSpool:
         if self._flowing and took > 0:
             # Average of about the last ten parcels; they are of very different sizes.
             self._rate += 0.1 * (rows / took - self._rate)
-            self._rest_rows = max(1, min(2 * MAX_ROWS, int(self._rate * REST)))
+            self._rest_rows = max(1, min(2 * MAX_BATCH_ROWS, int(self._rate * TAIL_SECONDS)))
 
     def _park(self, route: str) -> None:
         self._trouble_since = None

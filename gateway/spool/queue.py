@@ -353,7 +353,7 @@ def _do_all(file: SpoolFile, jobs: list[_Job[Any]]) -> list[Any]:
         else:
             written = [written] * len(writing)
     results = iter(written)
-    return [next(results) if job.writes else _read(file, job) for job in jobs]
+    return [next(results) if job.writes else _run_read(file, job) for job in jobs]
 
 
 def _transaction(file: SpoolFile, jobs: Sequence[_Job[Any]]) -> list[Any] | Failure:
@@ -394,7 +394,7 @@ def _is_full(error: object) -> bool:
     return getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
 
 
-def _read(file: SpoolFile, job: _Job[Any]) -> Any:
+def _run_read(file: SpoolFile, job: _Job[Any]) -> Any:
     try:
         try:
             return job.work(file)

@@ -23,7 +23,7 @@ from gateway.spool.disk_space import size_of
 from gateway.spool.record import Record, unpack
 from gateway.spool.salvage import READ, READ_OLD, intact
 
-_AT_ONCE: Final = 4 * 1024 * 1024
+_BYTES_PER_TRANSACTION: Final = 4 * 1024 * 1024
 """Bytes of payload after which a transaction ends: some milliseconds of reading."""
 
 _TRIES: Final = 3
@@ -65,7 +65,7 @@ class SpoolReader:
         for attempt in range(_TRIES):
             try:
                 uri = self._uri()
-                found = _read(uri, after)
+                found = _read_records(uri, after)
                 if uri == self._uri():
                     break
             except (OSError, sqlite3.Error) as error:
@@ -93,7 +93,7 @@ class SpoolReader:
         return f"{name}?mode=ro"
 
 
-def _read(uri: str, after: int) -> list[tuple[Record, int]]:
+def _read_records(uri: str, after: int) -> list[tuple[Record, int]]:
     """Return some records behind a place, each with its checksum."""
     found: list[tuple[Record, int]] = []
     size = 0
@@ -105,7 +105,7 @@ def _read(uri: str, after: int) -> list[tuple[Record, int]]:
             record = Record(*fields)
             found.append((record, checksum))
             size += len(record.payload) if isinstance(record.payload, bytes) else 0
-            if size > _AT_ONCE:
+            if size > _BYTES_PER_TRANSACTION:
                 break
     return found
 

@@ -45,7 +45,7 @@ class _Packed(msgspec.Struct, array_like=True):
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
-_DECODER: Final = msgspec.msgpack.Decoder(list[_Packed])
+_RECORD_DECODER: Final = msgspec.msgpack.Decoder(list[_Packed])
 
 PARTS: Final = 24
 """
@@ -112,10 +112,10 @@ class RecordGroup(NamedTuple):
 
 def pack(batch: Batch) -> bytes:
     """Pack the rows of a batch, refused ones too, as one value."""
-    parts = [_packed(part.chunk, part.frames, part.first) for part in batch.slices]
+    parts = [_pack_chunk(part.chunk, part.frames, part.first) for part in batch.slices]
     for refusal in batch.refusals:
         chunk = refusal.chunk
-        part = _packed(chunk, [chunk.frames[refusal.row]], refusal.number)
+        part = _pack_chunk(chunk, [chunk.frames[refusal.row]], refusal.number)
         if refusal.stream is None:
             part.stream = None
         part.refusal = answer_of(refusal.outcome)
@@ -124,7 +124,7 @@ def pack(batch: Batch) -> bytes:
     return _ENCODER.encode(parts)
 
 
-def _packed(chunk: Chunk, frames: list[bytes], first: int) -> _Packed:
+def _pack_chunk(chunk: Chunk, frames: list[bytes], first: int) -> _Packed:
     origin, stream = chunk.origin, chunk.stream
     packed = _Packed(origin.peer, origin.listener, origin.identity, chunk.received_at, frames)
     if stream is not None:
@@ -147,7 +147,7 @@ def unpack(records: Sequence[Record]) -> RecordGroup:
     slices: list[Slice] = []
     refusals: list[Refusal] = []
     for record in records:
-        for part in _unpacked(record):
+        for part in _unpack_record(record):
             stream = None
             if part.stream is not None:
                 stream = streams.setdefault(
@@ -174,9 +174,9 @@ def _outcome(answer: Sequence[str | None]) -> Outcome:
         raise ValueError(f"a refusal that is none: {error}") from None
 
 
-def _unpacked(record: Record) -> list[_Packed]:
+def _unpack_record(record: Record) -> list[_Packed]:
     try:
-        found = _DECODER.decode(record.payload)
+        found = _RECORD_DECODER.decode(record.payload)
     except msgspec.DecodeError as error:
         raise ValueError(str(error)) from None
     if sum(len(part.frames) for part in found) != record.rows or not record.rows:

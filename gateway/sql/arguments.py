@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 from msgspec import Raw
 
-from gateway.columns.kind import Kind, Misfit, SqlType, shown
+from gateway.columns.kind import Kind, Misfit, SqlType, excerpt
 from gateway.columns.kinds import kind_of
 from gateway.columns.literal import NULL
 from gateway.columns.structured import Document, plain, scalar
@@ -25,7 +25,7 @@ _decode_array: Final = msgspec.json.Decoder(list[Raw]).decode
 _BLANK: Final = b" \t\r\n"
 
 
-class _Place:
+class _Parameter:
     """
     Parameter of a query: conversion of its argument, and its element where a call has none.
 
@@ -73,7 +73,7 @@ class _Place:
             raise Misfit(f"parameter {self.name!r} is not JSON: {plain(error)}") from None
 
 
-class Arguments:
+class ArgumentParser:
     """
     Parser of the arguments of one query's calls.
 
@@ -88,7 +88,7 @@ class Arguments:
         self.kinds = [kind_of(sql_type) for sql_type in types]
         self._names = list(params)
         self._places = [
-            _Place(name, param, kind)
+            _Parameter(name, param, kind)
             for (name, param), kind in zip(params.items(), self.kinds, strict=True)
         ]
 
@@ -119,7 +119,7 @@ class Arguments:
                 tokens = [None] * len(places)
             else:
                 raise Misfit(
-                    f"{shown(arguments.decode('utf-8', 'replace'))} is neither a JSON object nor"
+                    f"{excerpt(arguments.decode('utf-8', 'replace'))} is neither a JSON object nor"
                     " an array"
                 )
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
@@ -129,9 +129,9 @@ class Arguments:
     def _surplus(self, table: Mapping[str, object]) -> Misfit:
         unknown = next(name for name in table if name not in self._names)
         if not self._names:
-            return Misfit(f"no parameter {shown(unknown)}; this query takes none")
+            return Misfit(f"no parameter {excerpt(unknown)}; this query takes none")
         hint = meant(unknown, self._names) or f"; there are {', '.join(self._names)}"
-        return Misfit(f"no parameter {shown(unknown)}{hint}")
+        return Misfit(f"no parameter {excerpt(unknown)}{hint}")
 
     def _too_many(self, count: int) -> Misfit:
         takes = f"{len(self._names)} ({', '.join(self._names)})" if self._names else "none"

@@ -13,7 +13,7 @@ from functools import partial
 from gateway.columns.column import Column, Misfits
 from gateway.columns.kind import Kind, Misfit, SqlType
 from gateway.columns.kinds import kind_of
-from gateway.columns.literal import NULL, quoted
+from gateway.columns.literal import NULL, quoted_element
 from gateway.columns.scalars import Bytea, octets
 from gateway.columns.structured import plain
 from gateway.formats.fields import Fields, Format, Texts
@@ -48,7 +48,7 @@ class Arrays:
         self._pieces: list[_Piece] = []
         for name, value in route.columns.items():
             try:
-                kind, piece = _column(name, value, kind_of(types[name], route.timezone))
+                kind, piece = _kind_and_elements(name, value, kind_of(types[name], route.timezone))
             except Misfit as error:
                 raise RouteError(f"column {name!r}: configured value {error}") from None
             self.kinds.append(kind)
@@ -129,7 +129,7 @@ class ArrayInsert:
         ]
 
 
-def _column(name: str, value: Value, kind: Kind) -> tuple[Kind, _Piece]:
+def _kind_and_elements(name: str, value: Value, kind: Kind) -> tuple[Kind, _Piece]:
     """
     Return the kind of a column, and the function that gives its elements.
 
@@ -141,21 +141,21 @@ def _column(name: str, value: Value, kind: Kind) -> tuple[Kind, _Piece]:
         return kind, partial(_frames, Column(name, FRAME, kind))
     if value.source == CONSTANT:
         constant = NULL if value.default is None else kind.element(value.default)
-        return kind, _repeated(lambda part: constant)
+        return kind, _repeat_element(lambda part: constant)
     if value.source in SOURCES:
         # The server converts the text to the column's type.
         tell = of_chunk(value)
-        return Kind(kind.sql_type), _repeated(lambda part: _nullable(tell(part.chunk)))
+        return Kind(kind.sql_type), _repeat_element(lambda part: _nullable(tell(part.chunk)))
     required = value.required or kind.sql_type.not_null
     column = Column(name, value.source, kind, value.default, required)
     return kind, lambda part, fields, misfits: column.encode(fields.cells[value.source], misfits)
 
 
 def _nullable(text: str | None) -> str:
-    return NULL if text is None else quoted(text)
+    return NULL if text is None else quoted_element(text)
 
 
-def _repeated(element: Callable[[Slice], str]) -> _Piece:
+def _repeat_element(element: Callable[[Slice], str]) -> _Piece:
     return lambda part, fields, misfits: ",".join([element(part)] * (part.stop - part.start))
 
 

@@ -19,7 +19,7 @@ from typing import Final
 
 from gateway.columns.kind import SqlType
 from gateway.sql.literals import quoted_literal
-from gateway.sql.sqlstate import MISSING, NOBODYS, PASSING_PATTERN, ROW_PATTERN, SLOW
+from gateway.sql.sqlstate import MISSING, NOBODYS, PASSING_PATTERN, ROW_PATTERN, SLOW_ROW
 from gateway.sql.statement import FENCE_TYPES, ParameterNames, fence
 
 _AT_A_TIME: Final = 16
@@ -91,7 +91,8 @@ def body(
     """
     Write the body of a code block.
 
-    It raises L{SLOW} where a row takes most of C{statement_timeout} and L{settings} say to watch.
+    It raises L{SLOW_ROW} where a row takes most of C{statement_timeout} and L{settings} say to
+    watch.
 
     @param places: of the parameters, those of the fence first.
     @param rows: a query for the inputs of all rows, C{c0}, C{c1} and so on, in order.
@@ -99,7 +100,7 @@ def body(
     @param careful: whether rows at fault are left out; else the first one makes the block fail.
     """
     lane = f"{places[0]}::{FENCE_TYPES[0]}"
-    row = _told(step)
+    row = _recording_sql(step)
     if careful:
         refuse = _refuse(names, count, step)
         row = (
@@ -162,13 +163,13 @@ _SLOW: Final = f"""
 IF gw_watch AND 2000 * extract(epoch FROM clock_timestamp() - gw_since)
    >= (SELECT setting::bigint FROM pg_settings WHERE name = 'statement_timeout')
 THEN
-    RAISE EXCEPTION 'this row took too long' USING ERRCODE = '{SLOW}', DETAIL = gw_base + gw_i;
+    RAISE EXCEPTION 'this row took too long' USING ERRCODE = '{SLOW_ROW}', DETAIL = gw_base + gw_i;
 END IF;
 RAISE;"""
 """At the end of C{statement_timeout}: a row that took most of it is the one."""
 
 
-def _told(step: Step) -> str:
+def _recording_sql(step: Step) -> str:
     """Write the SQL of L{Step.one}, and what records its result."""
     tell = "gw_values := array_append(gw_values, coalesce(gw_value, 'null'));"
     if step.ignores:

@@ -30,8 +30,8 @@ MOST_BYTES_OF_MANY: Final = 1024 * 1024
 """Of the answers of several calls; where they are more, the calls are answered one by one."""
 
 _ROW: Final = b"\x1e"
-_CALL: Final = b"\x1d"
-_TOO_MANY: Final = b"R"
+_CALL_SEPARATOR: Final = b"\x1d"
+_TOO_MANY_ROWS: Final = b"R"
 _TOO_LARGE: Final = b"B"
 
 
@@ -108,8 +108,10 @@ def call_statement(
     return CallStatement(
         form,
         tuple(types),
-        _text(query, kinds, form, columns, [f"${n}" for n in range(1, len(types) + 1)], False),
-        _text(query, kinds, form, columns, named_places(len(types)), True),
+        _statement_sql(
+            query, kinds, form, columns, [f"${n}" for n in range(1, len(types) + 1)], False
+        ),
+        _statement_sql(query, kinds, form, columns, named_places(len(types)), True),
     )
 
 
@@ -122,7 +124,8 @@ def look(query: Query, kinds: Sequence[Kind], form: Form) -> str:
     if form is Form.MANY:
         arrays = [f"'{{}}'::{kind.parameter}" for kind in kinds]
         places = [
-            _value(f"(gw_p.gw_{n})", kind, ParameterNames(False)) for n, kind in enumerate(kinds)
+            _argument_sql(f"(gw_p.gw_{n})", kind, ParameterNames(False))
+            for n, kind in enumerate(kinds)
         ]
         sql = _placed(query, places, False)
         return f"SELECT gw_u.* FROM {_calls(arrays, '0')} CROSS JOIN LATERAL ({sql}\n) gw_u LIMIT 0"
@@ -130,17 +133,17 @@ def look(query: Query, kinds: Sequence[Kind], form: Form) -> str:
     sql = _placed(query, _unknown(kinds), False)
     if form is Form.ONE:
         return f"SELECT gw_u.* FROM ({sql}\n) gw_u LIMIT 0"
-    return f"{_with(sql)} SELECT{' gw_u.* FROM gw_u' if gives_rows(query.sql) else ''}"
+    return f"{_as_with_query(sql)} SELECT{' gw_u.* FROM gw_u' if gives_rows(query.sql) else ''}"
 
 
 def look_types(query: Query, kinds: Sequence[Kind], columns: Sequence[str]) -> str:
     """Write a statement for EXPLAIN VERBOSE, whose output says C{NULL::type} of each column."""
     sql = _placed(query, _unknown(kinds), False)
     pairs = ", ".join(f"ARRAY[gw_u.{identifier(column)}, NULL]" for column in columns)
-    return f"{_with(sql)} SELECT {pairs} FROM gw_u"
+    return f"{_as_with_query(sql)} SELECT {pairs} FROM gw_u"
 
 
-def _text(
+def _statement_sql(
     query: Query,
     kinds: Sequence[Kind],
     form: Form,
@@ -151,15 +154,15 @@ def _text(
     names = ParameterNames(plain)
     typed = [f"{p}::{kind.parameter}" for p, kind in zip(parameters, kinds, strict=False)]
     if form is Form.MANY:
-        places = [_value(f"(gw_p.gw_{n})", kind, names) for n, kind in enumerate(kinds)]
+        places = [_argument_sql(f"(gw_p.gw_{n})", kind, names) for n, kind in enumerate(kinds)]
     else:
-        places = [_value(f"(({p})[1])", k, names) for p, k in zip(typed, kinds, strict=True)]
+        places = [_argument_sql(f"(({p})[1])", k, names) for p, k in zip(typed, kinds, strict=True)]
     sql = _placed(query, places, plain)
     if form is Form.WITH:
         if not gives_rows(query.sql):
-            return f"{_with(sql)} SELECT ''"
-        return f"{_with(sql)} {_answer(query, 'gw_u', columns, names)}"
-    answer = _answer(query, f"({sql}\n) gw_u", columns, names)
+            return f"{_as_with_query(sql)} SELECT ''"
+        return f"{_as_with_query(sql)} {_answer_query(query, 'gw_u', columns, names)}"
+    answer = _answer_query(query, f"({sql}\n) gw_u", columns, names)
     if form is Form.ONE:
         return answer
     count = f"{parameters[0]}::int4"
@@ -171,7 +174,7 @@ def _text(
     )
 
 
-def _value(place: str, kind: Kind, names: ParameterNames) -> str:
+def _argument_sql(place: str, kind: Kind, names: ParameterNames) -> str:
     """
     Write an argument with the declared type, without the cut of a cast.
 
@@ -198,13 +201,13 @@ def _calls(arrays: Sequence[str], count: str) -> str:
     return f"unnest({', '.join(arrays)}) WITH ORDINALITY AS gw_p({columns}, gw_i)"
 
 
-def _with(sql: str) -> str:
+def _as_with_query(sql: str) -> str:
     """Write the user's statement as the last query of WITH."""
     head, main = halves(sql)
     return f"{f'{head},' if head.strip() else 'WITH'} gw_u AS MATERIALIZED ({main}\n)"
 
 
-def _answer(
+def _answer_query(
     query: Query, source: str, columns: Sequence[ResultColumn], names: ParameterNames
 ) -> str:
     """
@@ -214,7 +217,7 @@ def _answer(
     """
     chosen = "*"
     if any(column.is_bytes for column in columns):
-        chosen = ", ".join(names(_column(column)) for column in columns)
+        chosen = ", ".join(names(_column_sql(column)) for column in columns)
     rows = f"SELECT {chosen} FROM {source} LIMIT {query.max_rows + 1}"
     return (
         f"SELECT CASE WHEN count(*) > {query.max_rows} THEN 'R'"
@@ -224,7 +227,7 @@ def _answer(
     )
 
 
-def _column(column: ResultColumn) -> str:
+def _column_sql(column: ResultColumn) -> str:
     """
     Write a column of the result, bytes as Base64.
 
@@ -256,12 +259,12 @@ def answers_of(told: str, query: Query) -> list[Outcome | Listing]:
     data = told.encode().replace(b"\n", b" ").replace(b"\r", b" ")
     return [
         Listing(answer.split(_ROW)) if answer[:1] == b"{" else _without_rows(answer, query)
-        for answer in data.split(_CALL)
+        for answer in data.split(_CALL_SEPARATOR)
     ]
 
 
 def _without_rows(answer: bytes, query: Query) -> Outcome | Listing:
-    if answer == _TOO_MANY:
+    if answer == _TOO_MANY_ROWS:
         return wording.more_rows(query.max_rows)
     if answer == _TOO_LARGE:
         return wording.more_bytes(query.max_bytes)

@@ -14,7 +14,7 @@ from msgspec import Struct, field
 
 from gateway.model.outcome import DUPLICATE, STORED, Fate, Returned, Run, row_refused
 
-_BARE: Final = re.compile(r'[^\s"\x00-\x1f\x7f-\x9f\u2028\u2029]+')
+_PLAIN_WORD: Final = re.compile(r'[^\s"\x00-\x1f\x7f-\x9f\u2028\u2029]+')
 
 
 VOID: Final = "void"
@@ -37,7 +37,7 @@ class _Fates(Struct):
     values: list[list[str | None] | None] = field(default_factory=list)
 
 
-_DECODER: Final = msgspec.json.Decoder(_Fates)
+_FATES_DECODER: Final = msgspec.json.Decoder(_Fates)
 
 
 def runs_of(fates: str | None, count: int, returning: Sequence[str]) -> list[Run]:
@@ -50,13 +50,13 @@ def runs_of(fates: str | None, count: int, returning: Sequence[str]) -> list[Run
     """
     if fates is None or fates == "{}":
         return [(count, STORED)]
-    found = _DECODER.decode(fates)
+    found = _FATES_DECODER.decode(fates)
     others: dict[int, Fate] = {row - 1: DUPLICATE for row in found.duplicates}
     for row, sqlstate, column, text in found.refused:
         others[row - 1] = row_refused(
             text if column is None else f"column {column!r}: {text}", sqlstate
         )
-    answers = [_answer(returning, values) for values in found.values]
+    answers = [_ok_answer(returning, values) for values in found.values]
     runs: list[Run] = []
     row = told = 0
     for other in [*sorted(others), count]:
@@ -70,15 +70,15 @@ def runs_of(fates: str | None, count: int, returning: Sequence[str]) -> list[Run
     return runs
 
 
-def _answer(names: Sequence[str], values: Sequence[str | None] | None) -> bytes:
+def _ok_answer(names: Sequence[str], values: Sequence[str | None] | None) -> bytes:
     """Write C{+OK name=value ...}; a value that is not one plain word is a JSON string."""
     told = zip(names, values or (), strict=False)
-    return " ".join(["+OK", *[f"{name}={_shown(value)}" for name, value in told]]).encode()
+    return " ".join(["+OK", *[f"{name}={_answer_value(value)}" for name, value in told]]).encode()
 
 
-def _shown(value: str | None) -> str:
+def _answer_value(value: str | None) -> str:
     if value is None:
         return "null"
-    if value != "null" and _BARE.fullmatch(value):
+    if value != "null" and _PLAIN_WORD.fullmatch(value):
         return value
     return json.dumps(value)

@@ -14,16 +14,16 @@ from typing import Final
 _PERCENT: Final = re.compile(r"%(?:\((?P<name>[^()]*)\)s|%)?")
 
 # PostgreSQL documentation, section 4.1: strings, names in quotes, dollar quotes, comments.
-_CLOSED: Final = r"""
+_CLOSED_LITERAL: Final = r"""
     [eE]'(?:[^'\\]|\\.|'')*' | '(?:[^']|'')*' | "(?:[^"]|"")*"
   | (?<![\w$])\$(?P<tag>(?:[^\W\d]\w*)?)\$.*?\$(?P=tag)\$
 """
 _COMMENT: Final = r"--[^\n]* | /\*.*?\*/"
-_TOKEN: Final = re.compile(
-    rf"(?P<closed>{_CLOSED}) | (?P<comment>{_COMMENT}) | (?P<word>\w+) | .", re.S | re.X
+_SQL_TOKEN: Final = re.compile(
+    rf"(?P<closed>{_CLOSED_LITERAL}) | (?P<comment>{_COMMENT}) | (?P<word>\w+) | .", re.S | re.X
 )
 
-_NUMBERED: Final = re.compile(r"(?<![\w$])\$[0-9]{1,9}")
+_NUMBERED_PLACE: Final = re.compile(r"(?<![\w$])\$[0-9]{1,9}")
 """As PREPARE and drivers of other languages have them; no identifier begins so."""
 
 _NAMED: Final = re.compile(r"(?<![\w:\])\[]):(?P<name>[^\W\d]\w*)")
@@ -42,7 +42,16 @@ _UNNAMED: Final = re.compile(
     re.X | re.I,
 )
 
-_VERBS: Final = ("SELECT", "VALUES", "TABLE", "INSERT", "UPDATE", "DELETE", "MERGE", "CALL")
+_PREPARABLE_VERBS: Final = (
+    "SELECT",
+    "VALUES",
+    "TABLE",
+    "INSERT",
+    "UPDATE",
+    "DELETE",
+    "MERGE",
+    "CALL",
+)
 _READING: Final = ("SELECT", "VALUES", "TABLE")
 
 
@@ -61,14 +70,14 @@ def parameters(sql: str, known: Sequence[str] = ()) -> list[str]:
         elif found[0] != "%%":
             near = sql[found.start() : found.start() + 10]
             raise ValueError(f"{near!r}: a parameter is %(name)s, and any other % is %%")
-    numbered = _NUMBERED.search(_opened(sql))
+    numbered = _NUMBERED_PLACE.search(_without_literals(sql))
     if numbered is not None:
         # PostgreSQL would take it for one of the places that our parameters become.
         place = int(numbered[0][1:]) - 1
         name = known[place] if 0 <= place < len(known) else "name"
-        raise ValueError(_written(name, numbered[0]))
+        raise ValueError(_wrong_place(name, numbered[0]))
     ended = False
-    for token in _TOKEN.finditer(sql):
+    for token in _SQL_TOKEN.finditer(sql):
         text = token[0]
         if token["closed"] or token["comment"]:
             for found in _PERCENT.finditer(text):
@@ -90,18 +99,18 @@ def foreign_parameter(sql: str) -> str:
     Both are right in other places (operators of jsonb, casts, slices): this is for a statement
     that is refused, or that should have a parameter and has none.
     """
-    text = _opened(sql)
+    text = _without_literals(sql)
     named = _NAMED.search(text)
     if named is not None:
-        return _written(named["name"], named[0])
-    return _written("name", "?") if _UNNAMED.search(text) else ""
+        return _wrong_place(named["name"], named[0])
+    return _wrong_place("name", "?") if _UNNAMED.search(text) else ""
 
 
-def _written(name: str, instead: str) -> str:
+def _wrong_place(name: str, instead: str) -> str:
     return f"parameters are written %({name})s here, not {instead}"
 
 
-def _opened(sql: str) -> str:
+def _without_literals(sql: str) -> str:
     """Return the statement without the content of quotes and comments."""
 
     def replaced(token: re.Match[str]) -> str:
@@ -109,7 +118,7 @@ def _opened(sql: str) -> str:
             return "''"
         return " " if token["comment"] else token[0]
 
-    return _TOKEN.sub(replaced, sql)
+    return _SQL_TOKEN.sub(replaced, sql)
 
 
 def with_places(sql: str, place: Callable[[str], str]) -> str:
@@ -119,7 +128,7 @@ def with_places(sql: str, place: Callable[[str], str]) -> str:
     @param sql: one that L{parameters} accepts.
     @param place: a parameter's name -> its replacement.
     """
-    for token in _TOKEN.finditer(sql):
+    for token in _SQL_TOKEN.finditer(sql):
         if token[0] == ";":
             sql = sql[: token.start()]
             break
@@ -134,7 +143,7 @@ def called(sql: str) -> list[str]:
     """
     found: dict[str, None] = {}
     name = ""
-    for token in _TOKEN.finditer(sql):
+    for token in _SQL_TOKEN.finditer(sql):
         text = token[0]
         if token["word"]:
             name = text.lower()
@@ -150,7 +159,7 @@ def called(sql: str) -> list[str]:
 
 def first_word(sql: str) -> str:
     """Return the first word of a statement, in capitals; C{""} where there is none."""
-    words = (token[0] for token in _TOKEN.finditer(sql) if token["word"])
+    words = (token[0] for token in _SQL_TOKEN.finditer(sql) if token["word"])
     return next(words, "").upper()
 
 
@@ -163,10 +172,10 @@ def halves(sql: str) -> tuple[str, str]:
     if first_word(sql) != "WITH":
         return "", sql
     depth = 0
-    for token in _TOKEN.finditer(sql):
+    for token in _SQL_TOKEN.finditer(sql):
         text = token[0]
         depth += (text == "(") - (text == ")")
-        if token["word"] and not depth and text.upper() in _VERBS:
+        if token["word"] and not depth and text.upper() in _PREPARABLE_VERBS:
             return sql[: token.start()], sql[token.start() :]
     return "", sql
 
@@ -179,11 +188,11 @@ def gives_rows(sql: str) -> bool:
     """
     depth = 0
     verb = ""
-    for token in _TOKEN.finditer(sql):
+    for token in _SQL_TOKEN.finditer(sql):
         text = token[0]
         depth += (text == "(") - (text == ")")
         word = text.upper() if token["word"] and not depth else ""
-        if not verb and word in _VERBS:
+        if not verb and word in _PREPARABLE_VERBS:
             verb = word
         elif word == "RETURNING":
             return True

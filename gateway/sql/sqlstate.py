@@ -21,7 +21,7 @@ UNMOVED: Final = "ZG003"
 BEHIND: Final = "ZG004"
 """Raised by C{gateway.claim}: a stream has not come as far as its peer says."""
 
-SLOW: Final = "ZG006"
+SLOW_ROW: Final = "ZG006"
 """Raised by our own code blocks: the row that DETAIL names took too long."""
 
 NO_SUCH_PREPARED_STATEMENT: Final = "26000"
@@ -43,7 +43,7 @@ class ErrorKind(Enum):
     ROUTE = "every row would fail until the operator acts"
 
 
-_TABLE: Final = {
+_KIND_BY_STATE: Final = {
     # The connection, or the server behind it, goes away.
     "08": ErrorKind.LOST,  # connection exception
     "57P01": ErrorKind.LOST,  # admin shutdown; may follow a commit
@@ -71,7 +71,7 @@ _TABLE: Final = {
     "ZG002": ErrorKind.ROW,  # gateway.remember: what became of the rows can only be told one by one
 }
 
-_OWN: Final = frozenset("6789IJKLMNOPQRSTUVWYZ")
+_CUSTOM_CLASSES: Final = frozenset("6789IJKLMNOPQRSTUVWYZ")
 """First characters of classes that neither the SQL standard nor PostgreSQL claims."""
 
 
@@ -79,8 +79,8 @@ def error_kind(sqlstate: str) -> ErrorKind:
     """
     Return the kind of an SQLSTATE, five characters.
     """
-    found = _TABLE.get(sqlstate) or _TABLE.get(sqlstate[:2])
-    if found is None and sqlstate[:1] in _OWN:
+    found = _KIND_BY_STATE.get(sqlstate) or _KIND_BY_STATE.get(sqlstate[:2])
+    if found is None and sqlstate[:1] in _CUSTOM_CLASSES:
         # A trigger of the user's with an SQLSTATE of its own.
         return ErrorKind.ROW
     # Authorization (28), catalog and schema names (3D, 3F), syntax and access rule
@@ -89,8 +89,8 @@ def error_kind(sqlstate: str) -> ErrorKind:
 
 
 def _row_pattern() -> str:
-    classes = "|".join(code for code, kind in _TABLE.items() if kind is ErrorKind.ROW)
-    return f"^({classes}|[{''.join(sorted(_OWN))}])"
+    classes = "|".join(code for code, kind in _KIND_BY_STATE.items() if kind is ErrorKind.ROW)
+    return f"^({classes}|[{''.join(sorted(_CUSTOM_CLASSES))}])"
 
 
 ROW_PATTERN: Final = _row_pattern()

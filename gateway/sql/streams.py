@@ -9,10 +9,10 @@ from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from gateway.columns.literal import quoted
+from gateway.columns.literal import quoted_element
 from gateway.model.batch import Batch, Fence, StreamMark
 from gateway.model.outcome import Code, Outcome, one_line, refused, row_refused
-from gateway.model.stream_marks import Standing
+from gateway.model.stream_marks import StreamPosition
 
 KEPT_DIGESTS: Final = 10_000
 """Numbers behind the last one of which it is remembered which message each was."""
@@ -22,7 +22,7 @@ FOLLOW: Final = (
     " %s::bigint[], %s::bigint[], %s::bytea[], %s::jsonb, %s::bigint)"
 )
 REMEMBER: Final = "SELECT gateway.remember_refusals(%s::uuid, %s::jsonb)"
-CLAIM: Final = (
+CLAIM_STREAM: Final = (
     "SELECT claim::text, now_epoch::text, mark, refusals::text"
     " FROM gateway.claim(%s, %s, %s, %s, %s)"
 )
@@ -38,7 +38,7 @@ def follow_values(fence: Fence, moves: Sequence[StreamMark]) -> Sequence[Any]:
     return (
         fence.lane,
         fence.first,
-        _array([quoted(move.stream.name) for move in moves]),
+        _array([quoted_element(move.stream.name) for move in moves]),
         _array([move.stream.claim or "NULL" for move in moves]),
         _array([move.stream.epoch or '""' for move in moves]),
         _array([str(move.first) for move in moves]),
@@ -75,11 +75,11 @@ def parts_json(batch: Batch) -> str:
     return json.dumps(parts)
 
 
-def standings_of(detail: str) -> dict[str, Standing]:
+def stream_positions_of(detail: str) -> dict[str, StreamPosition]:
     """Parse the positions that C{gateway.follow} reports of streams that have not moved."""
     found: Mapping[str, tuple[bool, bool, int, int, str]] = json.loads(detail)
     return {
-        name: Standing(claimed, current, mark, first, b64decode(digests))
+        name: StreamPosition(claimed, current, mark, first, b64decode(digests))
         for name, (claimed, current, mark, first, digests) in found.items()
     }
 
@@ -87,11 +87,11 @@ def standings_of(detail: str) -> dict[str, Standing]:
 def refusals_of(text: str | None) -> Mapping[int, Outcome]:
     """Parse the refusals that are remembered of a stream, by number, ascending."""
     found: Mapping[str, Any] = json.loads(text) if text is not None else {}
-    ascending = sorted(found.items(), key=_number)
+    ascending = sorted(found.items(), key=_number_of_item)
     return {int(number): outcome_of(*answer) for number, answer in ascending}
 
 
-def _number(item: tuple[str, Any]) -> int:
+def _number_of_item(item: tuple[str, Any]) -> int:
     return int(item[0])
 
 

@@ -15,20 +15,20 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Final, NamedTuple
 
-LARGEST: Final = 2**31 - 1
+MAX_C_INT: Final = 2**31 - 1
 """Of a C int, which listen(2) takes."""
 
-_DAY: Final = 86400
+_DAY_SECONDS: Final = 86400
 
-_TOO_MANY: Final = "it has too many parts; a colon within one is \\:"
+_TOO_MANY_PARTS: Final = "it has too many parts; a colon within one is \\:"
 
-_NUMBER: Final = re.compile(r" *[+-]?[0-9]{1,99} *", re.ASCII)
+_INTEGER: Final = re.compile(r" *[+-]?[0-9]{1,99} *", re.ASCII)
 
 Check = Callable[[str], str | None]
 """A value -> what is wrong with it."""
 
 
-class Arguments(NamedTuple):
+class EndpointArguments(NamedTuple):
     """
     Kind and arguments of an endpoint string.
 
@@ -55,7 +55,7 @@ class _Form(NamedTuple):
     needed: Collection[str] = ()
 
 
-def split_endpoint(text: str) -> Arguments | None:
+def split_endpoint(text: str) -> EndpointArguments | None:
     """
     Split an endpoint string into its kind and arguments, as Twisted does.
 
@@ -77,7 +77,7 @@ def split_endpoint(text: str) -> Arguments | None:
             return None
     values = [part[0] for part in parts if len(part) == 1]
     named = [(part[0], part[1]) for part in parts if len(part) == 2]
-    return Arguments(values[0] if values else "", values[1:], named)
+    return EndpointArguments(values[0] if values else "", values[1:], named)
 
 
 def escaped(value: str) -> str:
@@ -108,7 +108,7 @@ def argument_fault(text: str, listening: bool) -> str | None:
     if form is None:
         return None
     if len(values) > form.bare:
-        return _TOO_MANY
+        return _TOO_MANY_PARTS
     names = list(form.names)
     if not listening and len(values) == 1 and form.bare == 2 and "host" in dict(named):
         names = ["port"]
@@ -117,7 +117,7 @@ def argument_fault(text: str, listening: bool) -> str | None:
         if name not in form.names:
             return f"it takes no {name}="
         if name in dict(given[: len(values)]):
-            return _TOO_MANY
+            return _TOO_MANY_PARTS
         if name in dict(given):
             return f"it has {name}= twice"
         given.append((name, value))
@@ -131,11 +131,11 @@ def argument_fault(text: str, listening: bool) -> str | None:
     return None
 
 
-def _number(what: str, least: int, most: int) -> Check:
+def _integer_between(what: str, least: int, most: int) -> Check:
     def check(value: str) -> str | None:
         if not value:
             return "a number is missing"
-        if _NUMBER.fullmatch(value) is None:
+        if _INTEGER.fullmatch(value) is None:
             return f"{value!r} is no number"
         if not least <= int(value) <= most:
             return f"{what} is a number from {least} to {most}, and {value} is not"
@@ -193,10 +193,10 @@ def is_address(text: str) -> bool:
     return True
 
 
-_LISTENED: Final = _number("a port", 0, 65535)
-_DIALLED: Final = _number("a port", 1, 65535)
-_BACKLOG: Final = _number("backlog", 0, LARGEST)
-_TIMEOUT: Final = _number("timeout", 1, _DAY)
+_LISTENED: Final = _integer_between("a port", 0, 65535)
+_DIALLED: Final = _integer_between("a port", 1, 65535)
+_BACKLOG: Final = _integer_between("backlog", 0, MAX_C_INT)
+_TIMEOUT: Final = _integer_between("timeout", 1, _DAY_SECONDS)
 
 _SERVERS: Final[Mapping[str, _Form]] = {
     "tcp": _Form({"port": _LISTENED, "interface": _interface, "backlog": _BACKLOG}, 3),
@@ -218,20 +218,22 @@ _SERVERS: Final[Mapping[str, _Form]] = {
     "tls": _Form(
         {"path": None, "port": _LISTENED, "backlog": _BACKLOG, "interface": _interface}, 4
     ),
-    "systemd": _Form({"domain": _domain, "index": _number("index", 0, LARGEST), "name": None}, 3),
+    "systemd": _Form(
+        {"domain": _domain, "index": _integer_between("index", 0, MAX_C_INT), "name": None}, 3
+    ),
 }
 
 _DIAL: Final = {"host": _host, "port": _DIALLED, "timeout": _TIMEOUT, "bindAddress": _address}
 
-_PLACE: Final = ("host", "port")
+_PLACE_NAMES: Final = ("host", "port")
 
 _CLIENTS: Final[Mapping[str, _Form]] = {
-    "tcp": _Form(_DIAL, 2, _PLACE),
+    "tcp": _Form(_DIAL, 2, _PLACE_NAMES),
     "unix": _Form({"path": None, "lockfile": _switch, "timeout": _TIMEOUT}, 1),
     "ssl": _Form(
         {**_DIAL, "certKey": None, "privateKey": None, "caCertsDir": None, "hostname": _host},
         2,
-        _PLACE,
+        _PLACE_NAMES,
     ),
     "tls": _Form(
         {
@@ -242,7 +244,7 @@ _CLIENTS: Final[Mapping[str, _Form]] = {
             "endpoint": lambda value: argument_fault(value, listening=False),
         },
         8,
-        _PLACE,
+        _PLACE_NAMES,
     ),
 }
 """Twisted takes a client's kind in any case."""

@@ -19,30 +19,39 @@ from gateway.system.endpoint_arguments import argument_fault, escaped, is_addres
 EndpointFault = Callable[[str], str | None]
 """An endpoint string -> what is wrong with it."""
 
-_KINDS: Final = ("tcp", "tcp4", "tcp6", "unix", "ssl", "tls", "systemd", "haproxy")
-_WORDS: Final = ("interface", "backlog", "port", "mode", "host", "timeout", "address", "path")
+_ENDPOINT_KINDS: Final = ("tcp", "tcp4", "tcp6", "unix", "ssl", "tls", "systemd", "haproxy")
+_ARGUMENT_NAMES: Final = (
+    "interface",
+    "backlog",
+    "port",
+    "mode",
+    "host",
+    "timeout",
+    "address",
+    "path",
+)
 """Arguments that have names."""
 
-_OTHERS: Final = ("udp", "fd", "stdio", "sctp", "pipe")
+_OTHER_KINDS: Final = ("udp", "fd", "stdio", "sctp", "pipe")
 """Kinds that are none here, and no names of hosts."""
 
-_HERE: Final = ("", "localhost")
+_LOCAL_HOSTS: Final = ("", "localhost")
 _ANY: Final = ("*", "0.0.0.0")
 
 _SCHEME: Final = re.compile(r"(?P<kind>[a-z][a-z0-9+.-]*):/{2,}(?P<rest>.*)", re.I | re.S)
 _PATH: Final = re.compile(
     r"(?:(?:unix|local)[:;,= ]?/{0,2}(?=/)|unix[;,= ]+|(?=\.{0,2}/))(?P<path>[^:]+)", re.I
 )
-_PLACE: Final = re.compile(
+_PLACE_PATTERN: Final = re.compile(
     r"(?:(?P<kind>[a-z]+[46]?)[:;,= ]+)?"
     r"(?:(?:host=)?(?P<host>\[[0-9a-f:.]+\]|[\w.*-]*[a-z.*_-][\w.*-]*|)[:; ])?"
     r"(?:port=)?(?P<port>[0-9]{1,9})(?:[:;, ]+(?:interface=)?(?P<interface>[\w.*\\:-]+))?/?",
     re.I | re.A,
 )
-_CALL: Final = re.compile(r"\w+(\.\w+)*\(\) ")
+_FUNCTION_CALL: Final = re.compile(r"\w+(\.\w+)*\(\) ")
 
 
-class _Place(NamedTuple):
+class _HostAndPort(NamedTuple):
     """
     Host and port that an endpoint string seems to mean.
     """
@@ -55,11 +64,11 @@ class _Place(NamedTuple):
         """Return it as an endpoint string."""
         host = self.host.strip("[]").replace("\\:", ":")
         if not listening:
-            host = "127.0.0.1" if host in _HERE + _ANY else host
+            host = "127.0.0.1" if host in _LOCAL_HOSTS + _ANY else host
             return f"tcp:{escaped(host)}:{self.port}"
         if host in _ANY:
             return f"tcp:{self.port}"
-        return f"tcp:{self.port}:interface={escaped('127.0.0.1' if host in _HERE else host)}"
+        return f"tcp:{self.port}:interface={escaped('127.0.0.1' if host in _LOCAL_HOSTS else host)}"
 
 
 def endpoint_hint(text: str, fault: EndpointFault, listening: bool) -> str:
@@ -116,7 +125,7 @@ def error_words(error: Exception) -> str:
             return f"it has no {found[1].replace(chr(39), '')}"
         if "positional argument" in text or "multiple values" in text:
             return "it has too many parts; a colon within one is \\:"
-        return _CALL.sub("", text)
+        return _FUNCTION_CALL.sub("", text)
     if found := re.search(r"invalid literal for int\(\) .*: (.*)", text):
         return f"{found[1]} is no number" if found[1] != "''" else "a number is missing"
     if found := re.fullmatch(r"Unknown endpoint type: (.*)", text):
@@ -130,11 +139,11 @@ def _guesses(text: str, listening: bool) -> list[tuple[str, bool]]:
     """
     found: list[tuple[str, bool]] = []
     kind, colon, rest = text.partition(":")
-    if colon and kind.lower() in _KINDS:
+    if colon and kind.lower() in _ENDPOINT_KINDS:
         found.append((f"{kind.lower()}:{rest}", False))
-        found += [(f"{kind.lower()}:{named}", False) for named in _named(rest)]
+        found += [(f"{kind.lower()}:{named}", False) for named in _corrected_names(rest)]
     elif colon and not rest.startswith("//"):
-        near = difflib.get_close_matches(kind.lower(), _KINDS, 1)
+        near = difflib.get_close_matches(kind.lower(), _ENDPOINT_KINDS, 1)
         found += [(f"{each}:{rest}", False) for each in near]
     url = _SCHEME.fullmatch(text)
     path = _PATH.fullmatch(text)
@@ -151,46 +160,50 @@ def _guesses(text: str, listening: bool) -> list[tuple[str, bool]]:
     return found
 
 
-def _place(text: str) -> _Place | None:
+def _place(text: str) -> _HostAndPort | None:
     address = text.partition("/")[0]
     if is_address(address.strip("[]")):
         return None  # an address without a port
     bare = _of_bare_address(address)
     if bare is not None:
         return bare
-    found = _PLACE.fullmatch(address)
+    found = _PLACE_PATTERN.fullmatch(address)
     if found is None:
         return None
     kind, host = found["kind"] or "", found["host"] or ""
     interface = found["interface"] or ""
-    if kind.lower() not in _KINDS:
+    if kind.lower() not in _ENDPOINT_KINDS:
         # Without one, what stands before the port is a host: "localhost:8002".
-        if (kind and host) or kind.lower() in _OTHERS or (interface and not is_address(interface)):
+        if (
+            (kind and host)
+            or kind.lower() in _OTHER_KINDS
+            or (interface and not is_address(interface))
+        ):
             return None
         host = host or kind
-    return _Place(host or interface, found["port"], kind.lower() in ("ssl", "tls"))
+    return _HostAndPort(host or interface, found["port"], kind.lower() in ("ssl", "tls"))
 
 
-def _of_bare_address(text: str) -> _Place | None:
+def _of_bare_address(text: str) -> _HostAndPort | None:
     """Parse an IPv6 address without escapes: C{tcp:8000:interface=::1}, C{tcp:::1:8000}."""
     _, _, rest = text.partition(":")
     port, _, address = rest.partition(":interface=")
     if port.isdecimal() and is_address(address):
-        return _Place(address, port, False)
+        return _HostAndPort(address, port, False)
     address, _, port = rest.rpartition(":")
     if port.isdecimal() and is_address(address):
-        return _Place(address, port, False)
+        return _HostAndPort(address, port, False)
     return None
 
 
-def _named(rest: str) -> list[str]:
+def _corrected_names(rest: str) -> list[str]:
     """
     Replace each mistyped argument name by the nearest one that exists.
     """
     parts = rest.split(":")
     for number, part in enumerate(parts):
         name, equals, value = part.partition("=")
-        if equals and name not in _WORDS:
-            near = difflib.get_close_matches(name.lower(), _WORDS, 1)
+        if equals and name not in _ARGUMENT_NAMES:
+            near = difflib.get_close_matches(name.lower(), _ARGUMENT_NAMES, 1)
             parts[number] = f"{near[0]}={value}" if near else part
     return [":".join(parts)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import resource
 from typing import Final
 
-_OWN: Final = 128
+_OWN_FILES: Final = 128
 """Files that are open or may be: the spool, logs, locks, the reactor's, certificates read anew."""
 
 
@@ -39,7 +39,7 @@ def room_for_peers(
     @param files: most that may be open.
     @param database_connections: at most; a broken one may be open beside its successor.
     """
-    room = max(1, files - 2 * database_connections - listeners - _OWN)
+    room = max(1, files - 2 * database_connections - listeners - _OWN_FILES)
     if room >= wanted:
         return wanted, []
     return room, [

@@ -19,7 +19,7 @@ from pathlib import Path
 
 _NO_PLAIN_FILE = "is no plain file"
 
-_OTHERS = 0o027
+_OTHERS_MODE = 0o027
 """Bits of a folder's mode that let its group change it, or others do anything."""
 
 
@@ -119,6 +119,6 @@ def own_folder(path: Path) -> None:
     if found.st_uid != os.geteuid():
         reason = f"it belongs to user {found.st_uid}, and not to whom the gateway runs as"
         raise OSError(errno.EPERM, reason)
-    if mode & _OTHERS:
+    if mode & _OTHERS_MODE:
         reason = f"it has mode {mode:04o}, so that others get in; run: chmod 700 {path}"
         raise OSError(errno.EPERM, reason)

@@ -27,7 +27,7 @@ def carrier_of(transport: object) -> socket.socket | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Carriage:
+class SocketOptions:
     """
     Socket options of a listener's connections.
 

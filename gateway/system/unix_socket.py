@@ -153,7 +153,7 @@ class LocalPort(unix.Port):
         # A socket without a file has its name as bytes.
         self._path = name if isinstance(name, str) else ""
         self._listening = listening
-        self._file = _file(self._path) if is_ours else None
+        self._file = _file_identity(self._path) if is_ours else None
 
     def startListening(self) -> None:
         # As Twisted's port does for an adopted socket, but without changing the file's mode.
@@ -168,7 +168,7 @@ class LocalPort(unix.Port):
 
     def connectionLost(self, reason: Failure) -> None:
         # While the socket is open its inode is no other file's.
-        if self._file is not None and _file(self._path) == self._file:
+        if self._file is not None and _file_identity(self._path) == self._file:
             # Started as root and now another user, it may not be allowed to: the next
             # gateway replaces the file.
             with suppress(OSError):
@@ -176,7 +176,7 @@ class LocalPort(unix.Port):
         tcp.Port.connectionLost(self, reason)
 
 
-def _file(path: str) -> File | None:
+def _file_identity(path: str) -> File | None:
     try:
         found = os.lstat(path)
     except OSError:

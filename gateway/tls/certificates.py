@@ -48,7 +48,7 @@ _NO_EXTENSION: Final = (
 )
 """There is none of a kind, or none that can be read."""
 
-_DAY: Final = 86400.0
+_DAY_SECONDS: Final = 86400.0
 
 SOON: Final = 21.0
 """
@@ -106,20 +106,20 @@ def read_identity(
     if shown is None:
         raise Unusable(
             "certificate",
-            f"{certificate}: the certificate of {name_of(first)} is for a key of an unknown kind;"
-            " use RSA or EC",
+            f"{certificate}: the certificate of {certificate_name(first)} is for a key of an"
+            " unknown kind; use RSA or EC",
         )
     if public != shown:
         if any(public == _certified(other) for other in chain):
             raise Unusable(
                 "certificate",
-                f"{certificate}: begins with the certificate of {name_of(first)}, which is not"
-                " that of the key; put the gateway's own first, then its chain",
+                f"{certificate}: begins with the certificate of {certificate_name(first)}, which is"
+                " not that of the key; put the gateway's own first, then its chain",
             )
         raise Unusable(
             setting,
-            f"{key_file}: this key does not belong to the certificate of {name_of(first)} in"
-            f" {certificate}",
+            f"{key_file}: this key does not belong to the certificate of {certificate_name(first)}"
+            f" in {certificate}",
         )
     return Identity(certificate, first, tuple(chain), private)
 
@@ -135,8 +135,8 @@ def read_authorities(file: Path) -> list[x509.Certificate]:
         if certificate.issuer != certificate.subject and not _may_sign(certificate):
             raise Unusable(
                 "client_ca",
-                f"{file}: {name_of(certificate)} is not an authority (CA:FALSE); this file is for"
-                " those that sign the clients' certificates",
+                f"{file}: {certificate_name(certificate)} is not an authority (CA:FALSE); this file"
+                " is for those that sign the clients' certificates",
             )
     return found
 
@@ -152,7 +152,7 @@ def host_names(certificate: x509.Certificate) -> list[str]:
     return [name.lower() for name in names.value.get_values_for_type(x509.DNSName)]
 
 
-def name_of(certificate: x509.Certificate) -> str:
+def certificate_name(certificate: x509.Certificate) -> str:
     """
     Return a name for messages: a host name, the common name or the whole subject.
     """
@@ -169,25 +169,26 @@ def days_left(certificate: x509.Certificate, now: float) -> int:
     @param now: seconds since 1970.
     @return: whole days; negative after it expired.
     """
-    return floor((certificate.not_valid_after_utc.timestamp() - now) / _DAY)
+    return floor((certificate.not_valid_after_utc.timestamp() - now) / _DAY_SECONDS)
 
 
 def validity_warning(certificate: x509.Certificate, now: float) -> str | None:
     """
     Return a warning if a certificate is not valid now, or expires soon; else C{None}.
     """
+    name = certificate_name(certificate)
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if begin.timestamp() > now:
-        return f"{name_of(certificate)} is not valid before {begin:%Y-%m-%d %H:%M} UTC"
+        return f"{name} is not valid before {begin:%Y-%m-%d %H:%M} UTC"
     days = days_left(certificate, now)
     if days < 0:
-        return f"{name_of(certificate)} expired on {end:%Y-%m-%d %H:%M} UTC; renew it"
+        return f"{name} expired on {end:%Y-%m-%d %H:%M} UTC; renew it"
     if days < SOON:
-        return f"{name_of(certificate)} expires in {days} days, {end:%Y-%m-%d %H:%M} UTC; renew it"
+        return f"{name} expires in {days} days, {end:%Y-%m-%d %H:%M} UTC; renew it"
     return None
 
 
-def _read(file: Path, setting: str) -> bytes:
+def _read_pem(file: Path, setting: str) -> bytes:
     try:
         return read_plain(file)
     except OSError as error:
@@ -198,7 +199,7 @@ def pem_blocks(file: Path, setting: str) -> list[tuple[str, bytes]]:
     """
     Return label and text of each PEM block in a file.
     """
-    found = _BLOCK.finditer(_read(file, setting))
+    found = _BLOCK.finditer(_read_pem(file, setting))
     return [(block[1].decode("ascii"), block[0] + b"\n") for block in found]
 
 
@@ -252,7 +253,7 @@ def _private_key(
 
 
 def _passphrase(file: Path) -> bytes:
-    lines = _read(file, "passphrase_file").splitlines()
+    lines = _read_pem(file, "passphrase_file").splitlines()
     if not lines or not lines[0]:
         raise Unusable("passphrase_file", f"{file}: its first line should be the passphrase")
     return lines[0]

@@ -26,8 +26,8 @@ from gateway.model.errors import ConfigError
 from gateway.tls.certificates import (
     Identity,
     Unusable,
+    certificate_name,
     days_left,
-    name_of,
     validity_warning,
 )
 from gateway.tls.failure_reasons import REVOKED
@@ -105,7 +105,7 @@ class Contexts:
         now = self._now()
         return [
             *(
-                f"{file}: {name_of(one)}, {days_left(one, now)} days left"
+                f"{file}: {certificate_name(one)}, {days_left(one, now)} days left"
                 for file, one in self._dated
             ),
             *(f"{self.section.crl}: {list_note(one)}" for one in self.files.lists),

@@ -47,7 +47,7 @@ _FAULTS: Final = {
 @see: X509_STORE_CTX_get_error(3)
 """
 
-_STRANGERS: Final = frozenset(
+_NO_TLS_REASONS: Final = frozenset(
     {
         "http request",
         "https proxy request",
@@ -75,4 +75,4 @@ def reason_of(error: BaseException | None, fault: int) -> str:
     if not isinstance(queue, list) or not queue:
         return CLOSED
     text = str(queue[-1][-1])
-    return NOT_TLS if text in _STRANGERS else f"handshake failed: {text}"
+    return NOT_TLS if text in _NO_TLS_REASONS else f"handshake failed: {text}"

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from gateway.client.answers import OK, BufferBroken, BufferFull, BufferHeld, StreamLost
 from gateway.client.blocking import BlockingClient
-from gateway.client.buffer import OVERHEAD, Buffer, DiskBuffer, MemoryBuffer
+from gateway.client.buffer import MESSAGE_OVERHEAD, Buffer, DiskBuffer, MemoryBuffer
 from tests.client.model import Model, Stream
 from tests.client.server import ModelServer
 from tests.client.test_session import STEPS, Wired, fickle
@@ -45,7 +45,7 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[int], Buff
 
 def test_it_is_bounded(make: Callable[[int], Buffer]) -> None:
     """It takes what fits, all of a call or nothing, and has room again for what is done."""
-    buffer = make(10 * (100 + OVERHEAD))
+    buffer = make(10 * (100 + MESSAGE_OVERHEAD))
     buffer.open(None)
     first = buffer.add("r", [b"x" * 100] * 6)
     with pytest.raises(BufferFull, match="max_bytes"):
@@ -55,7 +55,7 @@ def test_it_is_bounded(make: Callable[[int], Buffer]) -> None:
     assert list(second.messages) == [b"z" * 100] * 4
     first.settle(0, 6, OK)
     buffer.note([first], 0, 0)
-    assert buffer.size == 4 * (100 + OVERHEAD)
+    assert buffer.size == 4 * (100 + MESSAGE_OVERHEAD)
     buffer.add("r", [b"y" * 100] * 5)
     buffer.close()
 

@@ -20,7 +20,7 @@ from gateway.client.answers import (
 )
 from gateway.client.buffer import MemoryBuffer
 from gateway.client.parcel import Parcel, Push, Question
-from gateway.client.retry_after import backoff
+from gateway.client.retry_after import backoff_policy
 from gateway.client.session import Session
 from tests.client.model import Model, Peer, Stream
 
@@ -714,7 +714,7 @@ def test_a_listener_without_streams_is_told() -> None:
 
 def test_backoff_grows_to_its_bound_and_differs() -> None:
     """Twice as long each time, never longer than the bound, between half of it and all."""
-    most, least = backoff(lambda: 1.0, 0.1, 5.0), backoff(lambda: 0.0, 0.1, 5.0)
+    most, least = backoff_policy(lambda: 1.0, 0.1, 5.0), backoff_policy(lambda: 0.0, 0.1, 5.0)
     assert [round(most(n), 3) for n in (1, 2, 3, 6, 7, 1000)] == [0.1, 0.2, 0.4, 3.2, 5.0, 5.0]
     assert least(3) == 0.2
 

@@ -22,8 +22,8 @@ from gateway.config.load import (
     Database,
     Limits,
     SpoolSection,
+    config_of_tables,
     default_config,
-    judge,
     load_config,
 )
 from gateway.config.route import RouteSection
@@ -293,7 +293,7 @@ def test_paths_are_relative_to_the_file() -> None:
 def test_any_tables_are_judged(data: dict[str, object]) -> None:
     """Whatever a file says, it is accepted or refused with reasons."""
     try:
-        judge(data, PurePath("g.toml"), endpoint_fault)
+        config_of_tables(data, PurePath("g.toml"), endpoint_fault)
     except ConfigError as error:
         assert error.problems
 

@@ -20,7 +20,7 @@ from gateway.model.errors import Faults, FramesRefused
 from gateway.model.outcome import Words
 from gateway.model.query import Param
 from gateway.model.route import Reading
-from gateway.sql.arguments import Arguments
+from gateway.sql.arguments import ArgumentParser
 
 CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 """What a terminal might obey, or take for the end of a line."""
@@ -167,7 +167,7 @@ _PARAMS: Final = {
     "a": Param("int4[]", required=False),
     "w": Param("timestamptz", required=False),
 }
-_ARGUMENTS: Final = Arguments(
+_ARGUMENTS: Final = ArgumentParser(
     _PARAMS,
     [
         SqlType("integer", "int4"),

@@ -11,7 +11,7 @@ import pytest
 
 from gateway.config.listener import Listener
 from gateway.formats.registry import format_of
-from gateway.listeners.usage_example import example, sample
+from gateway.listeners.usage_example import example, sample_message
 from gateway.model.route import FormatName, Reading, Route, Value
 from gateway.wire.framing import FRAMINGS
 
@@ -40,7 +40,7 @@ def test_what_is_shown_can_be_read(reading: Reading, fields: list[str], framing:
     shell = f"printf {example(listener, {'r': found})}"
     printed = subprocess.run(["bash", "-c", shell], capture_output=True, check=True).stdout
     (frame,) = FRAMINGS[framing](1000).receive(printed)
-    assert frame.decode() == sample(found)
+    assert frame.decode() == sample_message(found)
     read = format_of(reading, fields).read([frame])
     assert not read.faults
     for field in fields:
@@ -72,4 +72,4 @@ def test_a_token_first() -> None:
 def test_other_formats() -> None:
     """Where nobody can say what a pattern matches, it is a word."""
     name: FormatName = "regex"
-    assert sample(route(["x"], Reading(name, pattern="(?P<x>.*)"))) == "hello"
+    assert sample_message(route(["x"], Reading(name, pattern="(?P<x>.*)"))) == "hello"

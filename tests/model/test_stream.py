@@ -28,7 +28,7 @@ from gateway.model.outcome import (
 )
 from gateway.model.store import Seen, Waiting, reached
 from gateway.model.stream import KEPT_REFUSALS, Stream
-from gateway.model.stream_marks import Standing
+from gateway.model.stream_marks import StreamPosition
 from gateway.spool.backlog import SpoolBacklog
 from tests.in_memory import made_up
 
@@ -197,21 +197,21 @@ def test_what_a_peer_of_a_stream_elsewhere_is_told() -> None:
     """A lost claim, a database that is behind, a stream that went on: each has its words."""
     stream = Stream("s", "e", "c", 2)
     (move,) = Batch.of([submit(stream, 4)]).moves
-    assert Standing(False, True, 2).outcome(move) is wording.STREAM_TAKEN
-    assert Standing(False, False, 0).outcome(move) is wording.STREAM_TAKEN
-    assert Standing(True, True, 1).outcome(move) is wording.STREAM_BEHIND
-    assert Standing(True, False, 2).outcome(move) is wording.STREAM_BEHIND
-    assert Standing(True, True, 4).outcome(move) is wording.STREAM_MOVED
+    assert StreamPosition(False, True, 2).outcome(move) is wording.STREAM_TAKEN
+    assert StreamPosition(False, False, 0).outcome(move) is wording.STREAM_TAKEN
+    assert StreamPosition(True, True, 1).outcome(move) is wording.STREAM_BEHIND
+    assert StreamPosition(True, False, 2).outcome(move) is wording.STREAM_BEHIND
+    assert StreamPosition(True, True, 4).outcome(move) is wording.STREAM_MOVED
 
 
 @given(st.integers(1, 50), st.lists(st.binary(max_size=20), max_size=20), st.integers(-5, 80))
 def test_which_messages_are_known(first: int, frames: list[bytes], number: int) -> None:
     """A number is shown to be a message's where its digest is there, and for no other message."""
-    standing = Standing(True, True, first + len(frames) - 1, first, digests_of(frames))
+    stream_position = StreamPosition(True, True, first + len(frames) - 1, first, digests_of(frames))
     there = first <= number < first + len(frames)
     frame = frames[number - first] if there else b"x"
-    assert standing.has_message(number, frame) is there
-    assert not standing.has_message(number, frame + b" ")
+    assert stream_position.has_message(number, frame) is there
+    assert not stream_position.has_message(number, frame + b" ")
 
 
 def test_messages_are_told_apart() -> None:

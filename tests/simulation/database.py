@@ -466,11 +466,11 @@ def told(result: object) -> str:
     """A result as it stands in the trace."""
     if isinstance(result, Failure):
         value = result.value
-        standings = getattr(value, "standings", None)
-        if standings is not None:
+        stream_positions = getattr(value, "stream_positions", None)
+        if stream_positions is not None:
             return "elsewhere " + ", ".join(
                 f"{name} claimed={s.claimed} current={s.current} mark={s.mark}"
-                for name, s in standings.items()
+                for name, s in stream_positions.items()
             )
         return f"{type(value).__name__}: {value}"
     if isinstance(result, Written):

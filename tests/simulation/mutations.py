@@ -101,7 +101,7 @@ MUTATIONS: Final = (
                 "commit/memory_store.py",
                 "if kept is None and claim is None and move.first == 1:",
                 "if kept is None and claim is None:\n"
-                "                standings.pop(name, None)\n"
+                "                stream_positions.pop(name, None)\n"
                 "                continue\n"
                 "            if False:",
             )
@@ -163,7 +163,7 @@ MUTATIONS: Final = (
         [
             Replacement(
                 "spool/drain.py",
-                "if standing.has_message(number, piece.chunk.frames[row]):",
+                "if stream_position.has_message(number, piece.chunk.frames[row]):",
                 "if True:",
             )
         ],
@@ -226,7 +226,7 @@ MUTATIONS: Final = (
                 "            if step is NextStep.RENUMBER:\n"
                 "                fence = self._fences[route] = fence.next\n",
                 "            if step is NextStep.RENUMBER or attempt.known is Known.UNKNOWN:\n"
-                "                attempt.settled()\n"
+                "                attempt.note_not_stored()\n"
                 "                self._fences.pop(route, None)\n"
                 "                fence = self._fences[route]\n",
             )

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.model.batch import MAX_ROWS, Batch, Chunk, Origin
+from gateway.model.batch import MAX_BATCH_ROWS, Batch, Chunk, Origin
 from gateway.model.errors import EmbeddedError, SpoolError, SpoolGone
 from gateway.model.outcome import Code, Outcome, refused
 from gateway.model.stream import Stream
@@ -152,14 +152,14 @@ def test_records_travel_together(tmp_path: Path) -> None:
         for number in range(3):
             put(file, b"%d" % number)
         put(file, b"other", route="other")
-        put(file, *[b"x"] * (MAX_ROWS - 1))
+        put(file, *[b"x"] * (MAX_BATCH_ROWS - 1))
         put(file, b"y", b"z")
         parcels = []
         after = 0
         while (parcel := file.next(after, ())) is not None:
             parcels.append(parcel)
             after = parcel.places[-1]
-        assert [parcel.batch.count for parcel in parcels] == [3, 1, MAX_ROWS - 1, 2]
+        assert [parcel.batch.count for parcel in parcels] == [3, 1, MAX_BATCH_ROWS - 1, 2]
         assert (parcels[0].fence.first, parcels[0].fence.number) == (1, 3)
         assert (parcels[3].fence.first, parcels[3].fence.number) == (6, 6)
         parked = file.next(0, {"messages"})

@@ -20,7 +20,7 @@ from gateway.commit.circuit_breaker import CircuitBreakers
 from gateway.commit.inflight_limit import InflightLimit
 from gateway.commit.memory_store import KeptStream, MemoryStore
 from gateway.commit.writer import PeerSource, Writer
-from gateway.model.batch import MAX_ROWS, Batch, Chunk, Fence, Origin, digests_of
+from gateway.model.batch import MAX_BATCH_ROWS, Batch, Chunk, Fence, Origin, digests_of
 from gateway.model.errors import (
     FenceVoid,
     FramesRefused,
@@ -177,11 +177,11 @@ async def test_what_comes_while_it_is_stored_goes_behind(tmp_path: Path) -> None
     async with opened(tmp_path, store) as bench:
         source = bench.source()
         store.away = True
-        frames = [b"%d" % n for n in range(MAX_ROWS)]
+        frames = [b"%d" % n for n in range(MAX_BATCH_ROWS)]
         sent = 16
         for _ in range(sent):
             source.submit("r", frames, None)
-            await bench.answered(MAX_ROWS)
+            await bench.answered(MAX_BATCH_ROWS)
         store.away = False
         # A slow store, so that peers could put more than it takes.
         store.before = lambda: deferLater(reactor, 0.05)
@@ -190,7 +190,7 @@ async def test_what_comes_while_it_is_stored_goes_behind(tmp_path: Path) -> None
             flowing = bool(bench.bodies)
             source.submit("r", frames, None)
             sent += 1
-            answers = set(await bench.answered(MAX_ROWS))
+            answers = set(await bench.answered(MAX_BATCH_ROWS))
             words += answers if flowing else ()
         assert words.count("+QUE") >= 5, "answered while the spool was stored"
         assert sent < 60, "and it ended"

@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from gateway.system.socket_options import Carriage, carrier_of, keep_alive, unread
+from gateway.system.socket_options import SocketOptions, carrier_of, keep_alive, unread
 from tests.in_memory import Bench, OnSocket
 from tests.support import wait_until
 
@@ -41,11 +41,11 @@ def test_every_tcp_peer_is_asked() -> None:
     """The listener's keepalive reaches the sockets of those who connect, TCP only."""
     ours, theirs = tcp_pair()
     with ours, theirs:
-        Bench(carriage=Carriage(keepalive=9), transport=OnSocket(ours))
+        Bench(socket_options=SocketOptions(keepalive=9), transport=OnSocket(ours))
         assert option(ours, "TCP_KEEPIDLE") == 9
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        Bench(carriage=Carriage(keepalive=9), transport=OnSocket(ours))
+        Bench(socket_options=SocketOptions(keepalive=9), transport=OnSocket(ours))
         assert not ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
 

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from gateway.config.listener import TlsSection
 from gateway.model.errors import ConfigError
 from gateway.tls.certificates import (
+    certificate_name,
     days_left,
-    name_of,
     read_authorities,
     read_identity,
     validity_warning,
@@ -82,8 +82,8 @@ def test_a_chain_is_read_in_its_order(issuer: Issuer) -> None:
     ours.file.write_bytes(issuer.pem + text)
     assert problem(section(ours.file)) == (
         f"listeners.a.tls.certificate: {ours.file}: begins with the certificate of"
-        f" {name_of(authority)}, which is not that of the key; put the gateway's own first, then"
-        " its chain"
+        f" {certificate_name(authority)}, which is not that of the key; put the gateway's own"
+        " first, then its chain"
     )
 
 

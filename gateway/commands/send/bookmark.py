@@ -46,7 +46,7 @@ class Place(msgspec.Struct, frozen=True):
         return (self.mark.inode, self.mark.offset) == (other.mark.inode, other.mark.offset)
 
 
-class _Content(msgspec.Struct, frozen=True):
+class _BookmarkContent(msgspec.Struct, frozen=True):
     stream: str
     file: str
     places: list[Place]
@@ -74,7 +74,7 @@ class Bookmark:
         self.done: list[FilePosition] = []
         self.waiting: list[FilePosition] = []
         try:
-            content = msgspec.json.decode(path.read_bytes(), type=_Content)
+            content = msgspec.json.decode(path.read_bytes(), type=_BookmarkContent)
         except FileNotFoundError:
             return
         except (OSError, msgspec.DecodeError) as error:
@@ -148,7 +148,7 @@ class Bookmark:
         @raise InputError: it cannot be written.
         """
         content = msgspec.json.encode(
-            _Content(self._stream, self._file, self.places, self.done, self.waiting)
+            _BookmarkContent(self._stream, self._file, self.places, self.done, self.waiting)
         )
         write_safely(self.path, content)
 

@@ -13,10 +13,10 @@ from urllib.parse import quote
 
 import click
 
-from gateway.commands.connect import COMMANDS, VARIABLE, Trust, framing_option, tls_options
+from gateway.commands.connect import COMMANDS, ENDPOINT_VARIABLE, Trust, framing_option, tls_options
 from gateway.commands.reactor import run
 from gateway.commands.send.inputs import CUTTERS
-from gateway.commands.send.run import ALL_KEPT, PATIENCE, Job, send
+from gateway.commands.send.run import ALL_KEPT, GIVE_UP_SECONDS, Job, send
 from gateway.commands.terminal_text import error_text
 from gateway.commands.token_option import token_option
 from gateway.model.errors import InputError
@@ -45,10 +45,10 @@ Examples:
 @click.option(
     "-e",
     "--endpoint",
-    envvar=VARIABLE,
+    envvar=ENDPOINT_VARIABLE,
     metavar="ENDPOINT",
     help="Where the gateway listens, as Twisted's client endpoints say it: tcp:HOST:PORT,"
-    f" unix:PATH. [default: the environment's {VARIABLE}, or where a gateway"
+    f" unix:PATH. [default: the environment's {ENDPOINT_VARIABLE}, or where a gateway"
     " without a configuration listens: tcp:127.0.0.1:8000,"
     " 8001 for netstrings, 8002 for the command dialect]",
 )
@@ -222,7 +222,7 @@ def _job(
     if again and (stream is None or "-" not in names):
         raise click.UsageError("--again is for --stream with standard input")
     if give_up_after is None and not follow:
-        give_up_after = PATIENCE
+        give_up_after = GIVE_UP_SECONDS
     kept = None
     if route is not None:
         _check_word("--route", route)

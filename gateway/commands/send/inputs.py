@@ -30,7 +30,7 @@ from gateway.wire.framing import LineFraming, NetstringFraming
 BLOCK: Final = 131072
 """Bytes of one read: some thousand messages, and far more than a read costs."""
 
-LONGEST: Final = 1 << 28
+MAX_MESSAGE_BYTES: Final = 1 << 28
 """Longest message taken in, in bytes; more is no line but another kind of file."""
 
 
@@ -98,7 +98,7 @@ class LineCutter:
     """
 
     def __init__(self, at_start: bool = True) -> None:
-        self._framing = LineFraming(LONGEST, at_start)
+        self._framing = LineFraming(MAX_MESSAGE_BYTES, at_start)
 
     @property
     def pending(self) -> int:
@@ -107,7 +107,7 @@ class LineCutter:
     def feed(self, data: bytes) -> list[bytes]:
         lines = self._framing.receive(data)
         if self._framing.oversize:
-            raise InputError(f"a line of more than {LONGEST:,} bytes")
+            raise InputError(f"a line of more than {MAX_MESSAGE_BYTES:,} bytes")
         return lines
 
     def end(self) -> list[bytes]:
@@ -120,7 +120,7 @@ class NetstringCutter:
     """
 
     def __init__(self, at_start: bool = True) -> None:
-        self._framing = NetstringFraming(LONGEST, at_start)
+        self._framing = NetstringFraming(MAX_MESSAGE_BYTES, at_start)
 
     @property
     def pending(self) -> int:

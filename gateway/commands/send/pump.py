@@ -41,7 +41,7 @@ AHEAD: Final = 4
 FEWEST: Final = 128
 """Messages that are handed over at once also where the window is smaller: it costs the same."""
 
-MOST: Final = 1 << 24
+MAX_UNANSWERED_BYTES: Final = 1 << 24
 """Bytes that are handed over before the first ones are answered."""
 
 TURNS: Final = 16
@@ -194,7 +194,9 @@ class Pump:
             turns += 1
             if turns % TURNS == 0:
                 await deferLater(self._reactor, 0)
-            await self._until(lambda: self._counts.unanswered < self._most and self._bytes < MOST)
+            await self._until(
+                lambda: self._counts.unanswered < self._most and self._bytes < MAX_UNANSWERED_BYTES
+            )
         await self._until(lambda: not self._counts.unanswered)
         if self._failure is not None:
             self._failure.raiseException()

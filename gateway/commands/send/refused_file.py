@@ -20,7 +20,7 @@ from gateway.model.errors import InputError
 _TAIL: Final = 1 << 22
 """Bytes of an old file that are searched for what was written already."""
 
-_Key = int | tuple[str, int]
+_MessageKey = int | tuple[str, int]
 """What a message of a stream is known by: its number, or its line where it has none."""
 
 
@@ -91,7 +91,7 @@ class RefusedFile:
         lines = [
             msgspec.json.encode(entry)
             for entry in refusals
-            if not entry.stream or _key(entry) not in self._written
+            if not entry.stream or _key_of_entry(entry) not in self._written
         ]
         if not lines:
             return
@@ -105,7 +105,7 @@ class RefusedFile:
     def close(self) -> None:
         os.close(self._file)
 
-    def _keys(self, stream: str) -> frozenset[_Key]:
+    def _keys(self, stream: str) -> frozenset[_MessageKey]:
         # Answers that a killed sender did not read come again: those of the stream's last window,
         # which is well within the end of the file.
         size = os.fstat(self._file).st_size
@@ -120,9 +120,9 @@ class RefusedFile:
             except msgspec.DecodeError:
                 continue
             if entry.stream == stream:
-                found.add(_key(entry))
+                found.add(_key_of_entry(entry))
         return frozenset(found)
 
 
-def _key(entry: RefusedMessage) -> _Key:
+def _key_of_entry(entry: RefusedMessage) -> _MessageKey:
     return entry.number or (entry.file, entry.line)

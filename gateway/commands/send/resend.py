@@ -32,7 +32,7 @@ class Insertion(msgspec.Struct, frozen=True):
     messages: list[bytes]
 
 
-class _Content(msgspec.Struct, frozen=True):
+class _ResendContent(msgspec.Struct, frozen=True):
     stream: str
     insertions: list[Insertion]
 
@@ -50,7 +50,7 @@ class Resend:
         self._stream = stream
         self.insertions: list[Insertion] = []
         try:
-            content = msgspec.json.decode(path.read_bytes(), type=_Content)
+            content = msgspec.json.decode(path.read_bytes(), type=_ResendContent)
         except FileNotFoundError:
             return
         except (OSError, msgspec.DecodeError) as error:
@@ -93,4 +93,4 @@ class Resend:
         numbers = [one for one, _ in refused]
         fresh = Insertion(number, numbers, [message for _, message in refused])
         self.insertions = [*self.insertions, fresh]
-        write_safely(self.path, msgspec.json.encode(_Content(self._stream, self.insertions)))
+        write_safely(self.path, msgspec.json.encode(_ResendContent(self._stream, self.insertions)))

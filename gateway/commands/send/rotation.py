@@ -153,7 +153,7 @@ def find(
     own: list[Found] = []
     copies: list[Found] = []
     after: list[Found] = []
-    bases = [name.name for name in _names(path, mark)]
+    bases = [name.name for name in _candidate_names(path, mark)]
     beside = _open_beside(path, mark, tell)
     for found in chain(known, beside):
         fits = mark.fits(found.file, found.stat)
@@ -275,7 +275,7 @@ def rotated(
     @return: rotated files, oldest first; and files whose names begin with the name in an unknown
         way.
     """
-    bases = [name.name for name in _names(path, mark)]
+    bases = [name.name for name in _candidate_names(path, mark)]
     ends = {end.inode: end for end in done}
     known, unknown = [], []
     for one in _open_beside(path, mark, tell):
@@ -312,7 +312,7 @@ def inodes_beside(path: Path) -> set[int] | None:
     cannot be read.
     """
     found = set()
-    for folder in {one.parent for one in _names(path, None)}:
+    for folder in {one.parent for one in _candidate_names(path, None)}:
         try:
             found |= {entry.inode() for entry in os.scandir(folder)}
         except OSError:
@@ -359,7 +359,7 @@ def compressed(path: Path, mark: FilePosition) -> list[str]:
     Return the names of compressed files beside that were changed after the position was taken.
     """
     names = set()
-    for folder, name in {(one.parent, one.name) for one in _names(path, mark)}:
+    for folder, name in {(one.parent, one.name) for one in _candidate_names(path, mark)}:
         with contextlib.suppress(OSError):
             for entry in os.scandir(folder):
                 if _matches(_COMPRESSED, entry.name, name) and (
@@ -397,7 +397,7 @@ def hole(file: int) -> int:
     return at
 
 
-def _names(path: Path, mark: FilePosition | None) -> list[Path]:
+def _candidate_names(path: Path, mark: FilePosition | None) -> list[Path]:
     """
     Return a name, the current target of its link, and the former one.
     """
@@ -434,7 +434,7 @@ def _open_beside(
     """
     Open all possible files of a name, the name itself first, each file once.
     """
-    names = _names(path, mark)
+    names = _candidate_names(path, mark)
     known: set[tuple[int, int]] = set()
     for place in (*names, *_beside(names, mark)):
         try:

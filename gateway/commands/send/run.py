@@ -37,7 +37,7 @@ from gateway.commands.send.bookmark import Bookmark
 from gateway.commands.send.followed_files import Followed, StreamPlace
 from gateway.commands.send.inputs import CUTTERS, InputFiles
 from gateway.commands.send.progress import Bar, Quiet
-from gateway.commands.send.pump import MOST, Misrouted, Pump, SendOptions
+from gateway.commands.send.pump import MAX_UNANSWERED_BYTES, Misrouted, Pump, SendOptions
 from gateway.commands.send.refused_file import RefusedFile
 from gateway.commands.send.resend import Resend
 from gateway.commands.send.send_counts import SendCounts
@@ -48,10 +48,10 @@ SOME_REFUSED: Final = 1
 BAD_INPUT: Final = 2
 UNDELIVERED: Final = 3
 
-PATIENCE: Final = 60.0
+GIVE_UP_SECONDS: Final = 60.0
 """Seconds without an answer after which a run gives up by itself."""
 
-SLOW: Final = 5.0
+SLOW_ANSWER_SECONDS: Final = 5.0
 """Seconds without an answer after which a person is told."""
 
 WATCH: Final = 0.2
@@ -60,7 +60,7 @@ WATCH: Final = 0.2
 LAST_WORDS: Final = 5.0
 """Seconds in which an interrupted run waits for the answers to what it has sent."""
 
-_NUMBER: Final = 21
+_MAX_NUMBER_BYTES: Final = 21
 """Bytes of the longest number in a stream, with its mark and space."""
 
 
@@ -174,7 +174,7 @@ class _Run:
         )
         # Our own buffer, because its base is the stream's last number.
         self._buffer = _Buffer(
-            max(4 * MOST, 4 * job.max_frame),
+            max(4 * MAX_UNANSWERED_BYTES, 4 * job.max_frame),
             0 if job.stream is None else self._options().unread,
         )
         self._client = new_client(
@@ -353,7 +353,7 @@ class _Run:
         job = self._job
         limit = job.max_frame
         if job.dialect == "command":
-            limit -= len(f"PUT {job.route} ".encode()) + (_NUMBER if job.stream else 0)
+            limit -= len(f"PUT {job.route} ".encode()) + (_MAX_NUMBER_BYTES if job.stream else 0)
         return SendOptions(job.framing, job.dialect == "plain", job.window, job.stream or "", limit)
 
     def _total(self) -> int | None:
@@ -395,7 +395,7 @@ class _Run:
                 text = f"{self._away}; for {limit:g} s"
             self._end(UNDELIVERED, text)
             self._stop(at_once=True)
-        elif idle >= SLOW and not self._told:
+        elif idle >= SLOW_ANSWER_SECONDS and not self._told:
             self._told = True
             self._say(
                 f"{self._job.endpoint}: nothing was answered for {idle:.0f} s{self._why()}; still"

@@ -85,7 +85,7 @@ def translated(error: Exception, reads: bool = False) -> Exception:
         return StreamsUnmoved(error.diag.message_detail)  # type: ignore[attr-defined]
     if code == sqlstate.BEHIND:
         return StreamBehind(error.diag.message_detail)  # type: ignore[attr-defined]
-    if code == sqlstate.SLOW:
+    if code == sqlstate.SLOW_ROW:
         return SlowRow(int(error.diag.message_detail) - 1)  # type: ignore[attr-defined]
     if code in _PREPARED and not error.diag.context:  # type: ignore[attr-defined]
         # An error with a context was raised by a trigger or a function.

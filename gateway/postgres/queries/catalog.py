@@ -25,7 +25,7 @@ from gateway.postgres.connect.connection import RunQuery as Ask
 from gateway.postgres.schema.custom_sql import advice
 from gateway.postgres.schema.findings import Problem
 from gateway.postgres.schema.types import sql_types
-from gateway.sql.arguments import Arguments
+from gateway.sql.arguments import ArgumentParser
 from gateway.sql.call import CallStatement, Form, ResultColumn, call_statement, look, look_types
 from gateway.sql.parameters import called, gives_rows
 
@@ -75,7 +75,7 @@ class CallableQuery:
     @ivar note: one line for the operator: parameters, columns, and why calls are not grouped.
     """
 
-    arguments: Arguments
+    arguments: ArgumentParser
     call_statement: CallStatement
     note: str
 
@@ -115,7 +115,7 @@ async def examine_query(connection: Connection, query: Query, timeout: float) ->
             problems.append(Problem(f"{key}.default", str(error)))
     if problems:
         return Judgement(None, problems)
-    arguments = Arguments(query.params, types)
+    arguments = ArgumentParser(query.params, types)
     try:
         return await _examined(connection, query, arguments, timeout)
     except (RouteError, RowError) as error:
@@ -123,7 +123,7 @@ async def examine_query(connection: Connection, query: Query, timeout: float) ->
 
 
 async def _examined(
-    connection: Connection, query: Query, arguments: Arguments, timeout: float
+    connection: Connection, query: Query, arguments: ArgumentParser, timeout: float
 ) -> Judgement:
     """
     Find the form of the statement and its columns, and prepare it once as a check.

@@ -23,7 +23,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from gateway.columns.kind import Misfit, shown
+from gateway.columns.kind import Misfit, excerpt
 from gateway.config.load import Database
 from gateway.model import wording
 from gateway.model.errors import OutcomeUnknown, RouteError, StoreError, Unavailable
@@ -123,7 +123,7 @@ class PostgresQueries:
     def ask(self, name: str, arguments: bytes, on_outcome: OnOutcome) -> None:
         queue = self._queues.get(name)
         if queue is None:
-            on_outcome(wording.no_query(shown(name), meant(name, self._queues)))
+            on_outcome(wording.no_query(excerpt(name), meant(name, self._queues)))
             return
         if self.in_flight >= MOST_WAITING or self._closed:
             on_outcome(wording.NO_CONNECTION if self._closed else wording.TOO_MANY_CALLS)

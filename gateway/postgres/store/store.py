@@ -46,7 +46,7 @@ from gateway.sql.fates import VOID, runs_of
 from gateway.sql.literals import Values
 from gateway.sql.sqlstate import CANCELLED, MISSING
 from gateway.sql.statement import Bound, Insert
-from gateway.sql.streams import CLAIM, refusals_of, standings_of
+from gateway.sql.streams import CLAIM_STREAM, refusals_of, stream_positions_of
 
 DEADLINE_MARGIN = 5.0
 """
@@ -315,7 +315,9 @@ class PostgresStore:
         number, epoch = (None, None) if seen is None else (seen.number, seen.epoch or None)
         values = (name, number, epoch, json.dumps(spooled), KEPT_REFUSALS)
         async with self._pool.checkout() as connection:
-            ((claim, now_epoch, mark, refusals),) = await self._query(connection, CLAIM, values)
+            ((claim, now_epoch, mark, refusals),) = await self._query(
+                connection, CLAIM_STREAM, values
+            )
         return Claim(claim, now_epoch, mark, refusals_of(refusals))
 
     async def durability(self) -> list[str]:
@@ -380,7 +382,7 @@ class PostgresStore:
         except StoredBefore as before:
             return await self._recalled(connection, batch, fence, before.number)
         except StreamsUnmoved as unmoved:
-            raise StreamsElsewhere(standings_of(unmoved.detail)) from None
+            raise StreamsElsewhere(stream_positions_of(unmoved.detail)) from None
         except OutcomeUnknown:
             self._doubtful.add(fence.lane)
             raise

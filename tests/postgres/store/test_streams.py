@@ -20,7 +20,7 @@ from gateway.model.errors import FenceVoid, StoredPartly, StreamBehind, StreamsE
 from gateway.model.outcome import DUPLICATE, Code, Outcome, Word, refused
 from gateway.model.store import Seen, Spooled
 from gateway.model.stream import Stream
-from gateway.model.stream_marks import Standing
+from gateway.model.stream_marks import StreamPosition
 from gateway.postgres.schema.migrations import migrations
 from gateway.sql.streams import KEPT_DIGESTS
 from tests.in_memory import said
@@ -98,20 +98,22 @@ async def store(adapter: Adapter, batch: Batch, fence: Fence) -> list[str]:
     return said([*written.runs])
 
 
-async def elsewhere(adapter: Adapter, batch: Batch) -> Mapping[str, Standing]:
+async def elsewhere(adapter: Adapter, batch: Batch) -> Mapping[str, StreamPosition]:
     """Where the streams are that keep a batch from being stored."""
     with pytest.raises(StreamsElsewhere) as caught:
         await adapter.store.write(batch, fence())
-    return caught.value.standings
+    return caught.value.stream_positions
 
 
 def bodies(adapter: Adapter) -> list[bytes]:
     return [body for _, body in adapter.rows()]
 
 
-def known(standing: Standing, first: int, *messages: bytes) -> list[bool]:
+def known(stream_position: StreamPosition, first: int, *messages: bytes) -> list[bool]:
     """Which of some messages are shown to be those of their numbers."""
-    return [standing.has_message(first + place, frame) for place, frame in enumerate(messages)]
+    return [
+        stream_position.has_message(first + place, frame) for place, frame in enumerate(messages)
+    ]
 
 
 async def ready(adapter: Adapter) -> None:
@@ -193,8 +195,8 @@ async def test_claims(
         again = await claimed(adapter, seen=peer, spooled=spooled)
         assert again.last == 3, "the mark is what the database has"
         assert (again.epoch != stream.epoch) is anew
-        standings = await elsewhere(adapter, at(stream, 4, b"d"))
-        assert standings["s"].claimed is False and standings["s"].current is not anew
+        stream_positions = await elsewhere(adapter, at(stream, 4, b"d"))
+        assert stream_positions["s"].claimed is False and stream_positions["s"].current is not anew
         return
     with pytest.raises(StreamBehind) as caught:
         await claimed(adapter, seen=peer, spooled=spooled)
@@ -256,9 +258,13 @@ async def test_a_lost_claim_stores_nothing(adapter: Adapter) -> None:
     old = await claimed(adapter)
     await claimed(adapter, seen=Seen(0, old.epoch))
     late = batch(old, b"a", b"b")
-    standing = (await elsewhere(adapter, late))["s"]
-    assert (standing.claimed, standing.current, standing.mark) == (False, True, 0)
-    assert standing.outcome(late.moves[0]) is wording.STREAM_TAKEN
+    stream_position = (await elsewhere(adapter, late))["s"]
+    assert (stream_position.claimed, stream_position.current, stream_position.mark) == (
+        False,
+        True,
+        0,
+    )
+    assert stream_position.outcome(late.moves[0]) is wording.STREAM_TAKEN
     assert bodies(adapter) == []
 
 
@@ -268,8 +274,12 @@ async def test_a_stream_that_was_never_claimed(adapter: Adapter) -> None:
     await ready(adapter)
     for first in (1, 5):
         late = at(Stream("gone", ONE, str(UUID(int=7)), first - 1), first, b"a")
-        standing = (await elsewhere(adapter, late))["gone"]
-        assert (standing.claimed, standing.current, standing.mark) == (False, True, 0)
+        stream_position = (await elsewhere(adapter, late))["gone"]
+        assert (stream_position.claimed, stream_position.current, stream_position.mark) == (
+            False,
+            True,
+            0,
+        )
     assert bodies(adapter) == []
 
 
@@ -326,9 +336,13 @@ async def test_a_stream_moves_from_just_before_its_messages(
     stream = await claimed(adapter)
     await store(adapter, batch(stream, b"a", b"b", b"c"), fence())
     wrong = at(stream, first, b"x", b"y")
-    standing = (await elsewhere(adapter, wrong))["s"]
-    assert (standing.claimed, standing.current, standing.mark) == (True, True, 3)
-    assert standing.outcome(wrong.moves[0]) is outcome
+    stream_position = (await elsewhere(adapter, wrong))["s"]
+    assert (stream_position.claimed, stream_position.current, stream_position.mark) == (
+        True,
+        True,
+        3,
+    )
+    assert stream_position.outcome(wrong.moves[0]) is outcome
     assert await store(adapter, at(stream, 4, b"d"), fence()) == ["+OK"]
     assert bodies(adapter) == [b"a", b"b", b"c", b"d"]
 
@@ -344,8 +358,11 @@ async def test_several_streams_share_a_batch(adapter: Adapter) -> None:
     plain = Chunk("messages", [b"p"], Origin("peer", "l"), 0.0, lambda chunk, runs: None)
     parts = [batch(stream, b"m").slices[0].chunk for stream in (one, two, three)]
     together = Batch.of([parts[0], plain, *parts[1:]])
-    standings = await elsewhere(adapter, together)
-    assert {name: found.current for name, found in standings.items()} == {"2": True, "3": False}
+    stream_positions = await elsewhere(adapter, together)
+    assert {name: found.current for name, found in stream_positions.items()} == {
+        "2": True,
+        "3": False,
+    }
     left = together.without({"2", "3"}, wording.STREAM_TAKEN)
     assert left is not None
     assert await store(adapter, left, fence()) == ["+OK"] * 2
@@ -597,10 +614,14 @@ async def test_left_in_a_spool(adapter: Adapter, epoch: str) -> None:
     assert await store(adapter, at(spooled, 3, b"c"), fence()) == ["+OK"]
     assert await mark_of(adapter) == (stream.epoch, 3)
     claim = await claimed(adapter, seen=Seen(3, stream.epoch))
-    standing = (await elsewhere(adapter, at(spooled, 2, b"b", b"c", b"d")))["s"]
-    assert (standing.claimed, standing.current, standing.mark) == (True, True, 3)
-    assert known(standing, 2, b"b", b"c") == [True, True]
-    assert known(standing, 2, b"B", b"C") == [False, False]
+    stream_position = (await elsewhere(adapter, at(spooled, 2, b"b", b"c", b"d")))["s"]
+    assert (stream_position.claimed, stream_position.current, stream_position.mark) == (
+        True,
+        True,
+        3,
+    )
+    assert known(stream_position, 2, b"b", b"c") == [True, True]
+    assert known(stream_position, 2, b"B", b"C") == [False, False]
     early = (await elsewhere(adapter, at(spooled, 5, b"e")))["s"]
     assert (early.claimed, early.current, early.mark) == (True, True, 3)
     assert await store(adapter, batch(claim, b"d"), fence()) == ["+OK"]
@@ -615,10 +636,14 @@ async def test_left_in_a_spool_of_another_epoch(adapter: Adapter) -> None:
     stream = await claimed(adapter)
     await store(adapter, batch(stream, b"a", b"b"), fence())
     for first, messages in ((1, (b"a", b"x", b"c")), (3, (b"c", b"d")), (9, (b"z",))):
-        standing = (await elsewhere(adapter, at(loose(ONE), first, *messages)))["s"]
-        assert (standing.claimed, standing.current, standing.mark) == (True, False, 2)
+        stream_position = (await elsewhere(adapter, at(loose(ONE), first, *messages)))["s"]
+        assert (stream_position.claimed, stream_position.current, stream_position.mark) == (
+            True,
+            False,
+            2,
+        )
         expected = [first == 1 and place == 0 for place in range(len(messages))]
-        assert known(standing, first, *messages) == expected
+        assert known(stream_position, first, *messages) == expected
     assert bodies(adapter) == [b"a", b"b"]
 
 
@@ -627,8 +652,12 @@ async def test_a_spool_begins_a_stream(adapter: Adapter) -> None:
     """Where the database does not know a stream, or not any more, what waited from #1 on begins it
     in its epoch; what waited from later on does not."""
     await ready(adapter)
-    standing = (await elsewhere(adapter, at(loose(ONE), 2, b"b")))["s"]
-    assert (standing.claimed, standing.current, standing.mark) == (True, True, 0)
+    stream_position = (await elsewhere(adapter, at(loose(ONE), 2, b"b")))["s"]
+    assert (stream_position.claimed, stream_position.current, stream_position.mark) == (
+        True,
+        True,
+        0,
+    )
     assert await store(adapter, at(loose(ONE), 1, b"a"), fence()) == ["+OK"]
     assert await store(adapter, at(loose(ONE), 2, b"b"), fence()) == ["+OK"]
     assert (await elsewhere(adapter, at(loose(TWO), 3, b"c")))["s"].current is False
@@ -666,12 +695,12 @@ async def test_which_messages_were_stored(adapter: Adapter, size: int) -> None:
     for first, last in ((1, 3), (60, 70), (1, total + 5), (total - 2, total + 90), (120, 130)):
         wanted = messages[first : last + 1]
         wanted += [b"later"] * (last - first + 1 - len(wanted))
-        standing = (await elsewhere(adapter, at(spooled, first, *wanted)))["s"]
-        assert standing.mark == total and standing.current
+        stream_position = (await elsewhere(adapter, at(spooled, first, *wanted)))["s"]
+        assert stream_position.mark == total and stream_position.current
         numbers = range(first, min(last, total) + 1)
-        assert all(standing.has_message(n, messages[n]) for n in numbers)
-        assert not any(standing.has_message(n, messages[n] + b"!") for n in numbers)
-        assert not any(standing.has_message(n, messages[n - 1]) for n in numbers)
+        assert all(stream_position.has_message(n, messages[n]) for n in numbers)
+        assert not any(stream_position.has_message(n, messages[n] + b"!") for n in numbers)
+        assert not any(stream_position.has_message(n, messages[n - 1]) for n in numbers)
 
 
 @pytest.mark.parametrize("size", [1, 63, 64, 100, 500])
@@ -683,9 +712,9 @@ async def test_what_is_not_stored_is_not_known(adapter: Adapter, size: int) -> N
     stream = await claimed(adapter)
     await store(adapter, batch(stream, b"a", b"b"), fence())
     messages = [b"n%d" % n for n in range(size)]
-    standing = (await elsewhere(adapter, at(loose(ONE), 3, *messages)))["s"]
-    assert (standing.current, standing.mark) == (False, 2)
-    assert known(standing, 3, *messages) == [False] * size
+    stream_position = (await elsewhere(adapter, at(loose(ONE), 3, *messages)))["s"]
+    assert (stream_position.current, stream_position.mark) == (False, 2)
+    assert known(stream_position, 3, *messages) == [False] * size
 
 
 @pytest_twisted.ensureDeferred
@@ -694,8 +723,8 @@ async def test_a_peer_needs_no_digests(adapter: Adapter) -> None:
     await ready(adapter)
     stream = await claimed(adapter)
     await store(adapter, batch(stream, b"a"), fence())
-    standing = (await elsewhere(adapter, at(stream, 1, b"a")))["s"]
-    assert not standing.digests.strip(b"\0")
+    stream_position = (await elsewhere(adapter, at(stream, 1, b"a")))["s"]
+    assert not stream_position.digests.strip(b"\0")
 
 
 @pytest_twisted.ensureDeferred
@@ -710,8 +739,8 @@ async def test_old_digests_are_forgotten(database: Database) -> None:
         spooled = loose(stream.epoch)
         near = total - KEPT_DIGESTS + 1
         for number, there in ((1, False), (2500, False), (near, True), (total, True)):
-            standing = (await elsewhere(adapter, at(spooled, number, b"m")))["s"]
-            assert standing.has_message(number, b"m") is there, number
+            stream_position = (await elsewhere(adapter, at(spooled, number, b"m")))["s"]
+            assert stream_position.has_message(number, b"m") is there, number
         (size,) = database.column("SELECT sum(octet_length(digests)) / 8 FROM gateway.digest")
         assert KEPT_DIGESTS <= size <= KEPT_DIGESTS + 5000
 
@@ -726,8 +755,8 @@ async def test_numbers_that_a_refused_row_interrupts(adapter: Adapter) -> None:
     left = mixed.refuse([(0, BAD), (3, BAD)])
     assert left is not None
     await store(adapter, left, fence())
-    standing = (await elsewhere(adapter, at(loose(""), 1, b"a", b"b", b"c", b"d")))["s"]
-    assert known(standing, 1, b"a", b"b", b"c", b"d") == [True] * 4
+    stream_position = (await elsewhere(adapter, at(loose(""), 1, b"a", b"b", b"c", b"d")))["s"]
+    assert known(stream_position, 1, b"a", b"b", b"c", b"d") == [True] * 4
 
 
 # Open fates.
@@ -821,8 +850,8 @@ async def test_streams_of_an_earlier_version(database: Database) -> None:
         assert await store(adapter, at(spooled, 7, b"seven"), fence(5, lane)) == ["+OK"]
         written = await adapter.store.write(at(spooled, 5, b"five"), fence(4, lane))
         assert written.before
-        standing = (await elsewhere(adapter, at(spooled, 5, b"five", b"six", b"seven")))["s"]
-        assert known(standing, 5, b"five", b"six", b"seven") == [False, True, True]
+        stream_position = (await elsewhere(adapter, at(spooled, 5, b"five", b"six", b"seven")))["s"]
+        assert known(stream_position, 5, b"five", b"six", b"seven") == [False, True, True]
         assert [(await claimed(adapter, name)).last for name in ("empty", "one", "new")] == [
             *(0, 12, 0)
         ]
@@ -875,7 +904,7 @@ class Side:
         except FenceVoid as void:
             return "void", void.number
         except StreamsElsewhere as error:
-            return "elsewhere", self._standings(error.standings)
+            return "elsewhere", self._stream_positions(error.stream_positions)
 
     def _epoch(self, which: int) -> str:
         return self.epochs[which % len(self.epochs)]
@@ -965,7 +994,7 @@ class Side:
             self._marks[name] = first + 3
         return "together", stored
 
-    def _standings(self, standings: Mapping[str, Standing]) -> object:
+    def _stream_positions(self, stream_positions: Mapping[str, StreamPosition]) -> object:
         moves, batch = self._moves
         frames = {part.first + n: f for part in batch.slices for n, f in enumerate(part.frames)}
         frames |= {r.number: r.chunk.frames[r.row] for r in batch.refusals}
@@ -975,7 +1004,7 @@ class Side:
                 *[found.has_message(n, frame) for n, frame in sorted(frames.items())],
             )
             for move in moves
-            if (found := standings.get(move.stream.name)) is not None
+            if (found := stream_positions.get(move.stream.name)) is not None
         }
 
 
