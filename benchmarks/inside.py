@@ -32,13 +32,13 @@ async def measure(reactor: Any, dsn: str, clients: int, seconds: float) -> float
     pool = query_pool(settings, reactor, lambda attempt: 0.1)
     queries = PostgresQueries({query.name: query}, pool, settings)
     queries.start(dsn)
-    await queries.call("balance", b"[1]")
+    await queries.answer_call("balance", b"[1]")
     begun = time.monotonic()
 
     async def client() -> int:
         count = 0
         while time.monotonic() - begun < seconds:
-            answer = await queries.call("balance", b'{"aid":%d}' % random.randint(1, ROWS))
+            answer = await queries.answer_call("balance", b'{"aid":%d}' % random.randint(1, ROWS))
             if not isinstance(answer, Listing) or answer.rows != [b'{"abalance":0}']:
                 raise RuntimeError(f"answered {answer!r}")
             count += 1

@@ -186,9 +186,9 @@ class Authenticator:
         self._each: Counter[tuple[Hashable, str]] = Counter()
         self._turns = _Turns(wall)
         self._busy = False
-        self.take(tokens)
+        self.replace_tokens(tokens)
 
-    def take(self, tokens: Mapping[str, Token] | None) -> None:
+    def replace_tokens(self, tokens: Mapping[str, Token] | None) -> None:
         """Replace the tokens after the file was read again."""
         before, self._tokens = self._tokens, tokens or {}
         self.offered = tokens is not None
@@ -276,7 +276,9 @@ class Authenticator:
             return
         self._busy = True
         try:
-            self._aside(lambda: token.fits(check.secret), lambda fits: self._done(check, fits))
+            self._aside(
+                lambda: token.has_secret(check.secret), lambda fits: self._done(check, fits)
+            )
         except RuntimeError:  # no more threads to be had
             self._done(check, Failure())
 

@@ -84,7 +84,7 @@ class _Grant:
         self._listeners = tuple(map(Pattern.of, section.listeners))
         self._networks = Networks(section.networks)
 
-    def holds(self, listener: str, address: Address | None, identity: str | None) -> bool:
+    def applies_to(self, listener: str, address: Address | None, identity: str | None) -> bool:
         """
         Say whether it is for a peer.
         """
@@ -129,7 +129,9 @@ class Access:
             return self._everything
         if identity is not None and self.refuses(identity):
             return None
-        holding = tuple(grant for grant in self._grants if grant.holds(listener, address, identity))
+        holding = tuple(
+            grant for grant in self._grants if grant.applies_to(listener, address, identity)
+        )
         if not holding:
             return None
         own = any(grant.personal for grant in holding)

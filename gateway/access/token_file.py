@@ -33,7 +33,7 @@ def tokens_of(section: AccessSection | None) -> Mapping[str, Token] | None:
     """
     if section is None or section.tokens is None:
         return None
-    text = TokenFile(Path(section.tokens)).read()
+    text = TokenFile(Path(section.tokens)).read_text()
     if not text:
         # An interrupted write leaves it so; then no peer could connect.
         text = "is empty; who wants to let nobody in leaves a comment in it"
@@ -51,7 +51,7 @@ class TokenFile:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def read(self) -> str:
+    def read_text(self) -> str:
         """
         Return its text.
 
@@ -83,7 +83,7 @@ class TokenFile:
                 with suppress(FileExistsError):
                     os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE))
             with self._locked(target) as there:
-                self._replace(target, there, edit(self.read()))
+                self._replace(target, there, edit(self.read_text()))
         except OSError as error:
             raise self._unusable("written", error) from None
 

@@ -84,7 +84,7 @@ class Token:
         """
         return now < self.ends
 
-    def fits(self, secret: bytes) -> bool:
+    def has_secret(self, secret: bytes) -> bool:
         """
         Say whether a secret is this token's.
 

@@ -202,7 +202,7 @@ class BlockingClient:
 
     def unlisten(self, channel: str) -> None:
         """Stop listening to a channel."""
-        self._pushes.forget(channel)
+        self._pushes.drop_channel(channel)
         self._ask(lambda: self._session.unlisten(channel))
 
     def close(self) -> None:
@@ -275,7 +275,7 @@ class BlockingClient:
         while not done():
             now = time.monotonic()
             if until is not None and now >= until:
-                reason = self._session.put_off or self._session.doubt or self._reason
+                reason = self._session.put_off or self._session.connection_doubt or self._reason
                 why = f" ({reason})" if reason else ""
                 raise TimeoutError(
                     f"not within {timeout} seconds{why}; {self.unanswered} messages are unanswered"
@@ -285,13 +285,13 @@ class BlockingClient:
             if self._socket is None:
                 self._connect(now, limit)
             else:
-                if idle and not self._session.waiting and self._silent(now):
+                if idle and not self._session.awaits_answer and self._silent(now):
                     self._session.ping("")
                 self._turn(now, limit)
 
     @property
     def _doubt(self) -> str:
-        doubt = self._session.doubt
+        doubt = self._session.connection_doubt
         return f": {doubt}" if doubt else ""
 
     def _silent(self, now: float) -> bool:
@@ -331,12 +331,12 @@ class BlockingClient:
         """Write or read once, or wait until one of them is possible."""
         assert self._selector is not None
         try:
-            waited = self._session.waiting
+            waited = self._session.awaits_answer
             self._out += self._session.output(now)
             if not waited:
-                self._heard = max(self._heard, now) if self._session.waiting else self._heard
+                self._heard = max(self._heard, now) if self._session.awaits_answer else self._heard
             if not self._exchange():
-                if self._session.waiting and self._silent(now):
+                if self._session.awaits_answer and self._silent(now):
                     raise Closed(f"no answer within {self._answer_timeout} seconds{self._doubt}")
                 again = self._session.wait(now)
                 # Short enough to notice a silent other end in time.
@@ -382,7 +382,7 @@ class BlockingClient:
         return True
 
     def _take(self) -> None:
-        for event in self._session.take():
+        for event in self._session.take_events():
             if isinstance(event, Push):
                 self._pushes.add(event)
             self._failures = 0

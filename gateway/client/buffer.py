@@ -62,10 +62,10 @@ class Buffer(Protocol):
         @raise BufferFull: none of them is kept.
         """
 
-    def note(self, finished: Sequence[Parcel], settled: int, loose: int) -> None:
+    def save_progress(self, finished: Sequence[Parcel], settled: int, loose: int) -> None:
         """Remove finished parcels, and keep the state of the stream."""
 
-    def opened(self, base: int, loose: int, epoch: str) -> None:
+    def save_opening(self, base: int, loose: int, epoch: str) -> None:
         """
         Keep the state from the answer to HELLO: this client owns the stream. Safe when this
         returns.
@@ -125,12 +125,12 @@ class MemoryBuffer:
         self.given += len(kept)
         return parcel
 
-    def note(self, finished: Sequence[Parcel], settled: int, loose: int) -> None:
+    def save_progress(self, finished: Sequence[Parcel], settled: int, loose: int) -> None:
         self.size -= sum(parcel.size for parcel in finished)
         self.settled = settled
         self.loose = loose
 
-    def opened(self, base: int, loose: int, epoch: str) -> None:
+    def save_opening(self, base: int, loose: int, epoch: str) -> None:
         self.base, self.loose, self.epoch = base, loose, epoch
         self.taken = False
 
@@ -268,7 +268,7 @@ class DiskBuffer:
         self.given += count
         return Parcel(route, ordinal, count, size, _Loader(self, ordinal))
 
-    def note(self, finished: Sequence[Parcel], settled: int, loose: int) -> None:
+    def save_progress(self, finished: Sequence[Parcel], settled: int, loose: int) -> None:
         self.size -= sum(parcel.size for parcel in finished)
         self.settled = settled
         self.loose = loose
@@ -284,7 +284,7 @@ class DiskBuffer:
             return
         self._finished = []
 
-    def opened(self, base: int, loose: int, epoch: str) -> None:
+    def save_opening(self, base: int, loose: int, epoch: str) -> None:
         # One statement, so that epoch and numbers always belong together.
         self._safely(
             "UPDATE state SET base = ?, loose = ?, epoch = ?, taken = 0", base, loose, epoch
@@ -301,7 +301,7 @@ class DiskBuffer:
         self._safely("UPDATE state SET taken = 1")
         self.taken = True
 
-    def read(self, ordinal: int) -> list[bytes]:
+    def load_messages(self, ordinal: int) -> list[bytes]:
         """Read the messages of a parcel."""
         database = self._opened()
         try:
@@ -361,7 +361,7 @@ class _Loader:
         self._ordinal = ordinal
 
     def __call__(self) -> list[bytes]:
-        return self._buffer.read(self._ordinal)
+        return self._buffer.load_messages(self._ordinal)
 
 
 def _stream_label(stream: str) -> str:

@@ -30,13 +30,13 @@ class ConnectionOwner(Port):
     Callbacks of a connection.
     """
 
-    def made(self, connection: ClientConnection) -> None:
+    def connection_made(self, connection: ClientConnection) -> None:
         """Take a usable connection; over TLS the other end is verified."""
 
-    def received(self, data: bytes) -> None:
+    def data_received(self, data: bytes) -> None:
         """Take received bytes."""
 
-    def gone(self, connection: ClientConnection, reason: Failure) -> None:
+    def connection_lost(self, connection: ClientConnection, reason: Failure) -> None:
         """Take the loss of a connection."""
 
 
@@ -76,12 +76,12 @@ class ClientConnection(Protocol):
             self._begin()
 
     def dataReceived(self, data: bytes) -> None:
-        self._owner.received(data)
+        self._owner.data_received(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._end_deadline()
         self.usable = False
-        self._owner.gone(self, self._fault or reason)
+        self._owner.connection_lost(self, self._fault or reason)
 
     def write(self, data: bytes) -> None:
         self.transport.write(data)
@@ -93,7 +93,7 @@ class ClientConnection(Protocol):
     def _begin(self) -> None:
         self._end_deadline()
         self.usable = True
-        self._owner.made(self)
+        self._owner.connection_made(self)
 
     def _end_deadline(self) -> None:
         if self._deadline.active():

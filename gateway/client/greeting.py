@@ -79,7 +79,7 @@ class Greeting:
         self._left: list[bytes] = []
         self._probe = None if plain else lambda: probe(framing, nonce())
 
-    def begin(self, stream: Numbering | None) -> Question | None:
+    def restart(self, stream: Numbering | None) -> Question | None:
         """
         Start again, on a new connection; return as L{next} does.
         """

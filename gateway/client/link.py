@@ -42,16 +42,16 @@ class EventReceiver(Protocol):
     """
 
     @property
-    def listens(self) -> bool:
+    def expects_pushes(self) -> bool:
         """True while pushes are expected."""
 
-    def heard(self, event: Event) -> None:
+    def take_event(self, event: Event) -> None:
         """Take an event."""
 
-    def turned(self) -> None:
+    def turn_ended(self) -> None:
         """Take the end of a turn, after all its events."""
 
-    def ended(self, failure: ClientError) -> None:
+    def session_ended(self, failure: ClientError) -> None:
         """Take the final failure of the session."""
 
 
@@ -131,14 +131,14 @@ class Link:
         late = None
         if self._connection is not None:
             # Orderly where no answer is due; but TLS may wait for a silent other end for ever.
-            retry_after = 0.0 if self._session.waiting or self._session.leaving else CLOSING
+            retry_after = 0.0 if self._session.awaits_answer or self._session.leaving else CLOSING
             late = self._reactor.callLater(retry_after, self._connection.abort)
         await maybeDeferred(self._client.stopService)
         for call in (late, self._soon, self._wake, self._look):
             _cancel(call)
         self._soon = self._wake = self._look = None
 
-    def give_up(self, failure: ClientError) -> None:
+    def fail_waiting(self, failure: ClientError) -> None:
         """Fail the Deferreds that wait for a connection."""
         self._connecting, waiting = [], self._connecting
         for deferred, _ in waiting:
@@ -149,7 +149,7 @@ class Link:
         if not self._turning and self._soon is None:
             self._soon = self._reactor.callLater(0, self._turn)
 
-    def made(self, connection: ClientConnection) -> None:
+    def connection_made(self, connection: ClientConnection) -> None:
         """Begin with a usable connection; called by the connection."""
         self._connection = connection
         self._made_at = self._heard_at = self._reactor.seconds()
@@ -157,7 +157,7 @@ class Link:
         self._look = self._reactor.callLater(self._answer_timeout / LOOKS, self._looked)
         self._turn()
 
-    def received(self, data: bytes) -> None:
+    def data_received(self, data: bytes) -> None:
         """Take received bytes; called by the connection."""
         self._heard_at = self._reactor.seconds()
         try:
@@ -166,12 +166,12 @@ class Link:
             self._drop(error)
         self._turn()
 
-    def gone(self, connection: ClientConnection, reason: Failure) -> None:
+    def connection_lost(self, connection: ClientConnection, reason: Failure) -> None:
         """Take the loss of the connection; called by the connection."""
         _cancel(self._look)
         if self._connection is connection:
             self._connection = None
-            doubt, dropped = self._session.doubt, self._dropped
+            doubt, dropped = self._session.connection_doubt, self._dropped
             self._dropped = None
             self._session.lost()
             if self._session.failure is not None:
@@ -193,10 +193,10 @@ class Link:
             return
         self._turning = True
         try:
-            while events := self._session.take():
+            while events := self._session.take_events():
                 self._failures = 0
                 for event in events:
-                    self._receiver.heard(event)
+                    self._receiver.take_event(event)
             self._write()
         except ClientError as error:
             self._session.failure = error
@@ -209,7 +209,7 @@ class Link:
             self._connecting, waiting = [], self._connecting
             for deferred, _ in waiting:
                 deferred.callback(None)
-        self._receiver.turned()
+        self._receiver.turn_ended()
 
     def _write(self) -> None:
         connection = self._connection
@@ -219,7 +219,7 @@ class Link:
             connection.abort()
             return
         now = self._reactor.seconds()
-        waited = self._session.waiting
+        waited = self._session.awaits_answer
         data = self._session.output(now)
         if data:
             if not waited:
@@ -235,11 +235,11 @@ class Link:
         self._look = self._reactor.callLater(self._answer_timeout / LOOKS, self._looked)
         if now - self._heard_at < self._answer_timeout:
             return
-        if self._session.waiting:
-            doubt = self._session.doubt
+        if self._session.awaits_answer:
+            doubt = self._session.connection_doubt
             why = f": {doubt}" if doubt else ""
             self._drop(Closed(f"no answer within {self._answer_timeout} seconds{why}"))
-        elif self._receiver.listens and self._session.ready:
+        elif self._receiver.expects_pushes and self._session.ready:
             # A client that only listens would not notice a dead connection.
             self._session.ping("")
             self._turn()
@@ -271,7 +271,7 @@ class Link:
         self._log.warn("the client gives up: {failure}", failure=str(failure))
         stopped = Deferred.fromCoroutine(self.stop())
         stopped.addErrback(lambda reason: self._log.failure("stopping", reason))
-        self._receiver.ended(failure)
+        self._receiver.session_ended(failure)
 
 
 def _cancel(call: IDelayedCall | None) -> None:

@@ -58,7 +58,7 @@ class Numbering:
         self._sent = max(self._sent, ordinal + count)
         return self._buffer.base + ordinal + 1
 
-    def settle(self, count: int, answer: Answer) -> None:
+    def note_answer(self, count: int, answer: Answer) -> None:
         """Note the final answer to the next messages."""
         self.settled += count
         self.loose = self.loose + count if answer.code == "TOOBIG" else 0
@@ -96,7 +96,7 @@ class Numbering:
         self._fresh = False
         known = (buffer.base, buffer.loose, buffer.epoch, buffer.taken)
         if known != (base, self.loose, epoch, False):
-            buffer.opened(base, self.loose, epoch)
+            buffer.save_opening(base, self.loose, epoch)
 
     def taken_over(self) -> None:
         """Note that another client owns the stream, and may use the numbers in flight here."""

@@ -120,7 +120,7 @@ class Outbox:
             self._in_flight += count
         return sent
 
-    def judge(self, segment: Segment, count: int, answer: Answer, now: float) -> None:
+    def apply_answer(self, segment: Segment, count: int, answer: Answer, now: float) -> None:
         """
         Apply an answer to the first messages of a segment in flight.
 
@@ -139,7 +139,7 @@ class Outbox:
             return
         if answer.word == "-TRY":
             if stream is None or not self._again:
-                self._retry_after.later(answer, now)
+                self._retry_after.set_from(answer, now)
             if stream is not None and answer.code == "GAP" and answer.seq is not None:
                 stream.resume(answer.seq)
         self._again.append(Segment(parcel, start, start + count))
@@ -169,7 +169,7 @@ class Outbox:
         if self._touched:
             self._touched = False
             stream = self.stream
-            self._buffer.note(
+            self._buffer.save_progress(
                 finished,
                 0 if stream is None else stream.settled,
                 0 if stream is None else stream.loose,
@@ -178,7 +178,7 @@ class Outbox:
 
     def _settle(self, parcel: Parcel, start: int, count: int, answer: Answer) -> None:
         if self.stream is not None:
-            self.stream.settle(count, answer)
+            self.stream.note_answer(count, answer)
         self.unanswered -= count
         self._touched = True
         self._told += parcel.settle(start, count, answer)

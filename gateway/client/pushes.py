@@ -34,7 +34,7 @@ class PushBuffer:
         """Accept pushes of a channel."""
         self._channels.add(channel)
 
-    def forget(self, channel: str) -> None:
+    def drop_channel(self, channel: str) -> None:
         """Drop later pushes of a channel."""
         self._channels.discard(channel)
 

@@ -73,7 +73,7 @@ class Requests:
     def add(self, question: Question) -> None:
         self._waiting.append(question)
 
-    def first(self, question: Question) -> None:
+    def put_first(self, question: Question) -> None:
         """Add a command in front of all others."""
         self._waiting.appendleft(question)
 
@@ -91,17 +91,17 @@ class Requests:
         self.add(question)
         return question
 
-    def forget(self, channel: str) -> None:
+    def remove_channel(self, channel: str) -> None:
         """Remove a channel that the gateway refuses."""
         self._channels.discard(channel)
 
-    def opened(self) -> None:
+    def queue_listens(self) -> None:
         """Queue LISTEN for all channels, on a new connection."""
         asked = {question.channel for question in self._waiting}
         for channel in sorted(self._channels - asked, reverse=True):
-            self.first(Question(b"LISTEN " + channel.encode(), channel, own=True))
+            self.put_first(Question(b"LISTEN " + channel.encode(), channel, own=True))
 
-    def later(self, question: Question) -> None:
+    def keep_for_later(self, question: Question) -> None:
         """Keep a command that was answered -TRY."""
         self._again.append(question)
 
@@ -122,7 +122,7 @@ class Requests:
             question.rows = []
             question.answer = None
 
-    def take(self, only_own: bool) -> list[Question]:
+    def take_commands(self, only_own: bool) -> list[Question]:
         """
         Remove and return the commands to send now.
 

@@ -42,7 +42,7 @@ class RetryAfter:
         self._retry = retry
         self._tries = 0
 
-    def later(self, answer: Answer, now: float) -> None:
+    def set_from(self, answer: Answer, now: float) -> None:
         """Set the time after an answer -TRY."""
         if now < self.due:
             return

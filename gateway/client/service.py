@@ -108,7 +108,7 @@ class GatewayClient(Service):
         return self._session.unanswered
 
     @property
-    def listens(self) -> bool:
+    def expects_pushes(self) -> bool:
         """True while pushes are expected; for the link."""
         return bool(self._callbacks)
 
@@ -123,7 +123,7 @@ class GatewayClient(Service):
         Reason why nothing can be sent: the gateway's -TRY to HELLO, a silent other end, or why the
         last connection was lost or failed.
         """
-        put_off, doubt = self._session.put_off, self._session.doubt
+        put_off, doubt = self._session.put_off, self._session.connection_doubt
         if put_off is not None:
             return Closed(str(put_off))
         return Closed(doubt) if doubt else self._link.trouble
@@ -266,7 +266,7 @@ class GatewayClient(Service):
         kept = "it is kept, and sent by the next client on this buffer"
         lost = "it may be stored or not"
         durable = not isinstance(self._buffer, MemoryBuffer)
-        self.ended(Closed(f"the client was stopped: {kept if durable else lost}"))
+        self.session_ended(Closed(f"the client was stopped: {kept if durable else lost}"))
         self._session.close()
 
     async def __aenter__(self) -> GatewayClient:
@@ -307,7 +307,7 @@ class GatewayClient(Service):
         self._link.turn_soon()
         return answered
 
-    def heard(self, event: Event) -> None:
+    def take_event(self, event: Event) -> None:
         """Take an event; called by the link."""
         if isinstance(event, Parcel):
             done, message = self._parcels.pop(event, (None, None))
@@ -356,7 +356,7 @@ class GatewayClient(Service):
             except Exception:  # noqa: BLE001  # one listener's bug must not cost the others
                 self._log.failure("a listener of {channel} failed", channel=push.channel)
 
-    def turned(self) -> None:
+    def turn_ended(self) -> None:
         """Take the end of a turn; called by the link."""
         self._warn_put_off()
         if not self._session.unanswered:
@@ -376,7 +376,7 @@ class GatewayClient(Service):
                 answer=self._warned,
             )
 
-    def ended(self, failure: ClientError) -> None:
+    def session_ended(self, failure: ClientError) -> None:
         """Fail everything that waits; called by the link, and on stop."""
         parcels, self._parcels = self._parcels, {}
         questions, self._questions = self._questions, {}
@@ -385,7 +385,7 @@ class GatewayClient(Service):
         self._flushes.clear()
         for deferred in (*(one for one, _ in parcels.values()), *questions.values(), *waiting):
             deferred.errback(failure)
-        self._link.give_up(failure)
+        self._link.fail_waiting(failure)
 
     @property
     def _roomy(self) -> bool:

@@ -3,8 +3,8 @@ Logic of a client without any I/O: what to write, and what answers mean.
 
 The owner reports connections (L{Session.connected}, L{Session.lost}) and bytes
 (L{Session.receive}), writes what L{Session.output} returns, calls it again after L{Session.wait}
-seconds, and takes results from L{Session.take}. The clock is a number of seconds that the owner
-passes in.
+seconds, and takes results from L{Session.take_events}. The clock is a number of seconds that the
+owner passes in.
 
 In a stream messages have numbers and are settled in their order. Messages without an answer on a
 lost connection are sent again under their old numbers, from the first one on: C{+DUP} (or the
@@ -190,7 +190,7 @@ class Session:
         return self._state == _LEAVING or self.failure is not None
 
     @property
-    def doubt(self) -> str:
+    def connection_doubt(self) -> str:
         """Description of a connection without any answer yet; for people."""
         if self._state == _AWAY or self._plain or self._beginning is None:
             return ""
@@ -200,7 +200,7 @@ class Session:
         return stranger(self._beginning or b"", self._framing, self._plain)
 
     @property
-    def waiting(self) -> bool:
+    def awaits_answer(self) -> bool:
         """True while the gateway owes an answer."""
         return bool(self._flight) or self._rows is not None
 
@@ -258,16 +258,16 @@ class Session:
         """Begin with a new connection."""
         self._disconnect()
         self._wire.most = MAX_ANSWER if self._plain else MAX_PROBE_ANSWER
-        self._greet(self._greeting.begin(self.open().stream))
+        self._greet(self._greeting.restart(self.open().stream))
 
     def _greet(self, question: Question | None) -> None:
         if question is None:
             self._state = _OPEN
             self.put_off = None
-            self._asking.opened()
+            self._asking.queue_listens()
         else:
             self._state = _GREETING
-            self._asking.first(question)
+            self._asking.put_first(question)
 
     def lost(self) -> None:
         """Take the loss of the connection."""
@@ -286,7 +286,7 @@ class Session:
         self._events += outbox.noted()
         self._disconnect()
 
-    def take(self) -> list[Event]:
+    def take_events(self) -> list[Event]:
         """
         Return the events since the last call.
         """
@@ -316,7 +316,7 @@ class Session:
             self._asking.due()
             outbox.due()
         pieces: list[bytes] = []
-        for question in self._asking.take(only_own=self._state != _OPEN):
+        for question in self._asking.take_commands(only_own=self._state != _OPEN):
             self._flight.append(question)
             self._listens = self._listens or question.channel is not None
             pieces.append(self._wire.frame(question.payload))
@@ -441,19 +441,19 @@ class Session:
             many = min(count, entry.stop - entry.start)
             count -= many
             self._nonsense = 0
-            outbox.judge(entry, many, answer, now)
+            outbox.apply_answer(entry, many, answer, now)
             if entry.start == entry.stop:
                 self._flight.popleft()
 
     def _answered(self, question: Question, answer: Answer, now: float) -> None:
         if answer.word == "-TRY" and not (answer.code != "RATE" and is_probe(question.payload)):
-            self._retry_after.later(answer, now)
+            self._retry_after.set_from(answer, now)
             if question.own and question.channel is None:
                 self.put_off = answer
                 if answer.taken:
                     self._taken(answer)
                 question = again(question, self.open().stream)
-            self._asking.later(question)
+            self._asking.keep_for_later(question)
             return
         self._retry_after.progress()
         question.answer = answer
@@ -463,7 +463,7 @@ class Session:
             self._events.append(Push(question.channel, None))
         else:
             if question.channel is not None and not answer.kept:
-                self._asking.forget(question.channel)
+                self._asking.remove_channel(question.channel)
             self._complete(question)
 
     def _greeted(self, question: Question, answer: Answer) -> None:

@@ -80,7 +80,7 @@ class SqlType:
         if not any(self.reader):
             object.__setattr__(self, "reader", ("", f"::{self.name}"))
 
-    def read(self, text: str, write: Callable[[str], str] = str) -> str:
+    def sql_from_text(self, text: str, write: Callable[[str], str] = str) -> str:
         """
         Return SQL that converts a text to a value of the base type.
 

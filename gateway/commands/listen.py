@@ -73,17 +73,17 @@ def listen_command(
             if failure.check(ClientError):
                 return  # this ends the command, with its own message
             text = reason(failure.value)
-            listening.say(f"cannot connect to {endpoint}: {text}; trying again")
+            listening.print_status(f"cannot connect to {endpoint}: {text}; trying again")
 
         client.whenConnected(failAfterFailures=1).addErrback(away)
         begun = gatherResults(
             [
-                client.listen(name, partial(listening.heard, name))
+                client.listen(name, partial(listening.print_notification, name))
                 for name in dict.fromkeys(channels)
             ],
             consumeErrors=True,
         )
-        begun.addCallbacks(lambda _: listening.begun(channels), listening.failed)
+        begun.addCallbacks(lambda _: listening.report_begin(channels), listening.failed)
         try:
             return await listening.ended
         finally:
@@ -108,14 +108,14 @@ class _Listening:
         self._quiet = quiet
         self._terminal = sys.stdout.isatty()
 
-    def begun(self, channels: tuple[str, ...]) -> None:
+    def report_begin(self, channels: tuple[str, ...]) -> None:
         """Report that the gateway has begun to listen."""
-        self.say(f"listening to {', '.join(dict.fromkeys(channels))}")
+        self.print_status(f"listening to {', '.join(dict.fromkeys(channels))}")
 
-    def heard(self, channel: str, payload: str | None) -> None:
+    def print_notification(self, channel: str, payload: str | None) -> None:
         """Print a notification, or report a gap (C{None})."""
         if payload is None:
-            self.say(f"{channel}: some may be missing")
+            self.print_status(f"{channel}: some may be missing")
         elif not self.ended.called:
             self._print(channel, payload)
             if self._left is not None:
@@ -139,7 +139,7 @@ class _Listening:
         if not self.ended.called:
             self.ended.callback(status)
 
-    def say(self, text: str) -> None:
+    def print_status(self, text: str) -> None:
         """Write one line to standard error, unless C{--quiet}."""
         if not self._quiet:
             click.echo(f"gateway listen: {visible(text)}", err=True)

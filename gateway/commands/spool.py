@@ -262,7 +262,7 @@ def _messages(reader: SpoolReader, selection: Selection, places: set[int]) -> It
     """
     for record, batch in reader.records():
         if batch is not None:
-            part, _ = selection.part(record, batch)
+            part, _ = selection.split(record, batch)
             if part is not None:
                 places.add(record.place)
                 yield from messages(record.place, part)
@@ -299,7 +299,7 @@ def _places(file: SpoolFile, selection: Selection) -> Collection[int]:
     return {
         parcel.records[0].place
         for parcel in file.each()
-        if selection.part(parcel.records[0], parcel.batch)[0] is not None
+        if selection.split(parcel.records[0], parcel.batch)[0] is not None
     }
 
 

@@ -41,7 +41,7 @@ def _lifetime(context: click.Context, option: click.Parameter, value: str | None
     if value is None:
         return None
     try:
-        seconds = DURATION.read(value)
+        seconds = DURATION.from_text(value)
     except ValueError:
         units = ", ".join(DURATION.units)
         raise click.BadParameter(
@@ -127,7 +127,7 @@ def list_command(as_json: bool, file: Path | None, config: Path | None) -> None:
     """Print who has tokens, and until when."""
     where = _token_file(file, config)
     try:
-        tokens = read_tokens(where.read(), str(where.path))
+        tokens = read_tokens(where.read_text(), str(where.path))
     except ConfigError as error:
         raise click.ClickException(str(error)) from None
     now = datetime.now(UTC).timestamp()

@@ -65,7 +65,7 @@ class TransientFailures:
         self._times = 0
         self._since = 0.0
 
-    def note(self, now: float) -> None:
+    def count_failure(self, now: float) -> None:
         """
         Count one more failure.
 
@@ -169,7 +169,7 @@ class Attempt:
         elif isinstance(error, TransientError):
             if self._passing is None:
                 self._passing = TransientFailures()
-            self._passing.note(now)
+            self._passing.count_failure(now)
         self.failures += 1
         waited = now - self._started
         answer_limit = RETRY_FOR if self.known is Known.NOT_STORED else self._answer_timeout

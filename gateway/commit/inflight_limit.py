@@ -28,7 +28,7 @@ class PausableReader(Protocol):
     def hold_reading(self, held: bool) -> None:
         """Stop reading, or go on."""
 
-    def give_up(self) -> None:
+    def disconnect(self) -> None:
         """Disconnect the peer, and keep nothing more for it: the gateway holds too much."""
 
 
@@ -63,14 +63,14 @@ class InflightLimit:
 
     def remove_reader(self, reader: PausableReader) -> None:
         self._readers.pop(reader, None)
-        self.keep(reader, 0)
+        self.set_kept(reader, 0)
 
     def exceeded(self) -> None:
         """Pause reading, as more is used than there is room for."""
         if not self.full:
             self._relieve()
 
-    def keep(self, reader: PausableReader, size: int) -> None:
+    def set_kept(self, reader: PausableReader, size: int) -> None:
         """
         Set the bytes that wait for a reader's peer now, beside its messages in flight.
         """
@@ -92,8 +92,8 @@ class InflightLimit:
         # Down to the mark where readers resume once the messages in flight are answered.
         while self.kept > self._most_kept and self.used + self.kept > self._low:
             largest = max(self._keepers, key=self._keepers.__getitem__)
-            self.keep(largest, 0)
-            largest.give_up()
+            self.set_kept(largest, 0)
+            largest.disconnect()
         if not self.full and self.used + self.kept > self._limit:
             self.full = True
             for reader in list(self._readers):

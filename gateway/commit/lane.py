@@ -382,7 +382,7 @@ def _without_streams(batch: Batch, error: StreamsElsewhere) -> Batch | None:
     for move in batch.moves:
         stream_position = error.stream_positions.get(move.stream.name)
         if stream_position is not None and left is not None:
-            left = left.without({move.stream.name}, stream_position.outcome(move))
+            left = left.settle_streams({move.stream.name}, stream_position.outcome(move))
     return left
 
 

@@ -232,4 +232,4 @@ class Writer:
             self._log.info("route {route}: storing again", route=route)
 
     def bug(self, failure: Failure) -> None:
-        self._log.failure("a lane failed; its peers are let go", failure=failure)
+        self._log.failure("a lane failed; its peers are disconnected", failure=failure)

@@ -61,6 +61,6 @@ def check_channels(reader: SectionReader, section: ChannelsSection) -> None:
         elif name in section.allow[:number]:
             reader.note(where, f"{name!r} is there twice; remove one")
     if section.dsn is not None and section.dsn_file is not None:
-        reader.doubt("channels.dsn_file", "channels.dsn is there too; leave one of them out")
+        reader.note_unknown("channels.dsn_file", "channels.dsn is there too; leave one of them out")
     if section.dsn == "embedded":
-        reader.doubt("channels.dsn", "names a server; without it database.dsn is used")
+        reader.note_unknown("channels.dsn", "names a server; without it database.dsn is used")

@@ -192,7 +192,7 @@ def check_listener(
     if fault is not None:
         hint = endpoint_hint(listener.endpoint, endpoint_fault, listening=True)
         hint = hint or '; try "tcp:8000:interface=127.0.0.1" or "unix:gateway.sock"'
-        reader.doubt(
+        reader.note_unknown(
             f"{where}.endpoint",
             f"{listener.endpoint!r} is no Twisted server endpoint ({fault}){hint}",
         )

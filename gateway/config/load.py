@@ -189,7 +189,7 @@ def draft(
     reports them.
     """
     reader = SectionReader(str(path))
-    reader.known("", data, Config.__struct_fields__)
+    reader.check_keys("", data, Config.__struct_fields__)
     config_paths = ConfigPaths(path.parent, credentials)
     database = reader.section("database", data.get("database", {}), Database) or Database()
     database = config_paths.resolved(reader, "database", database, ["dsn_file"])
@@ -207,7 +207,7 @@ def draft(
     if access is not None:
         access = config_paths.resolved(reader, "access", access, ["tokens"])
     if database.dsn_file is not None and "dsn" in data["database"]:
-        reader.doubt("database.dsn_file", "database.dsn is there too; leave one of them out")
+        reader.note_unknown("database.dsn_file", "database.dsn is there too; leave one of them out")
     sections = reader.sections("routes", data.get("routes", {}), RouteSection)
     listeners = reader.sections("listeners", data.get("listeners", {}), Listener)
     # Names that are there but faulty are not "missing" as well.

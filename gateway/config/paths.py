@@ -49,7 +49,7 @@ class ConfigPaths:
     folder: PurePath
     credentials: PurePath | None = None
 
-    def path(self, value: str) -> str:
+    def resolve_path(self, value: str) -> str:
         """
         Resolve one path.
 
@@ -91,7 +91,7 @@ class ConfigPaths:
             value = getattr(section, key)
             if value is not None:
                 try:
-                    section = replace(section, **{key: self.path(value)})
+                    section = replace(section, **{key: self.resolve_path(value)})
                 except ConfigError as error:
-                    reader.doubt(f"{where}.{key}", str(error))
+                    reader.note_unknown(f"{where}.{key}", str(error))
         return section

@@ -48,7 +48,7 @@ class SectionReader:
         if key not in self._unread and problem not in self.problems:
             self.problems.append(problem)
 
-    def doubt(self, key: str, text: str) -> None:
+    def note_unknown(self, key: str, text: str) -> None:
         """
         Note a problem that leaves a key's value unknown.
         """
@@ -68,7 +68,7 @@ class SectionReader:
         inside = f"{where}."
         return where not in self._unread and not any(k.startswith(inside) for k in self._unread)
 
-    def known(self, where: str, table: Mapping[str, Any], keys: Any) -> None:
+    def check_keys(self, where: str, table: Mapping[str, Any], keys: Any) -> None:
         """
         Note every key that is not one of C{keys}.
         """
@@ -86,10 +86,10 @@ class SectionReader:
         default, or an empty string if it has none, so that the rest can be checked.
         """
         if not is_table(table):
-            self.doubt(where, f"must be a table: [{where}]")
+            self.note_unknown(where, f"must be a table: [{where}]")
             return None
         fields = {f.name: f for f in msgspec.structs.fields(kind)}
-        self.known(where, table, fields)
+        self.check_keys(where, table, fields)
         values: dict[str, Any] = {}
         for key, value in table.items():
             if key in fields:
@@ -102,10 +102,10 @@ class SectionReader:
                 try:
                     values[key] = _converted(value, fields[key].type)
                 except ValueError as error:
-                    self.doubt(f"{where}.{key}", str(error))
+                    self.note_unknown(f"{where}.{key}", str(error))
         for key, info in fields.items():
             if info.required and key not in values:
-                self.doubt(f"{where}.{key}", "is missing")
+                self.note_unknown(f"{where}.{key}", "is missing")
                 values[key] = ""
         return kind(**values)
 
@@ -123,7 +123,7 @@ class SectionReader:
         Convert a table of named sections; those that are no tables are left out.
         """
         if not is_table(tables):
-            self.doubt(where, f"must be tables: [{where}.NAME]")
+            self.note_unknown(where, f"must be tables: [{where}.NAME]")
             return {}
         found = {}
         for name, table in tables.items():
@@ -170,7 +170,7 @@ def _converted(value: Any, wanted: Any) -> Any:
     """
     unit = unit_of(wanted)
     if unit is not None and isinstance(value, str):
-        value = unit.read(value)
+        value = unit.from_text(value)
     try:
         return msgspec.convert(value, wanted)
     except msgspec.ValidationError as error:

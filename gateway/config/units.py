@@ -40,7 +40,7 @@ class Quantity(NamedTuple):
     shown: str
     whole: bool
 
-    def read(self, text: str) -> float | int:
+    def from_text(self, text: str) -> float | int:
         """
         Parse a number with a unit.
 

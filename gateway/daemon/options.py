@@ -84,7 +84,7 @@ class Options(usage.Options):
         database: str | None = self["database"]
         hidden = database is not None and hide(database)
         try:
-            self.config = self.read()
+            self.config = self.load_config()
         except ConfigError as error:
             raise usage.UsageError(str(error)) from None
         try:
@@ -101,7 +101,7 @@ class Options(usage.Options):
             self.config, self["config"], database is not None
         )
 
-    def read(self) -> Config:
+    def load_config(self) -> Config:
         """
         Read the file again, with the options applied.
 

@@ -263,7 +263,7 @@ class GatewayService(Service):
         if self._opening is not None:
             self._opening.cancel()
         if self._spooler is not None:
-            self._spooler.end()
+            self._spooler.begin_stop()
         if drained and self._pool.size:
             closing = Deferred.fromCoroutine(self._store.close_lanes(self._writer.lanes))
             closing.addErrback(lambda failure: failure.trap(StoreError))

@@ -104,7 +104,7 @@ def makeService(options: Options) -> IService:
         len(config.listeners),
     )
     tls = TlsRegistry(reactor)
-    tls.take(options.contexts)
+    tls.replace_contexts(options.contexts)
     listeners = Listeners(
         config,
         reactor,
@@ -136,11 +136,11 @@ def makeService(options: Options) -> IService:
         end=partial(end_process, reactor),
     )
     parts = [
-        lambda _: tls.take(options.contexts),
-        lambda _: authenticator.take(options.tokens),
+        lambda _: tls.replace_contexts(options.contexts),
+        lambda _: authenticator.replace_tokens(options.tokens),
         listeners.reload,
     ]
-    reload = Reload(config, options.read, parts)
+    reload = Reload(config, options.load_config, parts)
     on_signals(reactor, service, reload)
     use_monotonic_clock(reactor)
     return service

@@ -116,7 +116,7 @@ class FrameReader(Protocol):
     """
 
     @property
-    def kept(self) -> int:
+    def kept_bytes(self) -> int:
         """About how many bytes of memory the reader keeps for its peer."""
 
     def read(self, frames: list[bytes], oversize: bool) -> list[Work]:
@@ -134,7 +134,7 @@ class FrameReader(Protocol):
         @param frames: one or more.
         """
 
-    def changed(self, peer: Peer) -> FrameReader:
+    def rights_changed(self, peer: Peer) -> FrameReader:
         """
         Take notice that the peer's rights have changed.
 

@@ -40,7 +40,7 @@ class ContentDialect:
     Dialect where every frame is a message, and the value of a field chooses its route.
     """
 
-    kept = 0
+    kept_bytes = 0
     takes_commands = False
 
     def __init__(
@@ -63,7 +63,7 @@ class ContentDialect:
         denied = [name for name in self._names if name.encode() not in peer.rights.routes]
         return _RestrictedReader(self, denied) if denied else self
 
-    def changed(self, peer: Peer) -> FrameReader:
+    def rights_changed(self, peer: Peer) -> FrameReader:
         return self.reader(peer)
 
     def turn_away(self, frames: list[bytes], outcome: Outcome) -> Work:
@@ -94,7 +94,7 @@ class ContentDialect:
 
     def _ways(self, messages: Sequence[bytes]) -> list[_Way]:
         """Return the route or the answer of each message."""
-        fields = self._format.read(messages)
+        fields = self._format.parse_frames(messages)
         cells = fields.cells[self._field]
         way = self._way_of_token if isinstance(cells, Tokens) else self._way_of
         texts = _comparable(cells)
@@ -129,13 +129,13 @@ class _RestrictedReader:
     Reader for a peer that may not use all of the routes.
     """
 
-    kept = 0
+    kept_bytes = 0
 
     def __init__(self, dialect: ContentDialect, denied: Sequence[str]) -> None:
         self._dialect = dialect
         self._denied = {route: wording.not_granted(f"route {route}") for route in denied}
 
-    def changed(self, peer: Peer) -> FrameReader:
+    def rights_changed(self, peer: Peer) -> FrameReader:
         return self._dialect.reader(peer)
 
     def turn_away(self, frames: list[bytes], outcome: Outcome) -> Work:

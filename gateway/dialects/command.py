@@ -96,7 +96,7 @@ class Conversation:
         self._gone = False
         peer.answers.tally()  # begins to count
 
-    def changed(self, peer: Peer) -> FrameReader:
+    def rights_changed(self, peer: Peer) -> FrameReader:
         stream = self._stream
         lost = stream is not None and not peer.rights.may_open(stream.name)
         if lost or not all(map(peer.rights.may_listen, self._offer.channels.channels_of(peer))):
@@ -109,7 +109,7 @@ class Conversation:
             self._offer.streams.close_stream(self._stream)
 
     @property
-    def kept(self) -> int:
+    def kept_bytes(self) -> int:
         return 0 if self._stream is None else _REFUSAL_BYTES * len(self._stream.refusals)
 
     # Reading.
@@ -411,7 +411,7 @@ class Conversation:
         running.addErrback(self._bug)
 
     def _bug(self, failure: Failure) -> Outcome:
-        self._log.failure("a command failed; its peer is let go", failure=failure)
+        self._log.failure("a command failed; its peer is disconnected", failure=failure)
         return wording.COMMAND_FAILED
 
 

@@ -17,7 +17,7 @@ class PlainDialect:
     It has no state, so it is itself the reader of every peer that may use its route.
     """
 
-    kept = 0
+    kept_bytes = 0
     takes_commands = False
 
     def __init__(self, route: str) -> None:
@@ -29,7 +29,7 @@ class PlainDialect:
             self if self._on_the_wire in peer.rights.routes else _RefusingReader(self, self._route)
         )
 
-    def changed(self, peer: Peer) -> FrameReader:
+    def rights_changed(self, peer: Peer) -> FrameReader:
         return self.reader(peer)
 
     def turn_away(self, frames: list[bytes], outcome: Outcome) -> Work:
@@ -55,13 +55,13 @@ class _RefusingReader:
     Reader for a peer that may not use its listener's route.
     """
 
-    kept = 0
+    kept_bytes = 0
 
     def __init__(self, dialect: Dialect, route: str) -> None:
         self._dialect = dialect
         self._answer = wording.not_granted(f"route {route}")
 
-    def changed(self, peer: Peer) -> FrameReader:
+    def rights_changed(self, peer: Peer) -> FrameReader:
         return self._dialect.reader(peer)
 
     def turn_away(self, frames: list[bytes], outcome: Outcome) -> Work:

@@ -210,7 +210,7 @@ class Subscriptions:
         """Return the channels that a subscriber listens to, or is about to."""
         return [*self._subscribed.get(subscriber, ()), *self._asking.get(subscriber, ())]
 
-    def leave(self, subscriber: Subscriber) -> None:
+    def end_all(self, subscriber: Subscriber) -> None:
         """End all its subscriptions, those it still waits for too; calling it again is harmless."""
         self._asking.pop(subscriber, []).clear()
         for channel in self._subscribed.pop(subscriber, ()):
@@ -273,7 +273,7 @@ class Subscriptions:
             channels = self._subscribed.get(subscriber)
             # It may have left since the round began.
             if channels is not None and not self._push_to(subscriber, current.pushes(channels)):
-                self.leave(subscriber)
+                self.end_all(subscriber)
         now = self._clock.seconds()
         self._busy += now - begun
         if current.left > 0:

@@ -38,13 +38,13 @@ class _First:
     Reader of the frame that holds the token.
     """
 
-    kept = 0
+    kept_bytes = 0
 
     def __init__(self, offer: TokenFirst, peer: Peer) -> None:
         self._offer = offer
         self._peer = peer
 
-    def changed(self, peer: Peer) -> FrameReader:
+    def rights_changed(self, peer: Peer) -> FrameReader:
         return self._offer.reader(peer)
 
     def turn_away(self, frames: list[bytes], outcome: Outcome) -> Work:

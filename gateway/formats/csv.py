@@ -67,7 +67,7 @@ class CsvFormat:
             rf'({_QUOTED}|[^"\r\n{character}]*+){character}|(?s:.++)'  # the rest, where all fails
         ).findall
 
-    def read(self, frames: Sequence[bytes]) -> Fields:
+    def parse_frames(self, frames: Sequence[bytes]) -> Fields:
         faults: Faults = []
         values = self._all(frames)
         if values is None:

@@ -57,7 +57,7 @@ class Format(Protocol):
     Format: reads fields from the frames of a route.
     """
 
-    def read(self, frames: Sequence[bytes]) -> Fields:
+    def parse_frames(self, frames: Sequence[bytes]) -> Fields:
         """
         Read the fields of one or more frames.
         """

@@ -79,7 +79,7 @@ class InfluxFormat:
         """
         self._columns = {field: _field_column(field) for field in fields}
 
-    def read(self, frames: Sequence[bytes]) -> Fields:
+    def parse_frames(self, frames: Sequence[bytes]) -> Fields:
         faults: Faults = []
         rows: list[Point] = []
         for frame in frames:

@@ -52,10 +52,10 @@ class JsonFormat:
         """
         self._root = _Level("", [field.split(".") for field in fields])
 
-    def read(self, frames: Sequence[bytes]) -> Fields:
+    def parse_frames(self, frames: Sequence[bytes]) -> Fields:
         cells: dict[str, Tokens] = {}
         faults = _not_text(frames)
-        self._root.read(frames, cells, faults)
+        self._root.parse_objects(frames, cells, faults)
         found: Faults = [(row, refused(Code.FORMAT, faults[row])) for row in sorted(faults)]
         return Fields(cells, found)
 
@@ -114,7 +114,7 @@ class _Level:
                 level = _Level(f"{path}{name}.", below)
                 self._levels.append((level, attrgetter(attributes[name])))
 
-    def read(
+    def parse_objects(
         self, objects: Sequence[bytes | Raw], cells: dict[str, Tokens], faults: dict[int, str]
     ) -> None:
         try:
@@ -126,7 +126,7 @@ class _Level:
         for name, leaf in self._leaves:
             cells[name] = Tokens(list(map(leaf, rows)))
         for level, get in self._levels:
-            level.read(list(map(get, rows)), cells, faults)
+            level.parse_objects(list(map(get, rows)), cells, faults)
 
     def _one_by_one(self, objects: Sequence[bytes | Raw], faults: dict[int, str]) -> list[Any]:
         rows = []

@@ -119,7 +119,7 @@ class LogfmtFormat:
     def __init__(self, fields: Sequence[str]) -> None:
         self._fields = fields
 
-    def read(self, frames: Sequence[bytes]) -> Fields:
+    def parse_frames(self, frames: Sequence[bytes]) -> Fields:
         faults: Faults = []
         rows = self._rows(frames, faults)
         return Fields({field: Texts(_field_values(rows, field)) for field in self._fields}, faults)

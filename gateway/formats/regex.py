@@ -66,7 +66,7 @@ class RegexFormat:
         self._match = compiled.fullmatch
         self._groups = {field: groups[field] for field in fields}
 
-    def read(self, frames: Sequence[bytes]) -> Fields:
+    def parse_frames(self, frames: Sequence[bytes]) -> Fields:
         cells: dict[str, list[str | None]] = {field: [] for field in self._groups}
         columns = [(number, cells[field].append) for field, number in self._groups.items()]
         faults: Faults = []

@@ -126,7 +126,7 @@ class Rfc3164:
             self._today = today
             self._days = {}
 
-    def read(self, text: str) -> SyslogParts | None:
+    def parse_message(self, text: str) -> SyslogParts | None:
         """
         Return a message's parts; C{None} where there is no PRI, or where it claims to be RFC 5424.
         """

@@ -116,7 +116,7 @@ class SyslogFormat:
             (field, *_parameter(field)) for field in fields if field.startswith("sd.")
         ]
 
-    def read(self, frames: Sequence[bytes]) -> Fields:
+    def parse_frames(self, frames: Sequence[bytes]) -> Fields:
         faults: Faults = []
         rows = self._rows(frames, faults)
         cells: dict[str, Texts] = {}
@@ -129,7 +129,7 @@ class SyslogFormat:
         return Fields(cells, faults)
 
     def _rows(self, frames: Sequence[bytes], faults: Faults) -> list[rfc5424.SyslogParts]:
-        modern, legacy = rfc5424.read, self._legacy.read
+        modern, legacy = rfc5424.read, self._legacy.parse_message
         self._legacy.look_at_the_clock()
         rows: list[rfc5424.SyslogParts] = []
         for number, frame in enumerate(frames):

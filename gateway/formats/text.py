@@ -94,6 +94,6 @@ class WholeFormat:
     Format of messages without fields, whose frames are joined by L{Joined}.
     """
 
-    def read(self, frames: Sequence[bytes]) -> Fields:
+    def parse_frames(self, frames: Sequence[bytes]) -> Fields:
         """Return no fields."""
         return Fields({})

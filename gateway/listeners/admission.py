@@ -97,7 +97,7 @@ class Admission(Factory):
         return ProxyHeader(
             self._clock,
             lambda source: self._enter(peer_info if source is None else _behind(source)),
-            partial(self.peers.not_let_in, peer_info.name),
+            partial(self.peers.log_refusal, peer_info.name),
             partial(connection_limit.leave, nobody),
         )
 
@@ -111,7 +111,7 @@ class Admission(Factory):
         if self.tls is None:
             return self._turn_away(peer_info, refusal)
         # Nothing can be said before the handshake, and nobody kept out is worth one.
-        self.peers.not_let_in(peer_info.name, refusal.text)
+        self.peers.log_refusal(peer_info.name, refusal.text)
         return None
 
     def _shake(self, tls: ListenerTls, peer_info: PeerInfo) -> Protocol:
@@ -129,7 +129,7 @@ class Admission(Factory):
 
         def refused(reason: str) -> None:
             connection_limit.leave(peer_info.site)
-            self.peers.not_let_in(peer_info.name, reason)
+            self.peers.log_refusal(peer_info.name, reason)
 
         return tls.protocol(build, refused)
 
@@ -144,7 +144,7 @@ class Admission(Factory):
         return self.peers.peer(peer_info)
 
     def _turn_away(self, peer_info: PeerInfo, refusal: Outcome) -> Protocol | None:
-        self.peers.not_let_in(peer_info.name, refusal.text)
+        self.peers.log_refusal(peer_info.name, refusal.text)
         if self._turned_away >= SPARE:
             return None
         self._turned_away += 1

@@ -83,11 +83,11 @@ class Listeners:
             service = self._services.get(name)
             if service is not None:
                 _let_in(service.admission, listener)
-                service.factory.measure(Rates(_allowance(listener)))
+                service.factory.replace_rates(Rates(_allowance(listener)))
         # A reload does not change the routes.
         self._access = Access(config.access, self._routes)
         for service in self._services.values():
-            service.factory.judge(self._access, self._known)
+            service.factory.replace_access(self._access, self._known)
         self._end_revoked()
 
     def _service(self, config: Config, name: str, listener: Listener) -> ListenerService:

@@ -490,7 +490,7 @@ class Batch:
         )
         return theirs, others
 
-    def without(self, streams: Collection[str], outcome: Outcome) -> Batch | None:
+    def settle_streams(self, streams: Collection[str], outcome: Outcome) -> Batch | None:
         """
         Settle all rows of some streams, refused ones too, and take them out.
 

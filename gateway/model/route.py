@@ -113,7 +113,7 @@ class Route:
         return [source for source in sources if source not in SOURCES and source != CONSTANT]
 
     @property
-    def changed(self) -> list[str]:
+    def updated_columns(self) -> list[str]:
         """
         The columns that C{conflict = "update"} sets.
 

@@ -113,7 +113,7 @@ class AnswerQueue:
         """Drop all slots: the peer is gone."""
         self._slots.clear()
 
-    def due(self) -> bytes:
+    def take_due(self) -> bytes:
         """Take out all answers that may be given now, as bytes."""
         slots = self._slots
         if self.ended:

@@ -34,7 +34,7 @@ class Closing:
         # The transport still writes what it has buffered before it closes.
         transport.unregisterProducer()
 
-    def say(self, *, ended: bool, blocked: bool) -> None:
+    def advance(self, *, ended: bool, blocked: bool) -> None:
         """
         Close; to be called again where one of these has changed.
 
@@ -59,7 +59,7 @@ class Closing:
         """
         self.lingers = self._clock.callLater(LINGER, self._transport.abortConnection)
 
-    def forget(self) -> None:
+    def cancel(self) -> None:
         """
         Stop the timer: the connection is gone.
         """

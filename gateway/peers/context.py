@@ -45,7 +45,7 @@ class ListenerContext(Protocol[AnyPeer]):
     timeouts: Timeouts
     socket_options: SocketOptions
 
-    def frames(self, say: Callable[[bytes], object]) -> Framing:
+    def make_framing(self, say: Callable[[bytes], object]) -> Framing:
         """
         Make a peer's framing.
 
@@ -66,7 +66,7 @@ class ListenerContext(Protocol[AnyPeer]):
     def awaits_proof(self, peer_info: PeerInfo) -> bool:
         """Say whether the peer has still to prove its identity."""
 
-    def astray(self, framing: str) -> Outcome | None:
+    def wrong_listener_answer(self, framing: str) -> Outcome | None:
         """
         Return the answer to a client that expects a listener of commands in this framing.
 
@@ -82,11 +82,11 @@ class ListenerContext(Protocol[AnyPeer]):
     def nul_found(self, peer: AnyPeer) -> None:
         """Note that a peer seems to end its messages with NUL, where a newline would end them."""
 
-    def refused(self, peer: AnyPeer, route: str, count: int, outcome: Outcome) -> None:
+    def log_refused(self, peer: AnyPeer, route: str, count: int, outcome: Outcome) -> None:
         """Note messages refused for good; C{route} is empty where none was found."""
 
-    def let_in(self, peer_info: PeerInfo) -> None:
+    def log_admission(self, peer_info: PeerInfo) -> None:
         """Note that a peer has rights here; for the log."""
 
-    def let_go(self, peer: AnyPeer, reason: str) -> None:
+    def log_close(self, peer: AnyPeer, reason: str) -> None:
         """Note that a peer is told to go; for the log."""

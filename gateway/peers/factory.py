@@ -144,7 +144,7 @@ class PeerFactory(Factory):
         self.peers.discard(peer)
         self.connection_limit.leave(peer.peer_info.site)
         if self.channels is not None:
-            self.channels.leave(peer)
+            self.channels.end_all(peer)
         self._sweep.peers_changed()
 
     def nul_found(self, peer: PeerProtocol) -> None:
@@ -160,44 +160,44 @@ class PeerFactory(Factory):
             name=peer.peer_info.name,
         )
 
-    def refused(self, peer: PeerProtocol, route: str, count: int, outcome: Outcome) -> None:
+    def log_refused(self, peer: PeerProtocol, route: str, count: int, outcome: Outcome) -> None:
         """Log that messages are refused for good."""
         self.refusal_log.note(route, count, outcome, peer.peer_info.name)
 
-    def let_in(self, peer_info: PeerInfo) -> None:
+    def log_admission(self, peer_info: PeerInfo) -> None:
         """Log that a peer has rights here, where it has proved its identity."""
         if peer_info.identity is not None:
             self.admission_log.note(
                 peer_info.identity, peer_info.proof, peer_info.site, peer_info.name
             )
 
-    def let_go(self, peer: PeerProtocol, reason: str) -> None:
+    def log_close(self, peer: PeerProtocol, reason: str) -> None:
         """Log that a peer is told to go."""
-        self.not_let_in(peer.peer_info.name, reason)
+        self.log_refusal(peer.peer_info.name, reason)
 
-    def not_let_in(self, name: str, reason: str) -> None:
+    def log_refusal(self, name: str, reason: str) -> None:
         """
         Log that a connection is refused.
 
         @param name: its address.
         """
-        self._sweep.let_go(reason, name)
+        self._sweep.count_close(reason, name)
 
     def end_log(self) -> None:
         """Log the counts that are not logged yet."""
         self.refusal_log.end()
         self.admission_log.end()
 
-    def measure(self, rates: Rates) -> None:
+    def replace_rates(self, rates: Rates) -> None:
         """
         Replace the rate limits of all peers.
         """
         if rates.allowance != self.rates.allowance:
             self.rates = rates
             for peer in list(self.peers):
-                peer.measure()
+                peer.renew_throttle()
 
-    def judge(self, access: Access, known: Callable[[PeerInfo], PeerInfo | None]) -> None:
+    def replace_access(self, access: Access, known: Callable[[PeerInfo], PeerInfo | None]) -> None:
         """
         Replace the access rights of all peers; those without any are told to go.
 
@@ -240,7 +240,7 @@ class PeerFactory(Factory):
             or wording.NOTHING_GRANTED
         )
 
-    def frames(self, say: Callable[[bytes], object]) -> Framing:
+    def make_framing(self, say: Callable[[bytes], object]) -> Framing:
         framing = FRAMINGS[self.framing](self.max_frame, refuses_http=self.refuses_http)
         return TelnetFraming(framing, say) if self.telnet else framing
 
@@ -264,7 +264,7 @@ class PeerFactory(Factory):
     def awaits_proof(self, peer_info: PeerInfo) -> bool:
         return self.auth and peer_info.identity is None
 
-    def astray(self, framing: str) -> Outcome | None:
+    def wrong_listener_answer(self, framing: str) -> Outcome | None:
         commands = self.dialect.takes_commands
         if commands and framing == self.framing:
             return None

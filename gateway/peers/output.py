@@ -39,7 +39,7 @@ class Output:
     @ivar carrier: the socket below, under TLS too; C{None} where there is none.
     @ivar direct: whether writes go to the kernel first. The protocol then has to be the
         transport's pull producer, see the module.
-    @ivar blocked: whether bytes wait for the peer to read them, until L{written}.
+    @ivar blocked: whether bytes wait for the peer to read them, until L{note_written}.
     @ivar waiting: how many bytes at most.
     """
 
@@ -82,7 +82,7 @@ class Output:
         self._pushed += self.write(data)
         return True
 
-    def written(self) -> None:
+    def note_written(self) -> None:
         """Note that nothing waits any more."""
         self.blocked = False
         self.waiting = 0

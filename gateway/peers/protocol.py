@@ -122,7 +122,7 @@ class PeerProtocol(Protocol):
 
     def __init__(self, context: ListenerContext[PeerProtocol], peer_info: PeerInfo) -> None:
         self._context = context
-        self._framing = context.frames(lambda answer: self._output.write(answer))
+        self._framing = context.make_framing(lambda answer: self._output.write(answer))
         self.answers = AnswerQueue(self._framing, context.words)
         self._held: deque[bytes] = deque()
         self._reader = context.dialect.reader(self)
@@ -155,9 +155,9 @@ class PeerProtocol(Protocol):
         self._context.left(self)
         self._context.inflight_limit.remove_reader(self)
         if self._closing is not None:
-            self._closing.forget()
+            self._closing.cancel()
         if self._throttle is not None:
-            self._throttle.end()
+            self._throttle.cancel()
 
     def dataReceived(self, data: bytes) -> None:
         if self._phase in _CLOSING or self._bye is not None:
@@ -220,7 +220,7 @@ class PeerProtocol(Protocol):
             self._seen |= HEARD
             return b""
         self._beginning = None
-        bye = self._context.astray(framing) if framing else None
+        bye = self._context.wrong_listener_answer(framing) if framing else None
         if bye is None:
             return data
         # A client does not know a device's words.
@@ -239,7 +239,7 @@ class PeerProtocol(Protocol):
 
     def writeConnectionLost(self) -> None:
         """Note that the transport has written all it had, and closed our own end."""
-        self._output.written()
+        self._output.note_written()
 
     # Backpressure: several reasons to pause, one place that does it.
 
@@ -250,7 +250,7 @@ class PeerProtocol(Protocol):
 
     def resumeProducing(self) -> None:
         """Called by the transport: all output is written."""
-        self._output.written()
+        self._output.note_written()
         self._advance()
 
     def stopProducing(self) -> None:
@@ -302,7 +302,7 @@ class PeerProtocol(Protocol):
     def _begin_all(self, frames: list[bytes]) -> None:
         throttle = self._throttle
         if throttle is not None:
-            over = throttle.part(frames, self._held)
+            over = throttle.limit_frames(frames, self._held)
             if over:
                 self._begin(self._reader.turn_away(over, throttle.refusal()))
             if not frames:
@@ -339,7 +339,7 @@ class PeerProtocol(Protocol):
     def _note(self, route: str, runs: Sequence[Run]) -> None:
         for count, fate in runs:
             if fate.word is Word.REJ and isinstance(fate, Outcome):
-                self._context.refused(self, route, count, fate)
+                self._context.log_refused(self, route, count, fate)
 
     def _answered(self, slot: Slot, fate: Fate) -> None:
         """Set the answer of a request."""
@@ -365,7 +365,7 @@ class PeerProtocol(Protocol):
         self._advancing = True
         answers, stride = self.answers, self._context.window
         while True:
-            due = answers.due()
+            due = answers.take_due()
             if answers.ended and self._phase not in _CLOSING:
                 self._stop_reading()
             if due:
@@ -401,7 +401,7 @@ class PeerProtocol(Protocol):
         self._advancing = False
         if (
             (self._framing.pending > _FREE and not self._framing.more)
-            or self._reader.kept
+            or self._reader.kept_bytes
             or self._kept
             or self._output.blocked
             or self._asking is not None
@@ -416,7 +416,7 @@ class PeerProtocol(Protocol):
     def _count(self) -> None:
         """Report the bytes that are kept for the peer, beside its messages in flight."""
         output, framing = self._output, self._framing
-        kept = output.waiting + self._reader.kept
+        kept = output.waiting + self._reader.kept_bytes
         if not self._held and self._asking is None:
             self._held_size = 0
         if self._asking is not None or output.blocked:
@@ -428,9 +428,9 @@ class PeerProtocol(Protocol):
             kept = 0
         if kept != self._kept:
             self._kept = kept
-            self._context.inflight_limit.keep(self, kept)
+            self._context.inflight_limit.set_kept(self, kept)
 
-    def give_up(self) -> None:
+    def disconnect(self) -> None:
         """Disconnect the peer: too much is kept, and of all peers the most for this one."""
         self._given_up = True
         if self._throttle is not None:
@@ -464,7 +464,7 @@ class PeerProtocol(Protocol):
 
     # Timeouts.
 
-    def look(self) -> PeerActivity | None:
+    def take_activity(self) -> PeerActivity | None:
         """Return the peer's activity since the last sweep; C{None} where no timeout runs."""
         seen = self._seen
         heard, finished = bool(seen & HEARD), bool(seen & FINISHED)
@@ -504,13 +504,13 @@ class PeerProtocol(Protocol):
         """
         Disconnect the peer for a timeout; one that still reads is told so, after all its answers.
         """
-        text = limit.text(self._context.timeouts)
+        text = limit.describe(self._context.timeouts)
         if limit is Limit.WRITE:
             self.abort()
         else:
             self._bye = goodbye(Code.RATE, text)
             self._advance()
-        self._context.let_go(self, text)
+        self._context.log_close(self, text)
 
     # Identity and rights.
 
@@ -523,12 +523,12 @@ class PeerProtocol(Protocol):
         rights = self._context.rights(peer_info)
         self.peer_info = peer_info
         self.source = self._context.source(peer_info, self.settled)
-        self.measure()
+        self.renew_throttle()
         if isinstance(rights, Outcome):
             self.entitle(NOTHING)
             return self.log_close(rights)
         self.entitle(rights)
-        self._context.let_in(peer_info)
+        self._context.log_admission(peer_info)
         return None
 
     def disprove(self, bye: Outcome) -> None:
@@ -540,22 +540,22 @@ class PeerProtocol(Protocol):
     def entitle(self, rights: Rights) -> None:
         """Replace the peer's rights."""
         self.rights = rights
-        self._reader = self._reader.changed(self)
+        self._reader = self._reader.rights_changed(self)
 
-    def measure(self) -> None:
+    def renew_throttle(self) -> None:
         """Replace the peer's throttle by one of the present rate limits."""
         before, throttle = self._throttle, self._context.throttle(self.peer_info, self._advance)
         if throttle is not before:
             self._throttle = throttle
         if before is not None:
-            before.end()
+            before.cancel()
             self._advance()
 
     # Called by the dialect.
 
     def log_close(self, bye: Outcome) -> Outcome:
         """Log that the peer is told to go; return the outcome given."""
-        self._context.let_go(self, bye.text)
+        self._context.log_close(self, bye.text)
         return bye
 
     # The end.
@@ -577,4 +577,4 @@ class PeerProtocol(Protocol):
     def _close(self) -> None:
         if self._closing is None:
             self._closing = Closing(self.transport, self._context.clock)
-        self._closing.say(ended=self._phase in _ENDED, blocked=self._output.blocked)
+        self._closing.advance(ended=self._phase in _ENDED, blocked=self._output.blocked)

@@ -69,7 +69,7 @@ class Throttle:
         """Whether kept messages have to wait longer."""
         return self._call is not None and not self.refuses
 
-    def part(self, frames: list[bytes], held: deque[bytes]) -> list[bytes]:
+    def limit_frames(self, frames: list[bytes], held: deque[bytes]) -> list[bytes]:
         """
         Leave in C{frames} those that may pass, from the first on; pause reading where some may not.
 
@@ -105,7 +105,7 @@ class Throttle:
             self._hold(now)
 
     def give_back(self, frames: Sequence[bytes]) -> None:
-        """Put frames back that were not processed: they will be passed to L{part} again."""
+        """Put frames back that were not processed: they will be passed to L{limit_frames} again."""
         self._bucket.give_back(frames)
 
     def refusal(self) -> Outcome:
@@ -113,7 +113,7 @@ class Throttle:
         seconds = max(1, math.ceil(self._bucket.wait(self._clock.seconds())))
         return wording.over_rate(seconds)
 
-    def end(self) -> None:
+    def cancel(self) -> None:
         """Stop the pause: the peer is gone, or has another throttle."""
         if self._call is not None:
             self._call.cancel()

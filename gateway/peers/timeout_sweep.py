@@ -22,7 +22,7 @@ class TimedPeer(Protocol):
     Peer that has timeouts.
     """
 
-    def look(self) -> PeerActivity | None:
+    def take_activity(self) -> PeerActivity | None:
         """
         Return the activity since the last sweep; C{None} where no timeout runs.
         """
@@ -60,17 +60,17 @@ class TimeoutSweep:
         self._watches: dict[TimedPeer, Stopwatches] = {}
         self._call: IDelayedCall | None = None
         self._looked = 0.0
-        self._let_go: dict[str, tuple[int, str]] = {}
-        self._said = -math.inf
+        self._closed_counts: dict[str, tuple[int, str]] = {}
+        self._logged_at = -math.inf
 
-    def let_go(self, reason: str, name: str) -> None:
+    def count_close(self, reason: str, name: str) -> None:
         """
         Count a peer that was told to go, or refused; logged at the next sweep.
 
         @param name: its address.
         """
-        count, _ = self._let_go.get(reason, (0, ""))
-        self._let_go[reason] = count + 1, name
+        count, _ = self._closed_counts.get(reason, (0, ""))
+        self._closed_counts[reason] = count + 1, name
         self._begin()
 
     def peers_changed(self) -> None:
@@ -80,12 +80,12 @@ class TimeoutSweep:
         if self._peers:
             self._begin()
         elif self._call is not None:
-            if self._let_go and self._clock.seconds() - self._said < self._interval:
+            if self._closed_counts and self._clock.seconds() - self._logged_at < self._interval:
                 return  # peers refused one after the other must not have a line each
             self._call.cancel()
             self._call = None
             self._watches.clear()
-            self._say()
+            self._log_counts()
 
     def _begin(self) -> None:
         if self._call is None:
@@ -101,28 +101,28 @@ class TimeoutSweep:
         watches, self._watches = self._watches, {}
         overdue = []
         for peer in self._peers:
-            activity = peer.look()
+            activity = peer.take_activity()
             if activity is not None:
                 watch = self._watches[peer] = watches.get(peer) or Stopwatches()
-                limit = watch.look(self._timeouts, seconds, activity)
+                limit = watch.advance(self._timeouts, seconds, activity)
                 if limit is not None:
                     overdue.append((peer, limit))
         for peer, limit in overdue:
             peer.expire(limit)
         self._also()
-        self._say()
+        self._log_counts()
         if self._peers:
             self._begin()
 
-    def _say(self) -> None:
+    def _log_counts(self) -> None:
         """
         Log one line for each reason, so that many bad peers do not flood the log.
         """
-        if self._let_go:
-            self._said = self._clock.seconds()
-        for reason, (count, name) in self._let_go.items():
+        if self._closed_counts:
+            self._logged_at = self._clock.seconds()
+        for reason, (count, name) in self._closed_counts.items():
             self._log.warn(
-                "listener {listener}: {count} {peers} let go: {reason} ({last}{name})",
+                "listener {listener}: {count} {peers} disconnected: {reason} ({last}{name})",
                 listener=self._listener,
                 count=count,
                 peers="peer" if count == 1 else "peers",
@@ -130,4 +130,4 @@ class TimeoutSweep:
                 last="" if count == 1 else "last ",
                 name=name,
             )
-        self._let_go.clear()
+        self._closed_counts.clear()

@@ -58,7 +58,7 @@ class Limit(Enum):
     IDLE = "nothing sent"
     FIRST = "no first message"
 
-    def text(self, timeouts: Timeouts) -> str:
+    def describe(self, timeouts: Timeouts) -> str:
         """Return a text for people, with the seconds that were granted."""
         seconds = {
             Limit.FRAME: timeouts.frame,
@@ -108,7 +108,7 @@ class Stopwatches:
         self._first: float | None = None
         self._queue: int | None = None
 
-    def look(self, timeouts: Timeouts, seconds: float, activity: PeerActivity) -> Limit | None:
+    def advance(self, timeouts: Timeouts, seconds: float, activity: PeerActivity) -> Limit | None:
         """
         Advance the stopwatches; return the timeout that is over, if one is.
 

@@ -43,7 +43,7 @@ class SpoolBacklog:
         refusals = {epoch: dict(self._refusals.get((stream, epoch), {})) for epoch in numbers}
         return Waiting(kept, refusals, self._last[stream])
 
-    def doubt(self, batch: Batch) -> None:
+    def mark_doubtful(self, batch: Batch) -> None:
         """
         Note that a record of this batch may be in the spool, since its disk failed.
 
@@ -59,7 +59,7 @@ class SpoolBacklog:
         for batch in batches:
             self.put(batch, last=True)
 
-    def holds(self, stream: str, epoch: str, number: int) -> bool:
+    def has_number(self, stream: str, epoch: str, number: int) -> bool:
         """Say whether a number is in the spool."""
         numbers = self._numbers.get(stream, {}).get(epoch, ())
         return any(first <= number <= last for first, last in numbers)

@@ -79,7 +79,7 @@ class Drain:
     """
     Drain: stores the spool's records in the database, parcel by parcel.
 
-    @ivar stored: messages that were stored since L{forget}.
+    @ivar stored: messages that were stored since L{reset_log}.
     @ivar known: messages that were in the database already.
     @ivar dead_letters: messages that became dead letters.
     @ivar held: streams that wait.
@@ -115,7 +115,7 @@ class Drain:
         self._backoff = backoff
         self._missing = missing
 
-    def begin(self) -> None:
+    def begin_pass(self) -> None:
         """Begin a pass, which reads from the first record on."""
         now = self._clock.seconds()
         self._left_out = frozenset(name for name, held in self.held.items() if held.until > now)
@@ -124,7 +124,7 @@ class Drain:
         """Return the streams whose records put aside are not tried in this pass."""
         return self._left_out
 
-    async def store(self, parcel: RecordGroup, doubt: bool = True) -> None:
+    async def store_parcel(self, parcel: RecordGroup, doubt: bool = True) -> None:
         """
         Store every message of a parcel, or make it a dead letter or put it aside.
 
@@ -142,7 +142,7 @@ class Drain:
         except (RouteError, TransientError):
             if not (doubt and await self._others_pass(parcel)):
                 raise
-            await self.store(parcel, doubt=False)
+            await self.store_parcel(parcel, doubt=False)
         except (RowError, FramesRefused, StreamsElsewhere) as error:
             if len(parcel.records) > 1:
                 slow = isinstance(error, RowError) and error.sqlstate == CANCELLED
@@ -158,14 +158,14 @@ class Drain:
                 await self._rewrite(parcel, batch.refuse([(0, outcome)], dead_letter=True))
         except StoredPartly as partly:
             stored = [r for r in parcel.records if r.number <= partly.number]
-            await self.store(unpack(stored))
-            await self.store(unpack(parcel.records[len(stored) :]))
+            await self.store_parcel(unpack(stored))
+            await self.store_parcel(unpack(parcel.records[len(stored) :]))
         except FenceVoid as void:
             for record in parcel.records:
                 if record.number == void.number:
                     await self._take_apart(unpack([record]), [unpack([record]).batch], True)
                 else:
-                    await self.store(unpack([record]))
+                    await self.store_parcel(unpack([record]))
 
     async def store_together(self, parcels: Sequence[RecordGroup]) -> bool:
         """
@@ -173,7 +173,7 @@ class Drain:
 
         @return: C{False} where they are to be stored one by one: nothing is done.
         @raise StoreError: not now.
-        @raise SpoolError: as for L{store}.
+        @raise SpoolError: as for L{store_parcel}.
         """
         batches = [parcel.batch for parcel in parcels]
         moves = stream_marks(batches)
@@ -286,13 +286,13 @@ class Drain:
         Store the records one by one: one is slow, and halves would wait for it again and again.
         """
         for record in parcel.records:
-            await self.store(unpack([record]))
+            await self.store_parcel(unpack([record]))
 
     async def _halve(self, parcel: RecordGroup) -> None:
         """Store both halves of a parcel, since some of its records cannot be stored as they are."""
         middle = len(parcel.records) // 2
-        await self.store(unpack(parcel.records[:middle]))
-        await self.store(unpack(parcel.records[middle:]))
+        await self.store_parcel(unpack(parcel.records[:middle]))
+        await self.store_parcel(unpack(parcel.records[middle:]))
 
     # Streams that are not where they were expected.
 
@@ -327,7 +327,7 @@ class Drain:
         pause = min(_MAX_RETRY_SECONDS, self._backoff(tries) * max(1, tries - 5))
         until = self._clock.seconds() + max(_SHORTEST, pause)
         self.held[name] = HeldStream(until, tries, epoch, stream_position.mark + 1)
-        gone = not self._spool.backlog.holds(name, epoch, stream_position.mark + 1)
+        gone = not self._spool.backlog.has_number(name, epoch, stream_position.mark + 1)
         reason = f"#{stream_position.mark + 1}, which " + (
             _IN_ANOTHER_SPOOL if gone else _IN_THIS_SPOOL
         )
@@ -392,7 +392,7 @@ class Drain:
         await self._replace(parcel, pieces)
         for piece in pieces:
             if piece.stream is None:
-                await self.store(unpack([piece]))
+                await self.store_parcel(unpack([piece]))
 
     async def _keep(self, parcel: RecordGroup, faults: Faults) -> None:
         """
@@ -426,7 +426,7 @@ class Drain:
                 text=outcome.text,
             )
 
-    def forget(self) -> None:
+    def reset_log(self) -> None:
         """Reset the counts; every reason is logged again the next time."""
         self.stored = self.known = self.dead_letters = 0
         self._said.clear()

@@ -98,7 +98,7 @@ class SpoolFile:
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock.hold()
-            mark = self._mark.read()
+            mark = self._mark.load()
             self._mark.open()
             if self._fresh_path.exists() and not self.path.exists():
                 self._fresh_path.rename(self.path)  # a crash came before this rename
@@ -190,7 +190,7 @@ class SpoolFile:
         if self._next < mark.next:
             self._next = mark.next
             self._database.execute("UPDATE counter SET next = ?", (self._next,))
-        self._mark.write(SpoolMark(self._next, kept))
+        self._mark.save(SpoolMark(self._next, kept))
 
     # Damage.
 
@@ -254,7 +254,7 @@ class SpoolFile:
             else:
                 counts.pop(key, None)
         self._changes.clear()
-        self._mark.write(SpoolMark(self._next, self.messages))
+        self._mark.save(SpoolMark(self._next, self.messages))
 
     def rollback(self) -> None:
         self._changes.clear()
@@ -311,7 +311,7 @@ class SpoolFile:
         old.close()
         self._mark.close()
         self._mark.open()
-        self._mark.write(SpoolMark(self._next, self.messages))
+        self._mark.save(SpoolMark(self._next, self.messages))
         self.remarks.append(
             f"{self.path} was removed while the gateway ran; it is made again, with the"
             f" {self.messages} messages that it held"

@@ -52,7 +52,7 @@ class Selection:
     route: str | None = None
     stream: str | None = None
 
-    def part(self, record: Record, batch: Batch) -> tuple[Batch | None, Batch | None]:
+    def split(self, record: Record, batch: Batch) -> tuple[Batch | None, Batch | None]:
         """
         Split a record into the selected messages and all others; C{None} where there are none.
         """
@@ -180,7 +180,7 @@ def summed_up(
                 next_one = record.place
         part = None
         if batch is not None:
-            part, _ = selection.part(record, batch)
+            part, _ = selection.split(record, batch)
         if part is None and (
             batch is not None or selection.stream is not None or not selection.takes(record)
         ):
@@ -201,7 +201,7 @@ def _waiting_reason(waiting: WaitingSummary, backlog: SpoolBacklog, next_one: in
         for (name, epoch), ((first, _), *_) in waiting.numbers.items():
             if first > 1:
                 where = f"in epoch {epoch}" if epoch else "in no epoch"
-                here = backlog.holds(name, epoch, first - 1)
+                here = backlog.has_number(name, epoch, first - 1)
                 gone = "" if here else ", which is not in this spool"
                 return f"stream {name} waits {where} for what is before #{first}{gone}"
         return f"next of stream {waiting.stream}"

@@ -42,7 +42,7 @@ class MarkFile:
         self._path = path
         self._number = -1
 
-    def read(self) -> SpoolMark:
+    def load(self) -> SpoolMark:
         """Return the mark; zeros where there is none."""
         try:
             found = re.fullmatch(r"next (\d+) messages (\d+) *\n", self._path.read_text("ascii"))
@@ -53,7 +53,7 @@ class MarkFile:
     def open(self) -> None:
         self._number = own_file(self._path)
 
-    def write(self, mark: SpoolMark) -> None:
+    def save(self, mark: SpoolMark) -> None:
         # Always as long as before, so that it is whole whenever it is read.
         line = f"next {mark.next} messages {mark.rows}"
         # A mark that cannot be written is an old one, and what it marks is committed.

@@ -141,7 +141,7 @@ class Mover:
         plan = _Plan()
         for parcel in self._file.each():
             (record,) = parcel.records
-            theirs, others = selection.part(record, parcel.batch)
+            theirs, others = selection.split(record, parcel.batch)
             meant = theirs is not None
             plan.heads.append(_Head(record.lane, record.number, record.place, meant))
             if others is not None:
@@ -162,7 +162,7 @@ class Mover:
         letters: Sequence[Refusal] = []
         stays: Batch | None = None
         if written is None:
-            theirs, stays = selection.part(record, batch) if head.meant else (None, batch)
+            theirs, stays = selection.split(record, batch) if head.meant else (None, batch)
             letters = [] if theirs is None else _refusals(theirs, self._reason)
         else:
             letters = _refused_then(batch, refused_rows(written.runs))

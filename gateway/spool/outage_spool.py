@@ -124,14 +124,14 @@ class OutageSpool:
         self._running = Deferred.fromCoroutine(self._run())
         self._running.addErrback(self._bug)
 
-    def end(self) -> None:
+    def begin_stop(self) -> None:
         """Begin nothing more; later failures are not logged as outages, since the gateway stops."""
         self._stopping = True
         self._release()
 
     async def stop(self) -> None:
         """Stop storing; the rest stays for the next start."""
-        self.end()
+        self.begin_stop()
         if self._running is not None:
             self._running.cancel()
             await self._running
@@ -235,7 +235,7 @@ class OutageSpool:
         """Store all records that can be stored, from the first to the last."""
         self.may_lead = True
         self._passed.clear()
-        self._drain.begin()
+        self._drain.begin_pass()
         parcel = await self._spool.next(0, self._closed(), self._drain.waiting_streams())
         if parcel is None:
             await self._rest()
@@ -303,10 +303,12 @@ class OutageSpool:
         trouble = self._failing.get(route)
         self._drain.blame = trouble is not None and trouble.lasts(self._clock.seconds())
         try:
-            await self._drain.store(parcel)
+            await self._drain.store_parcel(parcel)
         except (RouteError, TransientError) as error:
             # An error of one route, as far as is known: others need not wait for it.
-            self._failing.setdefault(route, TransientFailures()).note(self._clock.seconds())
+            self._failing.setdefault(route, TransientFailures()).count_failure(
+                self._clock.seconds()
+            )
             if isinstance(error, RouteError):
                 self._breakers.trip(route, error)
             else:
@@ -455,7 +457,7 @@ class OutageSpool:
             else "",
         )
         if not left:
-            drain.forget()
+            drain.reset_log()
 
     def _say_away(self, reason: str) -> None:
         if reason and not self._said and not self._stopping:

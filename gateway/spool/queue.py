@@ -193,7 +193,7 @@ class Spool:
         try:
             await self._ask(append, max(1, size))
         except SpoolUnknown:
-            self.backlog.doubt(batch)
+            self.backlog.mark_doubtful(batch)
             raise
         self.backlog.put(batch, last=True)
 

@@ -92,7 +92,7 @@ class ArgumentParser:
             for (name, param), kind in zip(params.items(), self.kinds, strict=True)
         ]
 
-    def read(self, arguments: bytes) -> list[str]:
+    def parse(self, arguments: bytes) -> list[str]:
         """
         Return an array element for each parameter.
 

@@ -66,7 +66,7 @@ class Arrays:
         by_type = False
         row = 0
         for part in slices:
-            fields = self._format.read(part.frames)
+            fields = self._format.parse_frames(part.frames)
             misfits: Misfits = {}
             columns.append([piece(part, fields, misfits) for piece in self._pieces])
             by_type = by_type or bool(misfits)
@@ -124,7 +124,7 @@ class ArrayInsert:
 
     def _values(self, inputs: Sequence[str], names: ParameterNames, as_text: bool) -> list[str]:
         return [
-            kind.sql_type.read(name, names) if kind.cast or as_text else name
+            kind.sql_type.sql_from_text(name, names) if kind.cast or as_text else name
             for name, kind in zip(inputs, self._kinds, strict=True)
         ]
 

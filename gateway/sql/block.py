@@ -187,7 +187,8 @@ def _refuse(names: ParameterNames, count: int, step: Step) -> str:
     if step.columns:
         columns = ", ".join(quoted_literal(names(column)) for column, _ in step.columns)
         values = ", ".join(
-            quoted_literal(kind.fitted(kind.read("$1", names), names)) for _, kind in step.columns
+            quoted_literal(kind.fitted(kind.sql_from_text("$1", names), names))
+            for _, kind in step.columns
         )
         # PostgreSQL does not say which value it could not read.
         probe = f"""

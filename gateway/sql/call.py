@@ -181,7 +181,7 @@ def _argument_sql(place: str, kind: Kind, names: ParameterNames) -> str:
     @param place: one element of the array that it travels in.
     """
     sql_type = kind.sql_type
-    value = sql_type.read(place, names) if kind.parameter == "text[]" else place
+    value = sql_type.sql_from_text(place, names) if kind.parameter == "text[]" else place
     return f"({sql_type.fitted(value, names)})"
 
 

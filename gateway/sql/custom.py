@@ -69,7 +69,7 @@ class CustomInsert:
         # Every % of the user's text is doubled, so that it is no parameter.
         names = ParameterNames(True)
         places = {
-            name: f"({self._types[name].read(place, names)})"
+            name: f"({self._types[name].sql_from_text(place, names)})"
             for name, place in zip(self._route.columns, inputs(len(self._types)), strict=True)
         }
         text = with_places(self._route.sql.replace("%%", "%%%%"), places.__getitem__)

@@ -158,11 +158,11 @@ class _Text:
         for column, value in self._route.columns.items():
             sql_type = self._types[column]
             if value.source != FRAME:
-                values.append(sql_type.read(metadata[self._metadata.index(value)], names))
+                values.append(sql_type.sql_from_text(metadata[self._metadata.index(value)], names))
             elif self._binary:
                 values.append(f"decode({frame}, 'hex')")
             elif sql_type.base == "bytea":
                 values.append(f"convert_to({frame}, 'UTF8')")
             else:
-                values.append(sql_type.read(frame, names))
+                values.append(sql_type.sql_from_text(frame, names))
         return values

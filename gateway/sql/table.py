@@ -139,7 +139,7 @@ class _Insert:
         target = f" ON CONFLICT ({', '.join(self._key)})"
         if self._route.conflict == "ignore":
             return f"{target} DO NOTHING"
-        changed = [self._names(identifier(column)) for column in self._route.changed]
+        changed = [self._names(identifier(column)) for column in self._route.updated_columns]
         return f"{target} DO UPDATE SET " + ", ".join(f"{c} = excluded.{c}" for c in changed)
 
     # Statements that record the fate of each row.

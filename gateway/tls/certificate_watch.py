@@ -98,7 +98,7 @@ class CertificateWatch:
         @return: the new stamp while the files are still to be read; else C{None}.
         """
         try:
-            stamp = contexts.changed
+            stamp = contexts.changed_stamp
             if stamp is None or stamp != seen:
                 return stamp
             if contexts.reload():

@@ -91,7 +91,7 @@ class Contexts:
         return True
 
     @property
-    def changed(self) -> Stamp | None:
+    def changed_stamp(self) -> Stamp | None:
         """
         Current stamp of the files, if it is not C{stamp}; else C{None}.
         """

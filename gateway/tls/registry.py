@@ -53,7 +53,7 @@ class TlsRegistry:
         self._watch = CertificateWatch(clock, interval, lambda: self._changed())
         self._changed: Callable[[], None] = lambda: None
 
-    def take(self, contexts: Mapping[str, Contexts]) -> None:
+    def replace_contexts(self, contexts: Mapping[str, Contexts]) -> None:
         """
         Use these contexts for new connections; open connections keep theirs.
         """

@@ -137,7 +137,7 @@ def test_a_peer_may_go_while_its_token_is_looked_at() -> None:
 def test_auth_is_not_offered_without_tokens() -> None:
     """Where the configuration names no file of them, AUTH is refused and costs nothing else."""
     found = bench(auth=False, access=None)
-    found.authenticator.take(None)
+    found.authenticator.replace_tokens(None)
     refusal = b"-REJ QUERY :AUTH is not offered by this gateway; try HELP"
     assert say(found, TILL_1, b"PUT messages x") == [refusal, b"+OK"]
 
@@ -174,7 +174,7 @@ def test_who_has_something_open_stays_who_it_is(opened: bytes) -> None:
     )
     assert found.peer.peer_info.identity == "till-1"
     second = replace(TOKENS[0], id="second-id", hash="other")
-    found.authenticator.take({"second-id": second})
+    found.authenticator.replace_tokens({"second-id": second})
     assert say(found, b"AUTH second-id.other") == [b"+OK"]
     token = found.peer.peer_info.token
     assert token is not None and token.id == "second-id"
@@ -426,7 +426,7 @@ def test_who_may_do_nothing_does_not_get_in() -> None:
 def judged(found: Bench, section: AccessSection | None = GRANTED, *tokens: Any) -> None:
     """As a reload does."""
     known = tokens or TOKENS
-    found.authenticator.take({token.id: token for token in known})
+    found.authenticator.replace_tokens({token.id: token for token in known})
 
     def still(peer_info: PeerInfo) -> PeerInfo | None:
         token = peer_info.token
@@ -435,7 +435,7 @@ def judged(found: Bench, section: AccessSection | None = GRANTED, *tokens: Any) 
         current = found.authenticator.current(token)
         return None if current is None else peer_info.proved(current)
 
-    found.factory.judge(Access(section, ROUTES), still)
+    found.factory.replace_access(Access(section, ROUTES), still)
 
 
 def test_a_revoked_token_ends_its_connections() -> None:
@@ -526,7 +526,7 @@ def test_expired() -> None:
     """A token that has expired is wrong."""
     found = bench()
     old = token_of("till-1", expires=TOKENS[0].created)
-    found.authenticator.take({old.id: old})
+    found.authenticator.replace_tokens({old.id: old})
     assert say(found, TILL_1) == [NO_TOKEN]
 
 

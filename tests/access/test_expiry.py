@@ -21,7 +21,7 @@ def test_a_token_that_expires_ends_its_connections() -> None:
     at = datetime.fromtimestamp(found.desk.now + 60, UTC)
     short = token_of("till-1", expires=at)
     newer = replace(short, id="second-id", expires=None)
-    found.authenticator.take({token.id: token for token in (short, newer, *TOKENS[1:])})
+    found.authenticator.replace_tokens({token.id: token for token in (short, newer, *TOKENS[1:])})
     renewed, its_transport = found.connect()
     other, transport = found.connect()
     say(found, TILL_1, b"PUT messages a", b"CALL rows")
@@ -50,7 +50,7 @@ def test_an_expiry_that_a_reload_moves() -> None:
     start = found.desk.now
     for first, then in ((never, soon), (soon, never)):
         found.desk.now = start
-        found.authenticator.take({first.id: first})
+        found.authenticator.replace_tokens({first.id: first})
         peer, transport = found.connect()
         peer.dataReceived(TILL_1 + b"\n")
         judged(found, GRANTED, then)
@@ -72,7 +72,7 @@ def test_one_timer_for_all_that_expires() -> None:
     found = bench()
     at = datetime.fromtimestamp(found.desk.now + 60, UTC)
     token = token_of("till-1", expires=at)
-    found.authenticator.take({token.id: token})
+    found.authenticator.replace_tokens({token.id: token})
     before = len(found.clock.getDelayedCalls())
     for _ in range(1000):
         peer, _ = found.connect()

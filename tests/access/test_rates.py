@@ -139,7 +139,7 @@ def test_a_new_rate_holds_for_those_who_are_there() -> None:
     bench = Bench(allowance=TEN, held=False)
     bench.peer.dataReceived(b"x\n" * 11)
     assert bench.paused
-    bench.factory.measure(Rates(Allowance(messages=100)))
+    bench.factory.replace_rates(Rates(Allowance(messages=100)))
     assert not bench.paused
     bench.transport.clear()
     bench.peer.dataReceived(b"x\n" * 99)

@@ -156,16 +156,16 @@ def test_what_is_remembered_outlives_a_reload() -> None:
     desk = Desk()
     desk.say(SAID)
     later = replace(TOKEN, expires=NOW + timedelta(days=9))
-    desk.authenticator.take(tokens(later, OTHER))
+    desk.authenticator.replace_tokens(tokens(later, OTHER))
     assert desk.say(SAID, work=False) == later
-    desk.authenticator.take(tokens(replace(TOKEN, hash=OTHER.hash)))
+    desk.authenticator.replace_tokens(tokens(replace(TOKEN, hash=OTHER.hash)))
     assert desk.say(SAID) == wording.WRONG_TOKEN
-    desk.authenticator.take(tokens(TOKEN))
+    desk.authenticator.replace_tokens(tokens(TOKEN))
     assert desk.say(SAID, work=False) is None, "it was another one in between"
     desk.aside.work()
     assert desk.told[-1] == TOKEN
-    desk.authenticator.take(None)
-    desk.authenticator.take(tokens(TOKEN))
+    desk.authenticator.replace_tokens(None)
+    desk.authenticator.replace_tokens(tokens(TOKEN))
     assert desk.say(SAID, work=False) is None
     desk.aside.work()
 
@@ -282,7 +282,7 @@ def test_a_token_revoked_while_it_is_looked_at_is_wrong() -> None:
     desk = Desk()
     desk.say(SAID, work=False)
     desk.say(OTHER_SAID, work=False)
-    desk.authenticator.take(tokens(replace(OTHER)))
+    desk.authenticator.replace_tokens(tokens(replace(OTHER)))
     desk.aside.work()
     assert desk.told == [wording.WRONG_TOKEN, OTHER]
     assert desk.say(SAID, work=False) == wording.WRONG_TOKEN
@@ -292,11 +292,11 @@ def test_a_token_that_is_another_s_now_is_not_good() -> None:
     """Who proved an identity with a token that is now for another has proved nothing."""
     desk = Desk()
     assert desk.authenticator.current(TOKEN) == TOKEN
-    desk.authenticator.take(tokens(replace(TOKEN, identity="till-9")))
+    desk.authenticator.replace_tokens(tokens(replace(TOKEN, identity="till-9")))
     assert desk.authenticator.current(TOKEN) is None
     assert desk.authenticator.current(replace(TOKEN, id="nobody12")) is None
     # The same ID with another secret, as somebody may write it into the file, is another token.
-    desk.authenticator.take(tokens(replace(TOKEN, hash=OTHER.hash)))
+    desk.authenticator.replace_tokens(tokens(replace(TOKEN, hash=OTHER.hash)))
     assert desk.authenticator.current(TOKEN) is None
 
 
@@ -435,7 +435,7 @@ def test_a_file_that_others_may_get_at_is_refused(tmp_path: Path, mode: int) -> 
     path = tmp_path / "tokens"
     path.write_text(f"{TOKEN}\n")
     path.chmod(mode)
-    for use in (TokenFile(path).read, lambda: TokenFile(path).change(str.upper)):
+    for use in (TokenFile(path).read_text, lambda: TokenFile(path).change(str.upper)):
         with pytest.raises(ConfigError) as raised:
             use()
         (problem,) = raised.value.problems
@@ -516,7 +516,7 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, what: str) -> None:
         path.chmod(0o600)
     elif what == "no folder":
         path = tmp_path / "none" / "tokens"
-    for use in (TokenFile(path).read, lambda: TokenFile(path).change(str.upper)):
+    for use in (TokenFile(path).read_text, lambda: TokenFile(path).change(str.upper)):
         with pytest.raises(ConfigError) as raised:
             use()
         assert str(raised.value).startswith(f"{path}: ")

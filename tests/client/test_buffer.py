@@ -54,7 +54,7 @@ def test_it_is_bounded(make: Callable[[int], Buffer]) -> None:
     assert (first.ordinal, second.ordinal, buffer.given) == (0, 6, 10)
     assert list(second.messages) == [b"z" * 100] * 4
     first.settle(0, 6, OK)
-    buffer.note([first], 0, 0)
+    buffer.save_progress([first], 0, 0)
     assert buffer.size == 4 * (100 + MESSAGE_OVERHEAD)
     buffer.add("r", [b"y" * 100] * 5)
     buffer.close()
@@ -64,11 +64,11 @@ def test_it_remembers(tmp_path: Path) -> None:
     """Messages of any bytes, their numbers, and how far they were settled."""
     buffer = DiskBuffer(tmp_path / "buffer")
     assert buffer.open("s") == []
-    buffer.opened(100, 0, "e-7")
+    buffer.save_opening(100, 0, "e-7")
     done = buffer.add("r", [b"", b"\0\n", b"x" * 70000])
     buffer.add("other", [b"4", b"5"])
     done.settle(0, 3, OK)
-    buffer.note([done], 4, 1)
+    buffer.save_progress([done], 4, 1)
     buffer.close()
     again = DiskBuffer(tmp_path / "buffer")
     (left,) = again.open("s")
@@ -87,9 +87,9 @@ def test_a_takeover_is_remembered_until_the_stream_is_opened(tmp_path: Path) -> 
         buffer = DiskBuffer(path)
         buffer.open("s")
         if opened:
-            buffer.opened(7, 0, "e-2")
+            buffer.save_opening(7, 0, "e-2")
         else:
-            buffer.opened(3, 0, "e-1")
+            buffer.save_opening(3, 0, "e-1")
             buffer.mark_taken()
         buffer.close()
         again = DiskBuffer(path)
@@ -167,7 +167,7 @@ def test_it_belongs_to_one_process_and_one_stream(tmp_path: Path) -> None:
         DiskBuffer(path).open("t")
     (left,) = buffer.open("s")
     left.settle(0, 1, OK)
-    buffer.note([left], 1, 0)
+    buffer.save_progress([left], 1, 0)
     buffer.close()
     other = DiskBuffer(path)
     assert other.open("t") == []

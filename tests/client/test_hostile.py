@@ -131,7 +131,7 @@ def test_a_query_with_a_nonsensical_answer_is_asked_once() -> None:
     wired.session.output(0.0)
     with pytest.raises(Garbled):
         wired.session.receive(b"*-1\n", 0.0)
-    assert isinstance(asked.failure, Garbled) and asked in wired.session.take()
+    assert isinstance(asked.failure, Garbled) and asked in wired.session.take_events()
     wired.cut()
     sent = wired.session.put("r", [b"hello"])
     wired.settle()

@@ -82,7 +82,7 @@ class Wired:
             if data:
                 self.session.receive(data, self.now)
         finally:
-            self.events += self.session.take()
+            self.events += self.session.take_events()
 
     def settle(self) -> None:
         """All that can happen does."""
@@ -95,7 +95,7 @@ class Wired:
             self.down()
             if self.session.leaving and self.session.failure is None:
                 self.cut()
-            elif not self._up and not self._down and not self.session.waiting:
+            elif not self._up and not self._down and not self.session.awaits_answer:
                 self._up = self.session.output(self.now)
                 wait = self.session.wait(self.now)
                 if not self._up and wait is None:

@@ -39,7 +39,7 @@ def test_add_list_revoke(tmp_path: Path) -> None:
     kept = read_tokens(path.read_text(), "tokens")
     for each, identity in zip(said, ("till-3", "till-3", "till-4"), strict=True):
         name, _, secret = each.partition(".")
-        assert kept[name].identity == identity and kept[name].fits(secret.encode())
+        assert kept[name].identity == identity and kept[name].has_secret(secret.encode())
         assert secret not in path.read_text()
     done = token("list", "--file", "tokens", cwd=tmp_path)
     assert [line.split()[1] for line in done.stdout.splitlines()] == ["till-3", "till-3", "till-4"]

@@ -28,18 +28,18 @@ class Reader:
     def hold_reading(self, held: bool) -> None:
         self.held = held
 
-    def give_up(self) -> None:
+    def disconnect(self) -> None:
         self.gone = True
 
     def keep(self, size: int) -> None:
         if not self.gone:
             self.kept = size
-            self._inflight_limit.keep(self, size)
+            self._inflight_limit.set_kept(self, size)
 
 
-def test_who_has_most_is_let_go() -> None:
+def test_who_has_most_is_disconnected() -> None:
     """What is kept for peers may be nearly all while nothing is in flight; over that, whoever has
-    most of it is let go, and nobody else."""
+    most of it is disconnected, and nobody else."""
     inflight_limit = InflightLimit(LIMIT)
     small, large, medium = (Reader(inflight_limit) for _ in range(3))
     small.keep(100)
@@ -113,8 +113,8 @@ def test_frames_that_are_not_finished() -> None:
 
 
 def test_answers_that_are_not_taken() -> None:
-    """Whoever leaves the most untaken is let go at once, answers and notifications alike: nothing
-    that it is told would reach it."""
+    """Whoever leaves the most untaken is disconnected at once, answers and notifications alike:
+    nothing     that it is told would reach it."""
     carrier = HalfClosing()  # type: ignore[no-untyped-call]
     bench = Bench(cap=30_000, routes=["messages"], push_buffer=1_000_000, transport=carrier)
     other, _ = bench.connect()

@@ -597,7 +597,7 @@ def test_a_claim_that_was_lost_with_a_reply() -> None:
 
 
 def test_an_outcome_open_for_too_long_is_given_up() -> None:
-    """The fence's row is not kept for ever: after a day without a spool the peers are let go."""
+    """The fence's row is not kept for ever: after a day without a spool peers are disconnected."""
     bench = Bench()
     bench.store.failures += [OutcomeUnknown("lost")] * 100_000
     bench.source("p").submit("r", [b"a"], 0)

@@ -31,14 +31,14 @@ SERVICE = ConfigPaths(PurePath("/etc/gateway"), PurePath("/run/credentials/gatew
 )
 def test_where_a_path_leads(value: str, path: str) -> None:
     """To the configuration's folder, to the root, to systemd's credentials."""
-    assert SERVICE.path(value) == path
+    assert SERVICE.resolve_path(value) == path
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../shadow", "a/b", "/etc/shadow"])
 def test_a_credential_is_one_file(name: str) -> None:
     """No name of a credential leads out of their folder."""
     with pytest.raises(ConfigError, match="is that of a file"):
-        SERVICE.path(f"credential:{name}")
+        SERVICE.resolve_path(f"credential:{name}")
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_a_credential_is_one_file(name: str) -> None:
 def test_a_secret_in_place_of_its_file(secret: str) -> None:
     """What should be in a file and is in the configuration is named, and never shown."""
     with pytest.raises(ConfigError) as caught:
-        SERVICE.path(secret)
+        SERVICE.resolve_path(secret)
     (problem,) = caught.value.problems
     assert problem.startswith("names a file, and this ") and problem.isprintable()
     assert "s3cret" not in problem and secret not in problem
@@ -69,7 +69,7 @@ def test_a_secret_in_place_of_its_file(secret: str) -> None:
 def test_without_systemd() -> None:
     """One line says that there are no credentials, and which setting would give this one."""
     with pytest.raises(ConfigError) as caught:
-        ConfigPaths(PurePath("/etc")).path("credential:dsn")
+        ConfigPaths(PurePath("/etc")).resolve_path("credential:dsn")
     assert caught.value.problems == (
         "'credential:dsn': $CREDENTIALS_DIRECTORY is not set: start the gateway as a service with"
         " LoadCredential=dsn:PATH",

@@ -118,7 +118,7 @@ def test_a_count_takes_none(name: str) -> None:
 )
 def test_durations(text: str, value: float) -> None:
     """PostgreSQL's units, and m for minutes."""
-    assert DURATION.read(text) == value
+    assert DURATION.from_text(text) == value
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_durations(text: str, value: float) -> None:
 )
 def test_sizes(text: str, value: int) -> None:
     """Binary multiples, whichever way they are written, as in PostgreSQL."""
-    found = SIZE.read(text)
+    found = SIZE.from_text(text)
     assert found == value and isinstance(found, int)
 
 
@@ -157,14 +157,14 @@ def test_sizes(text: str, value: int) -> None:
 def test_what_is_none(unit: Quantity, text: str, said: str) -> None:
     """What is not meant is told with what might be."""
     with pytest.raises(ValueError, match=re.escape(said)):
-        unit.read(text)
+        unit.from_text(text)
 
 
 @given(st.text(max_size=12), st.sampled_from([DURATION, SIZE]))
 def test_any_text(text: str, unit: Quantity) -> None:
     """Whatever it is, it is a number or a reason."""
     try:
-        assert unit.read(text) >= 0
+        assert unit.from_text(text) >= 0
     except ValueError as error:
         assert str(error)
 

@@ -223,16 +223,17 @@ def test_tokens_that_are_not_good(
     assert database.bodies() == []
     for listener in ("asks", "lines"):
         line = (
-            rf"listener {listener}: \d+ peers? let go: no such token \((?:last )?127\.0\.0\.1:\d+"
+            rf"listener {listener}: \d+ peers? disconnected: no such token"
+            r" \((?:last )?127\.0\.0\.1:\d+"
         )
         wait_until(lambda line=line: counted(gateway, line) == 11, "all are in the log")
         assert len(re.findall(line, gateway.log)) < 8, "each failure was logged by itself"
-    gateway.wait_log(r"listener asks: 1 peer let go: nothing is granted to you here \(127")
+    gateway.wait_log(r"listener asks: 1 peer disconnected: nothing is granted to you here \(127")
     silent(gateway, tokens, [old])
 
 
 def counted(gateway: Gateway, line: str) -> int:
-    """How many peers the log says were let go so."""
+    """How many peers the log says were disconnected so."""
     lines = [found[0] for found in re.finditer(line, gateway.log)]
     return sum(int(each.split(": ")[1].split()[0]) for each in lines)
 
@@ -281,7 +282,7 @@ def test_revoking_and_adding_take_hold_at_a_reload(
 def test_a_token_that_expires_while_its_peers_are_connected(
     gateway: Gateway, tokens: dict[str, str], tmp_path: Path
 ) -> None:
-    """They hear so and are let go, others stay; the log said who they were, and never a secret."""
+    """They hear so and are disconnected, others stay; the log names them, and no secret."""
     text = (tmp_path / "tokens").read_text()
     end = datetime.now(UTC) + timedelta(seconds=3)
     stamp = f"{end:%Y-%m-%dT%H:%M:%SZ}"
@@ -303,7 +304,10 @@ def test_a_token_that_expires_while_its_peers_are_connected(
             rf"listener {listener}: 1 connection let in as till-1 by token {id_}"
             rf" \(from {peer.name}\)"
         )
-        gateway.wait_log(rf"listener {listener}: 1 peer let go: the token or certificate has exp")
+        gateway.wait_log(
+            rf"listener {listener}: 1 peer disconnected: the token"
+            " or certificate has exp"
+        )
     for peer in (plain, one, two):
         peer.close()
     silent(gateway, tokens)

@@ -179,7 +179,7 @@ def test_health_checks_of_haproxy(
     proxy = in_front(gateway, f"{how} inter 20")
     wait_until(lambda: ",L4OK," in proxy.ask("show stat"), "a check finds the gateway alive")
     assert talk(proxy.port, b"hello\n") == b"+OK\n"
-    assert "let go" not in gateway.log
+    assert "disconnected" not in gateway.log
     assert_quiet(gateway)
 
 
@@ -208,7 +208,7 @@ def test_malformed_headers(start_with: Start, database: Database) -> None:
         "no address of TCP4",
         "over the limit of 4096 bytes",
     ):
-        gateway.wait_log(rf"let go: no PROXY header: {why}.* \((last )?127\.0\.0\.1:\d+\)")
+        gateway.wait_log(rf"disconnected: no PROXY header: {why}.* \((last )?127\.0\.0\.1:\d+\)")
     assert_quiet(gateway)
 
 
@@ -218,7 +218,7 @@ def test_nobody_spoofs_an_address(start_with: Start, database: Database) -> None
     header = b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\r\n"
     said = talk(proxied_port(gateway), header + b"hello\n", "127.0.0.2")
     assert said == b"-BYE DENIED :connections come through a proxy here\n"
-    gateway.wait_log("1 peer let go: connections come through a proxy here ")
+    gateway.wait_log("1 peer disconnected: connections come through a proxy here ")
     assert database.column("SELECT count(*) FROM messages") == [0]
 
 

@@ -219,11 +219,14 @@ def test_whoever_fails_is_one_line_for_all(
         assert last_words(stranger) == b""
     device.send(b"one\n")
     assert device.read_lines(1) == [b"+OK"]
-    gateway.wait_log(r"listener secure: \d peers? let go: not TLS \(.*127\.0\.0\.1:\d+\)")
-    gateway.wait_log(r"listener secure: 1 peer let go: handshake not finished within 0\.3 s")
-    gateway.wait_log(r"listener commands: 1 peer let go: handshake failed: peer did not return")
+    gateway.wait_log(r"listener secure: \d peers? disconnected: not TLS \(.*127\.0\.0\.1:\d+\)")
+    gateway.wait_log(r"listener secure: 1 peer disconnected: handshake not finished within 0\.3 s")
     gateway.wait_log(
-        r"listener commands: 1 peer let go: handshake failed: authority of its certificate is not"
+        r"listener commands: 1 peer disconnected: handshake failed: peer did not return"
+    )
+    gateway.wait_log(
+        r"listener commands: 1 peer disconnected: handshake failed: authority of its"
+        " certificate is not"
     )
     device.close()
     assert database.bodies() == ["one"]
@@ -242,7 +245,7 @@ def test_handshakes_are_connections(start_with: Start, issuer: Issuer, tmp_path:
     third = Peer(port)
     # Without a word: nothing can be said in the clear here.
     assert last_words(third) == b""
-    gateway.wait_log("listener secure: 1 peer let go: too many connections at this listener")
+    gateway.wait_log("listener secure: 1 peer disconnected: too many connections at this listener")
     silent[0].close()
 
     def come_in() -> Peer | None:
@@ -534,7 +537,7 @@ def test_behind_a_proxy(
     with pytest.raises(OSError):
         found.socket = context.wrap_socket(found.socket, server_hostname="localhost")
     found.close()
-    gateway.wait_log("listener secure: .* peers? let go: .*header")
+    gateway.wait_log("listener secure: .* peers? disconnected: .*header")
 
 
 def test_who_is_kept_out_hears_no_plain_text(
@@ -553,9 +556,11 @@ def test_who_is_kept_out_hears_no_plain_text(
         port = int(gateway.wait_log(rf"listener {listener}: .* on 127\.0\.0\.1:(\d+);")[1])
         assert last_words(Peer(port)) == b""
     gateway.wait_log(
-        "listener secure: 1 peer let go: connections from your address are not allowed"
+        "listener secure: 1 peer disconnected: connections from your address are not allowed"
     )
-    gateway.wait_log("listener commands: 1 peer let go: connections come through a proxy here")
+    gateway.wait_log(
+        "listener commands: 1 peer disconnected: connections come through a proxy here"
+    )
 
 
 def test_what_a_certificate_may_do(
@@ -563,7 +568,7 @@ def test_what_a_certificate_may_do(
 ) -> None:
     """
     A valid certificate opens what its name was granted: its own stream, nobody else's; one that
-    was granted nothing, or is denied, hears so and is let go.
+    was granted nothing, or is denied, hears so and is disconnected.
     """
     show(issuer, tmp_path)
     access = """

@@ -81,9 +81,9 @@ class Counted:
         self.reads: list[int] = []
         self._format = format_of(Reading("json"), ["type"])
 
-    def read(self, frames: Sequence[bytes]) -> Fields:
+    def parse_frames(self, frames: Sequence[bytes]) -> Fields:
         self.reads.append(len(frames))
-        return self._format.read(frames)
+        return self._format.parse_frames(frames)
 
 
 def test_a_read_is_read_once() -> None:
@@ -227,7 +227,7 @@ def expected(frame: bytes, fallback: str | None) -> tuple[str, bytes]:
     """Where one message goes, or how its answer begins, as Python's own JSON reads it."""
     if frame is OVERSIZE:
         return "-REJ TOOBIG", b""
-    if format_of(Reading("json"), ["type"]).read([frame]).faults:
+    if format_of(Reading("json"), ["type"]).parse_frames([frame]).faults:
         return (fallback, frame) if fallback else ("-REJ FORMAT", b"")
     # Numbers stay as they are written.
     value = json.loads(frame.decode(errors="replace"), parse_int=str, parse_float=str).get("type")

@@ -145,8 +145,8 @@ def test_a_thousand_at_once() -> None:
     assert [ear.pushes for ear in ears] == [[[b">news hello"]]] * 1000
     for ear in ears:
         assert town.notifier.said == ["LISTEN news"]
-        town.channels.leave(ear)
-        town.channels.leave(ear)
+        town.channels.end_all(ear)
+        town.channels.end_all(ear)
     assert town.notifier.said == ["LISTEN news", "UNLISTEN news"]
 
 
@@ -155,7 +155,7 @@ def test_leaving_while_listen_is_under_way() -> None:
     town = Town(held=True)
     gone, stays = Ear(), Ear()
     town.subscribe("news", gone)
-    town.channels.leave(gone)
+    town.channels.end_all(gone)
     town.notifier.confirm()
     assert town.notifier.said == ["LISTEN news", "UNLISTEN news"]
     for ear in (gone, stays):
@@ -291,7 +291,7 @@ def test_nothing_is_missed_or_doubled(script: Sequence[tuple[str, int, str]]) ->
             if what == "leave":
                 town.unsubscribe(channel, ears[who])
             else:
-                town.channels.leave(ears[who])
+                town.channels.end_all(ears[who])
             wants[who] -= left
             gone = tuple(f">{name} ".encode() for name in left)
             due[who] = [push for push in due[who] if not push.startswith(gone)]
@@ -316,7 +316,7 @@ def test_nothing_is_missed_or_doubled(script: Sequence[tuple[str, int, str]]) ->
     for mine, ear in enumerate(ears):
         assert [push for push in ear.heard if push in due[mine]] == due[mine]
         assert {answers.get((mine, name), ["+OK"])[0] for name in CHANNELS} == {"+OK"}
-        town.channels.leave(ear)
+        town.channels.end_all(ear)
     listens = [line.split() for line in town.notifier.said]
     for channel in CHANNELS:
         verbs = [verb for verb, name in listens if name == channel]
@@ -443,7 +443,7 @@ def test_nothing_comes_after_a_fault() -> None:
     assert b"-BYE FORMAT" in bench.said and b"news" not in bench.said
 
 
-def test_who_does_not_take_its_pushes_is_let_go() -> None:
+def test_who_does_not_take_its_pushes_is_disconnected() -> None:
     """
     A peer that reads nothing is told so behind what waits, which stays within push_buffer;
     its subscriptions end, and the log has one line for all such peers.
@@ -467,7 +467,7 @@ def test_who_does_not_take_its_pushes_is_let_go() -> None:
         assert not events
         bench.wait(6)
     assert [formatEvent(event) for event in events] == [
-        "listener lines: 3 peers let go: does not take its pushes (last 127.0.0.1:4000)"
+        "listener lines: 3 peers disconnected: does not take its pushes (last 127.0.0.1:4000)"
     ]
     for pair in ends:
         for end in pair:

@@ -3,7 +3,7 @@ Peers that want a gateway to hold as much as they can make it hold.
 
     python -m tests.faults.hostile --lines 8000 --netstrings 8001 --commands 8002
 
-Each kind is what one connection does for as long as it may; who is let go comes back. All
+Each kind is what one connection does for as long as it may; who is disconnected comes back. All
 of them are one process with one thread, so that what they cost is theirs.
 """
 

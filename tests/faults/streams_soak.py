@@ -76,7 +76,7 @@ class StreamPeer(threading.Thread):
     @ivar promised: messages whose number was answered +OK, +DUP or +QUE, or covered by a seq.
     @ivar queued: how many were answered +QUE.
     @ivar last: why its last connection ended.
-    @ivar gaps: how often HELLO was put off, or the peer let go, with GAP.
+    @ivar gaps: how often HELLO was put off, or the peer disconnected, with GAP.
     """
 
     def __init__(

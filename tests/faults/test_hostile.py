@@ -56,8 +56,8 @@ def test_hostile_peers_of_every_kind(database: Database, start_with: Start) -> N
 @pytest.mark.parametrize("kind", ["large answers", "large answers, by the byte"])
 def test_answers_that_are_not_taken_count(database: Database, start_with: Start, kind: str) -> None:
     """Large answers that nobody takes, or a byte at a time, are not kept beyond the cap: whoever
-    has most of them is let go, and the log says so."""
+    has most of them is disconnected, and the log says so."""
     gateway = start_with(f"{CONFIG}[limits]\nbytes_in_flight = {CAP}\n", dsn=database.dsn)
-    told = "let go: the gateway holds too much for its peers"
+    told = "disconnected: the gateway holds too much for its peers"
     assert most_held(gateway, 3.0, kind, each=60, until=told) < BOUND
     assert_quiet(gateway)

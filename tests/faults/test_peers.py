@@ -1,5 +1,5 @@
 """
-Peers that are slow, mute, gone or hostile: each is let go in time, and the others are served.
+Peers that are slow, mute, gone or hostile: each is disconnected in time, and the others are served.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def test_slowloris(start: Callable[..., Gateway], peers: ExitStack) -> None:
         assert peer.read_all() == b"+OK\n" + LATE
     # They are thrown out while they still drip, not when they have the grace to leave.
     wait_until(lambda: descriptors(gateway) <= base, "their sockets are closed")
-    gateway.wait_log("peers? let go: frame not finished within 1 s")
+    gateway.wait_log("peers? disconnected: frame not finished within 1 s")
 
 
 def test_a_peer_that_takes_no_answers(start: Callable[..., Gateway], peers: ExitStack) -> None:
@@ -184,7 +184,7 @@ def test_a_peer_that_takes_no_answers(start: Callable[..., Gateway], peers: Exit
     assert min(dropped.values()) > 0.5 and max(dropped.values()) < 5
     assert grown < 30 * 1024 * 1024
     wait_until(lambda: descriptors(gateway) <= base, "their sockets are closed")
-    gateway.wait_log("let go: no answer taken for 1 s")
+    gateway.wait_log("disconnected: no answer taken for 1 s")
 
 
 def test_a_slow_reader_is_not_dropped(start: Callable[..., Gateway], peers: ExitStack) -> None:
@@ -208,7 +208,7 @@ def test_a_slow_reader_is_not_dropped(start: Callable[..., Gateway], peers: Exit
         got += take(peer, 64 * 1024)
     wanted = sent // len(PINGS) * ANSWERS
     assert got + take(peer, wanted - got) == wanted
-    assert "let go" not in gateway.log
+    assert "disconnected" not in gateway.log
 
 
 def test_an_idle_peer(start: Callable[..., Gateway], peers: ExitStack, database: Database) -> None:

@@ -34,7 +34,7 @@ def read(
     frames: Sequence[bytes], names: Sequence[str] = NAMES, delimiter: str = ","
 ) -> tuple[list[Record], dict[int, str]]:
     """The records, and what was refused."""
-    fields = CsvFormat(names, names, delimiter).read(frames)
+    fields = CsvFormat(names, names, delimiter).parse_frames(frames)
     columns = []
     for name in names:
         cells = fields.cells[name]
@@ -132,7 +132,7 @@ def test_one_value() -> None:
 
 def test_wanted_fields_only() -> None:
     """Fields come from their places, whatever their order; of a name twice the last counts."""
-    cells = CsvFormat(["d", "b"], ["b", "_", "_", "d", "b"]).read([b"1,2,3,4,5"]).cells
+    cells = CsvFormat(["d", "b"], ["b", "_", "_", "d", "b"]).parse_frames([b"1,2,3,4,5"]).cells
     assert cells == {"d": Texts(["4"]), "b": Texts(["5"])}
 
 
@@ -332,7 +332,7 @@ def test_hostile_frames_cost_little(frame: bytes, delimiter: str) -> None:
     format = CsvFormat(NAMES, NAMES, delimiter)
     start = time.process_time()
     for _ in range(10):
-        format.read([b"1,2,3", frame])
+        format.parse_frames([b"1,2,3", frame])
     assert time.process_time() - start < 5
 
 

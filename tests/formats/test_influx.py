@@ -30,7 +30,7 @@ def read_any(
     *lines: str | bytes, fields: tuple[str, ...] = ALL
 ) -> tuple[list[tuple[str | None, ...]], dict[int, str]]:
     """Rows of the wanted fields, and the faults by row."""
-    found = InfluxFormat(fields).read(
+    found = InfluxFormat(fields).parse_frames(
         [line.encode() if isinstance(line, str) else line for line in lines]
     )
     assert list(found.cells) == list(fields)
@@ -376,7 +376,7 @@ def least(frame: bytes) -> float:
 
     def once() -> float:
         start = time.thread_time()
-        lines.read([frame])
+        lines.parse_frames([frame])
         return time.thread_time() - start
 
     return min(once() for _ in range(3))

@@ -23,7 +23,7 @@ def test_fields_that_cannot_be(field: str) -> None:
 
 def read(fields: list[str], *frames: bytes) -> tuple[dict[str, list[Any]], dict[int, str]]:
     """@return: what the fields hold, and why some frames were refused."""
-    found = JsonFormat(fields).read(frames)
+    found = JsonFormat(fields).parse_frames(frames)
     cells = {}
     for name, cell in found.cells.items():
         assert isinstance(cell, Tokens)

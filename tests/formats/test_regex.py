@@ -20,7 +20,7 @@ def read(
     pattern: str, *frames: bytes, fields: tuple[str, ...]
 ) -> tuple[list[tuple[str | None, ...]], dict[int, str]]:
     """Rows of the wanted fields, and the faults by row."""
-    found = RegexFormat(fields, pattern).read(frames)
+    found = RegexFormat(fields, pattern).parse_frames(frames)
     assert list(found.cells) == list(fields)
     columns = []
     for cells in found.cells.values():
@@ -146,7 +146,7 @@ def test_linear_time(pattern: str, frame: bytes) -> None:
 
     def once() -> float:
         start = time.thread_time()
-        format_.read([frame])
+        format_.parse_frames([frame])
         return time.thread_time() - start
 
     assert min(once() for _ in range(3)) < 0.3

@@ -37,7 +37,7 @@ def read(
 ) -> list[Row]:
     """Frames without fault -> the fields that are not None."""
     reader: Format = SyslogFormat(fields, zone, at(now))
-    found = reader.read(frames)
+    found = reader.parse_frames(frames)
     assert found.faults == []
     columns = {name: cells.values for name, cells in found.cells.items()}
     return [
@@ -57,7 +57,7 @@ def parts(frame: bytes, now: float = NOVEMBER, zone: tzinfo = UTC) -> Row:
 
 
 def fault(frame: bytes) -> str:
-    found = SyslogFormat(NAMES).read([frame])
+    found = SyslogFormat(NAMES).parse_frames([frame])
     assert all(cells.values == [None] for cells in found.cells.values())
     [(row, outcome)] = found.faults
     assert row == 0
@@ -347,7 +347,9 @@ def test_hostname_and_tag(
     """A hostname may be missing, a tag too; what is neither for sure stays in the message."""
     names = ("timestamp", "hostname", "app_name", "procid", "message")
     expected = ("2026-11-21T10:00:00Z", hostname, app_name, procid, message)
-    found = SyslogFormat(names, UTC, at(NOVEMBER)).read([f"<13>Nov 21 10:00:00 {rest}".encode()])
+    found = SyslogFormat(names, UTC, at(NOVEMBER)).parse_frames(
+        [f"<13>Nov 21 10:00:00 {rest}".encode()]
+    )
     assert [found.cells[name].values for name in names] == [[value] for value in expected]
 
 
@@ -512,7 +514,7 @@ def test_many_days_are_not_kept() -> None:
     reader = SyslogFormat(["timestamp"], UTC, at(NOVEMBER))
     for day in days:
         frame = f"<13>{day:%b %d %Y} 10:00:00 h a: x".encode()
-        assert reader.read([frame]).cells["timestamp"].values == [f"{day}T10:00:00Z"]
+        assert reader.parse_frames([frame]).cells["timestamp"].values == [f"{day}T10:00:00Z"]
     assert len(reader._legacy._days) <= 1100
 
 
@@ -557,10 +559,10 @@ def test_the_year_follows_the_clock() -> None:
     now = [datetime(2026, 6, 1, tzinfo=UTC).timestamp()]
     reader = SyslogFormat(["timestamp"], UTC, lambda: now[0])
     frame = b"<13>Mar  1 00:00:00 h a: x"
-    before = reader.read([frame])
+    before = reader.parse_frames([frame])
     now[0] = datetime(2027, 1, 1, tzinfo=UTC).timestamp()
     assert before.cells["timestamp"].values == ["2026-03-01T00:00:00Z"]
-    assert reader.read([frame]).cells["timestamp"].values == ["2027-03-01T00:00:00Z"]
+    assert reader.parse_frames([frame]).cells["timestamp"].values == ["2027-03-01T00:00:00Z"]
 
 
 def test_priorities() -> None:
@@ -644,7 +646,7 @@ def test_faults_name_part_and_place(frame: bytes, text: str) -> None:
 
 def test_not_utf8() -> None:
     """A frame that is not UTF-8 is at fault, whichever kind it is of; others are not."""
-    found = SyslogFormat(["message"]).read([b"<13>a", HEAD + b"- \xff", b"<13>b", b"\xe4"])
+    found = SyslogFormat(["message"]).parse_frames([b"<13>a", HEAD + b"- \xff", b"<13>b", b"\xe4"])
     assert found.cells["message"].values == ["a", None, "b", None]
     assert [(row, bytes(outcome)) for row, outcome in found.faults] == [
         (1, b"-REJ FORMAT :not UTF-8: invalid start byte at byte 42"),
@@ -672,7 +674,7 @@ def test_message_and_bom(behind: bytes, message: str | None) -> None:
 def test_fields_there_are(field: str) -> None:
     """Each of the names is a field, and so is every parameter of structured data."""
     assert fault_of(field) is None
-    assert list(SyslogFormat([field]).read([b"x"]).cells) == [field]
+    assert list(SyslogFormat([field]).parse_frames([b"x"]).cells) == [field]
 
 
 @pytest.mark.parametrize(
@@ -750,7 +752,7 @@ def test_round_trip(
         for name, value in params.items()
         if "." not in name
     }
-    found = SyslogFormat([*NAMES, *values]).read([frame.encode()])
+    found = SyslogFormat([*NAMES, *values]).parse_frames([frame.encode()])
     assert found.faults == []
     row = {name: cells.values[0] for name, cells in found.cells.items()}
     assert (row["priority"], row["version"]) == (str(priority), "1")
@@ -771,14 +773,14 @@ def test_exactly_the_days_there_are(year: int, month: int, day: int) -> None:
         exists = True
     except ValueError:
         exists = False
-    found = SyslogFormat(["timestamp"]).read([f"<13>1 {text}T10:00:00Z - - - - -".encode()])
+    found = SyslogFormat(["timestamp"]).parse_frames([f"<13>1 {text}T10:00:00Z - - - - -".encode()])
     assert found.faults == [] if exists else f"there is no day {text}" in found.faults[0][1].text
 
 
 def test_middles() -> None:
     """Leap days of all years are those of the calendar."""
     frames = [f"<13>1 {year:04}-02-29T10:00:00Z - - - - -".encode() for year in range(10000)]
-    bad = {row for row, _ in SyslogFormat(["timestamp"]).read(frames).faults}
+    bad = {row for row, _ in SyslogFormat(["timestamp"]).parse_frames(frames).faults}
     leap = {y for y in range(1, 10000) if y % 4 == 0 and (y % 100 or y % 400 == 0)}
     assert bad == set(range(10000)) - leap
 
@@ -798,12 +800,12 @@ def test_any_bytes(frames: list[bytes]) -> None:
     """No bytes raise; a frame is read the same alone and among others; faults have a place."""
     fields = [*NAMES, "sd.e@1.a"]
     reader = SyslogFormat(fields, UTC, at(NOVEMBER))
-    together = reader.read(frames)
+    together = reader.parse_frames(frames)
     rows = [row for row, _ in together.faults]
     assert rows == sorted(set(rows))
     faults = dict(together.faults)
     for row, frame in enumerate(frames):
-        alone = SyslogFormat(fields, UTC, at(NOVEMBER)).read([frame])
+        alone = SyslogFormat(fields, UTC, at(NOVEMBER)).parse_frames([frame])
         assert [outcome for _, outcome in alone.faults] == ([faults[row]] if row in faults else [])
         for field in fields:
             cells = together.cells[field]
@@ -844,6 +846,6 @@ def test_nothing_is_slow(frame: bytes) -> None:
     took = []
     for _ in range(3):
         start = time.thread_time()
-        reader.read([frame])
+        reader.parse_frames([frame])
         took.append(time.thread_time() - start)
     assert min(took) < 0.3

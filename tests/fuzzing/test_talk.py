@@ -96,7 +96,7 @@ class Fuzzed:
     def __init__(self, framing: str, window: int, chance: Random) -> None:
         self.bench = Bench(framing, window=window, routes=ROUTES)
         self.bench.store.poison = {b"7"}
-        self.bench.authenticator.take(
+        self.bench.authenticator.replace_tokens(
             {"fuzzer-1": replace(TOKENS[0], id="fuzzer-1", hash="secret")}
         )
         self._chance = chance

@@ -37,7 +37,7 @@ def structured(reading: Reading, *fields: str) -> Callable[[bytes], None]:
 
     def check(data: bytes) -> None:
         messages = data.split(BETWEEN)
-        together = parser.read(messages)
+        together = parser.parse_frames(messages)
         assert set(together.cells) == set(fields)
         _check_faults(together.faults, len(messages))
         rows = _rows(together.cells.values(), len(messages))
@@ -47,7 +47,7 @@ def structured(reading: Reading, *fields: str) -> Callable[[bytes], None]:
         ]
         for number, message in enumerate(messages):
             assert number not in faults or list(rows[number]) == nothing
-            alone = parser.read([message])
+            alone = parser.parse_frames([message])
             (row,) = _rows(alone.cells.values(), 1)
             assert row == rows[number], (message, row, rows[number])
             assert dict(alone.faults).get(0) == faults.get(number), message
@@ -106,11 +106,11 @@ def columns(data: bytes) -> None:
     column = Column("c", "v", kind_of(sql_type))
     messages = data[1:].split(BETWEEN)
     for parser in (_JSON, _LINES):
-        read = parser.read(messages)
+        read = parser.parse_frames(messages)
         rows = dict(read.faults)
         good = [message for number, message in enumerate(messages) if number not in rows]
         if good:
-            _check_column(column, parser.read(good).cells["v"], len(good))
+            _check_column(column, parser.parse_frames(good).cells["v"], len(good))
 
 
 def _check_column(column: Column, cells: Cells, count: int) -> None:
@@ -181,7 +181,7 @@ _ARGUMENTS: Final = ArgumentParser(
 
 def arguments(data: bytes) -> None:
     try:
-        found = _ARGUMENTS.read(data)
+        found = _ARGUMENTS.parse(data)
     except Misfit as error:
         assert str(error)
     else:

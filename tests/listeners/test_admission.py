@@ -46,7 +46,7 @@ def come_in(admission: Admission, addr: Any = None) -> tuple[Any, Any]:
     ],
 )
 def test_addresses(allow: list[str], deny: list[str], inside: bool) -> None:
-    """Who is in allow and not in deny gets in; the others are told, and let go."""
+    """Who is in allow and not in deny gets in; the others are told, and disconnected."""
     bench = Bench()
     admission = Admission(bench.factory, bench.clock, allow=Networks(allow), deny=Networks(deny))
     peer, transport = come_in(admission)
@@ -144,7 +144,7 @@ def test_a_proxy_that_sends_no_header() -> None:
         bench.wait(6)
     assert transport.aborted and not transport.value()
     assert [formatEvent(event) for event in events] == [
-        "listener lines: 1 peer let go: no PROXY header: these are not its first bytes"
+        "listener lines: 1 peer disconnected: no PROXY header: these are not its first bytes"
         " (127.0.0.1:5000)"
     ]
 
@@ -187,8 +187,8 @@ def test_who_is_not_let_in_is_in_the_log_once() -> None:
                 peer.connectionLost()
         bench.wait(6)
     assert [formatEvent(event) for event in events] == [
-        "listener lines: 1000 peers let go: connections from your address are not allowed here"
-        " (last 127.0.0.1:999)"
+        "listener lines: 1000 peers disconnected: connections from your address are not allowed"
+        " here (last 127.0.0.1:999)"
     ]
 
 
@@ -250,7 +250,7 @@ def test_the_crowd_counts_right(steps: list[tuple[int, int, bool]]) -> None:
         assert connection_limits[where].excess(who)[0] == expected
 
 
-def test_who_says_nothing_at_first_is_let_go() -> None:
+def test_who_says_nothing_at_first_is_disconnected() -> None:
     """The first message has its time, bytes that make none do not count; after it none is due."""
     bench = Bench(timeouts=Timeouts(first=10), held=False)
     admission = Admission(bench.factory, bench.clock)

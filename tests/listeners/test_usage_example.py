@@ -41,7 +41,7 @@ def test_what_is_shown_can_be_read(reading: Reading, fields: list[str], framing:
     printed = subprocess.run(["bash", "-c", shell], capture_output=True, check=True).stdout
     (frame,) = FRAMINGS[framing](1000).receive(printed)
     assert frame.decode() == sample_message(found)
-    read = format_of(reading, fields).read([frame])
+    read = format_of(reading, fields).parse_frames([frame])
     assert not read.faults
     for field in fields:
         (value,) = read.cells[field].values

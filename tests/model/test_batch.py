@@ -285,7 +285,7 @@ def test_streams_are_parted_from_others(sent: list[tuple[str, int]], data: st.Da
     parts = [part for part in (theirs, others) if part is not None]
     assert sum(part.count for part in parts) == rows
     assert sum(len(part.refusals) for part in parts) == refusals
-    left = batch.without({"a"}, LATER)
+    left = batch.settle_streams({"a"}, LATER)
     assert (left is None) is (others is None)
     for chunk in chunks:
         if chunk.stream is streams["a"]:

@@ -30,10 +30,10 @@ def test_order_is_that_of_the_frames(order: list[int], sizes: list[int]) -> None
         slots.append(queue.add_slot(Work("r", [b"x"] * size, gaps=[(size, known)])))
         stored = b"-REJ DATA :no\n" if number % 2 else b"+OK\n"
         expected.append(stored * size + b"+OK known %d\n" % number)
-    said = queue.due()
+    said = queue.take_due()
     for number in order:
         slots[number].runs = [(sizes[number], BAD if number % 2 else STORED)]
-        said += queue.due()
+        said += queue.take_due()
         settled = [slot.runs is not None for slot in slots]
         first = [*settled, False].index(False)
         assert said == b"".join(expected[:first])
@@ -46,9 +46,9 @@ def test_nothing_is_due_before_what_was_asked_first() -> None:
     queue = answers()
     first, second = queue.add_slot(Work("r", [b"a"])), queue.add_slot(Work("r", [b"b"]))
     second.runs = [(1, STORED)]
-    assert queue.due() == b"" and queue.unanswered == 2
+    assert queue.take_due() == b"" and queue.unanswered == 2
     first.runs = [(1, BAD)]
-    assert queue.due() == b"-REJ DATA :no\n+OK\n" and queue.unanswered == 0
+    assert queue.take_due() == b"-REJ DATA :no\n+OK\n" and queue.unanswered == 0
 
 
 def test_tags_go_with_their_answers() -> None:
@@ -56,7 +56,7 @@ def test_tags_go_with_their_answers() -> None:
     queue = AnswerQueue(NetstringFraming(100), Words())
     slot = queue.add_slot(Work("r", [b"a", b"b", b"c"], [(1, BAD)], [b"@1", b"@2", b"", b"@4"]))
     slot.runs = [(2, STORED), (1, BAD)]
-    assert queue.due() == b"6:@1 +OK,16:@2 -REJ DATA :no,3:+OK,16:@4 -REJ DATA :no,"
+    assert queue.take_due() == b"6:@1 +OK,16:@2 -REJ DATA :no,3:+OK,16:@4 -REJ DATA :no,"
 
 
 def test_the_last_word_is_the_last() -> None:
@@ -65,16 +65,16 @@ def test_the_last_word_is_the_last() -> None:
     for size in (1, 3, 2):
         work = Work("r", [b"x"] * size, tags=[b"@1"] * size)
         queue.add_slot(work).runs = [(size, BYE if size == 3 else STORED)]
-    assert queue.due() == b"@1 +OK\n-BYE INTERNAL :a bug\n"
+    assert queue.take_due() == b"@1 +OK\n-BYE INTERNAL :a bug\n"
     assert queue.ended and not queue.owes_answers
     queue.add_slot(Work("r", gaps=[(0, STORED)]))
-    assert queue.due() == b"" and not queue.owes_answers
+    assert queue.take_due() == b"" and not queue.owes_answers
 
 
 def test_a_silent_listener_ends_too() -> None:
     """Where nothing is ever said, -BYE is the end all the same."""
     queue = answers(Words.configured("none", None))
     queue.add_slot(Work("r", [b"x"])).runs = [(1, STORED)]
-    assert queue.due() == b"" and not queue.ended
+    assert queue.take_due() == b"" and not queue.ended
     queue.add_slot(Work("r", [b"x"])).runs = [(1, BYE)]
-    assert queue.due() == b"" and queue.ended
+    assert queue.take_due() == b"" and queue.ended

@@ -1,5 +1,5 @@
 """
-Limits in time: who is too slow is let go, and nobody else.
+Limits in time: who is too slow is disconnected, and nobody else.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def test_never_early_and_hardly_late(timeout: float, begin: float, limit: Limit)
             was_read=True,
             queue=7 if so and limit is Limit.WRITE else None,
         )
-        found = watch.look(timeouts, step, activity)
+        found = watch.advance(timeouts, step, activity)
         if found is not None:
             break
     assert found is limit
@@ -145,7 +145,7 @@ def test_a_moment_unread_costs_the_peer_nothing() -> None:
     assert bench.said == LATE
 
 
-def test_an_idle_peer_is_let_go() -> None:
+def test_an_idle_peer_is_disconnected() -> None:
     """Nothing in flight and nothing sent: the end. Half a frame is something, for so long."""
     bench = Bench(held=False, timeouts=IDLE)
     for _ in range(4):
@@ -278,7 +278,8 @@ def test_many_late_peers_are_one_line_in_the_log() -> None:
     with capturedLogs() as events:
         bench.wait(13)
     assert [formatEvent(event) for event in events] == [
-        "listener lines: 50 peers let go: frame not finished within 10 s (last 127.0.0.1:4000)"
+        "listener lines: 50 peers disconnected: frame not finished within 10 s"
+        " (last 127.0.0.1:4000)"
     ]
 
 
@@ -288,11 +289,11 @@ def test_one_after_the_other_they_are_few_lines_too() -> None:
     bench.peer.connectionLost()
     with capturedLogs() as events:
         for number in range(50):
-            bench.factory.not_let_in(f"peer {number}", "no such token")
+            bench.factory.log_refusal(f"peer {number}", "no such token")
             bench.connect()[0].connectionLost()
             bench.wait(0.05)
         bench.wait(2)
     said = [formatEvent(event) for event in events]
-    assert said[0] == "listener lines: 1 peer let go: no such token (peer 0)"
+    assert said[0] == "listener lines: 1 peer disconnected: no such token (peer 0)"
     counts = [int(line.split()[2]) for line in said]
     assert sum(counts) == 50 and len(counts) <= 4

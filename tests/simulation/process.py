@@ -164,7 +164,7 @@ class Process:
         for connection, _ in self.connections:
             connection.closed = True
             connection.lose()
-        self.spooler.end()
+        self.spooler.begin_stop()
         if drained:
             closing = Deferred.fromCoroutine(self.store.close_lanes(self.writer.lanes))
             closing.addErrback(lambda failure: failure.trap(StoreError))

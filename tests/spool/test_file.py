@@ -587,7 +587,7 @@ def test_the_spool_knows_which_numbers_wait(
             for runs in waiting.numbers.values():
                 assert all(one[1] + 1 < other[0] for one, other in pairwise(runs))
             for epoch in ("", "e", "f"):
-                assert found.holds(name, epoch, asked) is (asked in expected.get(epoch, ()))
+                assert found.has_number(name, epoch, asked) is (asked in expected.get(epoch, ()))
             assert waiting.refusals == {epoch: refused_in(there, name, epoch) for epoch in expected}
     assert bool(backlog) is any(taken.values())
 
@@ -616,7 +616,7 @@ def test_a_stream_whose_disk_failed() -> None:
     backlog, stream = SpoolBacklog(), Stream("s", "e")
     kept = numbered(stream, 1, b"a")
     backlog.put(kept, True)
-    backlog.doubt(numbered(stream, 2, b"b"))
+    backlog.mark_doubtful(numbered(stream, 2, b"b"))
     assert backlog.numbers_of("s") is None and "s" in backlog
     again = SpoolBacklog()
     again.reset([kept])

@@ -336,5 +336,5 @@ def test_who_is_revoked_while_connected(
         late = peer(gateway, issuer, bad, "commands")
         assert last_words(late) == b""
         raise OSError("closed")
-    gateway.wait_log("1 peer let go: handshake failed: certificate is revoked")
+    gateway.wait_log("1 peer disconnected: handshake failed: certificate is revoked")
     assert "Traceback" not in gateway.log

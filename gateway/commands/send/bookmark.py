@@ -88,7 +88,7 @@ class Bookmark:
         self.done = content.done
         self.waiting = content.waiting
 
-    def begun(self, place: Place) -> None:
+    def add_place(self, place: Place) -> None:
         """Add the place of a new file; call this before its first message is sent."""
         # The place had another number if a file before it was lost.
         kept = [
@@ -97,7 +97,7 @@ class Bookmark:
         self.places = sorted([*kept, place], key=lambda one: one.number)
         self.save()
 
-    def found(self, place: Place, again: Place) -> None:
+    def replace_place(self, place: Place, again: Place) -> None:
         """
         Replace a place that was found again, perhaps in a copy, or that is gone and has another
         number now.
@@ -132,7 +132,7 @@ class Bookmark:
                 mark = replace(mark, device=rest.device, inode=rest.inode, path=rest.path)
             self.places[at] = msgspec.structs.replace(place, mark=mark)
 
-    def settled(self, place: Place) -> None:
+    def remove_before(self, place: Place) -> None:
         """
         Remove the places before this one, since all messages before it are answered. Saved with the
         next L{save}.

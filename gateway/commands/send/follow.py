@@ -1,11 +1,11 @@
 """
 Follow a name in the file system as C{tail -F} does, for C{gateway send --follow}.
 
-Strategy: without a reactor. L{Tail.look} checks which file has the name now, L{Tail.read} returns
-what is new. A I{generation} is the content of one file from its beginning, or from when it was
-truncated, until it is truncated or another file gets the name. Generations wait in a queue, each
-with an open descriptor: if L{Tail.look} is called often, no rotation by rename is missed, even
-while nothing is read (the gateway is away).
+Strategy: without a reactor. L{Tail.check_name} checks which file has the name now,
+L{Tail.next_messages} returns what is new. A I{generation} is the content of one file from its
+beginning, or from when it was truncated, until it is truncated or another file gets the name.
+Generations wait in a queue, each with an open descriptor: if L{Tail.check_name} is called often, no
+rotation by rename is missed, even while nothing is read (the gateway is away).
 
 A writer may go on with a renamed file until it opens the new one. So a generation ends only when it
 was quiet for a while and the next one has content; a last line without its LF is then taken as it
@@ -163,7 +163,8 @@ class Tail:
         for at, one in enumerate(found):
             behind = bool(own) and at >= first
             if one.key in known | done or not (
-                behind or (one.changed >= changed and not (own and mark.fits(one.file, one.stat)))
+                behind
+                or (one.changed_at >= changed and not (own and mark.fits(one.file, one.stat)))
             ):
                 one.close()
                 continue
@@ -171,7 +172,7 @@ class Tail:
             ordered = ordered and (behind or not own)
             taken.append(one)
         if not ordered:
-            taken.sort(key=lambda one: (one.changed, one.path.name))
+            taken.sort(key=lambda one: (one.changed_at, one.path.name))
         for one in taken:
             self._end_newest()
             self._add(one, 0, 1)
@@ -181,7 +182,7 @@ class Tail:
                 " it are taken in the order of their last change"
             )
         for one in unknown:
-            if one.changed >= changed and one.key not in known | done | self._unknown:
+            if one.changed_at >= changed and one.key not in known | done | self._unknown:
                 self._unknown.add(one.key)
                 self._tell(
                     f"{one.path}: its name does not say when it was rotated; if it came after the"
@@ -241,14 +242,14 @@ class Tail:
                     self._say_late(one.path, one.stat.st_size - size)
                 keys.add(one.key)
                 size = max(size, one.stat.st_size)
-                kept.append(replace(mark, end=size, changed=one.changed))
+                kept.append(replace(mark, end=size, changed=one.changed_at))
             elif one is None and (there is None or mark.inode in there or has_path(mark)):
                 # It may not be readable now, have the name again, or be what a link is pointed to.
                 kept.append(mark)
         self.done = kept
         return keys
 
-    def look(self) -> None:
+    def check_name(self) -> None:
         """
         Check which file has the name now; to be called several times a second.
         """
@@ -377,11 +378,11 @@ class Tail:
         if newest.cut or one.key[1] != newest.key[1] or not newest.fits(one.file):
             return False
         os.close(newest.file)
-        newest.take(one)
+        newest.replace_file(one)
         newest.trouble = ""
         return True
 
-    def read(self) -> Block | None:
+    def next_messages(self) -> Block | None:
         """
         Return the next messages.
 
@@ -390,7 +391,7 @@ class Tail:
         """
         while self._generations:
             oldest = self._generations[0]
-            data = b"" if oldest.cut else oldest.read()
+            data = b"" if oldest.cut else oldest.next_messages()
             if oldest.trouble and not self._give_up(oldest):
                 self._say_missing(f"{oldest.path}: {oldest.trouble}; trying again")
                 return None
@@ -466,7 +467,7 @@ class Tail:
         """End of what was read of the newest file."""
         return self._generations[-1].mark_read() if self._generations else None
 
-    def waiting(self) -> list[FilePosition]:
+    def files_not_begun(self) -> list[FilePosition]:
         """Return the files that were seen and not begun."""
         return [one.mark_read() for one in self._generations if not one.offset and not one.cut]
 
@@ -549,7 +550,7 @@ class Tail:
             if not named:
                 moved = newest.once_more()
             os.close(newest.file)
-            newest.take(copy)
+            newest.replace_file(copy)
             self.on_cut(mark.inode, newest.mark_read())
             lost = size - copy.stat.st_size
             rest = copy.stat.st_size - newest.offset

@@ -49,7 +49,7 @@ class Followed:
         """Start to check the names."""
         self._loop.start(LOOK)
 
-    async def read(self) -> Block:
+    async def next_messages(self) -> Block:
         while True:
             if self._fault is not None:
                 raise self._fault
@@ -63,7 +63,7 @@ class Followed:
         for _ in self.tails:
             tail = self.tails[self._turn]
             self._turn = (self._turn + 1) % len(self.tails)
-            block = tail.read()
+            block = tail.next_messages()
             if block is not None:
                 return block
         return None
@@ -81,7 +81,7 @@ class Followed:
     def _look(self) -> None:
         for tail in self.tails:
             try:
-                tail.look()
+                tail.check_name()
             except InputError as error:
                 self._fault = error  # raised by read(); it ends the run
 
@@ -140,7 +140,7 @@ class StreamPlace:
         before = [place for place in places if place.number <= number]
         if not before:
             self._tail.on_rotation = self._save
-            self._tail.look()
+            self._tail.check_name()
             if not places:
                 self._tail.skip_rotated()
             return 0
@@ -161,7 +161,7 @@ class StreamPlace:
         for place in gone:
             # Messages of the next file get the numbers that its messages had.
             number = min(place.number, have if at is None else at)
-            self._bookmark.found(place, Place(number, place.line, place.mark))
+            self._bookmark.replace_place(place, Place(number, place.line, place.mark))
         self._bookmark.save()
         taken = self._tail.catch_up(wanted[-1].mark)
         if at is None and taken:
@@ -169,7 +169,7 @@ class StreamPlace:
             tell(
                 f"{self._tail.path}: going on with what came after it, from its beginning: {names}"
             )
-        self._tail.look()
+        self._tail.check_name()
         self._tell_never_begun(wanted)
         self._tail.on_rotation = self._save
         self._save()
@@ -214,7 +214,7 @@ class StreamPlace:
             mark = self._tail.mark(generation, offset)
             assert mark is not None
             # In today's form, also if an earlier version wrote the state file.
-            self._bookmark.found(place, Place(place.number, place.line, mark))
+            self._bookmark.replace_place(place, Place(place.number, place.line, mark))
         return found
 
     def _tell_gone(self, place: Place, have: int, following: int | None) -> None:
@@ -313,7 +313,7 @@ class StreamPlace:
             mark = self._tail.mark(block.generation, start)
             if mark is not None:
                 self._note()
-                self._bookmark.begun(Place(number - 1, block.line, mark))
+                self._bookmark.add_place(Place(number - 1, block.line, mark))
                 self._head = mark.size
         elif self._head < HEAD:
             # The first bytes are recorded before they are sent, or a file that begins alike could
@@ -338,12 +338,12 @@ class StreamPlace:
         # All messages that the stream has were in the files found at the start.
         return self._have + 1
 
-    def settled(self, block: Block, number: int) -> None:
+    def note_answered(self, block: Block, number: int) -> None:
         """Note that a block and all before it are answered."""
         mark = self._tail.mark(block.generation, block.offset)
         if mark is not None:
             line = block.line + len(block.messages)
-            self._bookmark.settled(Place(number, line, mark))
+            self._bookmark.remove_before(Place(number, line, mark))
         if self._seconds() - self._saved >= SAVE:
             self._saved = self._seconds()
             self._save()
@@ -358,4 +358,4 @@ class StreamPlace:
 
     def _note(self) -> None:
         self._bookmark.done = self._tail.ended()
-        self._bookmark.waiting = self._tail.waiting()
+        self._bookmark.waiting = self._tail.files_not_begun()

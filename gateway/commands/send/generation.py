@@ -45,9 +45,9 @@ class Generation:
         self.over: float | None = None
         self.cut = False
         self.trouble = ""
-        self.take(found)
+        self.replace_file(found)
 
-    def take(self, found: Found) -> None:
+    def replace_file(self, found: Found) -> None:
         """Use an open file, or replace the current one by it."""
         self.file = found.file
         self.key = found.key
@@ -61,7 +61,7 @@ class Generation:
         file = os.dup(self.file)
         return Found(file, self.path, os.fstat(file), own=True)
 
-    def read(self) -> bytes:
+    def next_messages(self) -> bytes:
         most = min(BLOCK, self.until - self.offset)
         if self.offset < self._was:
             most = min(most, self._was - self.offset)

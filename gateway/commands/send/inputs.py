@@ -182,7 +182,7 @@ class MessageSource(Protocol):
     Source of messages.
     """
 
-    async def read(self) -> Block | None:
+    async def next_messages(self) -> Block | None:
         """
         Wait for the next messages.
 
@@ -220,7 +220,7 @@ class InputFiles:
         sizes = [entry.size for entry in self._inputs]
         self.total = None if None in sizes else sum(size or 0 for size in sizes)
 
-    async def read(self) -> Block | None:
+    async def next_messages(self) -> Block | None:
         while True:
             step = next(self._blocks, None)
             if step is None or isinstance(step, Block):

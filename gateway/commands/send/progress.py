@@ -25,7 +25,7 @@ class Quiet:
     Output without a progress bar.
     """
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """Print one line for people."""
         click.echo(error_text(text), err=True)
 
@@ -66,7 +66,7 @@ class Bar:
         self._loop.clock = reactor
         self._loop.start(REFRESH)
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """Print one line for people, above the bar."""
         self._bar.console.print(error_text(text), markup=False, highlight=False)
 

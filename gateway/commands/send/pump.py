@@ -181,7 +181,7 @@ class Pump:
         await self._begin()
         while not self._stopped:
             try:
-                self._step = Deferred.fromCoroutine(self._source.read())
+                self._step = Deferred.fromCoroutine(self._source.next_messages())
                 block = await self._step
                 if block is None:
                     break
@@ -209,7 +209,7 @@ class Pump:
         if self._step is not None:
             self._step.cancel()
 
-    def give_up(self) -> None:
+    def stop_now(self) -> None:
         """Have L{run} return at once."""
         self.stop()
         self._abandoned = True
@@ -482,7 +482,7 @@ class Pump:
             self.stop()
             self._wake()
         else:
-            self.give_up()
+            self.stop_now()
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         while not self._abandoned and not condition():

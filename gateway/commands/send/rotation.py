@@ -118,7 +118,7 @@ class Found:
         return self.stat.st_dev, self.stat.st_ino
 
     @property
-    def changed(self) -> int:
+    def changed_at(self) -> int:
         """Time of the last change, in nanoseconds."""
         return self.stat.st_mtime_ns
 
@@ -202,11 +202,11 @@ def in_order(found: Sequence[Found], bases: Sequence[str]) -> list[Found]:
         kinds.setdefault(kind, []).append((order, one))
     ages: list[tuple[int, int, Found]] = []
     for files in kinds.values():
-        files.sort(key=lambda file: (file[0], file[1].changed, file[1].path.name))
+        files.sort(key=lambda file: (file[0], file[1].changed_at, file[1].path.name))
         # Ages within a kind must not fall: a file older by name may have been written to late.
-        changed = files[-1][1].changed
+        changed = files[-1][1].changed_at
         for at in reversed(range(len(files))):
-            changed = min(changed, files[at][1].changed)
+            changed = min(changed, files[at][1].changed_at)
             ages.append((changed, at, files[at][1]))
     ages.sort(key=lambda age: (age[0], age[1], age[2].path.name))
     return [*(one for *_, one in ages), *(one for one in found if one.named)]
@@ -235,7 +235,7 @@ def _may_be_copy(
     Say whether a file with the bytes of a position, but another inode, may be a copy: it has
     everything that was written until it was made.
     """
-    if not mark.size or found.changed < mark.changed or _is_other(found, mark, others):
+    if not mark.size or found.changed_at < mark.changed or _is_other(found, mark, others):
         return False
     return not (found.named and (mark.early or renamed))
 
@@ -349,7 +349,7 @@ def mark_end(one: Found) -> FilePosition:
         before=len(trail),
         trail=digest(trail),
         end=size,
-        changed=one.changed,
+        changed=one.changed_at,
         path=str(one.path),
     )
 

@@ -137,7 +137,7 @@ class _Run:
         self._reactor = reactor
         self._counts = SendCounts(reactor.seconds)
         self._quiet = Quiet()
-        self._say: Callable[[str], None] = self._quiet.say
+        self._say: Callable[[str], None] = self._quiet.print_line
         self._sender: Pump | None = None
         self._step: Deferred[Any] | None = None
         self._status: int | None = None
@@ -212,7 +212,7 @@ class _Run:
             self._counts.start()
             if bar:
                 shown = Bar(self._counts, self._total, self._name(), self._reactor)
-                self._say = shown.say
+                self._say = shown.print_line
             self._sender = Pump(
                 self._reactor,
                 self._client,
@@ -227,7 +227,7 @@ class _Run:
                 say=lambda text: self._say(text),
                 refused=self._refused,
                 reading=None if self._place is None else self._place.reading,
-                settled=None if self._place is None else self._place.settled,
+                settled=None if self._place is None else self._place.note_answered,
             )
             self._step = Deferred.fromCoroutine(self._sender.run())
             await self._step
@@ -429,7 +429,7 @@ class _Run:
             if self._step is not None:
                 self._step.cancel()
         elif at_once:
-            self._sender.give_up()
+            self._sender.stop_now()
         else:
             self._sender.stop()
 

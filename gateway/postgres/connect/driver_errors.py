@@ -37,7 +37,7 @@ class StreamsUnmoved(Exception):
     """
     Streams of the batch are not at the expected marks; nothing is stored.
 
-    @ivar detail: the marks that they are at, see L{gateway.sql.streams.standings_of}.
+    @ivar detail: the marks that they are at, see L{gateway.sql.streams.stream_positions_of}.
     """
 
     def __init__(self, detail: str) -> None:

@@ -90,7 +90,7 @@ class CallQueue:
         self.logged_fault = ""
         self.logged_at = float("-inf")
 
-    def take(self, opened: OpenQuery) -> list[Call]:
+    def take_calls(self, opened: OpenQuery) -> list[Call]:
         """Take the calls of the next statement."""
         calls = self.calls
         first = calls.popleft()

@@ -112,7 +112,7 @@ class PostgresQueries:
                 self._settle(queue.calls.popleft(), wording.NO_CONNECTION)
         self._pool.close()
 
-    async def call(self, name: str, arguments: bytes) -> CallAnswer:
+    async def answer_call(self, name: str, arguments: bytes) -> CallAnswer:
         """
         Answer a call, as L{ask} does.
         """
@@ -151,7 +151,7 @@ class PostgresQueries:
         self, queue: CallQueue, opened: OpenQuery, arguments: bytes, on_outcome: OnOutcome
     ) -> None:
         try:
-            call = Call(opened.arguments.read(arguments), self._clock.seconds(), on_outcome)
+            call = Call(opened.arguments.parse(arguments), self._clock.seconds(), on_outcome)
         except Misfit as misfit:
             self._settle(Call([], 0.0, on_outcome), refused(Code.QUERY, str(misfit)))
         else:
@@ -219,7 +219,7 @@ class PostgresQueries:
             for call in waiting:
                 self._settle(call, wording.QUERY_OUT_OF_ORDER)
             return True
-        calls = queue.take(opened)
+        calls = queue.take_calls(opened)
         if queue.calls:
             self._turns.append(queue)
         queue.running += 1

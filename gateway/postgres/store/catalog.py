@@ -82,7 +82,7 @@ class TableColumn:
     selectable: bool
     updatable: bool
 
-    def holds(self, source: str, format_: FormatName) -> bool:
+    def accepts(self, source: str, format_: FormatName) -> bool:
         """
         Say whether values of a source fit the type, as far as that is known without the values.
         """
@@ -180,7 +180,7 @@ def _column_problem(
         return _missing_column(name, column, columns)
     if table_column.computed:
         return f"column {column!r} of {name} is generated; it takes no values"
-    if not table_column.holds(source, route.reading.format):
+    if not table_column.accepts(source, route.reading.format):
         what = "text" if source != "@received_at" else "a time"
         return (
             f"column {column!r} of {name} is of type {table_column.type.declared},"
@@ -218,7 +218,7 @@ def _key_problems(
     if route.conflict == "update":
         problems += [
             Problem("conflict", _not_granted(name, "UPDATE", column))
-            for column in route.changed
+            for column in route.updated_columns
             if column in columns and not columns[column].updatable
         ]
     return problems

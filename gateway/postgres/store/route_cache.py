@@ -79,7 +79,7 @@ class RouteCache:
         opened = self._open.get(route)
         return opened is None or self._clock.seconds() - opened.since >= ROUTE_MAX_AGE_AFTER_ERROR
 
-    def forget(self, route: str) -> None:
+    def close_route(self, route: str) -> None:
         """
         Close a route, so that its table is examined before the next batch.
         """

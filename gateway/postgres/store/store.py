@@ -134,7 +134,7 @@ class PostgresStore:
                     return await self._judged(connection, opened, batch, bound, fence, options)
                 except RouteError:
                     # The table may have changed under us: look again, then say so.
-                    self._route_cache.forget(batch.route)
+                    self._route_cache.close_route(batch.route)
             insert = await self._route_cache.open(connection, batch.route)
             bound = await self._bind(insert, batch)
             return await self._judged(connection, insert, batch, bound, fence, options)

@@ -33,10 +33,10 @@ class Follower:
     def more(self, seconds: float = 0.0) -> list[bytes]:
         """Look, let time pass, and read all there is."""
         found: list[bytes] = []
-        self.tail.look()
+        self.tail.check_name()
         for step in (0.0, seconds):
             self.clock.advance(step)
-            while (block := self.tail.read()) is not None:
+            while (block := self.tail.next_messages()) is not None:
                 found += block.messages
                 self.blocks.append((block.line, block.offset))
         self.lines += found
@@ -107,7 +107,7 @@ def test_many_rotations_while_nobody_reads(path: Path, follower: Follower) -> No
             path.rename(path.with_name("app.log.1"))
         append(path, f"{turn} a\n{turn} b\n")
         expected += [b"%d a" % turn, b"%d b" % turn]
-        follower.tail.look()
+        follower.tail.check_name()
     for _ in range(6):
         follower.more(QUIET)
     assert follower.lines == expected
@@ -133,7 +133,7 @@ def test_what_truncation_took_away_is_said(path: Path, follower: Follower) -> No
     append(path, "one\nbegun")
     assert follower.more() == [b"one"]
     append(path, " and never read\n")
-    follower.tail.look()
+    follower.tail.check_name()
     os.truncate(path, 0)
     append(path, "new\n")
     assert follower.more() == [b"begun", b"new"]
@@ -144,7 +144,7 @@ def test_what_truncation_took_away_is_said(path: Path, follower: Follower) -> No
 def test_a_file_that_is_removed(path: Path, follower: Follower) -> None:
     """What it had is read; the next one of its name is found."""
     append(path, "one\n")
-    follower.tail.look()
+    follower.tail.check_name()
     path.unlink()
     assert follower.more() == [b"one"]
     append(path, "two\n")
@@ -234,15 +234,15 @@ def test_every_byte_once_and_in_order(tmp_path: Path, steps: list[str]) -> None:
     follower = Follower(path)
     files = [""]
     path.touch()
-    follower.tail.look()
+    follower.tail.check_name()
     for number, step in enumerate(steps):
         if step == "rename":
             path.rename(folder / f"app.log.{number}")
             path.touch()
             files.append("")
-            follower.tail.look()
+            follower.tail.check_name()
         elif step == "look":
-            follower.tail.look()
+            follower.tail.check_name()
         elif step == "read":
             follower.more(QUIET / 3)
         else:
@@ -288,7 +288,7 @@ def test_the_last_line_of_a_file_that_is_not_followed(path: Path) -> None:
         files = InputFiles([str(path)], LineCutter, None, told.append)
         blocks: list[Block | None] = []
         while not blocks or blocks[-1] is not None:
-            Deferred.fromCoroutine(files.read()).addCallback(blocks.append)
+            Deferred.fromCoroutine(files.next_messages()).addCallback(blocks.append)
         lines = [line for block in blocks if block is not None for line in block.messages]
         assert lines == [b"one", b"two"]
     (text,) = told

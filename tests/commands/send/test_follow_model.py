@@ -180,7 +180,7 @@ class Run:
 
     def look(self) -> None:
         for tail in self._followed.tails:
-            tail.look()
+            tail.check_name()
 
     def read(self) -> None:
         """Look, and read some."""
@@ -204,7 +204,7 @@ class Run:
         count = len(self._sent)
         self._store(count if everything else self._world.random.randrange(count + 1))
         while self._flight and self._flight[0][1] <= len(self._world.stored):
-            self._place.settled(*self._flight.pop(0))
+            self._place.note_answered(*self._flight.pop(0))
 
     def kill(self) -> None:
         """It may have stored more than it could say."""

@@ -146,7 +146,7 @@ def test_a_folder_that_is_away_for_a_while(tmp_path: Path) -> None:
     log.send()
     (tail,) = log._followed.tails
     folder.rename(tmp_path / "away")
-    tail.look()
+    tail.check_name()
     assert len(tail.ended()) == 3
     (tmp_path / "away").rename(folder)
     log.append("2\n")

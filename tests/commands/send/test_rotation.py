@@ -66,7 +66,7 @@ class Log:
         (tail,) = self._followed.tails
         for _ in range(6):
             self.clock.advance(max(QUIET, SAVE))
-            tail.look()
+            tail.check_name()
             while (block := self._followed.read_now()) is not None:
                 self._number = self._place.reading(block, self._number + 1) - 1
                 for message in block.messages:
@@ -75,7 +75,7 @@ class Log:
                         self.stored.append(message.decode())
                         found.append(message.decode())
                 if self.settles:
-                    self._place.settled(block, self._number)
+                    self._place.note_answered(block, self._number)
         return found
 
     def append(self, text: str, name: str = "app.log") -> None:
@@ -127,7 +127,7 @@ def test_truncated_and_grown_without_a_copy(log: Log) -> None:
     log.send()
     log.append("2222\n")
     log.again()
-    log._followed.tails[0].look()
+    log._followed.tails[0].check_name()
     log.path.write_text(HEADER + "3 and much more than was there before\n")
     log.again()
     assert log.send() == [HEADER[:-1], "3 and much more than was there before"]
@@ -241,7 +241,7 @@ def test_a_file_that_was_compressed(log: Log, name: str) -> None:
     log.send()
     log.append("2\n")
     log.again()
-    log._followed.tails[0].look()
+    log._followed.tails[0].check_name()
     log.path.with_name(name).write_bytes(b"packed")
     log.path.unlink()
     log.path.with_name("app.log.2").write_text("3\n")
@@ -303,7 +303,7 @@ def test_a_writer_that_goes_on_at_its_old_place(log: Log) -> None:
         file.flush()
         assert len(log.send()) == 1000
         os.truncate(log.path, 0)
-        log._followed.tails[0].look()
+        log._followed.tails[0].check_name()
         file.write("2\n")
     assert log.send() == ["2"]
 
@@ -370,7 +370,7 @@ def test_a_file_that_cannot_be_read_any_more(log: Log) -> None:
     (tail,) = log._followed.tails
     for line, sent in (("2", ["2"]), ("33", [])):
         log.append(f"{line}\n")
-        tail.look()
+        tail.check_name()
         with log.path.open("ab") as only_written:
             os.dup2(only_written.fileno(), tail._generations[0].file)
         if not sent:
@@ -391,7 +391,7 @@ def test_a_state_file_that_cannot_be_written(log: Log) -> None:
     log.append("2\n")
     log._followed._look()
     failures: list[Failure] = []
-    Deferred.fromCoroutine(log._followed.read()).addErrback(failures.append)
+    Deferred.fromCoroutine(log._followed.next_messages()).addErrback(failures.append)
     assert failures[0].check(InputError) and "cannot be written" in str(failures[0].value)
 
 
@@ -446,7 +446,7 @@ def test_the_next_file_is_begun_before_the_last_answers(log: Log) -> None:
     log.send()
     bookmark = Bookmark(log.state, "s", log.path)
     first, second = bookmark.places
-    bookmark.settled(Place(1, 2, replace(first.mark, offset=2)))
+    bookmark.remove_before(Place(1, 2, replace(first.mark, offset=2)))
     assert [place.mark.inode for place in bookmark.places] == [first.mark.inode, second.mark.inode]
 
 

@@ -146,7 +146,7 @@ async def test_nothing_is_missed_after_ok(database: Database) -> None:
                 if number % 50 == 25:
                     # Listened to anew each time somebody comes.
                     for ear, _ in ears:
-                        town.channels.leave(ear)
+                        town.channels.end_all(ear)
                     ears.clear()
                 cursor.execute("SELECT pg_notify('news', %s)", (str(number),))
         await until(lambda: ears[0][0].heard[-1:] == [b">news 299"], "the last is told")
@@ -169,7 +169,7 @@ async def test_one_listen_for_a_thousand(database: Database) -> None:
         assert all(ear.pushes == [[b">news 1"]] for ear in ears)
         assert database.column(LISTENERS) == [1]
         for ear in ears:
-            town.channels.leave(ear)
+            town.channels.end_all(ear)
         await until(lambda: not town.notifications.listening, "UNLISTEN")
         unlisten = "SELECT query FROM pg_stat_activity WHERE query LIKE 'UNLISTEN%'"
         assert database.column(unlisten) == ['UNLISTEN "news"']
@@ -206,7 +206,7 @@ async def test_leaving_and_coming_while_it_is_lost(database: Database) -> None:
         await town.subscribe(leaves, "orders")
         database.execute(TERMINATE)
         await until(lambda: not town.notifications.listening, "the loss is noticed")
-        town.channels.leave(leaves)
+        town.channels.end_all(leaves)
         await town.subscribe(comes, "news")
         database.execute("NOTIFY news, '1'; NOTIFY orders, '1'")
         await until(lambda: stays.heard[1:] and comes.heard, "it comes again")
@@ -304,7 +304,7 @@ async def test_a_connection_is_kept_while_it_is_needed(database: Database) -> No
         asked = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%listening_channels%'"
         await until(lambda: database.column(f"{asked} AND pid <> pg_backend_pid()") == [1], "asked")
         assert ear.heard == []
-        town.channels.leave(ear)
+        town.channels.end_all(ear)
         await until(lambda: database.column(everybody) == [0], "it is closed")
         await town.subscribe(ear, "orders")
         assert not events

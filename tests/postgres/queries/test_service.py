@@ -69,11 +69,11 @@ class Asker:
         self.queries.start(database.dsn)
 
     def call(self, name: str, arguments: bytes = b"") -> Deferred[Outcome | Listing]:
-        return Deferred.fromCoroutine(self.queries.call(name, arguments))
+        return Deferred.fromCoroutine(self.queries.answer_call(name, arguments))
 
     async def ask(self, name: str, arguments: bytes = b"") -> Any:
         """The rows, or the words of the refusal."""
-        return said(await self.queries.call(name, arguments))
+        return said(await self.queries.answer_call(name, arguments))
 
     async def together(self, name: str, *arguments: bytes) -> list[Any]:
         """Several calls at the same moment."""

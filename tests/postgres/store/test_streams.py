@@ -363,7 +363,7 @@ async def test_several_streams_share_a_batch(adapter: Adapter) -> None:
         "2": True,
         "3": False,
     }
-    left = together.without({"2", "3"}, wording.STREAM_TAKEN)
+    left = together.settle_streams({"2", "3"}, wording.STREAM_TAKEN)
     assert left is not None
     assert await store(adapter, left, fence()) == ["+OK"] * 2
     assert bodies(adapter) == [b"m", b"p"]
