@@ -80,16 +80,16 @@ class _Check:
     @ivar site: the first address that sent it.
     """
 
-    __slots__ = ("digest", "secret", "site", "token", "told")
+    __slots__ = ("callbacks", "digest", "secret", "site", "token")
 
     def __init__(
-        self, token: Token, secret: bytes, digest: bytes, site: Hashable, told: OnProof
+        self, token: Token, secret: bytes, digest: bytes, site: Hashable, on_proof: OnProof
     ) -> None:
         self.token = token
         self.secret = secret
         self.digest = digest
         self.site = site
-        self.told = [told]
+        self.callbacks = [on_proof]
 
     @property
     def account(self) -> tuple[Hashable, str]:
@@ -206,33 +206,33 @@ class Authenticator:
         same = now is not None and (now.identity, now.hash) == (token.identity, token.hash)
         return now if same else None
 
-    def verify(self, said: bytes, site: Hashable, told: OnProof) -> None:
+    def verify(self, token_bytes: bytes, site: Hashable, on_proof: OnProof) -> None:
         """
         Verify a token and hand the result to a callback.
 
-        @param said: the token as the peer sent it.
+        @param token_bytes: the token as the peer sent it.
         @param site: the peer's address, as limits take it.
-        @param told: called with the result, maybe at once.
+        @param on_proof: called with the result, maybe at once.
         """
-        name, _, secret = said.partition(b".")
+        name, _, secret = token_bytes.partition(b".")
         token = None
-        if len(said) <= MAX_TOKEN:
+        if len(token_bytes) <= MAX_TOKEN:
             token = self._good(name.decode("ascii", "replace"))
         if token is None:
             self._turns.blame(site)
-            told(wording.WRONG_TOKEN)
+            on_proof(wording.WRONG_TOKEN)
             return
-        digest = blake2b(said, key=self._key, digest_size=32).digest()
+        digest = blake2b(token_bytes, key=self._key, digest_size=32).digest()
         right = self._right.get(token.id)
         check = self._checks.get(digest)
         if right is not None:
-            told(self._compared(token, right, digest, site))
+            on_proof(self._compared(token, right, digest, site))
         elif check is not None and check.token.hash == token.hash:
-            check.told.append(told)
+            check.callbacks.append(on_proof)
         else:
-            new = _Check(token, secret, digest, site, told)
+            new = _Check(token, secret, digest, site, on_proof)
             if check is not None or not self._admit(new):
-                told(wording.TOO_MANY_TOKENS)
+                on_proof(wording.TOO_MANY_TOKENS)
                 return
             self._each[new.account] += 1
             self._checks[digest] = new
@@ -306,5 +306,5 @@ class Authenticator:
         self._each[check.account] -= 1
         if not self._each[check.account]:
             del self._each[check.account]
-        for told in check.told:
-            told(proof)
+        for on_proof in check.callbacks:
+            on_proof(proof)

@@ -60,9 +60,9 @@ class ConnectionLimit:
 
         @return: 0 where there is room.
         """
-        found = (self.count + 1 - self.most, "connections at this listener")
+        largest = (self.count + 1 - self.most, "connections at this listener")
         alike = self._alike[address] + 1 - self.most_alike
-        found = max(found, (alike, "connections from this address"))
+        largest = max(largest, (alike, "connections from this address"))
         if self._around is not None:
-            found = max(found, (self._around.count + 1 - self._around.most, "connections"))
-        return found if found[0] > 0 else (0, "")
+            largest = max(largest, (self._around.count + 1 - self._around.most, "connections"))
+        return largest if largest[0] > 0 else (0, "")

@@ -125,7 +125,7 @@ def read_tokens(text: str, name: str) -> Mapping[str, Token]:
     @raise ConfigError: with every problem; none shows the content, which may be
         a secret in the wrong place.
     """
-    found: dict[str, Token] = {}
+    by_id: dict[str, Token] = {}
     problems: list[str] = []
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split()
@@ -134,13 +134,13 @@ def read_tokens(text: str, name: str) -> Mapping[str, Token]:
         token = _parse_token_line(words)
         if isinstance(token, str):
             problems.append(f"{name}:{number}: {token}")
-        elif token.id in found:
+        elif token.id in by_id:
             problems.append(f"{name}:{number}: an ID that is there already; remove one of them")
         else:
-            found[token.id] = token
+            by_id[token.id] = token
     if problems:
         raise ConfigError(problems)
-    return found
+    return by_id
 
 
 def _parse_token_line(words: list[str]) -> Token | str:

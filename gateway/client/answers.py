@@ -187,7 +187,7 @@ def _values(text: str) -> tuple[dict[str, str | None], str]:
     """
     Return the values at the start of a text, and the rest of it.
     """
-    found: dict[str, str | None] = {}
+    values: dict[str, str | None] = {}
     at = 0
     while (match := _NAMED_VALUE.match(text, at)) is not None:
         name, value = match.groups()
@@ -196,8 +196,8 @@ def _values(text: str) -> tuple[dict[str, str | None], str]:
                 decoded: Any = json.loads(value)
             except ValueError:
                 break
-            found[name] = decoded
+            values[name] = decoded
         else:
-            found[name] = None if value == "null" else value
+            values[name] = None if value == "null" else value
         at = match.end()
-    return found, text[at:]
+    return values, text[at:]

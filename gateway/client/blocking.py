@@ -185,7 +185,7 @@ class BlockingClient:
         """
         Send a PING, and return the text from its answer.
         """
-        return self._ask(lambda: self._session.ping(text)).said
+        return self._ask(lambda: self._session.ping(text)).text
 
     def listen(self, *channels: str, timeout: float | None = None) -> Iterator[Push]:
         """

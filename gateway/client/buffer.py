@@ -376,8 +376,8 @@ def _pack_messages(messages: Sequence[bytes]) -> bytes:
 def _unpack_messages(blob: bytes) -> list[bytes]:
     (count,) = struct.unpack_from("<I", blob)
     at = 4 + 4 * count
-    found = []
+    messages = []
     for length in struct.unpack_from(f"<{count}I", blob, 4):
-        found.append(blob[at : at + length])
+        messages.append(blob[at : at + length])
         at += length
-    return found
+    return messages

@@ -47,8 +47,10 @@ class Numbering:
         base, epoch = self._buffer.base, self._buffer.epoch
         if base is None:
             return b""
-        said = f" seen={base + self.settled - self.loose}"
-        return (f"{said} epoch={epoch}" if epoch and not self._buffer.taken else said).encode()
+        seen_text = f" seen={base + self.settled - self.loose}"
+        return (
+            f"{seen_text} epoch={epoch}" if epoch and not self._buffer.taken else seen_text
+        ).encode()
 
     def sending(self, ordinal: int, count: int) -> int:
         """

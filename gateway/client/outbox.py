@@ -18,7 +18,7 @@ from .parcel import Parcel, Segment, merged
 from .retry_after import RetryAfter
 from .wire import Wire
 
-MAX_TOLD: Final = 256 * 1024 * 1024
+MAX_HELD_ANSWERS: Final = 256 * 1024 * 1024
 """Bytes of answers that wait for the others of their parcels."""
 
 
@@ -57,7 +57,7 @@ class Outbox:
         self._held = 0  # messages in it
         self._in_flight = 0
         self._touched = False
-        self._told = 0
+        self._answer_bytes = 0
         self.unanswered = sum(one.left for one in left)
 
     @property
@@ -126,8 +126,10 @@ class Outbox:
 
         @raise Garbled: the answers to keep are too large.
         """
-        if self._told > MAX_TOLD:
-            raise Garbled(f"answers of more than {MAX_TOLD:,} bytes to messages sent together")
+        if self._answer_bytes > MAX_HELD_ANSWERS:
+            raise Garbled(
+                f"answers of more than {MAX_HELD_ANSWERS:,} bytes to messages sent together"
+            )
         parcel, start, stream = segment.parcel, segment.start, self.stream
         segment.start += count
         self._in_flight -= count
@@ -181,7 +183,7 @@ class Outbox:
             self.stream.note_answer(count, answer)
         self.unanswered -= count
         self._touched = True
-        self._told += parcel.settle(start, count, answer)
+        self._answer_bytes += parcel.settle(start, count, answer)
         if not parcel.left:
-            self._told -= parcel.told
+            self._answer_bytes -= parcel.answer_bytes
             self.finished.append(parcel)

@@ -24,19 +24,19 @@ class Parcel:
     @ivar count: number of messages.
     @ivar size: bytes in the buffer.
     @ivar left: number of messages without a final answer.
-    @ivar told: bytes of the answers; those of a run are counted once.
+    @ivar answer_bytes: bytes of the answers; those of a run are counted once.
     """
 
     __slots__ = (
         "_answers",
         "_load",
         "_messages",
+        "answer_bytes",
         "count",
         "left",
         "ordinal",
         "route",
         "size",
-        "told",
     )
 
     def __init__(
@@ -55,7 +55,7 @@ class Parcel:
         self.count = count
         self.size = size
         self.left = count
-        self.told = 0
+        self.answer_bytes = 0
         self._load = load
         self._messages: Sequence[bytes] | None = None
         self._answers: list[tuple[int, int, Answer]] = []
@@ -68,16 +68,18 @@ class Parcel:
 
     def settle(self, start: int, count: int, answer: Answer) -> int:
         """
-        Set the final answer of some of the messages; return the bytes that it adds to C{told}.
+        Set the final answer of some of the messages.
+
+        @return: the bytes that it adds to C{answer_bytes}.
         """
         self.left -= count
         if self._answers:
-            first, many, said = self._answers[-1]
-            if first + many == start and (said is answer or said == answer):
-                self._answers[-1] = (first, many + count, said)
+            first, many, last_answer = self._answers[-1]
+            if first + many == start and (last_answer is answer or last_answer == answer):
+                self._answers[-1] = (first, many + count, last_answer)
                 return 0
         self._answers.append((start, count, answer))
-        self.told += len(answer.raw)
+        self.answer_bytes += len(answer.raw)
         return len(answer.raw)
 
     def pass_over(self, count: int) -> None:
@@ -146,7 +148,7 @@ class Question:
         return self.payload.startswith(b"CALL ")
 
     @property
-    def said(self) -> str:
+    def text(self) -> str:
         """Text behind +OK."""
         return "" if self.answer is None else str(self.answer).partition(" ")[2]
 
@@ -179,10 +181,10 @@ def merged(segments: list[Segment]) -> list[Segment]:
     """
     Sort segments and merge neighbours, so that repeated splits leave no small pieces.
     """
-    found: list[Segment] = []
+    segments_left: list[Segment] = []
     for segment in sorted(segments, key=lambda one: one.ordinal):
-        if found and segment.follows(found[-1]):
-            found[-1].stop = segment.stop
+        if segments_left and segment.follows(segments_left[-1]):
+            segments_left[-1].stop = segment.stop
         else:
-            found.append(segment)
-    return found
+            segments_left.append(segment)
+    return segments_left

@@ -119,12 +119,12 @@ def stranger(beginning: bytes, framing: str, plain: bool) -> tuple[str, str]:
     """
     advice = _MESSAGES if plain else _COMMANDS
     for its, pattern in _GATEWAYS.items():
-        found = pattern.match(beginning)
-        if found is not None and its != framing:
-            said = found[1].removesuffix(b",").decode("utf-8", "backslashreplace")
-            text = f"this is a gateway's listener with framing {its}, not {framing}: {said}"
+        match = pattern.match(beginning)
+        if match is not None and its != framing:
+            answer_text = match[1].removesuffix(b",").decode("utf-8", "backslashreplace")
+            text = f"this is a gateway's listener with framing {its}, not {framing}: {answer_text}"
             return f"{text}; {advice}", "gateway"
-        if found is not None:
+        if match is not None:
             break
     else:
         for pattern, name in _OTHER_PROTOCOLS:

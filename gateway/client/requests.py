@@ -39,7 +39,7 @@ def decoded(rows: Sequence[bytes], exact: bool) -> list[dict[str, Any]]:
     @param exact: whether numbers with a decimal point become C{decimal.Decimal}.
     @raise Garbled: one of them is no JSON object, or Python cannot parse it.
     """
-    found = []
+    values = []
     for number, row in enumerate(rows, 1):
         try:
             value = json.loads(row, parse_float=Decimal if exact else None)
@@ -50,8 +50,8 @@ def decoded(rows: Sequence[bytes], exact: bool) -> list[dict[str, Any]]:
             raise Garbled(f"row {number} cannot be read: {error}: {row[:40]!r}") from None
         if not isinstance(value, dict):
             raise Garbled(f"row {number} is no JSON object: {row[:40]!r}")
-        found.append(value)
-    return found
+        values.append(value)
+    return values
 
 
 class Requests:
@@ -97,8 +97,8 @@ class Requests:
 
     def queue_listens(self) -> None:
         """Queue LISTEN for all channels, on a new connection."""
-        asked = {question.channel for question in self._waiting}
-        for channel in sorted(self._channels - asked, reverse=True):
+        waiting_channels = {question.channel for question in self._waiting}
+        for channel in sorted(self._channels - waiting_channels, reverse=True):
             self.put_first(Question(b"LISTEN " + channel.encode(), channel, own=True))
 
     def keep_for_later(self, question: Question) -> None:
@@ -128,9 +128,9 @@ class Requests:
 
         @param only_own: whether only the session's own, such as HELLO, may be sent.
         """
-        found = []
+        commands = []
         while self._waiting and (self._waiting[0].own or not only_own):
             question = self._waiting.popleft()
             if not question.dropped:
-                found.append(question)
-        return found
+                commands.append(question)
+        return commands

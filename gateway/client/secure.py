@@ -65,13 +65,13 @@ def client_endpoint(
         if certificate is not None:
             raise ValueError("certificate= needs tls=")
         return endpoint
-    found = _HOST.match(text)
-    if text and found is None and (server_name is None or re.match(r"(tls|ssl):", text)):
+    match = _HOST.match(text)
+    if text and match is None and (server_name is None or re.match(r"(tls|ssl):", text)):
         raise ValueError(f"{text}: with tls= the endpoint is tcp:HOST:PORT")
     if server_name is None:
-        if found is None:
+        if match is None:
             raise ValueError("tls= with an endpoint object needs server_name=, the name to verify")
-        server_name = re.sub(r"\\(.)", r"\1", found[1])
+        server_name = re.sub(r"\\(.)", r"\1", match[1])
     # Imported here, since pyOpenSSL is only needed for TLS.
     from twisted.internet.ssl import optionsForClientTLS
 
@@ -146,12 +146,12 @@ def _block(path: Path, pattern: re.Pattern[bytes]) -> bytes:
     """
     Return the blocks of one kind from a PEM file, without the others.
     """
-    found = pattern.findall(path.read_bytes())
-    if not found:
+    blocks = pattern.findall(path.read_bytes())
+    if not blocks:
         raise ValueError(
             f"{path}: no {'key' if pattern is _PRIVATE_KEY else 'certificate'} in PEM form in it"
         )
-    return b"\n".join(found)
+    return b"\n".join(blocks)
 
 
 def _trust_root(tls: object) -> Any:
@@ -160,7 +160,7 @@ def _trust_root(tls: object) -> Any:
     from twisted.internet.ssl import Certificate, trustRootFromCertificates
 
     path = Path(tls)
-    found = _CERTIFICATE.findall(path.read_bytes())
-    if not found:
+    blocks = _CERTIFICATE.findall(path.read_bytes())
+    if not blocks:
         raise ValueError(f"{path}: no certificate in PEM form in it")
-    return trustRootFromCertificates([Certificate.loadPEM(pem) for pem in found])
+    return trustRootFromCertificates([Certificate.loadPEM(pem) for pem in blocks])

@@ -210,22 +210,22 @@ class GatewayClient(Service):
             self._callbacks.pop(channel, None)
             return reason
 
-        asked = self._ask(lambda: self._session.listen(channel))
+        answered = self._ask(lambda: self._session.listen(channel))
         self._callbacks[channel] = callback
-        return asked.addCallbacks(lambda question: None, refused)
+        return answered.addCallbacks(lambda question: None, refused)
 
     def unlisten(self, channel: str) -> Deferred[None]:
         """Stop listening to a channel."""
         self._callbacks.pop(channel, None)
-        asked = self._ask(lambda: self._session.unlisten(channel))
-        return asked.addCallback(lambda question: None)
+        answered = self._ask(lambda: self._session.unlisten(channel))
+        return answered.addCallback(lambda question: None)
 
     def ping(self, text: str = "") -> Deferred[str]:
         """
         Send a PING; fires with the text from its answer.
         """
-        asked = self._ask(lambda: self._session.ping(text))
-        return asked.addCallback(lambda question: question.said)
+        answered = self._ask(lambda: self._session.ping(text))
+        return answered.addCallback(lambda question: question.text)
 
     def whenConnected(self, failAfterFailures: int | None = None) -> Deferred[None]:
         """

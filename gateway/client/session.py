@@ -139,7 +139,7 @@ class Session:
         self.put_off: Answer | None = None
         self._wire: Wire = WIRES[self._framing]()
         self._ok = self._wire.frame(b"+OK")
-        self._said_nothing = True
+        self._sent_nothing = True
         # A question whose rows are coming, and how many are missing.
         self._rows: tuple[Question, int] | None = None
         # What has come before the first answer of this connection; None: there was one.
@@ -322,13 +322,13 @@ class Session:
             pieces.append(self._wire.frame(question.payload))
         if self._state == _OPEN:
             self._flight += outbox.fill(self._wire, pieces)
-        said = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        if self._said_nothing and said:
-            self._said_nothing = False
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if self._sent_nothing and data:
+            self._sent_nothing = False
             # The gateway drops a BOM before the first frame; a message's own must stay.
-            if said.startswith(BOM):
-                said = BOM + said
-        return said
+            if data.startswith(BOM):
+                data = BOM + data
+        return data
 
     def receive(self, data: bytes, now: float) -> None:
         """
@@ -372,11 +372,11 @@ class Session:
             self._nonsense += 1
             if not self._understood or self._nonsense >= NONSENSE:
                 self.failure = error
-            asked = self._rows[0] if self._rows is not None else next(iter(self._flight), None)
-            if isinstance(asked, Question) and not asked.own:
+            question = self._rows[0] if self._rows is not None else next(iter(self._flight), None)
+            if isinstance(question, Question) and not question.own:
                 # Sent again, it would get the same answer.
-                asked.failure = error
-                self._complete(asked)
+                question.failure = error
+                self._complete(question)
         return error
 
     def _read(self, frames: list[bytes], now: float) -> None:

@@ -169,8 +169,8 @@ def _around(
     pieces = []
     row = position = 0
     while row < len(values):
-        found = pattern.match(joined, position)
-        if found and (stop := found.end()) > position:
+        match = pattern.match(joined, position)
+        if match and (stop := match.end()) > position:
             pieces.append(joined[position : stop - 1])
             row = bisect_left(ends, stop, row) + 1
             position = stop

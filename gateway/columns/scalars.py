@@ -61,13 +61,13 @@ class Integer(Kind):
 
     def element(self, value: str) -> str:
         value = value.strip(BLANKS)
-        found = _INTEGER.fullmatch(value)
-        if not found:
+        match = _INTEGER.fullmatch(value)
+        if not match:
             if _NEWER.fullmatch(value):
                 return super().element(value)
             raise misfit(value, f"is not {_an(_NAMES[self.sql_type.base])}")
-        fits = len(found["digits"]) < _MOST_DIGITS
-        number = int(found["sign"] + (found["digits"] or "0")) if fits else 0
+        fits = len(match["digits"]) < _MOST_DIGITS
+        number = int(match["sign"] + (match["digits"] or "0")) if fits else 0
         if not fits or not self._least <= number <= self._most:
             raise misfit(value, f"is out of range for {_NAMES[self.sql_type.base]}")
         return str(number)
@@ -122,14 +122,14 @@ class Numeric(Kind):
         special = _SPECIAL.get(value.lower())
         if special is not None:
             return special
-        found = _NUMERIC_LITERAL.fullmatch(value)
-        if not found:
+        match = _NUMERIC_LITERAL.fullmatch(value)
+        if not match:
             if _NEWER.fullmatch(value):
                 return super().element(value)
             raise misfit(value, "is not a number")
         # Far beyond what numeric holds (PostgreSQL documentation, section 8.1.2: 131,072
         # digits before the point and 16,383 after it); near its limits the server judges.
-        exponent = found["exponent"] or "0"
+        exponent = match["exponent"] or "0"
         if len(exponent.lstrip("+-0")) > _MOST_EXPONENT_DIGITS:
             raise misfit(value, "is out of range for numeric")
         return value
@@ -156,10 +156,10 @@ class Boolean(Kind):
     json = text = column_pattern("true|false")
 
     def element(self, value: str) -> str:
-        found = _BOOLEANS.get(value.strip(BLANKS).lower())
-        if found is None:
+        match = _BOOLEANS.get(value.strip(BLANKS).lower())
+        if match is None:
             raise misfit(value, "is not a truth value")
-        return found
+        return match
 
 
 class Text(Kind):

@@ -64,31 +64,31 @@ def from_iso(value: str, zone: tzinfo = UTC) -> datetime:
     @param zone: used where the text names none.
     @raise ValueError: it is not ISO 8601.
     """
-    found = _ISO.fullmatch(value)
-    if not found:
+    match = _ISO.fullmatch(value)
+    if not match:
         raise ValueError
-    fraction = Decimal(f"0.{found['fraction'] or 0}")
-    seconds = int(found["second"] or 0)
+    fraction = Decimal(f"0.{match['fraction'] or 0}")
+    seconds = int(match["second"] or 0)
     if seconds > 60:  # 60 is a leap second, which PostgreSQL counts as the next minute
         raise ValueError
     try:
         moment = (
-            datetime.fromisoformat(found["day"])
-            + _clock(int(found["hour"] or 0), int(found["minute"] or 0))
+            datetime.fromisoformat(match["day"])
+            + _clock(int(match["hour"] or 0), int(match["minute"] or 0))
             + timedelta(seconds=seconds, microseconds=int(_micro(fraction)))
         )
-        offset = _offset(found) if found["zone"] else offset_of(moment, zone)
+        offset = _offset(match) if match["zone"] else offset_of(moment, zone)
         return (moment - offset).replace(tzinfo=UTC)
     except OverflowError:
         raise ValueError from None
 
 
-def _offset(found: re.Match[str]) -> timedelta:
-    hours, minutes, seconds = (int(found[part] or 0) for part in ("hours", "minutes", "seconds"))
+def _offset(match: re.Match[str]) -> timedelta:
+    hours, minutes, seconds = (int(match[part] or 0) for part in ("hours", "minutes", "seconds"))
     if hours > 15 or minutes > 59 or seconds > 59:  # as PostgreSQL
         raise ValueError
     offset = timedelta(hours=hours, minutes=minutes, seconds=seconds)
-    return -offset if found["sign"] == "-" else offset
+    return -offset if match["sign"] == "-" else offset
 
 
 def _micro(fraction: Decimal) -> Decimal:

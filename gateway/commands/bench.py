@@ -98,7 +98,7 @@ class _Latencies:
     def quantiles(self, *shares: float) -> list[float]:
         pairs = sorted(zip(self._seconds, self._counts, strict=True))
         total = sum(self._counts)
-        found = []
+        seconds_at = []
         for share in shares:
             left = share * total
             at = 0.0
@@ -107,8 +107,8 @@ class _Latencies:
                 left -= count
                 if left <= 0:
                     break
-            found.append(at)
-        return found
+            seconds_at.append(at)
+        return seconds_at
 
 
 @implementer(IPullProducer)

@@ -118,10 +118,10 @@ def _arguments(words: Sequence[str]) -> Mapping[str, Any] | Sequence[Any] | None
         return None
     if len(words) == 1 and words[0][:1] in ("{", "["):
         try:
-            found: dict[str, Any] | list[Any] = msgspec.json.decode(words[0])
+            arguments: dict[str, Any] | list[Any] = msgspec.json.decode(words[0])
         except msgspec.DecodeError as error:
             raise click.BadParameter(f"no JSON: {error}", param_hint="ARGUMENTS") from None
-        return found
+        return arguments
     values = {}
     for word in words:
         name, equals, text = word.partition("=")
@@ -155,10 +155,10 @@ def _cells(number: int, row: bytes) -> dict[str, msgspec.Raw]:
         # As text, so that all of it is checked as UTF-8.
         return msgspec.json.decode(row.decode(), type=dict[str, msgspec.Raw])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        found = _with_half_characters(row)
-        if found is None:
+        cells = _with_half_characters(row)
+        if cells is None:
             raise Garbled(f"row {number} is no JSON object: {error}: {row[:40]!r}") from None
-        return found
+        return cells
 
 
 def _with_half_characters(row: bytes) -> dict[str, msgspec.Raw] | None:
@@ -167,35 +167,35 @@ def _with_half_characters(row: bytes) -> dict[str, msgspec.Raw] | None:
     where it is no JSON object.
     """
     try:
-        found = json.loads(row, parse_int=str, parse_float=str)
+        cells = json.loads(row, parse_int=str, parse_float=str)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(found, dict):
+    if not isinstance(cells, dict):
         return None
-    return {name: msgspec.Raw(json.dumps(value).encode()) for name, value in found.items()}
+    return {name: msgspec.Raw(json.dumps(value).encode()) for name, value in cells.items()}
 
 
-def _print_table(found: Sequence[dict[str, msgspec.Raw]]) -> None:
+def _print_table(rows: Sequence[dict[str, msgspec.Raw]]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table()
-    names = list(dict.fromkeys(name for row in found for name in row))
+    names = list(dict.fromkeys(name for row in rows for name in row))
     for name in names:
-        numeric = all(_numeric(row.get(name)) for row in found)
+        numeric = all(_numeric(row.get(name)) for row in rows)
         table.add_column(
             Text(visible(name)), justify="right" if numeric else "left", overflow="fold"
         )
-    for row in found:
+    for row in rows:
         table.add_row(*(Text(_cell(row.get(name))) for name in names))
     console = Console()
     if not console.is_terminal:
         # A file has no width, so nothing is cut.
         console = Console(width=100_000)
-    if found:
+    if rows:
         console.print(table)
-    rows_ = "1 row" if len(found) == 1 else f"{len(found):,} rows"
+    rows_ = "1 row" if len(rows) == 1 else f"{len(rows):,} rows"
     click.echo(rows_, err=True)
 
 

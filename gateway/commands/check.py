@@ -115,9 +115,9 @@ async def check_database(config: Config, dsn: str, reactor: Any) -> CheckReport:
         complete = await _check_schema(query, report)
         for route in config.routes.values():
             await _check_route(query, route, complete, report)
-        for asked in config.queries.values():
-            judgement = await examine_query(connection, asked, database.statement_timeout)
-            where = f"queries.{asked.name}"
+        for configured in config.queries.values():
+            judgement = await examine_query(connection, configured, database.statement_timeout)
+            where = f"queries.{configured.name}"
             report.problems += [f"{where}.{key}: {text}" for key, text in judgement.problems]
             if judgement.sound is not None:
                 report.notes.append(f"{where}: {judgement.sound.note}")

@@ -22,7 +22,7 @@ def completion_command(context: click.Context, shell: str) -> None:
     For the current shell alone: eval "$(gateway completion bash)". bash needs version 4.4.
     """
     root = context.find_root()
-    found = get_completion_class(shell)
-    if found is None:  # click has had these three since 8.0
+    completion_class = get_completion_class(shell)
+    if completion_class is None:  # click has had these three since 8.0
         raise click.ClickException(f"this click has no completion for {shell}")
-    click.echo(found(root.command, {}, "gateway", "_GATEWAY_COMPLETE").source())
+    click.echo(completion_class(root.command, {}, "gateway", "_GATEWAY_COMPLETE").source())

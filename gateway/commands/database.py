@@ -53,10 +53,10 @@ def database_options(command: Callable[..., None]) -> Callable[..., None]:
             try:
                 if database is not None:
                     hide(database)
-                found = read_config(None if config is None else str(config), database)
+                read = read_config(None if config is None else str(config), database)
             except ConfigError as error:
                 raise click.ClickException(str(error)) from None
-            run(lambda reactor: _connected(found, data_dir.absolute(), reactor, work))
+            run(lambda reactor: _connected(read, data_dir.absolute(), reactor, work))
 
         command(*arguments, access=access, **options)
 

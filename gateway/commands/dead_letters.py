@@ -85,11 +85,11 @@ def show(with_letters: Callable[[DeadLetterWork], None], id: int, raw: bool) -> 
     """Show all of one."""
 
     async def work(letters: DeadLetters, config: Config) -> int:
-        found = await letters.find(DeadLetterSelection(ids=[id]), 1)
-        if not found:
+        page = await letters.find(DeadLetterSelection(ids=[id]), 1)
+        if not page:
             click.echo(f"there is no dead letter {id}", err=True)
             return 1
-        (letter,) = found
+        (letter,) = page
         if raw:
             sys.stdout.buffer.write(letter.frame)
             return 0
@@ -126,8 +126,8 @@ def replay(
             click.echo(missing, err=True)
             return 1
         stored = refused = after = 0
-        while found := await letters.find(choice, _LETTERS_AT_ONCE, after):
-            for letter in found:
+        while page := await letters.find(choice, _LETTERS_AT_ONCE, after):
+            for letter in page:
                 after = letter.id
                 try:
                     reason = await _replayed(letters, letter, config)

@@ -94,12 +94,12 @@ def spool_command(
         try:
             if database is not None:
                 hide(database)
-            found = read_config(None if config is None else str(config), database)
+            read = read_config(None if config is None else str(config), database)
         except ConfigError as error:
             raise click.ClickException(str(error)) from None
         folder = data_dir.absolute()
         return SpoolPlace(
-            found, folder, spool_path(found, folder) if path is None else path.absolute()
+            read, folder, spool_path(read, folder) if path is None else path.absolute()
         )
 
     context.obj = place
@@ -172,10 +172,10 @@ def show(
         places: set[int] = set()
         return places, [*islice(_messages(reader, selection, places), skip, skip + limit)]
 
-    places, found = _read_spool(place, chosen)
-    if len(found) < limit:
+    places, messages = _read_spool(place, chosen)
+    if len(messages) < limit:
         _see_that_there_is(place, selection, places)
-    for number, message in enumerate(found):
+    for number, message in enumerate(messages):
         if raw:
             sys.stdout.buffer.write(message.frame)
         elif as_json:
@@ -268,13 +268,15 @@ def _messages(reader: SpoolReader, selection: Selection, places: set[int]) -> It
                 yield from messages(record.place, part)
 
 
-def _see_that_there_is(place: SpoolPlace, selection: Selection, found: Collection[int]) -> None:
+def _see_that_there_is(place: SpoolPlace, selection: Selection, places: Collection[int]) -> None:
     """
-    End the command if nothing is selected (C{found}: places of records), or an ID does not exist.
+    End the command if nothing is selected, or an ID does not exist.
+
+    @param places: places of the records that the selection matched.
     """
-    for missing in sorted({*selection.places} - {*found}):
+    for missing in sorted({*selection.places} - {*places}):
         raise click.ClickException(f"there is no such record {id_of(missing)} in {place.path}")
-    if not found:
+    if not places:
         _see_that_it_may_be(place, selection)
         of = "" if selection.route is None else f" of route {selection.route!r}"
         of += "" if selection.stream is None else f" of stream {selection.stream!r}"
@@ -401,8 +403,8 @@ def _print_waiting(waiting: Sequence[WaitingSummary]) -> None:
 def _row(waiting: WaitingSummary) -> tuple[str, ...]:
     first, last = id_of(waiting.first), id_of(waiting.last)
     numbers = [
-        f"{stream} {', '.join(_range(*each) for each in found)}"
-        for (stream, _), found in waiting.numbers.items()
+        f"{stream} {', '.join(_range(*each) for each in ranges)}"
+        for (stream, _), ranges in waiting.numbers.items()
     ]
     named = "; ".join(numbers[:_STREAMS])
     if len(numbers) > _STREAMS:
@@ -441,8 +443,8 @@ def _waiting_as_json(waiting: WaitingSummary) -> dict[str, object]:
         "bytes": waiting.size,
         "oldest": None if waiting.oldest is None else _iso(waiting.oldest),
         "streams": [
-            {"stream": stream, "epoch": epoch, "numbers": found}
-            for (stream, epoch), found in waiting.numbers.items()
+            {"stream": stream, "epoch": epoch, "numbers": ranges}
+            for (stream, epoch), ranges in waiting.numbers.items()
         ],
         "dead_letters": waiting.refused,
         "damaged": waiting.damaged,

@@ -33,9 +33,9 @@ def error_text(text: str) -> str:
     return text if len(text) <= MAX_ERROR_CHARACTERS else text[: MAX_ERROR_CHARACTERS - 3] + "..."
 
 
-def _as_python(found: re.Match[str]) -> str:
-    return found[0].encode("unicode_escape").decode()
+def _as_python(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode()
 
 
-def _json_escape(found: re.Match[str]) -> str:
-    return "".join(f"\\u{ord(character):04x}" for character in found[0])
+def _json_escape(match: re.Match[str]) -> str:
+    return "".join(f"\\u{ord(character):04x}" for character in match[0])

@@ -107,7 +107,7 @@ def add(identity: str, expires: timedelta | None, file: Path | None, config: Pat
     if fault is not None:
         raise click.BadParameter(f"{identity!r} {fault}", param_hint="IDENTITY")
     where = _token_file(file, config)
-    token, said = issue(identity, datetime.now(UTC), expires)
+    token, secret = issue(identity, datetime.now(UTC), expires)
 
     def added(text: str) -> str:
         read_tokens(text, str(where.path))  # a faulty file is not written to
@@ -115,7 +115,7 @@ def add(identity: str, expires: timedelta | None, file: Path | None, config: Pat
         return f"{text}{'' if text.endswith(chr(10)) else chr(10)}{token}\n"
 
     _change(where, added, make=True)
-    click.echo(said)
+    click.echo(secret)
     until = "" if token.expires is None else f", until {token.expires:%Y-%m-%d %H:%M} UTC"
     click.echo(f"token {token.id} for {identity}{until}; {_SIGHUP}", err=True)
 

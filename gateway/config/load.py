@@ -159,10 +159,10 @@ def config_of_tables(
     """
     Do the same as L{load_config}, from the tables of a file.
     """
-    found = draft(data, path, endpoint_fault, credentials)
-    if found.problems:
-        raise ConfigError(found.problems)
-    return found.config
+    drafted = draft(data, path, endpoint_fault, credentials)
+    if drafted.problems:
+        raise ConfigError(drafted.problems)
+    return drafted.config
 
 
 class Draft(NamedTuple):
@@ -223,8 +223,8 @@ def draft(
             "database.pool_min", f"{database.pool_min} is over pool_max = {database.pool_max}"
         )
     routes = routes_of(sections, reader)
-    asked = reader.sections("queries", data.get("queries", {}), QuerySection)
-    queries = queries_of(asked, reader)
+    query_sections = reader.sections("queries", data.get("queries", {}), QuerySection)
+    queries = queries_of(query_sections, reader)
     reading = {name: route for name, route in routes.items() if knows_reading(reader, name)}
     used: dict[str, str] = {}
     for name, listener in listeners.items():

@@ -121,7 +121,8 @@ def _one_query(reader: SectionReader, name: str, section: QuerySection) -> Query
         if param not in names:
             reader.note(f"{where}.params.{param}", f"is no parameter of sql{meant(param, names)}")
     params = {
-        param: _param(reader, f"{where}.params.{param}", found) for param, found in declared.items()
+        param: _param(reader, f"{where}.params.{param}", declaration)
+        for param, declaration in declared.items()
     }
     # Parameters with a problem are not reported as undeclared as well.
     params |= {param: Param() for param in names if param not in params}

@@ -95,9 +95,9 @@ class SectionReader:
             if key in fields:
                 inner = _inner(fields[key].type)
                 if inner is not None:
-                    found = self._nested(f"{where}.{key}", value, inner)
-                    if found is not None:
-                        values[key] = found
+                    nested = self._nested(f"{where}.{key}", value, inner)
+                    if nested is not None:
+                        values[key] = nested
                     continue
                 try:
                     values[key] = _converted(value, fields[key].type)
@@ -125,15 +125,15 @@ class SectionReader:
         if not is_table(tables):
             self.note_unknown(where, f"must be tables: [{where}.NAME]")
             return {}
-        found = {}
+        sections_read = {}
         for name, table in tables.items():
             if not name.isprintable():
                 # The log and the answers of commands show it.
                 self.note(f"{where}.{name}", "a name has no control characters")
             section = self.section(f"{where}.{name}", table, kind)
             if section is not None:
-                found[name] = section
-        return found
+                sections_read[name] = section
+        return sections_read
 
 
 def _inner(wanted: Any) -> tuple[type[Struct], bool] | None:
@@ -157,8 +157,8 @@ def unit_of(wanted: Any) -> Quantity | None:
     for choice in (wanted, *get_args(wanted)):
         for meta in getattr(choice, "__metadata__", ()):
             if isinstance(meta, msgspec.Meta) and meta.extra and UNIT in meta.extra:
-                found: Quantity = meta.extra[UNIT]
-                return found
+                unit: Quantity = meta.extra[UNIT]
+                return unit
     return None
 
 

@@ -96,12 +96,12 @@ def routes_of(sections: Mapping[str, RouteSection], reader: SectionReader) -> di
     """
     Parse all routes, by name. Problems are noted in C{reader}; the result is not usable then.
     """
-    found = {}
+    routes = {}
     for name, section in sections.items():
         if section.sql is None and reader.is_sure(f"routes.{name}.sql"):
             _check_table(reader, name, section)
-        found[name] = _one_route(reader, name, section)
-    return found
+        routes[name] = _one_route(reader, name, section)
+    return routes
 
 
 def knows_reading(reader: SectionReader, name: str) -> bool:
@@ -193,7 +193,7 @@ def _columns(
     Return the columns of a route, without those that have a problem.
     """
     where = f"routes.{name}.columns"
-    found = {}
+    columns = {}
     is_known = reader.is_sure(where) and knows_reading(reader, name)
     if not given:
         reader.note(where, 'names no column; try body = "@frame"')
@@ -212,14 +212,14 @@ def _columns(
             )
         elif (fault := field_fault(reading, source)) is not None:
             reader.note(f"{where}.{column}", f"{source!r} {fault}")
-        found[column] = value
-    if given and len(found) == len(given) and is_known:
-        sources = [value.source for value in found.values()]
+        columns[column] = value
+    if given and len(columns) == len(given) and is_known:
+        sources = [value.source for value in columns.values()]
         if reading.format == "text" and FRAME not in sources:
             reader.note(where, 'no column takes "@frame", so messages would be lost')
         elif all(source in METADATA or source == CONSTANT for source in sources):
             reader.note(where, "no column takes a field, so messages would be lost")
-    return found
+    return columns
 
 
 def _parameters(

@@ -47,10 +47,10 @@ def mode_of(path: str) -> int | None:
     Return the permissions of a regular file; C{None} where it is none, or stat(2) fails.
     """
     try:
-        found = Path(path).stat().st_mode
+        status = Path(path).stat().st_mode
     except (OSError, ValueError):
         return None
-    return stat.S_IMODE(found) if stat.S_ISREG(found) else None
+    return stat.S_IMODE(status) if stat.S_ISREG(status) else None
 
 
 def with_secrets(config: Config) -> tuple[Config, list[str]]:

@@ -47,10 +47,10 @@ class Quantity(NamedTuple):
         @return: the value in C{plain}.
         @raise ValueError: it cannot be parsed; the text continues a line that begins with the key.
         """
-        found = _NUMBER_AND_UNIT.fullmatch(text.strip(" "))
-        if found is None:
+        match = _NUMBER_AND_UNIT.fullmatch(text.strip(" "))
+        if match is None:
             raise ValueError(f"{text!r} is no {self}: {self.words}")
-        number, unit = found["number"], found["unit"]
+        number, unit = match["number"], match["unit"]
         if not unit:
             default = next(iter(self.units))
             raise ValueError(f"{text!r} has no unit: write {number}, or {number + default!r}")

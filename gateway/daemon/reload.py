@@ -97,7 +97,7 @@ def changed_at_start(old: Config, new: Config) -> list[str]:
     """
     Return the keys that differ and are only applied at the next start.
     """
-    found = [
+    keys = [
         section
         for section in ("database", "limits", "spool", "channels", "routes", "queries")
         if getattr(old, section) != getattr(new, section)
@@ -105,13 +105,13 @@ def changed_at_start(old: Config, new: Config) -> list[str]:
     for name in sorted({*old.listeners, *new.listeners}):
         before, after = old.listeners.get(name), new.listeners.get(name)
         if before is None or after is None:
-            found.append(f"listeners.{name}")
+            keys.append(f"listeners.{name}")
         else:
-            found += [
+            keys += [
                 f"listeners.{name}.{key}"
                 for key in Listener.__struct_fields__
                 if key not in LIVE and getattr(before, key) != getattr(after, key)
             ]
             if (before.tls is None) != (after.tls is None):
-                found.append(f"listeners.{name}.tls")
-    return found
+                keys.append(f"listeners.{name}.tls")
+    return keys

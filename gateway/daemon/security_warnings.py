@@ -37,25 +37,25 @@ def operator_warnings(
     @param credentials: systemd's folder of credentials, whose modes are not checked: systemd guards
         it, and they show an ACL's mask.
     """
-    found = []
+    warnings = []
     for key, path in _secret_files(config, file):
         permissions = mode(path)
         guarded = credentials is not None and PurePath(path).is_relative_to(credentials)
         if permissions is not None and permissions & OPEN and not guarded:
-            found.append(
+            warnings.append(
                 f"{key}: group or others may read or change what is secret: chmod 600 {path}"
             )
-    found += _untold(config)
+    warnings += _lost_message_warnings(config)
     places = {config.database.dsn_key: config.database.dsn}
     if config.channels.dsn is not None:
         places[config.channels.dsn_key] = config.channels.dsn
     for key, dsn in places.items():
         if dsn != EMBEDDED and dsn_fault(dsn, outside) is None:
-            found += [f"{key}: {line}" for line in dsn_warnings(dsn, outside, mode)]
-    return found
+            warnings += [f"{key}: {line}" for line in dsn_warnings(dsn, outside, mode)]
+    return warnings
 
 
-def _untold(config: Config) -> Iterator[str]:
+def _lost_message_warnings(config: Config) -> Iterator[str]:
     """Warn of listeners that neither answer nor keep a refused message."""
     for name, listener in config.listeners.items():
         if listener.dialect != "plain" or not Words.configured(listener.ack, listener.nak).silent:

@@ -206,7 +206,7 @@ class GatewayService(Service):
         Open all routes, with back-off until it succeeds.
         """
         attempt = 0
-        said = ""
+        last_reason = ""
         while True:
             try:
                 await self._store.open_all()
@@ -216,9 +216,9 @@ class GatewayService(Service):
                 return
             except StoreError as error:
                 attempt += 1
-                if str(error) != said:
-                    said = str(error)
-                    self._log.warn("not ready yet: {reason}", reason=said)
+                if str(error) != last_reason:
+                    last_reason = str(error)
+                    self._log.warn("not ready yet: {reason}", reason=last_reason)
                 await deferLater(self._clock, retry_delay(attempt))
             else:
                 break

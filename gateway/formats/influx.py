@@ -167,9 +167,9 @@ def _json_number(text: str) -> str:
     """
     Write a number as JSON: a digit on either side of the point, no leading zeros.
     """
-    found = _ANY_NUMBER.fullmatch(text)
-    assert found is not None
-    sign, whole, fraction, exponent = found.groups()
+    match = _ANY_NUMBER.fullmatch(text)
+    assert match is not None
+    sign, whole, fraction, exponent = match.groups()
     return f"{sign}{whole or '0'}{'.' + fraction if fraction else ''}{exponent}"
 
 

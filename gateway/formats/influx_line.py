@@ -74,9 +74,9 @@ _small: Final = re.compile(_PLAIN_VALUE).fullmatch
 
 def point(line: str) -> Point | str:
     """Return the line's parts, or what is wrong with it."""
-    found = _plain_line(line)
-    if found:
-        measurement, tags, fields, time = found.groups()
+    match = _plain_line(line)
+    if match:
+        measurement, tags, fields, time = match.groups()
         known = dict([tag.split("=") for tag in tags[1:].split(",")]) if tags else {}
         if len(known) == tags.count(","):
             if '"' in fields:
@@ -87,10 +87,10 @@ def point(line: str) -> Point | str:
 
 
 def _any_point(line: str) -> Point | str:
-    found = _any_line(line)
-    if not found:
+    match = _any_line(line)
+    if not match:
         return _line_fault(line)
-    measurement, tags, fields, time = found.groups()
+    measurement, tags, fields, time = match.groups()
     pairs, values = _TAG_PAIRS.findall(tags), _FIELD_PAIRS.findall(fields)
     if "\\" in line:
         measurement = measurement.replace("\\,", ",").replace("\\ ", " ")
@@ -99,15 +99,15 @@ def _any_point(line: str) -> Point | str:
     known = dict(pairs)
     if len(known) != len(pairs):
         place = _repeated_key([key for key, _ in pairs])
-        at = found.start(2) + _nth(_TAG_PAIRS, tags, place).start()
+        at = match.start(2) + _nth(_TAG_PAIRS, tags, place).start()
         return f"tag {_part_excerpt(pairs[place][0])} is there twice, again at character {at}"
     for place, (key, value) in enumerate(values):
         if value[0] != '"' and not _small(value) and (range_ := _out_of_range(value)):
-            at = found.start(3) + _nth(_FIELD_PAIRS, fields, place).start(2)
+            at = match.start(3) + _nth(_FIELD_PAIRS, fields, place).start(2)
             name, number = _part_excerpt(key), _part_excerpt(value)
             return f"field {name}: {number} at character {at} is beyond {range_}"
     if time is not None and _out_of_range(time + "i"):
-        return f"the timestamp {_part_excerpt(time)} at character {found.start(4)} is beyond int64"
+        return f"the timestamp {_part_excerpt(time)} at character {match.start(4)} is beyond int64"
     return measurement, known, dict(values), time
 
 
@@ -165,8 +165,8 @@ _END: Final = re.compile(r" *+\r?+\n?+\Z")
 
 def _past(pattern: re.Pattern[str], line: str, at: int) -> int:
     """Return the place after what the pattern matches, which may be nothing."""
-    found = pattern.match(line, at)
-    return found.end() if found else at
+    match = pattern.match(line, at)
+    return match.end() if match else at
 
 
 def _line_fault(line: str) -> str:

@@ -56,8 +56,8 @@ class JsonFormat:
         cells: dict[str, Tokens] = {}
         faults = _not_text(frames)
         self._root.parse_objects(frames, cells, faults)
-        found: Faults = [(row, refused(Code.FORMAT, faults[row])) for row in sorted(faults)]
-        return Fields(cells, found)
+        refusals: Faults = [(row, refused(Code.FORMAT, faults[row])) for row in sorted(faults)]
+        return Fields(cells, refusals)
 
 
 def _not_text(frames: Sequence[bytes]) -> dict[int, str]:

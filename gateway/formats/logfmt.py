@@ -226,10 +226,10 @@ def _escape_fault(text: str, place: int) -> str:
 
     @param place: of its backslash.
     """
-    found = _COMPLETE.match(text, place)
-    if found is None:
+    match = _COMPLETE.match(text, place)
+    if match is None:
         return f"\\{ascii(text[place + 1])[1:-1]} is no escape"
-    escape = found[0]
+    escape = match[0]
     kind = escape[1]
     number = int(escape[2:], 16) if kind in "xuU" else int(escape[1:], 8)
     if number == 0:

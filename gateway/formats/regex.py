@@ -76,9 +76,9 @@ class RegexFormat:
             except UnicodeDecodeError as error:
                 fault = refused(Code.FORMAT, f"not UTF-8: {error.reason} at byte {error.start}")
             else:
-                found = self._match(frame)
-                if found is not None:
-                    span = found.span
+                match = self._match(frame)
+                if match is not None:
+                    span = match.span
                     plain = len(text) == len(frame)
                     for number, append in columns:
                         start, end = span(number)
@@ -128,5 +128,5 @@ def _repeated_group(pattern: str) -> str | None:
     """
     Return a name that two groups have; RE2 itself takes the first and is silent.
     """
-    names = [found["name"] for found in _GROUP.finditer(pattern) if found["name"]]
+    names = [match["name"] for match in _GROUP.finditer(pattern) if match["name"]]
     return next((name for name in names if names.count(name) > 1), None)

@@ -130,10 +130,10 @@ class Rfc3164:
         """
         Return a message's parts; C{None} where there is no PRI, or where it claims to be RFC 5424.
         """
-        found = self._match(text)
-        if found is None:
+        match = self._match(text)
+        if match is None:
             return None
-        pri, day, clock, behind, time, hostname, tag, pid, message = found.groups()
+        pri, day, clock, behind, time, hostname, tag, pid, message = match.groups()
         if day is not None:
             zone = None
             if behind:
@@ -143,7 +143,7 @@ class Rfc3164:
             except KeyError:
                 start = self._days[day] = self._day(day)
             if start is None:
-                rest = text[found.end(1) + 1 :]
+                rest = text[match.end(1) + 1 :]
                 return pri, None, None, None, None, None, None, None, rest
             whole, offset = start
             if zone is not None:
@@ -165,18 +165,18 @@ class Rfc3164:
         month, number = _MONTHS.index(day[:3]) + 1, int(day[4:6])
         year = int(day[-4:]) if len(day) > len("Jan 31") else None
         if year is None:
-            found = _nearest(month, number, self._today)
+            that_day = _nearest(month, number, self._today)
         elif (month, number) == (2, 29) and not isleap(year):
             return None
         else:
-            found = date(year, month, number)
+            that_day = date(year, month, number)
         # No clock is changed forth and back in a day.
-        midnight = datetime(found.year, found.month, found.day)
+        midnight = datetime(that_day.year, that_day.month, that_day.day)
         offsets = {
             offset_of(moment, self._zone)
             for moment in (midnight, midnight + timedelta(hours=23, minutes=59, seconds=59))
         }
-        return found.isoformat(), _offset_text(*offsets) if len(offsets) == 1 else None
+        return that_day.isoformat(), _offset_text(*offsets) if len(offsets) == 1 else None
 
 
 def _with_words(day: str, clock: str, behind: str) -> tuple[str, str, str | None]:
@@ -203,14 +203,14 @@ def _offset_text(offset: timedelta) -> str:
 
 def _abbreviations(zone: tzinfo, year: int) -> dict[str, str]:
     """Return a zone's abbreviations about that year, of summer and winter -> the offset."""
-    found = {}
+    offsets = {}
     for each in range(max(1, year - 1), min(9999, year + 1) + 1):
         for month in range(1, 13):
             moment = datetime(each, month, 2, tzinfo=zone)
             name, offset = moment.tzname(), moment.utcoffset()
             if name is not None and offset is not None and _ZONE_NAME.fullmatch(name):
-                found[name] = _offset_text(offset)
-    return found
+                offsets[name] = _offset_text(offset)
+    return offsets
 
 
 def _nearest(month: int, number: int, today: date) -> date:

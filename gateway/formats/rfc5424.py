@@ -67,10 +67,10 @@ VERSION_CLAIM: Final = r"(?:1\ |[1-9][0-9]{0,2}\ (?=-\ |[0-9]{4}-))"
 
 def read(text: str) -> SyslogParts | None:
     """Return the parts of a message; C{None} where it is not of RFC 5424."""
-    found = _MESSAGE.match(text)
-    if found is None:
+    match = _MESSAGE.match(text)
+    if match is None:
         return None
-    parts = found.groups()
+    parts = match.groups()
     data = parts[7]
     # No SD-ID may be there twice; where there is one element only it is not.
     if data is not None and "][" in data and _has_repeated(data):
@@ -91,11 +91,11 @@ def elements(data: str) -> dict[str, dict[str, str | list[str]]]:
     @return: SD-ID -> parameter -> value; a list of values where the parameter is repeated,
         as section 6.3.3 allows.
     """
-    found: dict[str, dict[str, str | list[str]]] = {}
+    by_id: dict[str, dict[str, str | list[str]]] = {}
     params: dict[str, str | list[str]] = {}
     for name, value, sd_id in _PIECES.findall(data):
         if sd_id:
-            params = found[sd_id] = {}
+            params = by_id[sd_id] = {}
             continue
         if "\\" in value:
             value = _unescaped_value(value)
@@ -106,7 +106,7 @@ def elements(data: str) -> dict[str, dict[str, str | list[str]]]:
             before.append(value)
         else:
             params[name] = [before, value]
-    return found
+    return by_id
 
 
 def _unescaped_value(value: str) -> str:
@@ -183,8 +183,8 @@ def _fault(text: str) -> _Fault:
 def _word_fault(word: str, longest: int) -> tuple[int, str] | None:
     if not word:
         return 0, "it is empty, where there is none write -"
-    if found := _UNPRINTABLE.search(word):
-        return found.start(), f"{found[0]!r} is not printable ASCII"
+    if match := _UNPRINTABLE.search(word):
+        return match.start(), f"{match[0]!r} is not printable ASCII"
     if len(word) > longest:
         return 0, f"{len(word)} characters, at most {longest} are allowed"
     return None
@@ -193,29 +193,29 @@ def _word_fault(word: str, longest: int) -> tuple[int, str] | None:
 def _time_fault(word: str) -> tuple[int, str] | None:
     if word == "-" or _TIMESTAMP.fullmatch(word):
         return None
-    found = _TIMELIKE.fullmatch(word)
-    if found is None:
+    match = _TIMELIKE.fullmatch(word)
+    if match is None:
         return 0, f"{_value_excerpt(word)} is not of the form 2003-10-11T22:14:15.003Z"
     try:
-        date.fromisoformat(found[1])
+        date.fromisoformat(match[1])
     except ValueError:
-        return 0, f"there is no day {found[1]}"
+        return 0, f"there is no day {match[1]}"
     for group, name, count in ((2, "hour", 24), (3, "minute", 60), (4, "second", 60)):
-        if int(found[group]) >= count:
-            return found.start(group), f"there is no {name} {found[group]}"
-    if found[5] and len(found[5]) > 6:
-        return found.start(5), f"{len(found[5])} digits of a second, at most 6 are allowed"
-    if found[6] is None:
+        if int(match[group]) >= count:
+            return match.start(group), f"there is no {name} {match[group]}"
+    if match[5] and len(match[5]) > 6:
+        return match.start(5), f"{len(match[5])} digits of a second, at most 6 are allowed"
+    if match[6] is None:
         return len(word), "the zone is missing, Z or as +01:00"
-    return found.start(6), f"there is no zone {found[6]}"
+    return match.start(6), f"there is no zone {match[6]}"
 
 
 def _data_fault(text: str, place: int) -> _Fault:
     if text.startswith("-", place):
         end = place + 1
     elif text.startswith("[", place):
-        found = _GOOD_ELEMENTS.match(text, place)
-        end = found.end() if found else place
+        match = _GOOD_ELEMENTS.match(text, place)
+        end = match.end() if match else place
         if text.startswith("[", end):
             return _element_fault(text, end + 1)
         seen: set[str] = set()
@@ -249,8 +249,8 @@ def _element_fault(text: str, place: int) -> _Fault:
 
 
 def _end_of(pattern: re.Pattern[str], text: str, place: int) -> int:
-    found = pattern.match(text, place)
-    return found.end() if found else place
+    match = pattern.match(text, place)
+    return match.end() if match else place
 
 
 def _name_fault(text: str, place: int, end: int, behind: str) -> tuple[int, str] | None:

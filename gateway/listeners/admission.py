@@ -149,9 +149,9 @@ class Admission(Factory):
             return None
         self._turned_away += 1
         framing = FRAMINGS[self.peers.framing](self.peers.max_frame)
-        said = self.peers.words.payload(refusal)
+        payload = self.peers.words.payload(refusal)
         return TurnedAway(
-            framing.frame(said) if isinstance(said, bytes) else b"", self._clock, self._gone
+            framing.frame(payload) if isinstance(payload, bytes) else b"", self._clock, self._gone
         )
 
     def _refusal(self, peer_info: PeerInfo) -> Outcome | None:

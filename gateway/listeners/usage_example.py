@@ -60,5 +60,5 @@ def _printed(framing: str, *messages: str) -> str:
     """
     frames = [FRAMINGS[framing](_MAX_EXAMPLE_BYTES).frame(message.encode()) for message in messages]
     text = b"".join(frames).decode().replace("\\", "\\\\").replace("%", "%%")
-    text = _UNSEEN.sub(lambda found: _ESCAPES.get(found[0], f"\\{ord(found[0]):03o}"), text)
+    text = _UNSEEN.sub(lambda match: _ESCAPES.get(match[0], f"\\{ord(match[0]):03o}"), text)
     return "'" + text.replace("'", "'\"'\"'") + "'"

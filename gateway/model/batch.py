@@ -300,7 +300,7 @@ class Batch:
         routes: dict[str, list[Chunk]] = {}
         for chunk in chunks:
             routes.setdefault(chunk.route, []).append(chunk)
-        return [cls.of(found) for found in routes.values()]
+        return [cls.of(of_route) for of_route in routes.values()]
 
     @classmethod
     def in_order(cls, batches: Sequence[Batch], chunks: Sequence[Chunk]) -> list[Batch]:
@@ -316,22 +316,22 @@ class Batch:
             pieces += batch.refusals
         # A Slice and a Refusal both begin with a chunk and a row of it.
         pieces.sort(key=lambda piece: (places[id(piece[0])], piece[1]))
-        found: list[tuple[str, list[Slice], list[Refusal]]] = []
+        groups: list[tuple[str, list[Slice], list[Refusal]]] = []
         # Origin -> index of the batch of its last message: later ones go there or behind.
         reached: dict[int, int] = {}
         for piece in pieces:
             route, origin = piece.chunk.route, id(piece.chunk.origin)
             place = reached.get(origin, 0)
-            while place < len(found) and found[place][0] != route:
+            while place < len(groups) and groups[place][0] != route:
                 place += 1
-            if place == len(found):
-                found.append((route, [], []))
+            if place == len(groups):
+                groups.append((route, [], []))
             if isinstance(piece, Slice):
-                found[place][1].append(piece)
+                groups[place][1].append(piece)
             else:
-                found[place][2].append(piece)
+                groups[place][2].append(piece)
             reached[origin] = place
-        return [cls(*parts) for parts in found]
+        return [cls(*parts) for parts in groups]
 
     def settle(self, runs: Sequence[Run]) -> None:
         """
@@ -412,17 +412,17 @@ class Batch:
 
         @param rows: ascending, one or more.
         """
-        found: list[Slice] = []
+        slices: list[Slice] = []
         base = 0
         wanted = iter(rows)
         row = next(wanted, None)
         for chunk, start, stop in self.slices:
             while row is not None and row < base + stop - start:
                 place = start + row - base
-                found.append(Slice(chunk, place, place + 1))
+                slices.append(Slice(chunk, place, place + 1))
                 row = next(wanted, None)
             base += stop - start
-        return Batch(self.route, found)
+        return Batch(self.route, slices)
 
     def refuse(
         self, faults: Sequence[tuple[int, Outcome]], dead_letter: bool = False

@@ -229,13 +229,13 @@ def part(fate: Fate, start: int, stop: int) -> Fate:
 
 def refused_rows(runs: Sequence[Run]) -> list[tuple[int, Outcome]]:
     """Return (row, outcome) of the rows that are refused for good, ascending."""
-    found = []
+    refused_so_far = []
     row = 0
     for count, fate in runs:
         if isinstance(fate, Outcome) and fate.word is Word.REJ:
-            found += [(number, fate) for number in range(row, row + count)]
+            refused_so_far += [(number, fate) for number in range(row, row + count)]
         row += count
-    return found
+    return refused_so_far
 
 
 def replaced(runs: Sequence[Run], others: Sequence[tuple[int, Outcome]]) -> list[Run]:
@@ -245,15 +245,15 @@ def replaced(runs: Sequence[Run], others: Sequence[tuple[int, Outcome]]) -> list
     @param others: (row, outcome), ascending.
     """
     instead = dict(others)
-    found: list[Run] = []
+    replaced_runs: list[Run] = []
     row = 0
     for count, fate in runs:
         if row in instead:
-            found += [(1, instead[number]) for number in range(row, row + count)]
+            replaced_runs += [(1, instead[number]) for number in range(row, row + count)]
         else:
-            found.append((count, fate))
+            replaced_runs.append((count, fate))
         row += count
-    return found
+    return replaced_runs
 
 
 def merge(runs: Sequence[Run], gaps: Sequence[tuple[int, Outcome]]) -> list[Run]:

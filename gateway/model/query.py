@@ -60,7 +60,7 @@ class Queries(Protocol):
     Port that answers calls of queries.
     """
 
-    def ask(self, name: str, arguments: bytes, told: OnOutcome) -> None:
+    def ask(self, name: str, arguments: bytes, on_outcome: OnOutcome) -> None:
         """
         Run a query and hand its answer to a callback.
 
@@ -68,6 +68,6 @@ class Queries(Protocol):
 
         @param name: of the query, as the peer wrote it.
         @param arguments: a JSON object or array; C{b""} for none.
-        @param told: called with the rows, each a JSON object, or with why there are none, whatever
-            the peer or the database does.
+        @param on_outcome: called with the rows, each a JSON object, or with why there are none,
+            whatever the peer or the database does.
         """

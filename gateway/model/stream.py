@@ -49,7 +49,7 @@ class Stream:
     """
 
     __slots__ = (
-        *("_begun", "_pending", "_told", "claim", "ended", "epoch", "idle", "loose"),
+        *("_begun", "_pending", "_answered_series", "claim", "ended", "epoch", "idle", "loose"),
         *("name", "next", "refusals", "series", "sure"),
     )
 
@@ -77,7 +77,7 @@ class Stream:
         self.idle: Callable[[], None] | None = None
         self._pending: dict[int, int] = {}
         self._begun = last
-        self._told = 0
+        self._answered_series = 0
 
     @property
     def last(self) -> int:
@@ -134,7 +134,7 @@ class Stream:
         """Return the answer to a number that is too high."""
         return Outcome(Word.TRY, Code.GAP, f"send #{self.next} next", values=f"seq={self.last}")
 
-    def told(self, series: int, runs: Sequence[Run]) -> Sequence[Run]:
+    def answers_due(self, series: int, runs: Sequence[Run]) -> Sequence[Run]:
         """
         Return the answers to submitted messages when it is their turn.
 
@@ -142,14 +142,14 @@ class Stream:
 
         @param series: in which they were submitted.
         """
-        again = series < self._told
-        found: list[Run] = []
+        again = series < self._answered_series
+        answered_runs: list[Run] = []
         for count, fate in runs:
             if fate.word is Word.TRY:
                 again = True
-                self._told = self.series
-            found.append((count, self.gap() if again and fate.word is Word.REJ else fate))
-        return found
+                self._answered_series = self.series
+            answered_runs.append((count, self.gap() if again and fate.word is Word.REJ else fate))
+        return answered_runs
 
     def end_claim(self) -> None:
         """

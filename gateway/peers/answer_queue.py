@@ -25,11 +25,11 @@ class Slot:
 
     @ivar runs: fates of its messages in order, C{None} until they are settled.
     @ivar stream: that they are numbered in, submitted in this C{series} of it.
-    @ivar asked: whether it is a request, and not messages.
+    @ivar is_request: whether it is a request, and not messages.
     @ivar route: of the messages.
     """
 
-    __slots__ = ("asked", "count", "gaps", "route", "runs", "series", "stream", "tags")
+    __slots__ = ("count", "gaps", "is_request", "route", "runs", "series", "stream", "tags")
 
     count: int
     gaps: list[tuple[int, Outcome]]
@@ -38,7 +38,7 @@ class Slot:
     runs: Sequence[Run] | None
     stream: Stream | None
     series: int
-    asked: bool
+    is_request: bool
 
 
 class AnswerQueue:
@@ -85,8 +85,8 @@ class AnswerQueue:
         slot.stream = work.stream
         if work.stream is not None:
             slot.series = work.stream.series
-        slot.asked = work.request is not None
-        slot.runs = None if work.messages or slot.asked else []
+        slot.is_request = work.request is not None
+        slot.runs = None if work.messages or slot.is_request else []
         self._slots.append(slot)
         self.unanswered += slot.count
         return slot
@@ -123,7 +123,7 @@ class AnswerQueue:
             slot = slots.popleft()
             self.unanswered -= slot.count
             if slot.stream is not None:
-                runs = slot.stream.told(slot.series, runs)
+                runs = slot.stream.answers_due(slot.series, runs)
             if self._tally is not None:
                 runs = self._counted(slot, runs, self._tally)
             if slot.gaps:
@@ -159,7 +159,7 @@ class AnswerQueue:
                 tally[1] += count
             elif fate.word is Word.TRY:
                 tally[2] += count
-            elif not slot.asked or fate.word is Word.DUP:
+            elif not slot.is_request or fate.word is Word.DUP:
                 tally[0] += count
         for _, outcome in slot.gaps:
             if outcome.word is Word.REJ:
@@ -168,6 +168,6 @@ class AnswerQueue:
                 tally[2] += 1
             elif outcome.word is Word.DUP:
                 tally[0] += 1
-        if self.quiet and not slot.asked:
+        if self.quiet and not slot.is_request:
             return [(n, SILENT if fate.word is Word.OK else fate) for n, fate in runs]
         return runs

@@ -207,12 +207,12 @@ class PeerFactory(Factory):
         self.access = access
         for peer in list(self.peers):
             peer_info = known(peer.peer_info)
-            found = wording.TOKEN_REVOKED if peer_info is None else self.rights(peer_info)
-            if isinstance(found, Outcome):
-                peer.disprove(found)
+            rights = wording.TOKEN_REVOKED if peer_info is None else self.rights(peer_info)
+            if isinstance(rights, Outcome):
+                peer.disprove(rights)
             elif peer_info is not None:
                 peer.peer_info = peer_info
-                peer.entitle(found)
+                peer.entitle(rights)
 
     def end_revoked(self, revoked: Callable[[set[PeerCertificate]], set[PeerCertificate]]) -> None:
         """
@@ -221,8 +221,8 @@ class PeerFactory(Factory):
         @param revoked: returns those of some certificates that are.
         """
         shown = {peer.peer_info.certificate for peer in self.peers} - {None}
-        found = revoked(cast("set[PeerCertificate]", shown)) if shown else ()
-        for peer in [peer for peer in self.peers if peer.peer_info.certificate in found]:
+        revoked_ones = revoked(cast("set[PeerCertificate]", shown)) if shown else ()
+        for peer in [peer for peer in self.peers if peer.peer_info.certificate in revoked_ones]:
             peer.disprove(wording.CERTIFICATE_REVOKED)
 
     def _end_expired(self) -> None:

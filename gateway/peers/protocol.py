@@ -332,7 +332,7 @@ class PeerProtocol(Protocol):
         """Set the fates of a slot's messages, and write what is due."""
         assert isinstance(slot, Slot)
         slot.runs = runs
-        if (len(runs) > 1 or runs[0][1].word is Word.REJ) and not slot.asked:
+        if (len(runs) > 1 or runs[0][1].word is Word.REJ) and not slot.is_request:
             self._note(slot.route, runs)
         self._advance()
 

@@ -39,7 +39,7 @@ class SpoolBacklog:
         numbers = self._numbers.get(stream)
         if numbers is None or stream in self._doubtful:
             return None
-        kept = {epoch: tuple(found) for epoch, found in numbers.items()}
+        kept = {epoch: tuple(ranges) for epoch, ranges in numbers.items()}
         refusals = {epoch: dict(self._refusals.get((stream, epoch), {})) for epoch in numbers}
         return Waiting(kept, refusals, self._last[stream])
 
@@ -86,9 +86,9 @@ class SpoolBacklog:
         for name, epoch, first, last in _parts(batch):
             epochs = self._numbers.get(name, {})
             left = _without(epochs.get(epoch, []), first, last)
-            if told := self._refusals.get((name, epoch)):
-                for number in [number for number in told if first <= number <= last]:
-                    del told[number]
+            if refusals := self._refusals.get((name, epoch)):
+                for number in [number for number in refusals if first <= number <= last]:
+                    del refusals[number]
             if left:
                 epochs[epoch] = left
                 continue

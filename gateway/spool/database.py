@@ -56,9 +56,9 @@ def open_database(path: Path, room: Room) -> sqlite3.Connection:
         database.execute("PRAGMA secure_delete = OFF")
         database.execute(f"PRAGMA wal_autocheckpoint = {room.log_pages}")
         database.execute(f"PRAGMA journal_size_limit = {room.log_bytes}")
-        found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if found != "ok":
-            raise sqlite3.DatabaseError(found)
+        verdict = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(verdict)
         database.executescript(SCHEMA)
         if not has_streams(database):
             # Made by a version before streams had epochs.

@@ -105,10 +105,10 @@ class Drain:
         self.stored = self.known = self.dead_letters = 0
         self.held: dict[str, HeldStream] = {}
         self._left_out: frozenset[str] = frozenset()
-        self._told: dict[str, str] = {}
+        self._logged_holds: dict[str, str] = {}
         self.lanes: set[str] = set()
         self.blame = False
-        self._said: set[tuple[str, str]] = set()
+        self._logged_kinds: set[tuple[str, str]] = set()
         self._spool = spool
         self._store = store
         self._clock = clock
@@ -250,11 +250,11 @@ class Drain:
         """Note that a batch is stored, and log its dead letters."""
         self.dead_letters += len(batch.dead_letters)
         for refusal in batch.dead_letters:
-            self._say_buried(batch.route, refusal.outcome)
+            self._log_dead_letter(batch.route, refusal.outcome)
         if self.held and batch.streams:
             for name in batch.streams:
                 self.held.pop(name, None)
-                if name not in self._spool.aside and self._told.pop(name, None) is not None:
+                if name not in self._spool.aside and self._logged_holds.pop(name, None) is not None:
                     self._log.info("spool: stream {name}: nothing waits any more", name=name)
 
     async def _written(self, parcel: RecordGroup, written: Written) -> None:
@@ -331,8 +331,8 @@ class Drain:
         reason = f"#{stream_position.mark + 1}, which " + (
             _IN_ANOTHER_SPOOL if gone else _IN_THIS_SPOOL
         )
-        if self._told.get(name) != reason:
-            self._told[name] = reason
+        if self._logged_holds.get(name) != reason:
+            self._logged_holds[name] = reason
             self._log.warn(
                 "spool: stream {name}: its messages from #{first} on wait in {path} for {reason}",
                 name=name,
@@ -413,12 +413,12 @@ class Drain:
         await self._replace(parcel, [piece])
         await self._write(unpack([piece]))
 
-    def _say_buried(self, route: str, outcome: Outcome) -> None:
+    def _log_dead_letter(self, route: str, outcome: Outcome) -> None:
         # Without numbers: texts of streams name the message's number.
-        said = (route, re.sub("[0-9]+", "", outcome.text))
-        if said not in self._said:
+        kind = (route, re.sub("[0-9]+", "", outcome.text))
+        if kind not in self._logged_kinds:
             # A new constraint may refuse thousands for the same reason.
-            self._said.add(said)
+            self._logged_kinds.add(kind)
             self._log.warn(
                 "spool: route {route}: refused after +QUE, kept as a dead letter, and so are"
                 " those that follow for this reason: {text}",
@@ -429,8 +429,8 @@ class Drain:
     def reset_log(self) -> None:
         """Reset the counts; every reason is logged again the next time."""
         self.stored = self.known = self.dead_letters = 0
-        self._said.clear()
-        self._told.clear()
+        self._logged_kinds.clear()
+        self._logged_holds.clear()
 
 
 def _is_in_order(batch: Batch) -> bool:

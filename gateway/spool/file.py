@@ -53,10 +53,10 @@ def _identity_of(path: Path) -> tuple[int, int] | None:
     @raise OSError: that cannot be known.
     """
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 class SpoolFile:
@@ -377,12 +377,12 @@ class SpoolFile:
         @param held: streams whose records that are put aside are left out too.
         """
         while True:
-            found, bad = self._read(after, without, held)
+            records, bad = self._read(after, without, held)
             if bad is None:
                 try:
-                    return unpack(found) if found else None
+                    return unpack(records) if records else None
                 except ValueError:
-                    bad = found[0]
+                    bad = records[0]
             self._set_aside(bad)
 
     def several(
@@ -405,7 +405,7 @@ class SpoolFile:
                     break
                 groups.setdefault(record.route, []).append(record)
         try:
-            return [unpack(found) for found in groups.values()]
+            return [unpack(group) for group in groups.values()]
         except ValueError:
             return []  # the damaged one is found by next()
 
@@ -457,22 +457,22 @@ class SpoolFile:
 
         @return: these; and the damaged record, where the first one is.
         """
-        found: list[Record] = []
+        records_read: list[Record] = []
         rows = size = 0
         with closing(self._records(after, without, held)) as records:
             for record, sound in records:
                 if not sound:
-                    return found, None if found else record
+                    return records_read, None if records_read else record
                 rows += record.rows
                 size += len(record.payload)
-                if found and (
-                    (record.route, record.lane) != (found[0].route, found[0].lane)
+                if records_read and (
+                    (record.route, record.lane) != (records_read[0].route, records_read[0].lane)
                     or rows > MAX_BATCH_ROWS
                     or size > MAX_BATCH_BYTES
                 ):
                     break
-                found.append(record)
-        return found, None
+                records_read.append(record)
+        return records_read, None
 
     def _records(
         self, after: int, without: Collection[str], held: Collection[str]

@@ -34,10 +34,10 @@ def place_of(name: str) -> int:
 
     @raise ValueError: it is no ID.
     """
-    found = _MESSAGE_ID.fullmatch(name)
-    if found is None:
+    match = _MESSAGE_ID.fullmatch(name)
+    if match is None:
         raise ValueError(f"{name!r} is no ID of a record, such as 12 or 12.3")
-    return (int(found[1]) << PARTS) + int(found[2] or 0)
+    return (int(match[1]) << PARTS) + int(match[2] or 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,18 +162,18 @@ class WaitingSummary:
 
 
 def summed_up(
-    found: Iterable[SpooledRecord], selection: Selection, each: bool = False
+    spooled_records: Iterable[SpooledRecord], selection: Selection, each: bool = False
 ) -> list[WaitingSummary]:
     """
     Sum up the selected messages of a spool, in the order of their first records.
 
-    @param found: all records of a spool, in order.
+    @param spooled_records: all records of a spool, in order.
     @param each: whether to return a summary for each record.
     """
     sums: dict[tuple[object, ...], WaitingSummary] = {}
     backlog = SpoolBacklog()
     next_one: int | None = None
-    for record, batch in found:
+    for record, batch in spooled_records:
         if batch is not None:
             backlog.put(batch)
             if next_one is None and record.stream is None:

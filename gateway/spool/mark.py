@@ -45,10 +45,10 @@ class MarkFile:
     def load(self) -> SpoolMark:
         """Return the mark; zeros where there is none."""
         try:
-            found = re.fullmatch(r"next (\d+) messages (\d+) *\n", self._path.read_text("ascii"))
+            match = re.fullmatch(r"next (\d+) messages (\d+) *\n", self._path.read_text("ascii"))
         except (OSError, UnicodeDecodeError):
-            found = None
-        return SpoolMark(int(found[1]), int(found[2])) if found else SpoolMark(0, 0)
+            match = None
+        return SpoolMark(int(match[1]), int(match[2])) if match else SpoolMark(0, 0)
 
     def open(self) -> None:
         self._number = own_file(self._path)

@@ -159,15 +159,15 @@ class Mover:
         parcel = self._file.at(head.place)
         (record,), batch = parcel
         written = await self._store.resolve(batch, parcel.fence)
-        letters: Sequence[Refusal] = []
+        refusals: Sequence[Refusal] = []
         stays: Batch | None = None
         if written is None:
             theirs, stays = selection.split(record, batch) if head.meant else (None, batch)
-            letters = [] if theirs is None else _refusals(theirs, self._reason)
+            refusals = [] if theirs is None else _refusals(theirs, self._reason)
         else:
-            letters = _refused_then(batch, refused_rows(written.runs))
-            self._moved.known += rows_of(batch) - len(letters)
-        dead_letters = [Batch(batch.route, [], part) for part in _in_a_row(letters)]
+            refusals = _refused_then(batch, refused_rows(written.runs))
+            self._moved.known += rows_of(batch) - len(refusals)
+        dead_letters = [Batch(batch.route, [], part) for part in _in_a_row(refusals)]
         parts = [*([stays] if stays is not None else []), *dead_letters]
         pieces = []
         place = record.place

@@ -91,9 +91,9 @@ class OutageSpool:
         self.may_lead = True
         self._taking = 0
         self._flowing = False
-        self._said = ""
+        self._logged_reason = ""
         self._waited = False
-        self._bug_said = ""
+        self._logged_bug = ""
         self._refusing = ""
         self._credit = 0
         self._rate = 0.0
@@ -115,7 +115,7 @@ class OutageSpool:
     def start(self) -> None:
         """Begin to store what is in the spool."""
         if self._spool.messages:
-            self._said = "left from before"
+            self._logged_reason = "left from before"
             self._log.info(
                 "spool: {count} messages in {path} are stored first",
                 count=self._spool.messages,
@@ -339,7 +339,7 @@ class OutageSpool:
     def _went_well(self, parcels: Sequence[RecordGroup]) -> None:
         """Note that parcels are stored."""
         self._failures = 0
-        self._bug_said = ""
+        self._logged_bug = ""
         self._trouble_since = None
         for route in {parcel.batch.route for parcel in parcels}:
             self._failing.pop(route, None)
@@ -431,7 +431,7 @@ class OutageSpool:
     # The log.
 
     def _say_back(self) -> None:
-        if self._said and self._spool.messages:
+        if self._logged_reason and self._spool.messages:
             self._log.info(
                 "spool: the database takes messages again; {count} are stored from {path}",
                 count=self._spool.messages,
@@ -441,9 +441,9 @@ class OutageSpool:
     def _say_done(self) -> None:
         """Log that all that could be stored is."""
         left = self._spool.messages
-        if not self._said and (left or not self._waited):
+        if not self._logged_reason and (left or not self._waited):
             return
-        self._said = ""
+        self._logged_reason = ""
         self._waited = left > 0
         drain = self._drain
         self._log.info(
@@ -460,8 +460,8 @@ class OutageSpool:
             drain.reset_log()
 
     def _say_away(self, reason: str) -> None:
-        if reason and not self._said and not self._stopping:
-            self._said = reason
+        if reason and not self._logged_reason and not self._stopping:
+            self._logged_reason = reason
             self._log.warn(
                 "spool: messages are kept in {path} and answered +QUE: {reason}",
                 path=self._spool.path,
@@ -487,6 +487,6 @@ class OutageSpool:
     def _bug(self, failure: Failure) -> None:
         # The same one comes again with each attempt.
         text = repr(failure.value)
-        if not failure.check(CancelledError) and text != self._bug_said:
-            self._bug_said = text
+        if not failure.check(CancelledError) and text != self._logged_bug:
+            self._logged_bug = text
             self._log.failure("spool: storing it failed, trying again", failure=failure)

@@ -56,16 +56,16 @@ class SpoolReader:
         @raise EmbeddedError: it cannot be read; one line that says why.
         """
         after = -1
-        while found := self._tried(after):
-            for record, checksum in found:
+        while page := self._tried(after):
+            for record, checksum in page:
                 yield SpooledRecord(record, _batch(record) if intact(record, checksum) else None)
-            after = found[-1][0].place
+            after = page[-1][0].place
 
     def _tried(self, after: int) -> list[tuple[Record, int]]:
         for attempt in range(_TRIES):
             try:
                 uri = self._uri()
-                found = _read_records(uri, after)
+                page = _read_records(uri, after)
                 if uri == self._uri():
                     break
             except (OSError, sqlite3.Error) as error:
@@ -73,7 +73,7 @@ class SpoolReader:
                     reason = getattr(error, "strerror", None) or error
                     text = f"the spool {self._path} cannot be read: {reason}"
                     raise EmbeddedError(text) from None
-        return found
+        return page
 
     def _uri(self) -> str:
         """
@@ -95,7 +95,7 @@ class SpoolReader:
 
 def _read_records(uri: str, after: int) -> list[tuple[Record, int]]:
     """Return some records behind a place, each with its checksum."""
-    found: list[tuple[Record, int]] = []
+    records: list[tuple[Record, int]] = []
     size = 0
     with closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=1)) as database:
         database.text_factory = as_text
@@ -103,11 +103,11 @@ def _read_records(uri: str, after: int) -> list[tuple[Record, int]]:
         rows = database.execute(f"{read} WHERE place > ? ORDER BY place", (after,))
         for *fields, checksum in rows:
             record = Record(*fields)
-            found.append((record, checksum))
+            records.append((record, checksum))
             size += len(record.payload) if isinstance(record.payload, bytes) else 0
             if size > _BYTES_PER_TRANSACTION:
                 break
-    return found
+    return records
 
 
 def _batch(record: Record) -> Batch | None:

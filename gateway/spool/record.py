@@ -176,12 +176,12 @@ def _outcome(answer: Sequence[str | None]) -> Outcome:
 
 def _unpack_record(record: Record) -> list[_Packed]:
     try:
-        found = _RECORD_DECODER.decode(record.payload)
+        parts = _RECORD_DECODER.decode(record.payload)
     except msgspec.DecodeError as error:
         raise ValueError(str(error)) from None
-    if sum(len(part.frames) for part in found) != record.rows or not record.rows:
+    if sum(len(part.frames) for part in parts) != record.rows or not record.rows:
         raise ValueError("another number of messages than the record says")
-    return found
+    return parts
 
 
 def _ignore(chunk: Chunk, runs: list[Run]) -> None:

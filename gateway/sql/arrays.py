@@ -71,10 +71,10 @@ class Arrays:
             columns.append([piece(part, fields, misfits) for piece in self._pieces])
             by_type = by_type or bool(misfits)
             if misfits or fields.faults:
-                found = {i: refused(Code.DATA, text) for i, text in misfits.items()}
+                row_faults = {i: refused(Code.DATA, text) for i, text in misfits.items()}
                 # A message that could not be read has no fields to judge.
-                found.update(fields.faults)
-                faults += [(row + i, found[i]) for i in sorted(found)]
+                row_faults.update(fields.faults)
+                faults += [(row + i, row_faults[i]) for i in sorted(row_faults)]
             row += part.stop - part.start
             yield
         if faults:

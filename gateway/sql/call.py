@@ -249,14 +249,14 @@ def _base64(value: str) -> str:
     return rf"translate(encode({value}, 'base64'), E'\n', '')"
 
 
-def answers_of(told: str, query: Query) -> list[Outcome | Listing]:
+def answers_of(result: str, query: Query) -> list[Outcome | Listing]:
     """
     Return the answer of each call.
 
-    @param told: the result of a L{CallStatement}.
+    @param result: the result of a L{CallStatement}.
     """
     # Only a json column has line breaks, between its tokens.
-    data = told.encode().replace(b"\n", b" ").replace(b"\r", b" ")
+    data = result.encode().replace(b"\n", b" ").replace(b"\r", b" ")
     return [
         Listing(answer.split(_ROW)) if answer[:1] == b"{" else _without_rows(answer, query)
         for answer in data.split(_CALL_SEPARATOR)

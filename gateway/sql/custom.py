@@ -77,10 +77,10 @@ class CustomInsert:
             return f"{text}\n;"
         if not self._route.returning:
             return f"FOR gw_result IN {text}\nLOOP END LOOP;"
-        told = ", ".join(
+        returned = ", ".join(
             f"gw_result.{names(identifier(column))}::text" for column in self._route.returning
         )
         return (
             f"gw_value := NULL; FOR gw_result IN {text}\nLOOP"
-            f" gw_value := coalesce(gw_value, json_build_array({told})::text); END LOOP;"
+            f" gw_value := coalesce(gw_value, json_build_array({returned})::text); END LOOP;"
         )

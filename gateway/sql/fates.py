@@ -50,20 +50,20 @@ def runs_of(fates: str | None, count: int, returning: Sequence[str]) -> list[Run
     """
     if fates is None or fates == "{}":
         return [(count, STORED)]
-    found = _FATES_DECODER.decode(fates)
-    others: dict[int, Fate] = {row - 1: DUPLICATE for row in found.duplicates}
-    for row, sqlstate, column, text in found.refused:
+    decoded = _FATES_DECODER.decode(fates)
+    others: dict[int, Fate] = {row - 1: DUPLICATE for row in decoded.duplicates}
+    for row, sqlstate, column, text in decoded.refused:
         others[row - 1] = row_refused(
             text if column is None else f"column {column!r}: {text}", sqlstate
         )
-    answers = [_ok_answer(returning, values) for values in found.values]
+    answers = [_ok_answer(returning, values) for values in decoded.values]
     runs: list[Run] = []
-    row = told = 0
+    row = answered = 0
     for other in [*sorted(others), count]:
         if stored := other - row:
-            fate: Fate = Returned(answers[told : told + stored]) if answers else STORED
+            fate: Fate = Returned(answers[answered : answered + stored]) if answers else STORED
             runs.append((stored, fate))
-            told += stored
+            answered += stored
         if other < count:
             runs.append((1, others[other]))
         row = other + 1
@@ -72,8 +72,8 @@ def runs_of(fates: str | None, count: int, returning: Sequence[str]) -> list[Run
 
 def _ok_answer(names: Sequence[str], values: Sequence[str | None] | None) -> bytes:
     """Write C{+OK name=value ...}; a value that is not one plain word is a JSON string."""
-    told = zip(names, values or (), strict=False)
-    return " ".join(["+OK", *[f"{name}={_answer_value(value)}" for name, value in told]]).encode()
+    pairs = zip(names, values or (), strict=False)
+    return " ".join(["+OK", *[f"{name}={_answer_value(value)}" for name, value in pairs]]).encode()
 
 
 def _answer_value(value: str | None) -> str:

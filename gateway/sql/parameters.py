@@ -64,11 +64,11 @@ def parameters(sql: str, known: Sequence[str] = ()) -> list[str]:
         none can be, or is numbered; there is more than one statement.
     """
     names: dict[str, None] = {}
-    for found in _PERCENT.finditer(sql):
-        if found["name"]:
-            names[found["name"]] = None
-        elif found[0] != "%%":
-            near = sql[found.start() : found.start() + 10]
+    for match in _PERCENT.finditer(sql):
+        if match["name"]:
+            names[match["name"]] = None
+        elif match[0] != "%%":
+            near = sql[match.start() : match.start() + 10]
             raise ValueError(f"{near!r}: a parameter is %(name)s, and any other % is %%")
     numbered = _NUMBERED_PLACE.search(_without_literals(sql))
     if numbered is not None:
@@ -80,10 +80,10 @@ def parameters(sql: str, known: Sequence[str] = ()) -> list[str]:
     for token in _SQL_TOKEN.finditer(sql):
         text = token[0]
         if token["closed"] or token["comment"]:
-            for found in _PERCENT.finditer(text):
-                if found["name"]:
+            for match in _PERCENT.finditer(text):
+                if match["name"]:
                     raise ValueError(
-                        f"{found[0]} stands inside quotes or a comment; parameters are"
+                        f"{match[0]} stands inside quotes or a comment; parameters are"
                         " written without quotes"
                     )
         if ended and not token["comment"] and not text.isspace():
@@ -132,7 +132,7 @@ def with_places(sql: str, place: Callable[[str], str]) -> str:
         if token[0] == ";":
             sql = sql[: token.start()]
             break
-    return _PERCENT.sub(lambda found: place(found["name"]) if found["name"] else "%", sql).strip()
+    return _PERCENT.sub(lambda match: place(match["name"]) if match["name"] else "%", sql).strip()
 
 
 def called(sql: str) -> list[str]:
@@ -141,7 +141,7 @@ def called(sql: str) -> list[str]:
 
     They are those of functions, and some words of SQL.
     """
-    found: dict[str, None] = {}
+    called_names: dict[str, None] = {}
     name = ""
     for token in _SQL_TOKEN.finditer(sql):
         text = token[0]
@@ -150,11 +150,11 @@ def called(sql: str) -> list[str]:
         elif token["closed"] and text.startswith('"'):
             name = text[1:-1].replace('""', '"')
         elif text == "(" and name:
-            found[name] = None
+            called_names[name] = None
             name = ""
         elif not text.isspace() and not token["comment"]:
             name = ""
-    return list(found)
+    return list(called_names)
 
 
 def first_word(sql: str) -> str:

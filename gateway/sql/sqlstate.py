@@ -79,13 +79,13 @@ def error_kind(sqlstate: str) -> ErrorKind:
     """
     Return the kind of an SQLSTATE, five characters.
     """
-    found = _KIND_BY_STATE.get(sqlstate) or _KIND_BY_STATE.get(sqlstate[:2])
-    if found is None and sqlstate[:1] in _CUSTOM_CLASSES:
+    kind = _KIND_BY_STATE.get(sqlstate) or _KIND_BY_STATE.get(sqlstate[:2])
+    if kind is None and sqlstate[:1] in _CUSTOM_CLASSES:
         # A trigger of the user's with an SQLSTATE of its own.
         return ErrorKind.ROW
     # Authorization (28), catalog and schema names (3D, 3F), syntax and access rule
     # (42), unsupported (0A), and what nobody foresaw: no message is at fault.
-    return found or ErrorKind.ROUTE
+    return kind or ErrorKind.ROUTE
 
 
 def _row_pattern() -> str:

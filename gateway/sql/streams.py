@@ -77,17 +77,17 @@ def parts_json(batch: Batch) -> str:
 
 def stream_positions_of(detail: str) -> dict[str, StreamPosition]:
     """Parse the positions that C{gateway.follow} reports of streams that have not moved."""
-    found: Mapping[str, tuple[bool, bool, int, int, str]] = json.loads(detail)
+    positions: Mapping[str, tuple[bool, bool, int, int, str]] = json.loads(detail)
     return {
         name: StreamPosition(claimed, current, mark, first, b64decode(digests))
-        for name, (claimed, current, mark, first, digests) in found.items()
+        for name, (claimed, current, mark, first, digests) in positions.items()
     }
 
 
 def refusals_of(text: str | None) -> Mapping[int, Outcome]:
     """Parse the refusals that are remembered of a stream, by number, ascending."""
-    found: Mapping[str, Any] = json.loads(text) if text is not None else {}
-    ascending = sorted(found.items(), key=_number_of_item)
+    refusals: Mapping[str, Any] = json.loads(text) if text is not None else {}
+    ascending = sorted(refusals.items(), key=_number_of_item)
     return {int(number): outcome_of(*answer) for number, answer in ascending}
 
 

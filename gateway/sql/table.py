@@ -116,8 +116,8 @@ class _Insert:
         values = ", ".join(self._rows.values(row, self._names, True))
         text = f"{self._into()} VALUES ({values}){self._on_conflict()}"
         if self._route.returning:
-            told = ", ".join(self._told())
-            text += f" RETURNING json_build_array({told})::text INTO gw_value"
+            returned = ", ".join(self._returned_texts())
+            text += f" RETURNING json_build_array({returned})::text INTO gw_value"
         return f"{text};"
 
     def _some(self) -> str:
@@ -129,7 +129,7 @@ class _Insert:
             f" FROM unnest({arrays}) AS gw_u({', '.join(names)})"
         )
 
-    def _told(self) -> list[str]:
+    def _returned_texts(self) -> list[str]:
         """Return the returned columns as text."""
         return [f"{self._names(identifier(column))}::text" for column in self._route.returning]
 
@@ -162,7 +162,7 @@ class _Insert:
         return text
 
     def _values(self) -> list[str]:
-        return [f"{column} AS r{number}" for number, column in enumerate(self._told())]
+        return [f"{column} AS r{number}" for number, column in enumerate(self._returned_texts())]
 
     def _array(self, row: str) -> str:
         values = ", ".join(f"{row}.r{number}" for number in range(len(self._route.returning)))
@@ -177,14 +177,14 @@ class _Insert:
         """
         if not self._route.returning:
             return f"WITH {self._given(places)} {self._taken(order, ())}"
-        told = (
+        returned = (
             f"SELECT json_agg({self._array('t')} ORDER BY s.n)"
             f" FROM (SELECT n, row_number() OVER (ORDER BY {order}) AS place FROM gw_given) AS s"
             " JOIN (SELECT *, row_number() OVER () AS place FROM gw_taken) AS t USING (place)"
         )
         taken = self._taken(order, self._values())
         return f"WITH {self._given(places)}, gw_taken AS ({taken}) " + _remember(
-            places, f"{_count('gw_taken')} = {_count('gw_given')}", "'[]'", told
+            places, f"{_count('gw_taken')} = {_count('gw_given')}", "'[]'", returned
         )
 
     def _ignoring(self, places: Sequence[str]) -> str:
@@ -220,12 +220,12 @@ class _Insert:
         )
         query = f"WITH {self._given(places)}, gw_taken AS ({taken}), {fates} "
         if self._route.returning:
-            told = (
+            returned = (
                 f"SELECT json_agg({self._array('t')} ORDER BY s.n)"
                 f" FROM (SELECT n, row_number() OVER (ORDER BY n) AS place {stored}) AS s"
                 " JOIN (SELECT *, row_number() OVER () AS place FROM gw_taken) AS t USING (place)"
             )
-            return query + _remember(places, sure, f"({duplicates})", told)
+            return query + _remember(places, sure, f"({duplicates})", returned)
         return query + (
             f"SELECT gateway.remember({places[0]}::uuid,"
             f" CASE WHEN {_count('gw_taken')} = {_count('gw_given')} THEN '{{}}' WHEN {sure}"

@@ -70,9 +70,9 @@ class Networks:
         """
         named = list(networks)
         self._unix = UNIX in named
-        found = [ip_network(text) for text in named if text != UNIX]
-        self._four = [network for network in found if isinstance(network, IPv4Network)]
-        self._six = [network for network in found if isinstance(network, IPv6Network)]
+        networks_named = [ip_network(text) for text in named if text != UNIX]
+        self._four = [network for network in networks_named if isinstance(network, IPv4Network)]
+        self._six = [network for network in networks_named if isinstance(network, IPv6Network)]
 
     def __bool__(self) -> bool:
         return bool(self._unix or self._four or self._six)

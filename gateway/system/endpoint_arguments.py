@@ -62,8 +62,8 @@ def split_endpoint(text: str) -> EndpointArguments | None:
     @return: C{None} where it ends within an escape.
     """
     parts: list[list[str]] = [[""]]
-    letters = iter(text)
-    for letter in letters:
+    characters = iter(text)
+    for letter in characters:
         part = parts[-1]
         if letter == ":":
             parts.append([""])
@@ -71,7 +71,7 @@ def split_endpoint(text: str) -> EndpointArguments | None:
             part.append("")
         elif letter != "\\":
             part[-1] += letter
-        elif (escaped := next(letters, None)) is not None:
+        elif (escaped := next(characters, None)) is not None:
             part[-1] += escaped
         else:
             return None
@@ -92,10 +92,10 @@ def argument_fault(text: str, listening: bool) -> str | None:
     @param listening: whether it is a server's.
     @return: C{None}: nothing, or something that Twisted reports clearly itself.
     """
-    found = split_endpoint(text)
-    if found is None:
+    endpoint = split_endpoint(text)
+    if endpoint is None:
         return None
-    kind, values, named = found
+    kind, values, named = endpoint
     if listening and kind == "haproxy":
         # Twisted passes the wrapped endpoint string on unchanged, escapes included.
         inner = text.partition(":")[2]

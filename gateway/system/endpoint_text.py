@@ -116,20 +116,21 @@ def error_words(error: Exception) -> str:
         return "what it names is not there"
     if error.args and isinstance(error.args[0], list):
         # OpenSSL's: (library, function, reason), each call's after that of those it made.
-        said = [str(entry[-1]) for entry in error.args[0] if isinstance(entry, tuple) and entry]
-        return f"its certificate or key cannot be read: {said[-1] if said else 'no reason given'}"
+        reasons = [str(entry[-1]) for entry in error.args[0] if isinstance(entry, tuple) and entry]
+        reason = reasons[-1] if reasons else "no reason given"
+        return f"its certificate or key cannot be read: {reason}"
     if isinstance(error, TypeError):
-        if found := re.search(r"unexpected keyword argument '(.*)'", text):
-            return f"it takes no {found[1]}="
-        if found := re.search(r"missing \d+ required .*: (.*)", text):
-            return f"it has no {found[1].replace(chr(39), '')}"
+        if match := re.search(r"unexpected keyword argument '(.*)'", text):
+            return f"it takes no {match[1]}="
+        if match := re.search(r"missing \d+ required .*: (.*)", text):
+            return f"it has no {match[1].replace(chr(39), '')}"
         if "positional argument" in text or "multiple values" in text:
             return "it has too many parts; a colon within one is \\:"
         return _FUNCTION_CALL.sub("", text)
-    if found := re.search(r"invalid literal for int\(\) .*: (.*)", text):
-        return f"{found[1]} is no number" if found[1] != "''" else "a number is missing"
-    if found := re.fullmatch(r"Unknown endpoint type: (.*)", text):
-        return f"there is no kind {found[1]} of endpoints"
+    if match := re.search(r"invalid literal for int\(\) .*: (.*)", text):
+        return f"{match[1]} is no number" if match[1] != "''" else "a number is missing"
+    if match := re.fullmatch(r"Unknown endpoint type: (.*)", text):
+        return f"there is no kind {match[1]} of endpoints"
     return text
 
 
@@ -137,27 +138,27 @@ def _guesses(text: str, listening: bool) -> list[tuple[str, bool]]:
     """
     Return endpoint strings, the likelier first, each with whether TLS is meant.
     """
-    found: list[tuple[str, bool]] = []
+    guesses: list[tuple[str, bool]] = []
     kind, colon, rest = text.partition(":")
     if colon and kind.lower() in _ENDPOINT_KINDS:
-        found.append((f"{kind.lower()}:{rest}", False))
-        found += [(f"{kind.lower()}:{named}", False) for named in _corrected_names(rest)]
+        guesses.append((f"{kind.lower()}:{rest}", False))
+        guesses += [(f"{kind.lower()}:{named}", False) for named in _corrected_names(rest)]
     elif colon and not rest.startswith("//"):
         near = difflib.get_close_matches(kind.lower(), _ENDPOINT_KINDS, 1)
-        found += [(f"{each}:{rest}", False) for each in near]
+        guesses += [(f"{each}:{rest}", False) for each in near]
     url = _SCHEME.fullmatch(text)
     path = _PATH.fullmatch(text)
     if url is not None and url["kind"].lower() in ("unix", "file", "local"):
-        found.append((f"unix:/{url['rest'].lstrip('/')}", False))
+        guesses.append((f"unix:/{url['rest'].lstrip('/')}", False))
     elif path is not None:
-        found.append((f"unix:{path['path']}", False))
+        guesses.append((f"unix:{path['path']}", False))
     else:
         secure = kind.lower() in ("https", "tls", "ssl", "wss")
         place = _place(url["rest"].rstrip("/") if url is not None else text)
         if place is not None:
             place = place._replace(secure=place.secure or secure)
-            found.append((place.written(listening), place.secure))
-    return found
+            guesses.append((place.written(listening), place.secure))
+    return guesses
 
 
 def _place(text: str) -> _HostAndPort | None:
@@ -167,11 +168,11 @@ def _place(text: str) -> _HostAndPort | None:
     bare = _of_bare_address(address)
     if bare is not None:
         return bare
-    found = _PLACE_PATTERN.fullmatch(address)
-    if found is None:
+    match = _PLACE_PATTERN.fullmatch(address)
+    if match is None:
         return None
-    kind, host = found["kind"] or "", found["host"] or ""
-    interface = found["interface"] or ""
+    kind, host = match["kind"] or "", match["host"] or ""
+    interface = match["interface"] or ""
     if kind.lower() not in _ENDPOINT_KINDS:
         # Without one, what stands before the port is a host: "localhost:8002".
         if (
@@ -181,7 +182,7 @@ def _place(text: str) -> _HostAndPort | None:
         ):
             return None
         host = host or kind
-    return _HostAndPort(host or interface, found["port"], kind.lower() in ("ssl", "tls"))
+    return _HostAndPort(host or interface, match["port"], kind.lower() in ("ssl", "tls"))
 
 
 def _of_bare_address(text: str) -> _HostAndPort | None:

@@ -73,7 +73,7 @@ class ListeningReactor:
         """
         self._reactor = reactor
         self._options = options
-        self._said = set(re.findall(r"(?<!\\):(backlog|mode)=", text))
+        self._arguments_given = set(re.findall(r"(?<!\\):(backlog|mode)=", text))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reactor, name)
@@ -144,7 +144,7 @@ class ListeningReactor:
         options = self._options
         if options.mode is not None:
             mode = options.mode
-        elif mode == _TWISTED_MODE and "mode" not in self._said:
+        elif mode == _TWISTED_MODE and "mode" not in self._arguments_given:
             mode = MODE
         try:
             owner = None if options.owner is None else owner_of(options.owner)
@@ -184,6 +184,6 @@ class ListeningReactor:
     def _queue(self, backlog: int) -> int:
         if self._options.backlog is not None:
             return self._options.backlog
-        if backlog == _TWISTED_BACKLOG and "backlog" not in self._said:
+        if backlog == _TWISTED_BACKLOG and "backlog" not in self._arguments_given:
             return BACKLOG
         return backlog

@@ -89,13 +89,13 @@ def own_file(path: Path) -> int:
         if error.errno == errno.ELOOP:
             raise OSError(errno.ELOOP, f"{path} is a link; remove it") from None
         raise
-    found = os.fstat(handle)
+    status = os.fstat(handle)
     fault = None
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         fault = _NO_PLAIN_FILE
-    elif found.st_uid != os.geteuid():
-        fault = f"belongs to user {found.st_uid}, and not to whom the gateway runs as"
-    elif found.st_nlink > 1:
+    elif status.st_uid != os.geteuid():
+        fault = f"belongs to user {status.st_uid}, and not to whom the gateway runs as"
+    elif status.st_nlink > 1:
         fault = "has another name too (a hard link); remove it"
     if fault is not None:
         os.close(handle)
@@ -114,10 +114,10 @@ def own_folder(path: Path) -> None:
     except FileExistsError:
         what = "a link that leads nowhere" if path.is_symlink() else "a file"
         raise OSError(errno.ENOTDIR, f"it is {what}, and no folder") from None
-    found = path.stat()
-    mode = stat.S_IMODE(found.st_mode)
-    if found.st_uid != os.geteuid():
-        reason = f"it belongs to user {found.st_uid}, and not to whom the gateway runs as"
+    status = path.stat()
+    mode = stat.S_IMODE(status.st_mode)
+    if status.st_uid != os.geteuid():
+        reason = f"it belongs to user {status.st_uid}, and not to whom the gateway runs as"
         raise OSError(errno.EPERM, reason)
     if mode & _OTHERS_MODE:
         reason = f"it has mode {mode:04o}, so that others get in; run: chmod 700 {path}"

@@ -66,9 +66,9 @@ def offset_of(moment: datetime, zone: tzinfo) -> timedelta:
     @param moment: a local time of the zone, naive.
     @raise ValueError: at the very beginning or end of the calendar.
     """
-    found = []
+    offsets = []
     for fold in (0, 1):
         offset = moment.replace(tzinfo=zone, fold=fold).utcoffset()
         assert offset is not None  # every zone has an offset
-        found.append(offset)
-    return min(found)
+        offsets.append(offset)
+    return min(offsets)

@@ -127,8 +127,8 @@ def take_away(path: str, left: os.stat_result) -> None:
     with TemporaryDirectory(prefix=f"{file.name}.", dir=file.parent) as folder:
         aside = Path(folder, file.name)
         file.rename(aside)
-        found = aside.lstat()
-        if (found.st_dev, found.st_ino, found.st_mtime_ns) != (
+        status = aside.lstat()
+        if (status.st_dev, status.st_ino, status.st_mtime_ns) != (
             *(left.st_dev, left.st_ino, left.st_mtime_ns),
         ):
             aside.rename(file)
@@ -178,7 +178,7 @@ class LocalPort(unix.Port):
 
 def _file_identity(path: str) -> File | None:
     try:
-        found = os.lstat(path)
+        status = os.lstat(path)
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino

@@ -130,15 +130,15 @@ def read_authorities(file: Path) -> list[x509.Certificate]:
 
     @raise Unusable: there is none, or one is not an authority.
     """
-    found = _certificates(file, "client_ca")
-    for certificate in found:
+    authorities = _certificates(file, "client_ca")
+    for certificate in authorities:
         if certificate.issuer != certificate.subject and not _may_sign(certificate):
             raise Unusable(
                 "client_ca",
                 f"{file}: {certificate_name(certificate)} is not an authority (CA:FALSE); this file"
                 " is for those that sign the clients' certificates",
             )
-    return found
+    return authorities
 
 
 def host_names(certificate: x509.Certificate) -> list[str]:
@@ -199,8 +199,8 @@ def pem_blocks(file: Path, setting: str) -> list[tuple[str, bytes]]:
     """
     Return label and text of each PEM block in a file.
     """
-    found = _BLOCK.finditer(_read_pem(file, setting))
-    return [(block[1].decode("ascii"), block[0] + b"\n") for block in found]
+    match = _BLOCK.finditer(_read_pem(file, setting))
+    return [(block[1].decode("ascii"), block[0] + b"\n") for block in match]
 
 
 def _certificates(file: Path, setting: str) -> list[x509.Certificate]:

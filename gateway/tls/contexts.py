@@ -117,11 +117,11 @@ class Contexts:
         list whose authority is not in C{client_ca}.
         """
         now = self._now()
-        found = [(file, validity_warning(one, now)) for file, one in self._dated]
+        dated_warnings = [(file, validity_warning(one, now)) for file, one in self._dated]
         crl, lists = str(self.section.crl), self.files.lists
-        found += [(crl, list_warning(one, now)) for one in lists]
-        found += [(crl, warning) for warning in strangers(lists, self.files.authorities)]
-        return [f"{file}: {warning}" for file, warning in found if warning is not None]
+        dated_warnings += [(crl, list_warning(one, now)) for one in lists]
+        dated_warnings += [(crl, warning) for warning in strangers(lists, self.files.authorities)]
+        return [f"{file}: {warning}" for file, warning in dated_warnings if warning is not None]
 
     @property
     def warns_anew(self) -> bool:

@@ -78,10 +78,10 @@ def _uri(text: str) -> str:
     Return a URI with scheme and host in lower case, where case does not matter (RFC 3986 section
     6.2.2.1).
     """
-    found = _URI.fullmatch(text)
-    if found is None:
+    match = _URI.fullmatch(text)
+    if match is None:
         raise ValueError("no URI")
-    scheme, authority, rest = found.groups()
+    scheme, authority, rest = match.groups()
     return f"{scheme.lower()}{(authority or '').lower()}{rest}"
 
 
@@ -89,8 +89,8 @@ def _common_name(certificate: x509.Certificate) -> str | None:
     """
     Return the common name of the subject; C{None} where there is not exactly one.
     """
-    found = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    if len(found) != 1:
+    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    if len(names) != 1:
         return None
-    value = found[0].value
+    value = names[0].value
     return value if isinstance(value, str) else None

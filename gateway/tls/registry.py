@@ -57,11 +57,11 @@ class TlsRegistry:
         """
         Use these contexts for new connections; open connections keep theirs.
         """
-        for name, found in contexts.items():
+        for name, listener_contexts in contexts.items():
             if name in self._listeners:
-                self._listeners[name].contexts = found
+                self._listeners[name].contexts = listener_contexts
             else:
-                self._listeners[name] = ListenerTls(found, self._clock)
+                self._listeners[name] = ListenerTls(listener_contexts, self._clock)
         self._watch.watch([listener_tls.contexts for listener_tls in self._listeners.values()])
 
     def on_change(self, call: Callable[[], None]) -> None:

@@ -32,7 +32,7 @@ def read_lists(
     blocks = [block for label, block in pem_blocks(file, "crl") if label.endswith("CRL")]
     if not blocks:
         raise Unusable("crl", f"{file}: no list of revoked certificates in PEM form in it")
-    found = []
+    lists = []
     for number, block in enumerate(blocks, 1):
         try:
             one = x509.load_pem_x509_crl(block)
@@ -43,16 +43,16 @@ def read_lists(
                 "crl", f"{file}: list {number} in it cannot be read: {why(error)}"
             ) from None
         _check_signature(file, number, one, authorities)
-        found.append(one)
-    if authorities and not any(_of(authority, one) for authority in authorities for one in found):
-        issuers = ", ".join(dict.fromkeys(_issuer(one) for one in found))
+        lists.append(one)
+    if authorities and not any(_of(authority, one) for authority in authorities for one in lists):
+        issuers = ", ".join(dict.fromkeys(_issuer(one) for one in lists))
         raise Unusable(
             "crl",
             f"{file}: no list in it is of an authority of client_ca, but of {issuers}, so nobody"
             " whom those sign would get in; add the lists of the authorities of client_ca, or put"
             " the authority of this list into client_ca",
         )
-    return found
+    return lists
 
 
 def strangers(lists: Lists, authorities: Sequence[x509.Certificate]) -> list[str]:
@@ -133,14 +133,14 @@ def listed(lists: Lists, shown: Iterable[PeerCertificate]) -> set[PeerCertificat
     wanted: dict[bytes, dict[int, PeerCertificate]] = {}
     for certificate in shown:
         wanted.setdefault(certificate.issuer, {})[certificate.serial] = certificate
-    found: set[PeerCertificate] = set()
+    revoked_certificates: set[PeerCertificate] = set()
     for one in lists:
         serials = wanted.get(one.issuer.public_bytes())
         if serials:
-            found |= {
+            revoked_certificates |= {
                 serials[entry.serial_number] for entry in one if entry.serial_number in serials
             }
-    return found
+    return revoked_certificates
 
 
 def _check_signature(

@@ -625,7 +625,7 @@ def test_questions_do_not_wait_for_messages() -> None:
     wired.up()
     wired.down()
     assert wrong.answer is not None and wrong.answer.code == "QUERY"
-    assert ping.said == "hello you"
+    assert ping.text == "hello you"
 
 
 def test_an_answer_cut_in_its_rows_is_asked_for_again() -> None:

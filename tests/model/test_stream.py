@@ -130,11 +130,11 @@ def test_refusals_behind_a_failure_are_told_as_gaps() -> None:
     second.settle(0, 1, BAD)
     first.settle(1, 2, BAD)
     first.settle(0, 1, LATER)
-    assert words([*stream.told(series, [(1, LATER), (1, BAD)])]) == ["-TRY", "-TRY"]
-    assert words([*stream.told(series, [(1, BAD)])]) == ["-TRY"]
+    assert words([*stream.answers_due(series, [(1, LATER), (1, BAD)])]) == ["-TRY", "-TRY"]
+    assert words([*stream.answers_due(series, [(1, BAD)])]) == ["-TRY"]
     series = stream.series
     submit(stream, 1).settle(0, 1, BAD)
-    assert words([*stream.told(series, [(1, BAD)])]) == ["-REJ"]
+    assert words([*stream.answers_due(series, [(1, BAD)])]) == ["-REJ"]
     assert stream.next == 2 and not stream.refusals.keys() - {1}
 
 

@@ -30,7 +30,7 @@ from gateway.commands.send.generation import Generation
 from gateway.commands.send.inputs import Block, NewCutter
 from gateway.commands.send.rotation import (
     FilePosition,
-    Found,
+    FoundFile,
     count_lines,
     find,
     has_path,
@@ -109,7 +109,7 @@ class Tail:
         others: Sequence[FilePosition] = (),
         later: Sequence[FilePosition] = (),
         copied: bool = True,
-    ) -> Found | None:
+    ) -> FoundFile | None:
         """
         Go on in a file of an earlier run, wherever it is now.
 
@@ -126,15 +126,15 @@ class Tail:
             for one in self._early
             if not one.cut
         ]
-        found = find(self.path, mark, self._tell, early, followed, others, later, copied)
-        if found is not None:
+        found_file = find(self.path, mark, self._tell, early, followed, others, later, copied)
+        if found_file is not None:
             self._end_newest()
-            self._add(found, mark.offset, line)
+            self._add(found_file, mark.offset, line)
             # Only in the file itself: a copy may be of another file that begins alike.
-            for done in self.done if followed and found.own else ():
+            for done in self.done if followed and found_file.own else ():
                 if done.inode == mark.inode and done.offset >= mark.offset:
                     self._generations[-1].until = done.offset
-        return found
+        return found_file
 
     def catch_up(self, mark: FilePosition) -> list[Path]:
         """
@@ -145,10 +145,10 @@ class Tail:
         """
         newest = self._generations[-1] if self._generations else None
         self._behind = mark
-        found, unknown = rotated(self.path, mark, self._tell, self.done)
-        done = self._measure_done((*found, *unknown))
+        found_files, unknown = rotated(self.path, mark, self._tell, self.done)
+        done = self._measure_done((*found_files, *unknown))
         if newest is not None and self._is_last(newest):
-            for one in (*found, *unknown):
+            for one in (*found_files, *unknown):
                 one.close()
             return self._take_early()
         held = (*self._generations, *self._ended, *self._early)
@@ -156,11 +156,13 @@ class Tail:
         known = {one.key for one in held if one.file >= 0 and not one.cut}
         # As it was when it was last seen: whoever writes to it late makes it seem younger.
         changed = mark.changed
-        own = [at for at, one in enumerate(found) if newest is not None and one.key == newest.key]
+        own = [
+            at for at, one in enumerate(found_files) if newest is not None and one.key == newest.key
+        ]
         first = own[0] + 1 if own else 0
-        taken: list[Found] = []
+        taken: list[FoundFile] = []
         ordered = True
-        for at, one in enumerate(found):
+        for at, one in enumerate(found_files):
             behind = bool(own) and at >= first
             if one.key in known | done or not (
                 behind
@@ -218,18 +220,18 @@ class Tail:
         known = {one.key for one in self._generations}
         self.done = [*self.done, *mark_rotated(self.path, known)]
 
-    def _measure_done(self, found: Sequence[Found]) -> set[tuple[int, int]]:
+    def _measure_done(self, found_files: Sequence[FoundFile]) -> set[tuple[int, int]]:
         """
         Report late writes to files that were read completely, and forget files that are gone.
 
-        @param found: all files there now.
+        @param found_files: all files there now.
         @return: keys of those among them that were read completely.
         """
         keys = set()
         kept = []
         open_still = {one.key for one in self._ended if one.file >= 0}
         named = keys_of(self.path)
-        by_inode = {one.key[1]: one for one in found}
+        by_inode = {one.key[1]: one for one in found_files}
         there = inodes_beside(self.path)
         for mark in self.done:
             one = by_inode.get(mark.inode)
@@ -257,7 +259,7 @@ class Tail:
         newest = self._generations[-1] if self._generations else None
         cut = newest is not None and newest.is_read and self._was_cut(newest)
         try:
-            found = self.path.stat()
+            status = self.path.stat()
         except FileNotFoundError:
             if newest is not None:
                 # A file may get the name and lose it again between two looks, however often.
@@ -270,10 +272,10 @@ class Tail:
         except OSError as error:
             self._say_missing(f"{self.path}: {error.strerror}; trying again")
             return
-        if not stat.S_ISREG(found.st_mode):
+        if not stat.S_ISREG(status.st_mode):
             self._say_missing(f"{self.path}: is no regular file, and cannot be followed")
             return
-        named = newest is not None and (found.st_dev, found.st_ino) == newest.key
+        named = newest is not None and (status.st_dev, status.st_ino) == newest.key
         if newest is not None and named and newest.is_read and not cut:
             newest.named_until = newest.seen[1]
             return
@@ -284,7 +286,7 @@ class Tail:
             return
         self._missing = False
         real = Path(os.path.realpath(self.path))
-        one = Found(file, real, os.fstat(file), named=True)
+        one = FoundFile(file, real, os.fstat(file), named=True)
         if newest is not None and not cut and self._same_again(newest, one):
             return
         place = self._sent_of(one)
@@ -310,7 +312,7 @@ class Tail:
         self._unchanged = (changed, looks + 1 if same == changed else 0)
         return self._unchanged[1] < SETTLED or self.path.is_symlink()
 
-    def _sent_of(self, one: Found) -> tuple[int, int]:
+    def _sent_of(self, one: FoundFile) -> tuple[int, int]:
         """
         Return offset and line number up to which a file was sent that has the name once more, after
         a rotation that was undone or a link that was set back.
@@ -323,7 +325,7 @@ class Tail:
                 return self._say_again(one, mark.offset)
         return 0, 1
 
-    def _say_again(self, one: Found, offset: int) -> tuple[int, int]:
+    def _say_again(self, one: FoundFile, offset: int) -> tuple[int, int]:
         line = 1 + count_lines(one.file, offset)
         self._tell(
             f"{self.path}: {one.path.name} has the name again, and was sent; going on behind its"
@@ -338,13 +340,13 @@ class Tail:
             newest.trouble = error.strerror or "cannot be read"
             return False
 
-    def _compare(self, newest: Generation, found: os.stat_result) -> bool:
-        if (found.st_size, found.st_mtime_ns) == newest.seen:
+    def _compare(self, newest: Generation, status: os.stat_result) -> bool:
+        if (status.st_size, status.st_mtime_ns) == newest.seen:
             return False
-        gone = newest.seen[0] - found.st_size
-        if newest.truncated(found) or (gone > 0 and not newest.offset):
+        gone = newest.seen[0] - status.st_size
+        if newest.truncated(status) or (gone > 0 and not newest.offset):
             return True
-        if gone > 0 or self._may_be_copied(newest, found):
+        if gone > 0 or self._may_be_copied(newest, status):
             # The bytes that were read are there. But they may be a header that each file has: if a
             # copy continues with other bytes, the file was truncated.
             copy = find(self.path, newest.mark_read(), self._tell, [newest.once_more()])
@@ -355,10 +357,10 @@ class Tail:
         if gone > 0:
             self.lost += gone
             self._tell(f"{self.path}: {gone:,} bytes at its end were taken away before being read")
-        newest.looked_at(found)
+        newest.looked_at(status)
         return False
 
-    def _may_be_copied(self, newest: Generation, found: os.stat_result) -> bool:
+    def _may_be_copied(self, newest: Generation, status: os.stat_result) -> bool:
         """
         Say whether a copy may have been made since the last look, since listing a large folder is
         slow.
@@ -366,11 +368,11 @@ class Tail:
         changed = newest.path.parent.stat().st_mtime_ns
         if changed == self._folder:
             return False
-        if found.st_mtime_ns > changed:
+        if status.st_mtime_ns > changed:
             self._folder = changed  # else another one may come within the same tick
         return True
 
-    def _same_again(self, newest: Generation, one: Found) -> bool:
+    def _same_again(self, newest: Generation, one: FoundFile) -> bool:
         """
         Say whether a file is the newest one, on a device with another number, or readable again: a
         network file system was mounted again.
@@ -504,9 +506,9 @@ class Tail:
         if self._generations and self._generations[-1].over is None:
             self._generations[-1].over = self._seconds()
 
-    def _add(self, found: Found, offset: int, line: int) -> None:
+    def _add(self, found_file: FoundFile, offset: int, line: int) -> None:
         self._generations.append(
-            Generation(self._count, found, offset, line, self._cutter(offset == 0))
+            Generation(self._count, found_file, offset, line, self._cutter(offset == 0))
         )
         self._count += 1
         if len(self._generations) > 1:
@@ -517,7 +519,7 @@ class Tail:
             os.close(generation.file)
             generation.file = -1
 
-    def _take_moved(self, moved: Found | None) -> None:
+    def _take_moved(self, moved: FoundFile | None) -> None:
         """Queue a file that was truncated and then renamed, if it is not queued yet."""
         if moved is None:
             return
@@ -527,7 +529,7 @@ class Tail:
         self._end_newest()
         self._add(moved, 0, 1)
 
-    def _cut(self, newest: Generation, named: bool) -> Found | None:
+    def _cut(self, newest: Generation, named: bool) -> FoundFile | None:
         """
         Handle a truncation: go on in a copy, or report the loss.
 
@@ -572,11 +574,11 @@ class Tail:
                 self._forget(generation)  # a later generation of the same file measures it
                 continue
             later.add(generation.key)
-            found = os.fstat(generation.file)
+            status = os.fstat(generation.file)
             size = max(generation.offset, generation.seen[0])
-            self._say_late(generation.path, found.st_size - size)
-            generation.seen = (max(size, found.st_size), found.st_mtime_ns)
-            if not found.st_nlink:
+            self._say_late(generation.path, status.st_size - size)
+            generation.seen = (max(size, status.st_size), status.st_mtime_ns)
+            if not status.st_nlink:
                 self._forget(generation)  # deleted: release its disk space
 
     def _say_late(self, path: Path, size: int) -> None:

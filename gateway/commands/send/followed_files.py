@@ -16,7 +16,7 @@ from twisted.internet.task import LoopingCall, deferLater
 from gateway.commands.send.bookmark import Bookmark, Place
 from gateway.commands.send.follow import Tail
 from gateway.commands.send.inputs import BLOCK, Block, NewCutter
-from gateway.commands.send.rotation import HEAD, FilePosition, Found, compressed
+from gateway.commands.send.rotation import HEAD, FilePosition, FoundFile, compressed
 from gateway.model.errors import InputError
 
 LOOK: Final = 0.1
@@ -100,7 +100,7 @@ class StreamPlace:
         self._have = 0
         self._tell: Callable[[str], None] = lambda text: None
         # For each file found again: offset and number of its place, and its size then.
-        self._found: list[tuple[int, int, int]] = []
+        self._found_places: list[tuple[int, int, int]] = []
         self._head = 0
         self._tail.on_cut = bookmark.cut
         self._tail.done = bookmark.done
@@ -149,13 +149,13 @@ class StreamPlace:
         at: int | None = None
         gone: list[Place] = []
         for place, after in zip(wanted, [*wanted[1:], None], strict=True):
-            found = self._find(place, None if after is None else after.number)
-            if found is None:
+            found_file = self._find(place, None if after is None else after.number)
+            if found_file is None:
                 self._tell_gone(place, have, None if after is None else after.number)
                 if at is None:
                     gone.append(place)
                 continue
-            self._tell_of(place, found)
+            self._tell_of(place, found_file)
             if at is None:
                 at = min(place.number, have)
         for place in gone:
@@ -191,7 +191,7 @@ class StreamPlace:
                     f" before it was begun; {had}"
                 )
 
-    def _find(self, place: Place, following: int | None) -> Found | None:
+    def _find(self, place: Place, following: int | None) -> FoundFile | None:
         """
         Find the file of a place, and update the place.
 
@@ -207,15 +207,15 @@ class StreamPlace:
         # A file that is stored completely needs no copy, nor a file that only begins alike.
         needed = following is None or following > self._have
         later = [one for one in (*after, *book.waiting) if one.inode != place.mark.inode]
-        found = self._tail.resume(place.mark, place.line, followed, others, later, needed)
-        if found is not None:
-            generation, offset = len(self._found), place.mark.offset
-            self._found.append((offset, place.number, found.stat.st_size))
+        found_file = self._tail.resume(place.mark, place.line, followed, others, later, needed)
+        if found_file is not None:
+            generation, offset = len(self._found_places), place.mark.offset
+            self._found_places.append((offset, place.number, found_file.stat.st_size))
             mark = self._tail.mark(generation, offset)
             assert mark is not None
             # In today's form, also if an earlier version wrote the state file.
             self._bookmark.replace_place(place, Place(place.number, place.line, mark))
-        return found
+        return found_file
 
     def _tell_gone(self, place: Place, have: int, following: int | None) -> None:
         """
@@ -246,29 +246,29 @@ class StreamPlace:
             text += f". It may be in {', '.join(names)}: send that by hand, from line {line:,} on"
         self._tell(text)
 
-    def _tell_of(self, place: Place, found: Found) -> None:
+    def _tell_of(self, place: Place, file: FoundFile) -> None:
         mark, path = place.mark, self._tail.path
         if mark.early:
             self._tell(
                 f"{self._bookmark.path}: was written by an earlier version, which knows a file by"
-                f" its first {mark.size:,} bytes; {found.path} has them, and is gone on with behind"
+                f" its first {mark.size:,} bytes; {file.path} has them, and is gone on with behind"
                 f" its byte {mark.offset:,}"
             )
-        elif not found.own:
+        elif not file.own:
             self._tell(
-                f"{path}: going on in {found.path.name}, a copy of the file that was being sent:"
+                f"{path}: going on in {file.path.name}, a copy of the file that was being sent:"
                 f" the first {mark.size:,} bytes are the same, and those before byte"
                 f" {mark.offset:,}. If it only begins alike, that is not sent once more, and what"
                 " the other one had behind it is lost"
             )
-        gone = mark.end - found.stat.st_size
+        gone = mark.end - file.stat.st_size
         if gone > 0:
             self._tell(
-                f"{found.path}: has {gone:,} bytes less than when it was last looked at, which are"
+                f"{file.path}: has {gone:,} bytes less than when it was last looked at, which are"
                 " lost: its end was taken away, or it is another file that has the inode of the"
                 " one that was being sent, and begins alike"
             )
-        if path.is_symlink() and not found.named and str(found.path) == mark.path:
+        if path.is_symlink() and not file.named and str(file.path) == mark.path:
             self._tell(
                 f"{path}: is a link to another file than before; those that it was a link to in"
                 " between, if any, are not known and not sent"
@@ -329,10 +329,10 @@ class StreamPlace:
         Return the number of a block's first message, which is larger than expected if files of the
         stream are missing.
         """
-        if number > self._have or not self._found:
+        if number > self._have or not self._found_places:
             return number
-        if block.generation < len(self._found):
-            begin, before, end = self._found[block.generation]
+        if block.generation < len(self._found_places):
+            begin, before, end = self._found_places[block.generation]
             if block.offset <= end:
                 return max(number, before + 1) if start == begin else number
         # All messages that the stream has were in the files found at the start.

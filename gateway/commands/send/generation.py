@@ -13,7 +13,7 @@ import sys
 from dataclasses import replace
 
 from gateway.commands.send.inputs import BLOCK, Block, Cutter
-from gateway.commands.send.rotation import HEAD, TRAIL, FilePosition, Found, digest, hole
+from gateway.commands.send.rotation import HEAD, TRAIL, FilePosition, FoundFile, digest, hole
 
 
 class Generation:
@@ -29,37 +29,41 @@ class Generation:
     @ivar trouble: why it cannot be read just now.
     """
 
-    def __init__(self, number: int, found: Found, offset: int, line: int, cutter: Cutter) -> None:
+    def __init__(
+        self, number: int, found_file: FoundFile, offset: int, line: int, cutter: Cutter
+    ) -> None:
         self.number = number
         self.offset = self.given = offset
         self.line = line
         self.cutter = cutter
         self.head = b""
         # What was read last, and before that all of a message that is not finished.
-        self._recent = bytearray(os.pread(found.file, min(TRAIL, offset), max(0, offset - TRAIL)))
+        self._recent = bytearray(
+            os.pread(found_file.file, min(TRAIL, offset), max(0, offset - TRAIL))
+        )
         self._trails: dict[int, tuple[int, str]] = {}
         self._remember()
         self.until = sys.maxsize
         # What was there when it was opened is given by itself: it may have been sent before.
-        self._was = found.stat.st_size
+        self._was = found_file.stat.st_size
         self.over: float | None = None
         self.cut = False
         self.trouble = ""
-        self.replace_file(found)
+        self.replace_file(found_file)
 
-    def replace_file(self, found: Found) -> None:
+    def replace_file(self, found_file: FoundFile) -> None:
         """Use an open file, or replace the current one by it."""
-        self.file = found.file
-        self.key = found.key
-        self.path = found.path
-        self.seen = (found.stat.st_size, found.stat.st_mtime_ns)
-        self.named_until = found.stat.st_mtime_ns
+        self.file = found_file.file
+        self.key = found_file.key
+        self.path = found_file.path
+        self.seen = (found_file.stat.st_size, found_file.stat.st_mtime_ns)
+        self.named_until = found_file.stat.st_mtime_ns
         self._grow_head()
 
-    def once_more(self) -> Found:
+    def once_more(self) -> FoundFile:
         """Return the file, opened again."""
         file = os.dup(self.file)
-        return Found(file, self.path, os.fstat(file), own=True)
+        return FoundFile(file, self.path, os.fstat(file), own=True)
 
     def next_messages(self) -> bytes:
         most = min(BLOCK, self.until - self.offset)
@@ -91,13 +95,13 @@ class Generation:
             return max(0, os.fstat(self.file).st_size - self.offset)
         return 0
 
-    def truncated(self, found: os.stat_result) -> bool:
+    def truncated(self, status: os.stat_result) -> bool:
         """Say whether bytes that were read are gone; it may have grown beyond them again."""
-        return found.st_size < self.offset or self._changed()
+        return status.st_size < self.offset or self._changed()
 
-    def looked_at(self, found: os.stat_result) -> None:
+    def looked_at(self, status: os.stat_result) -> None:
         """Note the state of the file after a check."""
-        self.seen = (found.st_size, found.st_mtime_ns)
+        self.seen = (status.st_size, status.st_mtime_ns)
         self._grow_head()
 
     def fits(self, file: int) -> bool:

@@ -158,13 +158,13 @@ class RefusedFileCutter:
         return self._payloads(self._lines.end())
 
     def _payloads(self, lines: list[bytes]) -> list[bytes]:
-        found: list[bytes] = []
+        payloads: list[bytes] = []
         for line in lines:
             try:
-                found.append(self._decode(line).payload())
+                payloads.append(self._decode(line).payload())
             except ValueError as error:  # msgspec's and base64's are
-                raise InputError(f"not a line that --refused writes: {error}", found) from None
-        return found
+                raise InputError(f"not a line that --refused writes: {error}", payloads) from None
+        return payloads
 
 
 NewCutter = Callable[[bool], Cutter]
@@ -285,10 +285,10 @@ class _Input:
         self._reactor: Any = None
         self._ready: Deferred[None] | None = None
         try:
-            found = os.fstat(0) if name == "-" else Path(name).stat()
-            self.waits = not stat.S_ISREG(found.st_mode)
-            self.size = None if self.waits else found.st_size
-            if stat.S_ISDIR(found.st_mode):
+            status = os.fstat(0) if name == "-" else Path(name).stat()
+            self.waits = not stat.S_ISREG(status.st_mode)
+            self.size = None if self.waits else status.st_size
+            if stat.S_ISDIR(status.st_mode):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             if self.waits:
                 # Opening a named pipe waits for its writer, as it does for cat.

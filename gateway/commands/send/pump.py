@@ -400,19 +400,19 @@ class Pump:
     def _asked_again(self, runs: Sequence[tuple[int, Answer]], block: Block, first: int) -> None:
         """Handle answers to messages that an earlier run has sent."""
         place = 0
-        told = []
+        refused_runs = []
         for count, answer in runs:
             if self._options.misrouted(answer):
                 for at in range(place, place + count):
                     if self._again is not None and not self._again.is_known(first + at):
                         self._misrouted.append((first + at, block.messages[at]))
             elif not answer.kept and self._refused is not None:
-                told.append((count, answer))
+                refused_runs.append((count, answer))
             place += count
-        seen = sum(count for count, _ in told)
+        seen = sum(count for count, _ in refused_runs)
         self._counts.taken -= place - seen
         self._counts.skipped += place - seen
-        if self._counts.answered(told):
+        if self._counts.answered(refused_runs):
             self._check_refusals(runs, block, first)
 
     def _check_refusals(self, runs: Sequence[tuple[int, Answer]], block: Block, first: int) -> None:
@@ -452,7 +452,7 @@ class Pump:
     def _refusals(
         self, runs: Sequence[tuple[int, Answer]], block: Block, first: int
     ) -> list[RefusedMessage]:
-        found = []
+        refusals = []
         place = drift = 0
         stream = self._options.stream
         for count, answer in runs:
@@ -464,11 +464,11 @@ class Pump:
                     else:
                         number = first + at - drift if stream else 0
                     line = block.line + at
-                    found.append(
+                    refusals.append(
                         refusal(block.messages[at], answer.raw, block.name, line, stream, number)
                     )
             place += count
-        return found
+        return refusals
 
     def _note(self, refusals: Sequence[RefusedMessage]) -> None:
         if self._refused is not None:

@@ -113,15 +113,15 @@ class RefusedFile:
         data = os.pread(self._file, _TAIL, start)
         if data and not data.endswith(b"\n"):
             os.write(self._file, b"\n")  # half a line: its writer was killed, or the disk was full
-        found = set()
+        keys = set()
         for line in data.split(b"\n"):
             try:
                 entry = msgspec.json.decode(line, type=RefusedMessage)
             except msgspec.DecodeError:
                 continue
             if entry.stream == stream:
-                found.add(_key_of_entry(entry))
-        return frozenset(found)
+                keys.add(_key_of_entry(entry))
+        return frozenset(keys)
 
 
 def _key_of_entry(entry: RefusedMessage) -> _MessageKey:

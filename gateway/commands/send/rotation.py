@@ -78,23 +78,23 @@ class FilePosition:
         """True if an earlier version wrote it, which recognized a file by its first bytes alone."""
         return not self.trail
 
-    def fits(self, file: int, found: os.stat_result) -> bool:
+    def fits(self, file: int, status: os.stat_result) -> bool:
         """Say whether an open file, moved or copied, has the bytes of this position."""
-        if self.dead or found.st_size < max(self.offset, self.size):
+        if self.dead or status.st_size < max(self.offset, self.size):
             return False
         if digest(os.pread(file, self.size, 0)) != self.digest:
             return False
         trail = os.pread(file, self.before, self.offset - self.before)
         return self.early or digest(trail) == self.trail
 
-    def is_untouched(self, found: os.stat_result) -> bool:
+    def is_untouched(self, status: os.stat_result) -> bool:
         """Say whether the file has the same size and time of change as when it was last seen."""
         size = max(self.offset, self.end)
-        return (found.st_size, found.st_mtime_ns) == (size, self.changed)
+        return (status.st_size, status.st_mtime_ns) == (size, self.changed)
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundFile:
     """
     Open file; C{file} is -1 where it was closed again.
 
@@ -132,12 +132,12 @@ def find(
     path: Path,
     mark: FilePosition,
     tell: Callable[[str], None],
-    known: Sequence[Found] = (),
+    known: Sequence[FoundFile] = (),
     renamed: bool = False,
     others: Sequence[FilePosition] = (),
     later: Sequence[FilePosition] = (),
     copied: bool = True,
-) -> Found | None:
+) -> FoundFile | None:
     """
     Find the file of a position, under a name and in the same folders.
 
@@ -150,33 +150,33 @@ def find(
     @param copied: whether a copy may be returned.
     @return: the open file; C{None} where it is gone.
     """
-    own: list[Found] = []
-    copies: list[Found] = []
-    after: list[Found] = []
+    own: list[FoundFile] = []
+    copies: list[FoundFile] = []
+    after: list[FoundFile] = []
     bases = [name.name for name in _candidate_names(path, mark)]
     beside = _open_beside(path, mark, tell)
-    for found in chain(known, beside):
-        fits = mark.fits(found.file, found.stat)
-        if fits and found.own:
-            own.append(found)
-        elif fits and copied and _may_be_copy(found, mark, renamed, others):
-            copies.append(found)
-        elif copied and not found.named and _is_other(found, mark, later):
-            after.append(found)
+    for found_file in chain(known, beside):
+        fits = mark.fits(found_file.file, found_file.stat)
+        if fits and found_file.own:
+            own.append(found_file)
+        elif fits and copied and _may_be_copy(found_file, mark, renamed, others):
+            copies.append(found_file)
+        elif copied and not found_file.named and _is_other(found_file, mark, later):
+            after.append(found_file)
         else:
-            os.close(found.file)
+            os.close(found_file.file)
     older = in_order([*copies, *after], bases)
     first = next((at for at, one in enumerate(older) if one in after), len(older))
     best = _best(own, older[:first], mark, bases)
-    for found in (*own, *copies, *after):
-        if found is not best:
-            os.close(found.file)
+    for found_file in (*own, *copies, *after):
+        if found_file is not best:
+            os.close(found_file.file)
     return best
 
 
 def _best(
-    own: Sequence[Found], copies: Sequence[Found], mark: FilePosition, bases: Sequence[str]
-) -> Found | None:
+    own: Sequence[FoundFile], copies: Sequence[FoundFile], mark: FilePosition, bases: Sequence[str]
+) -> FoundFile | None:
     if not own:
         return copies[0] if copies else None
     first = own[0]
@@ -189,18 +189,18 @@ def _best(
     return first
 
 
-def in_order(found: Sequence[Found], bases: Sequence[str]) -> list[Found]:
+def in_order(found_files: Sequence[FoundFile], bases: Sequence[str]) -> list[FoundFile]:
     """
     Sort files of one log, the oldest first: by the numbers or dates in their names, which late
     writes do not change; by their last changes between names of two kinds, or of an unknown kind.
     """
-    kinds: dict[object, list[tuple[tuple[int, ...], Found]]] = {}
-    for one in found:
+    kinds: dict[object, list[tuple[tuple[int, ...], FoundFile]]] = {}
+    for one in found_files:
         if one.named:
             continue  # the newest of all
         kind, order = _rank(one, bases)
         kinds.setdefault(kind, []).append((order, one))
-    ages: list[tuple[int, int, Found]] = []
+    ages: list[tuple[int, int, FoundFile]] = []
     for files in kinds.values():
         files.sort(key=lambda file: (file[0], file[1].changed_at, file[1].path.name))
         # Ages within a kind must not fall: a file older by name may have been written to late.
@@ -209,10 +209,10 @@ def in_order(found: Sequence[Found], bases: Sequence[str]) -> list[Found]:
             changed = min(changed, files[at][1].changed_at)
             ages.append((changed, at, files[at][1]))
     ages.sort(key=lambda age: (age[0], age[1], age[2].path.name))
-    return [*(one for *_, one in ages), *(one for one in found if one.named)]
+    return [*(one for *_, one in ages), *(one for one in found_files if one.named)]
 
 
-def _rank(one: Found, bases: Sequence[str]) -> tuple[object, tuple[int, ...]]:
+def _rank(one: FoundFile, bases: Sequence[str]) -> tuple[object, tuple[int, ...]]:
     """
     Return the kind of a file's name, and its sort key among names of that kind.
     """
@@ -229,30 +229,30 @@ def _rank(one: Found, bases: Sequence[str]) -> tuple[object, tuple[int, ...]]:
 
 
 def _may_be_copy(
-    found: Found, mark: FilePosition, renamed: bool, others: Sequence[FilePosition]
+    found_file: FoundFile, mark: FilePosition, renamed: bool, others: Sequence[FilePosition]
 ) -> bool:
     """
     Say whether a file with the bytes of a position, but another inode, may be a copy: it has
     everything that was written until it was made.
     """
-    if not mark.size or found.changed_at < mark.changed or _is_other(found, mark, others):
+    if not mark.size or found_file.changed_at < mark.changed or _is_other(found_file, mark, others):
         return False
-    return not (found.named and (mark.early or renamed))
+    return not (found_file.named and (mark.early or renamed))
 
 
-def _is_other(found: Found, mark: FilePosition, others: Sequence[FilePosition]) -> bool:
+def _is_other(found_file: FoundFile, mark: FilePosition, others: Sequence[FilePosition]) -> bool:
     """
     Say whether a file is one of C{others}, by its inode, or by more bytes than C{mark} covers.
     """
     known = max(mark.size, mark.offset)
     return any(
-        (other.inode == found.stat.st_ino or max(other.size, other.offset) > known)
-        and other.fits(found.file, found.stat)
+        (other.inode == found_file.stat.st_ino or max(other.size, other.offset) > known)
+        and other.fits(found_file.file, found_file.stat)
         for other in others
     )
 
 
-def _begins_with(longer: Found, shorter: Found) -> bool:
+def _begins_with(longer: FoundFile, shorter: FoundFile) -> bool:
     size = shorter.stat.st_size
     if longer.stat.st_size < size:
         return False
@@ -266,7 +266,7 @@ def rotated(
     mark: FilePosition | None,
     tell: Callable[[str], None],
     done: Sequence[FilePosition] = (),
-) -> tuple[list[Found], list[Found]]:
+) -> tuple[list[FoundFile], list[FoundFile]]:
     """
     Open the rotated files of a name, without the file that has the name.
 
@@ -311,13 +311,13 @@ def inodes_beside(path: Path) -> set[int] | None:
     Return the inodes in the folders of a name and of its link's target; C{None} where a folder
     cannot be read.
     """
-    found = set()
+    inodes = set()
     for folder in {one.parent for one in _candidate_names(path, None)}:
         try:
-            found |= {entry.inode() for entry in os.scandir(folder)}
+            inodes |= {entry.inode() for entry in os.scandir(folder)}
         except OSError:
             return None
-    return found
+    return inodes
 
 
 def keys_of(path: Path) -> set[tuple[int, int]]:
@@ -337,7 +337,7 @@ def has_path(mark: FilePosition) -> bool:
     return False
 
 
-def mark_end(one: Found) -> FilePosition:
+def mark_end(one: FoundFile) -> FilePosition:
     """Return the current end of a file."""
     size = one.stat.st_size
     head, trail = os.pread(one.file, HEAD, 0), os.pread(one.file, TRAIL, max(0, size - TRAIL))
@@ -430,7 +430,7 @@ def _added(name: str, base: str) -> str:
 
 def _open_beside(
     path: Path, mark: FilePosition | None, tell: Callable[[str], None]
-) -> Iterator[Found]:
+) -> Iterator[FoundFile]:
     """
     Open all possible files of a name, the name itself first, each file once.
     """
@@ -455,11 +455,11 @@ def _open_beside(
         # The former target of a link no longer has the followed name.
         named = place in (path, Path(os.path.realpath(path)))
         own = mark is not None and there.st_ino == mark.inode
-        yield Found(file, place, there, own, named)
+        yield FoundFile(file, place, there, own, named)
 
 
 def _beside(names: Sequence[Path], mark: FilePosition | None) -> list[Path]:
-    found = []
+    paths = []
     for folder, base in {(one.parent, one.name) for one in names}:
         with contextlib.suppress(OSError):
             for entry in os.scandir(folder):
@@ -468,5 +468,5 @@ def _beside(names: Sequence[Path], mark: FilePosition | None) -> list[Path]:
                     or (mark is not None and entry.inode() == mark.inode)
                     or _matches(_ROTATED, entry.name, base)
                 ):
-                    found.append(folder / entry.name)
-    return sorted(set(found) - set(names))
+                    paths.append(folder / entry.name)
+    return sorted(set(paths) - set(names))

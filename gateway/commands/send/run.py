@@ -126,9 +126,9 @@ class _Buffer(MemoryBuffer):
         self._sent = sent
 
     def open(self, stream: str | None) -> list[Parcel]:
-        found = super().open(stream)
+        parcels = super().open(stream)
         self.given = self._sent
-        return found
+        return parcels
 
 
 class _Run:
@@ -143,7 +143,7 @@ class _Run:
         self._status: int | None = None
         self._problem = ""
         self._last = (reactor.seconds(), (0, 0))
-        self._told = False
+        self._said_slow = False
         self._away = ""
         self._reconnect: Deferred[None] | None = None
         self._have = 0
@@ -283,7 +283,7 @@ class _Run:
                 raise CancelledError from None
             self._say(f"{text}; trying again")
             self._away = text
-            self._told = True
+            self._said_slow = True
             self._step = self._client.whenConnected()
             await self._step
 
@@ -382,9 +382,9 @@ class _Run:
         waiting = self._sender is None or marker[1] > 0
         then, before = self._last
         if marker != before or not waiting:
-            if self._told and waiting:
+            if self._said_slow and waiting:
                 self._say("answers come again")
-            self._told = False
+            self._said_slow = False
             self._last = (now, marker)
             return
         idle = now - then
@@ -395,8 +395,8 @@ class _Run:
                 text = f"{self._away}; for {limit:g} s"
             self._end(UNDELIVERED, text)
             self._stop(at_once=True)
-        elif idle >= SLOW_ANSWER_SECONDS and not self._told:
-            self._told = True
+        elif idle >= SLOW_ANSWER_SECONDS and not self._said_slow:
+            self._said_slow = True
             self._say(
                 f"{self._job.endpoint}: nothing was answered for {idle:.0f} s{self._why()}; still"
                 " trying"

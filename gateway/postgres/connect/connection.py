@@ -433,13 +433,13 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         """
         Return our error for psycopg2's, and close the connection if it is lost.
         """
-        found = translated(error, self.reads)
-        if isinstance(found, OutcomeUnknown) or not self.usable:
-            self.fault = self.fault or str(found)
+        translation = translated(error, self.reads)
+        if isinstance(translation, OutcomeUnknown) or not self.usable:
+            self.fault = self.fault or str(translation)
             self.discard()
-        if isinstance(found, OutcomeUnknown) and getattr(error, "pgcode", None) is None:
+        if isinstance(translation, OutcomeUnknown) and getattr(error, "pgcode", None) is None:
             return OutcomeUnknown(f"connection lost: {self.fault}")
-        return found
+        return translation
 
     async def transaction(
         self, work: Callable[[RunQuery], Awaitable[Result]], timeout: float

@@ -188,7 +188,7 @@ class ConnectAttempt:
             return [host]
         try:
             self._addresses = self._connector.resolve(host)
-            found = self._connector.prefer(await self._addresses)
+            addresses = self._connector.prefer(await self._addresses)
         except TimeoutError:
             self._faults.append((host, self._connector.no_answer(host)))
         except (OSError, ValueError, CancelledError) as error:
@@ -196,7 +196,7 @@ class ConnectAttempt:
             text = f'could not translate host name "{host.host}" to address: {reason}'
             self._faults.append((host, text))
         else:
-            return [replace(host, hostaddr=address) for address in found]
+            return [replace(host, hostaddr=address) for address in addresses]
         finally:
             self._addresses = None
         return []
