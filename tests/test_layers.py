@@ -52,7 +52,7 @@ PURE_TOO = (
     *(f"access.{n}" for n in ("connection_limit", "grants", "patterns", "peer_info", "rates")),
     *(f"access.{n}" for n in ("rights", "token_file", "tokens")),
     *(f"dialects.{n}" for n in ("base", "by_content", "command_parser", "plain")),
-    *(f"commit.{n}" for n in ("fences", "inflight_limit")),
+    "commit.inflight_limit",
     *(f"spool.{n}" for n in ("backlog", "database", "disk_space", "file", "inventory", "mark")),
     *(f"spool.{n}" for n in ("mover", "reader", "record", "salvage")),
     *(f"peers.{n}" for n in ("answer_queue", "timeouts")),

@@ -419,7 +419,7 @@ def test_the_hash_is_as_strong_as_owasp_asks_for() -> None:
     (one, said), (other, _) = (tokens_module.issue("a", NOW, None) for _ in range(2))
     assert one.hash.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
     assert one.hash.split("$")[4] != other.hash.split("$")[4]
-    assert one.fits(said.partition(".")[2].encode()) and not one.fits(b"other")
+    assert one.has_secret(said.partition(".")[2].encode()) and not one.has_secret(b"other")
 
 
 # The file.
