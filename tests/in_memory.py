@@ -188,7 +188,7 @@ class PlainToken(Token):
     A token whose hash is its secret.
     """
 
-    def fits(self, secret: bytes) -> bool:
+    def has_secret(self, secret: bytes) -> bool:
         return secret.decode() == self.hash
 
 
