@@ -85,15 +85,20 @@ def _frame_without_end(place: int) -> Iterator[bytes]:
     yield from repeat(b"x", 64_000)
 
 
+def _calls_again(place: int) -> Iterator[bytes]:
+    """Whoever was refused, as on a machine that is busy with the others' calls, asks again."""
+    while True:
+        yield b"CALL big\n"
+        yield from repeat(b"", 25)
+
+
 def _listening(place: int) -> Iterator[bytes]:
     yield b"LISTEN noise\n"
 
 
 KINDS: Final[Mapping[str, Kind]] = {
     "large answers": Kind("commands", lambda place: repeat(b"CALL big\n" * 100)),
-    "large answers, by the byte": Kind(
-        "commands", lambda place: iter([b"CALL big\n"]), reads=1, pause=0.2
-    ),
+    "large answers, by the byte": Kind("commands", _calls_again, reads=1, pause=0.2),
     "lines without an end": Kind("commands", _line_without_end),
     "frames without an end": Kind("netstrings", _frame_without_end, pause=0.2),
     "lines too long": Kind("lines", lambda place: repeat(b"x" * 65_536)),
