@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.installing import Installer
+from tests.ordering import long_first
 from tests.scratch import in_memory
 from tests.sending import Running, StartSend
 from tests.support import Database, Gateway, TemporaryServer
@@ -39,6 +40,13 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """A whole run goes by four processes, since a third of it is waiting; files and tests that
     are named are run here."""
     return 0 if any(Path(name.partition("::")[0]).is_file() for name in config.args) else 4
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A long test that came last would run alone."""
+    processes = getattr(config, "workerinput", {}).get("workercount", 0)
+    if processes:
+        items[:] = long_first(items, lambda item: item.get_closest_marker("long"), processes)
 
 
 @pytest.fixture(scope="session")

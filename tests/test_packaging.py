@@ -49,6 +49,7 @@ def test_what_is_locked() -> None:
         assert versions[canonicalize_name(requirement.name)] in requirement.specifier, text
 
 
+@pytest.mark.long
 def test_the_wheel_brings_the_plugin(tmp_path: Path) -> None:
     """Plugin, SQL files and type marker are in it, nobody else's modules are."""
     subprocess.run(

@@ -129,6 +129,7 @@ async def test_the_twisted_client(gateway: Gateway, database: Database, listener
     assert await deferToThread(database.bodies) == []
 
 
+@pytest.mark.long
 def test_after_a_reconnect(database: Database, start_with: Start) -> None:
     """A port that is another listener's after a restart gets nothing of what was waiting."""
     port = lasting_port()

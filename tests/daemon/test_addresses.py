@@ -138,6 +138,7 @@ def proxied_port(gateway: Gateway) -> int:
 PROXIED = 'trusted_proxies = ["127.0.0.1/32"]'
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["send-proxy", "send-proxy-v2", "send-proxy-v2-ssl"])
 def test_behind_haproxy(
     how: str, start_with: Start, in_front: Callable[..., HAProxy], database: Database

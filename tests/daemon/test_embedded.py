@@ -354,6 +354,7 @@ def test_a_name_that_is_taken(old: EmbeddedServer) -> None:
     assert found.column("SELECT rolname FROM pg_roles WHERE rolsuper") == ["gateway_admin"]
 
 
+@pytest.mark.long
 def test_a_table_that_somebody_holds(old: EmbeddedServer) -> None:
     """It stays the superuser's, is named in the log, and follows at the next start."""
     holder = psycopg2.connect(old.dsn)

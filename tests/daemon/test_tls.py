@@ -422,6 +422,7 @@ def test_a_unix_socket_with_tls(start_with: Start, issuer: Issuer, tmp_path: Pat
     found.close()
 
 
+@pytest.mark.long
 def test_the_clients_show_their_certificates(
     gateway: Gateway, issuer: Issuer, database: Database
 ) -> None:

@@ -54,6 +54,7 @@ def test_there_are_two_commands() -> None:
     assert re.search(r"^test=.*README\.md", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(
     any(map(taken, (8000, 8001, 8002))), reason="the README's ports are in use on this machine"
 )

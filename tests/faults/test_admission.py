@@ -114,6 +114,7 @@ def test_a_reconnect_storm(start_with: Start, database: Database) -> None:
     assert gateway.log.count("disconnected") < 20
 
 
+@pytest.mark.long
 def test_a_flood_is_held_to_its_rate(start_with: Start, database: Database) -> None:
     """
     Who sends a hundred thousand at once has so many stored as the rate lets through, each of the

@@ -80,6 +80,7 @@ def connect() -> Iterator[Connect]:
         peer.close()
 
 
+@pytest.mark.long
 def test_rows_at_fault(database: Database, start_configured: Start, connect: Connect) -> None:
     """Whatever SQLSTATE one message of three raises, together or one by one, it alone is refused
     and a dead letter, and another route is answered as ever."""
@@ -101,6 +102,7 @@ def test_rows_at_fault(database: Database, start_configured: Start, connect: Con
     assert "out of service" not in gateway.log and "lost" not in gateway.log
 
 
+@pytest.mark.long
 def test_rows_at_fault_in_the_spool(
     database: Database,
     start_configured: Start,

@@ -206,6 +206,7 @@ def test_backend_ended_within_a_statement(
     assert_quiet(gateway)
 
 
+@pytest.mark.long
 def test_frozen_backends(database: Database, start_configured: Start) -> None:
     """
     Number 24: backends that do not answer are given up at the deadline and their batches
@@ -258,6 +259,7 @@ def is_held_up(load: Load) -> bool:
     return len(set(sample(lambda: load.acknowledged, 0.3))) == 1
 
 
+@pytest.mark.long
 def test_silent_wire(database: Database, start_proxy: StartProxy, start_configured: Start) -> None:
     """
     Number 24: nothing comes through to the server or back, and nobody says so: the deadline
@@ -288,6 +290,7 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
     disk.end()
 
 
+@pytest.mark.long
 def test_disk_full(small_disk: SmallDisk, start_gateway: Start) -> None:
     """
     Number 26: with no room left nothing is acknowledged that is not stored; storing goes on
@@ -405,6 +408,7 @@ def test_conflicts(database: Database, start_configured: Start, sqlstate: str) -
     assert_quiet(gateway)
 
 
+@pytest.mark.long
 def test_conflicts_without_end(database: Database, start_gateway: Start) -> None:
     """Number 27: what never passes is tried for ten seconds, with pauses, then given back."""
     gateway = start_gateway("--database", database.dsn, *LISTEN)

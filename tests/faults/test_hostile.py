@@ -44,6 +44,7 @@ def most_held(
     return most
 
 
+@pytest.mark.long
 def test_hostile_peers_of_every_kind(database: Database, start_with: Start) -> None:
     """Whatever two hundred peers of fourteen kinds leave unfinished, untaken or waiting, the
     process stays under what the docs say, and answers who comes then."""
@@ -53,6 +54,7 @@ def test_hostile_peers_of_every_kind(database: Database, start_with: Start) -> N
     assert_quiet(gateway)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["large answers", "large answers, by the byte"])
 def test_answers_that_are_not_taken_count(database: Database, start_with: Start, kind: str) -> None:
     """Large answers that nobody takes, or a byte at a time, are not kept beyond the cap: whoever

@@ -110,6 +110,7 @@ def seen(database: Database) -> list[str]:
         return []
 
 
+@pytest.mark.long
 def test_a_standby_that_stays_away(
     cluster: Cluster, start_gateway: Start, connect: Connect
 ) -> None:

@@ -117,6 +117,7 @@ def connection(port: int, number: int) -> socket.socket:
     )
 
 
+@pytest.mark.long
 def test_plain_connections(
     gateway: Gateway, database: Database, record_testsuite_property: Callable[[str, object], None]
 ) -> None:
@@ -131,6 +132,7 @@ def test_plain_connections(
     assert_quiet(gateway)
 
 
+@pytest.mark.long
 def test_tls_connections(
     gateway: Gateway,
     database: Database,

@@ -122,6 +122,7 @@ def test_a_reply_is_lost(
     peer.close()
 
 
+@pytest.mark.long
 def test_backends_terminated_all_the_time(start_with: StartWith, database: Database) -> None:
     """
     Number 21, with several routes in each commit: whatever ends a backend, each message is

@@ -270,6 +270,7 @@ def test_full(
 NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount", "--", "sh", "-c")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("size", "bad"), [(100, False), (30_000, False), (3000, True)])
 def test_disk_full(
     size: int,

@@ -31,6 +31,7 @@ LANE = "00000000-0000-4000-8000-000000000001"
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.long
 def test_the_promise_holds() -> None:
     """Whatever happens, what was answered binds every gateway."""
     for result in islice(run_all(1), SCHEDULES):

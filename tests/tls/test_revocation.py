@@ -303,6 +303,7 @@ crl = "crl.pem"
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["file", "signal"])
 def test_who_is_revoked_while_connected(
     start_with: Callable[..., Gateway], issuer: Issuer, tmp_path: Path, how: str

@@ -237,6 +237,7 @@ def model() -> Iterator[ModelServer]:
     server.stop()
 
 
+@pytest.mark.long
 def test_a_stream_that_is_put_off(start_send: StartSend, model: ModelServer) -> None:
     """A run says seen= on each new connection; a person is told why nothing moves."""
     where = f"tcp:127.0.0.1:{model.port}"
