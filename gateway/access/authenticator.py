@@ -34,7 +34,7 @@ WAITING: Final = 200
 """Secrets that may wait to be hashed: about six seconds of one processor."""
 
 WAITING_EACH: Final = 8
-"""Those of one token from one address among them: an address may be that of many peers."""
+"""Checks of one token from one address that may wait: an address may be that of many peers."""
 
 _REMEMBERED: Final = 60.0
 """Seconds for which wrong tokens count against an address, at most."""
@@ -43,7 +43,7 @@ _MAX_BLAMED: Final = 4096
 """Addresses of which that is known at a time."""
 
 Proof = Token | Outcome
-"""Whose token it is, or the last word for who said it."""
+"""Result of a verification: the token that was proved, or the last answer to the peer."""
 
 OnProof = Callable[[Proof], None]
 """Gets what came of a token, once."""

@@ -17,7 +17,7 @@ from itertools import accumulate
 from typing import Final
 
 _DUST: Final = 1e-6
-"""Of a message or byte, lost to rounding."""
+"""Part of a message or byte that may be lost to rounding."""
 
 _SOME: Final = 100
 """Messages that are looked at at once, however few may pass."""

@@ -57,7 +57,7 @@ class Rights:
 
 
 NOTHING: Final = Rights(MappingProxyType({}))
-"""Of a peer that has still to say who it is."""
+"""Rights of a peer that has not proved its identity yet: none."""
 
 
 def all_rights(routes: Collection[str]) -> Rights:

@@ -26,7 +26,7 @@ from .parcel import Event
 from .session import Session
 
 LOOKS: Final = 4
-"""How often within C{answer_timeout} the clock is looked at."""
+"""Number of checks of the clock within C{answer_timeout}."""
 
 PROVEN: Final = 10.0
 """Seconds after which a connection was worth it even if nothing was said."""

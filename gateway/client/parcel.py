@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from .answers import Answer, ClientError
 
 Runs = list[tuple[int, Answer]]
-"""So many messages in a row, and what was said of each."""
+"""Answers to messages in order: the number of messages in a row, and the answer to each."""
 
 
 class Parcel:
@@ -174,7 +174,7 @@ def push(frame: bytes) -> Push:
 
 
 Event = Parcel | Question | Push
-"""What is done, or has come."""
+"""Event for the owner of a session: a settled parcel, an answered command, or a push."""
 
 
 def merged(segments: list[Segment]) -> list[Segment]:

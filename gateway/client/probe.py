@@ -55,7 +55,7 @@ _OTHER_PROTOCOLS: Final = (
     (re.compile(rb"E(?:\0\0..S|FATAL)", re.DOTALL), "a PostgreSQL server"),
     (re.compile(rb"[1-5][0-9][0-9][ -](?![+-])"), "an SMTP or FTP server"),
 )
-"""What others say first, or where they do not understand."""
+"""First bytes of servers that are no gateways, or of their error messages -> their names."""
 
 
 def probe(framing: str, nonce: str) -> bytes:

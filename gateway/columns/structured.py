@@ -27,7 +27,7 @@ _BOUNDS: Final = re.compile(r"(?:\[[^\[\]\"]*\]\s*)+=")
 """Of an array of PostgreSQL's that does not count from 1, C{[2:3]={1,2}}; no JSON has it."""
 
 MAX_DIMENSIONS: Final = 6
-"""Of an array in PostgreSQL (MAXDIM)."""
+"""Largest number of dimensions of an array in PostgreSQL (MAXDIM)."""
 
 
 def are_json(values: Iterable[str]) -> bool:

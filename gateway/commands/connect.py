@@ -22,10 +22,10 @@ from gateway.system.endpoint_text import endpoint_hint, error_words, text_fault
 from gateway.wire.framing import FRAMINGS
 
 COMMANDS: Final = "tcp:127.0.0.1:8002"
-"""Where a gateway without a configuration takes commands."""
+"""Endpoint where a gateway without a configuration takes commands."""
 
 ENDPOINT_VARIABLE: Final = "GATEWAY_ENDPOINT"
-"""Of the environment; its value is the endpoint where no other is given."""
+"""Environment variable with the endpoint to use where no other is given."""
 
 Command = Callable[..., Any]
 

@@ -21,7 +21,7 @@ from gateway.sql.statement import FENCE_TYPES, Statement
 @database_options
 @click.pass_context
 def routes(context: click.Context, access: DatabaseAccess) -> None:
-    """Where messages go."""
+    """Show the routes of a configuration."""
     context.obj = access
 
 

@@ -14,7 +14,7 @@ import click
 from gateway.client.greeting import MAX_TOKEN, check_token
 
 TOKEN_VARIABLE: Final = "GATEWAY_TOKEN"
-"""Of the environment; its value is a token."""
+"""Environment variable with a token."""
 
 
 def token_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -32,10 +32,16 @@ RETRY_FOR: Final = 10.0
 """Seconds for which a batch is tried again after errors that pass."""
 
 BLAME_AFTER: Final = 4
-"""Attempts that failed for a reason that mostly passes, after which rows are refused for it..."""
+"""
+Attempts that failed for a reason that mostly passes, after which rows are refused for it, if
+L{BLAME_FOR} is over too.
+"""
 
 BLAME_FOR: Final = 3.0
-"""... and seconds since the first of them: a trigger's NOWAIT meets the same lock many times."""
+"""
+Seconds since the first such attempt after which rows are refused: a trigger's NOWAIT meets the same
+lock many times.
+"""
 
 OPEN_FOR: Final = 86400.0
 """
@@ -113,7 +119,7 @@ class NextStep(Enum):
     """It is not stored: tell its peers to send it again."""
 
     ABANDON = auto()
-    """Nobody will know any more whether it is stored."""
+    """Give up: whether it is stored cannot be found out any more."""
 
 
 class Attempt:

@@ -26,7 +26,7 @@ from gateway.wire.framing import FramingName
 MessageRate = Annotated[float, Meta(ge=0.001)]
 ByteRate = Annotated[float, Meta(ge=1, extra=IN_BYTES)]
 KernelBytes = Annotated[int, Meta(ge=1, le=MAX_C_INT, extra=IN_BYTES)]
-"""Of a buffer of the kernel, which takes a C int."""
+"""Size of a buffer of the kernel in bytes, which takes a C int."""
 
 # TCP_KEEPIDLE is whole seconds, at most 32767.
 Keepalive = Annotated[float, Meta(ge=1, le=32767, extra=IN_SECONDS)]

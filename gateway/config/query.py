@@ -61,7 +61,7 @@ DEFAULT_QUERIES: Final = {
         params={"n": {"type": "integer", "default": 1}},
     )
 }
-"""What may be asked where there is no file."""
+"""Queries that peers may call where there is no configuration file."""
 
 _PARAMETER_NAME: Final = re.compile(r"[^\s\x00-\x1f\x7f-\x9f]+")
 

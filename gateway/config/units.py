@@ -16,7 +16,7 @@ from typing import Annotated, Final, NamedTuple
 from msgspec import Meta
 
 MAX_TOML_INTEGER: Final = 2**63 - 1
-"""As a number of TOML."""
+"""Largest integer of TOML."""
 
 _NUMBER_AND_UNIT: Final = re.compile(
     # So many digits are enough for the largest size in bytes, and cost nothing to convert.

@@ -26,7 +26,7 @@ MAKE: Final = (
     # README's psql -d postgres; as PostgreSQL makes it nobody but a superuser could use it.
     f"ALTER DATABASE postgres OWNER TO {USER}\n"
 )
-"""What a new directory needs, one statement a line."""
+"""Statements that prepare a new data directory, one a line."""
 
 Ask = Callable[[str, str, str], tuple[str, str]]
 """

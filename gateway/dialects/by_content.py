@@ -27,7 +27,7 @@ from gateway.model.outcome import Outcome
 from gateway.wire.framing import OVERSIZE
 
 _Way = str | Outcome
-"""What becomes of a message: the route that it goes to, or its answer."""
+"""Route of a message, or the answer to it where it has none."""
 
 _NONE: Mapping[str, Outcome] = {}
 

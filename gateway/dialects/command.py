@@ -49,7 +49,7 @@ _SEEN: Final = re.compile(rb"seen=(0|[1-9][0-9]{0,17})(?: epoch=([0-9A-Za-z-]{1,
 _marked = methodcaller("startswith", b"#")
 
 _UNPROVEN: Final = (b"AUTH", b"PING", b"HELP", b"QUIT")
-"""What a peer may say that has still to prove who it is."""
+"""Commands allowed to a peer that has not proved its identity yet."""
 
 _REFUSAL_BYTES: Final = 500
 """Bytes that a refusal takes which is remembered with its number, or so."""

@@ -31,7 +31,7 @@ SLICE: Final = 500
 """Subscribers told at a stretch: 4 ms of processor time, most of it the kernel's."""
 
 ROUND_SPACING: Final = 5.0
-"""From the beginning of a round to that of the next it is so many times as long as it worked."""
+"""Time from the beginning of a round to that of the next, as a multiple of the time it worked."""
 
 LONGEST_REST: Final = 0.1
 """Seconds from the beginning of a round after which the next may always begin."""

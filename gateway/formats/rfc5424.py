@@ -62,7 +62,7 @@ _PIECES: Final = re.compile(rf'\ ({SD_NAME})="({_PARAM_VALUE})"|\[({SD_NAME})', 
 _SD_IDS: Final = re.compile(rf"\[({SD_NAME})(?:{_PARAM})*+\]", re.DOTALL)
 
 VERSION_CLAIM: Final = r"(?:1\ |[1-9][0-9]{0,2}\ (?=-\ |[0-9]{4}-))"
-"""What stands behind the PRI of a message that can only be meant as RFC 5424 or a successor."""
+"""Text behind the PRI by which a message can only be meant as RFC 5424 or a successor."""
 
 
 def read(text: str) -> SyslogParts | None:
@@ -135,7 +135,7 @@ _GOOD_PARAMS: Final = re.compile(f"(?:{_PARAM})*+", re.DOTALL)
 _GOOD_VALUE: Final = re.compile(_PARAM_VALUE, re.DOTALL)
 _NAMELIKE: Final = re.compile(r"[!#-<>-\\^-~]*+")
 _MAX_VALUE_EXCERPT: Final = 40
-"""So many characters of a value stand in an answer, which has room for 200."""
+"""Characters of a value that an answer shows; it has room for 200."""
 
 _Fault = tuple[str, int, str]
 """The part, its place in characters, what is wrong with it."""

@@ -21,7 +21,7 @@ MAX_TEXT: Final = 200
 CONTROL: Final = re.compile(
     r"[\x00-\x1f\x7f\x80-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]+"
 )
-"""What moves a terminal's cursor, ends a line, or has what follows read backwards."""
+"""Characters that move a terminal's cursor, end a line, or reverse the direction of text."""
 
 
 class Word(StrEnum):
@@ -127,7 +127,7 @@ class Listing:
 
 
 Fate = Outcome | Returned | Listing
-"""What became of messages in a row, or of one command."""
+"""Result of a message, of messages in a row, or of a command."""
 
 STORED: Final = Outcome(Word.OK)
 
@@ -219,7 +219,7 @@ class Words:
 
 
 Run = tuple[int, Fate]
-"""So many messages in a row, and what became of them."""
+"""Number of messages in a row, and the fate that they share."""
 
 
 def part(fate: Fate, start: int, stop: int) -> Fate:

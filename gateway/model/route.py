@@ -38,10 +38,10 @@ TEXT: Final = Reading()
 FRAME: Final = "@frame"
 
 METADATA: Final = ("@peer", "@listener", "@received_at", "@identity")
-"""What the gateway knows of a message."""
+"""Sources of what the gateway itself knows of a message."""
 
 SOURCES: Final = (FRAME, *METADATA)
-"""Where a column's value may come from, beside the message's own fields."""
+"""Sources of a column's value beside the message's own fields."""
 
 CONSTANT: Final = ""
 """The source of a value that the configuration gives: that of no field."""

@@ -22,7 +22,7 @@ HEARD: Final = 1
 FINISHED: Final = 2
 """Frames came to their end."""
 EXCUSED: Final = 4
-"""It was not read for a while, for a reason of ours."""
+"""The peer was not read for a while, for a reason of the gateway's."""
 
 
 @dataclass(frozen=True, slots=True)

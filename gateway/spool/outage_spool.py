@@ -41,7 +41,7 @@ from gateway.spool.queue import Spool
 from gateway.spool.record import RecordGroup
 
 SHARE: Final = 2
-"""So many messages are stored from the spool for each that is put behind them."""
+"""Number of messages stored from the spool for each message that is put into it."""
 
 TAIL_SECONDS: Final = 0.5
 """Seconds that the rest of the spool may take at which new messages wait for its end."""

@@ -27,7 +27,7 @@ _BYTES_PER_TRANSACTION: Final = 4 * 1024 * 1024
 """Bytes of payload after which a transaction ends: some milliseconds of reading."""
 
 _TRIES: Final = 3
-"""How often a file is opened, since a gateway may start or stop at this very moment."""
+"""Number of tries to open a file, since a gateway may start or stop at this very moment."""
 
 
 class SpooledRecord(NamedTuple):

@@ -20,10 +20,10 @@ from gateway.spool.record import Record
 READ: Final = "SELECT place, route, lane, number, rows, payload, stream, checksum FROM record"
 
 READ_OLD: Final = READ.replace("stream,", "NULL,")
-"""Of a file of an earlier version that was never opened by this one."""
+"""Query for the records of a file of an earlier version that was never opened by this one."""
 
 SUFFIXES: Final = ("-wal", "-shm", "")
-"""Of the files of a database, itself last."""
+"""Suffixes of the files of a database, that of the main file last."""
 
 
 def _aside(path: Path) -> Path:

@@ -50,8 +50,8 @@ _CATCH: Final = "EXCEPTION WHEN OTHERS OR ASSERT_FAILURE THEN"
 
 _RAISED: Final = "PL/(?!pgSQL)|PL/pgSQL.*RAISE"
 """
-What the first line of the context says, in all languages, where a function of the user's
-raised an error, as a regular expression of PostgreSQL's.
+First line of an error's context, in all languages, where a function of the user's raised it, as a
+regular expression of PostgreSQL's.
 """
 
 _CHECK: Final = "SET CONSTRAINTS ALL IMMEDIATE; SET CONSTRAINTS ALL DEFERRED;"

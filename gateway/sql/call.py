@@ -27,7 +27,7 @@ from gateway.sql.parameters import gives_rows, halves, with_places
 from gateway.sql.statement import ParameterNames, named_places
 
 MOST_BYTES_OF_MANY: Final = 1024 * 1024
-"""Of the answers of several calls; where they are more, the calls are answered one by one."""
+"""Most bytes of the answers of several calls; with more, the calls are answered one by one."""
 
 _ROW: Final = b"\x1e"
 _CALL_SEPARATOR: Final = b"\x1d"

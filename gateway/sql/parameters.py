@@ -24,7 +24,7 @@ _SQL_TOKEN: Final = re.compile(
 )
 
 _NUMBERED_PLACE: Final = re.compile(r"(?<![\w$])\$[0-9]{1,9}")
-"""As PREPARE and drivers of other languages have them; no identifier begins so."""
+"""Parameter as PREPARE and drivers of other languages write it; no identifier begins so."""
 
 _NAMED: Final = re.compile(r"(?<![\w:\])\[]):(?P<name>[^\W\d]\w*)")
 """Not a cast (C{::}), nor the end of a slice (C{a[1:n]})."""

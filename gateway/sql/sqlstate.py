@@ -98,8 +98,9 @@ ROW_PATTERN: Final = _row_pattern()
 
 PASSING_PATTERN: Final = "^(40|53|55P03|55006|57014)"
 """
-What may befall any row and mostly passes by itself, as a regular expression of PostgreSQL's
-and Python's: a deadlock, a full disk, a lock. It is tried again before a row is blamed.
+SQLSTATEs of errors that may befall any row and mostly pass by themselves (a deadlock, a full disk,
+a lock), as a regular expression of PostgreSQL's and Python's. The statement is tried again before a
+row is blamed.
 """
 
 NOBODYS: Final = ("53100", "55P03")

@@ -13,7 +13,7 @@ from typing import Final
 Address = IPv4Address | IPv6Address
 
 UNIX: Final = "unix"
-"""How a list of networks names those who come through a Unix socket."""
+"""Entry for Unix sockets in a list of networks."""
 
 SITE: Final = 64
 """

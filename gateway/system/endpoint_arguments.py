@@ -16,7 +16,7 @@ from ipaddress import ip_address
 from typing import Final, NamedTuple
 
 MAX_C_INT: Final = 2**31 - 1
-"""Of a C int, which listen(2) takes."""
+"""Largest C int, which listen(2) takes."""
 
 _DAY_SECONDS: Final = 86400
 

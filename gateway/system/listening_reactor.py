@@ -29,7 +29,7 @@ Twisted's 50 most of a storm of reconnecting peers would wait for a second or mo
 """
 
 MODE: Final = 0o600
-"""Of a Unix socket, unless told otherwise: for the user that the gateway runs as."""
+"""Default mode of a Unix socket's file: for the user that the gateway runs as."""
 
 _TWISTED_BACKLOG: Final = 50
 _TWISTED_MODE: Final = 0o666

@@ -34,7 +34,7 @@ from gateway.system.regular_file import read_plain
 PrivateKey = (
     RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey | Ed448PrivateKey | DSAPrivateKey
 )
-"""Those that OpenSSL can sign a handshake with."""
+"""Private key of a kind with which OpenSSL can sign a handshake."""
 
 _BLOCK: Final = re.compile(
     rb"^-----BEGIN ([A-Z0-9 ]+)-----[ \t]*\r?$.*?^-----END \1-----", re.DOTALL | re.MULTILINE

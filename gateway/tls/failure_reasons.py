@@ -59,7 +59,7 @@ _NO_TLS_REASONS: Final = frozenset(
         "invalid record type",
     }
 )
-"""What OpenSSL says of bytes that are no TLS record."""
+"""Reasons that OpenSSL gives where received bytes are no TLS record."""
 
 
 def reason_of(error: BaseException | None, fault: int) -> str:

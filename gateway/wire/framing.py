@@ -137,7 +137,7 @@ class _DelimitedFraming:
 
     _delimiter: bytes
     _optional: bytes
-    """What is dropped where it stands just before the delimiter."""
+    """Bytes that are dropped where they stand just before the delimiter."""
     _flat: bytes
     """A table that makes a space of each byte that no frame can hold."""
 

@@ -18,7 +18,7 @@ from gateway.wire.framing import FRAMINGS
 _PING: Final = b"PING gateway-client-5e2b9c41d7 "
 
 _NONCE: Final = b"0" * 16 + b"\n"
-"""What follows the mark, different each time."""
+"""Bytes behind the mark, different in each probe."""
 
 
 def _beginning(name: str) -> bytes:
@@ -33,7 +33,7 @@ def _beginning(name: str) -> bytes:
 _BEGINNINGS: Final = {_beginning(name): name for name in FRAMINGS}
 
 MAX_PROBE_BYTES: Final = max(map(len, _BEGINNINGS))
-"""Bytes of a connection that tell."""
+"""Bytes of a connection by which a probe is recognized."""
 
 
 def probe_framing(beginning: bytes) -> str | None:

@@ -21,7 +21,7 @@ _TAIL: Final = 1 << 22
 """Bytes of an old file that are searched for what was written already."""
 
 _MessageKey = int | tuple[str, int]
-"""What a message of a stream is known by: its number, or its line where it has none."""
+"""Key of a message: its number in its stream, or its line where it has none."""
 
 
 class RefusedMessage(msgspec.Struct, frozen=True, omit_defaults=True):

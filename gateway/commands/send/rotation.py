@@ -34,7 +34,7 @@ TRAIL: Final = 4096
 """Bytes before a place by which it is known again: some dozen lines, for one read of a disk."""
 
 _ROTATED: Final = re.compile(r"[._-][0-9][0-9T:._-]*")
-"""What logrotate and its like put behind a name: C{.1}, C{-20260131}; not C{.gz}."""
+"""Suffix that logrotate and its like append to a name: C{.1}, C{-20260131}; not C{.gz}."""
 
 _COMPRESSED: Final = re.compile(r"[._-][0-9][0-9T:._-]*\.(gz|bz2|xz|zst|lz4|Z|zip)")
 

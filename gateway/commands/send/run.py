@@ -52,7 +52,7 @@ GIVE_UP_SECONDS: Final = 60.0
 """Seconds without an answer after which a run gives up by itself."""
 
 SLOW_ANSWER_SECONDS: Final = 5.0
-"""Seconds without an answer after which a person is told."""
+"""Seconds without an answer after which a line is printed for people."""
 
 WATCH: Final = 0.2
 """Seconds between two looks at whether anything is answered."""

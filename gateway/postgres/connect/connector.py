@@ -28,10 +28,10 @@ from gateway.postgres.connect.resolver import Addresses, Resolver, ThreadedResol
 from gateway.postgres.connect.tls_advice import with_advice
 
 _WHERE: Final = re.compile(r"connection to server (at|on) .*? failed: ")
-"""How libpq begins when it says why it could not connect (fe-connect.c, since version 14)."""
+"""Beginning of libpq's error message when it cannot connect (fe-connect.c, since version 14)."""
 
 _STATEMENT_MODE: Final = "statement pooling mode"
-"""What PgBouncer says to a transaction block in that mode ends so (its server.c)."""
+"""End of PgBouncer's answer to a transaction block in statement mode (its server.c)."""
 
 Shuffle = Callable[[list[Host]], None]
 """Puts a list into another order."""

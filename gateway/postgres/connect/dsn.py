@@ -22,7 +22,7 @@ _PASSWORDS: Final = {
 _NOT_SHOWN: Final = _PASSWORDS | {"sslkey", "passfile"}
 
 _POSTGRES_URI: Final = re.compile(r"postgres(?:ql)?://(?:[^@/]*@)?(?P<rest>[^?]*)")
-"""As libpq's C{conninfo_uri_parse_options} looks for the end of user and password."""
+"""URI, split where libpq's C{conninfo_uri_parse_options} ends user and password."""
 
 
 def dsn_fault(dsn: str, outside: Environment) -> str | None:

@@ -33,7 +33,7 @@ DEFAULTS: Final = {
     # Shown in pg_stat_activity; application_name and PGAPPNAME beat it.
     "fallback_application_name": "gateway",
 }
-"""What we ask of libpq where neither the connection string nor the service says."""
+"""Parameters given to libpq where neither the connection string nor the service has them."""
 
 _WRITABLE: Final = ("any", "read-write", "primary", "prefer-standby")
 _READ_ONLY: Final = ("read-only", "standby")

@@ -26,7 +26,7 @@ Lookup = Callable[[str], Addresses]
 """Resolves a name, however long it takes; raises C{OSError} where it cannot."""
 
 Resolver = Callable[[str], "Deferred[Addresses]"]
-"""The same without blocking. The Deferred may be cancelled."""
+"""Resolves a name without blocking. The Deferred may be cancelled."""
 
 
 def look_up(name: str) -> list[str]:

@@ -20,8 +20,8 @@ SYSTEM_FOLDERS: Final = (
     "/usr/local/pgsql/etc",
 )
 """
-Where libpq was told to look when it was compiled, which it does not say: Debian,
-Red Hat, Alpine, and its own default.
+Folders in which libpq may have been compiled to look for the service file, which it does not tell:
+Debian, Red Hat, Alpine, and its own default.
 """
 
 ReadFile = Callable[[str], str | None]

@@ -15,10 +15,10 @@ from gateway.postgres.queries.executor import PreparedCall
 from gateway.sql.call import Form
 
 MOST_TOGETHER: Final = 256
-"""Calls of a statement."""
+"""Largest number of calls in a statement."""
 
 MOST_BYTES_TOGETHER: Final = 1024 * 1024
-"""Of the arguments of a statement."""
+"""Most bytes of arguments in a statement."""
 
 FIRST_TOGETHER: Final = 32
 

@@ -56,7 +56,7 @@ _VOLATILE: Final = """
 """
 
 _MODIFIERS: Final = re.compile(r"\(([^()]*)\)")
-"""Of a type's name: length, precision, or what else its type takes."""
+"""Modifiers behind a type's name: length, precision, or whatever its type takes."""
 
 _SHOWN_TYPE: Final = re.compile(r", NULL::(.*)\]", re.DOTALL)
 

@@ -19,10 +19,10 @@ from gateway.postgres.queries.call_queue import CallQueue, OpenQuery
 from gateway.postgres.queries.catalog import examine_query
 
 QUERY_MAX_AGE: Final = 60.0
-"""Seconds after which a query is looked at again, though no error says that anything changed."""
+"""Seconds after which a query is examined again, though no error suggests a change."""
 
 QUERY_MAX_AGE_AFTER_ERROR: Final = 1.0
-"""Seconds after which it is, when an error says so."""
+"""Seconds after which a query is examined again when an error suggests a change."""
 
 LOG_FAULT_EVERY: Final = 10.0
 """Seconds after which the operator is told of another fault: some depend on what peers send."""

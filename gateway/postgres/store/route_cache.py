@@ -24,10 +24,10 @@ from gateway.postgres.store.catalog import examine
 from gateway.sql.statement import Binding, Bound, Insert
 
 ROUTE_MAX_AGE: Final = 60.0
-"""Seconds after which a route's table is looked at again, though no error says it changed."""
+"""Seconds after which a route's table is examined again, though no error suggests a change."""
 
 ROUTE_MAX_AGE_AFTER_ERROR: Final = 1.0
-"""Seconds after which it is, before messages are refused for the types it had."""
+"""Seconds after which it is examined again, before messages are refused for the types it had."""
 
 AT_A_TIME: Final = 0.01
 """Seconds of reading messages after which others have their turn."""

@@ -75,7 +75,9 @@ _TOUCH: Final = (
 _TIMEOUT_MESSAGE: Final = "canceling statement due to statement timeout"
 
 _LOCKED: Final = 0.4
-"""Of C{statement_timeout}, for others' locks: a row that takes half of it counts as slow."""
+"""
+Part of C{statement_timeout} to wait for others' locks: a row that takes half of it counts as slow.
+"""
 
 _TRIED_OUT: Final = 5
 """Rows of a batch that are tried out, at most."""
