@@ -182,7 +182,7 @@ def test_a_long_value_is_read_in_little_memory() -> None:
 
 def test_answers_that_fill_a_parcel(monkeypatch: pytest.MonkeyPatch) -> None:
     """Long ones to messages that were sent together are kept up to a bound."""
-    monkeypatch.setattr(outbox_module, "MAX_TOLD", 10_000)
+    monkeypatch.setattr(outbox_module, "MAX_HELD_ANSWERS", 10_000)
     model = Model()
     model.fate = lambda message: b"+OK a=" + message * 100
     wired = Wired(model)

@@ -44,13 +44,13 @@ class HeldQueries:
     def __init__(self) -> None:
         self.waiting: deque[Deferred[None]] = deque()
 
-    def ask(self, name: str, arguments: bytes, told: OnOutcome) -> None:
+    def ask(self, name: str, arguments: bytes, on_outcome: OnOutcome) -> None:
         answer: Outcome | Listing = refused(Code.QUERY, f"no query {name}")
         if name == "last":
             answer = Listing([b'{"id":%d}' % number for number in range(len(arguments) % 4)])
         gate: Deferred[None] = Deferred()
         self.waiting.append(gate)
-        gate.addCallback(lambda _: told(answer))
+        gate.addCallback(lambda _: on_outcome(answer))
 
 
 class OneChannel:
@@ -67,10 +67,10 @@ class OneChannel:
     async def unsubscribe(self, channel: str, subscriber: Any) -> Outcome:
         return self._answer(channel, False)
 
-    def of(self, subscriber: Any) -> list[str]:
+    def channels_of(self, subscriber: Any) -> list[str]:
         return ["news"] * self.listens
 
-    def leave(self, subscriber: Any) -> None:
+    def end_all(self, subscriber: Any) -> None:
         self.listens = False
 
     def _answer(self, channel: str, listens: bool) -> Outcome:

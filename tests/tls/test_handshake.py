@@ -886,7 +886,7 @@ class Broken:
         self.reloads = 0
 
     @property
-    def changed(self) -> Stamp:
+    def changed_stamp(self) -> Stamp:
         return (("x", self.reloads, 0, 0),)
 
     def reload(self) -> bool:
