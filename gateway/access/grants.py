@@ -16,10 +16,10 @@ class GrantSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """
     Grant: what some peers may do. Names may hold C{*} for anything.
 
-    @ivar identities: those that it is for, proved by a certificate or a token.
-    @ivar networks: those that it is for, in CIDR notation; C{unix} for Unix sockets.
-        Where both are set, a peer must match both.
-    @ivar listeners: where the grant holds.
+    @ivar identities: identities that get the rights, proved by a certificate or a token.
+    @ivar networks: networks that get the rights, in CIDR notation; C{unix} for Unix sockets. Where
+        both are set, a peer must match both.
+    @ivar listeners: names of the listeners at which the rights are granted.
     @ivar streams: C{{identity}} stands for the peer's identity.
     """
 

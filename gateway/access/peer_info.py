@@ -35,10 +35,10 @@ class PeerInfo:
 
     @ivar name: its address as C{host:port}, C{[v6]:port} or C{unix}; behind a trusted proxy the
         address that the proxy names.
-    @ivar address: the same for comparing; C{None} for a Unix socket.
+    @ivar address: IP address for comparisons; C{None} for a Unix socket.
     @ivar identity: proved by a certificate or a token.
-    @ivar token: what is kept of the token that it sent last.
-    @ivar certificate: that it presented.
+    @ivar token: ID and expiry of the token that it sent last.
+    @ivar certificate: certificate that it presented.
     @ivar ends: when the first of these two expires, in seconds since 1970.
     """
 

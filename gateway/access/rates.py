@@ -35,7 +35,7 @@ class Allowance:
     Size and refill rate of one token bucket.
 
     @ivar messages: a second; infinite: any number.
-    @ivar bytes: of payload a second; infinite: any number.
+    @ivar bytes: bytes of payload a second; infinite: any number.
     @ivar burst: seconds' worth of both that may come at once.
     """
 

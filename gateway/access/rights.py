@@ -30,7 +30,7 @@ class Rights:
     """
     Rights of a peer.
 
-    @ivar routes: those it may PUT to: name on the wire -> name.
+    @ivar routes: routes that it may PUT to: name on the wire -> name.
     """
 
     routes: Mapping[bytes, str]
@@ -120,7 +120,7 @@ class Access:
         """
         Return a peer's rights; the same object for all peers with the same rights.
 
-        @param listener: its name.
+        @param listener: name of the listener.
         @param address: C{None}: the peer came through a Unix socket.
         @param identity: C{None}: it has proved none.
         @return: C{None}: no rights at all.

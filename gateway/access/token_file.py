@@ -45,7 +45,7 @@ class TokenFile:
     """
     File of tokens.
 
-    @ivar path: as it was named.
+    @ivar path: path as it was given.
     """
 
     def __init__(self, path: Path) -> None:

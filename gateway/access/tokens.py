@@ -52,9 +52,9 @@ class Token:
     Token, as it is kept: its hash, identity and expiry.
 
     @ivar id: the part before the dot.
-    @ivar identity: that it proves.
+    @ivar identity: identity that it proves.
     @ivar expires: when it expires; C{None}: never.
-    @ivar hash: of the secret; argon2's own notation.
+    @ivar hash: hash of the secret, in argon2's own notation.
     """
 
     id: str

@@ -37,7 +37,7 @@ class ConnectionOwner(Port):
         """Take received bytes."""
 
     def connection_lost(self, connection: ClientConnection, reason: Failure) -> None:
-        """Take the loss of a connection."""
+        """Handle the loss of a connection."""
 
 
 @implementer(IHandshakeListener)

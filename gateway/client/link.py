@@ -145,12 +145,12 @@ class Link:
             deferred.errback(failure)
 
     def turn_soon(self) -> None:
-        """Schedule a turn, because there is output."""
+        """Schedule a write of the session's output and the delivery of its events."""
         if not self._turning and self._soon is None:
             self._soon = self._reactor.callLater(0, self._turn)
 
     def connection_made(self, connection: ClientConnection) -> None:
-        """Begin with a usable connection; called by the connection."""
+        """Begin to send over a usable connection; called by the connection."""
         self._connection = connection
         self._made_at = self._heard_at = self._reactor.seconds()
         self._session.connected()

@@ -24,7 +24,7 @@ MAX_HELD_ANSWERS: Final = 256 * 1024 * 1024
 
 class Outbox:
     """
-    Messages of a session.
+    Messages of a session that have no final answer yet.
 
     @ivar stream: their numbering; C{None} without a stream.
     @ivar unanswered: number of messages without a final answer.

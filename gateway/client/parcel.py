@@ -127,7 +127,7 @@ class Question:
     @ivar channel: channel of a LISTEN.
     @ivar own: whether the session itself sent it.
     @ivar failure: error of an answer that cannot be parsed.
-    @ivar dropped: nobody waits for the answer any more; it is not sent again.
+    @ivar dropped: whether nobody waits for the answer any more; then it is not sent again.
     """
 
     __slots__ = ("answer", "channel", "complete", "dropped", "failure", "own", "payload", "rows")

@@ -31,7 +31,7 @@ class RetryAfter:
     """
     Time at which everything that was answered -TRY is sent again.
 
-    @ivar due: that time, in seconds of the caller's clock.
+    @ivar due: time to try again, in seconds of the caller's clock.
     """
 
     def __init__(self, retry: Callable[[int], float]) -> None:

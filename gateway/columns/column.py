@@ -38,7 +38,7 @@ class Column:
         required: bool = False,
     ) -> None:
         """
-        @param default: what is stored where a message has no such field, as text.
+        @param default: text of the value that is stored where a message has no such field.
         @param required: whether a message without one is refused.
         @raise Misfit: the default does not fit.
         """

@@ -107,7 +107,7 @@ class Kind:
     @ivar parameter: the type of the array that values travel in.
     @ivar cast: whether an element of that array must be cast to the column's type.
     @ivar json: matches JSON scalars that can be taken over as they are, each followed by a comma.
-    @ivar text: the same for values of text formats.
+    @ivar text: function for values of text formats, as the one for JSON.
     """
 
     parameter = "text[]"

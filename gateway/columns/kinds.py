@@ -30,7 +30,7 @@ def kind_of(sql_type: SqlType, zone: tzinfo | None = None) -> Kind:
     """
     Return the kind of a type; for one not listed, such as an enum, one that PostgreSQL checks.
 
-    @param zone: of times that name none; C{None}: UTC.
+    @param zone: time zone of times that name none; C{None}: UTC.
     """
     if sql_type.element is not None:
         return Array(sql_type, kind_of(sql_type.element, zone))

@@ -73,7 +73,7 @@ class CheckReport:
     """
     Report of a check.
 
-    @ivar notes: what is in order, one line each.
+    @ivar notes: lines about what is in order.
     @ivar problems: C{key: fault and remedy}, one line each.
     @ivar unasked: C{key: reason} why a database could not be checked, or not completely.
     """

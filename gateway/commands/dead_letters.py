@@ -61,7 +61,7 @@ _all = click.option("--all", "everything", is_flag=True, help="All there are.")
 def list_letters(
     with_letters: Callable[[DeadLetterWork], None], route: str | None, limit: int
 ) -> None:
-    """List the oldest ones, one line each."""
+    """List the oldest dead letters, one line each."""
 
     async def work(letters: DeadLetters, config: Config) -> int:
         choice = DeadLetterSelection(route=route)

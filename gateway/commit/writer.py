@@ -107,7 +107,7 @@ class PeerSource:
         """
         Move all that is in flight to another lane.
 
-        @return: that lane; the caller has to begin it.
+        @return: the lane; the caller has to begin it.
         """
         lane = self._lane = self._writer.choose_lane()
         lane.add(chunks)
@@ -116,9 +116,9 @@ class PeerSource:
 
 class Writer:
     """
-    All lanes of the gateway.
+    Writer of all messages: the lanes of the gateway, and the state that they share.
 
-    @ivar sources: those that have something in flight, by the C{id} of their origin.
+    @ivar sources: sources with messages in flight, by the C{id} of their origin.
     @ivar in_flight: chunks that are submitted and not yet answered.
     @ivar unknown: how often a connection was lost with a batch in flight.
     @ivar resolved: how often the fence showed that such a batch had been committed.

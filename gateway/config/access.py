@@ -43,7 +43,7 @@ def check_access(
 
     @param section: C{None} where the file has none.
     @param listeners: all of them, as C{routes} and C{queries} are.
-    @param channels: those in C{channels.allow}.
+    @param channels: names in C{channels.allow}.
     """
     no_tokens = section is None or section.tokens is None
     if no_tokens and reader.is_sure("access", "access.tokens"):

@@ -88,7 +88,7 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @ivar max_connections: at a time; C{None}: as many as C{limits.connections}.
     @ivar max_connections_per_address: from one address, or one IPv6 network of 64 bits.
     @ivar messages_per_second: rate limit of one identity or one address.
-    @ivar bytes_per_second: the same for bytes of payload.
+    @ivar bytes_per_second: most bytes of payload a second.
     @ivar burst: seconds' worth of both that may come at once.
     @ivar allow: networks that may connect; none: all.
     @ivar deny: networks that may not, even if they are in C{allow}.
@@ -185,7 +185,7 @@ def check_listener(
     Check one listener beyond the types of its keys, and note the problems.
 
     @param route_names: of all routes, those with problems too.
-    @param routes: those whose format is known.
+    @param routes: routes whose format is known.
     """
     where = f"listeners.{name}"
     fault = endpoint_fault(listener.endpoint)
@@ -196,7 +196,7 @@ def check_listener(
             f"{where}.endpoint",
             f"{listener.endpoint!r} is no Twisted server endpoint ({fault}){hint}",
         )
-    _check_door(reader, where, listener)
+    _check_admission(reader, where, listener)
     if not reader.is_sure(f"{where}.dialect"):
         return
     if listener.dialect != "plain":
@@ -217,7 +217,7 @@ def check_listener(
         check_content(reader, where, listener.route_by, listener.routes, route_names, routes)
 
 
-def _check_door(reader: SectionReader, where: str, listener: Listener) -> None:
+def _check_admission(reader: SectionReader, where: str, listener: Listener) -> None:
     """
     Check networks, TLS, the socket's owner and the keys that depend on the endpoint.
     """

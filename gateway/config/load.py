@@ -169,8 +169,8 @@ class Draft(NamedTuple):
     """
     Configuration together with its problems.
 
-    @ivar config: where there are problems, only fit to search for more of them: the files and
-        servers whose keys could not be read are left out.
+    @ivar config: the configuration; where there are problems, only fit to search for more of them:
+        the files and servers whose keys could not be read are left out.
     @ivar problems: one line each.
     """
 

@@ -53,7 +53,7 @@ class ConfigPaths:
         """
         Resolve one path.
 
-        @param value: as written in the file: a path or C{credential:NAME}.
+        @param value: text in the file: a path or C{credential:NAME}.
         @raise ConfigError: with one line, where the path cannot be used. A value that looks like a
             secret is not shown.
         """

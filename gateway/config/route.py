@@ -61,7 +61,7 @@ class RouteSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     @ivar timezone: zone of times that name none: an IANA name, or C{local}.
     @ivar columns: column -> source of its value: a field, a source that begins with C{@}, or a
         table as L{ColumnSection}.
-    @ivar conflict: what happens with a row whose key exists already.
+    @ivar conflict: action for a row whose key exists already.
     @ivar key: the columns of that key.
     @ivar returning: columns whose values are sent with C{+OK}.
     @ivar create: whether to create the table if it is missing.

@@ -36,10 +36,10 @@ def check_content(
     Check C{route_by} and C{routes} of one listener, and note the problems.
 
     @param where: key of the listener.
-    @param field: its C{route_by}.
-    @param table: its C{routes}.
+    @param field: C{route_by} of the listener.
+    @param table: C{routes} of the listener.
     @param names: of all routes, those with problems too.
-    @param routes: those whose format is known.
+    @param routes: routes whose format is known.
     """
     is_field = bool(field) and field not in SOURCES
     if field is None:

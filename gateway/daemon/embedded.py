@@ -273,7 +273,7 @@ class EmbeddedServer:
         """
         Run a script with psql.
 
-        @return: its output, and its errors.
+        @return: standard output and standard error.
         @raise EmbeddedError: it cannot connect.
         """
         # Without the user's PG* variables, which could name another server.

@@ -31,12 +31,12 @@ class Work:
     """
     Consecutive frames that are answered together.
 
-    @ivar route: of the messages.
+    @ivar route: route of the messages.
     @ivar messages: to be stored, in order; maybe none.
     @ivar gaps: answers known at once: (position among the frames, answer), ascending.
     @ivar tags: the tag that each answer repeats, one for each frame; C{None}: there are none.
     @ivar closes: whether the connection ends after these answers.
-    @ivar stream: that the messages are numbered in, from C{first} on.
+    @ivar stream: stream that the messages are numbered in, from C{first} on.
     @ivar refusal: why the messages are not to be stored; they use their numbers up.
     @ivar request: for a single frame that is not answered at once: the call that begins it.
     @ivar rest: frames behind a request, to be read when it is answered.

@@ -61,7 +61,7 @@ class StreamRegistry:
         """
         Claim a stream; another connection that has it is closed.
 
-        @param seen: what its peer knows; C{None}: nothing.
+        @param seen: number and epoch that the peer knows; C{None}: nothing.
         @return: the stream, or why it cannot be opened now.
         """
         lock, waiting = self._turns.get(name, (DeferredLock(), 0))
@@ -168,7 +168,7 @@ class StreamRegistry:
         """
         End the present claim of a stream here, and wait until nothing of it is in flight.
 
-        @return: that claim; C{None}: there was none.
+        @return: claim of the other gateway; C{None}: there was none.
         """
         stream = self._closed.get(name)
         kept = self._open.pop(name, None)

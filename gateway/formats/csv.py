@@ -75,7 +75,7 @@ class CsvFormat:
         stride = len(self._names) + 1
         return Fields(
             {
-                field: Texts(self._meant(values[place::stride]))
+                field: Texts(self._unquoted(values[place::stride]))
                 for field, place in self._places.items()
             },
             faults,
@@ -129,7 +129,7 @@ class CsvFormat:
         values.pop()
         return values
 
-    def _meant(self, values: list[str]) -> Sequence[str | None]:
+    def _unquoted(self, values: list[str]) -> Sequence[str | None]:
         """Remove the quotes of values; an empty value without quotes becomes C{None}."""
         if not self._spaced and '"' in "".join(values):
             return [

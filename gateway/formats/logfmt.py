@@ -156,16 +156,16 @@ def _field_values(rows: list[dict[str, str]], field: str) -> list[str | None]:
         if (value := row.get(field)) is None
         else value[1:]
         if value and value[1:2] != '"'
-        else _meant(value)
+        else _value_text(value)
         for row in rows
     ]
 
 
-def _meant(value: str) -> str:
+def _value_text(value: str) -> str:
     """
     Return the text of a quoted value, or of a key without a value.
 
-    @param value: as it was written: with quotes and its C{=}; empty for a key alone.
+    @param value: text behind the key: with quotes and its C{=}; empty for a key alone.
     """
     if not value:
         return "true"

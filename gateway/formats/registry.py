@@ -76,7 +76,7 @@ def format_of(reading: Reading, fields: Sequence[str], zone: tzinfo | None = Non
     """
     Make the reader of a route's messages.
 
-    @param fields: those that columns want, for which L{field_fault} returns C{None}.
+    @param fields: fields that columns want, for which L{field_fault} returns C{None}.
     @param zone: of times that name none, where the format itself reads them; C{None}: local.
     @raise ValueError: the pattern cannot be used.
     """

@@ -119,7 +119,7 @@ class Rfc3164:
         self._offsets |= _abbreviations(zone, datetime.fromtimestamp(clock(), zone).year)
         self._match = _message(self._offsets)
 
-    def look_at_the_clock(self) -> None:
+    def update_date(self) -> None:
         """Read today's date, which decides the years; called once a chunk, not for each message."""
         today = datetime.fromtimestamp(self._clock(), self._zone).date()
         if today != self._today or len(self._days) > _MOST_DAYS:
@@ -183,7 +183,7 @@ def _with_words(day: str, clock: str, behind: str) -> tuple[str, str, str | None
     """
     Join a day and a time with the words that follow.
 
-    @param behind: what follows a time: a fraction, a year and a zone.
+    @param behind: text that follows a time: a fraction, a year and a zone.
     @return: the day, its year behind it; the time with its fraction; the zone.
     """
     fraction, *words = behind.removesuffix(":").split(" ")

@@ -85,7 +85,7 @@ def is_name(text: str) -> bool:
 
 def elements(data: str) -> dict[str, dict[str, str | list[str]]]:
     """
-    Read structured data.
+    Parse structured data (section 6.3).
 
     @param data: as L{read} gives it.
     @return: SD-ID -> parameter -> value; a list of values where the parameter is repeated,

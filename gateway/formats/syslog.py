@@ -130,7 +130,7 @@ class SyslogFormat:
 
     def _rows(self, frames: Sequence[bytes], faults: Faults) -> list[rfc5424.SyslogParts]:
         modern, legacy = rfc5424.read, self._legacy.parse_message
-        self._legacy.look_at_the_clock()
+        self._legacy.update_date()
         rows: list[rfc5424.SyslogParts] = []
         for number, frame in enumerate(frames):
             try:

@@ -27,7 +27,7 @@ class ListenerService:
     ) -> None:
         """
         @param text: the endpoint as configured, for messages.
-        @param example: what a peer may send, as an argument of printf(1).
+        @param example: bytes that a peer may send, as an argument of printf(1).
         """
         self.admission = admission
         self._endpoint = endpoint
@@ -78,7 +78,7 @@ class ListenerService:
             secure = f"-connect {peer_name(IPv4Address('TCP', host, address.port))}"
         over = ""
         if self.admission.tls is not None or self._text.startswith(("ssl:", "tls:")):
-            over, call = " over TLS", f"openssl s_client -quiet {secure}{self._shown}"
+            over, call = " over TLS", f"openssl s_client -quiet {secure}{self._openssl_options}"
         elif self.factory.telnet and name is None:
             call = f"telnet {netcat}"
         else:
@@ -89,7 +89,7 @@ class ListenerService:
         return f"listener {self.factory.listener}: {framing} frames{over} on {where}; {hint}"
 
     @property
-    def _shown(self) -> str:
+    def _openssl_options(self) -> str:
         """Options of openssl(1) that the listener requires."""
         tls = None if self.admission.tls is None else self.admission.tls.contexts.section
         if tls is None or tls.client_ca is None:

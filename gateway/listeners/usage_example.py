@@ -45,7 +45,7 @@ def sample_message(route: Route, choice: tuple[str, str] | None = None) -> str:
     """
     Return a message that a route can parse, though its table may need other values.
 
-    @param choice: where a field chooses the route, that field and a value for it.
+    @param choice: field that chooses the route, and a value for it; C{None} where none does.
     """
     fields: dict[str, Any] = dict.fromkeys(route.fields, _ONE)
     if choice is not None:

@@ -1,13 +1,10 @@
 """
 Chunks (messages of one peer) and batches (rows of one commit).
 
-A L{Chunk} is what one read of one peer brought for one route. A L{Batch} is a
-list of slices of chunks that one statement stores. Neither ever holds an object
-for each message; what is kept of a message is its C{bytes} in the list of frames
-and its place in a run of equal outcomes.
-
-Nothing here waits or talks to anybody: L{gateway.commit.writer} decides when, and a
-store decides whether.
+A L{Chunk} holds the messages that one read of one peer brought for one route, a L{Batch} the slices
+of chunks that one statement stores. There is no object for a message: only its C{bytes} in the list
+of frames, and its place in a run of equal outcomes. Strategy: no I/O. L{gateway.commit.writer}
+decides when a batch is stored, a store whether.
 """
 
 from __future__ import annotations
@@ -49,7 +46,7 @@ class Origin:
 
     @ivar peer: the remote address as C{host:port}, C{[v6]:port} or C{unix}.
     @ivar listener: the listener's name in the configuration.
-    @ivar identity: who the peer proved to be.
+    @ivar identity: identity that the peer has proved.
     """
 
     peer: str
@@ -62,8 +59,8 @@ class Chunk:
     Messages of one peer for one route, submitted and answered together.
 
     @ivar size: payload bytes.
-    @ivar token: what the submitter knows the chunk by.
-    @ivar stream: that the messages are numbered in.
+    @ivar token: object by which the submitter knows the chunk.
+    @ivar stream: stream that the messages are numbered in.
     @ivar first: the number of the first of them; those of the others follow.
     @ivar refusal: why all of them are refused, where that is known from the start: they only
         use their numbers up.
@@ -199,7 +196,7 @@ class Refusal(NamedTuple):
     """
     A row that is not stored; its answer is given when its batch is committed.
 
-    @ivar row: of the chunk.
+    @ivar row: index of the message in the chunk.
     @ivar dead_letter: whether it is kept as a dead letter, in the same commit.
     @ivar counts: whether its stream moves past it with the batch; else it has, or never will.
     """

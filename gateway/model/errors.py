@@ -142,11 +142,11 @@ class OutcomeUnknown(StoreError):
 
 class StoredPartly(StoreError):
     """
-    Of several batches stored as one, an earlier try stored the first ones.
+    An earlier try stored the first ones of several batches stored as one.
 
     The caller leaves those out and writes the rest.
 
-    @ivar number: that of the last batch stored.
+    @ivar number: number of the last batch stored.
     """
 
     def __init__(self, number: int) -> None:
@@ -160,7 +160,7 @@ class FenceVoid(StoreError):
 
     Its batch is not stored, and needs a fence of its own.
 
-    @ivar number: that of the batch.
+    @ivar number: number of the batch.
     """
 
     def __init__(self, number: int) -> None:
@@ -223,7 +223,7 @@ class BatchesRefused(PeerError):
     """
     Some frames of several batches can never be stored, see L{FramesRefused}.
 
-    @ivar faults: those of each batch.
+    @ivar faults: faults of each batch.
     """
 
     def __init__(self, faults: list[Faults]) -> None:
@@ -235,7 +235,7 @@ class FramesRefused(PeerError):
     """
     Some frames can never be stored; the others can.
 
-    @ivar faults: which ones and why.
+    @ivar faults: (index, reason) of the refused frames.
     @ivar by_type: whether the types of the table's columns had a part in it.
     """
 

@@ -67,8 +67,9 @@ class Outcome:
     """
     Fate of a message, as its answer tells it.
 
-    @ivar word: what the peer must do: nothing, give up, try again, leave.
-    @ivar code: which kind of refusal; C{None} for what is kept.
+    @ivar word: first word of the answer, by which the peer knows what to do: nothing, give up, try
+        again, leave.
+    @ivar code: kind of refusal; C{None} where the message is kept.
     @ivar text: one line for people; never SQL, never a secret.
     @ivar sqlstate: PostgreSQL's error code, where PostgreSQL refused.
     @ivar retry: seconds the peer should wait before it tries again.

@@ -20,7 +20,7 @@ class Reading:
     """
     Format of a route's messages, and its settings.
 
-    @ivar names: of csv: what the values of a record are called, in order.
+    @ivar names: names of the values of a csv record, in order.
     @ivar delimiter: of csv: one character, or C{whitespace}.
     @ivar pattern: of regex.
     """
@@ -66,7 +66,7 @@ class Value:
     Source of a column's value.
 
     @ivar source: one of L{SOURCES}, a field of the message, or L{CONSTANT}.
-    @ivar default: what is stored where the message has no such field, as text.
+    @ivar default: text of the value that is stored where the message has no such field.
     @ivar required: whether a message without the field is refused.
     """
 
@@ -86,12 +86,13 @@ class Route:
     @ivar create_columns: column -> SQL type, or C{None}: the table is not created.
     @ivar dead_letter: whether refused messages are kept.
     @ivar reading: how messages become fields.
-    @ivar conflict: what is done with a row whose key is there already.
+    @ivar conflict: action for a row whose key exists already.
     @ivar key: the columns of that key, for which there is a unique index.
     @ivar returning: columns whose values are told with C{+OK}.
     @ivar sql: the user's own statement, instead of a table; the columns are then the names
         of its parameters.
-    @ivar timezone: of times that name none; C{None}: local for syslog, UTC for all others.
+    @ivar timezone: time zone of times that name none; C{None}: local for syslog, UTC for all
+        others.
     """
 
     name: str

@@ -19,8 +19,8 @@ class Written(NamedTuple):
     """
     Outcomes of a batch whose fence has moved.
 
-    @ivar runs: what became of its rows, in order. Refused ones are among them where the
-        others could be stored without them.
+    @ivar runs: fates of its rows, in order. Refused ones are among them where the others could be
+        stored without them.
     @ivar before: whether it was an earlier call that moved the fence.
     """
 
@@ -76,7 +76,7 @@ class Waiting(NamedTuple):
     """
     Numbers of a stream that a spool holds.
 
-    @ivar numbers: those that wait.
+    @ivar numbers: ranges of numbers that wait.
     @ivar refusals: epoch -> number -> outcome, of those that are refused.
     @ivar last: epoch and number of the message that was put there last.
     """
@@ -153,8 +153,9 @@ class Store(Protocol):
 
         Afterwards it has happened, or never will, even if a stalled server resumes it.
 
-        @param fence: of several, the first one.
-        @return: what it stored; C{None} where it stored nothing: the fence is void from now on.
+        @param fence: fence of the write; the first one, where there were several.
+        @return: result of the earlier write; C{None} where it stored nothing: the fence is void
+            from now on.
         @raise gateway.model.errors.StoredPartly: as for L{write}.
         @raise gateway.model.errors.StoreError: it is not settled yet; call again.
         """
@@ -163,8 +164,8 @@ class Store(Protocol):
         """
         Claim a stream for this gateway; whatever others still want to store for it is refused.
 
-        @param seen: what its peer knows; C{None}: nothing, so that a new epoch begins, unless
-            all of C{spooled} goes on from the mark.
+        @param seen: number and epoch that the peer knows; C{None}: nothing, so that a new epoch
+            begins, unless all of C{spooled} goes on from the mark.
         @raise gateway.model.errors.StreamBehind: the stream has not come so far in that epoch;
             nothing is changed.
         @raise gateway.model.errors.StoreError: that cannot be done now.

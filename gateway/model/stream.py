@@ -95,7 +95,7 @@ class Stream:
         """
         Accept the peer's next message, or answer it.
 
-        @return: its answer; C{None} where it is to be stored.
+        @return: the answer to it; C{None} where it is to be stored.
         """
         if self.ended:
             return wording.STREAM_TAKEN

@@ -19,8 +19,8 @@ class StreamPosition(NamedTuple):
     @ivar current: whether it is in the epoch of the messages.
     @ivar mark: the number up to which everything is settled.
     @ivar first: the number of the first message in C{digests}.
-    @ivar digests: of consecutive settled messages, as far as they are remembered and were in
-        the batch.
+    @ivar digests: digests of consecutive settled messages, as far as they are remembered and were
+        in the batch.
     """
 
     claimed: bool

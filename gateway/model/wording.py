@@ -131,7 +131,7 @@ def needs_its_number(number: int) -> Outcome:
     """
     Refuse a message without a number on a connection with a stream.
 
-    @param number: that it should have.
+    @param number: number that the message should have.
     """
     return refused(Code.FORMAT, f"in a stream a PUT has its number: PUT route #{number} payload")
 

@@ -24,7 +24,7 @@ class Slot:
     Place in the queue for the answers of one piece of work.
 
     @ivar runs: fates of its messages in order, C{None} until they are settled.
-    @ivar stream: that they are numbered in, submitted in this C{series} of it.
+    @ivar stream: stream that they are numbered in, submitted in its C{series}.
     @ivar is_request: whether it is a request, and not messages.
     @ivar route: of the messages.
     """

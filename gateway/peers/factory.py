@@ -85,7 +85,7 @@ class PeerFactory(Factory):
     """
     Factory of the protocols of one listener.
 
-    @ivar peers: those connected now.
+    @ivar peers: peers that are connected now.
     """
 
     noisy = False

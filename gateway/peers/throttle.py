@@ -74,7 +74,7 @@ class Throttle:
         Leave in C{frames} those that may pass, from the first on; pause reading where some may not.
 
         @param held: frames that come after them; those that have to wait go back in front of it.
-        @return: those that are to be refused: all or none, for each has to wait for what those
+        @return: frames that are to be refused: all or none, for each has to wait for what those
             before it ask for.
         """
         now = self._clock.seconds()

@@ -54,7 +54,7 @@ class Room:
     def __init__(self, path: Path, log: Path, max_bytes: int) -> None:
         """
         @param log: SQLite's write-ahead log.
-        @param max_bytes: that both may take together.
+        @param max_bytes: bytes that file and log may take together.
         """
         self.log_pages = min(CHECKPOINT, max_bytes // 16 // PAGE)
         self.largest = 0
@@ -72,7 +72,7 @@ class Room:
         Return the reason why a payload does not fit; C{""} where it does.
 
         @param size: bytes of payload to be added.
-        @param pages: that the file has, or will have when the log is copied to it.
+        @param pages: pages that the file has, or will have when the log is copied to it.
         @param free: how many of these are free.
         """
         # It is written to the log first, then to free pages of the file or to its end.

@@ -83,7 +83,7 @@ class Drain:
     @ivar known: messages that were in the database already.
     @ivar dead_letters: messages that became dead letters.
     @ivar held: streams that wait.
-    @ivar lanes: those of records that are gone.
+    @ivar lanes: lanes of records that are gone.
     @ivar blame: whether messages are refused for reasons that mostly pass, too.
     """
 
@@ -451,7 +451,7 @@ def _without_stored(
     """
     Take out the messages that the database has; others under a used number become dead letters.
 
-    @return: what is left to be stored, and how many messages were taken out.
+    @return: the batch that is left to be stored, and the number of messages taken out.
     """
     slices: list[Slice] = []
     refusals: list[Refusal] = []

@@ -173,8 +173,8 @@ class SpoolFile:
         """
         Compare the file with its mark, and report what is lost.
 
-        @param fault: what is known to be wrong.
-        @param aside: where the old file is kept.
+        @param fault: fault that is known already.
+        @param aside: path where the old file is kept.
         @param missing: whether there was no file; an empty one may be removed.
         """
         kept = self.messages
@@ -200,7 +200,7 @@ class SpoolFile:
 
         It is made beside the old one, which stays where it is until the new one is complete.
 
-        @return: where the old one is kept.
+        @return: path where the old file is kept.
         """
         for suffix in SUFFIXES:
             Path(f"{self._fresh_path}{suffix}").unlink(missing_ok=True)
@@ -336,7 +336,7 @@ class SpoolFile:
         Add a record at the end.
 
         @param fence: its lane and its number there; C{None}: the number is that of its place.
-        @param stream: that it waits for.
+        @param stream: stream that it waits for.
         """
         lane, number = fence
         place = self._next
@@ -455,7 +455,7 @@ class SpoolFile:
         """
         Read the next records of one route and one lane.
 
-        @return: these; and the damaged record, where the first one is.
+        @return: the records; and the damaged record, where the first one is.
         """
         records_read: list[Record] = []
         rows = size = 0

@@ -45,7 +45,7 @@ class Selection:
     """
     Selection of messages; a field that is not set selects all.
 
-    @ivar places: of records.
+    @ivar places: places of the selected records.
     """
 
     places: Collection[int] = ()
@@ -71,7 +71,7 @@ class Message(NamedTuple):
     """
     A message in the spool.
 
-    @ivar stream: that it has its number in.
+    @ivar stream: stream that it has its number in.
     @ivar refusal: why it is to become a dead letter; C{None}: it is to be stored.
     """
 
@@ -110,7 +110,7 @@ class WaitingSummary:
     """
     Summary of the records of one route that wait for the same thing, or of one record.
 
-    @ivar stream: that they wait for; others pass them.
+    @ivar stream: stream that they wait for; others pass them.
     @ivar first: place of the first of them.
     @ivar last: place of the last of them.
     @ivar size: bytes of the messages.

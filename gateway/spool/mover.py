@@ -45,9 +45,11 @@ class Moved:
     """
     Counts of the selected messages by their fates.
 
-    @ivar dead_letters: they are dead letters now.
-    @ivar known: they were stored before, or kept as dead letters, and are only removed.
-    @ivar waiting: they become dead letters when those before them in their streams are stored.
+    @ivar dead_letters: number of messages that are dead letters now.
+    @ivar known: number of messages that were stored before, or kept as dead letters, and are only
+        removed.
+    @ivar waiting: number of messages that become dead letters when those before them in their
+        streams are stored.
     """
 
     dead_letters: int = 0

@@ -101,7 +101,7 @@ class Spool:
     @ivar aside: stream -> messages that wait for it.
     @ivar damaged: messages that are set aside because they are damaged.
     @ivar size: bytes on disk.
-    @ivar backlog: its numbers of streams.
+    @ivar backlog: numbers of streams that it holds.
     @ivar inherited: lanes of the records that were there at the start. An earlier process may
         have tried to store them, and a stalled server may still execute that.
     """
@@ -112,7 +112,7 @@ class Spool:
         self, file: SpoolFile, thread: Thread, new_id: Callable[[], str] = lambda: str(uuid4())
     ) -> None:
         """
-        @param thread: that uses the file.
+        @param thread: thread that uses the file.
         @param new_id: makes up UUIDs.
         """
         self.rows: dict[str, int] = {}
@@ -169,7 +169,7 @@ class Spool:
         Keep a batch; on disk when this returns.
 
         @param fence: the one it may have been stored with.
-        @param stream: that it waits for.
+        @param stream: stream that it waits for.
         @raise SpoolUnknown: it may have been kept.
         @raise SpoolError: nothing was kept.
         """

@@ -22,12 +22,12 @@ from gateway.sql.streams import answer_of, outcome_of
 
 class _Packed(msgspec.Struct, array_like=True):
     """
-    Messages of a chunk.
+    Messages of one chunk, as the payload of a record has them.
 
     @ivar received_at: seconds since 1970.
-    @ivar stream: that they are numbered in, from C{first} on.
+    @ivar stream: stream that the messages are numbered in, from C{first} on.
     @ivar epoch: of the stream; C{""} was written by a version that knew of none.
-    @ivar refusal: of a message that is not to be stored, see
+    @ivar refusal: refusal of a message that is not to be stored, see
         L{gateway.sql.streams.answer_of}.
     @ivar dead_letter: whether such a message becomes a dead letter.
     """
@@ -60,11 +60,11 @@ class Record(NamedTuple):
     A batch in the spool.
 
     @ivar place: its position in the order; unique.
-    @ivar lane: of the fence it is stored behind, a UUID.
+    @ivar lane: lane of the fence it is stored behind, a UUID.
     @ivar number: its number on that lane.
     @ivar rows: how many messages.
-    @ivar stream: that all its messages are of, and that it waits for, while others pass it;
-        C{None}: it waits for none.
+    @ivar stream: stream of all its messages, which it waits for, while others pass it; C{None}: it
+        waits for none.
     """
 
     place: int

@@ -29,7 +29,7 @@ class _Parameter:
     """
     Parameter of a query: conversion of its argument, and its element where a call has none.
 
-    @ivar absent: its element where a call leaves it out; C{None}: the call is refused.
+    @ivar absent: array element where a call leaves the argument out; C{None}: the call is refused.
     """
 
     __slots__ = ("absent", "document", "fits", "kind", "name")

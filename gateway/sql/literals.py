@@ -23,7 +23,7 @@ def filled(sql: str, values: Values) -> str:
     """
     Fill in the parameters of a statement as literals; C{%%} is a percent sign.
 
-    @param sql: where C{values} is C{None} it has no parameters, and stays as it is.
+    @param sql: a statement; where C{values} is C{None} it has no parameters, and stays as it is.
     @raise ValueError: a text holds a NUL, which no text of PostgreSQL's can.
     """
     if values is None:

@@ -31,8 +31,7 @@ class Statement:
         out the rows at fault, see L{gateway.sql.block}.
     @ivar joins: whether it may share a commit with those of other routes: it only adds rows, so
         that their order does not matter, and no row needs an answer of its own.
-    @ivar whole: where C{prepared} is empty, the body of a code block that stores all rows
-        or none.
+    @ivar whole: body of a code block where C{prepared} is empty, one that stores all rows or none.
     """
 
     types: tuple[str, ...]

@@ -47,7 +47,7 @@ class _Form(NamedTuple):
     Arguments that one kind of endpoint takes.
 
     @ivar names: of the arguments; the first C{bare} may go without their names.
-    @ivar needed: those without which nothing else is judged: Twisted tells them.
+    @ivar needed: names of arguments without which nothing else is judged: Twisted tells them.
     """
 
     names: Mapping[str, Check | None]

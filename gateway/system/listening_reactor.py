@@ -43,10 +43,10 @@ class ListenOptions:
     @ivar backlog: peers that may wait to be accepted; C{None}: as the endpoint says.
     @ivar reuse_port: whether other processes may listen on the same port; the kernel
         then shares peers out among them.
-    @ivar send_buffer: of each connection, in bytes; C{None}: the kernel's choice.
+    @ivar send_buffer: send buffer of each connection, in bytes; C{None}: the kernel's choice.
     @ivar receive_buffer: as C{send_buffer}. It is set on the listening socket, since TCP
         announces its window before the connection is accepted.
-    @ivar mode: of a Unix socket's file; C{None}: as the endpoint says.
+    @ivar mode: mode of a Unix socket's file; C{None}: as the endpoint says.
     @ivar owner: C{user:group} of that file; C{None}: the user that the gateway runs as.
     """
 

@@ -50,7 +50,7 @@ class Contexts:
     The TLS contexts of one listener.
 
     @ivar section: the configuration they are built from.
-    @ivar stamp: of the files when last read, also if they could not be used.
+    @ivar stamp: stamp of the files when last read, also if they could not be used.
     @ivar files: the files in use.
     """
 

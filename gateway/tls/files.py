@@ -32,10 +32,10 @@ class TlsFiles:
     Content of the TLS files of one listener.
 
     @ivar default: used for peers that send no server name, or an unknown one.
-    @ivar others: those of the C{sni} directory.
+    @ivar others: certificates of the C{sni} directory.
     @ivar by_name: host name, maybe with a wildcard -> one of C{others}.
-    @ivar authorities: those that sign the certificates of peers.
-    @ivar lists: of certificates that the authorities have revoked.
+    @ivar authorities: certificates of authorities that sign those of peers.
+    @ivar lists: lists of certificates that the authorities have revoked.
     """
 
     default: Identity

@@ -52,8 +52,8 @@ def without_bom(data: bytes) -> tuple[bytes, bool]:
     Drop a byte order mark from the beginning of a stream.
 
     @param data: a stream from its first byte on.
-    @return: what is left, and whether it may be the beginning of a mark, so that more bytes
-        are needed to decide.
+    @return: the data that is left, and whether it may be the beginning of a mark, so that more
+        bytes are needed to decide.
     """
     if len(data) < len(BOM) and BOM.startswith(data):
         return data, True

@@ -117,7 +117,7 @@ class Tail:
         @param followed: whether a later file was begun; then this one is not read beyond its end
             then.
         @param others: marks of other known files.
-        @param later: those of them that came after this file.
+        @param later: the files among them that came after this one.
         @param copied: whether a copy may be read instead.
         @return: the file; C{None} where it is gone.
         """

@@ -18,10 +18,10 @@ from gateway.commands.send.rotation import HEAD, TRAIL, FilePosition, FoundFile,
 
 class Generation:
     """
-    One file's content.
+    Content of one file, from its beginning or a truncation on.
 
-    @ivar offset: of the byte to be read next.
-    @ivar given: of the byte behind the last whole message that was given out.
+    @ivar offset: offset of the next byte to read.
+    @ivar given: offset behind the last whole message that was returned.
     @ivar until: nothing from this byte on is read: it came when the next file was begun.
     @ivar over: when something else got the name, or it grew after that.
     @ivar named_until: its last change, in nanoseconds, when it was last seen under the name.
@@ -148,7 +148,7 @@ class Generation:
         return self._mark(offset, *self._trails[offset])
 
     def mark_named(self) -> FilePosition:
-        """How far it was read, with its last change of when it still had the name."""
+        """Position up to which it was read, with its last change of when it still had the name."""
         return replace(self.mark_read(), changed=self.named_until)
 
     def mark_read(self) -> FilePosition:

@@ -263,7 +263,7 @@ class Pump:
 
     async def _pause(self) -> None:
         """
-        Handle the end of the numbers that are sent again, and insertions that come here.
+        Wait before the next message where numbers stop being sent again, or messages were inserted.
         """
         if not self._caught_up and self.number >= self._last:
             await self._until(lambda: not self._counts.unanswered)

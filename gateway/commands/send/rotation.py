@@ -55,7 +55,7 @@ class FilePosition:
 
     @ivar size: number of first bytes that C{digest} covers.
     @ivar before: number of bytes before C{offset} that C{trail} covers.
-    @ivar trail: their digest; C{""} if an earlier version wrote the position.
+    @ivar trail: digest of the last bytes; C{""} if an earlier version wrote the position.
     @ivar end: size of the file when last seen; C{changed}: its last change, in nanoseconds.
     @ivar path: its path, with links resolved.
     @ivar dead: whether it was truncated after that: the position fits no file any more.
@@ -146,7 +146,7 @@ def find(
     @param renamed: whether another file has had the name since: then no file with the name is a
         copy.
     @param others: positions in other known files, which are no copies of it.
-    @param later: those of them that came after it, as no copy of it did.
+    @param later: positions among them of files that came after this one, as no copy of it did.
     @param copied: whether a copy may be returned.
     @return: the open file; C{None} where it is gone.
     """

@@ -52,8 +52,8 @@ class ConnInfo:
     """
     Parameters of a connection, each from the source that takes precedence.
 
-    @ivar own: those of the connection string itself.
-    @ivar service: those of the service that it names.
+    @ivar own: parameters of the connection string itself.
+    @ivar service: parameters of the service that it names.
     """
 
     def __init__(self, dsn: str, outside: Environment) -> None:

@@ -42,7 +42,7 @@ class PoolFigures:
     @ivar waiting: callers that wait for a connection.
     @ivar opening: attempts to connect under way.
     @ivar opened: connections opened in total.
-    @ivar lost: those of them that were lost, not closed by us.
+    @ivar lost: number of them that were lost, not closed by us.
     @ivar reconnects: how often a connection was opened after a loss had left none.
     @ivar generation: how often all connections were put in doubt.
     """

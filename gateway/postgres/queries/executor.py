@@ -59,7 +59,7 @@ class PreparedCall:
 
 class CallExecutor:
     """
-    Executor of calls of queries.
+    Executor of the statements that answer calls.
 
     @ivar prepares: whether statements are prepared; not behind a pooler that shares sessions.
     """

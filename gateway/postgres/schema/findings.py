@@ -39,7 +39,7 @@ class Findings:
     @property
     def sound(self) -> Insert:
         """
-        Statement that stores.
+        Statement that stores messages into the route's table.
 
         @raise RouteError: with every problem.
         """

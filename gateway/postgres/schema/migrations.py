@@ -86,7 +86,7 @@ async def refuse_newer(query: RunQuery) -> None:
 
 async def up_to_date(query: RunQuery) -> bool:
     """
-    Say whether no file is missing.
+    Say whether all migrations are applied.
     """
     return await _applied(query) >= migrations()[-1][0]
 

@@ -77,7 +77,7 @@ async def sql_types(
     query: RunQuery, declared: Sequence[tuple[int, int]], not_null: Sequence[bool] = ()
 ) -> list[SqlType]:
     """
-    Look up types.
+    Look up types in the catalog of the database.
 
     @param declared: oid and modifier of each type, as C{pg_attribute} has them.
     @param not_null: for each, whether its column refuses NULL.

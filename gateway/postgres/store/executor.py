@@ -46,7 +46,7 @@ class WriteOptions(NamedTuple):
     """
     Options for storing a batch.
 
-    @ivar blame: which failing rows count as rows at fault.
+    @ivar blame: kinds of failing rows that count as rows at fault.
     @ivar patient: whether to wait as long as the server needs, but with a limit for the locks of
         others.
     """
@@ -188,7 +188,7 @@ class StatementExecutor:
         """
         Store rows, and roll back.
 
-        @return: their fates; C{None} where all can be stored.
+        @return: fates of the rows; C{None} where all can be stored.
         @raise StoreError: none can be stored, and it is not certain that any is at fault.
         """
         statement, values = bound
