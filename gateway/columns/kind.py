@@ -24,7 +24,7 @@ MAX_EXCERPT: Final = 40
 BLANKS: Final = " \t\n\v\f\r"
 """What PostgreSQL leaves out around a number or a truth value."""
 
-_UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_NOT_SHOWABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class Misfit(ValueError):
@@ -35,7 +35,7 @@ class Misfit(ValueError):
 
 def excerpt(value: str) -> str:
     """Return a value for error texts: quoted, without control characters, cut where it is long."""
-    text = _UNPRINTABLE.sub("?", value[: MAX_EXCERPT + 1])
+    text = _NOT_SHOWABLE.sub("?", value[: MAX_EXCERPT + 1])
     return f"'{text[:MAX_EXCERPT]}...'" if len(text) > MAX_EXCERPT else f"'{text}'"
 
 

@@ -22,7 +22,7 @@ _LONG_MONTH: Final = "(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])"
 _SHORT_MONTH: Final = "(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
 _FEBRUARY: Final = "02-(?:0[1-9]|1[0-9]|2[0-8])"
 # Leap days are judged one by one.
-_DATE: Final = f"[1-9][0-9]{{3}}-(?:{_LONG_MONTH}|{_SHORT_MONTH}|{_FEBRUARY})"
+_ISO_DATE: Final = f"[1-9][0-9]{{3}}-(?:{_LONG_MONTH}|{_SHORT_MONTH}|{_FEBRUARY})"
 _TIME: Final = r"(?:[01][0-9]|2[0-3]):[0-5][0-9](?::[0-5][0-9](?:\.[0-9]{1,9}+)?+)?+"
 _ZONE: Final = "(?:Z|[+-](?:0[0-9]|1[0-4]):?[0-5][0-9])"
 
@@ -118,7 +118,7 @@ class Timestamp(Kind):
         self.parameter = f"{sql_type.base}[]"
         # PostgreSQL takes these as they are and means the same.
         if self._zoned or zone is UTC:
-            plain = f"{_DATE}[T ]{_TIME}" + (_ZONE if self._zoned else "")
+            plain = f"{_ISO_DATE}[T ]{_TIME}" + (_ZONE if self._zoned else "")
             self.json = column_pattern(f'"{plain}"')
             self.text = column_pattern(plain)
 
@@ -142,8 +142,8 @@ class Date(Kind):
 
     parameter = "date[]"
     cast = False
-    json = column_pattern(f'"{_DATE}"')
-    text = column_pattern(_DATE)
+    json = column_pattern(f'"{_ISO_DATE}"')
+    text = column_pattern(_ISO_DATE)
 
     def element(self, value: str) -> str:
         value = value.strip(BLANKS)

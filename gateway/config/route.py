@@ -85,7 +85,7 @@ class RouteSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     dead_letter: bool = False
 
 
-_PLAIN_WORD: Final = re.compile(r"[^\s=\"\x00-\x1f\x7f-\x9f]+")
+_BARE_NAME: Final = re.compile(r"[^\s=\"\x00-\x1f\x7f-\x9f]+")
 
 _DEFAULT: Final[Mapping[str, Any]] = {"body": FRAME, "peer": "@peer"}
 
@@ -309,7 +309,7 @@ def _check_conflict(
         for column in dict.fromkeys(c for c in names if names.count(c) > 1):
             reader.note(f"{where}.{key}", f"names {column!r} twice")
     for column in section.returning:
-        if not _PLAIN_WORD.fullmatch(column):
+        if not _BARE_NAME.fullmatch(column):
             reader.note(f"{where}.returning", f"{column!r} is no word an answer could hold")
     if section.returning and section.sql is not None and not gives_rows(section.sql):
         reader.note(f"{where}.returning", "sql returns nothing; add RETURNING")

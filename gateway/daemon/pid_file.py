@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 from gateway.model.errors import ConfigError
 from gateway.system.regular_file import read_plain
 
-_PID: Final = re.compile(rb"[1-9][0-9]{0,9}")
+_PID_TEXT: Final = re.compile(rb"[1-9][0-9]{0,9}")
 _ELSE: Final = "or name another file with --pidfile (--pidfile= for none)"
 _LONG_ENOUGH: Final = 1.0
 """Seconds after which a process has written its pid file; the kernel tells starts to a second."""
@@ -69,7 +69,7 @@ def _clear(path: Path) -> list[str]:
         return []
     except OSError as error:
         raise ConfigError([f"{where}: cannot be read: {error.strerror}; {_ELSE[3:]}"]) from None
-    if content and _PID.fullmatch(content) is None:
+    if content and _PID_TEXT.fullmatch(content) is None:
         raise ConfigError([f"{where}: holds no process number; remove it, {_ELSE}"])
     why = _staleness(int(content), written, where) if content else "was empty"
     try:

@@ -31,9 +31,9 @@ MAX_PART_EXCERPT: Final = 40
 
 _CONTROL_CLASS: Final = r"\x00-\x1f\x7f"
 # Any number of backslashes; the last one escapes what follows or else is one itself.
-_ESCAPED: Final = rf"\\++[^{_CONTROL_CLASS}\\]"
-_MEASUREMENT_NAME: Final = rf"(?!#)(?:[^{_CONTROL_CLASS} ,\\]++|{_ESCAPED})++"
-_KEY_PATTERN: Final = rf"(?:[^{_CONTROL_CLASS} ,=\\]++|{_ESCAPED})++"
+_ESCAPE_SEQUENCE: Final = rf"\\++[^{_CONTROL_CLASS}\\]"
+_MEASUREMENT_NAME: Final = rf"(?!#)(?:[^{_CONTROL_CLASS} ,\\]++|{_ESCAPE_SEQUENCE})++"
+_KEY_PATTERN: Final = rf"(?:[^{_CONTROL_CLASS} ,=\\]++|{_ESCAPE_SEQUENCE})++"
 _STRING: Final = r'"[^"\\]*+(?:\\[\s\S][^"\\]*+)*+"'
 _TRUTH: Final = "TRUE|FALSE|[tT](?:rue)?+|[fF](?:alse)?+"
 _EXPONENT: Final = "[eE][+-]?+[0-9]"
@@ -149,7 +149,7 @@ def _out_of_range(value: str) -> str | None:
 
 # The functions below find the place where a line breaks the grammar.
 
-_SPACES: Final = re.compile(" *+")
+_OPTIONAL_SPACES: Final = re.compile(" *+")
 _MEASUREMENT: Final = re.compile(_MEASUREMENT_NAME)
 _KEY_TOKEN: Final = re.compile(_KEY_PATTERN)
 _GOOD_TAGS: Final = re.compile(rf"(?:,{_KEY_PATTERN}={_KEY_PATTERN}(?=[, \r\n]|\Z))*+")
@@ -159,7 +159,7 @@ _GOOD_FIELDS: Final = re.compile(
 _CLOSED_STRING: Final = re.compile(_STRING)
 _GOOD: Final = re.compile(_FIELD_VALUE)
 _BARE_TOKEN: Final = re.compile(rf"[^{_CONTROL_CLASS} ,]*+")
-_TIMESTAMP: Final = re.compile(r"-?+[0-9]++(?=[ \r\n]|\Z)")
+_LINE_TIME: Final = re.compile(r"-?+[0-9]++(?=[ \r\n]|\Z)")
 _END: Final = re.compile(r" *+\r?+\n?+\Z")
 
 
@@ -175,7 +175,7 @@ def _line_fault(line: str) -> str:
 
     @precondition: the line is not of the grammar.
     """
-    start = _past(_SPACES, line, 0)
+    start = _past(_OPTIONAL_SPACES, line, 0)
     if _END.match(line, start):
         return "it is empty"
     if line[start] == "#":
@@ -188,22 +188,22 @@ def _line_fault(line: str) -> str:
         return _bad_tag(line, tags + 1)
     if _END.match(line, tags):
         return f"it ends at character {tags} without a field"
-    fields = _past(_SPACES, line, tags)
+    fields = _past(_OPTIONAL_SPACES, line, tags)
     if fields == tags:
         return f"{_there(line, tags)} after the {'measurement' if tags == name else 'tags'}"
     end = _past(_GOOD_FIELDS, line, fields)
     if end == fields or line[end] == ",":
         return _bad_field(line, end + (end > fields))
-    time = _past(_SPACES, line, end)
+    time = _past(_OPTIONAL_SPACES, line, end)
     if time == end:
         return f"{_there(line, end)} after the fields"
-    end = _past(_TIMESTAMP, line, time)
+    end = _past(_LINE_TIME, line, time)
     if end == time:
         word = line[time : _past(_BARE_TOKEN, line, time)]
         if word:
             return f"{_part_excerpt(word)} at character {time} where the timestamp should be"
         return f"{_there(line, time)} where the timestamp should be"
-    return f"{_there(line, _past(_SPACES, line, end))} after the timestamp"
+    return f"{_there(line, _past(_OPTIONAL_SPACES, line, end))} after the timestamp"
 
 
 def _bad_tag(line: str, start: int) -> str:

@@ -22,7 +22,7 @@ _DAY_SECONDS: Final = 86400
 
 _TOO_MANY_PARTS: Final = "it has too many parts; a colon within one is \\:"
 
-_INTEGER: Final = re.compile(r" *[+-]?[0-9]{1,99} *", re.ASCII)
+_INTEGER_TEXT: Final = re.compile(r" *[+-]?[0-9]{1,99} *", re.ASCII)
 
 Check = Callable[[str], str | None]
 """A value -> what is wrong with it."""
@@ -135,7 +135,7 @@ def _integer_between(what: str, least: int, most: int) -> Check:
     def check(value: str) -> str | None:
         if not value:
             return "a number is missing"
-        if _INTEGER.fullmatch(value) is None:
+        if _INTEGER_TEXT.fullmatch(value) is None:
             return f"{value!r} is no number"
         if not least <= int(value) <= most:
             return f"{what} is a number from {least} to {most}, and {value} is not"
