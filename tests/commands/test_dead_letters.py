@@ -8,7 +8,6 @@ import re
 import subprocess
 from pathlib import Path
 
-import pexpect
 import psycopg2
 import pytest
 
@@ -16,6 +15,7 @@ from tests import forking
 from tests.faults.look import Start
 from tests.forking import BIN
 from tests.support import PATIENCE, Database, Gateway, tool, wait_until
+from tests.terminal import Terminal
 
 _CONFIG = """
 [database]
@@ -156,10 +156,7 @@ def test_a_terminal_is_not_told_what_to_do(letters: Letters, gateway: Gateway) -
 
 
 def _on_a_terminal(command: list[str]) -> str:
-    child = pexpect.spawn(command[0], command[1:], timeout=PATIENCE, encoding="utf-8")
-    text: str = child.read()
-    child.close()
-    return text
+    return Terminal(command).finish()[1]
 
 
 def test_replay(letters: Letters) -> None:
@@ -245,12 +242,10 @@ def test_replay_goes_on(letters: Letters, gateway: Gateway) -> None:
 
 def test_purge(letters: Letters) -> None:
     """It asks, removes what was chosen, and only that."""
-    child = pexpect.spawn(letters.command()[0], letters.command("purge", "--all")[1:])
-    child.expect_exact("Remove 2 dead letters for good?", timeout=PATIENCE)
+    child = Terminal(letters.command("purge", "--all"))
+    child.expect_exact("Remove 2 dead letters for good?")
     child.sendline("n")
-    child.expect(pexpect.EOF, timeout=PATIENCE)
-    child.close()
-    assert child.exitstatus == 1
+    assert child.finish()[0] == 1
     assert len(letters.frames) == 2
     assert letters.run("purge", "--yes", "--days", "1") == (0, "0 removed\n", "")
     assert letters.run("purge", "--yes", "1") == (0, "1 removed\n", "")

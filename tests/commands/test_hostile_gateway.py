@@ -13,13 +13,13 @@ from itertools import repeat
 from pathlib import Path
 from typing import Final
 
-import pexpect
 import pytest
 
 from tests import forking
 from tests.client.hostile import LIES, HostileServer, Says, once
 from tests.forking import BIN
 from tests.support import PATIENCE
+from tests.terminal import Terminal
 
 Lie = Callable[[Says], HostileServer]
 
@@ -175,16 +175,9 @@ def test_pushes_without_end(lie: Lie) -> None:
 def test_on_a_terminal(lie: Lie, words: list[str], says: bytes, tmp_path: Path) -> None:
     """A real one gets no control character of the gateway's, whatever is shown."""
     name, *rest = words
-    command = pexpect.spawn(
-        str(BIN / "gateway"),
-        [name, "--endpoint", f"tcp:127.0.0.1:{lie(once(says)).port}", *rest],
-        timeout=PATIENCE,
-        encoding="utf-8",
-        dimensions=(24, 200),
-        cwd=str(tmp_path),
-    )
-    command.expect(pexpect.EOF)
-    shown = command.before or ""
+    endpoint = f"tcp:127.0.0.1:{lie(once(says)).port}"
+    command = [str(BIN / "gateway"), name, "--endpoint", endpoint, *rest]
+    _, shown = Terminal(command, (24, 200), tmp_path).finish()
     assert re.search(r"a\\(x1b|u001b)\[2Jb\\(x9b|u009b)c\\u202ed", shown), shown
     # A bar moves the cursor by itself, and nothing else does.
     assert not CONTROL.search(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", shown))

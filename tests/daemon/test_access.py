@@ -5,6 +5,7 @@ Tokens and grants of a real gateway, on real sockets.
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 import ssl
 from collections.abc import Callable
@@ -89,10 +90,20 @@ def token(folder: Path, identity: str, *options: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.fixture(scope="module")
+def issued(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """A file of tokens, and what is said to prove each identity."""
+    folder = tmp_path_factory.mktemp("issued")
+    names = ("till-1", "till-2", "shop", "stranger")
+    return folder / "tokens", {name: token(folder, name) for name in names}
+
+
 @pytest.fixture
-def tokens(tmp_path: Path) -> dict[str, str]:
-    """Of three identities, one of which nothing is granted to."""
-    return {name: token(tmp_path, name) for name in ("till-1", "till-2", "shop", "stranger")}
+def tokens(issued: tuple[Path, dict[str, str]], tmp_path: Path) -> dict[str, str]:
+    """Of four identities, one of which nothing is granted to; the file is the test's own."""
+    file, said = issued
+    shutil.copy2(file, tmp_path / "tokens")
+    return dict(said)
 
 
 @pytest.fixture
