@@ -76,7 +76,7 @@ def test_fields_and_paths() -> None:
         (b'{"a": "\\ud800"}', "not JSON: half of a surrogate pair (byte 7)"),
         (b'{"a": {"b": 1}, "b": {"a": 5}}', "field 'b.a' is not a JSON object but a number"),
         (b'{"b": []}', "field 'b' is not a JSON object but an array"),
-        (b'{"x": ' + b"[" * 9999 + b"]" * 9999 + b"}", "not JSON: nested too deeply"),
+        (b'{"x": ' + b"[" * 1_000_000 + b"]" * 1_000_000 + b"}", "not JSON: nested too deeply"),
     ],
 )
 def test_what_is_refused(frame: bytes, why: str) -> None:
