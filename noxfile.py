@@ -1,8 +1,8 @@
 """
 Sessions of nox: the tests with every version that is promised.
 
-C{nox} runs the suite on each Python below that the machine has; C{nox -s lowest} a short
-selection with the lowest versions that pyproject.toml allows; C{nox -s postgres} the tests of the
+C{nox} runs them all: C{tests}, the suite on each Python below that the machine has; C{lowest}, a
+short selection with the lowest versions that pyproject.toml allows; C{postgres}, the tests of the
 database's part, against each PostgreSQL. Words after C{--} are pytest's, except versions of
 PostgreSQL, which C{postgres} keeps to: C{nox -s postgres -- 13 18}.
 """
@@ -24,7 +24,7 @@ from nox.command import CommandFailed
 from nox.logger import logger
 
 nox.needs_version = ">= 2024.4"
-nox.options.sessions = ["tests"]
+nox.options.sessions = ["tests", "lowest", "postgres"]
 nox.options.default_venv_backend = "venv"
 nox.options.reuse_venv = "yes"
 
@@ -46,6 +46,7 @@ OF_POSTGRES = (
     "tests/daemon/test_custom_sql.py",
     "tests/daemon/test_routes.py",
     "tests/spool",
+    "tests/test_differential.py",
 )
 
 OF_LOWEST = (
@@ -59,6 +60,9 @@ OF_LOWEST = (
     "tests/formats/test_regex.py",
     "tests/postgres/store/test_store.py",
 )
+
+PROCESSES = "-n4"
+"""As a whole run has it: pytest alone runs files that are named in one."""
 
 CACHE = Path(__file__).parent / ".nox"
 
@@ -85,15 +89,19 @@ def offered() -> list[str]:
     """
     links = CACHE / "pythons"
     links.mkdir(parents=True, exist_ok=True)
-    os.environ["PATH"] = f"{links}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     here = []
     for version in PYTHONS:
         link = links / f"python{version}"
-        link.unlink(missing_ok=True)
         path = interpreter(version)
-        if path is not None:
+        if path is None:
+            continue
+        here.append(version)
+        # Else left alone: environments of a nox that runs beside this one start Python by it.
+        if not (link.is_symlink() and link.readlink() == path):
+            link.unlink(missing_ok=True)
             link.symlink_to(path)
-            here.append(version)
+    # Last, so that no link is found for itself.
+    os.environ["PATH"] = f"{links}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     missing = [version for version in PYTHONS if version not in here]
     if missing:
         logger.warning("not on this machine: Python %s", ", ".join(missing))
@@ -120,7 +128,7 @@ def lowest(session: nox.Session) -> None:
     constraints = Path(session.create_tmp()).absolute() / "lowest.txt"
     constraints.write_text("\n".join(lines) + "\n")
     session.install("-q", "-c", str(constraints), "-e", ".[binary,embedded,regex,test]")
-    session.run("pytest", *(session.posargs or OF_LOWEST))
+    session.run("pytest", PROCESSES, *(session.posargs or OF_LOWEST))
 
 
 @nox.session(python=HERE[0])
@@ -135,7 +143,7 @@ def postgres(session: nox.Session) -> None:
         try:
             binaries = str(fetched(session, POSTGRES[version]))
             environment = {"GATEWAY_TEST_POSTGRES": binaries}
-            session.run("pytest", *OF_POSTGRES, *words, env=environment)
+            session.run("pytest", PROCESSES, *OF_POSTGRES, *words, env=environment)
             result = "passed"
         except CommandFailed:
             result = "FAILED"
@@ -155,7 +163,8 @@ def fetched(session: nox.Session, version: str) -> Path:
     """
     @return: the folder of the binaries of a PostgreSQL, downloaded the first time.
     """
-    package = CACHE / "postgres" / version / "package"
+    # Not under the name of a session: nox keeps its environment there.
+    package = CACHE / "servers" / version / "package"
     if not package.exists():
         fresh = package.with_name("fresh")
         shutil.rmtree(fresh, ignore_errors=True)
