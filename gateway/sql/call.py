@@ -14,7 +14,7 @@ too large never leaves the server.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
@@ -24,7 +24,7 @@ from gateway.model.outcome import Listing, Outcome
 from gateway.model.query import Query
 from gateway.model.route import identifier
 from gateway.sql.parameters import gives_rows, halves, with_places
-from gateway.sql.statement import ParameterNames, named_places
+from gateway.sql.statement import ParameterNames, Preparable, named_places
 
 MOST_BYTES_OF_MANY: Final = 1024 * 1024
 """Most bytes of the answers of several calls; with more, the calls are answered one by one."""
@@ -73,12 +73,18 @@ class CallStatement:
     @ivar prepared: the text with C{$1}, C{$2}, ... for PREPARE.
     @ivar plain: the text with C{%(p1)s}, C{%(p2)s}, ... for sessions that cannot keep a
         prepared statement.
+    @ivar preparable: both of them.
     """
 
     form: Form
     types: tuple[str, ...]
     prepared: str
     plain: str
+    preparable: Preparable = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        found = Preparable(self.types, self.prepared, self.plain)
+        object.__setattr__(self, "preparable", found)
 
     def bind(self, calls: Sequence[Sequence[str]]) -> list[str]:
         """

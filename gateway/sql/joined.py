@@ -21,7 +21,7 @@ from gateway.model.batch import Slice
 from gateway.model.errors import Faults, FramesRefused, RouteError
 from gateway.model.route import CONSTANT, FRAME, Route, Value
 from gateway.sql.metadata import of_chunk
-from gateway.sql.statement import Binding, ParameterNames
+from gateway.sql.statement import Bound, ParameterNames
 from gateway.sql.table import SqlRows, table_statement
 
 
@@ -58,15 +58,14 @@ class JoinedInsert:
             self.one = table_statement(route, text.one)
         self.statements = tuple({self.many, self.one})
 
-    def bind(self, slices: Sequence[Slice]) -> Binding:
+    def bind(self, slices: Sequence[Slice]) -> Bound:
         """
         Return the statement and its parameters for the rows of a batch.
 
-        Without a stop on the way: it is little work for any batch.
+        At once: it is little work for any batch.
 
         @raise FramesRefused: some messages hold what the columns cannot.
         """
-        yield from ()
         chunk, start, stop = slices[0]
         if len(slices) == 1 and stop - start == 1 and self.one is not self.many:
             text, _ = self._format.encode(chunk.frames[start:stop])

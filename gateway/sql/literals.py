@@ -30,7 +30,10 @@ def filled(sql: str, values: Values) -> str:
         return sql
     if isinstance(values, Mapping):
         return sql % {name: literal(value) for name, value in values.items()}
-    return sql % tuple(map(literal, values))
+    # Most are texts, and one call for each will do.
+    return sql % tuple(
+        [quoted_literal(value) if type(value) is str else literal(value) for value in values]
+    )
 
 
 def literal(value: object) -> str:

@@ -9,13 +9,42 @@ because every row has to come through it: no row is stored unless it moved.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Final, Protocol
 
 from gateway.model.batch import Slice
 
 FENCE_TYPES: Final = ("uuid", "bigint", "bigint")
 """Parameters of C{gateway.advance}: a lane, and the first and the last of its batches."""
+
+
+class Preparable:
+    """
+    Statement that a session can keep under a name, the same in every session.
+
+    The name is a hash of the text. Where a pooler shares sessions, another gateway may have
+    prepared a statement of its own there; under a shared name it would store our messages into its
+    table.
+
+    @ivar prepare: SQL that prepares it, once in a session.
+    @ivar execute: SQL that runs it there, with C{%s} for each parameter.
+    @ivar plain: the text with C{%(p1)s}, C{%(p2)s}, ... for sessions that cannot keep it.
+    """
+
+    __slots__ = ("execute", "name", "plain", "prepare")
+
+    def __init__(self, types: Sequence[str], prepared: str, plain: str) -> None:
+        """
+        @param types: SQL types of the parameters.
+        @param prepared: the text with C{$1}, C{$2}, ...
+        """
+        kinds = f" ({', '.join(types)})" if types else ""
+        places = f" ({', '.join(['%s'] * len(types))})" if types else ""
+        self.name = f"gateway_{sha256(f'{kinds} {prepared}'.encode()).hexdigest()[:32]}"
+        self.prepare = f"PREPARE {self.name}{kinds} AS {prepared}"
+        self.execute = f"EXECUTE {self.name}{places}"
+        self.plain = plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +61,7 @@ class Statement:
     @ivar joins: whether it may share a commit with those of other routes: it only adds rows, so
         that their order does not matter, and no row needs an answer of its own.
     @ivar whole: body of a code block where C{prepared} is empty, one that stores all rows or none.
+    @ivar preparable: C{prepared} and C{plain}; C{None} where these are empty.
     """
 
     types: tuple[str, ...]
@@ -40,6 +70,11 @@ class Statement:
     block: str
     joins: bool = False
     whole: str = ""
+    preparable: Preparable | None = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        found = Preparable(self.types, self.prepared, self.plain) if self.prepared else None
+        object.__setattr__(self, "preparable", found)
 
 
 Bound = tuple[Statement, Sequence[str | None]]
@@ -63,9 +98,10 @@ class Insert(Protocol):
     @property
     def statements(self) -> Sequence[Statement]: ...
 
-    def bind(self, slices: Sequence[Slice]) -> Binding:
+    def bind(self, slices: Sequence[Slice]) -> Bound | Binding:
         """
-        Return the statement and its parameters for the rows of a batch.
+        Return the statement and its parameters for the rows of a batch, or what makes them where
+        that is much work.
 
         @raise FramesRefused: some messages hold what the columns cannot.
         """
@@ -74,6 +110,8 @@ class Insert(Protocol):
 def bind_at_once(insert: Insert, slices: Sequence[Slice]) -> Bound:
     """Bind without a stop on the way, for callers that may block."""
     binding = insert.bind(slices)
+    if isinstance(binding, tuple):
+        return binding
     while True:
         try:
             next(binding)

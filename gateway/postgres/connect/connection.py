@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from math import inf
 from typing import Any, Final, TypeVar
 
 import psycopg2
@@ -19,14 +20,16 @@ from psycopg2 import extensions
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IDelayedCall, IReactorTime, IReadWriteDescriptor
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from txpostgres import txpostgres
 from zope.interface import implementer
 
 from gateway.model.errors import OutcomeUnknown, StoreError, TransientError, Unavailable
-from gateway.postgres.connect.driver_errors import first_line, translated
+from gateway.postgres.connect.driver_errors import PreparedStatementLost, first_line, translated
 from gateway.sql.literals import Values, filled
 from gateway.sql.sqlstate import READ_ONLY
+from gateway.sql.statement import Preparable, named
 
 _SENT_AT_ONCE: Final = 2048
 """
@@ -153,6 +156,32 @@ class _Watch(_Descriptor):
             self._reactor.addReader(self)
 
 
+class SessionSharing:
+    """
+    Knowledge of a pool's connections: whether a pooler shares their sessions with others.
+
+    Where it does, as PgBouncer in transaction mode, a prepared statement is missing sooner or
+    later; from then on plain text is sent.
+
+    @ivar prepares: whether statements are prepared.
+    """
+
+    _log = Logger()
+
+    def __init__(self) -> None:
+        self.prepares = True
+
+    def found(self, error: PreparedStatementLost) -> None:
+        """Note that a prepared statement was missing."""
+        if self.prepares:
+            self.prepares = False
+            self._log.info(
+                "database: sessions are shared by a pooler, statements are not prepared any"
+                " more ({error})",
+                error=error,
+            )
+
+
 class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has no types
     """
     Connection that reports its loss.
@@ -164,6 +193,7 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
     @ivar opened_at: when it was connected, in seconds of the reactor's clock.
     @ivar used_at: when it was last returned to the pool.
     @ivar prepared: names of the statements prepared in its session.
+    @ivar sharing: whether a pooler shares its session, as far as its pool knows.
     @ivar lost: called once when the connection is no longer usable.
     @ivar notified: called with a list of notifications (channel, payload) that came in one read, in
         order. C{None}: txpostgres's observers get them.
@@ -188,6 +218,7 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
     def __init__(self, reactor: Any, cooperator: Any = None) -> None:
         super().__init__(reactor, cooperator)
         self.prepared: set[str] = set()
+        self.sharing = SessionSharing()
         self._clock: IReactorTime = reactor
         self._watch: _Handshake | _Watch | None = None
         self._last: Any = None
@@ -196,6 +227,7 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         self._answer_deadline: float | None = None
         self.left_alone = False
         self._timer: IDelayedCall | None = None
+        self._wakes = inf
         self._timeout = 0.0
 
     @property
@@ -259,7 +291,9 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
             connection = self._connection
             if connection.notices:
                 del connection.notices[:]
-            cursor = self._last = connection.cursor()
+            cursor = self._last
+            if cursor is None:
+                cursor = self._last = connection.cursor()
             cursor.execute(filled(sql, values))
             answer = self._answer = Deferred()
             if len(cursor.query) > _SENT_AT_ONCE:
@@ -275,6 +309,38 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
             self._answer_deadline = None
             if not self.left_alone:
                 self._deadline = None
+
+    async def execute(
+        self,
+        statement: Preparable,
+        values: Sequence[Any],
+        timeout: float,
+        answer_timeout: float | None = None,
+        before: str = "",
+        undo: str = "",
+    ) -> Rows:
+        """
+        Run a statement: prepared, which is done once in each session since planning a small one
+        costs more than running it, or as plain text where a pooler shares sessions.
+
+        @param before: statements in front of it, each with its C{;}, without parameters and with
+            each percent sign doubled.
+        @param undo: statement that ends the transaction which C{before} begins; C{""}: none.
+        @return: the rows of the statement.
+        @raise StoreError: as for L{query}.
+        """
+        if self.sharing.prepares:
+            try:
+                if statement.name not in self.prepared:
+                    await self.query(statement.prepare, None, timeout, answer_timeout)
+                    self.prepared.add(statement.name)
+                return await self.query(before + statement.execute, values, timeout, answer_timeout)
+            except PreparedStatementLost as error:
+                # Refused before anything was done.
+                self.sharing.found(error)
+                if undo:
+                    await self.query(undo, None, timeout, answer_timeout)
+        return await self.query(before + statement.plain, named(values), timeout, answer_timeout)
 
     async def _takes_writes(self, timeout: float) -> bool:
         """
@@ -371,7 +437,7 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         elif state == extensions.POLL_OK:
             # In this order: a caller of LISTEN gets its answer before the first notification.
             self._settle(None)
-            if self._watch is not None:
+            if self._watch is not None and self._connection.notifies:
                 self.checkForNotifies()
 
     def checkForNotifies(self) -> None:
@@ -399,17 +465,21 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
     def _arm(self, timeout: float, answer_timeout: float | None = None) -> None:
         self._timeout = timeout
         now = self._clock.seconds()
-        self._deadline = now + timeout
+        due = self._deadline = now + timeout
         if answer_timeout is not None and answer_timeout < timeout:
-            self._answer_deadline = now + answer_timeout
-            timeout = answer_timeout
-        timer = self._timer
-        if timer is None or not timer.active():
-            self._timer = self._clock.callLater(timeout, self._look)
-        elif timer.getTime() > now + timeout:
-            timer.reset(timeout)
+            due = self._answer_deadline = now + answer_timeout
+        if due < self._wakes:
+            self._wake(due, now)
+
+    def _wake(self, due: float, now: float) -> None:
+        self._wakes = due
+        if self._timer is not None and self._timer.active():
+            self._timer.reset(due - now)
+        else:
+            self._timer = self._clock.callLater(due - now, self._look)
 
     def _look(self) -> None:
+        self._wakes = inf
         if self._deadline is None:
             return
         now = self._clock.seconds()
@@ -422,9 +492,9 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
                 answer.errback(OutcomeUnknown(f"no answer from the server within {waited:g} s"))
         if self._deadline is None:
             return
-        left = (self._deadline if self._answer_deadline is None else self._answer_deadline) - now
-        if left > 0:
-            self._timer = self._clock.callLater(left, self._look)
+        due = self._deadline if self._answer_deadline is None else self._answer_deadline
+        if due > now:
+            self._wake(due, now)
         else:
             self.fault = f"no answer from the server within {self._timeout:g} s"
             self.discard()

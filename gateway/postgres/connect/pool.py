@@ -26,7 +26,7 @@ from txpostgres import txpostgres
 
 from gateway.config.load import Database
 from gateway.model.errors import StoreError, Unavailable
-from gateway.postgres.connect.connection import Connection
+from gateway.postgres.connect.connection import Connection, SessionSharing
 from gateway.postgres.connect.connector import ConnectAttempt, Connector
 
 _CHECK_EVERY = 30.0
@@ -81,6 +81,7 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
     Pool of open connections, at least C{min}, at most C{max}.
 
     @ivar lost: how many connections were lost.
+    @ivar sharing: whether a pooler shares their sessions.
     """
 
     connectionFactory = Connection
@@ -109,6 +110,7 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
         self.min = settings.pool_min
         self.max = settings.pool_max
         self.lost = 0
+        self.sharing = SessionSharing()
         self._dsn = ""
         self._settings = settings
         self._clock: IReactorTime = reactor
@@ -188,18 +190,30 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
         """
         return Checkout(self)
 
-    async def acquire(self) -> Connection:
+    def take(self) -> Connection | None:
         """
-        Take a connection; used by L{Checkout}.
+        Take an idle connection, to be given back; C{None} where there is none.
+
+        For the path of each batch: a context manager, a coroutine and a Deferred would show in
+        the latency of a small one.
         """
         if not self.connections:
-            await self._wait_for_one()
-        else:
-            # A token for each idle connection: this one's is free, and taken without a
-            # Deferred, which the latency of a small batch would show.
-            self._semaphore.tokens -= 1
+            return None
+        # A token for each idle connection: this one's is free.
+        self._semaphore.tokens -= 1
         connection = self.connections.pop()
         self._busy.add(connection)
+        return connection
+
+    async def acquire(self) -> Connection:
+        """
+        Take a connection, to be given back, once there is one; used by L{Checkout}.
+        """
+        connection = self.take()
+        if connection is None:
+            await self._wait_for_one()
+            connection = self.connections.pop()
+            self._busy.add(connection)
         return connection
 
     async def _wait_for_one(self) -> None:
@@ -220,7 +234,7 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
 
     def give_back(self, connection: Connection) -> None:
         """
-        Return a connection; used by L{Checkout}.
+        Return a connection.
         """
         if connection not in self._busy:
             return  # lost meanwhile, its token with it
@@ -230,8 +244,8 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
             return
         connection.idle = None
         self._busy.remove(connection)
-        connection.used_at = self._clock.seconds()
-        if self._too_old(connection) or connection.generation != self._generation:
+        now = connection.used_at = self._clock.seconds()
+        if self._too_old(connection, now) or connection.generation != self._generation:
             self._busy.add(connection)
             connection.discard()
             return
@@ -275,6 +289,7 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
             self._maintain()
             return
         connection.generation = generation
+        connection.sharing = self.sharing
         connection.lost = self._on_lost
         self._failures = 0
         self._opened += 1
@@ -341,14 +356,14 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
         for connection in list(self.connections):
             connection.discard()
 
-    def _too_old(self, connection: Connection) -> bool:
-        return self._clock.seconds() - connection.opened_at > self._settings.recycle_after
+    def _too_old(self, connection: Connection, now: float) -> bool:
+        return now - connection.opened_at > self._settings.recycle_after
 
     def _check_ages(self) -> None:
         now = self._clock.seconds()
         for connection in list(self.connections):
             idle = now - connection.used_at > self._settings.idle_timeout
-            if self._too_old(connection) or (idle and self.size > self.min):
+            if self._too_old(connection, now) or (idle and self.size > self.min):
                 connection.discard()
         self._check = self._clock.callLater(_CHECK_EVERY, self._check_ages)
 

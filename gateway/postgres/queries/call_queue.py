@@ -11,7 +11,6 @@ from twisted.internet.defer import Deferred
 
 from gateway.model.query import OnOutcome, Query
 from gateway.postgres.queries.catalog import CallableQuery
-from gateway.postgres.queries.executor import PreparedCall
 from gateway.sql.call import Form
 
 MOST_TOGETHER: Final = 256
@@ -55,11 +54,11 @@ class OpenQuery:
     @ivar since: when it was examined, in seconds of the reactor's clock.
     """
 
-    __slots__ = ("answerable", "arguments", "groups", "since")
+    __slots__ = ("arguments", "groups", "since", "statement")
 
     def __init__(self, sound: CallableQuery, since: float) -> None:
         self.arguments = sound.arguments
-        self.answerable = PreparedCall(sound.call_statement)
+        self.statement = sound.call_statement
         self.groups = sound.call_statement.form is Form.MANY
         self.since = since
 

@@ -1,6 +1,5 @@
 """
-Run calls of a query on a connection: one round trip, with a prepared statement unless a pooler
-shares sessions.
+Run calls of a query on a connection, in one round trip.
 
 Several statements in one string are one transaction, and psycopg2 returns the last one's result:
 the first ones make the transaction read-only and set its timeout, then the query is executed.
@@ -13,20 +12,15 @@ lost before the COMMIT is sent, nothing was done.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from hashlib import sha256
 from typing import Final
-
-from twisted.logger import Logger
 
 from gateway.model import wording
 from gateway.model.errors import OutcomeUnknown, RowError, StoreError, TransientError, Unavailable
 from gateway.model.outcome import RETRY_AFTER, Code, Listing, Outcome, refused, try_later
 from gateway.model.query import Query
-from gateway.postgres.connect.connection import Connection, Rows
-from gateway.postgres.connect.driver_errors import PreparedStatementLost
+from gateway.postgres.connect.connection import Connection
 from gateway.sql.call import CallStatement, answers_of
 from gateway.sql.sqlstate import CANCELLED, TOO_LARGE
-from gateway.sql.statement import named
 
 CallAnswer = Outcome | Listing
 
@@ -37,43 +31,16 @@ server should be the one to give up, that costs no connection.
 """
 
 
-class PreparedCall:
-    """
-    Prepared statement of a query, named by a hash of its text: where a pooler shares sessions,
-    another gateway may have prepared another text there.
-    """
-
-    __slots__ = ("call_statement", "execute", "name", "prepare")
-
-    def __init__(self, call_statement: CallStatement) -> None:
-        self.call_statement = call_statement
-        types = ", ".join(call_statement.types)
-        text = f"query ({types}) {call_statement.prepared}"
-        self.name = f"gateway_{sha256(text.encode()).hexdigest()[:32]}"
-        self.prepare = (
-            f"PREPARE {self.name}{f' ({types})' if types else ''} AS {call_statement.prepared}"
-        )
-        places = ", ".join(["%s"] * len(call_statement.types))
-        self.execute = f"EXECUTE {self.name}{f' ({places})' if types else ''}"
-
-
 class CallExecutor:
     """
     Executor of the statements that answer calls.
-
-    @ivar prepares: whether statements are prepared; not behind a pooler that shares sessions.
     """
-
-    _log = Logger()
-
-    def __init__(self) -> None:
-        self.prepares = True
 
     async def run_read_only(
         self,
         connection: Connection,
         query: Query,
-        answerable: PreparedCall,
+        statement: CallStatement,
         calls: Sequence[Sequence[str]],
         timeout: float,
     ) -> list[CallAnswer] | None:
@@ -86,17 +53,19 @@ class CallExecutor:
         @return: C{None} where the answers together are too large.
         @raise gateway.model.errors.StoreError: no call has an answer.
         """
-        begin = f"SET TRANSACTION READ ONLY; {_limit(timeout)}"
+        begin = f"SET TRANSACTION READ ONLY; {_limit(timeout)}; "
         connection.reads = True
         try:
-            rows = await self._run(connection, begin, answerable, calls, timeout + MARGIN)
+            rows = await connection.execute(
+                statement.preparable, statement.bind(calls), timeout + MARGIN, before=begin
+            )
         finally:
             connection.reads = False
         text: str | None = rows[0][0]
         return None if text is None else answers_of(text, query)
 
     async def run_writing(
-        self, connection: Connection, query: Query, answerable: PreparedCall, call: Sequence[str]
+        self, connection: Connection, query: Query, statement: CallStatement, call: Sequence[str]
     ) -> CallAnswer:
         """
         Answer a call of a query that may write, which is committed or leaves nothing behind.
@@ -104,9 +73,13 @@ class CallExecutor:
         @raise gateway.model.errors.StoreError: nothing was done.
         """
         timeout = query.timeout + MARGIN
-        begin = f"BEGIN; {_limit(query.timeout)}"
+        begin = f"BEGIN; {_limit(query.timeout)}; "
         try:
-            rows = await self._run(connection, begin, answerable, [call], timeout)
+            rows = await connection.execute(
+                *(statement.preparable, statement.bind([call]), timeout),
+                before=begin,
+                undo="ROLLBACK",
+            )
         except OutcomeUnknown as error:
             raise Unavailable(str(error)) from error
         except StoreError:
@@ -122,38 +95,6 @@ class CallExecutor:
             return wording.CALL_LOST
         # With a synchronous standby: committed, but not known to be there.
         return wording.CALL_LOST if connection.warned else answer
-
-    async def _run(
-        self,
-        connection: Connection,
-        begin: str,
-        answerable: PreparedCall,
-        calls: Sequence[Sequence[str]],
-        timeout: float,
-    ) -> Rows:
-        values = answerable.call_statement.bind(calls)
-        if self.prepares:
-            try:
-                if answerable.name not in connection.prepared:
-                    await connection.query(answerable.prepare, None, timeout)
-                    connection.prepared.add(answerable.name)
-                return await connection.query(f"{begin}; {answerable.execute}", values, timeout)
-            except PreparedStatementLost as error:
-                self._give_up_preparing(error)
-                if begin.startswith("BEGIN"):
-                    await connection.query("ROLLBACK", None, timeout)
-        return await connection.query(
-            f"{begin}; {answerable.call_statement.plain}", named(values), timeout
-        )
-
-    def _give_up_preparing(self, error: PreparedStatementLost) -> None:
-        if self.prepares:
-            self.prepares = False
-            self._log.info(
-                "queries: sessions are shared by a pooler, statements are not prepared any"
-                " more ({error})",
-                error=error,
-            )
 
 
 def call_outcome(error: StoreError, query: Query) -> Outcome:

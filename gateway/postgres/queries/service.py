@@ -325,11 +325,11 @@ class PostgresQueries:
         elements = [call.elements for call in calls]
         if not query.read_only:
             return [
-                await self._executor.run_writing(connection, query, opened.answerable, elements[0])
+                await self._executor.run_writing(connection, query, opened.statement, elements[0])
             ]
         timeout = query.timeout if len(calls) == 1 else min(query.timeout, GROUP_TIMEOUT)
         return await self._executor.run_read_only(
-            connection, query, opened.answerable, elements, timeout
+            connection, query, opened.statement, elements, timeout
         )
 
     def _one_by_one(self, queue: CallQueue, calls: list[Call]) -> None:

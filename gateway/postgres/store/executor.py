@@ -1,10 +1,5 @@
 """
-Run bound statements: prepared unless a pooler shares sessions, as code blocks where rows are at
-fault, several together.
-
-A statement is prepared once in each session (for small batches planning costs more than running).
-Where a pooler shares sessions, as PgBouncer in transaction mode does, a prepared statement is
-missing sooner or later; from then on the plain text is sent.
+Run bound statements: one by one, as code blocks where rows are at fault, several together.
 """
 
 from __future__ import annotations
@@ -12,17 +7,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from hashlib import sha256
 from typing import Final, NamedTuple
 from uuid import uuid4
 
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 
 from gateway.model.batch import Batch, Fence, StreamMark, stream_marks
 from gateway.model.errors import RouteError, RowError, StoreError, TransientError
 from gateway.postgres.connect.connection import Connection, Rows, RunQuery
-from gateway.postgres.connect.driver_errors import PreparedStatementLost
 from gateway.postgres.store.dead_letter import KEEP_DEAD_LETTERS, dead_letter_values
 from gateway.sql.block import Blame, settings
 from gateway.sql.fates import FATES_OF
@@ -55,32 +47,10 @@ class WriteOptions(NamedTuple):
     patient: bool = False
 
 
-class _Prepared:
-    """
-    Prepared statement, under the same name in every session.
-
-    The name is a hash of the text. Where a pooler shares sessions, another gateway may have
-    prepared a statement of its own there; under a shared name it would store our messages into its
-    table.
-    """
-
-    __slots__ = ("execute", "name", "prepare")
-
-    def __init__(self, statement: Statement) -> None:
-        text = f"{statement.types} {statement.prepared}"
-        name = self.name = f"gateway_{sha256(text.encode()).hexdigest()[:32]}"
-        self.prepare = f"PREPARE {name} ({', '.join(statement.types)}) AS {statement.prepared}"
-        self.execute = f"EXECUTE {name} ({', '.join(['%s'] * len(statement.types))})"
-
-
 class StatementExecutor:
     """
     Executor of statements behind fences.
-
-    @ivar prepares: whether statements are prepared; not behind a pooler that shares sessions.
     """
-
-    _log = Logger()
 
     def __init__(
         self, clock: IReactorTime, deadline: float, answer_timeout: float, lock_timeout: float
@@ -93,10 +63,8 @@ class StatementExecutor:
         """
         self._answer_timeout = answer_timeout
         self._within = f"SELECT set_config('lock_timeout', '{int(lock_timeout * 1000)}ms', true); "
-        self.prepares = True
         self._clock = clock
         self._deadline = deadline
-        self._prepared: dict[Statement, _Prepared] = {}
         self._suspected: dict[Statement, float] = {}
 
     async def store(
@@ -118,36 +86,33 @@ class StatementExecutor:
         statement, values = bound
         fenced = [fence.lane, fence.first, fence.number, *values]
         single = fence.first == fence.number
-        before = self._before(connection, batch, fence)
+        before = ""
+        if batch.numbered or batch.refusals:
+            before = self._before(connection, batch, fence)
         answer_timeout = self._deadline if options.patient else self._answer_timeout
-        careful = options.blame is not Blame.MOST or self._suspects(statement)
-        block = (connection, statement.block, fenced, batch, before, answer_timeout, options.blame)
-        if single and careful:
-            return await self._apart(*block, watch=False)
-        if options.patient:
-            before = f"{self._within}{before}"
+        suspects = bool(self._suspected) and self._suspects(statement)
+        if single and (suspects or options.blame is not Blame.MOST):
+            return await self._apart(
+                *(
+                    connection,
+                    statement.block,
+                    fenced,
+                    batch,
+                    before,
+                    answer_timeout,
+                    options.blame,
+                ),
+                watch=False,
+            )
+        begin = f"{self._within}{before}" if options.patient else before
         try:
-            if self.prepares and statement.prepared:
-                prepared = self._prepared.get(statement)
-                if prepared is None:
-                    prepared = self._prepared[statement] = _Prepared(statement)
-                try:
-                    if prepared.name not in connection.prepared:
-                        await connection.query(
-                            prepared.prepare, None, self._deadline, answer_timeout
-                        )
-                        connection.prepared.add(prepared.name)
-                    sql = before + prepared.execute if before else prepared.execute
-                    return await connection.query(sql, fenced, self._deadline, answer_timeout)
-                except PreparedStatementLost as error:
-                    # Refused before anything was done.
-                    self._give_up_preparing(error)
-            if statement.whole:
+            if statement.preparable is None:
                 return await self._block(
-                    connection, statement.whole, fenced, batch, before, answer_timeout
+                    connection, statement.whole, fenced, batch, begin, answer_timeout
                 )
-            sql = before + statement.plain
-            return await connection.query(sql, named(fenced), self._deadline, answer_timeout)
+            return await connection.execute(
+                statement.preparable, fenced, self._deadline, answer_timeout, begin
+            )
         except (RowError, RouteError, TransientError) as error:
             # Nothing was stored, and the server answers.
             slow = error.sqlstate == CANCELLED
@@ -156,7 +121,18 @@ class StatementExecutor:
             self._suspected[statement] = self._clock.seconds() + SUSPECTED_FOR
             if not single:
                 raise RowError(str(error), error.sqlstate) from error
-            return await self._apart(*block, watch=slow)
+            return await self._apart(
+                *(
+                    connection,
+                    statement.block,
+                    fenced,
+                    batch,
+                    before,
+                    answer_timeout,
+                    options.blame,
+                ),
+                watch=slow,
+            )
 
     async def _apart(
         self,
@@ -280,16 +256,10 @@ class StatementExecutor:
         return []
 
     def _suspects(self, statement: Statement) -> bool:
-        return self._suspected.get(statement, 0.0) > self._clock.seconds()
-
-    def _give_up_preparing(self, error: PreparedStatementLost) -> None:
-        if self.prepares:
-            self.prepares = False
-            self._log.info(
-                "database: sessions are shared by a pooler, statements are not prepared any"
-                " more ({error})",
-                error=error,
-            )
+        suspected = self._suspected.get(statement, 0.0) > self._clock.seconds()
+        if not suspected:
+            self._suspected.pop(statement, None)
+        return suspected
 
     async def _block(
         self,

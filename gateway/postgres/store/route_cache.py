@@ -33,20 +33,24 @@ AT_A_TIME: Final = 0.01
 """Seconds of reading messages after which others have their turn."""
 
 
-class _Open(NamedTuple):
+class OpenRoute(NamedTuple):
     """
     Open route.
 
     @ivar since: when its table was examined, in seconds of the reactor's clock.
+    @ivar until: when it is to be examined again.
     """
 
     insert: Insert
     since: float
+    until: float
 
 
 class RouteCache:
     """
     Cache of the statements of configured routes.
+
+    @ivar opened: route -> its statement, for those that are open.
     """
 
     def __init__(self, routes: Mapping[str, Route], clock: IReactorTime, timeout: float) -> None:
@@ -56,34 +60,22 @@ class RouteCache:
         self._routes = routes
         self._clock = clock
         self._timeout = timeout
-        self._open: dict[str, _Open] = {}
+        self.opened: dict[str, OpenRoute] = {}
         # An old gateway may go on beside a newer one, but must not start beside it.
         self._may_begin = False
-
-    def __getitem__(self, route: str) -> Insert:
-        return self._open[route].insert
-
-    def fresh(self, route: str) -> Insert | None:
-        """
-        Return the statement of a route, if its table was examined recently; else C{None}.
-        """
-        opened = self._open.get(route)
-        if opened is None or self._clock.seconds() - opened.since >= ROUTE_MAX_AGE:
-            return None
-        return opened.insert
 
     def may_be_old(self, route: str) -> bool:
         """
         Say whether the table should be examined again before a message is refused for its type.
         """
-        opened = self._open.get(route)
+        opened = self.opened.get(route)
         return opened is None or self._clock.seconds() - opened.since >= ROUTE_MAX_AGE_AFTER_ERROR
 
     def close_route(self, route: str) -> None:
         """
         Close a route, so that its table is examined before the next batch.
         """
-        self._open.pop(route, None)
+        self.opened.pop(route, None)
 
     def route(self, name: str) -> Route:
         """
@@ -106,7 +98,8 @@ class RouteCache:
         await self._begin(connection)
         findings = await connection.transaction(partial(_ready, self.route(name)), self._timeout)
         insert = findings.sound
-        self._open[name] = _Open(insert, self._clock.seconds())
+        now = self._clock.seconds()
+        self.opened[name] = OpenRoute(insert, now, now + ROUTE_MAX_AGE)
         return insert
 
     async def open_all(self, connection: Connection) -> None:
@@ -117,7 +110,7 @@ class RouteCache:
         """
         await self._begin(connection)
         for name in self._routes:
-            if name not in self._open:
+            if name not in self.opened:
                 try:
                     await self.open(connection, name)
                 except RouteError as error:
@@ -148,10 +141,12 @@ async def _ready(route: Route, query: RunQuery) -> Findings:
     return await examine(query, route)
 
 
-async def in_turns(binding: Binding, clock: IReactorTime) -> Bound:
+async def in_turns(binding: Bound | Binding, clock: IReactorTime) -> Bound:
     """
     Bind a batch of any size, with pauses for the reactor's other work.
     """
+    if isinstance(binding, tuple):
+        return binding
     since = clock.seconds()
     while True:
         try:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from twisted.internet.defer import DeferredLock
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from gateway.config.load import Database
@@ -45,7 +45,7 @@ from gateway.sql.block import Blame
 from gateway.sql.fates import VOID, runs_of
 from gateway.sql.literals import Values
 from gateway.sql.sqlstate import CANCELLED, MISSING
-from gateway.sql.statement import Bound, Insert
+from gateway.sql.statement import Binding, Bound, Insert
 from gateway.sql.streams import CLAIM_STREAM, refusals_of, stream_positions_of
 
 DEADLINE_MARGIN = 5.0
@@ -82,8 +82,6 @@ Part of C{statement_timeout} to wait for others' locks: a row that takes half of
 _TRIED_OUT: Final = 5
 """Rows of a batch that are tried out, at most."""
 
-_NO_TURN: Final[AbstractAsyncContextManager[object]] = nullcontext()
-
 
 class PostgresStore:
     """
@@ -96,6 +94,7 @@ class PostgresStore:
 
     def __init__(self, pool: Pool, routes: Mapping[str, Route], settings: Database) -> None:
         self._pool = pool
+        self._clock: IReactorTime = pool.reactor
         self._routes = routes
         self._deadline = settings.statement_timeout + DEADLINE_MARGIN
         self._route_cache = RouteCache(routes, pool.reactor, self._deadline)
@@ -118,28 +117,49 @@ class PostgresStore:
             async with self._pool.checkout() as connection:
                 work = self.executor.run_empty(connection, fence, batch)
                 return await self._behind(fence, connection, batch, work)
-        opened = self._route_cache.fresh(batch.route)
+        # No coroutine or context manager that could be spared: the latency of a small batch.
+        insert = self._fresh(batch.route)
         bound = None
-        if opened is not None:
+        if insert is not None:
             # Values first: a refusal by type needs no connection.
             try:
-                bound = await self._bind(opened, batch)
+                binding = insert.bind(batch.slices)
+                bound = binding if isinstance(binding, tuple) else await self._in_turns(binding)
             except FramesRefused as refused:
                 if not (refused.by_type and await self._looked_again(batch.route)):
                     raise
-                opened = self._route_cache[batch.route]
-                bound = await self._bind(opened, batch)
+                insert = self._route_cache.opened[batch.route].insert
+                bound = await self._in_turns(insert.bind(batch.slices))
         options = WriteOptions(blame=Blame.PASSING if blame else Blame.MOST, patient=patient)
-        async with self._turn(batch.route), self._pool.checkout() as connection:
-            if opened is not None and bound is not None:
-                try:
-                    return await self._judged(connection, opened, batch, bound, fence, options)
-                except RouteError:
-                    # The table may have changed under us: look again, then say so.
-                    self._route_cache.close_route(batch.route)
-            insert = await self._route_cache.open(connection, batch.route)
-            bound = await self._bind(insert, batch)
-            return await self._judged(connection, insert, batch, bound, fence, options)
+        turn = self._turn(batch.route)
+        if turn is not None:
+            await turn.acquire()
+        try:
+            connection = self._pool.take() or await self._pool.acquire()
+            try:
+                if insert is not None and bound is not None:
+                    try:
+                        return await self._judged(connection, insert, batch, bound, fence, options)
+                    except RouteError:
+                        # The table may have changed under us: look again, then say so.
+                        self._route_cache.close_route(batch.route)
+                insert = await self._route_cache.open(connection, batch.route)
+                bound = await self._in_turns(insert.bind(batch.slices))
+                return await self._judged(connection, insert, batch, bound, fence, options)
+            finally:
+                self._pool.give_back(connection)
+        finally:
+            if turn is not None:
+                turn.release()
+
+    def _fresh(self, route: str) -> Insert | None:
+        """
+        Return the statement of a route, if its table was examined recently; else C{None}.
+        """
+        opened = self._route_cache.opened.get(route)
+        if opened is None or self._clock.seconds() >= opened.until:
+            return None
+        return opened.insert
 
     async def _judged(
         self,
@@ -173,7 +193,10 @@ class PostgresStore:
                 raise
             options = options._replace(blame=Blame.ALL)
             written = await self._store(connection, batch, bound, fence, options)
-        self._note(batch, written)
+        if len(written.runs) == 1 and written.runs[0][1] is STORED:
+            self._passed[batch.route] = batch.slices[-1]  # nearly always
+        else:
+            self._note(batch, written)
         return written
 
     def _note(self, batch: Batch, written: Written) -> None:
@@ -199,7 +222,7 @@ class PostgresStore:
             return False
         row = part._replace(start=part.stop - 1)
         try:
-            bound = await in_turns(insert.bind([row]), self._pool.reactor)
+            bound = await self._in_turns(insert.bind([row]))
             await self.executor.try_out(connection, bound)
         except (StoreError, FramesRefused):
             return False
@@ -211,7 +234,7 @@ class PostgresStore:
             for part in batch.slices[:_TRIED_OUT]:
                 row = part._replace(stop=part.start + 1)
                 try:
-                    bound = await in_turns(insert.bind([row]), self._pool.reactor)
+                    bound = await self._in_turns(insert.bind([row]))
                     fates = await self.executor.try_out(connection, bound)
                 except (FramesRefused, RowError, RouteError, TransientError):
                     continue
@@ -220,18 +243,16 @@ class PostgresStore:
                     return True
         return False
 
-    def _turn(self, route: str) -> AbstractAsyncContextManager[object]:
+    def _turn(self, route: str) -> DeferredLock | None:
         """
         Return the lock of a route whose rows may conflict: two transactions that touch the same
-        rows in different orders deadlock, until PostgreSQL ends one of them a second later.
+        rows in different orders deadlock, until PostgreSQL ends one of them a second later. C{None}
+        for a route whose rows only come together.
         """
         configured = self._routes.get(route)
         if configured is None or (configured.conflict == "error" and not configured.sql):
-            return _NO_TURN
-        # Its methods return Deferreds, which can be awaited as a context manager's.
-        return cast(
-            AbstractAsyncContextManager[object], self._turns.setdefault(route, DeferredLock())
-        )
+            return None
+        return self._turns.setdefault(route, DeferredLock())
 
     async def _looked_again(self, route: str) -> bool:
         """
@@ -256,11 +277,11 @@ class PostgresStore:
                 bounds.append(None)
                 faults.append([])
                 continue
-            opened = self._route_cache.fresh(batch.route)
-            if opened is None:
+            insert = self._fresh(batch.route)
+            if insert is None:
                 return False  # it is opened when its messages are stored alone
             try:
-                bounds.append(await self._bind(opened, batch))
+                bounds.append(await self._in_turns(insert.bind(batch.slices)))
                 faults.append([])
             except FramesRefused as refused:
                 if refused.by_type and self._route_cache.may_be_old(batch.route):
@@ -351,8 +372,8 @@ class PostgresStore:
         async with self._pool.checkout() as connection:
             await self._query(connection, _FORGET_ABANDONED, (ABANDONED,))
 
-    def _bind(self, insert: Insert, batch: Batch) -> Awaitable[Bound]:
-        return in_turns(insert.bind(batch.slices), self._pool.reactor)
+    def _in_turns(self, binding: Bound | Binding) -> Awaitable[Bound]:
+        return in_turns(binding, self._clock)
 
     def _store(
         self,
@@ -390,7 +411,9 @@ class PostgresStore:
             raise
         if connection.warned:
             await self._confirm(connection, fence)
-        return Written(self._runs(batch, rows[0][0] if rows else None), False)
+        if not rows:
+            return Written([(batch.count, STORED)], False)
+        return Written(self._runs(batch, rows[0][0]), False)
 
     async def _behind_all(
         self, fences: Sequence[Fence], connection: Connection, work: Awaitable[Rows]

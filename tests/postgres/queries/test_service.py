@@ -245,7 +245,7 @@ async def test_values_are_never_sql(tables: Database) -> None:
     writes = Query("w", query.sql, query.params, read_only=False)
     with asking(tables, query, writes) as asker:
         for prepares in (True, False):
-            asker.queries._executor.prepares = prepares
+            asker.pool.sharing.prepares = prepares
             sent = [json.dumps([text]).encode() for text in nasty]
             for name in ("q", "w"):
                 answers = await asker.together(name, *sent)

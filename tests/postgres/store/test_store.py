@@ -295,7 +295,7 @@ async def test_any_column_of_its_type(database: Database) -> None:
         assert "-REJ DATA sqlstate=22P02 :invalid input syntax" in said([*written.runs])[0]
         await adapter.store.write(batch(b'{"a": 1}', route="doc"), Fence(lane, 5))
         # Plain text, as behind a pooler, says the same.
-        adapter.postgres.executor.prepares = False
+        adapter.pool.sharing.prepares = False
         await adapter.store.write(batch(b"\x80", route="raw"), Fence(lane, 6))
     rows = database.execute(
         'SELECT raw, short, doc, peer, "l%s""x", extract(epoch FROM at)::float, who'
@@ -659,7 +659,7 @@ async def test_a_session_that_forgets_its_statements(database: Database) -> None
         async with adapter.pool.checkout() as connection:
             await connection.query("DEALLOCATE ALL", None, 5.0)
         await adapter.store.write(batch(b"plain"), Fence(lane, 2))
-        assert not adapter.postgres.executor.prepares
+        assert not adapter.pool.sharing.prepares
         assert [body for _, body in adapter.rows()] == [b"prepared", b"plain"]
 
 
@@ -674,7 +674,7 @@ async def test_a_session_shared_with_another_gateway(database: Database) -> None
         await first.store.write(batch(b"1", route="r"), Fence(lane, 1))
         await second.store.write(batch(b"2", route="r"), Fence(lane, 2))
         names = [
-            {prepared.name for prepared in adapter.postgres.executor._prepared.values()}
+            {name for connection in adapter.pool.connections for name in connection.prepared}
             for adapter in (first, second)
         ]
         assert len(names[0]) == 1 and not names[0] & names[1]
