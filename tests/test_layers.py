@@ -55,7 +55,7 @@ PURE_TOO = (
     "commit.inflight_limit",
     *(f"spool.{n}" for n in ("backlog", "database", "disk_space", "file", "inventory", "mark")),
     *(f"spool.{n}" for n in ("mover", "reader", "record", "salvage")),
-    *(f"peers.{n}" for n in ("answer_queue", "timeouts")),
+    *(f"peers.{n}" for n in ("output", "timeouts")),
     *(f"client.{n}" for n in ("answers", "blocking", "buffer", "dial", "session", "wire")),
 )
 """Modules of other packages that are pure as well."""

@@ -61,7 +61,7 @@ class Work:
 
 class AnswerCounts(Protocol):
     """
-    Counts of a peer's answers, kept by L{gateway.peers.answer_queue}.
+    Counts of a peer's answers, kept by L{gateway.peers.output}.
 
     @ivar quiet: whether messages are not answered with C{+OK}.
     """
@@ -114,6 +114,13 @@ class FrameReader(Protocol):
     """
     Reader of one peer's frames: turns them into work.
     """
+
+    @property
+    def route(self) -> str | None:
+        """
+        The route of all frames, where each is a message as it is and need not be read; C{None}
+        where they have to be.
+        """
 
     @property
     def kept_bytes(self) -> int:

@@ -41,6 +41,7 @@ class ContentDialect:
     """
 
     kept_bytes = 0
+    route = None
     takes_commands = False
 
     def __init__(
@@ -130,6 +131,7 @@ class _RestrictedReader:
     """
 
     kept_bytes = 0
+    route = None
 
     def __init__(self, dialect: ContentDialect, denied: Sequence[str]) -> None:
         self._dialect = dialect

@@ -85,6 +85,7 @@ class Conversation:
 
     __slots__ = ("_gone", "_offer", "_peer", "_put_off", "_stream")
 
+    route = None
     _log = Logger()
 
     def __init__(self, offer: CommandDialect, peer: Peer) -> None:

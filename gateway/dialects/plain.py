@@ -21,6 +21,7 @@ class PlainDialect:
     takes_commands = False
 
     def __init__(self, route: str) -> None:
+        self.route: str | None = route
         self._route = route
         self._on_the_wire = route.encode()
 
@@ -56,6 +57,7 @@ class _RefusingReader:
     """
 
     kept_bytes = 0
+    route = None
 
     def __init__(self, dialect: Dialect, route: str) -> None:
         self._dialect = dialect

@@ -39,6 +39,7 @@ class _First:
     """
 
     kept_bytes = 0
+    route = None
 
     def __init__(self, offer: TokenFirst, peer: Peer) -> None:
         self._offer = offer

@@ -3,7 +3,7 @@ Protocol of one peer's connection: bytes in, frames to the writer, answers out i
 
 Strategy: the bytes of one read become one list of frames, one submission for
 each route in it, and one write of all its answers, in the order of the frames
-(L{gateway.peers.answer_queue}).
+(L{gateway.peers.output}).
 
 Reading pauses while the peer has C{window} unanswered frames, while it does not
 read its answers, and while the whole gateway is at its limit. Bytes read
@@ -33,15 +33,14 @@ from gateway.access.rights import NOTHING, Rights
 from gateway.dialects.base import Request, Work
 from gateway.model import wording
 from gateway.model.errors import ForeignError, FramingError
-from gateway.model.outcome import Code, Fate, Outcome, Run, Word, goodbye
-from gateway.peers.answer_queue import AnswerQueue, Slot
+from gateway.model.outcome import STORED, Code, Fate, Outcome, Run, Word, goodbye
 from gateway.peers.closing import Closing
 from gateway.peers.context import ListenerContext
-from gateway.peers.output import Output
+from gateway.peers.output import AnswerQueue, Output, Slot
 from gateway.peers.throttle import Throttle
 from gateway.peers.timeouts import EXCUSED, FINISHED, HEARD, Limit, PeerActivity
-from gateway.system.socket_options import unread
-from gateway.system.transport import Transport
+from gateway.system.socket_options import carrier_of, unread
+from gateway.system.transport import Transport, writes_to
 from gateway.wire.probe import probe_framing
 from gateway.wire.push import Pushes
 
@@ -106,6 +105,7 @@ class PeerProtocol(Protocol):
     _advancing = False
     _given_up = False
     _held_size = 0
+    _large = False
     _kept = 0
     _bye: Outcome | None = None
     _request: Request | None = None
@@ -134,9 +134,10 @@ class PeerProtocol(Protocol):
         context.joined(self)
         context.inflight_limit.add_reader(self)
         transport = self.transport
-        output = self._output = Output(transport)
-        if output.carrier is not None:
-            context.socket_options.apply(output.carrier)
+        carrier = carrier_of(transport)
+        output = self._output = Output(transport, carrier, writes_to(transport, carrier))
+        if carrier is not None:
+            context.socket_options.apply(carrier)
         # As a pull producer we hear whenever the transport has written all it had.
         transport.registerProducer(self, not output.direct)
         if context.timeouts.first < inf:
@@ -200,6 +201,9 @@ class PeerProtocol(Protocol):
         else:
             payload = 0
             self._seen |= HEARD
+        large = framing.pending > _FREE
+        if large is not self._large:
+            self._large = large
         if throttle is not None:
             uncharged -= framing.pending if framing.more else 0
             throttle.charge(len(data) + uncharged - payload)
@@ -307,6 +311,10 @@ class PeerProtocol(Protocol):
                 self._begin(self._reader.turn_away(over, throttle.refusal()))
             if not frames:
                 return
+        route = self._reader.route
+        if route is not None and not self._oversize:
+            self.source.submit(route, frames, self.answers.expect(route, len(frames)))
+            return
         for work in self._reader.read(frames, self._oversize):
             self._begin(work)
 
@@ -332,7 +340,7 @@ class PeerProtocol(Protocol):
         """Set the fates of a slot's messages, and write what is due."""
         assert isinstance(slot, Slot)
         slot.runs = runs
-        if (len(runs) > 1 or runs[0][1].word is Word.REJ) and not slot.is_request:
+        if (len(runs) > 1 or runs[0][1] is not STORED) and not slot.is_request:
             self._note(slot.route, runs)
         self._advance()
 
@@ -400,7 +408,7 @@ class PeerProtocol(Protocol):
                 break
         self._advancing = False
         if (
-            (self._framing.pending > _FREE and not self._framing.more)
+            (self._large and not self._framing.more)
             or self._reader.kept_bytes
             or self._kept
             or self._output.blocked

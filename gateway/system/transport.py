@@ -4,6 +4,8 @@ Stream transports of the reactor, TCP and Unix alike.
 
 from __future__ import annotations
 
+from socket import socket
+
 from twisted.internet.interfaces import (
     IConsumer,
     IHalfCloseableDescriptor,
@@ -18,6 +20,17 @@ class Transport(ITCPTransport, IConsumer, IPushProducer, ISystemHandle):
     """
     Interfaces of the reactor's stream transports, TCP or Unix.
     """
+
+
+def writes_to(transport: Transport, carrier: socket | None) -> bool:
+    """
+    Say whether a transport writes to a socket as it is, without TLS between.
+
+    @param carrier: the socket below the transport; C{None}: it has none.
+    """
+    if carrier is None or not ISystemHandle.providedBy(transport):
+        return False
+    return transport.getHandle() is carrier
 
 
 def close_half(transport: Transport) -> bool:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.dialects.base import Work
 from gateway.model.outcome import STORED, Code, Outcome, Word, Words, goodbye, refused
-from gateway.peers.answer_queue import AnswerQueue
+from gateway.peers.output import AnswerQueue
 from gateway.wire.framing import LineFraming, NetstringFraming
 
 BAD = refused(Code.DATA, "no")
