@@ -16,8 +16,7 @@ from uuid import uuid4
 
 from twisted.internet.defer import Deferred
 
-from gateway.formats.text import TextFormat
-from gateway.model.batch import DIGEST, Batch, Fence, Origin, StreamMark, stream_marks
+from gateway.model.batch import Batch, Fence, Origin, StreamMark, stream_marks
 from gateway.model.errors import (
     BatchesRefused,
     Faults,
@@ -33,7 +32,9 @@ from gateway.model.errors import (
 )
 from gateway.model.outcome import STORED, Fate, Outcome, Run, Word, row_refused
 from gateway.model.store import Claim, Seen, Spooled, Written, reached
+from gateway.model.stream import DIGEST
 from gateway.model.stream_marks import StreamPosition
+from gateway.sql.joined import TextFormat
 
 
 @dataclass(slots=True)

@@ -61,3 +61,13 @@ class Format(Protocol):
         """
         Read the fields of one or more frames.
         """
+
+
+class WholeFormat:
+    """
+    Format of messages without fields, whose frames are joined by L{gateway.sql.joined}.
+    """
+
+    def parse_frames(self, frames: Sequence[bytes]) -> Fields:
+        """Return no fields."""
+        return Fields({})

@@ -11,13 +11,12 @@ from typing import Final
 
 from gateway.formats import csv, influx, json, logfmt, syslog
 from gateway.formats.csv import CsvFormat
-from gateway.formats.fields import Format
+from gateway.formats.fields import Format, WholeFormat
 from gateway.formats.influx import InfluxFormat
 from gateway.formats.json import JsonFormat
 from gateway.formats.logfmt import LogfmtFormat
 from gateway.formats.regex import RegexFormat
 from gateway.formats.syslog import SyslogFormat
-from gateway.formats.text import WholeFormat
 from gateway.model.route import FormatName, Reading
 from gateway.system.time_zones import LOCAL
 

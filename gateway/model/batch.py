@@ -9,18 +9,15 @@ decides when a batch is stored, a store whether.
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from math import inf
 from operator import itemgetter, not_
-from sys import byteorder
 from typing import Final, NamedTuple
-from zlib import adler32, crc32
 
 from gateway.model.outcome import Fate, Outcome, Returned, Run, Word, part
-from gateway.model.stream import Stream
+from gateway.model.stream import Stream, digests_of
 
 MAX_BATCH_ROWS: Final = 10_000
 """
@@ -33,10 +30,6 @@ MAX_BATCH_BYTES: Final = 8 * 1024 * 1024
 Most payload bytes of one statement, unless a single chunk is larger. PostgreSQL's
 own limit of one statement is 1 GiB; escaping can double a payload.
 """
-
-
-DIGEST: Final = 8
-"""Bytes of one message in L{digests_of}."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +233,9 @@ class Batch:
             if chunk.stream is not None:
                 numbered = True
         self.count = count
-        self.numbered = numbered or any(r.chunk.stream is not None for r in refusals)
+        if refusals and not numbered:
+            numbered = any(refusal.chunk.stream is not None for refusal in refusals)
+        self.numbered = numbered
         self._moves: list[StreamMark] | None = None
 
     @property
@@ -523,27 +518,11 @@ class Batch:
         return Batch(self.route, left, refusals) if left or refusals else None
 
 
-def digests_of(frames: Sequence[bytes]) -> bytes:
-    """
-    Return the checksums of messages, CRC-32 and Adler-32 of each, little-endian.
-
-    They tell a message from another one that is sent under the same number. Two checksums of
-    unlike kinds and not a cryptographic one, since this is done for each message, and a peer that
-    forges one only loses messages of its own.
-    """
-    both = array("I", bytes(DIGEST * len(frames)))
-    both[::2] = array("I", map(crc32, frames))
-    both[1::2] = array("I", map(adler32, frames))
-    if byteorder == "big":
-        both.byteswap()
-    return both.tobytes()
-
-
 class StreamMark(NamedTuple):
     """
     Move of a stream's mark from just before C{first} to C{last}.
 
-    @ivar digests: of all messages, L{DIGEST} bytes for each.
+    @ivar digests: of all messages, L{gateway.model.stream.DIGEST} bytes for each.
     @ivar refused: number -> outcome, of the messages that are not stored.
     @ivar unbroken: whether the numbers are in a row, each of them once.
     @ivar whole: whether the rows to be stored are in the order of their numbers, too, over all the

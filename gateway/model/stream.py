@@ -14,8 +14,11 @@ gateway, has a L{Stream} of its own. All of it is synchronous and does no I/O.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Mapping, Sequence
+from sys import byteorder
 from typing import Final
+from zlib import adler32, crc32
 
 from gateway.model import wording
 from gateway.model.outcome import DUPLICATE, Code, Fate, Outcome, Run, Word
@@ -31,6 +34,9 @@ for so long does not ask any more.
 
 _AT_REST: Final = 100
 """Refusals that are remembered of a stream that is closed; the database knows the others."""
+
+DIGEST: Final = 8
+"""Bytes of one message in L{digests_of}."""
 
 
 class Stream:
@@ -209,3 +215,19 @@ class Stream:
         if len(self.refusals) > KEPT_REFUSALS:
             for number in list(self.refusals)[: KEPT_REFUSALS // 10]:
                 del self.refusals[number]
+
+
+def digests_of(frames: Sequence[bytes]) -> bytes:
+    """
+    Return the checksums of messages, CRC-32 and Adler-32 of each, little-endian.
+
+    They tell a message from another one that is sent under the same number. Two checksums of
+    unlike kinds and not a cryptographic one, since this is done for each message, and a peer that
+    forges one only loses messages of its own.
+    """
+    both = array("I", bytes(DIGEST * len(frames)))
+    both[::2] = array("I", map(crc32, frames))
+    both[1::2] = array("I", map(adler32, frames))
+    if byteorder == "big":
+        both.byteswap()
+    return both.tobytes()

@@ -7,8 +7,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from gateway.model import wording
-from gateway.model.batch import DIGEST, StreamMark, digests_of
+from gateway.model.batch import StreamMark
 from gateway.model.outcome import Outcome
+from gateway.model.stream import DIGEST, digests_of
 
 
 class StreamPosition(NamedTuple):

@@ -6,15 +6,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Final
 
 from gateway.model.batch import Chunk
 from gateway.model.route import CONSTANT, Value
 
 _OF_CHUNK: Final[Mapping[str, Callable[[Chunk], str | None]]] = {
-    "@peer": lambda chunk: chunk.origin.peer,
-    "@listener": lambda chunk: chunk.origin.listener,
-    "@identity": lambda chunk: chunk.origin.identity,
+    "@peer": attrgetter("origin.peer"),
+    "@listener": attrgetter("origin.listener"),
+    "@identity": attrgetter("origin.identity"),
     "@received_at": lambda chunk: _iso(chunk.received_at),
 }
 

@@ -15,12 +15,12 @@ from gateway.columns.kind import Misfit, SqlType
 from gateway.columns.kinds import kind_of
 from gateway.formats.fields import Cells, Tokens
 from gateway.formats.registry import format_of
-from gateway.formats.text import BytesFormat, TextFormat
 from gateway.model.errors import Faults, FramesRefused
 from gateway.model.outcome import Words
 from gateway.model.query import Param
 from gateway.model.route import Reading
 from gateway.sql.arguments import ArgumentParser
+from gateway.sql.joined import BytesFormat, TextFormat
 
 CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 """What a terminal might obey, or take for the end of a line."""

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from gateway.commit.memory_store import MemoryStore
 from gateway.dialects.stream_registry import MAX_CLOSED_STREAMS, StreamRegistry
 from gateway.model import wording
-from gateway.model.batch import Batch, Chunk, Origin, digests_of, stream_marks
+from gateway.model.batch import Batch, Chunk, Origin, stream_marks
 from gateway.model.errors import Unavailable
 from gateway.model.outcome import (
     DUPLICATE,
@@ -27,7 +27,7 @@ from gateway.model.outcome import (
     try_later,
 )
 from gateway.model.store import Seen, Waiting, reached
-from gateway.model.stream import KEPT_REFUSALS, Stream
+from gateway.model.stream import KEPT_REFUSALS, Stream, digests_of
 from gateway.model.stream_marks import StreamPosition
 from gateway.spool.backlog import SpoolBacklog
 from tests.in_memory import made_up

@@ -20,7 +20,6 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from gateway.commit.memory_store import KeptStream, MemoryStore
-from gateway.formats.text import TextFormat
 from gateway.model.batch import Batch, Fence
 from gateway.model.errors import (
     BatchesRefused,
@@ -32,6 +31,7 @@ from gateway.model.errors import (
     Unavailable,
 )
 from gateway.model.store import Claim, Seen, Spooled, Written
+from gateway.sql.joined import TextFormat
 from tests.simulation.messages import POISON
 from tests.simulation.world import World
 

@@ -20,7 +20,7 @@ from gateway.commit.circuit_breaker import CircuitBreakers
 from gateway.commit.inflight_limit import InflightLimit
 from gateway.commit.memory_store import KeptStream, MemoryStore
 from gateway.commit.writer import PeerSource, Writer
-from gateway.model.batch import MAX_BATCH_ROWS, Batch, Chunk, Fence, Origin, digests_of
+from gateway.model.batch import MAX_BATCH_ROWS, Batch, Chunk, Fence, Origin
 from gateway.model.errors import (
     FenceVoid,
     FramesRefused,
@@ -32,7 +32,7 @@ from gateway.model.errors import (
 )
 from gateway.model.outcome import Code, Outcome, Run, refused
 from gateway.model.store import Written
-from gateway.model.stream import Stream
+from gateway.model.stream import Stream, digests_of
 from gateway.spool.file import SpoolFile
 from gateway.spool.outage_spool import OutageSpool
 from gateway.spool.queue import OwnThread, Spool

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.columns.literal import all_quoted
-from gateway.formats.text import BytesFormat, TextFormat
 from gateway.model.errors import FramesRefused
+from gateway.sql.joined import BytesFormat, TextFormat
 
 texts = st.text(st.characters(exclude_characters="\0", codec="utf-8"))
 
