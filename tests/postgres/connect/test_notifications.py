@@ -170,9 +170,9 @@ async def test_one_listen_for_a_thousand(database: Database) -> None:
         assert database.column(LISTENERS) == [1]
         for ear in ears:
             town.channels.end_all(ear)
-        await until(lambda: not town.notifications.listening, "UNLISTEN")
         unlisten = "SELECT query FROM pg_stat_activity WHERE query LIKE 'UNLISTEN%'"
-        assert database.column(unlisten) == ['UNLISTEN "news"']
+        await until(lambda: database.column(unlisten) == ['UNLISTEN "news"'], "UNLISTEN")
+        assert not town.notifications.listening
 
 
 @pytest_twisted.ensureDeferred
