@@ -28,7 +28,7 @@ from gateway.postgres.connect.notifications import Notifications
 from gateway.wire.push import Pushes
 from tests.faults.pooler import OwnPooler
 from tests.faults.proxy import FaultProxy
-from tests.support import Database, TemporaryServer, tool, until
+from tests.support import PATIENCE, Database, TemporaryServer, tool, until
 
 ODD = 'Od"d:%s'
 CHANNELS = ("news", "orders", ODD)
@@ -61,7 +61,9 @@ class Town:
     """
 
     def __init__(self, dsn: str, check_every: float = 30.0, **settings: Any) -> None:
-        configured = Settings(**({"connect_timeout": 2.0, "acquire_timeout": 2.0} | settings))
+        # Whoever does not let a server be silent gets an answer, however busy the machine is.
+        patient = {"connect_timeout": PATIENCE, "acquire_timeout": PATIENCE}
+        configured = Settings(**(patient | settings))
         connector = Connector.of_process(configured, reactor)
         clock: Any = reactor
         self.notifications = Notifications(
@@ -313,7 +315,8 @@ async def test_a_connection_is_kept_while_it_is_needed(database: Database) -> No
 @pytest_twisted.ensureDeferred
 async def test_a_server_that_does_not_answer(database: Database, own_proxy: FaultProxy) -> None:
     """LISTEN has its answer in time, whoever does not answer us; nothing is left behind."""
-    with town_on(own_proxy.dsn(database.dsn), acquire_timeout=0.3) as town:
+    dsn = own_proxy.dsn(database.dsn)
+    with town_on(dsn, acquire_timeout=0.3, connect_timeout=1.0) as town:
         own_proxy.tell("both drop")
         ear = Ear()
         said = bytes(await town.channels.subscribe("news", ear)).decode()

@@ -9,7 +9,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
@@ -30,7 +30,7 @@ from gateway.model.outcome import Listing, Outcome
 from gateway.model.query import Param, Queries, Query
 from gateway.postgres.queries.call_queue import MOST_TOGETHER
 from gateway.postgres.queries.service import PostgresQueries, query_pool
-from tests.support import Database
+from tests.support import PATIENCE, Database
 
 # mypy holds that it is what the port says.
 _adapter: type[Queries] = PostgresQueries
@@ -62,7 +62,7 @@ class Asker:
     """
 
     def __init__(self, database: Database, *queries: Query, **keywords: Any) -> None:
-        configured = Settings(**{"acquire_timeout": 5.0, **keywords})
+        configured = Settings(**{"acquire_timeout": PATIENCE, **keywords})
         self.pool = query_pool(configured, reactor, lambda attempt: 0.05)
         named = {query.name: query for query in queries}
         self.queries = PostgresQueries(named, self.pool, configured)
@@ -130,6 +130,13 @@ async def until(condition: Any) -> None:
     raise AssertionError("never came")
 
 
+WAITS = "true AS a FROM pg_advisory_xact_lock_shared(1)"
+"""What a statement selects that waits for as long as a test holds that lock."""
+
+HELD_UP = (
+    "FROM pg_locks l JOIN pg_database d ON d.oid = l.database"
+    " WHERE NOT granted AND locktype = 'advisory' AND datname = current_database()"
+)
 SLEEPERS = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
 
 
@@ -176,7 +183,7 @@ async def test_arguments(tables: Database) -> None:
             (b"1", "'1' is neither a JSON object nor an array"),
             (b"{", "the arguments are not JSON: it ends too early"),
             (b'{"a":1} {}', "the arguments are not JSON: trailing characters"),
-            (b"[" * 100_000, "the arguments are not JSON: nested too deeply"),
+            (b"[" * 1_000_000, "the arguments are not JSON: nested too deeply"),
         ]:
             answer = await asker.ask("q", arguments)
             assert answer.startswith(f"-REJ QUERY :{text}"), (arguments, answer)
@@ -490,15 +497,18 @@ async def test_deferred_rules_of_writing(tables: Database) -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_lost_connection(tables: Database) -> None:
     """Reading is tried again on another connection; what was writing had not committed."""
-    reads = Query("r", "SELECT pg_backend_pid() AS pid, waited(0.3) AS a")
-    writes = Query("w", "SELECT noted('w') AS id, waited(0.3) AS a", read_only=False)
+    reads = Query("r", f"SELECT {WAITS}", timeout=PATIENCE)
+    writes = Query("w", f"SELECT noted('w') AS id, {WAITS}", read_only=False, timeout=PATIENCE)
     with asking(tables, reads, writes, LAST) as asker:
         for name in ("r", "w"):
             await asker.ask(name)
-            waiting = asker.call(name)
-            await end_sleeper(tables)
+            with closing(psycopg2.connect(tables.dsn)) as locker:
+                locker.cursor().execute("SELECT pg_advisory_lock(1)")
+                waiting = asker.call(name)
+                await until(lambda: tables.column(f"SELECT pid {HELD_UP}"))
+                tables.execute(f"SELECT pg_terminate_backend(pid) {HELD_UP}")
             if name == "r":
-                assert said(await waiting)[0]["a"] == 0.3
+                assert said(await waiting) == [{"a": True}]
             else:
                 down = "-TRY DOWN retry=1 :no connection to the database"
                 assert said(await waiting) == down
