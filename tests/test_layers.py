@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).parent.parent / "gateway"
 
 FLOORS = (
     "model",
+    "metrics",
     "system",
     "wire",
     "formats",
@@ -33,6 +34,7 @@ FLOORS = (
     "postgres.store",
     "postgres.queries",
     "listeners",
+    "status",
     "daemon",
     "client",
     "commands",
@@ -41,7 +43,7 @@ FLOORS = (
 )
 """The packages, ground floor first: each imports from itself and from those before it."""
 
-PURE = ("model", "wire", "formats", "columns", "sql", "config")
+PURE = ("model", "metrics", "wire", "formats", "columns", "sql", "config")
 """Packages without I/O: nothing in them brings in Twisted or psycopg2."""
 
 PURE_TOO = (

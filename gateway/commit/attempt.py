@@ -132,7 +132,7 @@ class Attempt:
     """
 
     __slots__ = (
-        *("_answer_timeout", "_passing", "_spools", "_started"),
+        *("_answer_timeout", "_passing", "_spools", "started"),
         *("failures", "known", "late"),
     )
 
@@ -145,7 +145,7 @@ class Attempt:
         self.known = Known.NOT_STORED
         self.failures = 0
         self.late = False
-        self._started = now
+        self.started = now
         self._answer_timeout = answer_timeout
         self._spools = spools
         self._passing: TransientFailures | None = None
@@ -177,7 +177,7 @@ class Attempt:
                 self._passing = TransientFailures()
             self._passing.count_failure(now)
         self.failures += 1
-        waited = now - self._started
+        waited = now - self.started
         answer_limit = RETRY_FOR if self.known is Known.NOT_STORED else self._answer_timeout
         self.late = waited > answer_limit or isinstance(error, Unavailable)
         if not self.late:

@@ -36,7 +36,8 @@ class InflightLimit:
     """
     Limit of the bytes that the gateway holds for all peers.
 
-    @ivar full: whether all readers are paused.
+    @ivar limit: bytes at which all readers are paused.
+    @ivar full: whether they are.
     @ivar used: bytes of messages submitted and not yet answered; L{gateway.commit.writer} adds
         and subtracts them.
     @ivar kept: bytes that wait for the peers themselves.
@@ -51,7 +52,7 @@ class InflightLimit:
         self.used = 0
         self.kept = 0
         self.room = limit
-        self._limit = limit
+        self.limit = limit
         self._low = limit - limit // 4
         self._most_kept = limit // 2
         # In the order in which they resume: the last one resumed is last.
@@ -78,9 +79,9 @@ class InflightLimit:
         if size:
             self._keepers[reader] = size
         self.kept += size - before
-        self.room = self._limit - self.kept
+        self.room = self.limit - self.kept
         if size > before:
-            if self.full or self.used + self.kept > self._limit:
+            if self.full or self.used + self.kept > self.limit:
                 self._relieve()
         elif self.full:
             self.eased()
@@ -94,7 +95,7 @@ class InflightLimit:
             largest = max(self._keepers, key=self._keepers.__getitem__)
             self.set_kept(largest, 0)
             largest.disconnect()
-        if not self.full and self.used + self.kept > self._limit:
+        if not self.full and self.used + self.kept > self.limit:
             self.full = True
             for reader in list(self._readers):
                 reader.hold_reading(True)

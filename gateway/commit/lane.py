@@ -29,6 +29,7 @@ from twisted.python.failure import Failure
 from gateway.commit.attempt import Attempt, Known, NextStep, retry_delay
 from gateway.commit.lane_context import LaneContext
 from gateway.commit.multi_route import MultiRouteCommit
+from gateway.metrics.counters import NOT_STORED, SPOOLED
 from gateway.model import wording
 from gateway.model.batch import MAX_BATCH_BYTES, MAX_BATCH_ROWS, Batch, Chunk, Fence, Refusal, Slice
 from gateway.model.errors import (
@@ -63,12 +64,15 @@ class Lane:
     Queue of chunks and the commit in flight.
 
     @ivar load: rows queued and in flight.
-    @ivar since: when the batch in flight was begun, in seconds of the clock.
+    @ivar since: when the batch in flight was begun, in seconds of the clock; infinitely long ago
+        where it fails, so that no new peer comes here.
+    @ivar begun: when it was begun.
     """
 
     def __init__(self, context: LaneContext) -> None:
         self.load = 0
         self.since = 0.0
+        self.begun = 0.0
         self._context = context
         self._queue: deque[Chunk] = deque()
         self._gathered: Sequence[Chunk] = ()
@@ -107,7 +111,7 @@ class Lane:
     async def _run(self) -> None:
         while self._queue:
             chunks = self._gathered = self._gather()
-            self.since = self._context.clock.seconds()
+            self.since = self.begun = self._context.clock.seconds()
             try:
                 batches = Batch.by_route(chunks)
                 if len(batches) > 1:
@@ -277,11 +281,8 @@ class Lane:
                     written = await context.store.write(batch, fence, patient=spooler is None)
                 else:
                     written = await self._write_again(batch, fence, attempt)
-                if written.before:
-                    context.resolved += 1
                 self._fences[route] = fence.next
-                if context.failing or breakers.failing:
-                    context.note_success(route)
+                context.committed(batch, started, attempt, by_earlier_try=written.before)
                 return written.runs
             except RowError:
                 raise
@@ -325,6 +326,7 @@ class Lane:
             if written is None:
                 self._fences[batch.route] = fence.next
                 attempt.note_not_stored()
+                self._context.counters[batch.route].resolved[NOT_STORED] += 1
                 raise
             return written
 
@@ -348,6 +350,8 @@ class Lane:
             outcome = wording.STORING_FAILED
         except SpoolError as error:
             return try_later(Code.DOWN, str(error), RETRY_AFTER) if sure else None
+        if not sure:
+            self._context.counters[batch.route].resolved[SPOOLED] += 1
         if outcome is wording.STORING_FAILED or not sure:
             # If it is there, its fence is the spool's.
             self._fences.pop(batch.route, None)

@@ -4,6 +4,7 @@ Context that the lanes of a writer share.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -12,7 +13,8 @@ from twisted.python.failure import Failure
 
 from gateway.commit.attempt import Attempt, NextStep
 from gateway.commit.circuit_breaker import CircuitBreakers
-from gateway.model.batch import Chunk
+from gateway.metrics.counters import RouteCounters
+from gateway.model.batch import Batch, Chunk
 from gateway.model.errors import StoreError
 from gateway.model.store import Spooler, Store
 
@@ -24,10 +26,7 @@ class LaneContext(Protocol):
     @ivar spooler: the spool; C{None} where messages are refused while the database is away.
     @ivar dead_letters: routes whose refused messages are kept.
     @ivar new_id: makes up UUIDs of lanes.
-    @ivar failing: route -> why its batches fail, as logged; empty where L{note_success} has
-        nothing to do.
-    @ivar unknown: how often a connection was lost with a batch in flight.
-    @ivar resolved: how often the fence showed that such a batch had been committed.
+    @ivar counters: route -> counters of its batches; made for a route that has none.
     """
 
     clock: IReactorTime
@@ -36,9 +35,7 @@ class LaneContext(Protocol):
     spooler: Spooler | None
     dead_letters: frozenset[str]
     new_id: Callable[[], str]
-    failing: dict[str, str]
-    unknown: int
-    resolved: int
+    counters: defaultdict[str, RouteCounters]
 
     def attempt(self, started: float) -> Attempt:
         """
@@ -55,8 +52,16 @@ class LaneContext(Protocol):
         @raise AssertionError: nobody will know any more whether it is stored.
         """
 
-    def note_success(self, route: str) -> None:
-        """Note that a batch of this route was stored."""
+    def committed(
+        self, batch: Batch, started: float, attempt: Attempt | None, *, by_earlier_try: bool
+    ) -> None:
+        """
+        Count and log that a batch was committed.
+
+        @param started: when its first try began, in seconds of the clock.
+        @param attempt: C{None} where that was the only one.
+        @param by_earlier_try: whether a try had committed it whose reply was lost.
+        """
 
     def send_on(self, chunks: Sequence[Chunk]) -> None:
         """Move all queued chunks of some peers to other lanes, away from a batch that fails."""

@@ -16,6 +16,7 @@ from twisted.internet.task import deferLater
 
 from gateway.commit.attempt import Attempt, NextStep, retry_delay
 from gateway.commit.lane_context import LaneContext
+from gateway.metrics.counters import NOT_STORED, SPOOLED
 from gateway.model import wording
 from gateway.model.batch import Batch, Fence
 from gateway.model.errors import (
@@ -71,7 +72,7 @@ class MultiRouteCommit:
                 return []
             except StoreError:
                 break
-            self._stored(batches, fences)
+            self._stored(batches, fences, started, None, by_earlier_try=False)
             return []
         return batches
 
@@ -85,10 +86,18 @@ class MultiRouteCommit:
             for batch in batches
         )
 
-    def _stored(self, batches: Sequence[Batch], fences: Sequence[Fence]) -> None:
+    def _stored(
+        self,
+        batches: Sequence[Batch],
+        fences: Sequence[Fence],
+        started: float,
+        attempt: Attempt | None,
+        *,
+        by_earlier_try: bool,
+    ) -> None:
         for batch, fence in zip(batches, fences, strict=True):
             self._fences[batch.route] = fence.next
-            self._context.note_success(batch.route)
+            self._context.committed(batch, started, attempt, by_earlier_try=by_earlier_try)
             batch.settle([(batch.count, STORED)])
 
     async def _settle(
@@ -106,6 +115,9 @@ class MultiRouteCommit:
         context = self._context
         while True:
             step = context.note_failure(attempt, batches[0].route, trouble)
+            if isinstance(trouble, OutcomeUnknown):
+                for batch in batches[1:]:
+                    context.counters[batch.route].unknown += 1
             if step is NextStep.SPOOL and await self._spool(batches, fences, str(trouble)):
                 return True
             await deferLater(context.clock, retry_delay(attempt.failures))
@@ -115,9 +127,10 @@ class MultiRouteCommit:
                 trouble = error
                 continue
             if stored:
-                context.resolved += 1
-                self._stored(batches, fences)
+                self._stored(batches, fences, attempt.started, attempt, by_earlier_try=True)
             else:
+                for batch in batches:
+                    context.counters[batch.route].resolved[NOT_STORED] += 1
                 # The fence is void; the others never stand for another batch.
                 self._fences[batches[0].route] = fences[0].next
                 for batch in batches[1:]:
@@ -149,6 +162,7 @@ class MultiRouteCommit:
                     await deferLater(self._context.clock, retry_delay(attempt))
                     continue
                 break
+            self._context.counters[batch.route].resolved[SPOOLED] += 1
             # The fence is the spool's now.
             self._fences.pop(batch.route, None)
             if outcome is QUEUED:

@@ -7,7 +7,10 @@ the order it sent them. The commit itself is L{gateway.commit.lane}'s.
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from math import inf
 from operator import attrgetter
 from typing import Final
 from uuid import uuid4
@@ -16,11 +19,12 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from gateway.commit.attempt import Attempt, NextStep
+from gateway.commit.attempt import Attempt, Known, NextStep
 from gateway.commit.circuit_breaker import CircuitBreakers
 from gateway.commit.inflight_limit import InflightLimit
 from gateway.commit.lane import Lane
-from gateway.model.batch import Chunk, Origin
+from gateway.metrics.counters import STORED, WRITTEN_AGAIN, RouteCounters
+from gateway.model.batch import Batch, Chunk, Origin
 from gateway.model.errors import OutcomeUnknown, StoreError
 from gateway.model.outcome import Outcome, Run
 from gateway.model.store import Spooler, Store
@@ -120,8 +124,8 @@ class Writer:
 
     @ivar sources: sources with messages in flight, by the C{id} of their origin.
     @ivar in_flight: chunks that are submitted and not yet answered.
-    @ivar unknown: how often a connection was lost with a batch in flight.
-    @ivar resolved: how often the fence showed that such a batch had been committed.
+    @ivar counters: route -> counters of its batches.
+    @ivar slow_commit: seconds after which a commit is logged as slow.
     """
 
     _log = Logger()
@@ -160,10 +164,10 @@ class Writer:
         self.new_id = new_id
         self.sources: dict[int, PeerSource] = {}
         self.in_flight = 0
-        self.unknown = 0
-        self.resolved = 0
+        self.counters = defaultdict[str, RouteCounters](RouteCounters)
+        self.slow_commit = inf
         self.inflight_limit = inflight_limit
-        self.failing: dict[str, str] = {}
+        self._failing: dict[str, str] = {}
         self._lanes = [Lane(self) for _ in range(lanes)]
 
     def source(self, origin: Origin, answered: OnSettled) -> PeerSource:
@@ -176,6 +180,17 @@ class Writer:
     def lanes(self) -> Sequence[str]:
         """The lanes' UUIDs."""
         return [id for lane in self._lanes for id in lane.ids]
+
+    def loads(self) -> list[tuple[int, float]]:
+        """
+        Return, for each lane, the rows queued and in flight, and the age of the batch in flight.
+
+        The age is in seconds, and 0 where no batch is in flight.
+        """
+        now = self.clock.seconds()
+        return [
+            (lane.load, max(0.0, now - lane.begun) if lane.load else 0.0) for lane in self._lanes
+        ]
 
     # Called by PeerSource and Lane.
 
@@ -208,7 +223,7 @@ class Writer:
     def note_failure(self, attempt: Attempt, route: str, error: StoreError) -> NextStep:
         step = attempt.next_step(error, self.clock.seconds())
         if isinstance(error, OutcomeUnknown):
-            self.unknown += 1
+            self.counters[route].unknown += 1
         if attempt.late and self.spooler is None:
             self._note_failure(route, error)
         if step is NextStep.ABANDON:
@@ -220,15 +235,44 @@ class Writer:
         Log one line when a route's batches fail, or fail for another reason.
         """
         text = str(error)
-        if self.failing.get(route) != text:
-            self.failing[route] = text
+        if self._failing.get(route) != text:
+            self._failing[route] = text
             self._log.warn(
                 "route {route}: peers are told to try later: {text}", route=route, text=text
             )
 
-    def note_success(self, route: str) -> None:
+    def committed(
+        self, batch: Batch, started: float, attempt: Attempt | None, *, by_earlier_try: bool
+    ) -> None:
+        route, seconds = batch.route, self.clock.seconds() - started
+        counters = self.counters[route]
+        # Counted here, at three calls for each batch less.
+        rows = batch.count
+        counters.commits += 1
+        counters.rows += rows
+        histogram = counters.commit_seconds
+        histogram.counts[bisect_left(histogram.bounds, seconds)] += 1
+        histogram.total += seconds
+        histogram = counters.batch_rows
+        histogram.counts[bisect_left(histogram.bounds, rows)] += 1
+        histogram.total += rows
+        if batch.refusals:
+            counters.dead_letters += len(batch.dead_letters)
+        if attempt is not None and attempt.known is Known.UNKNOWN:
+            counters.resolved[STORED if by_earlier_try else WRITTEN_AGAIN] += 1
+        if self._failing or self.breakers.failing:
+            self._note_success(route)
+        if seconds > self.slow_commit:
+            self._log.warn(
+                "route {route}: a commit of {rows} messages took {seconds} s",
+                route=route,
+                rows=batch.count,
+                seconds=round(seconds, 3),
+            )
+
+    def _note_success(self, route: str) -> None:
         self.breakers.stored(route)
-        if self.failing.pop(route, None) is not None:
+        if self._failing.pop(route, None) is not None:
             self._log.info("route {route}: storing again", route=route)
 
     def bug(self, failure: Failure) -> None:

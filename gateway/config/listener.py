@@ -159,18 +159,39 @@ def resolved(
     """
     Return the listener with its paths made absolute.
     """
-    if listener.tls is not None:
-        paths = ("certificate", "key", "passphrase_file", "sni", "client_ca", "crl")
-        where = f"listeners.{name}.tls"
-        listener = replace(listener, tls=config_paths.resolved(reader, where, listener.tls, paths))
-    _, colon, rest = listener.endpoint.partition(":")
-    if listener.kind != "unix" or not colon or rest.startswith(("/", "address=/")):
-        return listener
+    return replace(
+        listener,
+        endpoint=absolute_endpoint(listener.endpoint, config_paths),
+        tls=resolved_tls(reader, f"listeners.{name}", listener.tls, config_paths),
+    )
+
+
+def resolved_tls(
+    reader: SectionReader, where: str, section: TlsSection | None, config_paths: ConfigPaths
+) -> TlsSection | None:
+    """
+    Return a C{tls} section with its paths made absolute.
+
+    @param where: key of the section that it is in.
+    """
+    if section is None:
+        return None
+    paths = ("certificate", "key", "passphrase_file", "sni", "client_ca", "crl")
+    return config_paths.resolved(reader, f"{where}.tls", section, paths)
+
+
+def absolute_endpoint(endpoint: str, config_paths: ConfigPaths) -> str:
+    """
+    Return an endpoint string with an absolute path, if it is that of a Unix socket.
+    """
+    kind, colon, rest = endpoint.partition(":")
+    if kind != "unix" or not colon or rest.startswith(("/", "address=/")):
+        return endpoint
     prefix = "address=" if rest.startswith("address=") else ""
     if not rest.removeprefix(prefix).partition(":")[0]:
-        return listener  # names no file; its folder is none
+        return endpoint  # names no file; its folder is none
     path = PurePath(escaped(str(config_paths.folder))) / rest.removeprefix("address=")
-    return replace(listener, endpoint=f"unix:{prefix}{path}")
+    return f"unix:{prefix}{path}"
 
 
 def check_listener(
@@ -221,33 +242,15 @@ def _check_admission(reader: SectionReader, where: str, listener: Listener) -> N
     """
     Check networks, TLS, the socket's owner and the keys that depend on the endpoint.
     """
-    for key in ("allow", "deny", "trusted_proxies"):
-        for network in getattr(listener, key):
-            fault = network_fault(network)
-            if fault is not None:
-                reader.note(
-                    f"{where}.{key}",
-                    f'{fault}; networks are "10.0.0.0/8", "2001:db8::/32" or "unix"',
-                )
+    check_networks(reader, where, listener)
     if listener.telnet and listener.framing != "line":
         reader.note(f"{where}.telnet", 'is for framing = "line"; leave it out')
-    tls = listener.tls
-    if (
-        tls is not None
-        and tls.crl
-        and not tls.client_ca
-        and reader.is_sure(f"{where}.tls.client_ca")
-    ):
-        reader.note(f"{where}.tls.crl", "is for the certificates of peers; it needs client_ca")
+    check_tls(reader, where, listener.tls, listener.endpoint)
     owner = listener.socket_owner
     if owner is not None and (not owner or _OWNER.fullmatch(owner) is None):
         reader.note(f"{where}.socket_owner", f'{owner!r} is not "user", "user:group" or ":group"')
     if not reader.is_sure(f"{where}.endpoint"):
         return
-    if listener.tls is not None and listener.kind in ("ssl", "tls"):
-        reader.note(
-            f"{where}.tls", f"is for a tcp: endpoint; {listener.kind}: brings a certificate itself"
-        )
     if listener.trusted_proxies and listener.kind in ("haproxy", "ssl", "tls"):
         reader.note(
             f"{where}.trusted_proxies",
@@ -259,3 +262,30 @@ def _check_admission(reader: SectionReader, where: str, listener: Listener) -> N
         for key in ("socket_mode", "socket_owner"):
             if getattr(listener, key) is not None:
                 reader.note(f"{where}.{key}", "is for a unix: endpoint; leave it out")
+
+
+def check_networks(reader: SectionReader, where: str, section: Struct) -> None:
+    """
+    Check the keys of a section that are networks, and note the problems.
+    """
+    for key in ("allow", "deny", "trusted_proxies"):
+        for network in getattr(section, key, ()):
+            fault = network_fault(network)
+            if fault is not None:
+                reader.note(
+                    f"{where}.{key}",
+                    f'{fault}; networks are "10.0.0.0/8", "2001:db8::/32" or "unix"',
+                )
+
+
+def check_tls(reader: SectionReader, where: str, tls: TlsSection | None, endpoint: str) -> None:
+    """
+    Check the C{tls} section of a listener beyond the types of its keys, and note the problems.
+    """
+    if tls is None:
+        return
+    if tls.crl and not tls.client_ca and reader.is_sure(f"{where}.tls.client_ca"):
+        reader.note(f"{where}.tls.crl", "is for the certificates of peers; it needs client_ca")
+    kind = endpoint.partition(":")[0]
+    if kind in ("ssl", "tls") and reader.is_sure(f"{where}.endpoint"):
+        reader.note(f"{where}.tls", f"is for a tcp: endpoint; {kind}: brings a certificate itself")

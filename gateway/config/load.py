@@ -22,6 +22,15 @@ from gateway.access.grants import AccessSection
 from gateway.config.access import check_access
 from gateway.config.channel import ChannelsSection, check_channels
 from gateway.config.listener import Listener, check_listener, resolved
+from gateway.config.operator import (
+    AdminSection,
+    HttpSection,
+    LogSection,
+    check_admin,
+    check_http,
+    resolved_admin,
+    resolved_http,
+)
 from gateway.config.paths import ConfigPaths
 from gateway.config.query import DEFAULT_QUERIES, QuerySection, queries_of
 from gateway.config.reader import SectionReader
@@ -77,11 +86,14 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         files.
     @ivar bytes_in_flight: cap on the bytes held for peers, see L{gateway.commit.inflight_limit}.
     @ivar drain_timeout: seconds that a stop waits for answers in flight.
+    @ivar drain_delay: seconds for which a stop says that it drains before listeners close, so that
+        a balancer sends nobody here any more.
     """
 
     connections: Count = 16_384
     bytes_in_flight: Bytes = 64 * 1024 * 1024
     drain_timeout: Seconds = 10.0
+    drain_delay: Annotated[float, Meta(ge=0, extra=IN_SECONDS)] = 0.0
 
 
 class SpoolSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -108,6 +120,9 @@ class Config(Struct, frozen=True, kw_only=True):
     spool: SpoolSection = field(default_factory=SpoolSection)
     channels: ChannelsSection = field(default_factory=ChannelsSection)
     access: AccessSection | None = None
+    http: HttpSection = field(default_factory=HttpSection)
+    admin: AdminSection = field(default_factory=AdminSection)
+    log: LogSection = field(default_factory=LogSection)
     listeners: dict[str, Listener] = field(default_factory=dict)
     routes: dict[str, Route] = field(default_factory=dict)
     queries: dict[str, Query] = field(default_factory=dict)
@@ -201,6 +216,13 @@ def draft(
         reader, "channels", channels or ChannelsSection(), ["dsn_file"]
     )
     check_channels(reader, channels)
+    http = reader.section("http", data.get("http", {}), HttpSection) or HttpSection()
+    http = resolved_http(reader, http, config_paths)
+    check_http(reader, http, endpoint_fault)
+    admin = reader.section("admin", data.get("admin", {}), AdminSection) or AdminSection()
+    admin = resolved_admin(admin, config_paths)
+    check_admin(reader, admin, endpoint_fault)
+    log = reader.section("log", data.get("log", {}), LogSection) or LogSection()
     access = None
     if "access" in data:
         access = reader.section("access", data["access"], AccessSection)
@@ -248,6 +270,9 @@ def draft(
         spool=spool,
         channels=channels,
         access=access,
+        http=http,
+        admin=admin,
+        log=log,
         listeners=listeners,
         routes=routes,
         queries=queries,

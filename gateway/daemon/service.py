@@ -42,6 +42,7 @@ from gateway.postgres.queries.service import PostgresQueries
 from gateway.postgres.store.store import PostgresStore
 from gateway.spool.outage_spool import OutageSpool
 from gateway.spool.queue import Spool
+from gateway.status.watch import Watch
 from gateway.system.regular_file import is_there
 from gateway.tls.registry import TlsRegistry
 
@@ -60,6 +61,7 @@ class Parts:
     @ivar spooler: writes messages to the spool, and stores them from there.
     @ivar notifications: connection for LISTEN.
     @ivar tls: of the listeners.
+    @ivar watch: tells the status.
     """
 
     pool: Pool
@@ -71,6 +73,7 @@ class Parts:
     spooler: OutageSpool | None
     notifications: Notifications
     tls: TlsRegistry
+    watch: Watch
 
 
 class GatewayService(Service):
@@ -118,6 +121,7 @@ class GatewayService(Service):
         self._spooler = parts.spooler
         self._notifications = parts.notifications
         self._tls = parts.tls
+        self._watch = parts.watch
         self._opening: Deferred[None] | None = None
         self._forced = False
 
@@ -159,6 +163,7 @@ class GatewayService(Service):
         for listener in self._listeners:
             self._log.info("{line}", line=listener.line)
         self._tls.start()
+        self._watch.start()
         self._opening = Deferred.fromCoroutine(self._open())
         self._opening.addErrback(self._not_opened)
 
@@ -222,6 +227,7 @@ class GatewayService(Service):
                 await deferLater(self._clock, retry_delay(attempt))
             else:
                 break
+        self._watch.state = "ready"
         self._log.info("gateway ready")
         # Objects that exist now stay; the garbage collector need not visit them again.
         gc.collect()
@@ -241,6 +247,7 @@ class GatewayService(Service):
         """
         Stop accepting, answer what is in flight, then close spool and connections.
         """
+        self._watch.state = "draining"
         self._tls.stop()
         for listener in self._listeners:
             await listener.stop_listening()
@@ -278,6 +285,7 @@ class GatewayService(Service):
             await self._spooler.stop()
         if self._spool is not None:
             await self._spool.close()
+        self._watch.stop()
         if self._embedded is not None:
             await self._embedded.stop(self._clock)
         if self._data_directory is not None:

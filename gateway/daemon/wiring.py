@@ -43,6 +43,8 @@ from gateway.postgres.store.store import PostgresStore
 from gateway.spool.file import SpoolFile
 from gateway.spool.outage_spool import OutageSpool
 from gateway.spool.queue import OwnThread, Spool
+from gateway.status.source import StatusParts, StatusSource
+from gateway.status.watch import Watch
 from gateway.system.file_limit import raise_file_limit, room_for_peers
 from gateway.system.regular_file import is_there
 from gateway.tls.registry import TlsRegistry
@@ -114,6 +116,29 @@ def makeService(options: Options) -> IService:
         tls=tls,
         authenticator=authenticator,
     )
+    source = StatusSource(
+        StatusParts(
+            clock=reactor,
+            wall=time.time,
+            routes=lambda: config.routes,
+            listeners=lambda: listeners,
+            connection_limit=listeners.connection_limit,
+            inflight_limit=inflight_limit,
+            pool=pool,
+            query_pool=share,
+            writer=writer,
+            breakers=breakers,
+            streams=streams,
+            queries=queries,
+            channels=channels,
+            tls=tls,
+            spool=spool,
+            spooler=spooler,
+            max_spool_bytes=config.spool.max_bytes,
+        )
+    )
+    operator_warnings = [*options.operator_warnings, *caution]
+    watch = Watch(source, operator_warnings, config.log.slow_commit)
     service = GatewayService(
         Parts(
             pool=pool,
@@ -125,6 +150,7 @@ def makeService(options: Options) -> IService:
             spooler=spooler,
             notifications=notifications,
             tls=tls,
+            watch=watch,
         ),
         clock=reactor,
         data_directory=DataDirectory(data_dir) if is_embedded else None,
@@ -132,7 +158,7 @@ def makeService(options: Options) -> IService:
         dsn=config.database.dsn,
         channels_dsn=config.channels.dsn,
         drain_timeout=config.limits.drain_timeout,
-        operator_warnings=[*options.operator_warnings, *caution],
+        operator_warnings=operator_warnings,
         end=partial(end_process, reactor),
     )
     parts = [

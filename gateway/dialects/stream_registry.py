@@ -19,6 +19,7 @@ from typing import Final, Protocol
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 
+from gateway.metrics.counters import StreamCounters
 from gateway.model import wording
 from gateway.model.errors import StoreError, StreamBehind
 from gateway.model.outcome import Outcome
@@ -41,6 +42,8 @@ class Claimant(Protocol):
 class StreamRegistry:
     """
     Registry of the streams that are open at this gateway.
+
+    @ivar counters: of the streams.
     """
 
     _log = Logger()
@@ -49,11 +52,17 @@ class StreamRegistry:
         """
         @param backlog: numbers that wait in the spool; C{None} where there is none.
         """
+        self.counters = StreamCounters()
         self._store = store
         self._backlog = backlog
         self._open: dict[str, tuple[Stream, Claimant]] = {}
         self._closed: dict[str, Stream] = {}
         self._turns: dict[str, tuple[DeferredLock, int]] = {}
+
+    @property
+    def count(self) -> int:
+        """Number of streams that are open."""
+        return len(self._open)
 
     async def open_stream(
         self, name: str, claimant: Claimant, seen: Seen | None = None
@@ -95,6 +104,7 @@ class StreamRegistry:
             stream, claimant = kept
             stream.sure = False
             self.close_stream(stream)
+            self.counters.gaps += 1
             claimant.close_with(wording.STREAM_BEHIND)
         closed = self._closed.get(name)
         if closed is not None and closed.epoch == epoch:
@@ -112,6 +122,7 @@ class StreamRegistry:
         try:
             claim = await self._ask(name, seen, waiting)
         except StreamBehind as behind:
+            self.counters.gaps += 1
             self._keep(before)
             return _not_there(behind, seen)
         except StoreError as error:
@@ -133,6 +144,7 @@ class StreamRegistry:
                 stream.refusals.update(waiting.refusals.get(epoch, {}))
         self._closed.pop(name, None)
         self._open[name] = (stream, claimant)
+        self.counters.claims += 1
         return stream
 
     def _is_held_otherwise(self, name: str, claimant: Claimant, seen: Seen | None) -> bool:
@@ -176,6 +188,7 @@ class StreamRegistry:
             stream, other = kept
             stream.end_claim()
             if other is not claimant:
+                self.counters.taken_over += 1
                 other.close_with(wording.STREAM_TAKEN)
         if stream is not None and stream.busy:
             idle: Deferred[None] = Deferred()

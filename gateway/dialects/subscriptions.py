@@ -21,6 +21,7 @@ from typing import Final, Protocol
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from gateway.metrics.counters import ChannelCounters
 from gateway.model import wording
 from gateway.model.errors import StoreError
 from gateway.model.outcome import RETRY_AFTER, STORED, Code, Outcome, try_later
@@ -121,6 +122,8 @@ class _Round:
 class Subscriptions:
     """
     Subscriptions of all peers.
+
+    @ivar counters: channel -> counters of what came on it.
     """
 
     _log = Logger()
@@ -136,6 +139,7 @@ class Subscriptions:
         @param allowed: channels that peers may listen to.
         @param at_once: subscribers in a slice.
         """
+        self.counters = {channel: ChannelCounters() for channel in allowed}
         self._allowed = tuple(allowed)
         self._notifier = notifier
         self._clock = clock
@@ -237,16 +241,26 @@ class Subscriptions:
         hint = meant(channel, self._allowed)
         return wording.not_offered(shown, hint)
 
+    @property
+    def subscribers(self) -> dict[str, int]:
+        """Channel -> number of its subscribers, for every channel that peers may listen to."""
+        return {name: len(self._subscribers.get(name, ())) for name in self._allowed}
+
     # Called by the notifier.
 
     def notified(self, brought: Sequence[tuple[str, str]]) -> None:
         for channel, payload in brought:
+            counters = self.counters[channel]
+            counters.notifications += 1
+            counters.pushes += len(self._subscribers.get(channel, ()))
             push = f">{channel} {payload}".encode()
             self._gathered.append((channel, push))
             self._size += len(push)
         self._next_round()
 
     def missed(self, channels: Collection[str]) -> None:
+        for channel in channels:
+            self.counters[channel].gaps += 1
         self._gathered += [(channel, f">!gap {channel}".encode()) for channel in channels]
         self._next_round()
 

@@ -23,6 +23,7 @@ from zope.interface import implementer
 
 from gateway.access.peer_info import PeerCertificate, PeerInfo
 from gateway.listeners.proxy import ProxyHeader
+from gateway.metrics.counters import kind_of
 from gateway.model import wording
 from gateway.model.outcome import Outcome
 from gateway.peers.closing import LINGER
@@ -97,7 +98,7 @@ class Admission(Factory):
         return ProxyHeader(
             self._clock,
             lambda source: self._enter(peer_info if source is None else _behind(source)),
-            partial(self.peers.log_refusal, peer_info.name),
+            partial(self.peers.log_refusal, peer_info.name, "proxy"),
             partial(connection_limit.leave, nobody),
         )
 
@@ -111,7 +112,7 @@ class Admission(Factory):
         if self.tls is None:
             return self._turn_away(peer_info, refusal)
         # Nothing can be said before the handshake, and nobody kept out is worth one.
-        self.peers.log_refusal(peer_info.name, refusal.text)
+        self.peers.log_refusal(peer_info.name, kind_of(refusal), refusal.text)
         return None
 
     def _shake(self, tls: ListenerTls, peer_info: PeerInfo) -> Protocol:
@@ -129,7 +130,7 @@ class Admission(Factory):
 
         def refused(reason: str) -> None:
             connection_limit.leave(peer_info.site)
-            self.peers.log_refusal(peer_info.name, reason)
+            self.peers.log_refusal(peer_info.name, "tls", reason)
 
         return tls.protocol(build, refused)
 
@@ -144,7 +145,8 @@ class Admission(Factory):
         return self.peers.peer(peer_info)
 
     def _turn_away(self, peer_info: PeerInfo, refusal: Outcome) -> Protocol | None:
-        self.peers.log_refusal(peer_info.name, refusal.text)
+        self.peers.log_refusal(peer_info.name, kind_of(refusal), refusal.text)
+        self.peers.counters.answered(1, refusal, 0.0)
         if self._turned_away >= SPARE:
             return None
         self._turned_away += 1

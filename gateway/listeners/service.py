@@ -63,21 +63,35 @@ class ListenerService:
         self._port = result
 
     @property
+    def address(self) -> str:
+        """C{host:port} or the path of a socket; C{""} while it does not listen."""
+        if self._port is None:
+            return ""
+        address: Any = self._port.getHost()
+        name = getattr(address, "name", None)
+        if name is None:
+            return peer_name(address)
+        return name.decode() if isinstance(name, bytes) else str(name)
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether its peers speak TLS."""
+        return self.admission.tls is not None or self._text.startswith(("ssl:", "tls:"))
+
+    @property
     def line(self) -> str:
         """Log line: the address of the listener, and a command that uses it."""
         assert self._port is not None
         address: Any = self._port.getHost()
-        name = getattr(address, "name", None)
+        name, where = getattr(address, "name", None), self.address
         if name is not None:
-            where = name.decode() if isinstance(name, bytes) else str(name)
             netcat, secure = f"-U {shlex.quote(where)}", f"-unix {shlex.quote(where)}"
         else:
-            where = peer_name(address)
             host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
             netcat = f"{host} {address.port}"
             secure = f"-connect {peer_name(IPv4Address('TCP', host, address.port))}"
         over = ""
-        if self.admission.tls is not None or self._text.startswith(("ssl:", "tls:")):
+        if self.is_tls:
             over, call = " over TLS", f"openssl s_client -quiet {secure}{self._openssl_options}"
         elif self.factory.telnet and name is None:
             call = f"telnet {netcat}"

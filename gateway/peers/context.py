@@ -17,6 +17,7 @@ from gateway.commit.inflight_limit import InflightLimit
 from gateway.commit.writer import OnSettled, PeerSource
 from gateway.dialects.base import Dialect
 from gateway.dialects.subscriptions import Subscriptions
+from gateway.metrics.counters import ListenerCounters
 from gateway.model.outcome import Outcome, Words
 from gateway.peers.throttle import Throttle
 from gateway.peers.timeouts import Timeouts
@@ -33,8 +34,10 @@ class ListenerContext(Protocol[AnyPeer]):
     @ivar window: unanswered frames of a peer at which reading pauses.
     @ivar channels: subscriptions to channels; C{None}: peers cannot listen.
     @ivar push_buffer: bytes of pushes that may wait for a peer.
+    @ivar counters: of this listener.
     """
 
+    counters: ListenerCounters
     dialect: Dialect
     words: Words
     window: int
@@ -88,5 +91,10 @@ class ListenerContext(Protocol[AnyPeer]):
     def log_admission(self, peer_info: PeerInfo) -> None:
         """Note that a peer has rights here; for the log."""
 
-    def log_close(self, peer: AnyPeer, reason: str) -> None:
-        """Note that a peer is told to go; for the log."""
+    def log_close(self, peer: AnyPeer, kind: str, reason: str) -> None:
+        """
+        Note that a peer is told to go; for the log and the counters.
+
+        @param kind: one word of few, for counting.
+        @param reason: for the log.
+        """

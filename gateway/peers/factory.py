@@ -20,6 +20,7 @@ from gateway.commit.inflight_limit import InflightLimit
 from gateway.commit.writer import OnSettled, PeerSource, Writer
 from gateway.dialects.base import Dialect
 from gateway.dialects.subscriptions import Subscriptions
+from gateway.metrics.counters import ListenerCounters
 from gateway.model import wording
 from gateway.model.batch import Origin
 from gateway.model.outcome import Outcome, Words
@@ -86,6 +87,7 @@ class PeerFactory(Factory):
     Factory of the protocols of one listener.
 
     @ivar peers: peers that are connected now.
+    @ivar counters: of this listener.
     """
 
     noisy = False
@@ -120,6 +122,7 @@ class PeerFactory(Factory):
         self.inflight_limit = services.inflight_limit
         self.clock = services.clock
         self.channels = services.channels
+        self.counters = ListenerCounters()
         self.dialect = dialect
         self.access = access
         self.rates = Rates(Allowance()) if rates is None else rates
@@ -136,6 +139,7 @@ class PeerFactory(Factory):
     def joined(self, peer: PeerProtocol) -> None:
         """Note that a peer connected."""
         self.peers.add(peer)
+        self.counters.connections += 1
         self.connection_limit.enter(peer.peer_info.site)
         self._sweep.peers_changed()
 
@@ -171,16 +175,19 @@ class PeerFactory(Factory):
                 peer_info.identity, peer_info.proof, peer_info.site, peer_info.name
             )
 
-    def log_close(self, peer: PeerProtocol, reason: str) -> None:
-        """Log that a peer is told to go."""
-        self.log_refusal(peer.peer_info.name, reason)
+    def log_close(self, peer: PeerProtocol, kind: str, reason: str) -> None:
+        """Count and log that a peer is told to go."""
+        self.counters.let_go[kind] += 1
+        self._sweep.count_close(reason, peer.peer_info.name)
 
-    def log_refusal(self, name: str, reason: str) -> None:
+    def log_refusal(self, name: str, kind: str, reason: str) -> None:
         """
-        Log that a connection is refused.
+        Count and log that a connection is refused.
 
         @param name: its address.
+        @param kind: one word of few, for counting.
         """
+        self.counters.turned_away[kind] += 1
         self._sweep.count_close(reason, name)
 
     def end_log(self) -> None:
@@ -259,7 +266,7 @@ class PeerFactory(Factory):
             bucket = self.rates.bucket(peer_info.account, now)
         if bucket is None:
             return None
-        return Throttle(bucket, self.clock, resume, refuses=not self.words.silent)
+        return Throttle(bucket, self.clock, resume, self.counters, refuses=not self.words.silent)
 
     def awaits_proof(self, peer_info: PeerInfo) -> bool:
         return self.auth and peer_info.identity is None

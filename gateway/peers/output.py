@@ -16,13 +16,15 @@ C{resumeProducing} is called; otherwise bytes overtake bytes.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import repeat, zip_longest
 from socket import socket
 from typing import TYPE_CHECKING
 
 from gateway.dialects.base import Work
+from gateway.metrics.counters import ANSWER_OK, ListenerCounters
 from gateway.model.outcome import SILENT, STORED, Outcome, Run, Word, Words, merge
 from gateway.model.stream import Stream
 from gateway.wire.framing import Framing
@@ -40,6 +42,7 @@ class Slot:
     @ivar is_request: whether it is a request, and not messages.
     @ivar route: of the messages.
     @ivar plain: whether it is of messages alone, without numbers and tags.
+    @ivar since: when its frames were read.
     """
 
     __slots__ = (
@@ -50,6 +53,7 @@ class Slot:
         "route",
         "runs",
         "series",
+        "since",
         "stream",
         "tags",
     )
@@ -63,6 +67,7 @@ class Slot:
     series: int
     is_request: bool
     plain: bool
+    since: float
 
 
 class AnswerQueue:
@@ -75,13 +80,21 @@ class AnswerQueue:
     """
 
     __slots__ = (
-        *("_worded", "_framing", "_slots", "_tally", "_words"),
+        *("_counters", "_framing", "_seconds", "_slots", "_tally", "_worded", "_words"),
         *("ended", "quiet", "unanswered"),
     )
 
-    def __init__(self, framing: Framing, words: Words) -> None:
+    def __init__(
+        self,
+        framing: Framing,
+        words: Words,
+        counters: ListenerCounters,
+        seconds: Callable[[], float],
+    ) -> None:
         """
         @param framing: answers are framed as the peer's frames are.
+        @param counters: count the answers.
+        @param seconds: a clock that never goes back.
         """
         self.unanswered = 0
         self.ended = False
@@ -91,6 +104,8 @@ class AnswerQueue:
         self._worded = words.ack is not None
         self._framing = framing
         self._words = words
+        self._counters = counters
+        self._seconds = seconds
         self._slots: deque[Slot] = deque()
 
     @property
@@ -110,6 +125,7 @@ class AnswerQueue:
         slot.gaps = []
         slot.route = route
         slot.tags = slot.stream = slot.runs = None
+        slot.since = self._seconds()
         slot.is_request = False
         self._slots.append(slot)
         self.unanswered += count
@@ -133,6 +149,7 @@ class AnswerQueue:
         if work.stream is not None:
             slot.series = work.stream.series
         slot.is_request = work.request is not None
+        slot.since = self._seconds()
         slot.runs = None if work.messages or slot.is_request else []
         self._slots.append(slot)
         self.unanswered += slot.count
@@ -170,12 +187,17 @@ class AnswerQueue:
         if not slots or slots[0].runs is None:
             return b""
         due: list[bytes] = []
+        counters, now = self._counters, self._seconds()
         while slots and (runs := slots[0].runs) is not None:
             slot = slots.popleft()
             self.unanswered -= slot.count
             if slot.plain and len(runs) == 1 and runs[0][1] is STORED and not self._worded:
-                # Nearly every answer there is.
+                # Nearly every answer there is; counted here, at a call for each chunk less.
                 due.append(self._framing.frame(b"+OK") * slot.count)
+                counters.answers[ANSWER_OK] += slot.count
+                histogram, seconds = counters.answer_seconds, now - slot.since
+                histogram.counts[bisect_left(histogram.bounds, seconds)] += slot.count
+                histogram.total += seconds * slot.count
                 continue
             if slot.stream is not None:
                 runs = slot.stream.answers_due(slot.series, runs)
@@ -189,6 +211,7 @@ class AnswerQueue:
                     # -BYE is sent once, whatever frames come after it.
                     count = 1
                     self.ended = True
+                counters.answered(count, fate, now - slot.since)
                 payload = self._words.payload(fate)
                 if payload is None:
                     pass  # this listener does not answer it

@@ -31,6 +31,7 @@ from zope.interface import implementer
 from gateway.access.peer_info import PeerInfo
 from gateway.access.rights import NOTHING, Rights
 from gateway.dialects.base import Request, Work
+from gateway.metrics.counters import kind_of
 from gateway.model import wording
 from gateway.model.errors import ForeignError, FramingError
 from gateway.model.outcome import STORED, Code, Fate, Outcome, Run, Word, goodbye
@@ -123,7 +124,9 @@ class PeerProtocol(Protocol):
     def __init__(self, context: ListenerContext[PeerProtocol], peer_info: PeerInfo) -> None:
         self._context = context
         self._framing = context.make_framing(lambda answer: self._output.write(answer))
-        self.answers = AnswerQueue(self._framing, context.words)
+        self.answers = AnswerQueue(
+            self._framing, context.words, context.counters, context.clock.seconds
+        )
         self._held: deque[bytes] = deque()
         self._reader = context.dialect.reader(self)
         if (bye := self.set_identity(peer_info)) is not None:
@@ -165,6 +168,7 @@ class PeerProtocol(Protocol):
             return
         if self._beginning is not None and not (data := self._seek(data)):
             return
+        self._context.counters.bytes_received += len(data)
         waits = self._held or self._asking is not None
         waits = waits or (self._throttle is not None and self._throttle.holds)
         # Answers that come at once are written only when all of these frames are begun.
@@ -192,6 +196,7 @@ class PeerProtocol(Protocol):
             if isinstance(error, ForeignError):
                 self.log_close(bye)
         if frames:
+            self._context.counters.messages += len(frames)
             self._seen |= FINISHED
             self._oversize = framing.oversize
             if self._oversize:
@@ -518,7 +523,7 @@ class PeerProtocol(Protocol):
         else:
             self._bye = goodbye(Code.RATE, text)
             self._advance()
-        self._context.log_close(self, text)
+        self._context.log_close(self, limit.name.lower(), text)
 
     # Identity and rights.
 
@@ -563,7 +568,7 @@ class PeerProtocol(Protocol):
 
     def log_close(self, bye: Outcome) -> Outcome:
         """Log that the peer is told to go; return the outcome given."""
-        self._context.log_close(self, bye.text)
+        self._context.log_close(self, kind_of(bye), bye.text)
         return bye
 
     # The end.

@@ -17,6 +17,7 @@ from typing import Final
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from gateway.access.rates import Bucket
+from gateway.metrics.counters import ListenerCounters
 from gateway.model import wording
 from gateway.model.outcome import Outcome
 
@@ -38,17 +39,25 @@ class Throttle:
     @ivar refuses: whether what is over the rate is refused, rather than kept for later.
     """
 
-    __slots__ = ("_bucket", "_call", "_clock", "_pause", "_resume", "refuses")
+    __slots__ = ("_bucket", "_call", "_clock", "_counters", "_pause", "_resume", "refuses")
 
     def __init__(
-        self, bucket: Bucket, clock: IReactorTime, resume: Callable[[], None], *, refuses: bool
+        self,
+        bucket: Bucket,
+        clock: IReactorTime,
+        resume: Callable[[], None],
+        counters: ListenerCounters,
+        *,
+        refuses: bool,
     ) -> None:
         """
         @param resume: called when the peer may be read again.
+        @param counters: count the pauses.
         """
         self._bucket = bucket
         self._clock = clock
         self._resume = resume
+        self._counters = counters
         self._call: IDelayedCall | None = None
         self._pause = PAUSE
         self.refuses = refuses
@@ -121,6 +130,7 @@ class Throttle:
 
     def _hold(self, now: float) -> None:
         if self._call is None:
+            self._counters.throttled += 1
             pause = max(self._pause, self._bucket.wait(now))
             self._call = self._clock.callLater(pause, self._over)
 

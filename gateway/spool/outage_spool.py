@@ -142,6 +142,28 @@ class OutageSpool:
                 path=self._spool.path,
             )
 
+    # For the operator.
+
+    @property
+    def takes(self) -> bool:
+        """Whether messages are put into the spool while the database is away."""
+        return self._takes
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether messages are stored from it now."""
+        return self._flowing and bool(self._spool.messages)
+
+    @property
+    def keeping(self) -> str:
+        """Why messages were put into the spool last; C{""} once all are stored."""
+        return self._logged_reason
+
+    @property
+    def refusing(self) -> str:
+        """Why the last batch was not put into it; C{""} where it was."""
+        return self._refusing
+
     # Called by lanes.
 
     def leads(self, batch: Batch) -> bool:

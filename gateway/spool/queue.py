@@ -23,7 +23,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
-from gateway.model.batch import Batch, Fence
+from gateway.metrics.counters import SpoolCounters
+from gateway.model.batch import Batch, Fence, Refusal, Slice
 from gateway.model.errors import SpoolError, SpoolUnknown
 from gateway.spool.backlog import SpoolBacklog
 from gateway.spool.disk_space import portions
@@ -102,6 +103,7 @@ class Spool:
     @ivar damaged: messages that are set aside because they are damaged.
     @ivar size: bytes on disk.
     @ivar backlog: numbers of streams that it holds.
+    @ivar counters: of its messages.
     @ivar inherited: lanes of the records that were there at the start. An earlier process may
         have tried to store them, and a stalled server may still execute that.
     """
@@ -120,6 +122,7 @@ class Spool:
         self.damaged = 0
         self.size = 0
         self.backlog = SpoolBacklog()
+        self.counters = SpoolCounters()
         self.inherited: frozenset[str] = frozenset()
         self._file = file
         self._thread = thread
@@ -195,6 +198,10 @@ class Spool:
         except SpoolUnknown:
             self.backlog.mark_doubtful(batch)
             raise
+        except SpoolError:
+            self.counters.refused += batch.count
+            raise
+        self.counters.kept += batch.count
         self.backlog.put(batch, last=True)
 
     async def next(
@@ -232,6 +239,7 @@ class Spool:
                 for record in some:
                     await self._ask(methodcaller("remove", [record]))
         for parcel in parcels:
+            self.counters.drained += parcel.batch.count
             self.backlog.remove(parcel.batch)
 
     async def replace(self, parcel: RecordGroup, pieces: Sequence[Record]) -> None:
@@ -245,6 +253,20 @@ class Spool:
         self.backlog.remove(parcel.batch)
         for piece in pieces:
             self.backlog.put(unpack([piece]).batch)
+
+    async def oldest(self) -> float | None:
+        """
+        Return when the first message that is kept came, in seconds since 1970; C{None}: there is
+        none.
+
+        @raise SpoolError: it cannot be read.
+        """
+        parcel = await self.next(0, ())
+        if parcel is None:
+            return None
+        batch = parcel.batch
+        pieces: list[Slice | Refusal] = [*batch.slices, *batch.refusals]
+        return min(piece.chunk.received_at for piece in pieces)
 
     def new_session(self) -> None:
         """Use new lanes for batches put from now on, since the former ones may be removed."""

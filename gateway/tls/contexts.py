@@ -32,7 +32,15 @@ from gateway.tls.certificates import (
 )
 from gateway.tls.failure_reasons import REVOKED
 from gateway.tls.files import Stamp, TlsFiles, read_files, stamp_of
-from gateway.tls.revocation import is_listed, list_note, list_warning, listed, strangers, thresholds
+from gateway.tls.revocation import (
+    is_listed,
+    list_name,
+    list_note,
+    list_warning,
+    listed,
+    strangers,
+    thresholds,
+)
 from gateway.tls.transport import TlsConnection
 
 CIPHERS: Final = (
@@ -145,6 +153,28 @@ class Contexts:
         files = self.files
         own = [(str(one.file), one.certificate) for one in (files.default, *files.others)]
         return own + [(str(self.section.client_ca), one) for one in files.authorities]
+
+    def expiries(self) -> list[tuple[str, str, float]]:
+        """
+        Return kind, name and time of expiry of each certificate, authority and list in use.
+
+        The kinds are C{certificate}, C{authority} and C{list}; the time is in seconds since 1970.
+        """
+        files = self.files
+        own = [one.certificate for one in (files.default, *files.others)]
+        dated = [("certificate", one) for one in own]
+        dated += [("authority", one) for one in files.authorities]
+        return [
+            *(
+                (kind, certificate_name(one), one.not_valid_after_utc.timestamp())
+                for kind, one in dated
+            ),
+            *(
+                ("list", list_name(one), one.next_update_utc.timestamp())
+                for one in files.lists
+                if one.next_update_utc is not None
+            ),
+        ]
 
     def warn(self) -> None:
         """

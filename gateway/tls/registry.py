@@ -76,6 +76,17 @@ class TlsRegistry:
         """
         return self._listeners.get(listener)
 
+    def expiries(self) -> list[tuple[str, str, str, float]]:
+        """
+        Return listener, kind, name and time of expiry of each certificate, authority and list in
+        use; see L{Contexts.expiries}.
+        """
+        return [
+            (listener, *expiry)
+            for listener, listener_tls in self._listeners.items()
+            for expiry in listener_tls.contexts.expiries()
+        ]
+
     def start(self) -> None:
         """
         Start to watch the files, and warn of certificates that soon expire.

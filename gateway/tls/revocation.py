@@ -72,6 +72,11 @@ def _of(authority: x509.Certificate, one: x509.CertificateRevocationList) -> boo
     return authority.subject == one.issuer
 
 
+def list_name(one: x509.CertificateRevocationList) -> str:
+    """Return the name of a list's authority, for messages."""
+    return _issuer(one)
+
+
 def list_note(one: x509.CertificateRevocationList) -> str:
     """
     Describe a list in a few words.

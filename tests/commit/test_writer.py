@@ -189,7 +189,9 @@ def test_an_open_commit_of_several_routes(done: bool) -> None:
         bench.pass_time(1)
     assert sorted(bench.bodies) == [b"1", b"2", b"3", b"4", b"5"]
     assert all(words == ["+OK"] for _, words in bench.answers) and len(bench.answers) == 5
-    assert (bench.writer.unknown, bench.writer.resolved) == (1, int(done))
+    for counters in bench.writer.counters.values():
+        assert counters.unknown == 1
+        assert counters.resolved == {"stored" if done else "not_stored": 1}
     # The lanes go on.
     two_routes(bench)
     for _ in range(5):
@@ -294,7 +296,9 @@ def test_a_lost_reply_is_resolved_by_the_fence() -> None:
     bench.pass_time(1)
     assert bench.bodies == [b"a", b"b"]
     assert bench.answers == [(0, ["+OK", "+OK"])]
-    assert (bench.writer.unknown, bench.writer.resolved) == (1, 1)
+    counters = bench.writer.counters["r"]
+    assert (counters.unknown, counters.resolved) == (1, {"stored": 1})
+    assert (counters.commits, counters.rows) == (1, 2)
 
 
 def test_a_lost_batch_is_written_again() -> None:
@@ -306,7 +310,8 @@ def test_a_lost_batch_is_written_again() -> None:
     source.submit("r", [b"b"], 1)
     bench.pass_time(1)
     assert bench.bodies == [b"a", b"b"]
-    assert bench.writer.resolved == 0
+    counters = bench.writer.counters["r"]
+    assert (counters.unknown, counters.resolved) == (1, {"written_again": 1})
 
 
 def test_refused_at_the_second_try_but_stored_by_the_first() -> None:

@@ -26,6 +26,7 @@ from gateway.config.load import (
     default_config,
     load_config,
 )
+from gateway.config.operator import AdminSection, HttpSection, LogSection
 from gateway.config.route import RouteSection
 from gateway.daemon.configuration import endpoint_fault
 from gateway.daemon.options import Options
@@ -58,6 +59,9 @@ def test_sample_is_accepted_and_complete() -> None:
         Limits: set(data["limits"]),
         SpoolSection: set(data["spool"]),
         ChannelsSection: set(data["channels"]),
+        HttpSection: set(data["http"]),
+        AdminSection: set(data["admin"]),
+        LogSection: set(data["log"]),
         Listener: {key for section in data["listeners"].values() for key in section},
         TlsSection: set(data["listeners"]["public"]["tls"]),
         AccessSection: set(data["access"]),

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.dialects.base import Work
+from gateway.metrics.counters import ListenerCounters
 from gateway.model.outcome import STORED, Code, Outcome, Word, Words, goodbye, refused
 from gateway.peers.output import AnswerQueue
 from gateway.wire.framing import LineFraming, NetstringFraming
@@ -17,7 +18,7 @@ BYE = goodbye(Code.INTERNAL, "a bug")
 
 
 def answers(words: Words | None = None) -> AnswerQueue:
-    return AnswerQueue(LineFraming(100), words or Words())
+    return AnswerQueue(LineFraming(100), words or Words(), ListenerCounters(), lambda: 0.0)
 
 
 @given(st.permutations(range(8)), st.lists(st.integers(0, 4), min_size=8, max_size=8))
@@ -53,7 +54,7 @@ def test_nothing_is_due_before_what_was_asked_first() -> None:
 
 def test_tags_go_with_their_answers() -> None:
     """Each tag heads the answer of its own frame, also where some answers were known at once."""
-    queue = AnswerQueue(NetstringFraming(100), Words())
+    queue = AnswerQueue(NetstringFraming(100), Words(), ListenerCounters(), lambda: 0.0)
     slot = queue.add_slot(Work("r", [b"a", b"b", b"c"], [(1, BAD)], [b"@1", b"@2", b"", b"@4"]))
     slot.runs = [(2, STORED), (1, BAD)]
     assert queue.take_due() == b"6:@1 +OK,16:@2 -REJ DATA :no,3:+OK,16:@4 -REJ DATA :no,"

@@ -289,7 +289,7 @@ def test_one_after_the_other_they_are_few_lines_too() -> None:
     bench.peer.connectionLost()
     with capturedLogs() as events:
         for number in range(50):
-            bench.factory.log_refusal(f"peer {number}", "no such token")
+            bench.factory.log_refusal(f"peer {number}", "auth", "no such token")
             bench.connect()[0].connectionLost()
             bench.wait(0.05)
         bench.wait(2)

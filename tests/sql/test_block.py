@@ -5,6 +5,7 @@ Rows stored one by one: what a block must judge as the statement would have.
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest_twisted
 
 from gateway.commit.attempt import Attempt, NextStep
 from gateway.commit.lane import Lane
+from gateway.metrics.counters import RouteCounters
 from gateway.model.batch import Batch, Chunk, Fence, Origin
 from gateway.model.errors import FramesRefused, RowError, StoreError, TransientError
 from gateway.model.outcome import Run
@@ -189,7 +191,7 @@ class Alone:
         self.store, self.clock, self.spooler = store, clock, None
         self.dead_letters: frozenset[str] = frozenset()
         self.new_id = new_lane
-        self.unknown = self.resolved = 0
+        self.counters = defaultdict[str, RouteCounters](RouteCounters)
         self.breakers = self
         self.answers: dict[str, object] = {}
         self.failing: dict[str, str] = {}
@@ -198,7 +200,7 @@ class Alone:
     def attempt(self, started: float) -> Attempt:
         return Attempt(started, 5.0, False)
 
-    def note_success(self, route: str) -> None: ...
+    def committed(self, batch: Batch, *how: object, **more: object) -> None: ...
     def note_failure(self, attempt: Attempt, route: str, error: StoreError) -> NextStep:
         return attempt.next_step(error, self.clock.seconds())
 

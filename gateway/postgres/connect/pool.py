@@ -45,6 +45,8 @@ class PoolFigures:
     @ivar lost: number of them that were lost, not closed by us.
     @ivar reconnects: how often a connection was opened after a loss had left none.
     @ivar generation: how often all connections were put in doubt.
+    @ivar trouble: why it cannot connect now; C{""} where it can.
+    @ivar server: the server that the last connection reached; C{""} where libpq does not say.
     """
 
     size: int
@@ -56,6 +58,8 @@ class PoolFigures:
     lost: int
     reconnects: int
     generation: int
+    trouble: str
+    server: str
 
 
 class Checkout:
@@ -175,6 +179,8 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
             lost=self.lost,
             reconnects=self._reconnects,
             generation=self._generation,
+            trouble=self._trouble,
+            server=self._server,
         )
 
     # Checkout.

@@ -9,6 +9,7 @@ from typing import Final
 
 from twisted.internet.defer import Deferred
 
+from gateway.metrics.counters import QueryCounters
 from gateway.model.query import OnOutcome, Query
 from gateway.postgres.queries.catalog import CallableQuery
 from gateway.sql.call import Form
@@ -32,16 +33,18 @@ class Call:
     """
     Call of a query that waits for its answer.
 
+    @ivar counters: of its query.
     @ivar elements: its arguments, as array elements.
     @ivar since: when it came, in seconds of the reactor's clock.
     @ivar on_outcome: callback for its answer; C{None} once called.
     @ivar alone: whether it must be sent in a statement of its own.
     """
 
-    __slots__ = ("alone", "elements", "on_outcome", "since")
+    __slots__ = ("alone", "counters", "elements", "on_outcome", "since")
 
-    def __init__(self, elements: list[str], since: float, on_outcome: OnOutcome) -> None:
-        self.elements = elements
+    def __init__(self, counters: QueryCounters, since: float, on_outcome: OnOutcome) -> None:
+        self.counters = counters
+        self.elements: list[str] = []
         self.since = since
         self.on_outcome: OnOutcome | None = on_outcome
         self.alone = False
@@ -67,6 +70,7 @@ class CallQueue:
     """
     Queue of the calls of one query.
 
+    @ivar counters: of its calls.
     @ivar opened: C{None} before the first examination, and after one that found a fault.
     @ivar together: most calls to send together.
     @ivar pace: seconds that the last statement took.
@@ -77,6 +81,7 @@ class CallQueue:
 
     def __init__(self, query: Query) -> None:
         self.query = query
+        self.counters = QueryCounters()
         self.opened: OpenQuery | None = None
         self.opening: list[Deferred[None]] | None = None
         self.examined_at = float("-inf")

@@ -25,6 +25,7 @@ from twisted.python.failure import Failure
 
 from gateway.columns.kind import Misfit, excerpt
 from gateway.config.load import Database
+from gateway.metrics.counters import QueryCounters
 from gateway.model import wording
 from gateway.model.errors import OutcomeUnknown, RouteError, StoreError, Unavailable
 from gateway.model.outcome import Code, Outcome, refused
@@ -91,6 +92,11 @@ class PostgresQueries:
         self._later: IDelayedCall | None = None
         self._sweep: IDelayedCall | None = None
 
+    @property
+    def counters(self) -> Mapping[str, QueryCounters]:
+        """Query -> counters of its calls."""
+        return {name: queue.counters for name, queue in self._queues.items()}
+
     def start(self, dsn: str) -> None:
         """
         Start the pool, if there are queries; C{dsn} is as for L{Pool.start}.
@@ -129,31 +135,31 @@ class PostgresQueries:
             on_outcome(wording.NO_CONNECTION if self._closed else wording.TOO_MANY_CALLS)
             return
         self.in_flight += 1
+        now = self._clock.seconds()
+        call = Call(queue.counters, now, on_outcome)
         opened = queue.opened
         if opened is None:
-            Deferred.fromCoroutine(self._ask_first(queue, arguments, on_outcome))
+            Deferred.fromCoroutine(self._ask_first(queue, call, arguments))
             return
-        self._query_cache.refresh(queue, opened, self._clock.seconds())
-        self._enter(queue, opened, arguments, on_outcome)
+        self._query_cache.refresh(queue, opened, now)
+        self._enter(queue, opened, call, arguments)
 
-    async def _ask_first(self, queue: CallQueue, arguments: bytes, on_outcome: OnOutcome) -> None:
+    async def _ask_first(self, queue: CallQueue, call: Call, arguments: bytes) -> None:
         """
         Do the same as L{ask}, for a query that must be examined first.
         """
         try:
             opened = await self._query_cache.opened(queue)
         except StoreError as error:
-            self._settle(Call([], 0.0, on_outcome), self._outcome(queue, error))
+            self._settle(call, self._outcome(queue, error))
         else:
-            self._enter(queue, opened, arguments, on_outcome)
+            self._enter(queue, opened, call, arguments)
 
-    def _enter(
-        self, queue: CallQueue, opened: OpenQuery, arguments: bytes, on_outcome: OnOutcome
-    ) -> None:
+    def _enter(self, queue: CallQueue, opened: OpenQuery, call: Call, arguments: bytes) -> None:
         try:
-            call = Call(opened.arguments.parse(arguments), self._clock.seconds(), on_outcome)
+            call.elements = opened.arguments.parse(arguments)
         except Misfit as misfit:
-            self._settle(Call([], 0.0, on_outcome), refused(Code.QUERY, str(misfit)))
+            self._settle(call, refused(Code.QUERY, str(misfit)))
         else:
             self._gather(queue, call)
 
@@ -164,6 +170,7 @@ class PostgresQueries:
         on_outcome, call.on_outcome = call.on_outcome, None
         if on_outcome is not None:
             self.in_flight -= 1
+            call.counters.answered(answer, self._clock.seconds() - call.since)
             try:
                 on_outcome(answer)
             except Exception:  # noqa: BLE001 - what befalls one peer must not befall the others

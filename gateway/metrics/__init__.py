@@ -1,0 +1,1 @@
+"""Counters that the gateway's parts keep of their work."""

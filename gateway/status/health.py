@@ -1,0 +1,69 @@
+"""
+Health of the gateway: whether what peers send is stored, spooled or neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from gateway.status.status import PoolStatus, RouteStatus, SpoolStatus, State
+
+
+class Health(NamedTuple):
+    """
+    Health of the gateway.
+
+    @ivar is_storing: whether messages are stored now.
+    @ivar is_taking: whether messages are stored or spooled now, and connections accepted.
+    @ivar reasons: why not, or which part of it not, one line each.
+    """
+
+    is_storing: bool
+    is_taking: bool
+    reasons: Sequence[str]
+
+
+def health_of(
+    state: State,
+    pool: PoolStatus,
+    routes: Sequence[RouteStatus],
+    spool: SpoolStatus | None,
+    takes: bool,
+) -> Health:
+    """
+    Judge the health.
+
+    An outage of the database is none of the gateway while the spool takes what comes: a balancer
+    that looks at C{/readyz} must not take every gateway out of service for it.
+
+    @param takes: whether the spool is used while the database is away.
+    """
+    reasons = []
+    if state == "draining":
+        reasons.append("draining: the gateway stops")
+    if pool.trouble and not pool.idle + pool.in_use:
+        reasons.append(f"the database cannot be reached: {pool.trouble}")
+        is_reached = False
+    else:
+        # Nothing was asked yet: the first messages wait for the first connection.
+        is_reached = True
+    serving = [route for route in routes if route.state != "out of service"]
+    reasons += [
+        f"route {route.name} is out of service: {route.reason}"
+        for route in routes
+        if route.state == "out of service"
+    ]
+    is_storing = is_reached and bool(serving)
+    if spool is not None and spool.state in ("keeping", "refusing"):
+        is_storing = False
+        reasons.append(
+            f"spool: {spool.messages} messages wait: {spool.reason}"
+            if spool.state == "keeping"
+            else f"spool: messages are refused: {spool.reason}"
+        )
+    if not is_reached and not takes:
+        reasons.append("there is no spool for what comes meanwhile")
+    is_spooling = takes and spool is not None and spool.state != "refusing" and bool(serving)
+    is_taking = state != "draining" and (is_storing or is_spooling)
+    return Health(is_storing, is_taking, reasons)

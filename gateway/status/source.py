@@ -1,0 +1,304 @@
+"""
+Source of the status: reads all parts of the gateway at once.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from math import inf
+from pathlib import Path
+
+from twisted.internet.interfaces import IReactorTime
+
+from gateway.access.connection_limit import ConnectionLimit
+from gateway.commit.circuit_breaker import CircuitBreakers
+from gateway.commit.inflight_limit import InflightLimit
+from gateway.commit.writer import Writer
+from gateway.dialects.stream_registry import StreamRegistry
+from gateway.dialects.subscriptions import Subscriptions
+from gateway.listeners.service import ListenerService
+from gateway.metrics.counters import Answer, Histogram, RouteCounters
+from gateway.model.route import Route
+from gateway.postgres.connect.pool import Pool
+from gateway.postgres.queries.service import PostgresQueries
+from gateway.spool.outage_spool import OutageSpool
+from gateway.spool.queue import Spool
+from gateway.status.health import health_of
+from gateway.status.status import (
+    CertificateStatus,
+    ChannelStatus,
+    Distribution,
+    LaneStatus,
+    ListenerStatus,
+    MemoryStatus,
+    PoolStatus,
+    ProcessStatus,
+    QueryStatus,
+    RouteState,
+    RouteStatus,
+    SpoolState,
+    SpoolStatus,
+    State,
+    Status,
+    StreamsStatus,
+)
+from gateway.tls.registry import TlsRegistry
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True, slots=True)
+class StatusParts:
+    """
+    Parts of the gateway that the status is read from.
+
+    @ivar routes: the configured routes by name; a callable, since a reload replaces them.
+    @ivar listeners: the listeners; a callable for the same reason.
+    @ivar spool: C{None} where there is none; with it C{spooler}.
+    @ivar max_spool_bytes: limit of the spool's size.
+    """
+
+    clock: IReactorTime
+    wall: Callable[[], float]
+    routes: Callable[[], Mapping[str, Route]]
+    listeners: Callable[[], Iterable[ListenerService]]
+    connection_limit: ConnectionLimit
+    inflight_limit: InflightLimit
+    pool: Pool
+    query_pool: Pool
+    writer: Writer
+    breakers: CircuitBreakers
+    streams: StreamRegistry
+    queries: PostgresQueries
+    channels: Subscriptions
+    tls: TlsRegistry
+    spool: Spool | None
+    spooler: OutageSpool | None
+    max_spool_bytes: int
+
+
+class StatusSource:
+    """
+    Source of the status.
+
+    @ivar state: C{starting}, C{ready} or C{draining}; set by the service.
+    @ivar spool_oldest: when the oldest message in the spool came; set by L{Watch}.
+    @ivar reactor_lag: longest lag of the reactor in the last minute; set by L{Watch}.
+    """
+
+    def __init__(self, parts: StatusParts) -> None:
+        self.state: State = "starting"
+        self.spool_oldest: float | None = None
+        self.reactor_lag = 0.0
+        self.parts = parts
+        self._started = parts.wall()
+        self._version = version("txgateway")
+
+    def read(self) -> Status:
+        """
+        Read the status, without its warnings (L{gateway.status.watch}).
+        """
+        parts = self.parts
+        pools = [_pool("messages", parts.pool), _pool("queries", parts.query_pool)]
+        routes = self._routes()
+        is_reached = bool(parts.pool.size) or not pools[0].trouble
+        spool = self._spool(is_reached)
+        health = health_of(self.state, pools[0], routes, spool, self._takes)
+        limit = parts.connection_limit
+        return Status(
+            version=self._version,
+            state=self.state,
+            is_storing=health.is_storing,
+            is_taking=health.is_taking,
+            reasons=health.reasons,
+            time=parts.wall(),
+            started=self._started,
+            warnings=(),
+            peers=limit.count,
+            most_peers=int(limit.most),
+            listeners=[_listener(service) for service in parts.listeners()],
+            routes=routes,
+            pools=pools,
+            lanes=[
+                LaneStatus(number=number, waiting=load, seconds=age)
+                for number, (load, age) in enumerate(parts.writer.loads(), 1)
+            ],
+            spool=spool,
+            streams=self._streams(),
+            queries=[
+                QueryStatus(
+                    name=name,
+                    answers=_answers(counters.answers),
+                    seconds=_distribution(counters.seconds),
+                )
+                for name, counters in parts.queries.counters.items()
+            ],
+            channels=self._channels(),
+            certificates=[
+                CertificateStatus(listener=listener, kind=kind, subject=subject, expires=expires)
+                for listener, kind, subject, expires in parts.tls.expiries()
+            ],
+            memory=MemoryStatus(
+                in_flight=parts.inflight_limit.used,
+                kept=parts.inflight_limit.kept,
+                most=parts.inflight_limit.limit,
+                full=parts.inflight_limit.full,
+            ),
+            process=_process(self.reactor_lag),
+        )
+
+    @property
+    def _takes(self) -> bool:
+        spooler = self.parts.spooler
+        return spooler is not None and spooler.takes
+
+    def _routes(self) -> list[RouteStatus]:
+        parts = self.parts
+        closed = parts.breakers.closed
+        rows = {} if parts.spool is None else parts.spool.rows
+        found = []
+        for name, route in parts.routes().items():
+            state: RouteState = "in service"
+            if name in closed:
+                state = "out of service"
+            elif self.state == "starting":
+                state = "opening"
+            counters = parts.writer.counters.get(name) or RouteCounters()
+            found.append(
+                RouteStatus(
+                    name=name,
+                    table=route.table,
+                    state=state,
+                    reason=closed.get(name, ""),
+                    commits=counters.commits,
+                    rows=counters.rows,
+                    commit_seconds=_distribution(counters.commit_seconds),
+                    batch_rows=_distribution(counters.batch_rows),
+                    unknown=counters.unknown,
+                    resolved=dict(counters.resolved),
+                    dead_letters=counters.dead_letters,
+                    spooled=rows.get(name, 0),
+                )
+            )
+        return found
+
+    def _spool(self, is_reached: bool) -> SpoolStatus | None:
+        spool, spooler = self.parts.spool, self.parts.spooler
+        if spool is None or spooler is None:
+            return None
+        state: SpoolState = "empty"
+        reason = ""
+        if spooler.refusing and (spool.messages or not is_reached):
+            state, reason = "refusing", spooler.refusing
+        elif spool.messages:
+            state = "draining" if spooler.is_draining else "keeping"
+            reason = spooler.keeping
+        counters = spool.counters
+        return SpoolStatus(
+            path=spool.path,
+            state=state,
+            reason=reason,
+            messages=spool.messages,
+            size=spool.size,
+            most_size=self.parts.max_spool_bytes,
+            oldest=self.spool_oldest if spool.messages else None,
+            damaged=spool.damaged,
+            kept=counters.kept,
+            drained=counters.drained,
+            refused=counters.refused,
+        )
+
+    def _streams(self) -> StreamsStatus:
+        streams, spool = self.parts.streams, self.parts.spool
+        counters = streams.counters
+        return StreamsStatus(
+            open=streams.count,
+            waiting=0 if spool is None else sum(spool.aside.values()),
+            claims=counters.claims,
+            taken_over=counters.taken_over,
+            gaps=counters.gaps,
+        )
+
+    def _channels(self) -> Sequence[ChannelStatus]:
+        channels = self.parts.channels
+        subscribers = channels.subscribers
+        return [
+            ChannelStatus(
+                name=name,
+                subscribers=subscribers[name],
+                notifications=counters.notifications,
+                pushes=counters.pushes,
+                gaps=counters.gaps,
+            )
+            for name, counters in channels.counters.items()
+        ]
+
+
+def _listener(service: ListenerService) -> ListenerStatus:
+    factory, counters = service.factory, service.factory.counters
+    most = factory.connection_limit.most
+    return ListenerStatus(
+        name=factory.listener,
+        address=service.address,
+        framing=factory.framing,
+        dialect="command" if factory.dialect.takes_commands else "plain",
+        tls=service.is_tls,
+        peers=factory.connection_limit.count,
+        most_peers=None if most == inf else int(most),
+        connections=counters.connections,
+        messages=counters.messages,
+        bytes_received=counters.bytes_received,
+        answers=_answers(counters.answers),
+        answer_seconds=_distribution(counters.answer_seconds),
+        turned_away=dict(counters.turned_away),
+        let_go=dict(counters.let_go),
+        throttled=counters.throttled,
+    )
+
+
+def _pool(name: str, pool: Pool) -> PoolStatus:
+    figures = pool.figures
+    return PoolStatus(
+        name=name,
+        most=pool.max,
+        in_use=figures.in_use,
+        idle=figures.idle,
+        opening=figures.opening,
+        waiting=figures.waiting,
+        opened=figures.opened,
+        lost=figures.lost,
+        reconnects=figures.reconnects,
+        trouble=figures.trouble,
+        server=figures.server,
+    )
+
+
+def _process(reactor_lag: float) -> ProcessStatus:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return ProcessStatus(
+        pid=os.getpid(),
+        cpu_seconds=usage.ru_utime + usage.ru_stime,
+        resident=pages * _PAGE,
+        open_files=len(list(Path("/proc/self/fd").iterdir())),
+        most_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        reactor_lag=reactor_lag,
+    )
+
+
+def _answers(counted: Counter[Answer]) -> dict[str, int]:
+    return {
+        word.value if code is None else f"{word.value} {code.value}": count
+        for (word, code), count in counted.items()
+    }
+
+
+def _distribution(histogram: Histogram) -> Distribution:
+    return Distribution(
+        bounds=histogram.bounds, counts=tuple(histogram.counts), total=histogram.total
+    )
