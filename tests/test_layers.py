@@ -35,6 +35,7 @@ FLOORS = (
     "postgres.queries",
     "listeners",
     "status",
+    "web",
     "daemon",
     "client",
     "commands",
@@ -58,6 +59,7 @@ PURE_TOO = (
     *(f"spool.{n}" for n in ("backlog", "database", "disk_space", "file", "inventory", "mark")),
     *(f"spool.{n}" for n in ("mover", "reader", "record", "salvage")),
     *(f"peers.{n}" for n in ("output", "timeouts")),
+    *(f"web.{n}" for n in ("answer", "hosts", "markup", "units")),
     *(f"client.{n}" for n in ("answers", "blocking", "buffer", "dial", "session", "wire")),
 )
 """Modules of other packages that are pure as well."""

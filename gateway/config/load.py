@@ -298,7 +298,17 @@ def _without_doubts(config: Config, reader: SectionReader) -> Config:
         else replace(listener, tls=None)
         for name, listener in config.listeners.items()
     }
-    return replace(config, database=database, channels=channels, access=access, listeners=listeners)
+    http = config.http
+    if not reader.is_sure_within("http.tls"):
+        http = replace(http, tls=None)
+    return replace(
+        config,
+        database=database,
+        channels=channels,
+        access=access,
+        listeners=listeners,
+        http=http,
+    )
 
 
 def check_endpoints(config: Config, endpoint_fault: EndpointFault) -> list[str]:

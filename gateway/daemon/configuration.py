@@ -30,7 +30,7 @@ from gateway.postgres.connect.dsn import dsn_fault
 from gateway.system.endpoint_arguments import split_endpoint
 from gateway.system.endpoint_text import error_words, text_fault
 from gateway.system.regular_file import read_plain
-from gateway.tls.contexts import Contexts
+from gateway.tls.contexts import HTTP, Contexts
 from gateway.tls.registry import read_contexts
 
 
@@ -68,7 +68,8 @@ def load(
     tokens: Mapping[str, Token] | None = None
     contexts: Mapping[str, Contexts] = {}
     try:
-        contexts = read_contexts(config.listeners, path, time.time)
+        sections = {name: listener.tls for name, listener in config.listeners.items()}
+        contexts = read_contexts({**sections, HTTP: config.http.tls}, path, time.time)
     except ConfigError as error:
         problems += error.problems
     try:

@@ -102,6 +102,10 @@ def changed_at_start(old: Config, new: Config) -> list[str]:
         for section in ("database", "limits", "spool", "channels", "routes", "queries")
         if getattr(old, section) != getattr(new, section)
     ]
+    if old.http.endpoint != new.http.endpoint:
+        keys.append("http.endpoint")
+    if (old.http.tls is None) != (new.http.tls is None):
+        keys.append("http.tls")
     for name in sorted({*old.listeners, *new.listeners}):
         before, after = old.listeners.get(name), new.listeners.get(name)
         if before is None or after is None:

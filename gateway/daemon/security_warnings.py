@@ -78,8 +78,8 @@ def _secret_files(config: Config, file: PurePath | None) -> Iterator[tuple[str, 
             yield section.dsn_key, section.dsn_file
         elif file is not None and section.dsn is not None and has_password(section.dsn):
             yield f"{section.dsn_key} holds a password", str(file)
-    for name, listener in config.listeners.items():
-        tls, where = listener.tls, f"listeners.{name}.tls"
+    sections = {f"listeners.{name}.tls": one.tls for name, one in config.listeners.items()}
+    for where, tls in {**sections, "http.tls": config.http.tls}.items():
         if tls is not None and tls.passphrase_file is not None:
             yield f"{where}.passphrase_file", tls.passphrase_file
         elif tls is not None:

@@ -45,6 +45,7 @@ from gateway.spool.queue import Spool
 from gateway.status.watch import Watch
 from gateway.system.regular_file import is_there
 from gateway.tls.registry import TlsRegistry
+from gateway.web.service import HttpService
 
 _GOODBYE: Final = 1.0
 """Seconds that peers have to take their last answers before they are cut off."""
@@ -62,6 +63,7 @@ class Parts:
     @ivar notifications: connection for LISTEN.
     @ivar tls: of the listeners.
     @ivar watch: tells the status.
+    @ivar http: shows it.
     """
 
     pool: Pool
@@ -74,6 +76,7 @@ class Parts:
     notifications: Notifications
     tls: TlsRegistry
     watch: Watch
+    http: HttpService
 
 
 class GatewayService(Service):
@@ -93,6 +96,7 @@ class GatewayService(Service):
         dsn: str,
         channels_dsn: str | None,
         drain_timeout: float,
+        drain_delay: float,
         operator_warnings: Sequence[str],
         end: Callable[[int], None],
     ) -> None:
@@ -101,6 +105,7 @@ class GatewayService(Service):
         @param embedded: C{None} where C{dsn} names a server.
         @param channels_dsn: connection string for LISTEN, if not C{dsn}.
         @param drain_timeout: seconds that a stop waits for chunks in flight.
+        @param drain_delay: seconds for which a stop says that it drains before listeners close.
         @param operator_warnings: lines to log at the start.
         @param end: ends the process with a status, where only the operator can help.
         """
@@ -110,6 +115,7 @@ class GatewayService(Service):
         self._dsn = dsn
         self._channels_dsn = channels_dsn
         self._drain_timeout = drain_timeout
+        self._drain_delay = drain_delay
         self._operator_warnings = operator_warnings
         self._end = end
         self._pool = parts.pool
@@ -122,6 +128,7 @@ class GatewayService(Service):
         self._notifications = parts.notifications
         self._tls = parts.tls
         self._watch = parts.watch
+        self._http = parts.http
         self._opening: Deferred[None] | None = None
         self._forced = False
 
@@ -162,6 +169,7 @@ class GatewayService(Service):
             self._spooler.start()
         for listener in self._listeners:
             self._log.info("{line}", line=listener.line)
+        self._http.log_address()
         self._tls.start()
         self._watch.start()
         self._opening = Deferred.fromCoroutine(self._open())
@@ -191,6 +199,7 @@ class GatewayService(Service):
     def _listen(self) -> None:
         for listener in self._listeners:
             listener.listen()
+        self._http.listen()
 
     def _start_embedded(self, embedded: EmbeddedServer) -> str:
         try:
@@ -248,6 +257,9 @@ class GatewayService(Service):
         Stop accepting, answer what is in flight, then close spool and connections.
         """
         self._watch.state = "draining"
+        if self._drain_delay:
+            self._log.info("draining: listeners close in {delay:g} s", delay=self._drain_delay)
+            await self._within(self._drain_delay, lambda: False)
         self._tls.stop()
         for listener in self._listeners:
             await listener.stop_listening()
@@ -290,6 +302,7 @@ class GatewayService(Service):
             await self._embedded.stop(self._clock)
         if self._data_directory is not None:
             self._data_directory.unlock()
+        await self._http.stop()
 
     def _nobody(self) -> bool:
         return not any(listener.factory.peers for listener in self._listeners)

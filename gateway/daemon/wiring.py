@@ -48,6 +48,7 @@ from gateway.status.watch import Watch
 from gateway.system.file_limit import raise_file_limit, room_for_peers
 from gateway.system.regular_file import is_there
 from gateway.tls.registry import TlsRegistry
+from gateway.web.service import HttpService
 
 
 def makeService(options: Options) -> IService:
@@ -139,6 +140,7 @@ def makeService(options: Options) -> IService:
     )
     operator_warnings = [*options.operator_warnings, *caution]
     watch = Watch(source, operator_warnings, config.log.slow_commit)
+    http = HttpService(config.http, watch, tls, reactor)
     service = GatewayService(
         Parts(
             pool=pool,
@@ -151,6 +153,7 @@ def makeService(options: Options) -> IService:
             notifications=notifications,
             tls=tls,
             watch=watch,
+            http=http,
         ),
         clock=reactor,
         data_directory=DataDirectory(data_dir) if is_embedded else None,
@@ -158,6 +161,7 @@ def makeService(options: Options) -> IService:
         dsn=config.database.dsn,
         channels_dsn=config.channels.dsn,
         drain_timeout=config.limits.drain_timeout,
+        drain_delay=config.limits.drain_delay,
         operator_warnings=operator_warnings,
         end=partial(end_process, reactor),
     )
@@ -165,6 +169,7 @@ def makeService(options: Options) -> IService:
         lambda _: tls.replace_contexts(options.contexts),
         lambda _: authenticator.replace_tokens(options.tokens),
         listeners.reload,
+        http.reload,
     ]
     reload = Reload(config, options.load_config, parts)
     on_signals(reactor, service, reload)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gateway.status.status import PoolStatus, RouteStatus, SpoolStatus, State
+from gateway.status.status import PoolStatus, RouteStatus, SpoolStatus, State, Status
 
 
 class Health(NamedTuple):
@@ -49,12 +49,10 @@ def health_of(
         # Nothing was asked yet: the first messages wait for the first connection.
         is_reached = True
     serving = [route for route in routes if route.state != "out of service"]
-    reasons += [
-        f"route {route.name} is out of service: {route.reason}"
-        for route in routes
-        if route.state == "out of service"
-    ]
-    is_storing = is_reached and bool(serving)
+    reasons += [fault for route in routes if (fault := route_fault(route))]
+    # A gateway may have queries and channels only.
+    is_serving = bool(serving) or not routes
+    is_storing = is_reached and is_serving
     if spool is not None and spool.state in ("keeping", "refusing"):
         is_storing = False
         reasons.append(
@@ -64,6 +62,23 @@ def health_of(
         )
     if not is_reached and not takes:
         reasons.append("there is no spool for what comes meanwhile")
-    is_spooling = takes and spool is not None and spool.state != "refusing" and bool(serving)
+    is_spooling = takes and spool is not None and spool.state != "refusing" and is_serving
     is_taking = state != "draining" and (is_storing or is_spooling)
     return Health(is_storing, is_taking, reasons)
+
+
+def route_fault(route: RouteStatus) -> str:
+    """Return why messages of a route are not stored, in one line; C{""}: they are."""
+    if route.state == "out of service":
+        return f"route {route.name} is out of service: {route.reason}"
+    return ""
+
+
+def health_of_route(status: Status, route: RouteStatus) -> Health:
+    """
+    Judge the health of one route: that of the gateway, without what ails its other routes.
+    """
+    others = {route_fault(other) for other in status.routes if other.name != route.name}
+    reasons = [reason for reason in status.reasons if reason not in others]
+    is_serving = route.state != "out of service"
+    return Health(status.is_storing and is_serving, status.is_taking and is_serving, reasons)

@@ -5,7 +5,8 @@ History of the last hour: samples of totals in rings of a fixed size.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Final
 
 INTERVAL: Final = 10.0
@@ -13,6 +14,24 @@ INTERVAL: Final = 10.0
 
 SAMPLES: Final = 360
 """Samples that are kept: an hour."""
+
+
+Sample = tuple[float, Mapping[str, float]]
+"""Time in seconds, and the totals then."""
+
+
+def rates_between(samples: Sequence[Sample], name: str) -> list[float]:
+    """
+    Return by how much a total grew in each second, for each pair of samples.
+
+    A total that is not in a sample was 0 then.
+    """
+    found = []
+    for (since, before), (until, after) in pairwise(samples):
+        seconds = until - since
+        grown = after.get(name, 0.0) - before.get(name, 0.0)
+        found.append(max(0.0, grown) / seconds if seconds > 0 else 0.0)
+    return found
 
 
 class History:
@@ -35,19 +54,22 @@ class History:
         self._times.append(time)
         self._totals.append(totals)
 
+    def samples(self, step: int = 1) -> list[Sample]:
+        """
+        Return samples, the oldest first: the newest one, and those before it at a distance.
+
+        @param step: the distance, in samples.
+        """
+        kept = list(zip(self._times, self._totals, strict=True))
+        return kept[(len(kept) - 1) % step :: step] if kept else []
+
     def rates(self, name: str) -> list[float]:
         """
         Return by how much a total grew in each second, for each pair of samples, the oldest first.
 
         A total that is not in a sample was 0 then.
         """
-        found = []
-        times, totals = list(self._times), list(self._totals)
-        for before, after in zip(range(len(times)), range(1, len(times)), strict=False):
-            seconds = times[after] - times[before]
-            grown = totals[after].get(name, 0.0) - totals[before].get(name, 0.0)
-            found.append(max(0.0, grown) / seconds if seconds > 0 else 0.0)
-        return found
+        return rates_between(self.samples(), name)
 
     def growth(self, name: str, seconds: float, now: Mapping[str, float]) -> float:
         """

@@ -50,6 +50,9 @@ CIPHERS: Final = (
     "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
 )
 
+HTTP: Final = "[http]"
+"""In place of a listener's name: the site for health, metrics and status."""
+
 _Choose = Callable[[bytes | None], SSL.Context]
 
 
@@ -66,12 +69,13 @@ class Contexts:
 
     def __init__(self, section: TlsSection, listener: str, now: Callable[[], float]) -> None:
         """
-        @param listener: its name in the configuration, for messages.
+        @param listener: its name in the configuration, or L{HTTP}, for messages.
         @param now: seconds since 1970.
         @raise ConfigError: with every problem, as C{listeners.NAME.tls.KEY: fault and remedy}.
         """
         self.section = section
-        self._listener = listener
+        self._key = "http.tls" if listener == HTTP else f"listeners.{listener}.tls"
+        self._user = "http" if listener == HTTP else f"listener {listener}"
         self._now = now
         self._warned = now()
         self._load()
@@ -85,14 +89,14 @@ class Contexts:
             self._load()
         except ConfigError as error:
             self._log.error(
-                "listener {listener}: the certificate stays as it was: {problems}",
-                listener=self._listener,
+                "{user}: the certificate stays as it was: {problems}",
+                user=self._user,
                 problems="; ".join(error.problems),
             )
             return False
         self._log.info(
-            "listener {listener}: certificate read again: {notes}",
-            listener=self._listener,
+            "{user}: certificate read again: {notes}",
+            user=self._user,
             notes="; ".join(self.notes()),
         )
         self.warn()
@@ -183,8 +187,8 @@ class Contexts:
         self._warned = self._now()
         for warning in self.warnings():
             self._log.warn(
-                "listener {listener}: {what} in {warning}",
-                listener=self._listener,
+                "{user}: {what} in {warning}",
+                user=self._user,
                 what="list" if warning.startswith(f"{self.section.crl}: ") else "certificate",
                 warning=warning,
             )
@@ -201,7 +205,7 @@ class Contexts:
 
         @raise ConfigError: with every problem.
         """
-        where = f"listeners.{self._listener}.tls"
+        where = self._key
         # The stamp first: a change during the read is then noticed later.
         self.stamp = stamp_of(self.section)
         files = read_files(self.section, where)

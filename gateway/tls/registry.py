@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 from twisted.internet.interfaces import IReactorTime
 
-from gateway.config.listener import Listener
+from gateway.config.listener import TlsSection
 from gateway.model.errors import ConfigError
 from gateway.tls.certificate_watch import INTERVAL, CertificateWatch
 from gateway.tls.contexts import Contexts
@@ -16,21 +16,22 @@ from gateway.tls.handshake import ListenerTls
 
 
 def read_contexts(
-    listeners: Mapping[str, Listener], source: str | None, now: Callable[[], float]
+    sections: Mapping[str, TlsSection | None], source: str | None, now: Callable[[], float]
 ) -> dict[str, Contexts]:
     """
-    Build the contexts of all listeners with TLS.
+    Build the contexts of all that has TLS.
 
+    @param sections: name of a listener, or L{HTTP} -> its TLS; C{None}: it has none.
     @param source: the configuration file's name, for messages.
     @param now: seconds since 1970.
     @raise ConfigError: with every problem of the files.
     """
     problems: list[str] = []
     contexts = {}
-    for name, listener in listeners.items():
-        if listener.tls is not None:
+    for name, section in sections.items():
+        if section is not None:
             try:
-                contexts[name] = Contexts(listener.tls, name, now)
+                contexts[name] = Contexts(section, name, now)
             except ConfigError as error:
                 problems += error.problems
     if problems:
@@ -72,7 +73,7 @@ class TlsRegistry:
 
     def listener_tls(self, listener: str) -> ListenerTls | None:
         """
-        Return the TLS of a listener; C{None}: it has none.
+        Return the TLS of a listener, or of L{HTTP}; C{None}: it has none.
         """
         return self._listeners.get(listener)
 

@@ -1,0 +1,1 @@
+"""Health, status page and metrics over HTTP."""
