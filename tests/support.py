@@ -14,8 +14,9 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import cached_property
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, Final
 
@@ -293,6 +294,23 @@ class Gateway:
     def port(self, listener: str) -> int:
         """Where a listener listens."""
         return int(self.wait_log(rf"listener {listener}: .* on [\d.]+:(\d+);")[1])
+
+    @property
+    def http_port(self) -> int:
+        """Port of health, metrics and status."""
+        return int(self.wait_log(r"http: health, metrics and status on https?://.*:(\d+)/")[1])
+
+    def get(self, path: str) -> tuple[int, str]:
+        """
+        Ask the site for a page.
+
+        @return: its status code and its body.
+        """
+        connection = HTTPConnection("127.0.0.1", self.http_port, timeout=PATIENCE)
+        with closing(connection):
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
 
     def connect(self, listener: str = "lines") -> Peer:
         """A client that is closed with the gateway at the latest."""

@@ -112,8 +112,9 @@ class ListenerService:
 
     async def stop_listening(self) -> None:
         self.admission.close()
-        if self._port is not None:
-            await _maybe(self._port.stopListening())
+        port, self._port = self._port, None
+        if port is not None:
+            await _maybe(port.stopListening())
 
 
 async def _maybe(result: object) -> None:

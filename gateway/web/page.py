@@ -244,7 +244,7 @@ def _database(status: Status) -> Html:
     busy = [lane for lane in status.lanes if lane.seconds]
     lanes = figures(
         (
-            ("lanes that commit", _of(len(busy), len(status.lanes), count)),
+            ("lanes that commit", escaped(f"{len(busy)} of {len(status.lanes)}")),
             ("messages in lanes", escaped(count(sum(lane.waiting for lane in status.lanes)))),
             (
                 "longest commit under way",

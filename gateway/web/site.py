@@ -121,7 +121,7 @@ class StatusSite(Factory):
         hosts = request.requestHeaders.getRawHeaders("Host") or []
         if len(hosts) > 1 or (not hosts and request.clientproto == b"HTTP/1.1"):
             # RFC 9112 section 3.2. A browser always sends one.
-            return text(400, "a request of HTTP/1.1 has one Host header")
+            return text(400, "a request has one Host header, and only one")
         if hosts and not self._hosts.is_ours(hosts[0], local):
             return text(
                 421,
