@@ -44,10 +44,13 @@ class LaneContext(Protocol):
         @param started: when its first try began, in seconds of the clock.
         """
 
-    def note_failure(self, attempt: Attempt, route: str, error: StoreError) -> NextStep:
+    def note_failure(
+        self, attempt: Attempt, route: str, error: StoreError, others: Sequence[str] = ()
+    ) -> NextStep:
         """
         Count and log what went wrong with a commit.
 
+        @param others: routes whose batches are in the same commit.
         @return: what is to be done about it.
         @raise AssertionError: nobody will know any more whether it is stored.
         """

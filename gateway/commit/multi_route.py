@@ -113,11 +113,9 @@ class MultiRouteCommit:
         @return: whether the batches are settled; else they are not stored, nor ever will be.
         """
         context = self._context
+        routes = [batch.route for batch in batches]
         while True:
-            step = context.note_failure(attempt, batches[0].route, trouble)
-            if isinstance(trouble, OutcomeUnknown):
-                for batch in batches[1:]:
-                    context.counters[batch.route].unknown += 1
+            step = context.note_failure(attempt, routes[0], trouble, routes[1:])
             if step is NextStep.SPOOL and await self._spool(batches, fences, str(trouble)):
                 return True
             await deferLater(context.clock, retry_delay(attempt.failures))

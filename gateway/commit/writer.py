@@ -23,7 +23,7 @@ from gateway.commit.attempt import Attempt, Known, NextStep
 from gateway.commit.circuit_breaker import CircuitBreakers
 from gateway.commit.inflight_limit import InflightLimit
 from gateway.commit.lane import Lane
-from gateway.metrics.counters import STORED, WRITTEN_AGAIN, RouteCounters
+from gateway.metrics.counters import ABANDONED, NOT_STORED, STORED, WRITTEN_AGAIN, RouteCounters
 from gateway.model.batch import Batch, Chunk, Origin
 from gateway.model.errors import OutcomeUnknown, StoreError
 from gateway.model.outcome import Outcome, Run
@@ -220,15 +220,29 @@ class Writer:
     def attempt(self, started: float) -> Attempt:
         return Attempt(started, self.answer_timeout, self.spooler is not None)
 
-    def note_failure(self, attempt: Attempt, route: str, error: StoreError) -> NextStep:
+    def note_failure(
+        self, attempt: Attempt, route: str, error: StoreError, others: Sequence[str] = ()
+    ) -> NextStep:
+        before = attempt.known
         step = attempt.next_step(error, self.clock.seconds())
-        if isinstance(error, OutcomeUnknown):
-            self.counters[route].unknown += 1
+        for name in (route, *others):
+            self._count_failure(self.counters[name], before, attempt.known, error)
+            if step is NextStep.ABANDON:
+                self.counters[name].resolved[ABANDONED] += 1
         if attempt.late and self.spooler is None:
             self._note_failure(route, error)
         if step is NextStep.ABANDON:
             raise AssertionError("the fate of a batch was open for too long")
         return step
+
+    def _count_failure(
+        self, counters: RouteCounters, before: Known, now: Known, error: StoreError
+    ) -> None:
+        if isinstance(error, OutcomeUnknown):
+            counters.unknown += 1
+            counters.doubtful += before is Known.NOT_STORED
+        elif before is Known.UNKNOWN and now is Known.NOT_STORED:
+            counters.resolved[NOT_STORED] += 1
 
     def _note_failure(self, route: str, error: StoreError) -> None:
         """

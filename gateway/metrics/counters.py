@@ -14,11 +14,11 @@ from typing import Final
 
 from gateway.model.outcome import Code, Fate, Outcome, Word
 
-SECONDS: Final = (
-    *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
-    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
-)
-"""Bounds of histograms of durations, in seconds."""
+SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0)
+"""Bounds of histograms of durations, in seconds: few, since each is a series of each route."""
+
+LAGS: Final = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+"""Bounds of the histogram of the reactor's lags, in seconds."""
 
 ROWS: Final = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0)
 """Bounds of histograms of batch sizes, in rows."""
@@ -34,6 +34,9 @@ NOT_STORED: Final = "not_stored"
 
 SPOOLED: Final = "spooled"
 """Fate of a batch that was put into the spool, together with its fence."""
+
+ABANDONED: Final = "abandoned"
+"""Fate of a batch of which nobody knows whether it is stored; its peers are disconnected."""
 
 Answer = tuple[Word, Code | None]
 """First words of an answer."""
@@ -131,13 +134,14 @@ class RouteCounters:
     @ivar commit_seconds: seconds from a batch's first try to its commit.
     @ivar batch_rows: rows of the batches.
     @ivar unknown: tries whose reply was lost, so that they may have been committed.
-    @ivar resolved: batches with such a try, by what became of them: L{STORED}, L{WRITTEN_AGAIN},
-        L{NOT_STORED} or L{SPOOLED}.
+    @ivar doubtful: batches with such a try.
+    @ivar resolved: those of them that are resolved, by what became of them: L{STORED},
+        L{WRITTEN_AGAIN}, L{NOT_STORED}, L{SPOOLED} or L{ABANDONED}.
     @ivar dead_letters: refused messages that were kept.
     """
 
     __slots__ = (
-        *("batch_rows", "commit_seconds", "commits", "dead_letters", "resolved"),
+        *("batch_rows", "commit_seconds", "commits", "dead_letters", "doubtful", "resolved"),
         *("rows", "unknown"),
     )
 
@@ -147,8 +151,14 @@ class RouteCounters:
         self.commit_seconds = Histogram(SECONDS)
         self.batch_rows = Histogram(ROWS)
         self.unknown = 0
+        self.doubtful = 0
         self.resolved: Counter[str] = Counter()
         self.dead_letters = 0
+
+    @property
+    def unresolved(self) -> int:
+        """Batches of which it is not known now whether they are stored."""
+        return self.doubtful - self.resolved.total()
 
 
 class QueryCounters:
@@ -195,14 +205,16 @@ class SpoolCounters:
     @ivar kept: messages that were put into it.
     @ivar drained: messages that were stored from it, refused ones included.
     @ivar refused: messages for which it had no room, or that it could not write.
+    @ivar dead_letters: messages of each route that became dead letters when they were stored.
     """
 
-    __slots__ = ("drained", "kept", "refused")
+    __slots__ = ("dead_letters", "drained", "kept", "refused")
 
     def __init__(self) -> None:
         self.kept = 0
         self.drained = 0
         self.refused = 0
+        self.dead_letters: Counter[str] = Counter()
 
 
 class StreamCounters:

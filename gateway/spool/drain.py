@@ -249,6 +249,8 @@ class Drain:
     def _passed(self, batch: Batch) -> None:
         """Note that a batch is stored, and log its dead letters."""
         self.dead_letters += len(batch.dead_letters)
+        if batch.dead_letters:
+            self._spool.counters.dead_letters[batch.route] += len(batch.dead_letters)
         for refusal in batch.dead_letters:
             self._log_dead_letter(batch.route, refusal.outcome)
         if self.held and batch.streams:

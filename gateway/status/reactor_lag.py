@@ -12,6 +12,8 @@ from typing import Final
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from gateway.metrics.counters import Histogram
+
 INTERVAL: Final = 1.0
 """Seconds between two looks."""
 
@@ -26,9 +28,13 @@ class ReactorLag:
     @ivar last: lag at the last look, in seconds.
     """
 
-    def __init__(self, clock: IReactorTime) -> None:
+    def __init__(self, clock: IReactorTime, lags: Histogram) -> None:
+        """
+        @param lags: each lag is added to it, in seconds.
+        """
         self.last = 0.0
         self._clock = clock
+        self._all = lags
         self._lags: deque[float] = deque(maxlen=LOOKS)
         self._due = 0.0
         self._call: IDelayedCall | None = None
@@ -53,4 +59,5 @@ class ReactorLag:
     def _look(self) -> None:
         self.last = max(0.0, self._clock.seconds() - self._due)
         self._lags.append(self.last)
+        self._all.add(self.last)
         self.start()

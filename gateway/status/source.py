@@ -22,7 +22,7 @@ from gateway.commit.writer import Writer
 from gateway.dialects.stream_registry import StreamRegistry
 from gateway.dialects.subscriptions import Subscriptions
 from gateway.listeners.service import ListenerService
-from gateway.metrics.counters import Answer, Histogram, RouteCounters
+from gateway.metrics.counters import LAGS, Answer, Histogram, RouteCounters
 from gateway.model.route import Route
 from gateway.postgres.connect.pool import Pool
 from gateway.postgres.queries.service import PostgresQueries
@@ -89,12 +89,14 @@ class StatusSource:
     @ivar state: C{starting}, C{ready} or C{draining}; set by the service.
     @ivar spool_oldest: when the oldest message in the spool came; set by L{Watch}.
     @ivar reactor_lag: longest lag of the reactor in the last minute; set by L{Watch}.
+    @ivar reactor_lags: all lags of the reactor; L{Watch} adds to it.
     """
 
     def __init__(self, parts: StatusParts) -> None:
         self.state: State = "starting"
         self.spool_oldest: float | None = None
         self.reactor_lag = 0.0
+        self.reactor_lags = Histogram(LAGS)
         self.parts = parts
         self._started = parts.wall()
         self._version = version("txgateway")
@@ -149,7 +151,7 @@ class StatusSource:
                 most=parts.inflight_limit.limit,
                 full=parts.inflight_limit.full,
             ),
-            process=_process(self.reactor_lag),
+            process=_process(self.reactor_lag, self.reactor_lags),
         )
 
     @property
@@ -161,6 +163,7 @@ class StatusSource:
         parts = self.parts
         closed = parts.breakers.closed
         rows = {} if parts.spool is None else parts.spool.rows
+        dead_letters = Counter() if parts.spool is None else parts.spool.counters.dead_letters
         found = []
         for name, route in parts.routes().items():
             state: RouteState = "in service"
@@ -180,8 +183,9 @@ class StatusSource:
                     commit_seconds=_distribution(counters.commit_seconds),
                     batch_rows=_distribution(counters.batch_rows),
                     unknown=counters.unknown,
+                    unresolved=counters.unresolved,
                     resolved=dict(counters.resolved),
-                    dead_letters=counters.dead_letters,
+                    dead_letters=counters.dead_letters + dead_letters[name],
                     spooled=rows.get(name, 0),
                 )
             )
@@ -278,7 +282,7 @@ def _pool(name: str, pool: Pool) -> PoolStatus:
     )
 
 
-def _process(reactor_lag: float) -> ProcessStatus:
+def _process(reactor_lag: float, reactor_lags: Histogram) -> ProcessStatus:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return ProcessStatus(
@@ -288,6 +292,7 @@ def _process(reactor_lag: float) -> ProcessStatus:
         open_files=len(list(Path("/proc/self/fd").iterdir())),
         most_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         reactor_lag=reactor_lag,
+        reactor_lags=_distribution(reactor_lags),
     )
 
 

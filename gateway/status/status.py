@@ -81,6 +81,9 @@ class RouteStatus(Struct, frozen=True, kw_only=True):
 
     @ivar table: name of its table; C{""} where its statement is its own.
     @ivar reason: why it is out of service; C{""} where it is not.
+    @ivar unknown: tries to commit whose reply was lost.
+    @ivar unresolved: batches of which it is not known now whether they are stored.
+    @ivar resolved: batches that were such, by what became of them.
     @ivar spooled: messages of it that wait in the spool.
     """
 
@@ -93,6 +96,7 @@ class RouteStatus(Struct, frozen=True, kw_only=True):
     commit_seconds: Distribution
     batch_rows: Distribution
     unknown: int
+    unresolved: int
     resolved: Mapping[str, int]
     dead_letters: int
     spooled: int
@@ -251,6 +255,7 @@ class ProcessStatus(Struct, frozen=True, kw_only=True):
     @ivar resident: bytes of memory used.
     @ivar open_files: open files and sockets.
     @ivar reactor_lag: seconds that a timer of one second was late, the longest of the last minute.
+    @ivar reactor_lags: all such seconds.
     """
 
     pid: int
@@ -259,6 +264,7 @@ class ProcessStatus(Struct, frozen=True, kw_only=True):
     open_files: int
     most_files: int
     reactor_lag: float
+    reactor_lags: Distribution
 
 
 State = Literal["starting", "ready", "draining"]

@@ -23,6 +23,14 @@ LAG: Final = 0.5
 LATELY: Final = 60.0
 """Seconds for which a flood or a refusal is told."""
 
+CODES: Final = (
+    *("spool-refuses", "database-away", "route-out-of-service", "spooling", "slow-commit"),
+    *("spool-damaged", "spool-nearly-full", "memory-full", "connections-nearly-full"),
+    *("files-nearly-full", "reactor-lag", "rate-limit", "refusals"),
+    *("certificate-expired", "certificate-expires", "configuration"),
+)
+"""Codes of all warnings."""
+
 Growth = Callable[[str], float]
 """Name of a total, as L{totals_of} has it -> its growth in the last minute."""
 

@@ -42,7 +42,7 @@ class Watch:
         self._source = source
         self._remarks = remarks
         self._clock = source.parts.clock
-        self._lag = ReactorLag(self._clock)
+        self._lag = ReactorLag(self._clock, source.reactor_lags)
         self._sampling: IDelayedCall | None = None
         self._looking: IDelayedCall | None = None
 
