@@ -17,6 +17,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from gateway.commit.pauses import Pauses
 from gateway.model import wording
 from gateway.model.errors import RouteError, StoreError
 from gateway.model.outcome import Outcome
@@ -30,6 +31,7 @@ class CircuitBreakers:
     @ivar answers: route -> the answer to its peers, for those out of service.
     @ivar failing: route -> why it is or was out of service, as logged; empty where L{stored} has
         nothing to do.
+    @ivar pauses: routes that their operator has paused.
     """
 
     _log = Logger()
@@ -42,6 +44,7 @@ class CircuitBreakers:
         self._clock = clock
         self._backoff = backoff
         self.answers: dict[str, Outcome] = {}
+        self.pauses = Pauses()
         self._failures: dict[str, int] = {}
         self.failing: dict[str, str] = {}
         self._probes: dict[str, Deferred[None]] = {}

@@ -87,6 +87,11 @@ class Lane:
         """The UUIDs of its rows in C{gateway.lane}."""
         return [fence.lane for fence in self._fences.values()]
 
+    @property
+    def under_way(self) -> Sequence[Chunk]:
+        """Chunks of the commit in flight."""
+        return self._gathered if self._running else ()
+
     def queue(self, chunk: Chunk) -> None:
         self._queue.append(chunk)
         self.load += len(chunk.frames)
@@ -111,6 +116,10 @@ class Lane:
     async def _run(self) -> None:
         while self._queue:
             chunks = self._gathered = self._gather()
+            if self._context.breakers.pauses.on:
+                chunks = self._gathered = self._without_paused(chunks)
+                if not chunks:
+                    continue
             self.since = self.begun = self._context.clock.seconds()
             try:
                 batches = Batch.by_route(chunks)
@@ -145,6 +154,38 @@ class Lane:
                 break
             chunks.append(queue.popleft())
         return chunks
+
+    def _without_paused(self, chunks: list[Chunk]) -> list[Chunk]:
+        """
+        Take the chunks out that have to wait, since their route or one before them is paused.
+
+        @param chunks: those of the next commit.
+        @return: those to be committed now. Where a peer has some of these, what of it has to wait
+            is queued again; all that another peer has here leaves the lane.
+        """
+        if (spooler := self._context.spooler) is not None and spooler.takes:
+            return chunks  # it leads them
+        holds = self._context.breakers.pauses.holds
+        begun: set[int] = set()
+        waiting: set[int] = set()
+        passing: list[Chunk] = []
+        held: list[Chunk] = []
+        for chunk in chunks:
+            origin = id(chunk.origin)
+            if origin in waiting or holds(chunk.route):
+                waiting.add(origin)
+                held.append(chunk)
+            else:
+                begun.add(origin)
+                passing.append(chunk)
+        if held:
+            leaving = waiting - begun
+            queue = [*held, *self._queue]
+            away = [chunk for chunk in queue if id(chunk.origin) in leaving]
+            self._queue = deque(chunk for chunk in queue if id(chunk.origin) not in leaving)
+            self.load -= sum(len(chunk.frames) for chunk in away)
+            self._context.hold(away)
+        return passing
 
     async def _commit_apart(self, batches: Sequence[Batch]) -> None:
         """

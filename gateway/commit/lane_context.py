@@ -69,5 +69,8 @@ class LaneContext(Protocol):
     def send_on(self, chunks: Sequence[Chunk]) -> None:
         """Move all queued chunks of some peers to other lanes, away from a batch that fails."""
 
+    def hold(self, chunks: Sequence[Chunk]) -> None:
+        """Keep all that is queued of some peers until paused routes are resumed."""
+
     def bug(self, failure: Failure) -> None:
         """Log an error that is a bug."""

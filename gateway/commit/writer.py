@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from operator import attrgetter
 from typing import Final
@@ -23,7 +23,9 @@ from gateway.commit.attempt import Attempt, Known, NextStep
 from gateway.commit.circuit_breaker import CircuitBreakers
 from gateway.commit.inflight_limit import InflightLimit
 from gateway.commit.lane import Lane
+from gateway.commit.pauses import HeldChunks
 from gateway.metrics.counters import ABANDONED, NOT_STORED, STORED, WRITTEN_AGAIN, RouteCounters
+from gateway.model import wording
 from gateway.model.batch import Batch, Chunk, Origin
 from gateway.model.errors import OutcomeUnknown, StoreError
 from gateway.model.outcome import Outcome, Run
@@ -56,7 +58,7 @@ class PeerSource:
         self._writer = writer
         self._origin = origin
         self._answered = answered
-        self._lane: Lane | None = None
+        self._lane: Lane | HeldChunks | None = None
         self._in_flight = 0
 
     def submit(
@@ -117,6 +119,10 @@ class PeerSource:
         lane.add(chunks)
         return lane
 
+    def wait(self, held: HeldChunks) -> None:
+        """Have what the peer sends from now on wait behind what is held of it."""
+        self._lane = held
+
 
 class Writer:
     """
@@ -168,6 +174,9 @@ class Writer:
         self.slow_commit = inf
         self.inflight_limit = inflight_limit
         self._failing: dict[str, str] = {}
+        self._held = HeldChunks()
+        self._gives_back = False
+        breakers.pauses.on_change(self._pauses_changed)
         self._lanes = [Lane(self) for _ in range(lanes)]
 
     def source(self, origin: Origin, answered: OnSettled) -> PeerSource:
@@ -192,7 +201,51 @@ class Writer:
             (lane.load, max(0.0, now - lane.begun) if lane.load else 0.0) for lane in self._lanes
         ]
 
+    # Pauses.
+
+    def held(self) -> Mapping[str, int]:
+        """Return how many messages wait since routes are paused, by route."""
+        return self._held.counts()
+
+    def under_way(self, route: str | None) -> Callable[[], bool]:
+        """
+        Return a function that says whether commits that are under way now still are.
+
+        @param route: that they are of; C{None}: any.
+        """
+        begun = [
+            (lane, lane.under_way)
+            for lane in self._lanes
+            if any(route is None or chunk.route == route for chunk in lane.under_way)
+        ]
+        return lambda: any(lane.under_way is chunks for lane, chunks in begun)
+
+    def give_back_held(self) -> None:
+        """
+        Tell the peers of all messages that wait for a paused route to send them again.
+
+        From now on nothing waits any more: the gateway stops.
+        """
+        self._gives_back = True
+        self.hold(self._held.take())
+
+    def _pauses_changed(self) -> None:
+        # What is still paused comes back.
+        self.send_on(self._held.take())
+
     # Called by PeerSource and Lane.
+
+    def hold(self, chunks: Sequence[Chunk]) -> None:
+        if not self._gives_back:
+            for chunk in chunks:
+                self.sources[id(chunk.origin)].wait(self._held)
+            self._held.add(chunks)
+            return
+        for chunk in chunks:
+            # A stream's later messages are void as soon as one is given back.
+            batch = Batch.of([chunk]).without_void()
+            if batch is not None:
+                batch.fail(wording.ROUTE_PAUSED)
 
     def choose_lane(self) -> Lane:
         """

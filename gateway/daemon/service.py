@@ -266,6 +266,7 @@ class GatewayService(Service):
         for listener in self._listeners:
             for peer in list(listener.factory.peers):
                 peer.close_with(wording.STOPPING)
+        self._writer.give_back_held()
         drained = await self._within(self._drain_timeout, lambda: not self._writer.in_flight)
         if not drained:
             self._log.warn(

@@ -202,17 +202,23 @@ class Spooler(Protocol):
 
     It stores them later, in order.
 
+    @ivar takes: whether it keeps new batches while the store is away or a route is paused; else it
+        only stores what it has.
     @ivar may_lead: whether L{leads} and L{waiting} have to be asked. C{False}: nothing is in
         the spool, nor on its way there.
     """
 
     may_lead: bool
 
+    @property
+    def takes(self) -> bool: ...
+
     def leads(self, batch: Batch) -> bool:
         """
         Say whether a batch must go to the spool now.
 
-        It must where earlier messages of its route or of its streams are there.
+        It must where earlier messages of its route or of its streams are there, or its route is
+        paused.
         """
 
     def waiting_streams(self, batch: Batch) -> Collection[str]:

@@ -19,6 +19,7 @@ from gateway.model.outcome import RETRY_AFTER, Code, Outcome, Word, goodbye, ref
 DENIED_ADDRESS: Final = goodbye(Code.DENIED, "connections from your address are not allowed here")
 NO_PROXY: Final = goodbye(Code.DENIED, "connections come through a proxy here")
 STOPPING: Final = goodbye(Code.DRAIN, "the gateway stops; what has no answer is not stored")
+ENDED_BY_OPERATOR: Final = goodbye(Code.DRAIN, "disconnected by the operator")
 TOO_MUCH_KEPT: Final = goodbye(
     Code.RATE, "the gateway holds too much for its peers, and most for this one"
 )
@@ -139,6 +140,9 @@ def needs_its_number(number: int) -> Outcome:
 # Routes.
 
 DATABASE_AWAY: Final = try_later(Code.DOWN, "the database cannot be reached", RETRY_AFTER)
+ROUTE_PAUSED: Final = try_later(
+    Code.DOWN, "the route is paused, and the gateway stops", RETRY_AFTER
+)
 STORING_FAILED: Final = goodbye(
     Code.INTERNAL, "the gateway failed; whether this was stored is not known"
 )

@@ -14,6 +14,7 @@ one of them (L{gateway.spool.drain}).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Final
@@ -82,6 +83,7 @@ class OutageSpool:
         self._spool = spool
         self._store = store
         self._breakers = breakers
+        self._pauses = breakers.pauses
         self._clock = clock
         self._backoff = backoff
         self._takes = takes
@@ -90,6 +92,8 @@ class OutageSpool:
         self._passed: set[str] = set()
         self.may_lead = True
         self._taking = 0
+        self._coming: Counter[str] = Counter()
+        self._storing: frozenset[str] = frozenset()
         self._flowing = False
         self._logged_reason = ""
         self._waited = False
@@ -109,6 +113,7 @@ class OutageSpool:
         self._sleeping: Deferred[None] | None = None
         self._running: Deferred[None] | None = None
         self._stopping = False
+        self._pauses.on_change(self._pauses_changed)
 
     # Start and stop.
 
@@ -164,11 +169,16 @@ class OutageSpool:
         """Why the last batch was not put into it; C{""} where it was."""
         return self._refusing
 
+    @property
+    def storing(self) -> frozenset[str]:
+        """Routes whose messages are being stored from it now."""
+        return self._storing
+
     # Called by lanes.
 
     def leads(self, batch: Batch) -> bool:
         spool = self._spool
-        if not (self._taking or spool.messages or spool.backlog):
+        if not (self._taking or spool.messages or spool.backlog or self._pauses.on):
             self.may_lead = False  # until something is taken or found
             return False
         return self._leads_all(batch.route) or bool(self._behind(batch))
@@ -178,6 +188,8 @@ class OutageSpool:
 
     def _leads_all(self, route: str) -> bool:
         rows = self._spool.rows
+        if self._pauses.on and self._takes and self._pauses.holds(route):
+            return True
         if not rows and not self._taking:
             return False
         return route in rows or self._backlog > 0
@@ -188,7 +200,7 @@ class OutageSpool:
 
     async def keep(self, batch: Batch, fence: Fence | None, reason: str) -> bool:
         route = batch.route
-        if fence is None and route not in self._parked and self.leads(batch):
+        if fence is None and not self._is_passed(route) and self.leads(batch):
             await self._turn(batch.count)
             if not self.leads(batch):
                 return False
@@ -196,6 +208,7 @@ class OutageSpool:
             raise SpoolError("the database cannot be reached")
         self._taking += batch.count
         self.may_lead = True
+        self._coming[route] += batch.count
         try:
             await self._spool.put(batch, fence, self._aside(batch, fence))
         except SpoolError as error:
@@ -203,6 +216,7 @@ class OutageSpool:
             raise
         finally:
             self._taking -= batch.count
+            self._coming[route] -= batch.count
             self.may_lead = True  # a batch of refusals alone is not counted on its way
         self._refusing = ""
         self._say_away(reason)
@@ -219,8 +233,12 @@ class OutageSpool:
     @property
     def _backlog(self) -> int:
         """Number of messages that can be stored when the database is there."""
-        rows = self._spool.rows
-        return sum(n for route, n in rows.items() if route not in self._parked) + self._taking
+        rows, coming = self._spool.rows, self._coming
+        return sum(n for route, n in [*rows.items(), *coming.items()] if not self._is_passed(route))
+
+    def _is_passed(self, route: str) -> bool:
+        """Say whether a route's records stay while others are stored."""
+        return route in self._parked or self._pauses.holds(route)
 
     async def _turn(self, rows: int) -> None:
         """Wait until so many messages may be put into the spool while it is stored."""
@@ -294,14 +312,18 @@ class OutageSpool:
         parcels = await self._spool.several(
             place - 1, self._closed(), self._drain.waiting_streams()
         )
-        if len(parcels) < 2:
+        routes = frozenset(parcel.batch.route for parcel in parcels)
+        if len(parcels) < 2 or any(map(self._pauses.holds, routes)):
             return None
+        self._storing = routes
         end = self._apart = max(parcel.end for parcel in parcels)
         try:
             if not await self._drain.store_together(parcels):
                 return None
         except StoreError:
             return None  # the first of them will meet the same error
+        finally:
+            self._storing = frozenset()
         self._apart = 0
         self._went_well(parcels)
         return end
@@ -317,11 +339,17 @@ class OutageSpool:
             route
             for route, until in self._parked.items()
             if until > now or route in self._breakers.answers
-        }
+        }.union(route for route in self._spool.rows if self._pauses.holds(route))
         return self._passed
 
     async def _attempt(self, parcel: RecordGroup) -> bool:
         route = parcel.batch.route
+        if self._pauses.holds(route):
+            # It was read before the pause.
+            if route not in self._spool.rows:
+                self._parked[route] = self._clock.seconds() + _LOOK
+            return False
+        self._storing = frozenset({route})
         trouble = self._failing.get(route)
         self._drain.blame = trouble is not None and trouble.lasts(self._clock.seconds())
         try:
@@ -356,6 +384,8 @@ class OutageSpool:
         else:
             self._went_well([parcel])
             return True
+        finally:
+            self._storing = frozenset()
         return False
 
     def _went_well(self, parcels: Sequence[RecordGroup]) -> None:
@@ -444,6 +474,13 @@ class OutageSpool:
         if lanes:
             await self._store.close_lanes(lanes)
             used.difference_update(lanes)
+
+    def _pauses_changed(self) -> None:
+        self.may_lead = True
+        if self._spool.messages and not self._pauses.on and not self._logged_reason:
+            self._logged_reason = "left from a pause"
+        self._release()
+        self._wake()
 
     def _wake(self) -> None:
         sleeping, self._sleeping = self._sleeping, None

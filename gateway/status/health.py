@@ -52,7 +52,7 @@ def health_of(
     reasons += [fault for route in routes if (fault := route_fault(route))]
     # A gateway may have queries and channels only.
     is_serving = bool(serving) or not routes
-    is_storing = is_reached and is_serving
+    is_storing = is_reached and (not routes or any(r.state != "paused" for r in serving))
     if spool is not None and spool.state in ("keeping", "refusing"):
         is_storing = False
         reasons.append(
@@ -71,6 +71,8 @@ def route_fault(route: RouteStatus) -> str:
     """Return why messages of a route are not stored, in one line; C{""}: they are."""
     if route.state == "out of service":
         return f"route {route.name} is out of service: {route.reason}"
+    if route.state == "paused":
+        return f"route {route.name} is {route.reason}"
     return ""
 
 
@@ -81,4 +83,5 @@ def health_of_route(status: Status, route: RouteStatus) -> Health:
     others = {route_fault(other) for other in status.routes if other.name != route.name}
     reasons = [reason for reason in status.reasons if reason not in others]
     is_serving = route.state != "out of service"
-    return Health(status.is_storing and is_serving, status.is_taking and is_serving, reasons)
+    is_storing = status.is_storing and is_serving and route.state != "paused"
+    return Health(is_storing, status.is_taking and is_serving, reasons)

@@ -18,6 +18,7 @@ from twisted.internet.interfaces import IReactorTime
 from gateway.access.connection_limit import ConnectionLimit
 from gateway.commit.circuit_breaker import CircuitBreakers
 from gateway.commit.inflight_limit import InflightLimit
+from gateway.commit.pauses import PAUSED
 from gateway.commit.writer import Writer
 from gateway.dialects.stream_registry import StreamRegistry
 from gateway.dialects.subscriptions import Subscriptions
@@ -161,7 +162,7 @@ class StatusSource:
 
     def _routes(self) -> list[RouteStatus]:
         parts = self.parts
-        closed = parts.breakers.closed
+        closed, pauses, held = parts.breakers.closed, parts.breakers.pauses, parts.writer.held()
         rows = {} if parts.spool is None else parts.spool.rows
         dead_letters = Counter() if parts.spool is None else parts.spool.counters.dead_letters
         found = []
@@ -169,6 +170,8 @@ class StatusSource:
             state: RouteState = "in service"
             if name in closed:
                 state = "out of service"
+            elif pauses.holds(name):
+                state = "paused"
             elif self.state == "starting":
                 state = "opening"
             counters = parts.writer.counters.get(name) or RouteCounters()
@@ -177,7 +180,7 @@ class StatusSource:
                     name=name,
                     table=route.table,
                     state=state,
-                    reason=closed.get(name, ""),
+                    reason=closed.get(name, PAUSED if state == "paused" else ""),
                     commits=counters.commits,
                     rows=counters.rows,
                     commit_seconds=_distribution(counters.commit_seconds),
@@ -187,6 +190,7 @@ class StatusSource:
                     resolved=dict(counters.resolved),
                     dead_letters=counters.dead_letters + dead_letters[name],
                     spooled=rows.get(name, 0),
+                    held=held.get(name, 0),
                 )
             )
         return found
@@ -201,7 +205,8 @@ class StatusSource:
             state, reason = "refusing", spooler.refusing
         elif spool.messages:
             state = "draining" if spooler.is_draining else "keeping"
-            reason = spooler.keeping
+            paused = [name for name in spool.rows if self.parts.breakers.pauses.holds(name)]
+            reason = spooler.keeping or (f"{PAUSED}: {', '.join(paused)}" if paused else "")
         counters = spool.counters
         return SpoolStatus(
             path=spool.path,

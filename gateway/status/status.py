@@ -80,11 +80,12 @@ class RouteStatus(Struct, frozen=True, kw_only=True):
     Status of one route.
 
     @ivar table: name of its table; C{""} where its statement is its own.
-    @ivar reason: why it is out of service; C{""} where it is not.
+    @ivar reason: why it is out of service or paused; C{""} where it is not.
     @ivar unknown: tries to commit whose reply was lost.
     @ivar unresolved: batches of which it is not known now whether they are stored.
     @ivar resolved: batches that were such, by what became of them.
     @ivar spooled: messages of it that wait in the spool.
+    @ivar held: messages of it whose peers wait, since it is paused and there is no spool.
     """
 
     name: str
@@ -100,6 +101,7 @@ class RouteStatus(Struct, frozen=True, kw_only=True):
     resolved: Mapping[str, int]
     dead_letters: int
     spooled: int
+    held: int
 
 
 class PoolStatus(Struct, frozen=True, kw_only=True):

@@ -95,6 +95,13 @@ def _of_storing(status: Status, slow_commit: float) -> Iterator[Warning]:
     for route in status.routes:
         if route.state == "out of service":
             yield Warning(code="route-out-of-service", subject=route.name, text=route.reason)
+        elif route.state == "paused":
+            waiting = route.spooled or route.held
+            yield Warning(
+                code="route-paused",
+                subject=route.name,
+                text=f"paused by the operator, {waiting} messages wait; RESUME goes on",
+            )
     if spool is not None and spool.state in ("keeping", "draining"):
         yield Warning(code="spooling", text=_spooling(spool))
     slow = [lane.seconds for lane in status.lanes if lane.seconds > slow_commit]

@@ -1063,3 +1063,60 @@ async def test_a_spool_of_the_version_before(tmp_path: Path) -> None:
         assert bench.bodies.index(b"3") < bench.bodies.index(b"4")
         assert sorted(bench.bodies) == [b"3", b"4", b"n1", b"n2", b"plain"]
         assert kept.mark == 4 and store.streams["new"].mark == 2 and not store.dead_letters
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_paused_route_goes_to_the_spool(tmp_path: Path) -> None:
+    """A paused route's messages are answered +QUE and stored when it is resumed; others are +OK."""
+    store = Outage()
+    async with opened(tmp_path, store) as bench:
+        pauses = bench.breakers.pauses
+        source, other = bench.source("p"), bench.source("q")
+        source.submit("r", [b"1"], None)
+        assert await bench.answered(1) == ["+OK"]
+        pauses.pause("r")
+        for body in (b"2", b"3"):
+            source.submit("r", [body], None)
+            assert await bench.answered(1) == ["+QUE"]
+        other.submit("s", [b"other"], None)
+        assert await bench.answered(1) == ["+OK"]
+        assert bench.bodies == [b"1", b"other"]
+        assert bench.spool.rows == {"r": 2}
+        pauses.resume("r")
+        source.submit("r", [b"4"], None)
+        await bench.answered(1)
+        await bench.emptied()
+        assert bench.bodies == [b"1", b"other", b"2", b"3", b"4"]
+        source.submit("r", [b"5"], None)
+        assert await bench.answered(1) == ["+OK"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_pause_while_the_spool_is_stored(tmp_path: Path) -> None:
+    """What the spool holds of a paused route stays there; that of other routes is stored."""
+    store = Outage()
+    async with opened(tmp_path, store) as bench:
+        store.away = True
+        bench.source("p").submit("r", [b"r"], None)
+        bench.source("q").submit("s", [b"s"], None)
+        assert await bench.answered(2) == ["+QUE"] * 2
+        bench.breakers.pauses.pause("r")
+        store.away = False
+        await bench.until(lambda: bench.spool.rows == {"r": 1})
+        assert bench.bodies == [b"s"]
+        assert not bench.spooler.storing
+        bench.breakers.pauses.resume(None)
+        await bench.emptied()
+        assert bench.bodies == [b"s", b"r"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_pause_where_the_spool_takes_nothing(tmp_path: Path) -> None:
+    """Where messages are refused in an outage, peers of a paused route wait."""
+    store = Outage()
+    async with opened(tmp_path, store, takes=False) as bench:
+        bench.breakers.pauses.pause(None)
+        bench.source("p").submit("r", [b"1"], None)
+        assert bench.writer.held() == {"r": 1} and not bench.answers
+        bench.breakers.pauses.resume(None)
+        assert await bench.answered(1) == ["+OK"]

@@ -1,0 +1,112 @@
+"""
+Pauses: routes of which nothing is committed until their operator resumes them.
+
+Strategy: what is being committed when a pause begins is finished, and nothing new is begun. With a
+spool the batches of a paused route go there. Without one their chunks leave the lane before
+anything is begun with them, so that lanes stay free for other routes; whatever a peer sends behind
+such a chunk waits behind it, for any route, so that its order is kept.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from twisted.logger import Logger
+
+from gateway.model.batch import Chunk
+
+PAUSED: Final = "paused by the operator"
+
+
+class Pauses:
+    """
+    Pauses of routes.
+
+    @ivar on: whether any route is paused, so that batches have to be looked at.
+    """
+
+    _log = Logger()
+
+    def __init__(self) -> None:
+        self.on = False
+        self._all = False
+        self._routes: set[str] = set()
+        self._listeners: list[Callable[[], None]] = []
+
+    def holds(self, route: str) -> bool:
+        """Say whether a route is paused."""
+        return self._all or route in self._routes
+
+    @property
+    def is_total(self) -> bool:
+        """Whether all routes are paused, also those that do not exist yet."""
+        return self._all
+
+    def on_change(self, call: Callable[[], None]) -> None:
+        """Have a function called after each change."""
+        self._listeners.append(call)
+
+    def pause(self, route: str | None) -> None:
+        """
+        Pause a route; C{None}: all of them.
+        """
+        if route is None:
+            self._all = True
+        else:
+            self._routes.add(route)
+        self._log.info("{what}: paused by the operator", what=_what(route))
+        self._changed()
+
+    def resume(self, route: str | None) -> None:
+        """
+        Resume a route; C{None}: all of them.
+
+        @precondition: not all of them are paused, where one is named.
+        """
+        if route is None:
+            self._all = False
+            self._routes.clear()
+        else:
+            self._routes.discard(route)
+        self._log.info("{what}: resumed by the operator", what=_what(route))
+        self._changed()
+
+    def _changed(self) -> None:
+        self.on = self._all or bool(self._routes)
+        for call in self._listeners:
+            call()
+
+
+class HeldChunks:
+    """
+    Chunks that wait until their routes are resumed: a lane that commits nothing.
+    """
+
+    def __init__(self) -> None:
+        self._chunks: list[Chunk] = []
+
+    def queue(self, chunk: Chunk) -> None:
+        """Append a chunk."""
+        self._chunks.append(chunk)
+
+    def add(self, chunks: Iterable[Chunk]) -> None:
+        """Append chunks."""
+        self._chunks += chunks
+
+    def take(self) -> list[Chunk]:
+        """Take out all chunks, in the order in which they came."""
+        chunks, self._chunks = self._chunks, []
+        return chunks
+
+    def counts(self) -> Counter[str]:
+        """Count the messages that wait, by route."""
+        counts: Counter[str] = Counter()
+        for chunk in self._chunks:
+            counts[chunk.route] += len(chunk.frames)
+        return counts
+
+
+def _what(route: str | None) -> str:
+    return "all routes" if route is None else f"route {route}"
