@@ -24,6 +24,7 @@ from gateway.model.errors import ConfigError
 from gateway.wire.framing import FRAMINGS
 
 _ELSEWHERE: Final = {
+    "admin": "gateway.commands.admin:admin_command",
     "call": "gateway.commands.call:call_command",
     "completion": "gateway.commands.completion:completion_command",
     "dead-letters": "gateway.commands.dead_letters:dead_letters",
@@ -31,7 +32,9 @@ _ELSEWHERE: Final = {
     "routes": "gateway.commands.routes:routes",
     "send": "gateway.commands.send.command:send_command",
     "spool": "gateway.commands.spool:spool_command",
+    "status": "gateway.commands.status:status_command",
     "token": "gateway.commands.token:token_command",
+    "top": "gateway.commands.top:top_command",
 }
 """Commands in modules of their own: only the one that is used is imported, at each TAB too."""
 

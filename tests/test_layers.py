@@ -36,6 +36,7 @@ FLOORS = (
     "listeners",
     "status",
     "web",
+    "admin",
     "daemon",
     "client",
     "commands",

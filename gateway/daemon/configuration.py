@@ -95,6 +95,18 @@ def read_config(path: str | None, database: str | None = None) -> Config:
     return config
 
 
+def admin_endpoint(path: str | None) -> str | None:
+    """
+    Return where a configuration file has the console; C{None}: in the data directory.
+
+    Whatever else is wrong with the file is no matter: a running gateway has another one in force,
+    and credentials of a service are there for the service alone.
+
+    @raise ConfigError: the file cannot be read.
+    """
+    return None if path is None else _read_file(path).config.admin.endpoint
+
+
 def operator_warnings_of(config: Config, path: str | None, overridden: bool = False) -> list[str]:
     """
     Return warnings about a configuration for the operator, one line each.

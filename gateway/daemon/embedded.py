@@ -20,9 +20,7 @@ import re
 import shlex
 import shutil
 import signal
-import stat
 import subprocess
-import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -39,10 +37,10 @@ from gateway.daemon.embedded_roles import ADMINISTRATOR, MAKE, USER, hand_over
 from gateway.model.errors import EmbeddedError
 from gateway.system.lock import LockFile, LockHeld
 from gateway.system.regular_file import own_file, own_folder
+from gateway.system.unix_socket import MAX_PATH, make_short_folder, short_folder
 
 _SOCKET_PORT: Final = 5432  # only names the socket file
 _SOCKET: Final = f".s.PGSQL.{_SOCKET_PORT}"
-_SOCKET_MAX: Final = 107  # bytes of sockaddr_un.sun_path, less its NUL (unix(7))
 _PLAIN_PATH: Final = re.compile(r"[\w./+@:-]+", re.ASCII)
 _NOBODY: Final = 2**22 + 1  # one more than any process can have (proc(5), pid_max)
 _BYTES: Final = ("utf-8", "surrogateescape")
@@ -138,9 +136,9 @@ class EmbeddedServer:
     @property
     def _own_socket_dir(self) -> Path:
         path = f"{self.data}/{_SOCKET}"
-        if len(os.fsencode(path)) <= _SOCKET_MAX and _PLAIN_PATH.fullmatch(path):
+        if len(os.fsencode(path)) <= MAX_PATH and _PLAIN_PATH.fullmatch(path):
             return self.data
-        return _short_dir(self.data)
+        return short_folder(self.data)
 
     @property
     def dsn(self) -> str:
@@ -301,7 +299,13 @@ class EmbeddedServer:
 
     def _start_command(self) -> list[str | Path]:
         socket_dir = self._own_socket_dir
-        _make_socket_folder(socket_dir)
+        try:
+            make_short_folder(socket_dir)
+        except OSError as error:
+            raise EmbeddedError(
+                f"{socket_dir}, the folder of the database's socket, {error.strerror}; remove it,"
+                " or choose a shorter --data-dir"
+            ) from None
         self._disown()
         try:
             os.close(own_file(self.log_file))
@@ -481,27 +485,6 @@ def as_other_user(command: list[str | Path]) -> list[str]:
 def _quoted(value: str) -> str:
     """Escape a value for quotes in a conninfo."""
     return value.replace("\\", "\\\\").replace("'", "\\'")
-
-
-def _short_dir(data: Path) -> Path:
-    """
-    Return a folder for the socket where the data directory's path is too long or has special
-    characters.
-    """
-    return Path(tempfile.gettempdir()) / f"gateway-{os.getuid()}-{data.stat().st_ino:x}"
-
-
-def _make_socket_folder(path: Path) -> None:
-    """
-    Create a folder that only this user may use, and refuse one that another user created.
-    """
-    path.mkdir(mode=0o700, exist_ok=True)
-    status = path.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
-        raise EmbeddedError(
-            f"{path}, the folder of the database's socket, is not ours alone; remove it,"
-            " or choose a shorter --data-dir"
-        )
 
 
 def _major(binaries: Path) -> str:

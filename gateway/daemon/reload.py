@@ -9,8 +9,9 @@ be empty or cut off and would open everything: it is refused.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from gateway.config.listener import Listener
@@ -36,9 +37,23 @@ Raises L{ConfigError} before anything has changed, where it cannot.
 """
 
 
+class ReloadOutcome(NamedTuple):
+    """
+    Outcome of a reload.
+
+    @ivar taken: whether the new configuration is in force.
+    @ivar lines: what waits for the next start, or every problem.
+    """
+
+    taken: bool
+    lines: Sequence[str]
+
+
 class Reload:
     """
     Callable that reads the configuration again and applies it.
+
+    @ivar config: the configuration in force.
     """
 
     _log = Logger()
@@ -50,47 +65,60 @@ class Reload:
         @param parts: called with the new one, in this order.
         """
         self._started = config
-        self._in_force = config
+        self.config = config
         self._read = read
         self._parts = tuple(parts)
 
     def __call__(self) -> None:
+        """Reload, for SIGHUP."""
+        Deferred.fromCoroutine(self.apply()).addErrback(
+            lambda failure: self._log.failure("the reload failed", failure=failure)
+        )
+
+    async def apply(self) -> ReloadOutcome:
+        """
+        Read the configuration again and apply it.
+
+        @return: the outcome, which is logged as well.
+        """
         try:
             config = self._read()
-            if self._in_force.access is not None and config.access is None:
+            if self.config.access is not None and config.access is None:
                 raise ConfigError([GONE])
         except ConfigError as error:
-            self._refuse(error)
-            return
+            return self._refuse(error)
         except Exception:  # noqa: BLE001 - whatever is in a file, it must not end the gateway
             self._log.failure("not reloaded: the configuration could not be read")
             self._log.error("the configuration from before stays in force")
-            return
+            return ReloadOutcome(False, ["the configuration could not be read; see the log"])
         try:
             for part in self._parts:
                 part(config)
         except ConfigError as error:
-            self._refuse(error)
-            return
+            return self._refuse(error)
         except Exception:  # noqa: BLE001 - a bug in one part must not go unsaid
             # Part of it may be in force, so a later reload must not drop its [access].
-            self._in_force = config
+            self.config = config
             self._log.failure("the reload broke off")
             self._log.error(
                 "the configuration from before stays in force, but for what was taken over until"
                 " then; start the gateway again"
             )
-            return
-        self._in_force = config
+            return ReloadOutcome(False, ["the reload broke off; see the log"])
+        self.config = config
         waiting = changed_at_start(self._started, config)
+        lines = ["configuration reloaded; connections live on"]
         if waiting:
             self._log.warn("changed, but for the next start: {keys}", keys=", ".join(waiting))
+            lines += [f"{key}: changed, but for the next start" for key in waiting]
         self._log.info("configuration reloaded; connections live on")
+        return ReloadOutcome(True, lines)
 
-    def _refuse(self, error: ConfigError) -> None:
+    def _refuse(self, error: ConfigError) -> ReloadOutcome:
         for problem in error.problems:
             self._log.error("not reloaded: {problem}", problem=problem)
         self._log.error("the configuration from before stays in force")
+        return ReloadOutcome(False, error.problems)
 
 
 def changed_at_start(old: Config, new: Config) -> list[str]:

@@ -23,11 +23,13 @@ from typing import Any, Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from gateway.admin.sockets import AdminSockets
 from gateway.commit.attempt import retry_delay
 from gateway.commit.writer import Writer
 from gateway.daemon.embedded import DataDirectory, EmbeddedServer
@@ -52,6 +54,9 @@ _GOODBYE: Final = 1.0
 
 _POLL: Final = 0.02
 
+_LEAVING: Final = 0.1
+"""Seconds between looks whether the last peer has left."""
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -64,6 +69,7 @@ class Parts:
     @ivar tls: of the listeners.
     @ivar watch: tells the status.
     @ivar http: shows it.
+    @ivar admin: sockets of the console.
     """
 
     pool: Pool
@@ -77,6 +83,7 @@ class Parts:
     tls: TlsRegistry
     watch: Watch
     http: HttpService
+    admin: AdminSockets
 
 
 class GatewayService(Service):
@@ -129,6 +136,8 @@ class GatewayService(Service):
         self._tls = parts.tls
         self._watch = parts.watch
         self._http = parts.http
+        self._admin = parts.admin
+        self._draining: Deferred[None] | None = None
         self._opening: Deferred[None] | None = None
         self._forced = False
 
@@ -143,6 +152,7 @@ class GatewayService(Service):
         super().startService()  # type: ignore[no-untyped-call]
         self._lock()
         self._listen()
+        self._admin.listen()
         if self._spool is not None:
             try:
                 self._spool.open()
@@ -170,6 +180,7 @@ class GatewayService(Service):
         for listener in self._listeners:
             self._log.info("{line}", line=listener.line)
         self._http.log_address()
+        self._admin.log_addresses()
         self._tls.start()
         self._watch.start()
         self._opening = Deferred.fromCoroutine(self._open())
@@ -180,6 +191,14 @@ class GatewayService(Service):
         Stop without further waiting.
         """
         self._forced = True
+
+    def drain(self) -> None:
+        """
+        Accept no more connections, and end when the last peer has left.
+        """
+        if self._draining is None and self.running:
+            self._draining = Deferred.fromCoroutine(self._drain())
+            self._draining.addErrback(lambda failure: self._log.failure("draining failed", failure))
 
     def no_log_file(self) -> None:
         """Log that SIGUSR1 has no log file to rotate."""
@@ -252,6 +271,19 @@ class GatewayService(Service):
         if not failure.check(CancelledError):
             self._log.failure("opening the routes failed", failure=failure)
 
+    async def _drain(self) -> None:
+        self._log.info("draining: the gateway ends when the last peer has left")
+        self._watch.state = "draining"
+        await self._within(self._drain_delay, lambda: not self.running)
+        self._drain_delay = 0.0  # it is over
+        for listener in self._listeners:
+            await listener.stop_listening()
+        while self.running:
+            if self._nobody():
+                self._end(0)
+                return
+            await deferLater(self._clock, _LEAVING)
+
     async def _stop(self) -> None:
         """
         Stop accepting, answer what is in flight, then close spool and connections.
@@ -298,6 +330,7 @@ class GatewayService(Service):
             await self._spooler.stop()
         if self._spool is not None:
             await self._spool.close()
+        await self._admin.stop()
         self._watch.stop()
         if self._embedded is not None:
             await self._embedded.stop(self._clock)
@@ -353,6 +386,12 @@ def on_signals(reactor: Any, service: GatewayService, reload: Callable[[], None]
     # process until then; what is asked for meanwhile waits for the reactor.
     signal.signal(signal.SIGHUP, again)
     reactor.callWhenRunning(install)
+
+
+def stop(reactor: Any) -> None:
+    """Stop the reactor, unless it stops already."""
+    with suppress(ReactorNotRunning):
+        reactor.stop()
 
 
 def end_process(reactor: Any, status: int) -> None:

@@ -15,6 +15,8 @@ from twisted.application.service import IService
 from twisted.internet import reactor as global_reactor
 
 from gateway.access.authenticator import Authenticator, in_threads
+from gateway.admin.console import Console, Controls
+from gateway.admin.sockets import AdminSockets
 from gateway.commit.attempt import retry_delay
 from gateway.commit.circuit_breaker import CircuitBreakers
 from gateway.commit.inflight_limit import InflightLimit
@@ -28,6 +30,7 @@ from gateway.daemon.service import (
     Parts,
     end_process,
     on_signals,
+    stop,
     use_monotonic_clock,
 )
 from gateway.dialects.command import CommandDialect
@@ -141,6 +144,14 @@ def makeService(options: Options) -> IService:
     operator_warnings = [*options.operator_warnings, *caution]
     watch = Watch(source, operator_warnings, config.log.slow_commit)
     http = HttpService(config.http, watch, tls, reactor)
+    controls = Controls(
+        reload=lambda: reload.apply(),
+        drain=lambda: service.drain(),
+        shutdown=partial(stop, reactor),
+        set_level=None,
+    )
+    console = Console(watch, lambda: reload.config, controls)
+    admin = AdminSockets(config.admin, data_dir, console, reactor)
     service = GatewayService(
         Parts(
             pool=pool,
@@ -154,6 +165,7 @@ def makeService(options: Options) -> IService:
             tls=tls,
             watch=watch,
             http=http,
+            admin=admin,
         ),
         clock=reactor,
         data_directory=DataDirectory(data_dir) if is_embedded else None,

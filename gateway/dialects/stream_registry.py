@@ -64,6 +64,10 @@ class StreamRegistry:
         """Number of streams that are open."""
         return len(self._open)
 
+    def owners(self) -> dict[int, str]:
+        """Return the names of the open streams, by the C{id} of the connection that has each."""
+        return {id(claimant): name for name, (_, claimant) in self._open.items()}
+
     async def open_stream(
         self, name: str, claimant: Claimant, seen: Seen | None = None
     ) -> Stream | Outcome:

@@ -4,8 +4,10 @@ Factory of the protocols of one listener's peers, with the state that they share
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
 from typing import cast
 
 from twisted.internet.interfaces import IAddress, IReactorTime
@@ -73,6 +75,7 @@ class PeerServices:
 
     @ivar wall: seconds since 1970.
     @ivar channels: subscriptions to channels; C{None}: peers cannot listen.
+    @ivar ids: the numbers by which peers are known to the operator.
     """
 
     writer: Writer
@@ -80,6 +83,7 @@ class PeerServices:
     clock: IReactorTime
     wall: Callable[[], float]
     channels: Subscriptions | None = None
+    ids: Iterator[int] = field(default_factory=partial(count, 1))
 
 
 class PeerFactory(Factory):
@@ -129,6 +133,7 @@ class PeerFactory(Factory):
         self.connection_limit = ConnectionLimit() if connection_limit is None else connection_limit
         self.peers: set[PeerProtocol] = set()
         self._wall = services.wall
+        self._ids = services.ids
         self._sweep = TimeoutSweep(
             self.clock, self.timeouts, self.listener, self.peers, self._end_expired
         )
@@ -139,6 +144,7 @@ class PeerFactory(Factory):
     def joined(self, peer: PeerProtocol) -> None:
         """Note that a peer connected."""
         self.peers.add(peer)
+        peer.id, peer.since = next(self._ids), self.clock.seconds()
         self.counters.connections += 1
         self.connection_limit.enter(peer.peer_info.site)
         self._sweep.peers_changed()

@@ -76,12 +76,13 @@ class AnswerQueue:
 
     @ivar unanswered: frames whose answers are not due yet.
     @ivar quiet: whether messages are not answered with C{+OK}.
+    @ivar last_read: when the last frame was read, in seconds; C{None}: none was.
     @ivar ended: whether C{-BYE} was among what was due; nothing is due after it.
     """
 
     __slots__ = (
         *("_counters", "_framing", "_seconds", "_slots", "_tally", "_worded", "_words"),
-        *("ended", "quiet", "unanswered"),
+        *("ended", "last_read", "quiet", "unanswered"),
     )
 
     def __init__(
@@ -98,6 +99,7 @@ class AnswerQueue:
         """
         self.unanswered = 0
         self.ended = False
+        self.last_read: float | None = None
         self.quiet = False
         self._tally: list[int] | None = None
         # Whether a stored message is answered by more, or by something else, than +OK.
@@ -125,7 +127,7 @@ class AnswerQueue:
         slot.gaps = []
         slot.route = route
         slot.tags = slot.stream = slot.runs = None
-        slot.since = self._seconds()
+        slot.since = self.last_read = self._seconds()
         slot.is_request = False
         self._slots.append(slot)
         self.unanswered += count
@@ -149,7 +151,7 @@ class AnswerQueue:
         if work.stream is not None:
             slot.series = work.stream.series
         slot.is_request = work.request is not None
-        slot.since = self._seconds()
+        slot.since = self.last_read = self._seconds()
         slot.runs = None if work.messages or slot.is_request else []
         self._slots.append(slot)
         self.unanswered += slot.count

@@ -93,6 +93,11 @@ class Pause(Enum):
 class PeerProtocol(Protocol):
     """
     Protocol of one connected peer.
+
+    @ivar id: its number for the operator; no other peer of the process has it.
+    @ivar since: when it connected, in seconds of the clock.
+    @ivar frames: frames that came in.
+    @ivar received: bytes that came in.
     """
 
     transport: Transport
@@ -117,6 +122,8 @@ class PeerProtocol(Protocol):
     # The first bytes, as long as they may be a client's that looks for commands.
     _beginning: bytes | None = b""
     rights = NOTHING
+    id = frames = received = 0
+    since = 0.0
 
     # Set by connectionMade.
     _output: Output
@@ -169,6 +176,7 @@ class PeerProtocol(Protocol):
         if self._beginning is not None and not (data := self._seek(data)):
             return
         self._context.counters.bytes_received += len(data)
+        self.received += len(data)
         waits = self._held or self._asking is not None
         waits = waits or (self._throttle is not None and self._throttle.holds)
         # Answers that come at once are written only when all of these frames are begun.
@@ -197,6 +205,7 @@ class PeerProtocol(Protocol):
                 self.log_close(bye)
         if frames:
             self._context.counters.messages += len(frames)
+            self.frames += len(frames)
             self._seen |= FINISHED
             self._oversize = framing.oversize
             if self._oversize:
@@ -269,6 +278,12 @@ class PeerProtocol(Protocol):
         """Pause or resume, as the limit of the whole gateway wants it."""
         self._pressed = held
         self._advance()
+
+    @property
+    def paused(self) -> Pause | None:
+        """Reason why the peer is not read now; C{None}: it is."""
+        closes = self._bye is not None or self._phase in _CLOSING
+        return Pause.CLOSING if closes else self._paused
 
     def _reason_to_pause(self) -> Pause | None:
         """

@@ -15,7 +15,7 @@ from twisted.logger import Logger
 from gateway.model.errors import SpoolError
 from gateway.status.history import INTERVAL, History
 from gateway.status.reactor_lag import ReactorLag
-from gateway.status.source import StatusSource
+from gateway.status.source import StatusParts, StatusSource
 from gateway.status.status import State, Status
 from gateway.status.warnings import LATELY, totals_of, warnings_of
 
@@ -45,6 +45,11 @@ class Watch:
         self._lag = ReactorLag(self._clock, source.reactor_lags)
         self._sampling: IDelayedCall | None = None
         self._looking: IDelayedCall | None = None
+
+    @property
+    def parts(self) -> StatusParts:
+        """Parts of the gateway that the status is read from."""
+        return self._source.parts
 
     @property
     def state(self) -> State:

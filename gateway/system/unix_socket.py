@@ -16,10 +16,11 @@ import os
 import pwd
 import socket
 import stat
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet import tcp, unix
 from twisted.internet.interfaces import IProtocolFactory
@@ -30,6 +31,32 @@ Owner = tuple[int, int]
 
 File = tuple[int, int]
 """Device and inode: as long as the file is there, no other one has both."""
+
+
+MAX_PATH: Final = 107
+"""Bytes of a socket's path, less its NUL (unix(7), sockaddr_un.sun_path)."""
+
+
+def short_folder(folder: Path) -> Path:
+    """
+    Return a folder for sockets that belong to another folder whose path is too long for them.
+
+    @raise OSError: there is no such folder.
+    """
+    status = folder.stat()
+    return Path(tempfile.gettempdir()) / f"gateway-{status.st_uid}-{status.st_ino:x}"
+
+
+def make_short_folder(path: Path) -> None:
+    """
+    Create a folder that only this user may use.
+
+    @raise OSError: it cannot be made, or another user made one in its place.
+    """
+    path.mkdir(mode=0o700, exist_ok=True)
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        raise OSError(errno.EEXIST, "is not ours alone")
 
 
 def owner_of(text: str) -> Owner:

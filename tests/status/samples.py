@@ -81,6 +81,7 @@ def route(name: str) -> RouteStatus:
         resolved=dict.fromkeys(FATES, 1),
         dead_letters=4,
         spooled=6,
+        held=0,
     )
 
 

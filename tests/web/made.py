@@ -74,6 +74,8 @@ def route(name: str, **changed: Any) -> RouteStatus:
         resolved={},
         dead_letters=0,
         spooled=0,
+        held=0,
+        unresolved=0,
     )
     return replace(made, **changed)
 
@@ -155,6 +157,7 @@ def status(**changed: Any) -> Status:
             open_files=60,
             most_files=65536,
             reactor_lag=0.012,
+            reactor_lags=distribution(SECONDS, 0.001, 60),
         ),
     )
     return replace(made, **changed)

@@ -354,6 +354,11 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
             self._none_left = self._none_left or not self.size
         self._maintain()
 
+    def renew(self) -> None:
+        """Replace all connections: idle ones at once, the others when they are given back."""
+        self._doubt()
+        self._maintain()
+
     def _doubt(self) -> None:
         """
         End a generation: trust no connection that is open now.

@@ -1,0 +1,145 @@
+"""
+One page of the status for a terminal of 80 columns. Pure.
+
+C{SHOW STATUS}, C{gateway status} and C{gateway top} show the same page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from gateway.admin.table import Column, Kind, Row, Table, bytes_text, lines_of, seconds_text
+from gateway.admin.views import WORDS, Growth, answers_of, mean
+from gateway.model.text import printable
+from gateway.status.status import Status
+
+WIDTH: Final = 80
+"""Columns of a line, at most."""
+
+_NAME: Final = 16
+"""Characters of a name that are shown."""
+
+_SOON: Final = 30 * 86400.0
+"""Seconds before their expiry from which certificates are on the page."""
+
+
+def page(status: Status, growth: Growth) -> list[str]:
+    """
+    Return the page, warnings first.
+    """
+    parts = [[*_head(status)], _listeners(status, growth), _routes(status, growth)]
+    parts += [[*_rest(status)]]
+    lines: list[str] = []
+    for part in parts:
+        lines += ["", *part] if lines and part else part
+    return [line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…" for line in lines]
+
+
+def state_text(status: Status) -> str:
+    """Return one line: what becomes of what peers send."""
+    does = "spooling" if status.is_taking else "taking nothing"
+    if status.is_storing:
+        does = "storing"
+    return f"gateway {status.version}, process {status.process.pid}: {status.state}, {does}"
+
+
+def _head(status: Status) -> Iterator[str]:
+    running = seconds_text(status.time - status.started)
+    yield f"{state_text(status)}; for {running}"
+    for reason in status.reasons:
+        yield f"  {printable(reason)}"
+    for warning in status.warnings:
+        subject = f" {warning.subject}" if warning.subject else ""
+        yield f"! {printable(f'{warning.code}{subject}: {warning.text}')}"
+
+
+def _listeners(status: Status, growth: Growth) -> list[str]:
+    columns = (
+        *(Column("listener"), Column("peers", Kind.COUNT), Column("msg/s", Kind.COUNT)),
+        *(Column(word, Kind.COUNT) for word in WORDS),
+        Column("answer", Kind.SECONDS),
+    )
+    rows: list[Row] = []
+    for one in status.listeners:
+        begin = f"listener.{one.name}"
+        rows.append(
+            (
+                *(_short(one.name), one.peers, round(growth(f"{begin}.messages"))),
+                *(answers_of(one, word) for word in WORDS),
+                mean(one.answer_seconds),
+            )
+        )
+    return lines_of(Table(columns, rows)) if rows else []
+
+
+def _routes(status: Status, growth: Growth) -> list[str]:
+    columns = (
+        *(Column("route"), Column("state"), Column("row/s", Kind.COUNT)),
+        *(Column("rows", Kind.COUNT), Column("commit", Kind.SECONDS)),
+        *(Column("dead", Kind.COUNT), Column("waiting", Kind.COUNT)),
+    )
+    rows: list[Row] = [
+        (
+            *(_short(one.name), one.state, round(growth(f"route.{one.name}.rows")), one.rows),
+            *(mean(one.commit_seconds), one.dead_letters, one.spooled + one.held),
+        )
+        for one in status.routes
+    ]
+    return lines_of(Table(columns, rows)) if rows else []
+
+
+def _rest(status: Status) -> Iterator[str]:
+    for pool in status.pools:
+        trouble = f"; {pool.trouble}" if pool.trouble else ""
+        yield (
+            f"pool {pool.name:<9} {pool.in_use} in use, {pool.idle} idle, {pool.most} at most,"
+            f" {pool.waiting} waiting, {pool.lost} lost{printable(trouble)}"
+        )
+    busy = [lane for lane in status.lanes if lane.waiting]
+    longest = max((lane.seconds for lane in busy), default=0.0)
+    waiting = sum(lane.waiting for lane in busy)
+    yield (
+        f"lanes          {len(busy)} of {len(status.lanes)} busy, {waiting:,} messages,"
+        f" the longest commit {seconds_text(longest)}"
+    )
+    spool = status.spool
+    if spool is not None:
+        oldest = ""
+        if spool.oldest is not None:
+            oldest = f", the oldest {seconds_text(status.time - spool.oldest)} old"
+        yield (
+            f"spool          {spool.state}, {spool.messages:,} messages{oldest};"
+            f" {bytes_text(spool.size)} of {bytes_text(spool.most_size)}"
+        )
+    streams = status.streams
+    if streams.claims:
+        yield f"streams        {streams.open} open, {streams.waiting} waiting, {streams.gaps} gaps"
+    if status.queries:
+        calls = sum(sum(query.answers.values()) for query in status.queries)
+        yield f"queries        {len(status.queries)}, {calls:,} calls"
+    for channel in status.channels:
+        yield (
+            f"channel {_short(channel.name):<6} {channel.subscribers} subscribers,"
+            f" {channel.notifications:,} notifications"
+        )
+    for one in status.certificates:
+        left = one.expires - status.time
+        if left < _SOON:
+            yield f"{one.kind} {printable(one.subject)}: {seconds_text(left)} left"
+    memory, process = status.memory, status.process
+    yield (
+        f"memory         {bytes_text(process.resident)} resident;"
+        f" {bytes_text(memory.in_flight)} of {bytes_text(memory.most)} in flight"
+    )
+    yield (
+        f"process        {process.cpu_seconds:,.1f} s of processor time,"
+        f" {process.open_files:,} of {process.most_files:,} files,"
+        f" lag {seconds_text(process.reactor_lag)}"
+    )
+    yield f"peers          {status.peers:,} of {status.most_peers:,}"
+
+
+def _short(name: str) -> str:
+    name = printable(name)
+    return name if len(name) <= _NAME else f"{name[: _NAME - 1]}…"
