@@ -23,7 +23,8 @@ from gateway.admin.table import Column, Kind, Row
 from gateway.listeners.service import ListenerService
 from gateway.model.text import closest, printable
 from gateway.peers.factory import PeerFactory
-from gateway.peers.protocol import Pause, PeerProtocol
+from gateway.peers.phase import Pause
+from gateway.peers.protocol import PeerProtocol
 from gateway.system.addresses import Networks
 
 SLICE: Final = 250

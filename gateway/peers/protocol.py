@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from enum import Enum, auto
 from functools import partial
 from math import inf
 from typing import Final
@@ -38,6 +37,7 @@ from gateway.model.outcome import STORED, Code, Fate, Outcome, Run, Word, goodby
 from gateway.peers.closing import Closing
 from gateway.peers.context import ListenerContext
 from gateway.peers.output import AnswerQueue, Output, Slot
+from gateway.peers.phase import CLOSING, ENDED, Pause, Phase
 from gateway.peers.throttle import Throttle
 from gateway.peers.timeouts import EXCUSED, FINISHED, HEARD, Limit, PeerActivity
 from gateway.system.socket_options import carrier_of, unread
@@ -50,43 +50,6 @@ _FREE: Final = 4096
 
 _FRAME: Final = 64
 """Bytes of a frame that is held, beside what it says."""
-
-
-class Phase(Enum):
-    """
-    State of a connection on its way to its end.
-    """
-
-    OPEN = auto()
-    """Frames come in, answers go out."""
-
-    ENDED = auto()
-    """The peer has said all it had to say; that is still answered."""
-
-    CLOSING = auto()
-    """Nothing more is read; what was asked is still answered."""
-
-    CLOSING_ENDED = auto()
-    """Both: nothing is left to be read either."""
-
-    LOST = auto()
-    """The connection is gone."""
-
-
-_ENDED: Final = (Phase.ENDED, Phase.CLOSING_ENDED)
-_CLOSING: Final = (Phase.CLOSING, Phase.CLOSING_ENDED)
-
-
-class Pause(Enum):
-    """
-    Reason why a peer is not read now.
-    """
-
-    OUTPUT = "it does not take its answers"
-    MEMORY = "the gateway holds as much as it may"
-    WINDOW = "enough of its frames are under way"
-    CLOSING = "it is told to go"
-    RATE = "it sends more than it may"
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
@@ -171,7 +134,7 @@ class PeerProtocol(Protocol):
             self._throttle.cancel()
 
     def dataReceived(self, data: bytes) -> None:
-        if self._phase in _CLOSING or self._bye is not None:
+        if self._phase in CLOSING or self._bye is not None:
             return
         if self._beginning is not None and not (data := self._seek(data)):
             return
@@ -282,7 +245,7 @@ class PeerProtocol(Protocol):
     @property
     def paused(self) -> Pause | None:
         """Reason why the peer is not read now; C{None}: it is."""
-        closes = self._bye is not None or self._phase in _CLOSING
+        closes = self._bye is not None or self._phase in CLOSING
         return Pause.CLOSING if closes else self._paused
 
     def _reason_to_pause(self) -> Pause | None:
@@ -394,7 +357,7 @@ class PeerProtocol(Protocol):
         answers, stride = self.answers, self._context.window
         while True:
             due = answers.take_due()
-            if answers.ended and self._phase not in _CLOSING:
+            if answers.ended and self._phase not in CLOSING:
                 self._stop_reading()
             if due:
                 self._output.write(due)
@@ -470,7 +433,7 @@ class PeerProtocol(Protocol):
         bye = self.log_close(wording.TOO_MUCH_KEPT)
         if self._output.blocked:
             self.abort()
-        elif self._phase not in _CLOSING:
+        elif self._phase not in CLOSING:
             self._bye = bye
             self._advance()
 
@@ -507,7 +470,7 @@ class PeerProtocol(Protocol):
             carrier = self._output.carrier
             queue = 0 if carrier is None else unread(carrier)
             written = not (queue or self._output.blocked)
-            if written and closing is not None and self._phase in _CLOSING:
+            if written and closing is not None and self._phase in CLOSING:
                 closing.linger()
                 return None
         open_ = self._phase is Phase.OPEN and self._bye is None
@@ -562,7 +525,7 @@ class PeerProtocol(Protocol):
     def disprove(self, bye: Outcome) -> None:
         """Take all rights away and disconnect the peer; calling it again is harmless."""
         self.rights = NOTHING  # for requests that are not begun yet
-        if self._phase not in _CLOSING and self._bye is None:
+        if self._phase not in CLOSING and self._bye is None:
             self.close_with(self.log_close(bye))
 
     def entitle(self, rights: Rights) -> None:
@@ -590,7 +553,7 @@ class PeerProtocol(Protocol):
 
     def close_with(self, outcome: Outcome) -> None:
         """Read nothing more; when everything in flight is answered, close with an outcome."""
-        if self._phase not in _CLOSING:
+        if self._phase not in CLOSING:
             # Held frames were read but never submitted: they get no answer, as if unread.
             self._held.clear()
             self._framing.forget()
@@ -605,4 +568,4 @@ class PeerProtocol(Protocol):
     def _close(self) -> None:
         if self._closing is None:
             self._closing = Closing(self.transport, self._context.clock)
-        self._closing.advance(ended=self._phase in _ENDED, blocked=self._output.blocked)
+        self._closing.advance(ended=self._phase in ENDED, blocked=self._output.blocked)
