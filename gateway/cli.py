@@ -86,11 +86,11 @@ def check(file: Path, data_dir: Path) -> None:
             click.echo(problem, err=True)
         sys.exit(PROBLEMS)
     click.echo(f"{file}: no problem in the file itself")
-    for name, contexts in tls.items():
+    for contexts in tls.values():
         for note in contexts.notes():
-            click.echo(f"listeners.{name}.tls: {note}")
+            click.echo(f"{contexts.key}: {note}")
         for warning in contexts.warnings():
-            click.echo(f"warning: listeners.{name}.tls: {warning}")
+            click.echo(f"warning: {contexts.key}: {warning}")
     dsn = config.database.dsn
     for caution in operator_warnings_of(config, str(file)):
         click.echo(f"warning: {caution}")

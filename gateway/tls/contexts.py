@@ -61,6 +61,7 @@ class Contexts:
     The TLS contexts of one listener.
 
     @ivar section: the configuration they are built from.
+    @ivar key: where it is in the file.
     @ivar stamp: stamp of the files when last read, also if they could not be used.
     @ivar files: the files in use.
     """
@@ -74,7 +75,7 @@ class Contexts:
         @raise ConfigError: with every problem, as C{listeners.NAME.tls.KEY: fault and remedy}.
         """
         self.section = section
-        self._key = "http.tls" if listener == HTTP else f"listeners.{listener}.tls"
+        self.key = "http.tls" if listener == HTTP else f"listeners.{listener}.tls"
         self._user = "http" if listener == HTTP else f"listener {listener}"
         self._now = now
         self._warned = now()
@@ -205,7 +206,7 @@ class Contexts:
 
         @raise ConfigError: with every problem.
         """
-        where = self._key
+        where = self.key
         # The stamp first: a change during the read is then noticed later.
         self.stamp = stamp_of(self.section)
         files = read_files(self.section, where)

@@ -23,7 +23,16 @@ from gateway.config.operator import HTTP_ENDPOINT
 from tests.faults.look import Start, assert_quiet
 from tests.forking import BIN
 from tests.issuer import Issuer
-from tests.support import LISTEN, PATIENCE, Database, Gateway, Peer, TemporaryServer, wait_until
+from tests.support import (
+    LISTEN,
+    PATIENCE,
+    Database,
+    Gateway,
+    Peer,
+    TemporaryServer,
+    tool,
+    wait_until,
+)
 
 HTTP = """
 [http]
@@ -279,6 +288,14 @@ def test_a_certificate_with_a_fault(start_with: Start, tmp_path: Path) -> None:
     """A file that cannot be used is named with its key."""
     with pytest.raises(AssertionError, match=r"http\.tls\.certificate: .*nothing\.pem"):
         start_with(sections(f'tls = {{ certificate = "{tmp_path / "nothing.pem"}" }}'))
+
+
+def test_a_check_of_the_file(tmp_path: Path) -> None:
+    """gateway check tells of the site's certificate under its own key."""
+    file = Issuer(tmp_path).issue("localhost").file
+    config = tmp_path / "gateway.toml"
+    config.write_text(sections(f'tls = {{ certificate = "{file}" }}'))
+    assert f"\nhttp.tls: {file}: " in tool("check", str(config), cwd=tmp_path).stdout
 
 
 def test_networks_by_a_reload(start_with: Start, tmp_path: Path) -> None:
