@@ -28,6 +28,8 @@ DEBIAN: Final = {
     "logger": "bsdutils",
     "nc": "netcat-openbsd",
     "openssl": "openssl",
+    "prometheus": "prometheus",
+    "promtool": "prometheus",
     "rsyslogd": "rsyslog",
     "socat": "socat",
     "telnet": "telnet",

@@ -14,7 +14,7 @@ from typing import Final
 
 from gateway.model.outcome import Code, Fate, Outcome, Word
 
-SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0)
+SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0)
 """Bounds of histograms of durations, in seconds: few, since each is a series of each route."""
 
 LAGS: Final = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)

@@ -307,8 +307,8 @@ def _of_pool(pool: PoolStatus, begin: str) -> Iterator[Metric]:
     )
     yield _gauge(
         f"{begin}_reachable",
-        f"Whether connections {of} can be opened, as far as is known.",
-        _one(not pool.trouble),
+        f"Whether there are connections {of}, or can be, as far as is known.",
+        _one(not pool.trouble or pool.idle + pool.in_use > 0),
     )
     yield _counter(
         f"{begin}_connections_opened", f"Connections {of} that were opened.", _one(pool.opened)

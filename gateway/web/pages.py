@@ -12,6 +12,7 @@ import msgspec
 from twisted.internet.interfaces import IReactorTime
 
 from gateway.model.text import closest
+from gateway.status.prometheus import exposition
 from gateway.status.watch import Watch
 from gateway.web.answer import Answer, Query, text
 from gateway.web.page import page
@@ -53,8 +54,9 @@ class Pages:
             "/livez": lambda query: text(200, "ok"),
             "/readyz": lambda query: readiness(watch.status(), query),
             "/status.json": self._status_json,
+            "/metrics": self._metrics,
         }
-        self._linked = ("/livez", "/readyz?verbose", "/status.json")
+        self._linked = ("/livez", "/readyz?verbose", "/status.json", "/metrics")
         for path, kind in _FILES.items():
             answer = Answer(200, content[path], kind)
             self._pages[path] = lambda query, answer=answer: answer  # type: ignore[misc]
@@ -76,6 +78,9 @@ class Pages:
             self._page = page(status, traffic, self._machine, self._linked).encode()
             self._made = now
         return Answer(200, self._page, HTML)
+
+    def _metrics(self, query: Query) -> Answer:
+        return Answer(200, *exposition(self._watch.status(), query.accept))
 
     def _status_json(self, query: Query) -> Answer:
         return Answer(200, msgspec.json.encode(self._watch.status()), "application/json")
