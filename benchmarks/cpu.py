@@ -148,13 +148,13 @@ def main() -> None:
         for tree in trees:
             begun = time.monotonic()
             figures[tree].append(of_tree(tree))
-            shown = ", ".join(f"{kind}: {value:.1f}" for kind, value in figures[tree][-1].items())
+            shown = ", ".join(f"{kind}: {value:.4g}" for kind, value in figures[tree][-1].items())
             print(f"round {number + 1}, {tree}: {shown} ({time.monotonic() - begun:.0f} s)")
     print(f"\n| CPU seconds for a million | {' | '.join(tree.name for tree in trees)} |")
     print("|---|" + "---:|" * len(trees))
     for kind in KINDS:
         medians = [statistics.median(one[kind] for one in figures[tree]) for tree in trees]
-        print(f"| {kind} | {' | '.join(f'{median:.1f}' for median in medians)} |")
+        print(f"| {kind} | {' | '.join(f'{median:.4g}' for median in medians)} |")
 
 
 if __name__ == "__main__":
