@@ -11,6 +11,7 @@ import tty
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import wrap
 from typing import Final
 
 import click
@@ -64,7 +65,7 @@ def top_command(interval: float, path: Path) -> None:
             try:
                 lines = looks.look()
             except NoGateway as error:
-                lines = [f"{error}; looking again"]
+                lines = ["no gateway answers; looking again", "", *wrap(str(error), terminal.width)]
             room = terminal.size.height
             if len(lines) > room:
                 lines = [*lines[: room - 1], f"... {len(lines) - room + 1} more lines"]
