@@ -25,6 +25,7 @@ DEBIAN: Final = {
     "bash": "bash",
     "chromium": "chromium",
     "haproxy": "haproxy",
+    "logrotate": "logrotate",
     "logger": "bsdutils",
     "nc": "netcat-openbsd",
     "openssl": "openssl",

@@ -18,6 +18,7 @@ FLOORS = (
     "model",
     "metrics",
     "system",
+    "logs",
     "wire",
     "formats",
     "columns",

@@ -286,7 +286,7 @@ class Authenticator:
         self._busy = False
         proof: Proof = wording.WRONG_TOKEN
         if isinstance(fits, Failure):
-            self._log.failure("a token could not be looked at", failure=fits)
+            self._log.failure("a token could not be looked at", event="token-failed", failure=fits)
             proof = wording.COMMAND_FAILED
         elif fits:
             token = self._good(check.token.id)

@@ -245,7 +245,9 @@ class Link:
             self._turn()
 
     def _drop(self, error: ClientError) -> None:
-        self._log.warn("connection given up: {error}", error=str(error))
+        self._log.warn(
+            "connection given up: {reason}", event="connection-given-up", reason=str(error)
+        )
         if self._connection is not None:
             self._dropped = ConnectionError(str(error))
             self._connection.abort()
@@ -268,9 +270,13 @@ class Link:
         if self._stopping:
             return
         self._stopping = True
-        self._log.warn("the client gives up: {failure}", failure=str(failure))
+        self._log.warn(
+            "the client gives up: {reason}", event="client-gives-up", reason=str(failure)
+        )
         stopped = Deferred.fromCoroutine(self.stop())
-        stopped.addErrback(lambda reason: self._log.failure("stopping", reason))
+        stopped.addErrback(
+            lambda reason: self._log.failure("stopping", reason, event="client-stop-failed")
+        )
         self._receiver.session_ended(failure)
 
 

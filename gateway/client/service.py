@@ -340,6 +340,7 @@ class GatewayClient(Service):
             if question.own:
                 self._log.warn(
                     "no longer listening to {channel}: {answer}",
+                    event="unsubscribed",
                     channel=question.channel,
                     answer=str(answer),
                 )
@@ -354,7 +355,11 @@ class GatewayClient(Service):
             try:
                 callback(push.payload)
             except Exception:  # noqa: BLE001  # one listener's bug must not cost the others
-                self._log.failure("a listener of {channel} failed", channel=push.channel)
+                self._log.failure(
+                    "a listener of {channel} failed",
+                    event="push-callback-failed",
+                    channel=push.channel,
+                )
 
     def turn_ended(self) -> None:
         """Take the end of a turn; called by the link."""
@@ -373,6 +378,7 @@ class GatewayClient(Service):
             self._warned = str(put_off)
             self._log.warn(
                 "the gateway does not open the stream yet, asking again: {answer}",
+                event="stream-not-open",
                 answer=self._warned,
             )
 

@@ -71,7 +71,7 @@ class CircuitBreakers:
         if self.failing.pop(route, None) is not None:
             self._failures.pop(route, None)
             self.answers.pop(route, None)
-            self._log.info("route {route}: storing again", route=route)
+            self._log.info("route {route}: storing again", event="route-storing", route=route)
 
     async def _probe(self, route: str) -> None:
         try:
@@ -99,11 +99,17 @@ class CircuitBreakers:
         if self.failing.get(route) != text:
             self.failing[route] = text
             self._log.warn(
-                "route {route}: out of service, peers are told to try later: {text}",
+                "route {route}: out of service, peers are told to try later: {reason}",
+                event="route-out-of-service",
                 route=route,
-                text=text,
+                reason=text,
             )
 
     def _bug(self, failure: Failure, route: str) -> None:
         self.answers.pop(route, None)  # else it would never be probed again
-        self._log.failure("route {route}: probing failed", failure=failure, route=route)
+        self._log.failure(
+            "route {route}: probing failed",
+            event="route-probe-failed",
+            failure=failure,
+            route=route,
+        )

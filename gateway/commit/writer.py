@@ -10,7 +10,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from math import inf
 from operator import attrgetter
 from typing import Final
 from uuid import uuid4
@@ -24,6 +23,7 @@ from gateway.commit.circuit_breaker import CircuitBreakers
 from gateway.commit.inflight_limit import InflightLimit
 from gateway.commit.lane import Lane
 from gateway.commit.pauses import HeldChunks
+from gateway.commit.slow_commit_log import SlowCommitLog
 from gateway.metrics.counters import ABANDONED, NOT_STORED, STORED, WRITTEN_AGAIN, RouteCounters
 from gateway.model import wording
 from gateway.model.batch import Batch, Chunk, Origin
@@ -131,7 +131,7 @@ class Writer:
     @ivar sources: sources with messages in flight, by the C{id} of their origin.
     @ivar in_flight: chunks that are submitted and not yet answered.
     @ivar counters: route -> counters of its batches.
-    @ivar slow_commit: seconds after which a commit is logged as slow.
+    @ivar slow_commits: log of commits that take long.
     """
 
     _log = Logger()
@@ -171,7 +171,7 @@ class Writer:
         self.sources: dict[int, PeerSource] = {}
         self.in_flight = 0
         self.counters = defaultdict[str, RouteCounters](RouteCounters)
-        self.slow_commit = inf
+        self.slow_commits = SlowCommitLog(clock)
         self.inflight_limit = inflight_limit
         self._failing: dict[str, str] = {}
         self._held = HeldChunks()
@@ -305,7 +305,10 @@ class Writer:
         if self._failing.get(route) != text:
             self._failing[route] = text
             self._log.warn(
-                "route {route}: peers are told to try later: {text}", route=route, text=text
+                "route {route}: peers are told to try later: {reason}",
+                event="route-failing",
+                route=route,
+                reason=text,
             )
 
     def committed(
@@ -329,18 +332,15 @@ class Writer:
             counters.resolved[STORED if by_earlier_try else WRITTEN_AGAIN] += 1
         if self._failing or self.breakers.failing:
             self._note_success(route)
-        if seconds > self.slow_commit:
-            self._log.warn(
-                "route {route}: a commit of {rows} messages took {seconds} s",
-                route=route,
-                rows=batch.count,
-                seconds=round(seconds, 3),
-            )
+        if seconds > self.slow_commits.limit:
+            self.slow_commits.note(route, batch.count, seconds)
 
     def _note_success(self, route: str) -> None:
         self.breakers.stored(route)
         if self._failing.pop(route, None) is not None:
-            self._log.info("route {route}: storing again", route=route)
+            self._log.info("route {route}: storing again", event="route-storing", route=route)
 
     def bug(self, failure: Failure) -> None:
-        self._log.failure("a lane failed; its peers are disconnected", failure=failure)
+        self._log.failure(
+            "a lane failed; its peers are disconnected", event="lane-failed", failure=failure
+        )

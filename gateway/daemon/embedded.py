@@ -207,7 +207,9 @@ class EmbeddedServer:
             await deferLater(clock, 0.05)
             waited += 0.05
             if waited > _STOP_TIMEOUT:
-                self._log.warn("embedded PostgreSQL does not stop; left running")
+                self._log.warn(
+                    "embedded PostgreSQL does not stop; left running", event="embedded-not-stopped"
+                )
                 return
         with suppress(OSError):
             own = self._own_socket_dir
@@ -257,10 +259,15 @@ class EmbeddedServer:
             return
         administrator, left = hand_over(self._ask)
         for line in left:
-            self._log.warn("database: stays the administrator's for now: {line}", line=line)
+            self._log.warn(
+                "database: stays the administrator's for now: {line}",
+                event="embedded-roles-kept",
+                line=line,
+            )
         self._log.info(
             "database: the role {user} is no superuser any more; the administrator's psql has"
             " -U {administrator} in place of -U {user}",
+            event="embedded-roles-changed",
             user=USER,
             administrator=administrator,
         )
@@ -326,7 +333,7 @@ class EmbeddedServer:
         if not self._gone:
             # It may take several tries, until the last of its processes has ended.
             self._gone = True
-            self._log.warn("embedded PostgreSQL is gone; starting it again")
+            self._log.warn("embedded PostgreSQL is gone; starting it again", event="embedded-gone")
         try:
             program, *arguments = as_other_user(self._start_command())
             folder = str(self.data.parent)
@@ -335,12 +342,14 @@ class EmbeddedServer:
             # The system is out of processes or files now; the next look tries again.
             reason = getattr(error, "strerror", None) or str(error)
             if reason != self._reason:
-                self._log.warn("embedded PostgreSQL: {reason}", reason=reason)
+                self._log.warn(
+                    "embedded PostgreSQL: {reason}", event="embedded-not-started", reason=reason
+                )
             self._reason = reason
         if self.running:
             self._gone = False
             self._reason = ""
-            self._log.info("embedded PostgreSQL is running again")
+            self._log.info("embedded PostgreSQL is running again", event="embedded-started-again")
 
     def _start_once(self) -> bool:
         """
@@ -445,7 +454,11 @@ class EmbeddedServer:
         fresh.replace(path)
 
     def _bug(self, failure: Failure) -> None:
-        self._log.failure("embedded PostgreSQL is no longer watched", failure=failure)
+        self._log.failure(
+            "embedded PostgreSQL is no longer watched",
+            event="embedded-not-watched",
+            failure=failure,
+        )
 
 
 def find_binaries() -> Path:

@@ -88,8 +88,10 @@ class Reload:
         except ConfigError as error:
             return self._refuse(error)
         except Exception:  # noqa: BLE001 - whatever is in a file, it must not end the gateway
-            self._log.failure("not reloaded: the configuration could not be read")
-            self._log.error("the configuration from before stays in force")
+            self._log.failure(
+                "not reloaded: the configuration could not be read", event="reload-failed"
+            )
+            self._log.error("the configuration from before stays in force", event="reload-refused")
             return ReloadOutcome(False, ["the configuration could not be read; see the log"])
         try:
             for part in self._parts:
@@ -99,25 +101,30 @@ class Reload:
         except Exception:  # noqa: BLE001 - a bug in one part must not go unsaid
             # Part of it may be in force, so a later reload must not drop its [access].
             self.config = config
-            self._log.failure("the reload broke off")
+            self._log.failure("the reload broke off", event="reload-broken-off")
             self._log.error(
                 "the configuration from before stays in force, but for what was taken over until"
-                " then; start the gateway again"
+                " then; start the gateway again",
+                event="reload-incomplete",
             )
             return ReloadOutcome(False, ["the reload broke off; see the log"])
         self.config = config
         waiting = changed_at_start(self._started, config)
         lines = ["configuration reloaded; connections live on"]
         if waiting:
-            self._log.warn("changed, but for the next start: {keys}", keys=", ".join(waiting))
+            self._log.warn(
+                "changed, but for the next start: {keys}",
+                event="reload-at-next-start",
+                keys=", ".join(waiting),
+            )
             lines += [f"{key}: changed, but for the next start" for key in waiting]
-        self._log.info("configuration reloaded; connections live on")
+        self._log.info("configuration reloaded; connections live on", event="reloaded")
         return ReloadOutcome(True, lines)
 
     def _refuse(self, error: ConfigError) -> ReloadOutcome:
         for problem in error.problems:
-            self._log.error("not reloaded: {problem}", problem=problem)
-        self._log.error("the configuration from before stays in force")
+            self._log.error("not reloaded: {problem}", event="reload-problem", problem=problem)
+        self._log.error("the configuration from before stays in force", event="reload-refused")
         return ReloadOutcome(False, error.problems)
 
 

@@ -15,9 +15,11 @@ import shlex
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import count
 from typing import Any, Final
 
@@ -26,7 +28,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
-from twisted.logger import Logger
+from twisted.logger import ILogObserver, Logger
+from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 
 from gateway.admin.sockets import AdminSockets
@@ -34,6 +37,7 @@ from gateway.commit.attempt import retry_delay
 from gateway.commit.writer import Writer
 from gateway.daemon.embedded import DataDirectory, EmbeddedServer
 from gateway.listeners.service import ListenerService
+from gateway.logs.observer import LogObserver
 from gateway.model import wording
 from gateway.model.errors import EmbeddedError, SchemaNewer, StoreError
 from gateway.model.text import printable
@@ -105,6 +109,7 @@ class GatewayService(Service):
         drain_timeout: float,
         drain_delay: float,
         operator_warnings: Sequence[str],
+        log_observer: LogObserver,
         end: Callable[[int], None],
     ) -> None:
         """
@@ -114,6 +119,7 @@ class GatewayService(Service):
         @param drain_timeout: seconds that a stop waits for chunks in flight.
         @param drain_delay: seconds for which a stop says that it drains before listeners close.
         @param operator_warnings: lines to log at the start.
+        @param log_observer: of the process's log.
         @param end: ends the process with a status, where only the operator can help.
         """
         self._clock = clock
@@ -124,6 +130,7 @@ class GatewayService(Service):
         self._drain_timeout = drain_timeout
         self._drain_delay = drain_delay
         self._operator_warnings = operator_warnings
+        self._log_observer = log_observer
         self._end = end
         self._pool = parts.pool
         self._store = parts.store
@@ -163,12 +170,18 @@ class GatewayService(Service):
             dsn = self._start_embedded(self._embedded)
         else:
             public = public_dsn(dsn)
-            self._log.info("database: {where}", where=public or "as the PG* variables say")
             self._log.info(
-                "database: open it with: psql {dsn}", dsn=shlex.quote(public) if public else ""
+                "database: {where}",
+                event="database-address",
+                where=public or "as the PG* variables say",
+            )
+            self._log.info(
+                "database: open it with: {psql}",
+                event="database-psql",
+                psql=f"psql {shlex.quote(public)}" if public else "psql",
             )
         for caution in self._operator_warnings:
-            self._log.warn("{caution}", caution=caution)
+            self._log.warn("{caution}", event="configuration-warning", caution=caution)
         self._pool.start(dsn)
         self._queries.start(dsn)
         own = self._channels_dsn
@@ -178,7 +191,13 @@ class GatewayService(Service):
         if self._spooler is not None:
             self._spooler.start()
         for listener in self._listeners:
-            self._log.info("{line}", line=listener.line)
+            self._log.info(
+                "{_line}",
+                event="listening",
+                listener=listener.factory.listener,
+                address=listener.address,
+                _line=listener.line,
+            )
         self._http.log_address()
         self._admin.log_addresses()
         self._tls.start()
@@ -198,11 +217,25 @@ class GatewayService(Service):
         """
         if self._draining is None and self.running:
             self._draining = Deferred.fromCoroutine(self._drain())
-            self._draining.addErrback(lambda failure: self._log.failure("draining failed", failure))
+            self._draining.addErrback(
+                lambda failure: self._log.failure(
+                    "draining failed", failure, event="draining-failed"
+                )
+            )
 
-    def no_log_file(self) -> None:
-        """Log that SIGUSR1 has no log file to rotate."""
-        self._log.warn("SIGUSR1 begins a new log file, and this gateway has none: twistd --logfile")
+    def setServiceParent(self, parent: Any) -> None:
+        # twistd takes the observer of the log from its application, which is made just before.
+        if isinstance(parent, Componentized) and self._log_observer.output is not None:
+            parent.setComponent(ILogObserver, self._log_observer)
+        super().setServiceParent(parent)  # type: ignore[no-untyped-call]
+
+    def begin_log_file(self) -> None:
+        """Begin a new log file."""
+        if not self._log_observer.reopen():
+            self._log.warn(
+                "SIGUSR1 begins a new log file, and this gateway has none: twistd --logfile",
+                event="no-log-file",
+            )
 
     def stopService(self) -> Deferred[None]:
         super().stopService()  # type: ignore[no-untyped-call]
@@ -227,11 +260,13 @@ class GatewayService(Service):
             raise _ended(error) from None
         embedded.watch(self._clock)
         self._log.info(
-            "database: embedded PostgreSQL in {data}, {found}",
+            "database: embedded PostgreSQL in {data}, {_found}",
+            event="database-embedded",
             data=embedded.data,
-            found="started" if started else "found running",
+            was_running=not started,
+            _found="started" if started else "found running",
         )
-        self._log.info("database: open it with: {psql}", psql=embedded.psql)
+        self._log.info("database: open it with: {psql}", event="database-psql", psql=embedded.psql)
         return embedded.dsn
 
     async def _open(self) -> None:
@@ -244,32 +279,36 @@ class GatewayService(Service):
             try:
                 await self._store.open_all()
             except SchemaNewer as error:
-                self._log.critical("gateway: not started: {reason}", reason=str(error))
+                self._log.critical(
+                    "gateway: not started: {reason}", event="not-started", reason=str(error)
+                )
                 self._end(1)
                 return
             except StoreError as error:
                 attempt += 1
                 if str(error) != last_reason:
                     last_reason = str(error)
-                    self._log.warn("not ready yet: {reason}", reason=last_reason)
+                    self._log.warn("not ready yet: {reason}", event="not-ready", reason=last_reason)
                 await deferLater(self._clock, retry_delay(attempt))
             else:
                 break
         self._watch.state = "ready"
-        self._log.info("gateway ready")
+        self._log.info("gateway ready", event="ready")
         # Objects that exist now stay; the garbage collector need not visit them again.
         gc.collect()
         gc.freeze()
         with suppress(StoreError):
             for weakness in await self._store.durability():
-                self._log.warn("database: {weakness}", weakness=weakness)
+                self._log.warn(
+                    "database: {weakness}", event="database-not-durable", weakness=weakness
+                )
             if self._spool is None or not self._spool.messages:
                 # Records in the spool may need one of those lanes.
                 await self._store.close_abandoned_lanes()
 
     def _not_opened(self, failure: Failure) -> None:
         if not failure.check(CancelledError):
-            self._log.failure("opening the routes failed", failure=failure)
+            self._log.failure("opening the routes failed", event="opening-failed", failure=failure)
 
     async def _drain(self) -> None:
         self._log.info("draining: the gateway ends when the last peer has left")
@@ -289,8 +328,13 @@ class GatewayService(Service):
         Stop accepting, answer what is in flight, then close spool and connections.
         """
         self._watch.state = "draining"
+        peers = sum(len(listener.factory.peers) for listener in self._listeners)
         if self._drain_delay:
-            self._log.info("draining: listeners close in {delay:g} s", delay=self._drain_delay)
+            self._log.info(
+                "draining: listeners close in {delay:g} s",
+                event="draining",
+                delay=self._drain_delay,
+            )
             await self._within(self._drain_delay, lambda: False)
         self._tls.stop()
         for listener in self._listeners:
@@ -303,6 +347,7 @@ class GatewayService(Service):
         if not drained:
             self._log.warn(
                 "stopping with {count} chunks unanswered after {timeout} s",
+                event="drain-timeout",
                 count=self._writer.in_flight,
                 timeout=self._drain_timeout,
             )
@@ -311,6 +356,7 @@ class GatewayService(Service):
             for peer in list(listener.factory.peers):
                 peer.abort()
             listener.factory.end_log()
+        self._writer.slow_commits.end()
         self._notifications.stop()
         if self._opening is not None:
             self._opening.cancel()
@@ -325,7 +371,9 @@ class GatewayService(Service):
             try:
                 close()
             except Exception:  # noqa: BLE001 - what follows has to be closed all the same
-                self._log.failure("closing a connection to the database failed")
+                self._log.failure(
+                    "closing a connection to the database failed", event="close-failed"
+                )
         if self._spooler is not None:
             await self._spooler.stop()
         if self._spool is not None:
@@ -336,7 +384,32 @@ class GatewayService(Service):
             await self._embedded.stop(self._clock)
         if self._data_directory is not None:
             self._data_directory.unlock()
+        self._log_summary(peers)
         await self._http.stop()
+
+    def _log_summary(self, peers: int) -> None:
+        """
+        Log one line that says what the gateway did since its start.
+
+        @param peers: how many were connected when the stop began.
+        """
+        status = self._watch.status()
+        answers = Counter[str]()
+        for listener in status.listeners:
+            answers.update(listener.answers)
+        seconds = status.time - status.started
+        self._log.info(
+            "stopped after {_duration}: {messages} messages, {refused} refused, {spooled} spooled"
+            " ({left} left in the spool), {peers} peers disconnected",
+            event="stopped",
+            seconds=round(seconds, 3),
+            messages=sum(listener.messages for listener in status.listeners),
+            refused=sum(n for answer, n in answers.items() if answer.startswith("-REJ")),
+            spooled=0 if status.spool is None else status.spool.kept,
+            left=0 if status.spool is None else status.spool.messages,
+            peers=peers,
+            _duration=timedelta(seconds=round(seconds)),
+        )
 
     def _nobody(self) -> bool:
         return not any(listener.factory.peers for listener in self._listeners)
@@ -361,8 +434,8 @@ def on_signals(reactor: Any, service: GatewayService, reload: Callable[[], None]
     answers; SIGHUP reloads.
 
     With Twisted's own handlers, twistd ends by sending itself the signal again, so that an orderly
-    stop would look like a crash to its supervisor. SIGUSR1 is twistd's: it begins a new log file.
-    Without a log file the signal would end the process, so it is logged instead.
+    stop would look like a crash to its supervisor. SIGUSR1 begins a new log file, as with twistd's
+    own log.
     """
 
     signals = count(1)
@@ -373,18 +446,17 @@ def on_signals(reactor: Any, service: GatewayService, reload: Callable[[], None]
     def again(number: int, frame: object) -> None:
         reactor.callFromThread(reload)
 
-    def keep(number: int, frame: object) -> None:
-        reactor.callFromThread(service.no_log_file)
+    def begin_file(number: int, frame: object) -> None:
+        reactor.callFromThread(service.begin_log_file)
 
     def install() -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
-        if signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL:
-            signal.signal(signal.SIGUSR1, keep)
 
-    # The reactor installs its own when it starts, but none for SIGHUP, which would end the
+    # The reactor installs its own when it starts, but none for these two, which would end the
     # process until then; what is asked for meanwhile waits for the reactor.
     signal.signal(signal.SIGHUP, again)
+    signal.signal(signal.SIGUSR1, begin_file)
     reactor.callWhenRunning(install)
 
 

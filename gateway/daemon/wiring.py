@@ -37,6 +37,7 @@ from gateway.dialects.command import CommandDialect
 from gateway.dialects.stream_registry import StreamRegistry
 from gateway.dialects.subscriptions import Subscriptions
 from gateway.listeners.build import Listeners
+from gateway.logs.observer import LogObserver, begin
 from gateway.peers.factory import PeerServices
 from gateway.postgres.connect.connector import Connector
 from gateway.postgres.connect.notifications import Notifications
@@ -60,6 +61,9 @@ def makeService(options: Options) -> IService:
     """
     reactor = cast(Any, global_reactor)
     config = options.config
+    log_observer = LogObserver(config.log)
+    if options.parent is not None:
+        begin(log_observer, options.parent)
     data_dir = Path(options["data-dir"])
     is_embedded = config.database.dsn == EMBEDDED
     connector = Connector.of_process(config.database, reactor)
@@ -175,13 +179,21 @@ def makeService(options: Options) -> IService:
         drain_timeout=config.limits.drain_timeout,
         drain_delay=config.limits.drain_delay,
         operator_warnings=operator_warnings,
+        log_observer=log_observer,
         end=partial(end_process, reactor),
     )
+
+    def take_log(config: Config) -> None:
+        log_observer.take(config.log)
+        writer.slow_commits.limit = watch.slow_commit = config.log.slow_commit
+
+    take_log(config)
     parts = [
         lambda _: tls.replace_contexts(options.contexts),
         lambda _: authenticator.replace_tokens(options.tokens),
         listeners.reload,
         http.reload,
+        take_log,
     ]
     reload = Reload(config, options.load_config, parts)
     on_signals(reactor, service, reload)

@@ -412,7 +412,9 @@ class Conversation:
         running.addErrback(self._bug)
 
     def _bug(self, failure: Failure) -> Outcome:
-        self._log.failure("a command failed; its peer is disconnected", failure=failure)
+        self._log.failure(
+            "a command failed; its peer is disconnected", event="command-failed", failure=failure
+        )
         return wording.COMMAND_FAILED
 
 

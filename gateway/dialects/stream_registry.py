@@ -131,7 +131,12 @@ class StreamRegistry:
             return _not_there(behind, seen)
         except StoreError as error:
             self._keep(before)
-            self._log.debug("stream {name}: not claimed: {error}", name=name, error=str(error))
+            self._log.debug(
+                "stream {stream}: not claimed: {reason}",
+                event="stream-not-claimed",
+                stream=name,
+                reason=str(error),
+            )
             known = None if seen is None else _known(before, waiting, seen.number)
             if seen is None or known is None:
                 return wording.STREAM_UNKNOWN

@@ -312,5 +312,5 @@ class Subscriptions:
         try:
             return subscriber.push(pushes)
         except Exception:  # noqa: BLE001 - a bug in one peer's connection must not cost the others
-            self._log.failure("a push failed")
+            self._log.failure("a push failed", event="push-failed")
             return False

@@ -112,6 +112,7 @@ class ListenerService:
 
     async def stop_listening(self) -> None:
         self.admission.close()
+        # A closed port has no address any more, which the status asks for.
         port, self._port = self._port, None
         if port is not None:
             await _maybe(port.stopListening())

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from gateway.peers.repeat_log import RepeatLog
+from gateway.logs.repeat_log import RepeatLog
 
 
 class _AdmissionKind(NamedTuple):
@@ -52,11 +52,13 @@ class AdmissionLog:
 
     def _say(self, kind: _AdmissionKind, count: int, text: str) -> None:
         self._log.info(
-            "listener {listener}: {count} {connections} let in as {identity} by {proof} ({text})",
+            "listener {listener}: {count} {_connections} let in as {identity} by {proof}"
+            " ({remark})",
+            event="admitted",
             listener=self._listener,
             count=count,
-            connections="connection" if count == 1 else "connections",
+            _connections="connection" if count == 1 else "connections",
             identity=kind.identity,
             proof=kind.proof,
-            text=text,
+            remark=text,
         )

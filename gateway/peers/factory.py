@@ -163,11 +163,12 @@ class PeerFactory(Factory):
             return
         self._told_of_nul = True
         self._log.warn(
-            "listener {listener}: {name} seems to end its messages with NUL, and here a newline"
+            "listener {listener}: {peer} seems to end its messages with NUL, and here a newline"
             ' ends a message, so they are not stored; set framing = "nul" for this listener, or'
             " have the sender end each message with a newline",
+            event="nul-at-the-end",
             listener=self.listener,
-            name=peer.peer_info.name,
+            peer=peer.peer_info.name,
         )
 
     def log_refused(self, peer: PeerProtocol, route: str, count: int, outcome: Outcome) -> None:

@@ -12,8 +12,8 @@ from typing import NamedTuple
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from gateway.logs.repeat_log import RepeatLog
 from gateway.model.outcome import Code, Outcome, one_line
-from gateway.peers.repeat_log import RepeatLog
 
 
 class _RefusalKind(NamedTuple):
@@ -51,11 +51,13 @@ class RefusalLog:
 
     def _say(self, kind: _RefusalKind, count: int, text: str) -> None:
         self._log.warn(
-            "listener {listener}: {count} {messages}{route} refused: {code}: {text}",
+            "listener {listener}: {count} {_messages}{_route} refused: {code}: {remark}",
+            event="refused",
             listener=self._listener,
             count=count,
-            messages="message" if count == 1 else "messages",
-            route=f" for route {kind.route}" if kind.route else "",
+            route=kind.route,
+            _messages="message" if count == 1 else "messages",
+            _route=f" for route {kind.route}" if kind.route else "",
             code=kind.code,
-            text=text,
+            remark=text,
         )

@@ -122,12 +122,13 @@ class TimeoutSweep:
             self._logged_at = self._clock.seconds()
         for reason, (count, name) in self._closed_counts.items():
             self._log.warn(
-                "listener {listener}: {count} {peers} disconnected: {reason} ({last}{name})",
+                "listener {listener}: {count} {_peers} disconnected: {reason} ({_last}{peer})",
+                event="disconnected",
                 listener=self._listener,
                 count=count,
-                peers="peer" if count == 1 else "peers",
+                _peers="peer" if count == 1 else "peers",
                 reason=reason,
-                last="" if count == 1 else "last ",
-                name=name,
+                _last="" if count == 1 else "last ",
+                peer=name,
             )
         self._closed_counts.clear()

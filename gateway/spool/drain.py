@@ -257,7 +257,11 @@ class Drain:
             for name in batch.streams:
                 self.held.pop(name, None)
                 if name not in self._spool.aside and self._logged_holds.pop(name, None) is not None:
-                    self._log.info("spool: stream {name}: nothing waits any more", name=name)
+                    self._log.info(
+                        "spool: stream {stream}: nothing waits any more",
+                        event="stream-goes-on",
+                        stream=name,
+                    )
 
     async def _written(self, parcel: RecordGroup, written: Written) -> None:
         faults = refused_rows(written.runs)
@@ -336,8 +340,9 @@ class Drain:
         if self._logged_holds.get(name) != reason:
             self._logged_holds[name] = reason
             self._log.warn(
-                "spool: stream {name}: its messages from #{first} on wait in {path} for {reason}",
-                name=name,
+                "spool: stream {stream}: its messages from #{first} on wait in {path} for {reason}",
+                event="stream-waits",
+                stream=name,
                 first=move.first,
                 path=self._spool.path,
                 reason=reason,
@@ -423,9 +428,10 @@ class Drain:
             self._logged_kinds.add(kind)
             self._log.warn(
                 "spool: route {route}: refused after +QUE, kept as a dead letter, and so are"
-                " those that follow for this reason: {text}",
+                " those that follow for this reason: {reason}",
+                event="spooled-refused",
                 route=route,
-                text=outcome.text,
+                reason=outcome.text,
             )
 
     def reset_log(self) -> None:

@@ -123,6 +123,7 @@ class OutageSpool:
             self._logged_reason = "left from before"
             self._log.info(
                 "spool: {count} messages in {path} are stored first",
+                event="spool-found",
                 count=self._spool.messages,
                 path=self._spool.path,
             )
@@ -143,6 +144,7 @@ class OutageSpool:
         if self._spool.messages:
             self._log.info(
                 "spool: {count} messages stay in {path} for the next start",
+                event="spool-left",
                 count=self._spool.messages,
                 path=self._spool.path,
             )
@@ -493,6 +495,7 @@ class OutageSpool:
         if self._logged_reason and self._spool.messages:
             self._log.info(
                 "spool: the database takes messages again; {count} are stored from {path}",
+                event="spool-draining",
                 count=self._spool.messages,
                 path=self._spool.path,
             )
@@ -506,12 +509,16 @@ class OutageSpool:
         self._waited = left > 0
         drain = self._drain
         self._log.info(
-            "spool: {state} {stored} messages are stored{known}{dead_letters};"
+            "spool: {_state} {stored} messages are stored{_known}{_dead_letters};"
             " answers are +OK again",
-            state=f"{left} messages wait in {self._spool.path}," if left else "empty, its",
+            event="spool-drained",
+            left=left,
+            _state=f"{left} messages wait in {self._spool.path}," if left else "empty, its",
             stored=drain.stored,
-            known=f", {drain.known} were stored by another way" if drain.known else "",
-            dead_letters=f", {drain.dead_letters} refused and kept as dead letters"
+            known=drain.known,
+            dead_letters=drain.dead_letters,
+            _known=f", {drain.known} were stored by another way" if drain.known else "",
+            _dead_letters=f", {drain.dead_letters} refused and kept as dead letters"
             if drain.dead_letters
             else "",
         )
@@ -523,6 +530,7 @@ class OutageSpool:
             self._logged_reason = reason
             self._log.warn(
                 "spool: messages are kept in {path} and answered +QUE: {reason}",
+                event="spool-keeping",
                 path=self._spool.path,
                 reason=reason,
             )
@@ -537,8 +545,9 @@ class OutageSpool:
         if text != self._refusing:
             self._refusing = text
             self._log.error(
-                "spool: peers are told to try later: {error} ({count} messages, {size} bytes)",
-                error=text,
+                "spool: peers are told to try later: {reason} ({count} messages, {size} bytes)",
+                event="spool-refusing",
+                reason=text,
                 count=self._spool.messages,
                 size=self._spool.size,
             )
@@ -548,4 +557,6 @@ class OutageSpool:
         text = repr(failure.value)
         if not failure.check(CancelledError) and text != self._logged_bug:
             self._logged_bug = text
-            self._log.failure("spool: storing it failed, trying again", failure=failure)
+            self._log.failure(
+                "spool: storing it failed, trying again", event="spool-failed", failure=failure
+            )

@@ -331,7 +331,7 @@ class Spool:
         with suppress(OSError):
             self.size = file.size
         for remark in file.remarks:
-            self._log.error("spool: {remark}", remark=remark)
+            self._log.error("spool: {remark}", event="spool-damaged", remark=remark)
         file.remarks.clear()
 
     def _judged(self, result: Any) -> Any:
@@ -348,15 +348,16 @@ class Spool:
             # After a failed write a later one may only seem to succeed.
             self._broken = True
             self._log.error(
-                "spool: {path} cannot be written ({error}); nothing more is put into it until"
+                "spool: {path} cannot be written ({reason}); nothing more is put into it until"
                 " the gateway is started again",
+                event="spool-unwritable",
                 path=self.path,
-                error=str(error),
+                reason=str(error),
             )
         return Failure(SpoolUnknown(_BROKEN) if unflushed else SpoolError(_BROKEN))
 
     def _bug(self, failure: Failure) -> None:
-        self._log.failure("spool: its thread failed", failure=failure)
+        self._log.failure("spool: its thread failed", event="spool-thread-failed", failure=failure)
 
 
 def _do_all(file: SpoolFile, jobs: list[_Job[Any]]) -> list[Any]:

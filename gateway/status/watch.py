@@ -94,7 +94,9 @@ class Watch:
         spool = self._source.parts.spool
         if spool is not None and spool.messages:
             Deferred.fromCoroutine(self._find_oldest()).addErrback(
-                lambda failure: self._log.failure("spool: not looked at", failure=failure)
+                lambda failure: self._log.failure(
+                    "spool: not looked at", event="spool-look-failed", failure=failure
+                )
             )
         else:
             self._source.spool_oldest = None

@@ -104,7 +104,10 @@ class CertificateWatch:
             if contexts.reload():
                 self._changed()
         except Exception:  # noqa: BLE001 - peers are still shown what they were shown before
-            self._log.failure("the certificate could not be read again, and stays as it was")
+            self._log.failure(
+                "the certificate could not be read again, and stays as it was",
+                event="certificate-look-failed",
+            )
         return None
 
     def _warn(self) -> None:

@@ -91,12 +91,14 @@ class Contexts:
         except ConfigError as error:
             self._log.error(
                 "{user}: the certificate stays as it was: {problems}",
+                event="certificate-kept",
                 user=self._user,
                 problems="; ".join(error.problems),
             )
             return False
         self._log.info(
             "{user}: certificate read again: {notes}",
+            event="certificate-read",
             user=self._user,
             notes="; ".join(self.notes()),
         )
@@ -189,6 +191,7 @@ class Contexts:
         for warning in self.warnings():
             self._log.warn(
                 "{user}: {what} in {warning}",
+                event="certificate-warning",
                 user=self._user,
                 what="list" if warning.startswith(f"{self.section.crl}: ") else "certificate",
                 warning=warning,

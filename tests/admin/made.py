@@ -59,6 +59,7 @@ ROUTE: Final = RouteStatus(
     dead_letters=2,
     spooled=0,
     held=0,
+    unresolved=0,
 )
 
 STATUS: Final = Status(
@@ -122,6 +123,7 @@ STATUS: Final = Status(
         open_files=30,
         most_files=20000,
         reactor_lag=0.01,
+        reactor_lags=Distribution(bounds=(1.0,), counts=(60, 0), total=0.5),
     ),
 )
 

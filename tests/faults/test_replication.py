@@ -140,7 +140,7 @@ def test_a_standby_that_stays_away(
 
 
 def warnings(gateway: Gateway) -> list[str]:
-    return [line for line in gateway.log.splitlines() if "GatewayService#warn" in line]
+    return [line for line in gateway.log.splitlines() if "[gateway.daemon#warn]" in line]
 
 
 def test_what_an_asynchronous_standby_gives_up(

@@ -10,7 +10,7 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.testing import StringTransport
 from twisted.logger import capturedLogs, formatEvent
 
-from gateway.peers.repeat_log import EVERY
+from gateway.logs.repeat_log import EVERY
 from tests.access.test_authenticator import GRANTED, ROUTES
 from tests.in_memory import Bench, saying
 

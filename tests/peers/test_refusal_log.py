@@ -16,8 +16,8 @@ from twisted.python.failure import Failure
 
 from gateway.config.load import load_config
 from gateway.daemon.security_warnings import operator_warnings
+from gateway.logs.repeat_log import EVERY
 from gateway.model.outcome import Words
-from gateway.peers.repeat_log import EVERY
 from tests.config.test_secrets import around
 from tests.in_memory import Bench
 

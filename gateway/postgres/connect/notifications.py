@@ -292,6 +292,7 @@ class Notifications:
         if self._proven:
             self._log.warn(
                 "channels: the connection was lost, notifications may be missed: {reason}",
+                event="channels-lost",
                 reason=connection.fault,
             )
             self._trouble = connection.fault
@@ -305,7 +306,9 @@ class Notifications:
         if reason != self._trouble:
             self._trouble = reason
             self._log.warn(
-                "channels: cannot listen, peers are told to try later: {reason}", reason=reason
+                "channels: cannot listen, peers are told to try later: {reason}",
+                event="channels-away",
+                reason=reason,
             )
         self._down = reason
         # First, since waiting subscribers are the reason to reconnect, and are refused below.
@@ -319,7 +322,7 @@ class Notifications:
     def _say_back(self) -> None:
         self._proven = True
         if self._trouble:
-            self._log.info("channels: listening again")
+            self._log.info("channels: listening again", event="channels-back")
         self._trouble = ""
         self._down = ""
 
@@ -330,7 +333,7 @@ class Notifications:
                 each.errback(Failure(Unavailable(reason)))
 
     def _bug(self, failure: Failure) -> None:
-        self._log.failure("channels: listening failed", failure=failure)
+        self._log.failure("channels: listening failed", event="channels-failed", failure=failure)
         if self._connection is not None:
             self._connection.fault = "a bug, see the log"
             self._connection.discard()

@@ -308,11 +308,13 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
     def _say_connected(self, connection: Connection) -> None:
         where = connection.server
         if self._trouble or where != self._server:
-            self._tell(
+            self._emit(
                 LogLevel.info,
-                "database: {what}{where}",
-                what="connected again" if self._trouble else "connected",
-                where=f" to {where}" if where else "",
+                "database: {_what}{_where}",
+                event="connected",
+                server=where,
+                _what="connected again" if self._trouble else "connected",
+                _where=f" to {where}" if where else "",
             )
         self._trouble = ""
         self._server = where
@@ -324,12 +326,12 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
         if reason != self._trouble:
             self._trouble = reason
             text = "database: cannot connect, trying again: {reason}"
-            self._tell(LogLevel.warn, text, reason=reason)
+            self._emit(LogLevel.warn, text, event="cannot-connect", reason=reason)
         if self._retry is None or not self._retry.active():
             self._retry = self._clock.callLater(self._backoff(self._failures), self._maintain)
 
-    def _tell(self, level: Any, text: str, **fields: Any) -> None:
-        self._log.emit(LogLevel.debug if self._quiet else level, text, **fields)
+    def _emit(self, level: Any, text: str, *, event: str, **fields: Any) -> None:
+        self._log.emit(LogLevel.debug if self._quiet else level, text, event=event, **fields)
 
     def _on_lost(self, connection: Connection) -> None:
         busy = connection in self._busy
@@ -343,9 +345,10 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
             return
         if connection.fault:
             self.lost += 1
-            self._tell(
+            self._emit(
                 LogLevel.warn,
                 "database: a connection was lost ({reason}), {size} left",
+                event="connection-lost",
                 reason=connection.fault,
                 size=self.size,
             )
@@ -379,5 +382,7 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
         self._check = self._clock.callLater(_CHECK_EVERY, self._check_ages)
 
     def _bug(self, failure: Failure) -> None:
-        self._log.failure("database: opening a connection failed", failure=failure)
+        self._log.failure(
+            "database: opening a connection failed", event="connect-failed", failure=failure
+        )
         self._not_opened("for a reason nobody foresaw, see the log")

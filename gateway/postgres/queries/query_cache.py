@@ -78,7 +78,10 @@ class QueryCache:
         def done(result: Failure | None) -> None:
             if isinstance(result, Failure) and not result.check(StoreError):
                 self._log.failure(
-                    "query {name}: a look at it failed", result, name=queue.query.name
+                    "query {query}: a look at it failed",
+                    result,
+                    event="query-look-failed",
+                    query=queue.query.name,
                 )
                 result = Failure(RouteError("a look at it failed for a reason nobody foresaw"))
             waiting, queue.opening = queue.opening or [], None
@@ -124,11 +127,12 @@ class QueryCache:
             queue.logged_fault = text
             queue.logged_at = now
             self._log.warn(
-                "query {name}: does not work, peers are told to try later: {text}",
-                name=queue.query.name,
-                text=text,
+                "query {query}: does not work, peers are told to try later: {reason}",
+                event="query-broken",
+                query=queue.query.name,
+                reason=text,
             )
 
     def healed(self, queue: CallQueue) -> None:
         queue.logged_fault = ""
-        self._log.info("query {name}: works again", name=queue.query.name)
+        self._log.info("query {query}: works again", event="query-works", query=queue.query.name)

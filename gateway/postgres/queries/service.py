@@ -174,7 +174,7 @@ class PostgresQueries:
             try:
                 on_outcome(answer)
             except Exception:  # noqa: BLE001 - what befalls one peer must not befall the others
-                self._log.failure("an answer could not be told")
+                self._log.failure("an answer could not be told", event="query-answer-failed")
 
     # Gathering.
 
@@ -249,7 +249,7 @@ class PostgresQueries:
         self._running -= 1
         self._running_slow -= slow
         if isinstance(result, Failure):
-            self._log.failure("a query failed", failure=result)
+            self._log.failure("a query failed", event="query-failed", failure=result)
             for call in calls:
                 self._settle(call, wording.CALL_FAILED)
         if self._turns:

@@ -1,0 +1,3 @@
+"""
+Log of the process: its lines as text or JSON, their levels, and where they are written.
+"""
