@@ -105,6 +105,7 @@ class Console:
         if request.changes:
             self._log.info(
                 "console: {operator}: {command}",
+                event="command",
                 operator=operator,
                 command=printable(request.text),
             )

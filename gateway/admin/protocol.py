@@ -76,7 +76,11 @@ class ConsoleProtocol(Protocol):
         )
         self._operator = f"{user_name(user)}, process {process}"
         if factory.users is not None and user not in factory.users:
-            self._log.warn("console: {operator} is not let in", operator=self._operator)
+            self._log.warn(
+                "console: {operator} is not let in",
+                event="console-refused",
+                operator=self._operator,
+            )
             names = " and ".join(user_name(one) for one in sorted(factory.users))
             self._refuse(f"this console is for {names}")
         elif len(factory.consoles) > MAX_CONSOLES:
@@ -177,7 +181,7 @@ class ConsoleProtocol(Protocol):
         except ConsoleGone:
             raise
         except Exception:  # noqa: BLE001 - a bug in one command must not end the console
-            self._log.failure("console: a command failed")
+            self._log.failure("console: a command failed", event="command-failed")
             await self._say(f"{ERROR} the command failed; the gateway's log says why")
         else:
             await self._say(OK)
@@ -200,7 +204,7 @@ class ConsoleProtocol(Protocol):
         self.transport.loseConnection()
 
     def _bug(self, failure: Failure) -> None:
-        self._log.failure("console: failed", failure=failure)
+        self._log.failure("console: failed", event="console-failed", failure=failure)
         self.transport.abortConnection()
 
 

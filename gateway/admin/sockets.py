@@ -73,11 +73,13 @@ class AdminSockets:
         """Log where the sockets are, and a command for each."""
         for factory, path in zip(self._factories, self._paths, strict=True):
             self._log.info(
-                "admin: {what} on {path}; try: gateway {command} --socket {quoted}",
-                what="status only" if factory.is_monitor else "console",
+                "admin: {_what} on {path}; try: gateway {_command} --socket {_quoted}",
+                event="console",
                 path=path,
-                command="status" if factory.is_monitor else "admin",
-                quoted=shlex.quote(path),
+                monitor=factory.is_monitor,
+                _what="status only" if factory.is_monitor else "console",
+                _command="status" if factory.is_monitor else "admin",
+                _quoted=shlex.quote(path),
             )
 
     async def stop(self) -> None:
@@ -136,7 +138,8 @@ class AdminSockets:
 
     def _warn(self, reason: str) -> None:
         self._log.warn(
-            "admin: no console: {reason}; set [admin] endpoint to another path, or to {off}",
+            "admin: no console: {reason}; set [admin] endpoint to another path, or to {_off}",
+            event="no-console",
             reason=reason,
-            off=f'"{OFF}", and this is not tried',
+            _off=f'"{OFF}", and this is not tried',
         )

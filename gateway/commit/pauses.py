@@ -56,7 +56,9 @@ class Pauses:
             self._all = True
         else:
             self._routes.add(route)
-        self._log.info("{what}: paused by the operator", what=_what(route))
+        self._log.info(
+            "{_what}: paused by the operator", event="paused", route=route, _what=_what(route)
+        )
         self._changed()
 
     def resume(self, route: str | None) -> None:
@@ -70,7 +72,9 @@ class Pauses:
             self._routes.clear()
         else:
             self._routes.discard(route)
-        self._log.info("{what}: resumed by the operator", what=_what(route))
+        self._log.info(
+            "{_what}: resumed by the operator", event="resumed", route=route, _what=_what(route)
+        )
         self._changed()
 
     def _changed(self) -> None:

@@ -72,7 +72,9 @@ class Reload:
     def __call__(self) -> None:
         """Reload, for SIGHUP."""
         Deferred.fromCoroutine(self.apply()).addErrback(
-            lambda failure: self._log.failure("the reload failed", failure=failure)
+            lambda failure: self._log.failure(
+                "the reload failed", event="reload-failed", failure=failure
+            )
         )
 
     async def apply(self) -> ReloadOutcome:
@@ -89,7 +91,7 @@ class Reload:
             return self._refuse(error)
         except Exception:  # noqa: BLE001 - whatever is in a file, it must not end the gateway
             self._log.failure(
-                "not reloaded: the configuration could not be read", event="reload-failed"
+                "not reloaded: the configuration could not be read", event="reload-unread"
             )
             self._log.error("the configuration from before stays in force", event="reload-refused")
             return ReloadOutcome(False, ["the configuration could not be read; see the log"])

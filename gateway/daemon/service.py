@@ -311,7 +311,9 @@ class GatewayService(Service):
             self._log.failure("opening the routes failed", event="opening-failed", failure=failure)
 
     async def _drain(self) -> None:
-        self._log.info("draining: the gateway ends when the last peer has left")
+        self._log.info(
+            "draining: the gateway ends when the last peer has left", event="draining-until-left"
+        )
         self._watch.state = "draining"
         await self._within(self._drain_delay, lambda: not self.running)
         self._drain_delay = 0.0  # it is over

@@ -66,7 +66,7 @@ class StatusRequest(Request):
         try:
             answer = self.channel.respond(self)
         except Exception:  # noqa: BLE001 - a bug in a page must not go unsaid, nor end the gateway
-            self._log.failure("http: the page could not be made")
+            self._log.failure("http: the page could not be made", event="page-failed")
             answer = text(500, "the gateway could not make this page; its log says why")
         self.setResponseCode(answer.code, HTTPStatus(answer.code).phrase.encode())
         for name, value in headers_of(answer).items():

@@ -81,12 +81,17 @@ class HttpService:
         """Log where the site is, or why it is nowhere."""
         if self._fault is not None:
             self._log.warn(
-                "http: {fault}; the gateway goes on without health, metrics and status; set"
+                "http: {reason}; the gateway goes on without health, metrics and status; set"
                 ' http.endpoint, or "off"',
-                fault=self._fault,
+                event="no-http",
+                reason=self._fault,
             )
         elif self._port is not None:
-            self._log.info("http: health, metrics and status on {where}", where=self.address)
+            self._log.info(
+                "http: health, metrics and status on {address}",
+                event="http",
+                address=self.address,
+            )
 
     @property
     def address(self) -> str:

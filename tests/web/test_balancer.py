@@ -157,7 +157,7 @@ def test_haproxy_in_an_outage(
         asked += 1
     assert asked and proxy.serving("storing") == proxy.serving("taking") == 2
     for gateway in gateways:
-        assert "GET" not in gateway.log and "disconnected" not in gateway.log
+        assert "GET" not in gateway.log and " disconnected: " not in gateway.log
         assert_quiet(gateway)
 
 

@@ -177,8 +177,9 @@ class SessionSharing:
             self.prepares = False
             self._log.info(
                 "database: sessions are shared by a pooler, statements are not prepared any"
-                " more ({error})",
-                error=error,
+                " more ({reason})",
+                event="sessions-shared",
+                reason=error,
             )
 
 
