@@ -62,6 +62,11 @@ class StatusRequest(Request):
     def handleContentChunk(self, data: bytes) -> None:
         """Throw a part of the body away."""
 
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """Answer; what Twisted would take out of arguments and forms before is not needed."""
+        self.method, self.uri, self.clientproto = command, path, version
+        self.process()
+
     def process(self) -> None:
         try:
             answer = self.channel.respond(self)
@@ -74,10 +79,10 @@ class StatusRequest(Request):
         self.write(answer.body)  # type: ignore[no-untyped-call]
         self.finish()  # type: ignore[no-untyped-call]
 
-    def header(self, name: str) -> str:
-        """Return a header of the request, C{""} where there is none."""
-        value: str | None = self.getHeader(name)
-        return value or ""
+    def headers(self, name: bytes) -> list[str]:
+        """Return the values of a header, whatever bytes they are made of."""
+        values = self.requestHeaders.getRawHeaders(name) or []
+        return [value.decode("latin-1") for value in values]
 
 
 def headers_of(answer: Answer) -> dict[str, str]:

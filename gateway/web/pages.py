@@ -51,15 +51,14 @@ class Pages:
         content = {path: (folder / path[1:]).read_bytes() for path in _FILES}
         self._pages: dict[str, Callable[[Query], Answer]] = {
             "/": self._status_page,
-            "/livez": lambda query: text(200, "ok"),
+            "/livez": _always(text(200, "ok")),
             "/readyz": lambda query: readiness(watch.status(), query),
             "/status.json": self._status_json,
             "/metrics": self._metrics,
         }
         self._linked = ("/livez", "/readyz?verbose", "/status.json", "/metrics")
         for path, kind in _FILES.items():
-            answer = Answer(200, content[path], kind)
-            self._pages[path] = lambda query, answer=answer: answer  # type: ignore[misc]
+            self._pages[path] = _always(Answer(200, content[path], kind))
 
     def __call__(self, query: Query) -> Answer:
         """Return the answer to a request."""
@@ -84,3 +83,8 @@ class Pages:
 
     def _status_json(self, query: Query) -> Answer:
         return Answer(200, msgspec.json.encode(self._watch.status()), "application/json")
+
+
+def _always(answer: Answer) -> Callable[[Query], Answer]:
+    """Return a page that is always the same."""
+    return lambda query: answer

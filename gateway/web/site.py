@@ -112,13 +112,13 @@ class StatusSite(Factory):
             found = parse_qs(arguments, keep_blank_values=True, max_num_fields=_MOST_ARGUMENTS)
         except ValueError:
             return text(400, "these are too many arguments")
-        return self._pages(Query(path, found, request.header("Accept")))
+        return self._pages(Query(path, found, ",".join(request.headers(b"Accept"))))
 
     def _refusal(self, request: StatusRequest, local: Address | None) -> Answer | None:
         """
         Return why a request is not answered; C{None}: it is.
         """
-        hosts = request.requestHeaders.getRawHeaders("Host") or []
+        hosts = request.headers(b"Host")
         if len(hosts) > 1 or (not hosts and request.clientproto == b"HTTP/1.1"):
             # RFC 9112 section 3.2. A browser always sends one.
             return text(400, "a request has one Host header, and only one")

@@ -7,6 +7,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import signal
 import socket
 import ssl
@@ -74,6 +75,14 @@ def test_all_pages(start_with: Start) -> None:
     assert gateway.get("/livz") == (404, "there is no such page; did you mean /livez?\n")
     assert gateway.get("/..%2f..%2fetc/passwd")[0] == 404
     assert_quiet(gateway)
+
+
+def test_what_the_documents_show(start_with: Start) -> None:
+    """The session in docs/operations.md is what one sees."""
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    found = re.search(r"\$ curl -s 'http://localhost:8009(/\S+)'\n(.*?)```", page, re.DOTALL)
+    assert found is not None
+    assert start_with(sections()).get(found[1]) == (200, found[2])
 
 
 def test_an_outage_of_the_database(

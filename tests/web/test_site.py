@@ -230,6 +230,17 @@ def test_a_page_with_a_bug() -> None:
     assert ["the page could not be made" in event["log_format"] for event in events] == [True]
 
 
+@given(st.binary(max_size=60), st.binary(max_size=60), st.booleans())
+def test_any_head(path: bytes, value: bytes, is_host: bool) -> None:
+    """No path, argument or header makes more than an answer, or a line in the log."""
+    site = Site()
+    name = b"Host" if is_host else b"Host: localhost\r\nAccept"
+    with logged() as events:
+        site.connect().ask(b"GET /?" + path + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        answer = site.connect().ask(b"GET / HTTP/1.1\r\n" + name + b": " + value + b"\r\n\r\n")
+    assert code(answer) in (200, 400, 421) and not events
+
+
 @given(st.binary(max_size=300), st.integers(1, 50))
 def test_any_bytes(sent: bytes, step: int) -> None:
     """Whatever comes, there is one answer at most, and no page but for a request."""
