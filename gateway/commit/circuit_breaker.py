@@ -9,7 +9,7 @@ a fault that a probe cannot see (a trigger that fails) is not tried in a hot loo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -63,6 +63,15 @@ class CircuitBreakers:
         if route not in self._probes:
             probe = self._probes[route] = Deferred.fromCoroutine(self._probe(route))
             probe.addErrback(self._bug, route)
+
+    def forget(self, routes: Collection[str]) -> None:
+        """
+        Put routes back into service, since their definitions are others now.
+        """
+        for route in routes:
+            self.answers.pop(route, None)
+            self.failing.pop(route, None)
+            self._failures.pop(route, None)
 
     def stored(self, route: str) -> None:
         """

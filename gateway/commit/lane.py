@@ -92,6 +92,11 @@ class Lane:
         """Chunks of the commit in flight."""
         return self._gathered if self._running else ()
 
+    @property
+    def chunks(self) -> Sequence[Chunk]:
+        """The chunks queued and in flight."""
+        return [*self.under_way, *self._queue]
+
     def queue(self, chunk: Chunk) -> None:
         self._queue.append(chunk)
         self.load += len(chunk.frames)
@@ -152,6 +157,8 @@ class Lane:
             size += chunk.size
             if rows > MAX_BATCH_ROWS or size > MAX_BATCH_BYTES:
                 break
+            if chunk.generation != first.generation:
+                break  # its route may be another by now
             chunks.append(queue.popleft())
         return chunks
 

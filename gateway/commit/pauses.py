@@ -10,7 +10,7 @@ such a chunk waits behind it, for any route, so that its order is kept.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from twisted.logger import Logger
@@ -90,6 +90,11 @@ class HeldChunks:
 
     def __init__(self) -> None:
         self._chunks: list[Chunk] = []
+
+    @property
+    def chunks(self) -> Sequence[Chunk]:
+        """The chunks that wait."""
+        return self._chunks
 
     def queue(self, chunk: Chunk) -> None:
         """Append a chunk."""

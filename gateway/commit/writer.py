@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import chain
 from operator import attrgetter
 from typing import Final
 from uuid import uuid4
@@ -81,7 +82,7 @@ class PeerSource:
         writer = self._writer
         chunk = Chunk(
             *(route, frames, self._origin, writer.wall_clock(), self._settled, token),
-            *(stream, first, refusal),
+            *(stream, first, refusal, writer.generation),
         )
         lane = self._lane
         if lane is None:
@@ -132,6 +133,8 @@ class Writer:
     @ivar in_flight: chunks that are submitted and not yet answered.
     @ivar counters: route -> counters of its batches.
     @ivar slow_commits: log of commits that take long.
+    @ivar dead_letters: routes whose refused messages are kept.
+    @ivar generation: number of the configuration in force, from 1; L{Chunk.generation}.
     """
 
     _log = Logger()
@@ -170,6 +173,7 @@ class Writer:
         self.new_id = new_id
         self.sources: dict[int, PeerSource] = {}
         self.in_flight = 0
+        self.generation = 1
         self.counters = defaultdict[str, RouteCounters](RouteCounters)
         self.slow_commits = SlowCommitLog(clock)
         self.inflight_limit = inflight_limit
@@ -232,6 +236,24 @@ class Writer:
     def _pauses_changed(self) -> None:
         # What is still paused comes back.
         self.send_on(self._held.take())
+
+    # Reloads.
+
+    def begin_generation(self, routes: Collection[str], dead_letters: frozenset[str]) -> int:
+        """
+        Note that messages read from now on are for other definitions of routes.
+
+        @param routes: those that were changed or removed; what was logged of them is forgotten.
+        @param dead_letters: all routes whose refused messages are kept.
+        @return: the oldest generation of which messages are in flight; of the new one if there are
+            none.
+        """
+        self.generation += 1
+        self.dead_letters = dead_letters
+        for route in routes:
+            self._failing.pop(route, None)
+        chunks = chain(self._held.chunks, *(lane.chunks for lane in self._lanes))
+        return min((chunk.generation for chunk in chunks), default=self.generation)
 
     # Called by PeerSource and Lane.
 

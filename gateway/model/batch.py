@@ -57,10 +57,11 @@ class Chunk:
     @ivar first: the number of the first of them; those of the others follow.
     @ivar refusal: why all of them are refused, where that is known from the start: they only
         use their numbers up.
+    @ivar generation: number of the configuration that it was read under; 0: no peer's.
     """
 
     __slots__ = (
-        *("_answered", "_left", "_runs", "_series", "first", "frames"),
+        *("_answered", "_left", "_runs", "_series", "first", "frames", "generation"),
         *("origin", "received_at", "refusal", "route", "size", "stream", "token"),
     )
 
@@ -75,6 +76,7 @@ class Chunk:
         stream: Stream | None = None,
         first: int = 0,
         refusal: Outcome | None = None,
+        generation: int = 0,
     ) -> None:
         """
         @param route: the route's name.
@@ -92,6 +94,7 @@ class Chunk:
         self.stream = stream
         self.first = first
         self.refusal = refusal
+        self.generation = generation
         if stream is not None:
             # A message of the same read may have failed already, and set the stream back before it.
             self._series = stream.series if first < stream.next or stream.loose else -1
@@ -364,11 +367,7 @@ class Batch:
                 done += take
 
     def halves(self) -> tuple[Batch, Batch]:
-        """
-        Split into two batches of about the same number of rows, the earlier rows first.
-
-        @precondition: more than one row.
-        """
+        """Split two or more rows into batches of about the same number, the earlier rows first."""
         middle = self.count // 2
         first: list[Slice] = []
         second: list[Slice] = []

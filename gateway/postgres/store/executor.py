@@ -5,7 +5,7 @@ Run bound statements: one by one, as code blocks where rows are at fault, severa
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 from uuid import uuid4
@@ -254,6 +254,13 @@ class StatementExecutor:
                 self._suspected[statement] = self._clock.seconds() + SUSPECTED_FOR
             raise
         return []
+
+    def forget(self, statements: Iterable[Statement]) -> None:
+        """
+        Drop what is known of statements that are no more used.
+        """
+        for statement in statements:
+            self._suspected.pop(statement, None)
 
     def _suspects(self, statement: Statement) -> bool:
         suspected = self._suspected.get(statement, 0.0) > self._clock.seconds()

@@ -8,7 +8,7 @@ L{gateway.postgres.store.executor} runs statements.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from gateway.config.load import Database
-from gateway.model.batch import Batch, Fence, Slice
+from gateway.model.batch import Batch, Fence
 from gateway.model.errors import (
     BatchesRefused,
     Faults,
@@ -40,7 +40,7 @@ from gateway.postgres.connect.driver_errors import SlowRow, StoredBefore, Stream
 from gateway.postgres.connect.pool import Pool
 from gateway.postgres.store.durability import weaknesses
 from gateway.postgres.store.executor import StatementExecutor, WriteOptions, passes
-from gateway.postgres.store.route_cache import RouteCache, in_turns
+from gateway.postgres.store.route_cache import Definition, RouteCache, in_turns
 from gateway.sql.block import Blame
 from gateway.sql.fates import VOID, runs_of
 from gateway.sql.literals import Values
@@ -95,7 +95,6 @@ class PostgresStore:
     def __init__(self, pool: Pool, routes: Mapping[str, Route], settings: Database) -> None:
         self._pool = pool
         self._clock: IReactorTime = pool.reactor
-        self._routes = routes
         self._deadline = settings.statement_timeout + DEADLINE_MARGIN
         self._route_cache = RouteCache(routes, pool.reactor, self._deadline)
         self._answer_timeout = settings.answer_timeout
@@ -107,8 +106,6 @@ class PostgresStore:
         # Lanes on which a statement was lost. A server that hung may run it when another try has
         # stored the batch, and must then find the lane's row.
         self._doubtful: set[str] = set()
-        # Route -> slice whose last row was stored.
-        self._passed: dict[str, Slice] = {}
 
     async def write(
         self, batch: Batch, fence: Fence, *, patient: bool = False, blame: bool = False
@@ -118,7 +115,8 @@ class PostgresStore:
                 work = self.executor.run_empty(connection, fence, batch)
                 return await self._behind(fence, connection, batch, work)
         # No coroutine or context manager that could be spared: the latency of a small batch.
-        insert = self._fresh(batch.route)
+        definition = self._definition(batch)
+        insert = self._fresh(definition)
         bound = None
         if insert is not None:
             # Values first: a refusal by type needs no connection.
@@ -126,12 +124,13 @@ class PostgresStore:
                 binding = insert.bind(batch.slices)
                 bound = binding if isinstance(binding, tuple) else await self._in_turns(binding)
             except FramesRefused as refused:
-                if not (refused.by_type and await self._looked_again(batch.route)):
+                if not (refused.by_type and await self._looked_again(definition)):
                     raise
-                insert = self._route_cache.opened[batch.route].insert
+                insert = definition.insert
+                assert insert is not None
                 bound = await self._in_turns(insert.bind(batch.slices))
         options = WriteOptions(blame=Blame.PASSING if blame else Blame.MOST, patient=patient)
-        turn = self._turn(batch.route)
+        turn = self._turn(definition.route)
         if turn is not None:
             await turn.acquire()
         try:
@@ -139,31 +138,42 @@ class PostgresStore:
             try:
                 if insert is not None and bound is not None:
                     try:
-                        return await self._judged(connection, insert, batch, bound, fence, options)
+                        return await self._judged(
+                            connection, definition, insert, batch, bound, fence, options
+                        )
                     except RouteError:
                         # The table may have changed under us: look again, then say so.
-                        self._route_cache.close_route(batch.route)
-                insert = await self._route_cache.open(connection, batch.route)
+                        definition.close()
+                insert = await self._route_cache.open(connection, definition)
                 bound = await self._in_turns(insert.bind(batch.slices))
-                return await self._judged(connection, insert, batch, bound, fence, options)
+                return await self._judged(
+                    connection, definition, insert, batch, bound, fence, options
+                )
             finally:
                 self._pool.give_back(connection)
         finally:
             if turn is not None:
                 turn.release()
 
-    def _fresh(self, route: str) -> Insert | None:
+    def _definition(self, batch: Batch) -> Definition:
+        """
+        Return the definition under which the messages of a batch were read.
+        """
+        cache = self._route_cache
+        # Found here, at a call for each batch less.
+        current = None if cache.replaced else cache.current.get(batch.route)
+        return cache.definition_of(batch) if current is None else current
+
+    def _fresh(self, definition: Definition) -> Insert | None:
         """
         Return the statement of a route, if its table was examined recently; else C{None}.
         """
-        opened = self._route_cache.opened.get(route)
-        if opened is None or self._clock.seconds() >= opened.until:
-            return None
-        return opened.insert
+        return None if self._clock.seconds() >= definition.until else definition.insert
 
     async def _judged(
         self,
         connection: Connection,
+        definition: Definition,
         insert: Insert,
         batch: Batch,
         bound: Bound,
@@ -178,7 +188,7 @@ class PostgresStore:
             written = await self._store(connection, batch, bound, fence, options)
         except SlowRow as slow:
             # Those before it have passed.
-            if not slow.row and not await self._is_sound(connection, insert, batch.route):
+            if not slow.row and not await self._is_sound(connection, insert, definition):
                 raise TransientError(_TIMEOUT_MESSAGE, CANCELLED) from None
             raise FramesRefused([(slow.row, row_refused(_TIMEOUT_MESSAGE, CANCELLED))]) from None
         except (RowError, RouteError, TransientError) as error:
@@ -186,38 +196,40 @@ class PostgresStore:
                 raise
             if passes(error) and options.blame is Blame.MOST:
                 raise
-            sound = await self._is_sound(connection, insert, batch.route)
-            if error.sqlstate == MISSING and batch.route in self._passed and not sound:
+            sound = await self._is_sound(connection, insert, definition)
+            if error.sqlstate == MISSING and definition.passed is not None and not sound:
                 raise RouteError(str(error), error.sqlstate) from error
             if not sound and not (isinstance(error, RowError) and error.sqlstate == MISSING):
                 raise
             options = options._replace(blame=Blame.ALL)
             written = await self._store(connection, batch, bound, fence, options)
         if len(written.runs) == 1 and written.runs[0][1] is STORED:
-            self._passed[batch.route] = batch.slices[-1]  # nearly always
+            definition.passed = batch.slices[-1]  # nearly always
         else:
-            self._note(batch, written)
+            self._note(definition, batch, written)
         return written
 
-    def _note(self, batch: Batch, written: Written) -> None:
+    def _note(self, definition: Definition, batch: Batch, written: Written) -> None:
         """
         Keep the last row that was stored.
         """
         if len(written.runs) == 1:
             if not refused_rows(written.runs):
-                self._passed[batch.route] = batch.slices[-1]
-        elif batch.route not in self._passed:
+                definition.passed = batch.slices[-1]
+        elif definition.passed is None:
             at_fault = {row for row, _ in refused_rows(written.runs)}
             passed = next((n for n in range(batch.count) if n not in at_fault), None)
             if passed is not None:
-                self._passed[batch.route] = batch.only([passed]).slices[0]
+                definition.passed = batch.only([passed]).slices[0]
 
-    async def _is_sound(self, connection: Connection, insert: Insert, route: str) -> bool:
+    async def _is_sound(
+        self, connection: Connection, insert: Insert, definition: Definition
+    ) -> bool:
         """
         Say whether a row that was stored before could be stored again, apart from conflicts with
         itself.
         """
-        part = self._passed.get(route)
+        part = definition.passed
         if part is None:
             return False
         row = part._replace(start=part.stop - 1)
@@ -230,7 +242,8 @@ class PostgresStore:
 
     async def try_out(self, batch: Batch) -> bool:
         async with self._pool.checkout() as connection:
-            insert = await self._route_cache.open(connection, batch.route)
+            definition = self._route_cache.definition_of(batch)
+            insert = await self._route_cache.open(connection, definition)
             for part in batch.slices[:_TRIED_OUT]:
                 row = part._replace(stop=part.start + 1)
                 try:
@@ -239,30 +252,30 @@ class PostgresStore:
                 except (FramesRefused, RowError, RouteError, TransientError):
                     continue
                 if not refused_rows(self._runs(batch.only([0]), fates)):
-                    self._passed[batch.route] = row
+                    definition.passed = row
                     return True
         return False
 
-    def _turn(self, route: str) -> DeferredLock | None:
+    def _turn(self, route: Route) -> DeferredLock | None:
         """
         Return the lock of a route whose rows may conflict: two transactions that touch the same
         rows in different orders deadlock, until PostgreSQL ends one of them a second later. C{None}
         for a route whose rows only come together.
         """
-        configured = self._routes.get(route)
-        if configured is None or (configured.conflict == "error" and not configured.sql):
+        if route.conflict == "error" and not route.sql:
             return None
-        return self._turns.setdefault(route, DeferredLock())
+        return self._turns.setdefault(route.name, DeferredLock())
 
-    async def _looked_again(self, route: str) -> bool:
+    async def _looked_again(self, definition: Definition) -> bool:
         """
         Examine a route again, if that is due before messages are refused for their types; return
         whether it was examined.
         """
-        if not self._route_cache.may_be_old(route):
+        if not self._route_cache.may_be_old(definition):
             return False
         try:
-            await self.probe(route)
+            async with self._pool.checkout() as connection:
+                await self._route_cache.open(connection, definition)
         except StoreError:
             return False
         return True
@@ -272,19 +285,22 @@ class PostgresStore:
     ) -> bool:
         bounds: list[Bound | None] = []
         faults: list[Faults] = []
+        written: list[tuple[Definition, Batch]] = []
         for batch in batches:
             if not batch.count:
                 bounds.append(None)
                 faults.append([])
                 continue
-            insert = self._fresh(batch.route)
+            definition = self._definition(batch)
+            written.append((definition, batch))
+            insert = self._fresh(definition)
             if insert is None:
                 return False  # it is opened when its messages are stored alone
             try:
                 bounds.append(await self._in_turns(insert.bind(batch.slices)))
                 faults.append([])
             except FramesRefused as refused:
-                if refused.by_type and self._route_cache.may_be_old(batch.route):
+                if refused.by_type and self._route_cache.may_be_old(definition):
                     return False
                 faults.append(refused.faults)
         if any(faults):
@@ -300,9 +316,8 @@ class PostgresStore:
                     await self._behind(fences[0], connection, batches[0], work)
             except (StreamsElsewhere, StreamsUnmoved, StoredBefore):
                 return False  # each batch is then written alone, and gets its own error
-        for batch in batches:
-            if batch.count:
-                self._passed[batch.route] = batch.slices[-1]
+        for definition, batch in written:
+            definition.passed = batch.slices[-1]
         return True
 
     async def resolve(self, batch: Batch, fence: Fence) -> Written | None:
@@ -330,9 +345,35 @@ class PostgresStore:
         async with self._pool.checkout() as connection:
             await self._route_cache.open_all(connection)
 
+    async def check_routes(self, routes: Iterable[Route]) -> list[str]:
+        """
+        Return the problems that would keep routes from being opened, one line each. Nothing is
+        created: what the routes would create is undone.
+
+        @raise StoreError: the database could not tell.
+        """
+        problems: list[str] = []
+        async with self._pool.checkout() as connection:
+            for route in routes:
+                problems += [
+                    f"routes.{route.name}.{problem.key}: {problem.text}"
+                    for problem in await self._route_cache.check(connection, route)
+                ]
+        return problems
+
+    def replace_routes(
+        self, routes: Mapping[str, Route], changed: Collection[str], generation: int, oldest: int
+    ) -> None:
+        """
+        Replace the definitions of routes, see L{RouteCache.replace}.
+        """
+        for definition in self._route_cache.replace(routes, changed, generation, oldest):
+            if definition.insert is not None:
+                self.executor.forget(definition.insert.statements)
+
     async def probe(self, route: str) -> None:
         async with self._pool.checkout() as connection:
-            await self._route_cache.open(connection, route)
+            await self._route_cache.open(connection, self._route_cache.definition(route))
 
     async def claim_stream(self, name: str, seen: Seen | None, spooled: Spooled) -> Claim:
         number, epoch = (None, None) if seen is None else (seen.number, seen.epoch or None)
@@ -448,7 +489,7 @@ class PostgresStore:
     def _runs(self, batch: Batch, fates: str | None) -> list[Run]:
         if fates is None:
             return [(batch.count, STORED)]
-        return runs_of(fates, batch.count, self._route_cache.route(batch.route).returning)
+        return runs_of(fates, batch.count, self._route_cache.definition_of(batch).route.returning)
 
     async def _confirm(self, connection: Connection, fence: Fence) -> Sequence[Any]:
         """
