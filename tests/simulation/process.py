@@ -90,7 +90,9 @@ class Process:
         self.breakers = breakers = CircuitBreakers(store, clock, pause)
         self.spool = spool = Spool(self.file, self.thread, world.new_id)
         self.streams = streams = StreamRegistry(store, spool.backlog)
-        self.spooler = spooler = OutageSpool(spool, store, breakers, clock, pause, streams.missing)
+        self.spooler = spooler = OutageSpool(
+            *(spool, store, breakers, clock, pause, streams.missing), takes=world.chance(0.8)
+        )
         inflight_limit = InflightLimit(1_000_000)
         self.writer = Writer(
             *(
@@ -159,6 +161,7 @@ class Process:
     async def _stop(self) -> None:
         for _, protocol in self.connections:
             protocol.close_with(wording.STOPPING)
+        self.writer.give_back_held()
         drained = await self._within(_DRAIN, lambda: not self.writer.in_flight)
         await self._within(1.0, lambda: all(c.closed for c, _ in self.connections))
         for connection, _ in self.connections:
@@ -237,6 +240,23 @@ class Gateway:
         process, self.process = self.process, None
         process.kill()
         self._database.sever(process.store, told=False)
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether any of its routes is paused."""
+        return self.process is not None and self.process.breakers.pauses.on
+
+    def pause(self, route: str | None) -> None:
+        """Pause a route, or all of them."""
+        assert self.process is not None
+        self._world.note(f"{self.name} pauses {route or 'all routes'}")
+        self.process.breakers.pauses.pause(route)
+
+    def resume(self) -> None:
+        """Resume all routes."""
+        assert self.process is not None
+        self._world.note(f"{self.name} resumes all routes")
+        self.process.breakers.pauses.resume(None)
 
     def stop(self) -> None:
         """Stop it in order."""

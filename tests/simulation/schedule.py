@@ -116,6 +116,7 @@ class Schedule:
             (self._fill_disk, 2),
             (self._break_disk, 1),
             (self._set_back, 3),
+            (self._pause, 4),
         ]
         # Few kinds in most schedules: each then comes in more of its own combinations.
         first = {"stuck": self._kill, "troubled": self._close_route}
@@ -309,6 +310,11 @@ class Schedule:
         self.database.memory.closed.add(route)
         self.world.note(f"route {route} is out of service")
 
+    def _pause(self) -> None:
+        if up := [gateway for gateway in self.gateways if gateway.open]:
+            draw = self.world.random
+            draw.choice(up).pause(draw.choice((*ROUTES, None)))
+
     def _fill_disk(self) -> None:
         gateway = self.world.random.choice(self.gateways)
         gateway.disk.full = True
@@ -327,6 +333,7 @@ class Schedule:
         if database.away:
             ends.append(self._end_outage)
         ends += [lambda r=r: self._open_route(r) for r in sorted(database.memory.closed)]  # type: ignore[misc]
+        ends += [gateway.resume for gateway in self.gateways if gateway.is_paused]
         full = [gateway for gateway in self.gateways if gateway.disk.full]
         if ends:
             draw.choice(ends)()
@@ -358,6 +365,8 @@ class Schedule:
             gateway.disk.full = False
             if gateway.cut_off:
                 gateway.cut(False)
+            if gateway.is_paused:
+                gateway.resume()
             if gateway.disk.failing:
                 gateway.disk.failing = False
         database.chances = Chances(1.0, 0.0, 0.0, 0.0)
