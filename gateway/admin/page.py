@@ -17,7 +17,7 @@ from gateway.status.status import Status
 WIDTH: Final = 80
 """Columns of a line, at most."""
 
-_NAME: Final = 16
+_NAME: Final = 14
 """Characters of a name that are shown."""
 
 _SOON: Final = 30 * 86400.0
@@ -65,8 +65,9 @@ def _listeners(status: Status, growth: Growth) -> list[str]:
         begin = f"listener.{one.name}"
         rows.append(
             (
-                *(_short(one.name), one.peers, round(growth(f"{begin}.messages"))),
-                *(answers_of(one, word) for word in WORDS),
+                *(_short(one.name), count_text(one.peers)),
+                count_text(growth(f"{begin}.messages")),
+                *(count_text(answers_of(one, word)) for word in WORDS),
                 mean(one.answer_seconds),
             )
         )
@@ -81,8 +82,9 @@ def _routes(status: Status, growth: Growth) -> list[str]:
     )
     rows: list[Row] = [
         (
-            *(_short(one.name), one.state, round(growth(f"route.{one.name}.rows")), one.rows),
-            *(mean(one.commit_seconds), one.dead_letters, one.spooled + one.held),
+            *(_short(one.name), one.state, count_text(growth(f"route.{one.name}.rows"))),
+            *(count_text(one.rows), mean(one.commit_seconds)),
+            *(count_text(one.dead_letters), count_text(one.spooled + one.held)),
         )
         for one in status.routes
     ]
@@ -138,6 +140,18 @@ def _rest(status: Status) -> Iterator[str]:
         f" lag {seconds_text(process.reactor_lag)}"
     )
     yield f"peers          {status.peers:,} of {status.most_peers:,}"
+
+
+def count_text(count: float) -> str:
+    """Return a count in six characters, such as C{1.23M}."""
+    if count < 10_000:
+        return f"{count:,.0f}"
+    for unit in "kMG":
+        count /= 1000
+        if count < 999.5 or unit == "G":
+            break
+    digits = 2 if count < 9.995 else 1 if count < 99.95 else 0
+    return f"{count:.{digits}f}{unit}"
 
 
 def _short(name: str) -> str:

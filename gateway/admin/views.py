@@ -72,7 +72,7 @@ def routes(status: Status, growth: Growth) -> Table:
     columns = _columns(
         *(("route", _TEXT), ("state", _TEXT), ("table", _TEXT), ("commits", _COUNT)),
         *(("rows", _COUNT), ("per_second", _COUNT), ("mean_commit", _SECONDS)),
-        *(("mean_rows", _COUNT), ("unknown", _COUNT), ("dead_letters", _COUNT)),
+        *(("mean_rows", _COUNT), ("unresolved", _COUNT), ("dead_letters", _COUNT)),
         *(("spooled", _COUNT), ("held", _COUNT), ("reason", _TEXT)),
     )
     return Table(
@@ -81,7 +81,7 @@ def routes(status: Status, growth: Growth) -> Table:
             (
                 *(route.name, route.state, route.table, route.commits, route.rows),
                 round(growth(f"route.{route.name}.rows"), 1),
-                *(mean(route.commit_seconds), mean(route.batch_rows), route.unknown),
+                *(mean(route.commit_seconds), mean(route.batch_rows), route.unresolved),
                 *(route.dead_letters, route.spooled, route.held, route.reason),
             )
             for route in status.routes

@@ -83,5 +83,9 @@ def health_of_route(status: Status, route: RouteStatus) -> Health:
     others = {route_fault(other) for other in status.routes if other.name != route.name}
     reasons = [reason for reason in status.reasons if reason not in others]
     is_serving = route.state != "out of service"
-    is_storing = status.is_storing and is_serving and route.state != "paused"
+    is_storing = status.is_storing and is_serving
+    if route.state == "paused":
+        # Its peers wait where there is no spool.
+        is_storing = False
+        is_serving = status.spool is not None and status.spool.takes
     return Health(is_storing, status.is_taking and is_serving, reasons)

@@ -220,6 +220,7 @@ class StatusSource:
             kept=counters.kept,
             drained=counters.drained,
             refused=counters.refused,
+            takes=spooler.takes,
         )
 
     def _streams(self) -> StreamsStatus:

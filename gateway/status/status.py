@@ -142,6 +142,7 @@ class SpoolStatus(Struct, frozen=True, kw_only=True):
 
     @ivar state: C{keeping}: messages are put into it; C{draining}: they are stored from it;
         C{refusing}: it has no room, or cannot be written.
+    @ivar takes: whether messages are put into it; else those it has are stored, no more.
     @ivar reason: why it keeps or refuses; C{""}: it does neither.
     @ivar messages: messages in it.
     @ivar size: bytes on disk.
@@ -161,6 +162,7 @@ class SpoolStatus(Struct, frozen=True, kw_only=True):
     kept: int
     drained: int
     refused: int
+    takes: bool = True
 
 
 class StreamsStatus(Struct, frozen=True, kw_only=True):

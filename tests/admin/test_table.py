@@ -5,16 +5,24 @@ Tables and pages of a made status.
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from msgspec.structs import replace
 
 from gateway.admin.grammar import SUBJECTS
-from gateway.admin.page import WIDTH, page
+from gateway.admin.page import WIDTH, count_text, page
 from gateway.admin.table import Column, Kind, Table, bytes_text, json_of, lines_of, seconds_text
 from gateway.admin.views import VIEWS, config_table, help_table
 from gateway.config.load import Database, default_config
-from tests.admin.made import STATUS, hostile
+from gateway.status.status import Warning
+from tests.admin.made import hostile
+from tests.web import made
+
+STATUS = made.status(
+    warnings=[Warning(code="refusals", subject="lines", text="67 messages were refused")],
+    spool=made.spool(state="keeping", messages=12, size=4096, oldest=made.NOW - 60),
+)
 
 
 def growth(name: str) -> float:
@@ -55,6 +63,15 @@ def test_sizes(size: int, text: str) -> None:
     assert bytes_text(size) == text
 
 
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0"), (9999, "9,999"), (10_000, "10.0k"), (1_234_567, "1.23M"), (10**12, "1000G")],
+)
+def test_counts(count: int, text: str) -> None:
+    """A count on the page has at most six characters."""
+    assert count_text(count) == text
+
+
 @pytest.mark.parametrize("subject", VIEWS)
 def test_each_view(subject: str) -> None:
     """Each view has as many values in its rows as columns, as text and as JSON."""
@@ -68,7 +85,8 @@ def test_each_view(subject: str) -> None:
 def test_stats_tell_what_became_of_it() -> None:
     """Answers count by their first word, whatever their code."""
     (row,) = VIEWS["STATS"](STATUS, growth).rows
-    assert row == ("lines", 3, 1234567, 12.3, 5 << 20, 1234000, 0, 0, 67, 500, 0, 0.005)
+    figures = (20, 1_234_567, 12.3, 123_456_789, 1_200_000, 0, 34_000, 567, 0, 0)
+    assert row[:-1] == ("lines", *figures) and row[-1] == pytest.approx(0.004)
 
 
 def test_a_gateway_without_anything() -> None:
@@ -88,18 +106,20 @@ def test_a_gateway_without_anything() -> None:
 def test_the_page() -> None:
     """State and warnings come first, then listeners, routes and the rest."""
     lines = page(STATUS, growth)
-    assert lines[0] == "gateway 1.2, process 4711: ready, storing; for 2 h 46 min"
+    assert lines[0] == "gateway 0.1.0, process 4711: ready, storing; for 3 d 11 h"
     assert lines[1] == "! refusals lines: 67 messages were refused"
     text = "\n".join(lines)
-    assert "lines         3     12" in text
+    assert re.search(r"^lines +20 +12 +1.20M +0 +34.0k +567 +0 +0 +4.0 ms$", text, re.MULTILINE)
     assert "spool          keeping, 12 messages, the oldest 1 min old; 4.0 KiB of 1.0 GiB" in text
-    assert "certificate gateway: 10 d left" in text
+    expiring = replace(STATUS, certificates=made.troubled().certificates)
+    assert "certificate gateway.example.org: 3 d 12 h left" in page(expiring, growth)
 
 
 def test_no_line_is_too_long_and_no_name_is_believed() -> None:
     """However hostile names are, the page fits 80 columns and has no control characters."""
     lines = page(hostile(), growth)
     assert max(map(len, lines)) <= WIDTH
+    assert sum(line.endswith(" ms") for line in lines) == 1, "counts leave room for the last column"
     tables = [line for view in VIEWS.values() for line in lines_of(view(hostile(), growth))]
     assert all(line.isprintable() for line in [*lines, *tables])
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.status.status import Status
 from gateway.web.answer import Query
@@ -51,6 +52,20 @@ def test_while_neither_stored_nor_spooled(arguments: dict[str, str]) -> None:
     reasons = [AWAY, "there is no spool for what comes meanwhile"]
     status = made.status(is_storing=False, is_taking=False, reasons=reasons)
     assert ask(status, **arguments) == (503, "".join(f"{reason}\n" for reason in reasons))
+
+
+def test_a_paused_route() -> None:
+    """Who asks for it is told to stay away, unless the spool takes its messages."""
+    paused = made.route("orders", state="paused", reason="paused by the operator")
+    status = made.status(
+        routes=[made.route("messages"), paused], reasons=["route orders is paused"]
+    )
+    assert ask(status, route="orders")[0] == 200
+    assert ask(status, route="orders", stored="")[0] == 503
+    assert ask(replace(status, spool=None), route="orders")[0] == 503
+    refusing = replace(status, spool=made.spool(takes=False))
+    assert ask(refusing, route="orders")[0] == 503
+    assert ask(refusing, route="messages")[0] == 200 and ask(refusing)[0] == 200
 
 
 def test_one_route() -> None:
