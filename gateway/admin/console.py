@@ -115,7 +115,7 @@ class Console:
         fault = ""
         if request.verb == "RELOAD":
             is_taken, lines = await self._controls.reload()
-            fault = "" if is_taken else "not reloaded; all is as it was"
+            fault = "" if is_taken else "not reloaded"
         else:
             lines = await self._change(request)
         if request.as_json:

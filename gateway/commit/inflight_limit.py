@@ -51,13 +51,26 @@ class InflightLimit:
         self.full = False
         self.used = 0
         self.kept = 0
-        self.room = limit
-        self.limit = limit
-        self._low = limit - limit // 4
-        self._most_kept = limit // 2
+        self._set(limit)
         # In the order in which they resume: the last one resumed is last.
         self._readers: dict[PausableReader, None] = {}
         self._keepers: dict[PausableReader, int] = {}
+
+    def _set(self, limit: int) -> None:
+        self.limit = limit
+        self.room = limit - self.kept
+        self._low = limit - limit // 4
+        self._most_kept = limit // 2
+
+    def replace_limit(self, limit: int) -> None:
+        """
+        Replace the limit, and pause or resume all readers as the new one says.
+        """
+        self._set(limit)
+        if self.full:
+            self.eased()
+        elif self.used > self.room:
+            self._relieve()
 
     def add_reader(self, reader: PausableReader) -> None:
         self._readers[reader] = None

@@ -17,7 +17,7 @@ from twisted.python import usage
 from gateway.access.tokens import Token
 from gateway.config.listener import Listener
 from gateway.config.load import Config
-from gateway.daemon.configuration import load, operator_warnings_of
+from gateway.daemon.configuration import Loaded, load, operator_warnings_of
 from gateway.daemon.pid_file import prepare_files
 from gateway.daemon.process_title import hide
 from gateway.daemon.security_warnings import ON_THE_COMMAND_LINE
@@ -34,8 +34,8 @@ class Options(usage.Options):
 
     @ivar config: configuration of file and options together; set by C{postOptions}.
     @ivar operator_warnings: warnings for the operator, one line each.
-    @ivar tokens: by ID, from the token file as last read; C{None} where none is named.
-    @ivar contexts: by the name of the listener, from the TLS files as last read.
+    @ivar tokens: by ID, from the token file; C{None} where none is named.
+    @ivar contexts: by the name of the listener, from the TLS files.
     """
 
     synopsis = "[options]"
@@ -60,6 +60,7 @@ class Options(usage.Options):
         self.config = Config()
         self.tokens: Mapping[str, Token] | None = None
         self.operator_warnings: list[str] = []
+        self._notes: list[str] = []
         self.contexts: Mapping[str, Contexts] = {}
 
     def opt_line(self, endpoint: str) -> None:
@@ -84,9 +85,10 @@ class Options(usage.Options):
         database: str | None = self["database"]
         hidden = database is not None and hide(database)
         try:
-            self.config = self.load_config()
+            loaded = self.load()
         except ConfigError as error:
             raise usage.UsageError(str(error)) from None
+        self.config, self.tokens, self.contexts = loaded
         try:
             notes = [] if self.parent is None else prepare_files(self.parent)
         except ConfigError as error:
@@ -96,22 +98,24 @@ class Options(usage.Options):
         for path in ("config", "data-dir"):
             if self[path] is not None:
                 self[path] = str(Path(self[path]).absolute())
-        self.operator_warnings = [*notes, *([ON_THE_COMMAND_LINE] if hidden else [])]
-        self.operator_warnings += operator_warnings_of(
-            self.config, self["config"], database is not None
-        )
+        self._notes = [*notes, *([ON_THE_COMMAND_LINE] if hidden else [])]
+        self.operator_warnings = self.warnings_of(self.config)
 
-    def load_config(self) -> Config:
+    def warnings_of(self, config: Config) -> list[str]:
+        """
+        Return warnings about the options and a configuration, one line each.
+        """
+        overridden = self["database"] is not None
+        return [*self._notes, *operator_warnings_of(config, self["config"], overridden)]
+
+    def load(self) -> Loaded:
         """
         Read the file again, with the options applied.
 
         @raise ConfigError: with every problem.
         """
-        loaded = load(
-            self["config"], self["database"], self._listeners if self._endpoints else None
-        )
-        self.contexts, self.tokens = loaded.contexts, loaded.tokens
-        return loaded.config
+        listeners = self._listeners if self._endpoints else None
+        return load(self["config"], self["database"], listeners)
 
     def _listeners(self, config: Config) -> dict[str, Listener]:
         route = "messages" if "messages" in config.routes else next(iter(config.routes), None)

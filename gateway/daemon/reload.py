@@ -1,40 +1,53 @@
 """
 Reload: apply a new configuration to the running gateway, all of it or nothing.
 
-Keys of admission, rights and rates are applied at once, and connections stay open. The other keys
-wait for the next start, and the log says so. A file without C{[access]}, where there was one, may
-be empty or cut off and would open everything: it is refused.
+Everything is read, checked and prepared first: the files, the routes and queries against the
+database, the ports. Only then is anything taken over, all in one turn of the reactor; messages in
+flight keep the definitions that they were read under. What cannot be taken over is named, at each
+reload until the next start. A database that does not answer keeps no reload waiting for long: what
+could not be checked is opened when it is back, as at a start.
+
+A file without C{[access]}, where there was one, may be empty or cut off and would open everything:
+it is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 
-from gateway.config.listener import Listener
-from gateway.config.load import Config
-from gateway.model.errors import ConfigError
-
-LIVE: Final = (
-    *("allow", "deny", "trusted_proxies", "max_connections", "max_connections_per_address"),
-    *("messages_per_second", "bytes_per_second", "burst", "tls"),
-)
-"""Keys of a listener that a reload takes over."""
+from gateway.access.authenticator import Authenticator
+from gateway.access.tokens import Token
+from gateway.commit.circuit_breaker import CircuitBreakers
+from gateway.commit.inflight_limit import InflightLimit
+from gateway.commit.writer import Writer
+from gateway.config.changes import Changes, changes_of
+from gateway.config.load import Config, Limits
+from gateway.daemon.configuration import Loaded
+from gateway.daemon.service import GatewayService
+from gateway.dialects.subscriptions import Subscriptions
+from gateway.listeners.build import Listeners, NewListeners
+from gateway.model.errors import ConfigError, StoreError
+from gateway.postgres.queries.service import PostgresQueries
+from gateway.postgres.store.store import PostgresStore
+from gateway.spool.outage_spool import OutageSpool
+from gateway.spool.queue import Spool
+from gateway.status.watch import Watch
+from gateway.tls.contexts import Contexts
+from gateway.tls.registry import TlsRegistry
+from gateway.web.service import HttpService
 
 GONE: Final = (
     "[access] is gone from the file: a reload does not take away what guards a running gateway;"
     " start it again if that is meant"
 )
+STOPS: Final = "the gateway stops"
 
-Part = Callable[[Config], None]
-"""
-Takes over its part of a configuration.
-
-Raises L{ConfigError} before anything has changed, where it cannot.
-"""
+STAYS: Final = "the configuration from before stays in force"
 
 
 class ReloadOutcome(NamedTuple):
@@ -42,32 +55,65 @@ class ReloadOutcome(NamedTuple):
     Outcome of a reload.
 
     @ivar taken: whether the new configuration is in force.
-    @ivar lines: what waits for the next start, or every problem.
+    @ivar lines: what changed and what has to wait for the next start, or every problem.
     """
 
     taken: bool
     lines: Sequence[str]
 
 
+@dataclass(frozen=True, slots=True)
+class ReloadParts:
+    """
+    Parts of the gateway to which a new configuration is applied.
+
+    @ivar spool: C{None} where there is none; with it C{spooler}.
+    @ivar room: returns how many connections the limits of a configuration leave for peers, with
+        warnings for the operator.
+    @ivar take_log: applies what a configuration says of the log.
+    @ivar warnings: returns the warnings about a configuration.
+    """
+
+    service: GatewayService
+    listeners: Listeners
+    store: PostgresStore
+    writer: Writer
+    breakers: CircuitBreakers
+    queries: PostgresQueries
+    channels: Subscriptions
+    tls: TlsRegistry
+    authenticator: Authenticator
+    inflight_limit: InflightLimit
+    spool: Spool | None
+    spooler: OutageSpool | None
+    watch: Watch
+    http: HttpService
+    take_log: Callable[[Config], None]
+    room: Callable[[Limits, int], tuple[int, list[str]]]
+    warnings: Callable[[Config], list[str]]
+
+
 class Reload:
     """
-    Callable that reads the configuration again and applies it.
+    Reload of the configuration.
 
     @ivar config: the configuration in force.
     """
 
     _log = Logger()
 
-    def __init__(self, config: Config, read: Callable[[], Config], parts: Sequence[Part]) -> None:
+    def __init__(self, loaded: Loaded, read: Callable[[], Loaded], parts: ReloadParts) -> None:
         """
-        @param config: configuration at the start of the gateway.
-        @param read: reads the new one; raises L{ConfigError}.
-        @param parts: called with the new one, in this order.
+        @param loaded: what the gateway was started with.
+        @param read: reads the configuration; raises L{ConfigError}.
         """
-        self._started = config
-        self.config = config
+        self.config = loaded.config
+        self._started = loaded.config
+        self._tokens = loaded.tokens or {}
+        self._contexts = loaded.contexts
         self._read = read
-        self._parts = tuple(parts)
+        self._parts = parts
+        self._turn = DeferredLock()
 
     def __call__(self) -> None:
         """Reload, for SIGHUP."""
@@ -79,80 +125,170 @@ class Reload:
 
     async def apply(self) -> ReloadOutcome:
         """
-        Read the configuration again and apply it.
+        Read the configuration again and apply it; one reload at a time.
 
         @return: the outcome, which is logged as well.
         """
+        await self._turn.acquire()
         try:
-            config = self._read()
-            if self.config.access is not None and config.access is None:
+            return await self._apply()
+        finally:
+            self._turn.release()
+
+    async def _apply(self) -> ReloadOutcome:
+        ports = None
+        try:
+            loaded = self._read()
+            if self.config.access is not None and loaded.config.access is None:
                 raise ConfigError([GONE])
+            changes = changes_of(
+                self.config,
+                loaded.config,
+                self._started,
+                has_spool=self._parts.spool is not None,
+            )
+            problems, notes = await self._check(loaded.config, changes)
+            new = self._parts.listeners.prepare(loaded.config)
+            ports = new.ports
+            problems += await ports.open(may_close=not problems)
+            if self._parts.service.is_stopping:
+                problems = [STOPS]
+            if problems:
+                raise ConfigError(problems)
         except ConfigError as error:
-            return self._refuse(error)
+            return self._refuse([*error.problems, *([] if ports is None else await ports.undo())])
         except Exception:  # noqa: BLE001 - whatever is in a file, it must not end the gateway
             self._log.failure(
-                "not reloaded: the configuration could not be read", event="reload-unread"
+                "not reloaded: the configuration could not be prepared", event="reload-unread"
             )
-            self._log.error("the configuration from before stays in force", event="reload-refused")
-            return ReloadOutcome(False, ["the configuration could not be read; see the log"])
+            undone = [] if ports is None else await ports.undo()
+            return self._refuse(["a fault of the gateway, which its log has", *undone])
+        lines = [*changes.lines, *self._file_changes(loaded)]
         try:
-            for part in self._parts:
-                part(config)
-        except ConfigError as error:
-            return self._refuse(error)
+            notes += self._take(loaded, changes, new)
         except Exception:  # noqa: BLE001 - a bug in one part must not go unsaid
             # Part of it may be in force, so a later reload must not drop its [access].
-            self.config = config
+            self.config = loaded.config
             self._log.failure("the reload broke off", event="reload-broken-off")
-            self._log.error(
-                "the configuration from before stays in force, but for what was taken over until"
-                " then; start the gateway again",
-                event="reload-incomplete",
+            broken = (
+                "the reload broke off; what was taken over until then is in force: start the"
+                " gateway again"
             )
-            return ReloadOutcome(False, ["the reload broke off; see the log"])
-        self.config = config
-        waiting = changed_at_start(self._started, config)
-        lines = ["configuration reloaded; connections live on"]
-        if waiting:
-            self._log.warn(
-                "changed, but for the next start: {keys}",
-                event="reload-at-next-start",
-                keys=", ".join(waiting),
-            )
-            lines += [f"{key}: changed, but for the next start" for key in waiting]
+            self._log.error("{_broken}", event="reload-incomplete", _broken=broken)
+            return ReloadOutcome(False, [broken])
+        for line in lines:
+            self._log.info("reload: {change}", event="reload-change", change=line)
+        for line in (*notes, *changes.waiting):
+            self._log.warn("reload: {remark}", event="reload-remark", remark=line)
         self._log.info("configuration reloaded; connections live on", event="reloaded")
-        return ReloadOutcome(True, lines)
+        return ReloadOutcome(True, [*lines, *notes, *changes.waiting] or ["nothing changed"])
 
-    def _refuse(self, error: ConfigError) -> ReloadOutcome:
-        for problem in error.problems:
+    def _refuse(self, problems: Sequence[str]) -> ReloadOutcome:
+        for problem in problems:
             self._log.error("not reloaded: {problem}", event="reload-problem", problem=problem)
-        self._log.error("the configuration from before stays in force", event="reload-refused")
-        return ReloadOutcome(False, error.problems)
+        self._log.error("{_stays}", event="reload-refused", _stays=STAYS)
+        return ReloadOutcome(False, [*problems, STAYS])
+
+    async def _check(self, config: Config, changes: Changes) -> tuple[list[str], list[str]]:
+        """
+        Check new routes and queries against the database, as far as it can be asked.
+
+        @return: problems, and notes for the operator.
+        """
+        routes = [config.routes[name] for name in changes.routes]
+        queries = [config.queries[name] for name in changes.queries]
+        problems: list[str] = []
+        try:
+            if routes:
+                problems = await self._parts.store.check_routes(routes)
+            faults = await self._parts.queries.check(queries) if queries else []
+        except StoreError as error:
+            names = ", ".join([*changes.routes, *changes.queries])
+            return problems, [f"{names}: not checked, and opened when that is possible: {error}"]
+        if any(route.create_columns is not None for route in routes):
+            # They may read a table that is still to be created.
+            return problems, faults
+        return [*problems, *faults], []
+
+    def _file_changes(self, loaded: Loaded) -> list[str]:
+        """
+        Return a line for what changed in the files of tokens and certificates.
+        """
+        lines = []
+        tokens = loaded.tokens or {}
+        if tokens != self._tokens:
+            lines.append(f"access.tokens: {_token_changes(self._tokens, tokens)}")
+        for name, contexts in loaded.contexts.items():
+            before = self._contexts.get(name)
+            if before is not None and _is_renewed(before, contexts):
+                lines.append(f"listener {name}: certificates read again, for new connections")
+        return lines
+
+    def _take(self, loaded: Loaded, changes: Changes, new: NewListeners) -> list[str]:
+        """
+        Take everything over; return notes for the operator.
+        """
+        parts, config = self._parts, loaded.config
+        notes = []
+        parts.tls.replace_contexts(loaded.contexts)
+        parts.authenticator.replace_tokens(loaded.tokens)
+        connections, remarks = parts.room(config.limits, len(config.listeners))
+        parts.listeners.connection_limit.most = connections
+        remarks = [*parts.warnings(config), *remarks]
+        notes += [f"warning: {remark}" for remark in remarks if remark not in parts.watch.remarks]
+        parts.watch.remarks = remarks
+        parts.take_log(config)
+        parts.http.reload(config)
+        parts.service.replace_limits(config.limits)
+        if changes.routes or changes.removed_routes:
+            notes += self._take_routes(config, changes)
+        elif parts.spooler is not None:
+            parts.spooler.reconfigure((), config.spool.on_outage == "spool")
+        if parts.spool is not None:
+            parts.spool.replace_limit(config.spool.max_bytes)
+        parts.queries.replace(config.queries, changes.queries)
+        parts.channels.replace_allowed(config.channels.allow)
+        parts.listeners.take(new)
+        if config.limits.bytes_in_flight != parts.inflight_limit.limit:
+            parts.inflight_limit.replace_limit(config.limits.bytes_in_flight)
+        self.config, self._contexts = config, loaded.contexts
+        self._tokens = loaded.tokens or {}
+        return notes
+
+    def _take_routes(self, config: Config, changes: Changes) -> list[str]:
+        parts = self._parts
+        changed = [*changes.routes, *changes.removed_routes]
+        until = parts.writer.generation
+        oldest = parts.writer.begin_generation(changed, dead_letter_routes(config))
+        parts.store.replace_routes(config.routes, changed, until, oldest)
+        parts.breakers.forget(changed)
+        if parts.spooler is not None:
+            parts.spooler.reconfigure(changed, config.spool.on_outage == "spool")
+        parts.service.open_routes()
+        rows = {} if parts.spool is None else parts.spool.rows
+        return [
+            f"route {name}: {rows[name]} of its messages wait in the spool; they are stored by its"
+            " definition from before until the gateway stops, and after that need the route again"
+            for name in changes.removed_routes
+            if rows.get(name)
+        ]
 
 
-def changed_at_start(old: Config, new: Config) -> list[str]:
+def dead_letter_routes(config: Config) -> frozenset[str]:
     """
-    Return the keys that differ and are only applied at the next start.
+    Return the names of routes whose refused messages are kept.
     """
-    keys = [
-        section
-        for section in ("database", "limits", "spool", "channels", "routes", "queries")
-        if getattr(old, section) != getattr(new, section)
-    ]
-    if old.http.endpoint != new.http.endpoint:
-        keys.append("http.endpoint")
-    if (old.http.tls is None) != (new.http.tls is None):
-        keys.append("http.tls")
-    for name in sorted({*old.listeners, *new.listeners}):
-        before, after = old.listeners.get(name), new.listeners.get(name)
-        if before is None or after is None:
-            keys.append(f"listeners.{name}")
-        else:
-            keys += [
-                f"listeners.{name}.{key}"
-                for key in Listener.__struct_fields__
-                if key not in LIVE and getattr(before, key) != getattr(after, key)
-            ]
-            if (before.tls is None) != (after.tls is None):
-                keys.append(f"listeners.{name}.tls")
-    return keys
+    return frozenset(route.name for route in config.routes.values() if route.dead_letter)
+
+
+def _token_changes(before: Mapping[str, Token], after: Mapping[str, Token]) -> str:
+    counts = {
+        "added": len(after.keys() - before.keys()),
+        "changed": sum(before[key] != after[key] for key in after.keys() & before.keys()),
+        "removed": len(before.keys() - after.keys()),
+    }
+    return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+
+
+def _is_renewed(before: Contexts, after: Contexts) -> bool:
+    return before.section == after.section and before.stamp != after.stamp

@@ -35,8 +35,9 @@ from twisted.python.failure import Failure
 from gateway.admin.sockets import AdminSockets
 from gateway.commit.attempt import retry_delay
 from gateway.commit.writer import Writer
+from gateway.config.load import Limits
 from gateway.daemon.embedded import DataDirectory, EmbeddedServer
-from gateway.listeners.service import ListenerService
+from gateway.listeners.build import Listeners
 from gateway.logs.observer import LogObserver
 from gateway.model import wording
 from gateway.model.errors import EmbeddedError, SchemaNewer, StoreError
@@ -80,7 +81,7 @@ class Parts:
     store: PostgresStore
     writer: Writer
     queries: PostgresQueries
-    listeners: Sequence[ListenerService]
+    listeners: Listeners
     spool: Spool | None
     spooler: OutageSpool | None
     notifications: Notifications
@@ -146,6 +147,7 @@ class GatewayService(Service):
         self._admin = parts.admin
         self._draining: Deferred[None] | None = None
         self._opening: Deferred[None] | None = None
+        self._reopening: Deferred[bool] | None = None
         self._forced = False
 
     def privilegedStartService(self) -> None:
@@ -269,29 +271,34 @@ class GatewayService(Service):
         self._log.info("database: open it with: {psql}", event="database-psql", psql=embedded.psql)
         return embedded.dsn
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the gateway stops, or is drained for that."""
+        return not self.running or self._draining is not None
+
+    def replace_limits(self, limits: Limits) -> None:
+        """
+        Replace the limits of a stop.
+        """
+        self._drain_timeout = limits.drain_timeout
+        if not self.is_stopping:
+            self._drain_delay = limits.drain_delay
+
+    def open_routes(self) -> None:
+        """
+        Open the routes that are not open after a reload, with back-off until it succeeds.
+        """
+        if self._reopening is not None:
+            self._reopening.cancel()
+        self._reopening = Deferred.fromCoroutine(self._open_all())
+        self._reopening.addErrback(self._not_opened)
+
     async def _open(self) -> None:
         """
-        Open all routes, with back-off until it succeeds.
+        Open all routes, and begin to clean up behind gateways of before.
         """
-        attempt = 0
-        last_reason = ""
-        while True:
-            try:
-                await self._store.open_all()
-            except SchemaNewer as error:
-                self._log.critical(
-                    "gateway: not started: {reason}", event="not-started", reason=str(error)
-                )
-                self._end(1)
-                return
-            except StoreError as error:
-                attempt += 1
-                if str(error) != last_reason:
-                    last_reason = str(error)
-                    self._log.warn("not ready yet: {reason}", event="not-ready", reason=last_reason)
-                await deferLater(self._clock, retry_delay(attempt))
-            else:
-                break
+        if not await self._open_all():
+            return
         self._watch.state = "ready"
         self._log.info("gateway ready", event="ready")
         # Objects that exist now stay; the garbage collector need not visit them again.
@@ -305,6 +312,30 @@ class GatewayService(Service):
             if self._spool is None or not self._spool.messages:
                 # Records in the spool may need one of those lanes.
                 await self._store.close_abandoned_lanes()
+
+    async def _open_all(self) -> bool:
+        """
+        Open all routes, with back-off until it succeeds; return C{False} where it never will.
+        """
+        attempt = 0
+        last_reason = ""
+        while True:
+            try:
+                await self._store.open_all()
+            except SchemaNewer as error:
+                self._log.critical(
+                    "gateway: not started: {reason}", event="not-started", reason=str(error)
+                )
+                self._end(1)
+                return False
+            except StoreError as error:
+                attempt += 1
+                if str(error) != last_reason:
+                    last_reason = str(error)
+                    self._log.warn("not ready yet: {reason}", event="not-ready", reason=last_reason)
+                await deferLater(self._clock, retry_delay(attempt))
+            else:
+                return True
 
     def _not_opened(self, failure: Failure) -> None:
         if not failure.check(CancelledError):
@@ -341,9 +372,8 @@ class GatewayService(Service):
         self._tls.stop()
         for listener in self._listeners:
             await listener.stop_listening()
-        for listener in self._listeners:
-            for peer in list(listener.factory.peers):
-                peer.close_with(wording.STOPPING)
+        for listener in self._listeners.with_closing:
+            listener.factory.close_all(wording.STOPPING)
         self._writer.give_back_held()
         drained = await self._within(self._drain_timeout, lambda: not self._writer.in_flight)
         if not drained:
@@ -354,14 +384,15 @@ class GatewayService(Service):
                 timeout=self._drain_timeout,
             )
         await self._within(_GOODBYE, self._nobody)
-        for listener in self._listeners:
+        for listener in self._listeners.with_closing:
             for peer in list(listener.factory.peers):
                 peer.abort()
             listener.factory.end_log()
         self._writer.slow_commits.end()
         self._notifications.stop()
-        if self._opening is not None:
-            self._opening.cancel()
+        for opening in (self._opening, self._reopening):
+            if opening is not None:
+                opening.cancel()
         if self._spooler is not None:
             self._spooler.begin_stop()
         if drained and self._pool.size:
@@ -414,7 +445,7 @@ class GatewayService(Service):
         )
 
     def _nobody(self) -> bool:
-        return not any(listener.factory.peers for listener in self._listeners)
+        return not any(listener.factory.peers for listener in self._listeners.with_closing)
 
     async def _within(self, seconds: float, done: Callable[[], bool]) -> bool:
         until = self._clock.seconds() + seconds
@@ -430,7 +461,7 @@ def _ended(error: EmbeddedError) -> SystemExit:
     return SystemExit(f"gateway: {printable(str(error))}")
 
 
-def on_signals(reactor: Any, service: GatewayService, reload: Callable[[], None]) -> None:
+def on_signals(reactor: Any, service: GatewayService, reload: Callable[[], object]) -> None:
     """
     Install signal handlers: SIGTERM and SIGINT stop the reactor, a second one skips the wait for
     answers; SIGHUP reloads.

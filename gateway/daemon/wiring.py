@@ -21,10 +21,11 @@ from gateway.commit.attempt import retry_delay
 from gateway.commit.circuit_breaker import CircuitBreakers
 from gateway.commit.inflight_limit import InflightLimit
 from gateway.commit.writer import Writer
-from gateway.config.load import EMBEDDED, Config
+from gateway.config.load import EMBEDDED, Config, Database, Limits
+from gateway.daemon.configuration import Loaded
 from gateway.daemon.embedded import DataDirectory, EmbeddedServer
 from gateway.daemon.options import Options
-from gateway.daemon.reload import Reload
+from gateway.daemon.reload import Reload, ReloadParts, dead_letter_routes
 from gateway.daemon.service import (
     GatewayService,
     Parts,
@@ -94,7 +95,7 @@ def makeService(options: Options) -> IService:
         time.time,
         breakers,
         spooler,
-        frozenset(route.name for route in config.routes.values() if route.dead_letter),
+        dead_letter_routes(config),
         config.database.answer_timeout,
     )
     own = config.channels.dsn is not None
@@ -107,12 +108,8 @@ def makeService(options: Options) -> IService:
     channels = Subscriptions(config.channels.allow, notifications, reactor)
     authenticator = Authenticator(options.tokens, in_threads(reactor), time.time)
     commands = CommandDialect(streams, queries, channels, authenticator)
-    connections, caution = room_for_peers(
-        config.limits.connections,
-        raise_file_limit(),
-        config.database.pool_max + config.database.query_connections + 1,
-        len(config.listeners),
-    )
+    room = partial(_room, config.database)
+    connections, caution = room(config.limits, len(config.listeners))
     tls = TlsRegistry(reactor)
     tls.replace_contexts(options.contexts)
     listeners = Listeners(
@@ -128,7 +125,7 @@ def makeService(options: Options) -> IService:
         StatusParts(
             clock=reactor,
             wall=time.time,
-            routes=lambda: config.routes,
+            routes=lambda: reload.config.routes,
             listeners=lambda: listeners,
             connection_limit=listeners.connection_limit,
             inflight_limit=inflight_limit,
@@ -142,7 +139,7 @@ def makeService(options: Options) -> IService:
             tls=tls,
             spool=spool,
             spooler=spooler,
-            max_spool_bytes=config.spool.max_bytes,
+            max_spool_bytes=lambda: reload.config.spool.max_bytes,
         )
     )
     operator_warnings = [*options.operator_warnings, *caution]
@@ -162,7 +159,7 @@ def makeService(options: Options) -> IService:
             store=store,
             writer=writer,
             queries=queries,
-            listeners=list(listeners),
+            listeners=listeners,
             spool=spool,
             spooler=spooler,
             notifications=notifications,
@@ -188,17 +185,40 @@ def makeService(options: Options) -> IService:
         writer.slow_commits.limit = watch.slow_commit = config.log.slow_commit
 
     take_log(config)
-    parts = [
-        lambda _: tls.replace_contexts(options.contexts),
-        lambda _: authenticator.replace_tokens(options.tokens),
-        listeners.reload,
-        http.reload,
-        take_log,
-    ]
-    reload = Reload(config, options.load_config, parts)
+    reload = Reload(
+        Loaded(config, options.tokens, options.contexts),
+        options.load,
+        ReloadParts(
+            service=service,
+            listeners=listeners,
+            store=store,
+            writer=writer,
+            breakers=breakers,
+            queries=queries,
+            channels=channels,
+            tls=tls,
+            authenticator=authenticator,
+            inflight_limit=inflight_limit,
+            spool=spool,
+            spooler=spooler,
+            watch=watch,
+            http=http,
+            take_log=take_log,
+            room=room,
+            warnings=options.warnings_of,
+        ),
+    )
     on_signals(reactor, service, reload)
     use_monotonic_clock(reactor)
     return service
+
+
+def _room(database: Database, limits: Limits, listeners: int) -> tuple[int, list[str]]:
+    """
+    Return how many connections peers may have, and warnings for the operator.
+    """
+    own = database.pool_max + database.query_connections + 1
+    return room_for_peers(limits.connections, raise_file_limit(), own, listeners)
 
 
 def spool_path(config: Config, data_dir: Path) -> Path:

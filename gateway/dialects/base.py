@@ -9,7 +9,7 @@ whatever stands between.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -157,9 +157,13 @@ class Dialect(Protocol):
     Dialect of a listener: makes a reader for each peer.
 
     @ivar takes_commands: whether frames are commands, and not messages.
+    @ivar routes: routes of messages that do not name theirs.
     """
 
     takes_commands: bool
+
+    @property
+    def routes(self) -> Collection[str]: ...
 
     def reader(self, peer: Peer) -> FrameReader:
         """Make the reader of a new peer's frames."""

@@ -57,11 +57,11 @@ class ContentDialect:
         self._field = field
         self._routes = dict(routes)
         self._fallback = fallback
-        self._names = dict.fromkeys([*routes.values(), *([fallback] if fallback else [])])
+        self.routes = tuple(dict.fromkeys([*routes.values(), *([fallback] if fallback else [])]))
         self._missing: _Way = fallback or wording.no_route_field(field)
 
     def reader(self, peer: Peer) -> FrameReader:
-        denied = [name for name in self._names if name.encode() not in peer.rights.routes]
+        denied = [name for name in self.routes if name.encode() not in peer.rights.routes]
         return _RestrictedReader(self, denied) if denied else self
 
     def rights_changed(self, peer: Peer) -> FrameReader:

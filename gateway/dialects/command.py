@@ -61,6 +61,7 @@ class CommandDialect:
     """
 
     takes_commands = True
+    routes = ()
 
     def __init__(
         self,
@@ -98,9 +99,12 @@ class Conversation:
         peer.answers.tally()  # begins to count
 
     def rights_changed(self, peer: Peer) -> FrameReader:
-        stream = self._stream
+        stream, channels = self._stream, self._offer.channels
         lost = stream is not None and not peer.rights.may_open(stream.name)
-        if lost or not all(map(peer.rights.may_listen, self._offer.channels.channels_of(peer))):
+        if lost or not all(
+            peer.rights.may_listen(channel) and channels.offers(channel)
+            for channel in channels.channels_of(peer)
+        ):
             peer.close_with(peer.log_close(wording.GRANTED_NO_MORE))
         return self
 

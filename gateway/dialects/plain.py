@@ -22,6 +22,7 @@ class PlainDialect:
 
     def __init__(self, route: str) -> None:
         self.route: str | None = route
+        self.routes = (route,)
         self._route = route
         self._on_the_wire = route.encode()
 

@@ -158,6 +158,20 @@ class Subscriptions:
         self._busy = 0.0
         notifier.bring_to(self)
 
+    def replace_allowed(self, allowed: Sequence[str]) -> None:
+        """
+        Replace the channels that peers may listen to. Subscriptions to others end with their
+        peers, which have to be told by whoever replaces their rights.
+        """
+        self.counters = {
+            channel: self.counters.get(channel) or ChannelCounters() for channel in allowed
+        }
+        self._allowed = tuple(allowed)
+
+    def offers(self, channel: str) -> bool:
+        """Say whether peers may listen to a channel."""
+        return channel in self._allowed
+
     # Called by peers.
 
     async def subscribe(self, channel: str, subscriber: Subscriber) -> Outcome:
@@ -250,7 +264,9 @@ class Subscriptions:
 
     def notified(self, brought: Sequence[tuple[str, str]]) -> None:
         for channel, payload in brought:
-            counters = self.counters[channel]
+            counters = self.counters.get(channel)
+            if counters is None:
+                continue  # a reload took the channel away
             counters.notifications += 1
             counters.pushes += len(self._subscribers.get(channel, ()))
             push = f">{channel} {payload}".encode()
@@ -259,6 +275,7 @@ class Subscriptions:
         self._next_round()
 
     def missed(self, channels: Collection[str]) -> None:
+        channels = [channel for channel in channels if channel in self.counters]
         for channel in channels:
             self.counters[channel].gaps += 1
         self._gathered += [(channel, f">!gap {channel}".encode()) for channel in channels]

@@ -26,6 +26,7 @@ class TokenFirst:
         """
         @param dialect: of peers that have proved their identity.
         """
+        self.routes = dialect.routes
         self.dialect = dialect
         self.authenticator = authenticator
 

@@ -5,16 +5,19 @@ Build the listeners of a configuration, and apply a reload to them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
+from twisted.logger import Logger
 
 from gateway.access.authenticator import Authenticator
 from gateway.access.connection_limit import ConnectionLimit
 from gateway.access.peer_info import PeerInfo
 from gateway.access.rates import Allowance, Rates
 from gateway.access.rights import Access
+from gateway.config.changes import REOPENS
 from gateway.config.listener import AUTH_TIMEOUT, Listener
 from gateway.config.load import Config
 from gateway.dialects.base import Dialect
@@ -24,8 +27,10 @@ from gateway.dialects.plain import PlainDialect
 from gateway.dialects.token_first import TokenFirst
 from gateway.formats.registry import format_of
 from gateway.listeners.admission import Admission
+from gateway.listeners.replacement import PortReplacement
 from gateway.listeners.service import ListenerService
 from gateway.listeners.usage_example import example
+from gateway.model import wording
 from gateway.model.outcome import Words
 from gateway.peers.factory import ListenerSettings, PeerFactory, PeerServices
 from gateway.peers.timeouts import Timeouts
@@ -35,12 +40,27 @@ from gateway.system.socket_options import SocketOptions
 from gateway.tls.registry import TlsRegistry
 
 
+class NewListeners(NamedTuple):
+    """
+    Listeners of a new configuration, until it is taken over.
+
+    @ivar services: by name; those that stay as they are the ones in force.
+    @ivar ports: ports that have to be opened and closed.
+    """
+
+    config: Config
+    services: Mapping[str, ListenerService]
+    ports: PortReplacement
+
+
 class Listeners:
     """
     Listeners of the gateway, by name.
 
     @ivar connection_limit: limit of all peers together.
     """
+
+    _log = Logger()
 
     def __init__(
         self,
@@ -64,64 +84,128 @@ class Listeners:
         self._tls = tls
         self._authenticator = authenticator
         tls.on_change(self._end_revoked)
-        self._routes = tuple(config.routes)
-        self._access = Access(config.access, self._routes)
-        self._services = {
+        self._config = config
+        self._access = Access(config.access, tuple(config.routes))
+        self._closing: list[ListenerService] = []
+        self._services: Mapping[str, ListenerService] = {
             name: self._service(config, name, listener)
             for name, listener in config.listeners.items()
         }
+        self._take_tls()
 
     def __iter__(self) -> Iterator[ListenerService]:
         return iter(self._services.values())
 
-    def reload(self, config: Config) -> None:
+    @property
+    def with_closing(self) -> list[ListenerService]:
+        """All listeners, and those that a reload removed and that still have peers."""
+        for service in self._closing:
+            if not service.factory.peers:
+                service.factory.end_log()
+        self._closing = [service for service in self._closing if service.factory.peers]
+        return [*self, *self._closing]
+
+    def prepare(self, config: Config) -> NewListeners:
         """
-        Apply a new configuration: networks, connection limits, rates and access. Connected peers
-        that still have any right stay connected.
+        Make the listeners of a new configuration; open nothing.
         """
+        services: dict[str, ListenerService] = {}
+        opened: dict[str, ListenerService] = {}
+        closed: dict[str, ListenerService] = {}
         for name, listener in config.listeners.items():
-            service = self._services.get(name)
-            if service is not None:
-                _let_in(service.admission, listener)
-                service.factory.replace_rates(Rates(_allowance(listener)))
-        # A reload does not change the routes.
-        self._access = Access(config.access, self._routes)
-        for service in self._services.values():
+            before, service = self._config.listeners.get(name), self._services.get(name)
+            if before is None or service is None:
+                service = opened[name] = self._service(config, name, listener)
+            elif before.endpoint != listener.endpoint:
+                closed[name] = service
+                service = opened[name] = self._service(config, name, listener)
+            elif any(getattr(before, key) != getattr(listener, key) for key in REOPENS):
+                closed[name] = service
+                service = opened[name] = self._reopened(config, listener, service.admission)
+            services[name] = service
+        for name, service in self._services.items():
+            if name not in services:
+                closed[name] = service
+        return NewListeners(config, services, PortReplacement(opened, closed))
+
+    def take(self, new: NewListeners) -> None:
+        """
+        Take over prepared listeners whose ports are open. Peers of a listener that stays are
+        connected on, if they still have any right.
+        """
+        config, before = new.config, self._config
+        kept = {id(service.admission) for service in new.services.values()}
+        self._config, services = config, self._services
+        self._services = new.services
+        self._take_tls()
+        for name, listener in config.listeners.items():
+            service = new.services[name]
+            if name in services and service.admission is services[name].admission:
+                self._renew(service, name, before)
+            _let_in(service.admission, listener)
+        self._access = Access(config.access, tuple(config.routes))
+        for service in new.services.values():
             service.factory.replace_access(self._access, self._known)
         self._end_revoked()
+        for service in services.values():
+            if id(service.admission) not in kept:
+                service.admission.close()
+                service.factory.close_all(wording.LISTENER_CLOSES)
+                self._closing.append(service)
+        new.ports.accept()
+        Deferred.fromCoroutine(new.ports.close()).addErrback(
+            lambda failure: self._log.failure(
+                "a port could not be closed", event="port-not-closed", failure=failure
+            )
+        )
+        for name in new.ports.opened:
+            service = new.services[name]
+            self._log.info(
+                "{_line}",
+                event="listening",
+                listener=name,
+                address=service.address,
+                _line=service.line,
+            )
+
+    def _renew(self, service: ListenerService, name: str, before: Config) -> None:
+        """
+        Apply the configuration to a listener whose peers stay connected.
+        """
+        config, factory = self._config, service.factory
+        listener = config.listeners[name]
+        factory.replace_settings(_settings(config, name, listener))
+        factory.replace_rates(Rates(_allowance(listener)))
+        dialect = factory.dialect
+        if _dialect_keys(before, before.listeners[name]) != _dialect_keys(config, listener):
+            dialect = self._dialect(config, listener)
+        factory.replace_dialect(dialect, config.routes)
+        service.example = example(listener, config.routes)
+
+    def _take_tls(self) -> None:
+        for name, service in self._services.items():
+            service.admission.tls = self._tls.listener_tls(name)
 
     def _service(self, config: Config, name: str, listener: Listener) -> ListenerService:
-        reactor = self._reactor
-        settings = ListenerSettings(
-            listener=name,
-            framing=listener.framing,
-            words=Words.configured(listener.ack, listener.nak),
-            max_frame=listener.max_frame,
-            window=listener.window,
-            timeouts=_timeouts(listener),
-            push_buffer=config.channels.push_buffer,
-            auth=listener.auth,
-            telnet=listener.telnet,
-            refuses_http=listener.refuse_http and not listener.knows_peers,
-            socket_options=SocketOptions(
-                keepalive=listener.keepalive,
-                user_timeout=listener.user_timeout,
-                no_delay=listener.no_delay,
-                send_buffer=listener.send_buffer,
-                receive_buffer=listener.receive_buffer,
-            ),
-        )
         peers = PeerFactory(
-            settings,
+            _settings(config, name, listener),
             self._peer_services,
             self._dialect(config, listener),
             self._access,
             Rates(_allowance(listener)),
             ConnectionLimit(around=self.connection_limit),
         )
-        admission = Admission(peers, reactor, tls=self._tls.listener_tls(name))
+        admission = Admission(peers, self._reactor)
         _let_in(admission, listener)
-        making = ListeningReactor(reactor, listener.endpoint, _made(listener))
+        return self._reopened(config, listener, admission)
+
+    def _reopened(
+        self, config: Config, listener: Listener, admission: Admission
+    ) -> ListenerService:
+        """
+        Make a listener with a port of its own.
+        """
+        making = ListeningReactor(self._reactor, listener.endpoint, _made(listener))
         endpoint = serverFromString(making, listener.endpoint)
         return ListenerService(
             endpoint, listener.endpoint, admission, example(listener, config.routes)
@@ -147,6 +231,28 @@ class Listeners:
         for service in self._services.values():
             if service.admission.tls is not None:
                 service.factory.end_revoked(service.admission.tls.contexts.revoked)
+
+
+def _settings(config: Config, name: str, listener: Listener) -> ListenerSettings:
+    return ListenerSettings(
+        listener=name,
+        framing=listener.framing,
+        words=Words.configured(listener.ack, listener.nak),
+        max_frame=listener.max_frame,
+        window=listener.window,
+        timeouts=_timeouts(listener),
+        push_buffer=config.channels.push_buffer,
+        auth=listener.auth,
+        telnet=listener.telnet,
+        refuses_http=listener.refuse_http and not listener.knows_peers,
+        socket_options=SocketOptions(
+            keepalive=listener.keepalive,
+            user_timeout=listener.user_timeout,
+            no_delay=listener.no_delay,
+            send_buffer=listener.send_buffer,
+            receive_buffer=listener.receive_buffer,
+        ),
+    )
 
 
 def _let_in(admission: Admission, listener: Listener) -> None:
@@ -187,6 +293,16 @@ def _made(listener: Listener) -> ListenOptions:
         mode=None if listener.socket_mode is None else int(listener.socket_mode, 8),
         owner=listener.socket_owner,
     )
+
+
+def _dialect_keys(config: Config, listener: Listener) -> tuple[object, ...]:
+    """
+    Return everything that a listener's dialect depends on.
+    """
+    routes = listener.routes or {}
+    # All routes of the listener have the same format.
+    readings = [config.routes[name].reading for name in routes.values()][:1]
+    return listener.dialect, listener.auth, listener.route, listener.route_by, routes, readings
 
 
 def _plain_dialect(config: Config, listener: Listener) -> Dialect | None:

@@ -4,8 +4,9 @@ Service of one listener.
 
 from __future__ import annotations
 
+import errno
 import shlex
-from typing import Any
+from typing import Any, NamedTuple
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
@@ -17,9 +18,22 @@ from gateway.listeners.admission import Admission
 from gateway.peers.factory import PeerFactory, peer_name
 
 
+class PortFault(NamedTuple):
+    """
+    Reason why a port cannot be opened.
+
+    @ivar is_in_use: whether somebody listens there already.
+    """
+
+    text: str
+    is_in_use: bool
+
+
 class ListenerService:
     """
     One listener: an endpoint, and the factory for its connections.
+
+    @ivar example: what a peer may send, as an argument of printf(1).
     """
 
     def __init__(
@@ -30,10 +44,10 @@ class ListenerService:
         @param example: bytes that a peer may send, as an argument of printf(1).
         """
         self.admission = admission
+        self.example = example
         self._endpoint = endpoint
         self._text = text
-        self._example = example
-        self._port: IListeningPort | None = None
+        self._port: Any = None
 
     @property
     def factory(self) -> PeerFactory:
@@ -46,8 +60,19 @@ class ListenerService:
 
         @raise SystemExit: with one line, if it cannot be opened.
         """
+        fault = self.open_port()
+        if fault is not None:
+            raise SystemExit(f"gateway: listener {self.factory.listener!r} {fault.text}")
+
+    def open_port(self, *, accepts: bool = True) -> PortFault | None:
+        """
+        Open the port; do nothing if it is open.
+
+        @param accepts: whether connections are accepted; if not, they wait for L{accept}.
+        @return: why it cannot be opened.
+        """
         if self._port is not None:
-            return
+            return None
         results: list[object] = []
         self._endpoint.listen(self.admission).addBoth(results.append)
         result = results[0] if results else None
@@ -55,12 +80,21 @@ class ListenerService:
             reason = result.value
             if isinstance(reason, CannotListenError):
                 reason = reason.socketError
-            raise SystemExit(
-                f"gateway: listener {self.factory.listener!r} cannot listen on"
-                f" {self._text!r}: {getattr(reason, 'strerror', None) or reason}"
+            text = getattr(reason, "strerror", None) or reason
+            return PortFault(
+                f"cannot listen on {self._text!r}: {text}",
+                getattr(reason, "errno", None) == errno.EADDRINUSE,
             )
         assert IListeningPort.providedBy(result)
         self._port = result
+        if not accepts:
+            self._port.stopReading()
+        return None
+
+    def accept(self) -> None:
+        """Accept connections."""
+        if self._port is not None:
+            self._port.startReading()
 
     @property
     def address(self) -> str:
@@ -96,7 +130,7 @@ class ListenerService:
         elif self.factory.telnet and name is None:
             call = f"telnet {netcat}"
         else:
-            call = f"printf {self._example} | nc -N {netcat}"
+            call = f"printf {self.example} | nc -N {netcat}"
         # Nothing that a person types begins with a proxy's header.
         hint = "through a proxy alone" if self.admission.proxies else f"try: {call}"
         framing = self.factory.framing
@@ -110,12 +144,17 @@ class ListenerService:
             return ""
         return " -cert YOURS.pem"
 
-    async def stop_listening(self) -> None:
-        self.admission.close()
+    async def close_port(self) -> None:
+        """Close the port, if it is open; it may be opened again."""
         # A closed port has no address any more, which the status asks for.
         port, self._port = self._port, None
         if port is not None:
             await _maybe(port.stopListening())
+
+    async def stop_listening(self) -> None:
+        """Close the port, and refuse connections whose admission is under way."""
+        self.admission.close()
+        await self.close_port()
 
 
 async def _maybe(result: object) -> None:

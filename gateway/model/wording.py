@@ -20,6 +20,9 @@ DENIED_ADDRESS: Final = goodbye(Code.DENIED, "connections from your address are 
 NO_PROXY: Final = goodbye(Code.DENIED, "connections come through a proxy here")
 STOPPING: Final = goodbye(Code.DRAIN, "the gateway stops; what has no answer is not stored")
 ENDED_BY_OPERATOR: Final = goodbye(Code.DRAIN, "disconnected by the operator")
+LISTENER_CLOSES: Final = goodbye(
+    Code.DRAIN, "this listener is closed or changed; what has no answer is not stored"
+)
 TOO_MUCH_KEPT: Final = goodbye(
     Code.RATE, "the gateway holds too much for its peers, and most for this one"
 )

@@ -4,7 +4,7 @@ Factory of the protocols of one listener's peers, with the state that they share
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -112,16 +112,7 @@ class PeerFactory(Factory):
         @param connection_limit: the count of connections.
         """
         self.listener = settings.listener
-        self.framing = settings.framing
-        self.words = settings.words
-        self.max_frame = settings.max_frame
-        self.window = settings.window
-        self.timeouts = settings.timeouts
-        self.push_buffer = settings.push_buffer
-        self.auth = settings.auth
-        self.telnet = settings.telnet
-        self.refuses_http = settings.refuses_http
-        self.socket_options = settings.socket_options
+        self._use(settings)
         self.writer = services.writer
         self.inflight_limit = services.inflight_limit
         self.clock = services.clock
@@ -140,6 +131,18 @@ class PeerFactory(Factory):
         self.refusal_log = RefusalLog(self.clock, self.listener)
         self.admission_log = AdmissionLog(self.clock, self.listener)
         self._told_of_nul = False
+
+    def _use(self, settings: ListenerSettings) -> None:
+        self.framing = settings.framing
+        self.words = settings.words
+        self.max_frame = settings.max_frame
+        self.window = settings.window
+        self.timeouts = settings.timeouts
+        self.push_buffer = settings.push_buffer
+        self.auth = settings.auth
+        self.telnet = settings.telnet
+        self.refuses_http = settings.refuses_http
+        self.socket_options = settings.socket_options
 
     def joined(self, peer: PeerProtocol) -> None:
         """Note that a peer connected."""
@@ -201,6 +204,40 @@ class PeerFactory(Factory):
         """Log the counts that are not logged yet."""
         self.refusal_log.end()
         self.admission_log.end()
+
+    def replace_settings(self, settings: ListenerSettings) -> None:
+        """
+        Replace the settings: window, timeouts and C{push_buffer} at once, all others for peers to
+        come. Peers without an identity are told to go where it changes whether they need one.
+        """
+        auth_changed = settings.auth != self.auth
+        if settings.timeouts != self.timeouts:
+            self._sweep.replace_timeouts(settings.timeouts)
+        self._use(settings)
+        if auth_changed:
+            bye = wording.TOKEN_FIRST if settings.auth else wording.LISTENER_CLOSES
+            for peer in [peer for peer in self.peers if peer.peer_info.identity is None]:
+                peer.disprove(bye)
+
+    def replace_dialect(self, dialect: Dialect, routes: Collection[str]) -> None:
+        """
+        Replace the dialect. Peers that speak one of another kind keep it, as long as its routes
+        are there.
+
+        @param routes: all there are.
+        """
+        self.dialect = dialect
+        for peer in list(self.peers):
+            if peer.dialect.takes_commands == dialect.takes_commands:
+                if peer.dialect is not dialect:
+                    peer.replace_dialect(dialect)
+            elif not all(route in routes for route in peer.dialect.routes):
+                peer.close_with(wording.LISTENER_CLOSES)
+
+    def close_all(self, bye: Outcome) -> None:
+        """Tell all peers to go, after their answers."""
+        for peer in list(self.peers):
+            peer.close_with(bye)
 
     def replace_rates(self, rates: Rates) -> None:
         """

@@ -29,7 +29,7 @@ from zope.interface import implementer
 
 from gateway.access.peer_info import PeerInfo
 from gateway.access.rights import NOTHING, Rights
-from gateway.dialects.base import Request, Work
+from gateway.dialects.base import Dialect, Request, Work
 from gateway.metrics.counters import kind_of
 from gateway.model import wording
 from gateway.model.errors import ForeignError, FramingError
@@ -98,7 +98,8 @@ class PeerProtocol(Protocol):
             self._framing, context.words, context.counters, context.clock.seconds
         )
         self._held: deque[bytes] = deque()
-        self._reader = context.dialect.reader(self)
+        self.dialect = context.dialect
+        self._reader = self.dialect.reader(self)
         if (bye := self.set_identity(peer_info)) is not None:
             self._bye = bye
 
@@ -144,7 +145,9 @@ class PeerProtocol(Protocol):
         waits = waits or (self._throttle is not None and self._throttle.holds)
         # Answers that come at once are written only when all of these frames are begun.
         self._advancing = True
-        self._take_in(data, 0 if waits else self._context.window - self.answers.unanswered)
+        # A reload may have made the window smaller than what is unanswered.
+        room = 0 if waits else max(0, self._context.window - self.answers.unanswered)
+        self._take_in(data, room)
         self._advancing = False
         self._advance()
 
@@ -532,6 +535,11 @@ class PeerProtocol(Protocol):
         """Replace the peer's rights."""
         self.rights = rights
         self._reader = self._reader.rights_changed(self)
+
+    def replace_dialect(self, dialect: Dialect) -> None:
+        """Replace the dialect of frames that are not read yet."""
+        self.dialect = dialect
+        self._reader = dialect.reader(self)
 
     def renew_throttle(self) -> None:
         """Replace the peer's throttle by one of the present rate limits."""

@@ -63,6 +63,17 @@ class TimeoutSweep:
         self._closed_counts: dict[str, tuple[int, str]] = {}
         self._logged_at = -math.inf
 
+    def replace_timeouts(self, timeouts: Timeouts) -> None:
+        """
+        Replace the timeouts, from the next sweep on.
+        """
+        self._timeouts = timeouts
+        self._interval = timeouts.interval
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+            self._begin()
+
     def count_close(self, reason: str, name: str) -> None:
         """
         Count a peer that was told to go, or refused; logged at the next sweep.

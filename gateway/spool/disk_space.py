@@ -62,6 +62,10 @@ class Room:
         self._log = log
         self._max_bytes = max_bytes
 
+    def replace_limit(self, max_bytes: int) -> None:
+        """Replace the limit of the space that file and log may take together."""
+        self._max_bytes = max_bytes
+
     @property
     def log_bytes(self) -> int:
         """Bytes of the log when it is copied, and most bytes to remove at once."""

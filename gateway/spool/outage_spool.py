@@ -176,6 +176,20 @@ class OutageSpool:
         """Routes whose messages are being stored from it now."""
         return self._storing
 
+    def reconfigure(self, routes: Collection[str], takes: bool) -> None:
+        """
+        Apply a new configuration.
+
+        @param routes: those whose definitions changed; their messages are tried again at once.
+        @param takes: whether new batches may be put.
+        """
+        self._takes = takes
+        for route in routes:
+            self._parked.pop(route, None)
+            self._failing.pop(route, None)
+        self._release()
+        self._wake()
+
     # Called by lanes.
 
     def leads(self, batch: Batch) -> bool:

@@ -144,6 +144,10 @@ class Spool:
         """Number of messages that are kept."""
         return sum(self.rows.values()) + sum(self.aside.values())
 
+    def replace_limit(self, max_bytes: int) -> None:
+        """Replace the limit of its space on disk."""
+        self._file.room.replace_limit(max_bytes)
+
     def open(self) -> None:
         """
         Open the file; blocks.

@@ -61,7 +61,7 @@ class StatusParts:
     @ivar routes: the configured routes by name; a callable, since a reload replaces them.
     @ivar listeners: the listeners; a callable for the same reason.
     @ivar spool: C{None} where there is none; with it C{spooler}.
-    @ivar max_spool_bytes: limit of the spool's size.
+    @ivar max_spool_bytes: limit of the spool's size; a callable for the same reason.
     """
 
     clock: IReactorTime
@@ -80,7 +80,7 @@ class StatusParts:
     tls: TlsRegistry
     spool: Spool | None
     spooler: OutageSpool | None
-    max_spool_bytes: int
+    max_spool_bytes: Callable[[], int]
 
 
 class StatusSource:
@@ -214,7 +214,7 @@ class StatusSource:
             reason=reason,
             messages=spool.messages,
             size=spool.size,
-            most_size=self.parts.max_spool_bytes,
+            most_size=self.parts.max_spool_bytes(),
             oldest=self.spool_oldest if spool.messages else None,
             damaged=spool.damaged,
             kept=counters.kept,

@@ -29,18 +29,16 @@ class Watch:
 
     @ivar history: totals of the last hour, as L{totals_of} names them.
     @ivar slow_commit: seconds after which a commit in flight is warned of.
+    @ivar remarks: lines about the configuration, for its warnings.
     """
 
     _log = Logger()
 
     def __init__(self, source: StatusSource, remarks: Sequence[str], slow_commit: float) -> None:
-        """
-        @param remarks: lines about the configuration, for its warnings.
-        """
         self.history = History()
         self.slow_commit = slow_commit
+        self.remarks = remarks
         self._source = source
-        self._remarks = remarks
         self._clock = source.parts.clock
         self._lag = ReactorLag(self._clock, source.reactor_lags)
         self._sampling: IDelayedCall | None = None
@@ -82,7 +80,7 @@ class Watch:
             status,
             lambda name: self.history.growth(name, LATELY, totals),
             self.slow_commit,
-            self._remarks,
+            self.remarks,
         )
         return replace(status, warnings=found)
 

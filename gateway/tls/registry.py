@@ -56,8 +56,10 @@ class TlsRegistry:
 
     def replace_contexts(self, contexts: Mapping[str, Contexts]) -> None:
         """
-        Use these contexts for new connections; open connections keep theirs.
+        Use these contexts for new connections, and no others; open connections keep theirs.
         """
+        for name in self._listeners.keys() - contexts.keys():
+            del self._listeners[name]
         for name, listener_contexts in contexts.items():
             if name in self._listeners:
                 self._listeners[name].contexts = listener_contexts

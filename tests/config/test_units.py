@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.config.changes import changes_of
 from gateway.config.listener import Listener, TlsSection
 from gateway.config.load import Config, SpoolSection, load_config
 from gateway.config.query import ParamSection, QuerySection
@@ -21,7 +22,6 @@ from gateway.config.reader import SectionReader, unit_of
 from gateway.config.route import ColumnSection, RouteSection
 from gateway.config.units import DURATION, SIZE, Quantity
 from gateway.daemon.configuration import endpoint_fault
-from gateway.daemon.reload import changed_at_start
 from gateway.model.errors import ConfigError
 
 DOCS = Path(__file__).parents[2] / "docs" / "configuration.md"
@@ -181,8 +181,12 @@ def test_a_reload_compares_values() -> None:
         return load_config(text.format(*values), PurePath("/etc/g.toml"), endpoint_fault)
 
     plain = load("300", "1048576")
-    assert changed_at_start(plain, load('"5m"', '"1MB"')) == []
-    assert changed_at_start(plain, load('"6m"', '"1MB"')) == ["database"]
+    for minutes, waiting in (
+        (5, []),
+        (6, ["database.idle_timeout: not taken over, needs a restart"]),
+    ):
+        changes = changes_of(plain, load(f'"{minutes}m"', '"1MB"'), plain, has_spool=True)
+        assert (changes.lines, changes.waiting) == ([], waiting)
     with pytest.raises(ConfigError, match=r"spool\.max_bytes: expected a whole number >= 1048576"):
         load("300", '"1kB"')
 

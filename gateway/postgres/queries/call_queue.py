@@ -79,9 +79,12 @@ class CallQueue:
     @ivar logged_fault: last fault that was logged, C{""} while the query works; C{logged_at}: when.
     """
 
-    def __init__(self, query: Query) -> None:
+    def __init__(self, query: Query, counters: QueryCounters | None = None) -> None:
+        """
+        @param counters: those of the query until now, where its definition is replaced.
+        """
         self.query = query
-        self.counters = QueryCounters()
+        self.counters = QueryCounters() if counters is None else counters
         self.opened: OpenQuery | None = None
         self.opening: list[Deferred[None]] | None = None
         self.examined_at = float("-inf")

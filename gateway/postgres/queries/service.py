@@ -14,7 +14,7 @@ ones never use all of its connections, unless there is only one.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -41,6 +41,7 @@ from gateway.postgres.queries.call_queue import (
     CallQueue,
     OpenQuery,
 )
+from gateway.postgres.queries.catalog import examine_query
 from gateway.postgres.queries.executor import MARGIN, CallAnswer, CallExecutor, call_outcome
 from gateway.postgres.queries.query_cache import QueryCache
 from gateway.sql.sqlstate import READ_ONLY
@@ -83,9 +84,12 @@ class PostgresQueries:
         self._acquire_timeout = settings.acquire_timeout
         self._query_cache = QueryCache(pool, settings.statement_timeout + MARGIN)
         self._most = settings.query_connections
+        self._timeout = settings.statement_timeout + MARGIN
+        self._dsn: str | None = None
         self._executor = CallExecutor()
         self._turns: deque[CallQueue] = deque()
         self._closed = False
+        self._started = False
         self._running = 0
         self._running_slow = 0
         self._soon: IDelayedCall | None = None
@@ -101,8 +105,46 @@ class PostgresQueries:
         """
         Start the pool, if there are queries; C{dsn} is as for L{Pool.start}.
         """
+        self._dsn = dsn
         if self._queues:
-            self._pool.start(dsn)
+            self._start_pool()
+
+    def _start_pool(self) -> None:
+        if not self._started and self._dsn is not None:
+            self._started = True
+            self._pool.start(self._dsn)
+
+    async def check(self, queries: Iterable[Query]) -> list[str]:
+        """
+        Return the problems for which queries could not be called, one line each.
+
+        @raise StoreError: the database could not tell.
+        """
+        self._start_pool()
+        problems: list[str] = []
+        async with self._pool.checkout() as connection:
+            for query in queries:
+                judgement = await examine_query(connection, query, self._timeout)
+                problems += [
+                    f"queries.{query.name}.{problem.key}: {problem.text}"
+                    for problem in judgement.problems
+                ]
+        return problems
+
+    def replace(self, queries: Mapping[str, Query], changed: Collection[str]) -> None:
+        """
+        Replace the queries. Calls that wait or are in flight are answered by those until now.
+
+        @param changed: names of those that are others now.
+        """
+        before, self._queues = self._queues, {}
+        for name, query in queries.items():
+            queue = before.get(name)
+            if queue is None or name in changed:
+                queue = CallQueue(query, None if queue is None else queue.counters)
+            self._queues[name] = queue
+        if queries:
+            self._start_pool()
 
     def close(self) -> None:
         """
