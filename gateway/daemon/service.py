@@ -147,7 +147,8 @@ class GatewayService(Service):
         self._admin = parts.admin
         self._draining: Deferred[None] | None = None
         self._opening: Deferred[None] | None = None
-        self._reopening: Deferred[bool] | None = None
+        self._reopening: Deferred[None] | None = None
+        self._are_unopened = False
         self._forced = False
 
     def privilegedStartService(self) -> None:
@@ -288,10 +289,15 @@ class GatewayService(Service):
         """
         Open the routes that are not open after a reload, with back-off until it succeeds.
         """
-        if self._reopening is not None:
-            self._reopening.cancel()
-        self._reopening = Deferred.fromCoroutine(self._open_all())
-        self._reopening.addErrback(self._not_opened)
+        self._are_unopened = True
+        if self._reopening is None or self._reopening.called:
+            self._reopening = Deferred.fromCoroutine(self._reopen())
+            self._reopening.addErrback(self._not_opened)
+
+    async def _reopen(self) -> None:
+        while self._are_unopened:
+            self._are_unopened = False
+            await self._open_all()
 
     async def _open(self) -> None:
         """
