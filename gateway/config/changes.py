@@ -165,7 +165,12 @@ def _listeners(before: Mapping[str, Listener], after: Mapping[str, Listener]) ->
                 scope = "for new connections"
             elif key in REOPENS:
                 scope = "its port is opened anew"
-            change = "changed" if key == "tls" else f"{_shown(value)} -> {_shown(present)}"
+            change = f"{_shown(value)} -> {_shown(present)}"
+            if key == "tls":
+                change = "changed"
+                if value is None or present is None:
+                    change = "added" if value is None else "removed"
+                    scope = "its peers are disconnected after their answers"
             yield f"listener {name}: {key} {change}, {scope}"
     for name in before:
         if name not in after:

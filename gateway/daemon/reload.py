@@ -187,7 +187,7 @@ class Reload:
         for problem in problems:
             self._log.error("not reloaded: {problem}", event="reload-problem", problem=problem)
         self._log.error("{_stays}", event="reload-refused", _stays=STAYS)
-        return ReloadOutcome(False, [*problems, STAYS])
+        return ReloadOutcome(False, problems)
 
     async def _check(self, config: Config, changes: Changes) -> tuple[list[str], list[str]]:
         """

@@ -174,6 +174,8 @@ class Listeners:
         """
         config, factory = self._config, service.factory
         listener = config.listeners[name]
+        if (before.listeners[name].tls is None) != (listener.tls is None):
+            factory.close_all(wording.LISTENER_CLOSES)
         factory.replace_settings(_settings(config, name, listener))
         factory.replace_rates(Rates(_allowance(listener)))
         dialect = factory.dialect
