@@ -29,6 +29,7 @@ _ELSEWHERE: Final = {
     "completion": "gateway.commands.completion:completion_command",
     "dead-letters": "gateway.commands.dead_letters:dead_letters",
     "listen": "gateway.commands.listen:listen_command",
+    "reload": "gateway.commands.reload:reload_command",
     "routes": "gateway.commands.routes:routes",
     "send": "gateway.commands.send.command:send_command",
     "spool": "gateway.commands.spool:spool_command",

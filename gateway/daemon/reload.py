@@ -31,6 +31,7 @@ from gateway.daemon.configuration import Loaded
 from gateway.daemon.service import GatewayService
 from gateway.dialects.subscriptions import Subscriptions
 from gateway.listeners.build import Listeners, NewListeners
+from gateway.listeners.replacement import PortReplacement
 from gateway.model.errors import ConfigError, StoreError
 from gateway.postgres.queries.service import PostgresQueries
 from gateway.postgres.store.store import PostgresStore
@@ -136,7 +137,7 @@ class Reload:
             self._turn.release()
 
     async def _apply(self) -> ReloadOutcome:
-        ports = None
+        ports: PortReplacement | None = None
         try:
             loaded = self._read()
             if self.config.access is not None and loaded.config.access is None:
@@ -156,13 +157,13 @@ class Reload:
             if problems:
                 raise ConfigError(problems)
         except ConfigError as error:
-            return self._refuse([*error.problems, *([] if ports is None else await ports.undo())])
+            return self._refuse([*error.problems, *await self._undo(ports)])
         except Exception:  # noqa: BLE001 - whatever is in a file, it must not end the gateway
             self._log.failure(
                 "not reloaded: the configuration could not be prepared", event="reload-unread"
             )
-            undone = [] if ports is None else await ports.undo()
-            return self._refuse(["a fault of the gateway, which its log has", *undone])
+            faults = await self._undo(ports)
+            return self._refuse(["a fault of the gateway, which its log has", *faults])
         lines = [*changes.lines, *self._file_changes(loaded)]
         try:
             notes += self._take(loaded, changes, new)
@@ -182,6 +183,14 @@ class Reload:
             self._log.warn("reload: {remark}", event="reload-remark", remark=line)
         self._log.info("configuration reloaded; connections live on", event="reloaded")
         return ReloadOutcome(True, [*lines, *notes, *changes.waiting] or ["nothing changed"])
+
+    async def _undo(self, ports: PortReplacement | None) -> list[str]:
+        """
+        Undo what was prepared; return a line for each port that could not be opened again.
+        """
+        if ports is None:
+            return []
+        return await ports.undo(reopens=not self._parts.service.is_stopping)
 
     def _refuse(self, problems: Sequence[str]) -> ReloadOutcome:
         for problem in problems:
@@ -262,6 +271,10 @@ class Reload:
         oldest = parts.writer.begin_generation(changed, dead_letter_routes(config))
         parts.store.replace_routes(config.routes, changed, until, oldest)
         parts.breakers.forget(changed)
+        for name in changes.removed_routes:
+            # Nobody could resume it any more, and its messages are still stored.
+            if parts.breakers.pauses.holds(name) and not parts.breakers.pauses.is_total:
+                parts.breakers.pauses.resume(name)
         if parts.spooler is not None:
             parts.spooler.reconfigure(changed, config.spool.on_outage == "spool")
         parts.service.open_routes()

@@ -9,9 +9,6 @@ Reading pauses while the peer has C{window} unanswered frames, while it does not
 read its answers, and while the whole gateway is at its limit. Bytes read
 beyond the window stay as they came, uncut, so the window is a strict one. Bytes that are kept
 for the peer and wait for it count into that limit (L{gateway.commit.inflight_limit}).
-
-Timeouts are found by a sweep (L{gateway.peers.timeout_sweep}), not by timers: the hot
-path only sets a flag that something came.
 """
 
 from __future__ import annotations
@@ -252,11 +249,7 @@ class PeerProtocol(Protocol):
         return Pause.CLOSING if closes else self._paused
 
     def _reason_to_pause(self) -> Pause | None:
-        """
-        Return why reading has to pause; C{None}: it need not.
-
-        For all reasons but L{Pause.RATE} the peer's timeouts stand still.
-        """
+        """Return why reading has to pause; timeouts stand still then, but for L{Pause.RATE}."""
         if self._output.blocked:
             return Pause.OUTPUT
         if self._pressed:
@@ -495,9 +488,7 @@ class PeerProtocol(Protocol):
             self._context.nul_found(self)
 
     def expire(self, limit: Limit) -> None:
-        """
-        Disconnect the peer for a timeout; one that still reads is told so, after all its answers.
-        """
+        """Disconnect the peer for a timeout; one that still reads is told so, behind answers."""
         text = limit.describe(self._context.timeouts)
         if limit is Limit.WRITE:
             self.abort()
