@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import psycopg2
 import pytest
 
 from tests.faults.load import Load, judge_soon
@@ -217,6 +218,32 @@ def test_a_changed_route_under_load(configured: Configured, database: Database) 
         "ALTER TABLE messages DROP COLUMN id; ALTER TABLE messages ADD id bigserial"
     )
     judge_soon(database, load)
+    assert gateway.terminate() == 0
+
+
+def test_a_removed_route_with_messages_in_flight(
+    configured: Configured, database: Database
+) -> None:
+    """
+    Messages that wait for a lock are stored by the route under which they were read, though it is
+    gone or is another one by the time of their commit.
+    """
+    routes = '[routes.{}]\ntable = "{}"\n'
+    database.execute("CREATE TABLE a (body text, peer text); CREATE TABLE b (body text, peer text)")
+    gateway = configured.start(HEAD + COMMANDS + routes.format("x", "a") + routes.format("y", "a"))
+    asks = gateway.connect("commands")
+    with psycopg2.connect(database.dsn) as other, other.cursor() as cursor:
+        cursor.execute("LOCK TABLE a")
+        asks.send(b"PUT x 1\nPUT y 2\n")
+        wait_until(lambda: database.column("SELECT 1 FROM pg_locks WHERE NOT granted"), "it waits")
+        log = configured.reload(HEAD + COMMANDS + routes.format("y", "b"))
+        assert "route x: removed" in log and "route y: changed: table" in log
+        later = gateway.connect("commands").ask(b"PUT y 3\n")
+        assert later == b"+OK\n"
+    other.close()
+    assert asks.read_lines(2) == [b"+OK", b"+OK"]
+    assert database.column("SELECT body FROM a ORDER BY body") == ["1", "2"]
+    assert database.column("SELECT body FROM b") == ["3"]
     assert gateway.terminate() == 0
 
 
