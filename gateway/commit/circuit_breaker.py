@@ -71,7 +71,8 @@ class CircuitBreakers:
         for route in routes:
             self.answers.pop(route, None)
             self.failing.pop(route, None)
-            self._failures.pop(route, None)
+        failures = self._failures.items()
+        self._failures = {route: count for route, count in failures if route not in routes}
 
     def stored(self, route: str) -> None:
         """
