@@ -28,6 +28,13 @@ from gateway.web.units import count, moment, rate, size, span
 FATES = ("stored", "spooled", "refused", "later")
 """What becomes of messages, as the history names it."""
 
+_LAYERS: Sequence[tuple[Tone, str, Sequence[str]]] = (
+    ("good", "stored", ("stored",)),
+    ("warn", "spooled", ("spooled",)),
+    ("bad", "refused or to be sent again", ("refused", "later")),
+)
+"""Areas of the charts: tone, name, and what of the history is in it."""
+
 _ROUTE_TONES: Mapping[RouteState, Tone] = {
     "opening": "warn",
     "in service": "good",
@@ -131,9 +138,11 @@ def _overview(status: Status, traffic: Traffic) -> Html:
     layers = _layers(traffic, begins)
     most = rate(peak(layers))
     label = f"Answers in the last hour, at most {most} a second"
-    legend = (
-        '<ul class="legend"><li class="good">stored</li><li class="warn">spooled</li>'
-        '<li class="bad">refused or to be sent again</li></ul>'
+    # How many there were: nobody needs the colours to know.
+    legend = joined(
+        f'<li class="{tone}">{text}: '
+        f"{count(traffic.growth(*(f'{begin}.{name}' for begin in begins for name in names)))}</li>"
+        for tone, text, names in _LAYERS
     )
     memory = status.memory
     held = memory.in_flight + memory.kept
@@ -151,21 +160,17 @@ def _overview(status: Status, traffic: Traffic) -> Html:
                 )
             ),
             f"<figure>{chart(traffic.ages, layers, label, 'hour')}<figcaption><span>1 h ago</span>"
-            f"<span>{escaped(label)}</span><span>now</span></figcaption></figure>{legend}",
+            f"<span>{escaped(label)}</span><span>now</span></figcaption></figure>"
+            f'<ul class="legend">{legend}</ul>',
         )
     )
 
 
 def _layers(traffic: Traffic, begins: Sequence[str]) -> list[Layer]:
     """Return what became of the messages of listeners in the last hour."""
-    kinds: tuple[tuple[Tone, tuple[str, ...]], ...] = (
-        ("good", ("stored",)),
-        ("warn", ("spooled",)),
-        ("bad", ("refused", "later")),
-    )
     return [
         Layer(tone, traffic.hour(*(f"{begin}.{name}" for begin in begins for name in names)))
-        for tone, names in kinds
+        for tone, _, names in _LAYERS
     ]
 
 

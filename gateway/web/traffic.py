@@ -47,6 +47,11 @@ class Traffic:
         grown = sum(max(0.0, self._now.get(name, 0.0) - before.get(name, 0.0)) for name in names)
         return grown / seconds
 
+    def growth(self, *names: str) -> float:
+        """Return by how much totals grew in the last hour, together."""
+        before = self._hour[0][1] if self._hour else self._now
+        return sum(max(0.0, self._now.get(name, 0.0) - before.get(name, 0.0)) for name in names)
+
     def hour(self, *names: str) -> Sequence[float]:
         """Return by how much totals grew in a second during the last hour, together."""
         lines = [rates_between(self._hour, name) for name in names]

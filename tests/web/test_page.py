@@ -4,8 +4,10 @@ The page as HTML.
 
 from __future__ import annotations
 
+import re
 import time
 from html.parser import HTMLParser
+from importlib.resources import files
 from typing import Any
 
 import pytest
@@ -174,6 +176,40 @@ def test_rates_and_the_hour() -> None:
     assert traffic.ages == [*range(110, -10, -10)]
     hour = Traffic(status, made.history(status), 0.0)
     assert len(hour.ages) <= 60 and hour.ages[-1] == 0 and hour.ages[0] > 3400
+
+
+def luminance(colour: str) -> float:
+    """
+    Return how light a colour is.
+
+    @see: U{https://www.w3.org/TR/WCAG22/#dfn-relative-luminance}
+    """
+    digits = colour[1:] if len(colour) == 7 else "".join(digit * 2 for digit in colour[1:])
+    parts = [int(digits[place : place + 2], 16) / 255 for place in (0, 2, 4)]
+    red, green, blue = (
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_contrast(scheme: str) -> None:
+    """Text stands out from what is behind it by 4.5, and figures by 3, in light and dark."""
+    style = (files("gateway.web") / "static" / "page.css").read_text()
+    light, dark = (
+        dict(re.findall(r"--([\w-]+): (#\w+);", block)) for block in style.split("@media", 2)[:2]
+    )
+    colours = light if scheme == "light" else dark
+    assert set(light) == set(dark)
+    for text, behind, least in (
+        *((text, behind, 4.5) for text in ("text", "soft", "link") for behind in ("back", "card")),
+        *((f"{tone}-text", f"{tone}-back", 4.5) for tone in ("good", "warn", "bad")),
+        *(("bad-text", "back", 4.5), ("text", "off-back", 4.5)),
+        *((tone, "card", 3.0) for tone in ("good", "warn", "bad")),
+    ):
+        darker, lighter = sorted(luminance(colours[name]) for name in (text, behind))
+        contrast = (lighter + 0.05) / (darker + 0.05)
+        assert contrast >= least, f"{text} on {behind}: {contrast:.2f}"
 
 
 def test_layers_of_a_chart() -> None:
