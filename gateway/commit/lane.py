@@ -330,8 +330,9 @@ class Lane:
                 else:
                     written = await self._write_again(batch, fence, attempt)
                 self._fences[route] = fence.next
-                context.committed(batch, started, attempt, by_earlier_try=written.before)
-                return written.runs
+                runs = written.runs
+                context.committed(batch, runs, started, attempt, by_earlier_try=written.before)
+                return runs
             except RowError:
                 raise
             except StoreError as error:

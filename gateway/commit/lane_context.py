@@ -16,6 +16,7 @@ from gateway.commit.circuit_breaker import CircuitBreakers
 from gateway.metrics.counters import RouteCounters
 from gateway.model.batch import Batch, Chunk
 from gateway.model.errors import StoreError
+from gateway.model.outcome import Run
 from gateway.model.store import Spooler, Store
 
 
@@ -56,11 +57,18 @@ class LaneContext(Protocol):
         """
 
     def committed(
-        self, batch: Batch, started: float, attempt: Attempt | None, *, by_earlier_try: bool
+        self,
+        batch: Batch,
+        runs: Sequence[Run],
+        started: float,
+        attempt: Attempt | None,
+        *,
+        by_earlier_try: bool,
     ) -> None:
         """
         Count and log that a batch was committed.
 
+        @param runs: fates of its rows.
         @param started: when its first try began, in seconds of the clock.
         @param attempt: C{None} where that was the only one.
         @param by_earlier_try: whether a try had committed it whose reply was lost.

@@ -97,8 +97,9 @@ class MultiRouteCommit:
     ) -> None:
         for batch, fence in zip(batches, fences, strict=True):
             self._fences[batch.route] = fence.next
-            self._context.committed(batch, started, attempt, by_earlier_try=by_earlier_try)
-            batch.settle([(batch.count, STORED)])
+            runs = [(batch.count, STORED)]
+            self._context.committed(batch, runs, started, attempt, by_earlier_try=by_earlier_try)
+            batch.settle(runs)
 
     async def _settle(
         self,

@@ -29,7 +29,7 @@ from gateway.metrics.counters import ABANDONED, NOT_STORED, STORED, WRITTEN_AGAI
 from gateway.model import wording
 from gateway.model.batch import Batch, Chunk, Origin
 from gateway.model.errors import OutcomeUnknown, StoreError
-from gateway.model.outcome import Outcome, Run
+from gateway.model.outcome import Outcome, Run, Word
 from gateway.model.store import Spooler, Store
 from gateway.model.stream import Stream
 
@@ -334,20 +334,29 @@ class Writer:
             )
 
     def committed(
-        self, batch: Batch, started: float, attempt: Attempt | None, *, by_earlier_try: bool
+        self,
+        batch: Batch,
+        runs: Sequence[Run],
+        started: float,
+        attempt: Attempt | None,
+        *,
+        by_earlier_try: bool,
     ) -> None:
         route, seconds = batch.route, self.clock.seconds() - started
         counters = self.counters[route]
         # Counted here, at three calls for each batch less.
-        rows = batch.count
+        count = batch.count
+        if len(runs) == 1 and runs[0][1].word is Word.OK:
+            counters.rows += count
+        else:
+            counters.rows += sum([n for n, fate in runs if fate.word is Word.OK])
         counters.commits += 1
-        counters.rows += rows
         histogram = counters.commit_seconds
         histogram.counts[bisect_left(histogram.bounds, seconds)] += 1
         histogram.total += seconds
         histogram = counters.batch_rows
-        histogram.counts[bisect_left(histogram.bounds, rows)] += 1
-        histogram.total += rows
+        histogram.counts[bisect_left(histogram.bounds, count)] += 1
+        histogram.total += count
         if batch.refusals:
             counters.dead_letters += len(batch.dead_letters)
         if attempt is not None and attempt.known is Known.UNKNOWN:

@@ -130,7 +130,7 @@ class RouteCounters:
     Counters of one route.
 
     @ivar commits: batches that were committed.
-    @ivar rows: messages in them.
+    @ivar rows: messages of them that were stored; one that is refused or a duplicate is not.
     @ivar commit_seconds: seconds from a batch's first try to its commit.
     @ivar batch_rows: rows of the batches.
     @ivar unknown: tries whose reply was lost, so that they may have been committed.

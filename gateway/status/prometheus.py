@@ -227,7 +227,7 @@ def _of_routes(routes: Sequence[RouteStatus]) -> Iterator[Metric]:
     yield _counter("commits", "Batches committed.", each(lambda one: one.commits), labels=labels)
     yield _counter(
         "committed_rows",
-        "Messages in committed batches.",
+        "Messages stored by them.",
         each(lambda one: one.rows),
         labels=labels,
     )

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from gateway.metrics.counters import ROWS, SECONDS
+from gateway.metrics.counters import LAGS, ROWS, SECONDS
 from gateway.status.history import History
 from gateway.status.status import (
     CertificateStatus,
@@ -71,11 +71,11 @@ def route(name: str, **changed: Any) -> RouteStatus:
         commit_seconds=distribution(SECONDS, 0.003, 4000),
         batch_rows=distribution(ROWS, 300.0, 4000),
         unknown=0,
+        unresolved=0,
         resolved={},
         dead_letters=0,
         spooled=0,
         held=0,
-        unresolved=0,
     )
     return replace(made, **changed)
 
@@ -157,7 +157,7 @@ def status(**changed: Any) -> Status:
             open_files=60,
             most_files=65536,
             reactor_lag=0.012,
-            reactor_lags=distribution(SECONDS, 0.001, 60),
+            reactor_lags=distribution(LAGS, 0.002, 3600),
         ),
     )
     return replace(made, **changed)
@@ -205,6 +205,7 @@ def troubled() -> Status:
                 state="out of service",
                 reason='relation "orders" does not exist (42P01)',
                 unknown=3,
+                unresolved=1,
                 resolved={"stored": 2},
                 spooled=234,
                 dead_letters=17,
