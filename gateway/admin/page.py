@@ -7,6 +7,7 @@ C{SHOW STATUS}, C{gateway status} and C{gateway top} show the same page.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from textwrap import wrap
 from typing import Final
 
 from gateway.admin.table import Column, Kind, Row, Table, bytes_text, lines_of, seconds_text
@@ -28,12 +29,19 @@ def page(status: Status, growth: Growth) -> list[str]:
     """
     Return the page, warnings first.
     """
-    parts = [[*_head(status)], _listeners(status, growth), _routes(status, growth)]
-    parts += [[*_rest(status)]]
+    parts = (
+        *(_wrapped(_head(status)), _listeners(status, growth), _routes(status, growth)),
+        _wrapped(_rest(status)),
+    )
     lines: list[str] = []
     for part in parts:
         lines += ["", *part] if lines and part else part
-    return [line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…" for line in lines]
+    return lines
+
+
+def _wrapped(lines: Iterator[str]) -> list[str]:
+    indent = " " * 4
+    return [part for line in lines for part in wrap(line, WIDTH, subsequent_indent=indent)]
 
 
 def state_text(status: Status) -> str:
@@ -109,7 +117,7 @@ def _rest(status: Status) -> Iterator[str]:
     if spool is not None:
         oldest = ""
         if spool.oldest is not None:
-            oldest = f", the oldest {seconds_text(status.time - spool.oldest)} old"
+            oldest = f", oldest {seconds_text(status.time - spool.oldest)}"
         yield (
             f"spool          {spool.state}, {spool.messages:,} messages{oldest};"
             f" {bytes_text(spool.size)} of {bytes_text(spool.most_size)}"
