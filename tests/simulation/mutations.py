@@ -280,6 +280,17 @@ MUTATIONS: Final = (
             )
         ],
     ),
+    Mutation(
+        "overtakes-a-pause",
+        "what a peer sent behind a message of a paused route is committed before it",
+        [
+            Replacement(
+                "commit/lane.py",
+                "if origin in waiting or holds(chunk.route):",
+                "if holds(chunk.route):",
+            )
+        ],
+    ),
     # What the simulator found while these rules were built.
     Mutation(
         "spool-unasked",
