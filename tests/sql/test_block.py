@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from gateway.commit.attempt import Attempt, NextStep
+from gateway.commit.attempt import Attempt, NextStep, retry_delay
+from gateway.commit.circuit_breaker import CircuitBreakers
 from gateway.commit.lane import Lane
 from gateway.metrics.counters import RouteCounters
 from gateway.model.batch import Batch, Chunk, Fence, Origin
@@ -192,9 +193,7 @@ class Alone:
         self.dead_letters: frozenset[str] = frozenset()
         self.new_id = new_lane
         self.counters = defaultdict[str, RouteCounters](RouteCounters)
-        self.breakers = self
-        self.answers: dict[str, object] = {}
-        self.failing: dict[str, str] = {}
+        self.breakers = CircuitBreakers(store, clock, retry_delay)
         self.errors: list[object] = []
 
     def attempt(self, started: float) -> Attempt:
