@@ -29,7 +29,7 @@ from twisted.python.failure import Failure
 from gateway.commit.attempt import Attempt, Known, NextStep, retry_delay
 from gateway.commit.lane_context import LaneContext
 from gateway.commit.multi_route import MultiRouteCommit
-from gateway.metrics.counters import NOT_STORED, SPOOLED
+from gateway.metrics.counters import ABANDONED, NOT_STORED, SPOOLED
 from gateway.model import wording
 from gateway.model.batch import MAX_BATCH_BYTES, MAX_BATCH_ROWS, Batch, Chunk, Fence, Refusal, Slice
 from gateway.model.errors import (
@@ -337,6 +337,10 @@ class Lane:
                 raise
             except StoreError as error:
                 trouble = error
+            except Exception:
+                if not sure:
+                    context.counters[route].resolved[ABANDONED] += 1
+                raise
             attempt = attempt or context.attempt(started)
             step = context.note_failure(attempt, route, trouble)
             if attempt.failures == 1:

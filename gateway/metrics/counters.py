@@ -203,7 +203,7 @@ class SpoolCounters:
     Counters of the spool.
 
     @ivar kept: messages that were put into it.
-    @ivar drained: messages that were stored from it, refused ones included.
+    @ivar drained: messages that left it: stored, or refused and kept as dead letters.
     @ivar refused: messages for which it had no room, or that it could not write.
     @ivar dead_letters: messages of each route that became dead letters when they were stored.
     """
@@ -223,8 +223,8 @@ class StreamCounters:
 
     @ivar claims: streams that were opened.
     @ivar taken_over: those that another connection had.
-    @ivar gaps: claims and messages that were refused, since the database has not got what is before
-        them.
+    @ivar gaps: claims that were refused and streams that were closed, since the database has not
+        got what is before.
     """
 
     __slots__ = ("claims", "gaps", "taken_over")

@@ -203,9 +203,9 @@ class Spool:
             self.backlog.mark_doubtful(batch)
             raise
         except SpoolError:
-            self.counters.refused += batch.count
+            self.counters.refused += rows_of(batch)
             raise
-        self.counters.kept += batch.count
+        self.counters.kept += rows_of(batch)
         self.backlog.put(batch, last=True)
 
     async def next(
@@ -243,7 +243,7 @@ class Spool:
                 for record in some:
                     await self._ask(methodcaller("remove", [record]))
         for parcel in parcels:
-            self.counters.drained += parcel.batch.count
+            self.counters.drained += rows_of(parcel.batch)
             self.backlog.remove(parcel.batch)
 
     async def replace(self, parcel: RecordGroup, pieces: Sequence[Record]) -> None:
@@ -254,6 +254,7 @@ class Spool:
         """
         (record,) = parcel.records
         await self._ask(lambda file: file.replace(record, pieces))
+        self.counters.drained += record.rows - sum(piece.rows for piece in pieces)
         self.backlog.remove(parcel.batch)
         for piece in pieces:
             self.backlog.put(unpack([piece]).batch)

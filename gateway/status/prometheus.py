@@ -340,7 +340,7 @@ def _of_spool(spool: SpoolStatus) -> Iterator[Metric]:
     yield _counter("spool_kept", "Messages put into the spool.", _one(spool.kept))
     yield _counter(
         "spool_drained",
-        "Messages stored from the spool, refused ones included.",
+        "Messages that left the spool: stored, or kept as dead letters.",
         _one(spool.drained),
     )
     yield _counter(
@@ -366,7 +366,7 @@ def _of_streams(status: Status) -> Iterator[Metric]:
     )
     yield _counter(
         "stream_gaps",
-        "Claims and messages refused since the database has not got what is before them.",
+        "Claims refused and streams closed since the database has not got what is before.",
         _one(streams.gaps),
     )
 

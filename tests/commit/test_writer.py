@@ -65,6 +65,11 @@ class Bench:
         self.answers.append((token, said(runs)))
 
     @property
+    def unresolved(self) -> int:
+        """Batches of which it is not known now whether they are stored."""
+        return sum(counters.unresolved for counters in self.writer.counters.values())
+
+    @property
     def bodies(self) -> list[bytes]:
         return [body for _, body in self.store.rows]
 
@@ -192,6 +197,7 @@ def test_an_open_commit_of_several_routes(done: bool) -> None:
     for counters in bench.writer.counters.values():
         assert counters.unknown == 1
         assert counters.resolved == {"stored" if done else "not_stored": 1}
+    assert bench.unresolved == 0
     # The lanes go on.
     two_routes(bench)
     for _ in range(5):
@@ -235,6 +241,8 @@ def test_routes_in_any_order(sent: list[tuple[str, str, str]], faults: list[str]
     words = {token: answer[0][:4] for token, answer in bench.answers}
     wanted = {n: "+OK" if kind == "good" else "-REJ" for n, (_, _, kind) in enumerate(sent)}
     assert words == wanted
+    assert bench.unresolved == 0
+    assert sum(counters.rows for counters in bench.writer.counters.values()) == len(bench.bodies)
     stored = [body.split() for body in bench.bodies]
     for peer, route in {(peer, route) for peer, route, _ in sent}:
         name = f"{peer}{route}".encode()
@@ -293,7 +301,9 @@ def test_a_lost_reply_is_resolved_by_the_fence() -> None:
     bench.store.lost_replies = 1
     bench.source("p").submit("r", [b"a", b"b"], 0)
     assert bench.answers == []
+    assert bench.unresolved == 1
     bench.pass_time(1)
+    assert bench.unresolved == 0
     assert bench.bodies == [b"a", b"b"]
     assert bench.answers == [(0, ["+OK", "+OK"])]
     counters = bench.writer.counters["r"]
@@ -336,6 +346,8 @@ def test_a_lost_reply_that_refused_some() -> None:
     bench.pass_time(1)
     assert bench.bodies == [b"a", b"b"]
     assert [word.split()[0] for word in bench.answers[0][1]] == ["+OK", "-REJ", "+OK"]
+    counters = bench.writer.counters["r"]
+    assert (counters.rows, counters.dead_letters, counters.unresolved) == (2, 1, 0)
     assert [frame for frame, _ in bench.store.dead_letters] == [b"bad"]
 
 
@@ -346,6 +358,7 @@ def test_an_unknown_outcome_is_never_answered() -> None:
     bench.source("p").submit("r", [b"a"], 0)
     bench.pass_time(60)
     assert bench.answers == []
+    assert bench.unresolved == 1
     bench.store.failures.clear()
     bench.pass_time(5)
     assert bench.answers == [(0, ["+OK"])]
@@ -610,6 +623,8 @@ def test_an_outcome_open_for_too_long_is_given_up() -> None:
     assert bench.answers == []
     bench.clock.pump([60.0] * 20)
     assert bench.answers[0][1][0].startswith("-BYE INTERNAL")
+    assert bench.writer.counters["r"].resolved == {"abandoned": 1}
+    assert bench.unresolved == 0
 
 
 def test_errors_that_pass_are_retried_for_a_while() -> None:
@@ -714,6 +729,7 @@ def test_a_bug_leaves_nobody_waiting() -> None:
         assert bench.answers[1] == (1, ["+OK"])
         assert bench.writer.lanes != [lane]
         assert bench.inflight_limit.used == 0
+        assert bench.unresolved == 0
 
 
 def test_pressure_is_given_back() -> None:

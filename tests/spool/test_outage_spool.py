@@ -359,6 +359,9 @@ async def test_bad_messages_in_the_spool_become_dead_letters(tmp_path: Path) -> 
         assert sorted(frame for frame, _ in store.dead_letters) == sorted(
             frame for frame in frames if not frame.isdigit()
         )
+        counters = bench.spool.counters
+        assert counters.dead_letters == {"r": len(store.dead_letters)}
+        assert (counters.kept, counters.drained, counters.refused) == (60, 60, 0)
         reasons = dict(store.dead_letters)
         assert reasons[b"bad 0"].sqlstate == "23514"
         assert "UTF-8" in reasons[b"not text \xff"].text

@@ -13,8 +13,6 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from gateway.metrics.counters import Histogram, ListenerCounters
-from gateway.model.outcome import DUPLICATE, STORED, Code, refused
 from gateway.status.prometheus import exposition
 from gateway.status.status import CertificateStatus, Warning
 from gateway.status.warnings import CODES
@@ -98,15 +96,6 @@ def test_series_have_a_bound() -> None:
     assert len(series(body)) <= MOST_SERIES
 
 
-def test_counts_of_answers_agree() -> None:
-    """The histogram of seconds to the answer has as many values as there are answers."""
-    counters = ListenerCounters()
-    counters.answered(1000, STORED, 0.003)
-    counters.answered(5, DUPLICATE, 0.004)
-    counters.answered(2, refused(Code.DATA, "no number"), 100.0)
-    assert counters.answer_seconds.count == counters.answers.total() == 1007
-
-
 def test_a_histogram_is_cumulative() -> None:
     """Each bucket has all values up to its bound, the last one all there are."""
     body, _ = exposition(status(), "")
@@ -118,14 +107,6 @@ def test_a_histogram_is_cumulative() -> None:
     ]
     assert counts == sorted(counts)
     assert counts[-1] == value(body, f"{name}_count", route="route0")
-
-
-def test_a_value_at_a_bound_is_below_it() -> None:
-    """A bucket includes its bound, as Prometheus has it."""
-    histogram = Histogram((1.0, 2.0))
-    histogram.add(1.0)
-    histogram.add(2.5, 3)
-    assert (histogram.counts, histogram.total) == ([1, 0, 3], 8.5)
 
 
 def test_answers_begin_at_zero() -> None:

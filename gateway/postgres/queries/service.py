@@ -174,7 +174,9 @@ class PostgresQueries:
             on_outcome(wording.no_query(excerpt(name), meant(name, self._queues)))
             return
         if self.in_flight >= MOST_WAITING or self._closed:
-            on_outcome(wording.NO_CONNECTION if self._closed else wording.TOO_MANY_CALLS)
+            refusal = wording.NO_CONNECTION if self._closed else wording.TOO_MANY_CALLS
+            queue.counters.answered(refusal, 0.0)
+            on_outcome(refusal)
             return
         self.in_flight += 1
         now = self._clock.seconds()
