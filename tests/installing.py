@@ -33,6 +33,8 @@ DEBIAN: Final = {
     "promtool": "prometheus",
     "rsyslogd": "rsyslog",
     "socat": "socat",
+    "systemd-analyze": "systemd",
+    "systemd-sysusers": "systemd",
     "telnet": "telnet",
 }
 """Program -> the package of Debian and Ubuntu that has it."""

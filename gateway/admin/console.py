@@ -69,13 +69,13 @@ class Controls:
         the operator.
     @ivar drain: accepts no more connections, and ends the gateway when its last peer has left.
     @ivar shutdown: stops the gateway as SIGTERM does.
-    @ivar set_level: sets the lowest level of the log; C{None}: that cannot be changed.
+    @ivar set_level: sets the lowest level of the log.
     """
 
     reload: Callable[[], Awaitable[tuple[bool, Sequence[str]]]]
     drain: Callable[[], None]
     shutdown: Callable[[], None]
-    set_level: Callable[[str], None] | None
+    set_level: Callable[[str], None]
 
 
 class Console:
@@ -268,8 +268,6 @@ class Console:
         return f"peer {number} ({peer.peer_info.name}) is disconnected after its answers"
 
     def _set_level(self, level: str) -> str:
-        if self._controls.set_level is None:
-            raise CommandError("the log's level cannot be changed while the gateway runs")
         self._controls.set_level(level)
         return f"the log has lines from {level} on, until a reload or the next start"
 

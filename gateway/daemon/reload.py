@@ -29,6 +29,7 @@ from gateway.config.changes import Changes, changes_of
 from gateway.config.load import Config, Limits
 from gateway.daemon.configuration import Loaded
 from gateway.daemon.service import GatewayService
+from gateway.daemon.systemd import Systemd
 from gateway.dialects.subscriptions import Subscriptions
 from gateway.listeners.build import Listeners, NewListeners
 from gateway.listeners.replacement import PortReplacement
@@ -71,6 +72,7 @@ class ReloadParts:
     @ivar spool: C{None} where there is none; with it C{spooler}.
     @ivar room: returns how many connections the limits of a configuration leave for peers, with
         warnings for the operator.
+    @ivar systemd: is told of a reload.
     @ivar take_log: applies what a configuration says of the log.
     @ivar warnings: returns the warnings about a configuration.
     """
@@ -89,6 +91,7 @@ class ReloadParts:
     spooler: OutageSpool | None
     watch: Watch
     http: HttpService
+    systemd: Systemd
     take_log: Callable[[Config], None]
     room: Callable[[Limits, int], tuple[int, list[str]]]
     warnings: Callable[[Config], list[str]]
@@ -132,7 +135,7 @@ class Reload:
         """
         await self._turn.acquire()
         try:
-            return await self._apply()
+            return await self._parts.systemd.reloading(self._apply)
         finally:
             self._turn.release()
 

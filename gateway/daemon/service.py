@@ -37,6 +37,7 @@ from gateway.commit.attempt import retry_delay
 from gateway.commit.writer import Writer
 from gateway.config.load import Limits
 from gateway.daemon.embedded import DataDirectory, EmbeddedServer
+from gateway.daemon.systemd import Systemd
 from gateway.listeners.build import Listeners
 from gateway.logs.observer import LogObserver
 from gateway.model import wording
@@ -75,6 +76,7 @@ class Parts:
     @ivar watch: tells the status.
     @ivar http: shows it.
     @ivar admin: sockets of the console.
+    @ivar systemd: is told when the gateway is ready, and when it stops.
     """
 
     pool: Pool
@@ -89,6 +91,7 @@ class Parts:
     watch: Watch
     http: HttpService
     admin: AdminSockets
+    systemd: Systemd
 
 
 class GatewayService(Service):
@@ -146,6 +149,7 @@ class GatewayService(Service):
         self._http = parts.http
         self._admin = parts.admin
         self._draining: Deferred[None] | None = None
+        self._systemd = parts.systemd
         self._opening: Deferred[None] | None = None
         self._reopening: Deferred[None] | None = None
         self._are_unopened = False
@@ -205,6 +209,7 @@ class GatewayService(Service):
         self._admin.log_addresses()
         self._tls.start()
         self._watch.start()
+        self._systemd.start()
         self._opening = Deferred.fromCoroutine(self._open())
         self._opening.addErrback(self._not_opened)
 
@@ -367,6 +372,7 @@ class GatewayService(Service):
         Stop accepting, answer what is in flight, then close spool and connections.
         """
         self._watch.state = "draining"
+        self._systemd.begin_stop()
         peers = sum(len(listener.factory.peers) for listener in self._listeners)
         if self._drain_delay:
             self._log.info(
@@ -425,6 +431,7 @@ class GatewayService(Service):
             self._data_directory.unlock()
         self._log_summary(peers)
         await self._http.stop()
+        self._systemd.stop()
 
     def _log_summary(self, peers: int) -> None:
         """

@@ -6,6 +6,7 @@ The composition root; the only module that imports all the others.
 
 from __future__ import annotations
 
+import os
 import time
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,7 @@ from gateway.daemon.service import (
     stop,
     use_monotonic_clock,
 )
+from gateway.daemon.systemd import Systemd
 from gateway.dialects.command import CommandDialect
 from gateway.dialects.stream_registry import StreamRegistry
 from gateway.dialects.subscriptions import Subscriptions
@@ -51,6 +53,7 @@ from gateway.spool.queue import OwnThread, Spool
 from gateway.status.source import StatusParts, StatusSource
 from gateway.status.watch import Watch
 from gateway.system.file_limit import raise_file_limit, room_for_peers
+from gateway.system.notify_socket import NotifySocket
 from gateway.system.regular_file import is_there
 from gateway.tls.registry import TlsRegistry
 from gateway.web.service import HttpService
@@ -149,10 +152,11 @@ def makeService(options: Options) -> IService:
         reload=lambda: reload.apply(),
         drain=lambda: service.drain(),
         shutdown=partial(stop, reactor),
-        set_level=None,
+        set_level=log_observer.set_level,
     )
     console = Console(watch, lambda: reload.config, controls)
     admin = AdminSockets(config.admin, data_dir, console, reactor)
+    systemd = Systemd(NotifySocket.of_environment(os.environ), reactor, watch.status)
     service = GatewayService(
         Parts(
             pool=pool,
@@ -167,6 +171,7 @@ def makeService(options: Options) -> IService:
             watch=watch,
             http=http,
             admin=admin,
+            systemd=systemd,
         ),
         clock=reactor,
         data_directory=DataDirectory(data_dir) if is_embedded else None,
@@ -203,6 +208,7 @@ def makeService(options: Options) -> IService:
             spooler=spooler,
             watch=watch,
             http=http,
+            systemd=systemd,
             take_log=take_log,
             room=room,
             warnings=options.warnings_of,

@@ -25,6 +25,7 @@ from gateway.commit.writer import Writer
 from gateway.config.load import Config, load_config
 from gateway.daemon.configuration import Loaded, endpoint_fault
 from gateway.daemon.reload import Reload, ReloadOutcome, ReloadParts, dead_letter_routes
+from gateway.daemon.systemd import Systemd
 from gateway.dialects.command import CommandDialect
 from gateway.dialects.stream_registry import StreamRegistry
 from gateway.dialects.subscriptions import Subscriptions
@@ -38,6 +39,7 @@ from gateway.postgres.store.route_cache import Definition
 from gateway.postgres.store.store import PostgresStore
 from gateway.tls.registry import TlsRegistry
 from tests.in_memory import MemoryNotifier, made_up
+from tests.status.samples import status
 
 
 def load(text: str) -> Config:
@@ -181,6 +183,7 @@ class InMemory:
                 spooler=None,
                 watch=watch,
                 http=http,
+                systemd=Systemd(None, Clock(), status),
                 take_log=lambda config: None,
                 room=lambda limits, listeners: (limits.connections, []),
                 warnings=lambda config: [],
