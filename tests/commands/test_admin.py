@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -186,3 +187,18 @@ def test_completion(words: list[str], offered: str) -> None:
     complete = BashComplete(main, {}, "gateway", "_GATEWAY_COMPLETE")
     found = [item.value for item in complete.get_completions(words[:-1], words[-1])]
     assert offered in found
+
+
+def test_the_level_of_the_log(gateway: Gateway) -> None:
+    """SET LOG changes what is logged at once, until a reload."""
+    peer = gateway.connect()
+    done = tool("admin", "--socket", str(path_of(gateway)), "SET", "LOG", "error")
+    assert done.returncode == 0 and "from error on" in done.stdout
+    peer.send(b"\xff\n")
+    assert peer.read_lines(1)[0].startswith(b"-REJ")
+    assert "refused" not in gateway.log
+    gateway.process.send_signal(signal.SIGHUP)
+    gateway.wait_log("configuration reloaded")
+    gateway.connect().ask(b"\xff\n" * 2)
+    assert gateway.terminate() == 0
+    assert "refused: DATA" in gateway.log
