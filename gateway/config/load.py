@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import PurePath
+from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from msgspec import Meta, Struct, field
@@ -37,6 +38,7 @@ from gateway.config.reader import SectionReader
 from gateway.config.route import DEFAULT_ROUTES, RouteSection, knows_reading, routes_of
 from gateway.config.toml import tables_of
 from gateway.config.units import IN_BYTES, IN_SECONDS, Bytes, Count, Seconds
+from gateway.config.variables import Variables
 from gateway.model.errors import ConfigError
 from gateway.model.query import Query
 from gateway.model.route import Route
@@ -198,12 +200,16 @@ def draft(
     path: PurePath,
     endpoint_fault: EndpointFault,
     credentials: PurePath | None = None,
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> Draft:
     """
     Do the same as L{config_of_tables}, for a caller that adds problems of its own before it
     reports them.
+
+    @param environment: variables that strings of the file may name.
     """
     reader = SectionReader(str(path))
+    data = Variables(environment, reader).replaced("", data)
     reader.check_keys("", data, Config.__struct_fields__)
     config_paths = ConfigPaths(path.parent, credentials)
     database = reader.section("database", data.get("database", {}), Database) or Database()

@@ -20,6 +20,10 @@ from gateway.model.text import closest, meant, printable
 Section = TypeVar("Section", bound=Struct)
 
 
+SHORTEST_HIDDEN: Final = 4
+"""Characters of a value that is hidden: shorter ones are parts of any word, and no secrets."""
+
+
 def is_table(value: object) -> bool:
     return isinstance(value, Mapping)
 
@@ -37,6 +41,16 @@ class SectionReader:
         self.problems: list[str] = []
         self._path = path
         self._unread: set[str] = set()
+        self._hidden: dict[str, str] = {}
+
+    def hide(self, value: str, name: str) -> None:
+        """
+        Show C{name} where a problem would show a value of the environment, which may be a secret.
+        """
+        if len(value) >= SHORTEST_HIDDEN:
+            self._hidden[value] = name
+            # As problems quote it.
+            self._hidden[repr(value)[1:-1]] = name
 
     def note(self, key: str, text: str) -> None:
         """
@@ -44,6 +58,9 @@ class SectionReader:
 
         @param key: if its value is unknown (see L{is_sure}), the note is dropped.
         """
+        # The longest first: one may be a part of another.
+        for value, name in sorted(self._hidden.items(), key=lambda item: -len(item[0])):
+            text = text.replace(value, name)
         problem = f"{self._path}: {printable(key)}: {printable(text)}"
         if key not in self._unread and problem not in self.problems:
             self.problems.append(problem)

@@ -158,7 +158,8 @@ def _read_file(path: str) -> Draft:
         raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from None
     except UnicodeDecodeError as error:
         raise ConfigError([f"{path}: not UTF-8 at byte {error.start}"]) from None
-    return draft(tables_of(text, str(file)), file, endpoint_fault, _credentials())
+    tables = tables_of(text, str(file))
+    return draft(tables, file, endpoint_fault, _credentials(), os.environ)
 
 
 def _dsn_faults(config: Config, path: str | None, database: str | None) -> list[str]:
