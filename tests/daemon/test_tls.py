@@ -267,6 +267,45 @@ def test_handshakes_are_connections(start_with: Start, issuer: Issuer, tmp_path:
         one.close()
 
 
+def test_a_listener_gets_tls_while_it_runs(
+    gateway: Gateway, issuer: Issuer, tmp_path: Path
+) -> None:
+    """
+    A reload that gives a listener TLS, or takes it away, disconnects its peers; a file that cannot
+    be used refuses all of it.
+    """
+
+    def reload(text: str) -> str:
+        file = tmp_path / "gateway.toml"
+        head = file.read_text().partition("[listeners")[0]
+        (tmp_path / "new.toml").write_text(head + text)
+        (tmp_path / "new.toml").rename(file)
+        done = tool("reload", "--config", "gateway.toml", cwd=tmp_path)
+        return done.stdout + done.stderr
+
+    secured = '[listeners.plain.tls]\ncertificate = "{}"\n'
+    plain, others = gateway.connect("plain"), peer(gateway, issuer)
+    assert "not reloaded" in reload(sections(more=secured.format("none.pem")))
+    plain.send(b"one\n")
+    assert plain.read_lines(1) == [b"+OK"]
+    line = "listener plain: tls {}, its peers are disconnected after their answers\n"
+    assert reload(sections(more=secured.format("gateway.pem"))).startswith(line.format("added"))
+    assert plain.read_all().startswith(b"-BYE DRAIN ")
+    late = gateway.connect("plain")
+    late.send(b"two\n")
+    assert b"+OK" not in last_words(late)
+    secure = peer(gateway, issuer, listener="plain")
+    secure.send(b"three\n")
+    assert secure.read_lines(1) == [b"+OK"]
+    assert reload(sections()) == line.format("removed")
+    assert last_words(secure).startswith(b"-BYE DRAIN ")
+    assert gateway.connect("plain").ask(b"four\n") == b"+OK\n"
+    others.send(b"five\n")
+    assert others.read_lines(1) == [b"+OK"]
+    others.close()
+    assert "Traceback" not in gateway.log
+
+
 def test_certificates_change_while_it_runs(
     gateway: Gateway, issuer: Issuer, tmp_path: Path
 ) -> None:
