@@ -43,6 +43,8 @@ CONFIG = """
 [database]
 dsn_file = "dsn"
 acquire_timeout = 0.1
+[http]
+endpoint = "off"
 [listeners.lines]
 endpoint = "tcp:0:interface=127.0.0.1"
 route = "messages"
