@@ -26,7 +26,7 @@ from gateway.model.errors import (
     TransientError,
     Unavailable,
 )
-from gateway.model.outcome import Code, Outcome, Run, refused
+from gateway.model.outcome import DUPLICATE, STORED, Code, Outcome, Returned, Run, refused
 from gateway.model.stream import Stream
 from tests.in_memory import said
 
@@ -293,6 +293,19 @@ def test_unencodable_messages_cost_one_more_write() -> None:
         *("+OK", "-REJ DATA", "+OK", "-REJ DATA", "+OK")
     ]
     assert bench.store.writes == [5, 3]
+
+
+def test_only_stored_rows_are_counted() -> None:
+    """A batch has all its messages, its route only those that were stored."""
+    bench = Bench()
+    told = [(2, STORED), (3, DUPLICATE), (4, refused(Code.DATA, "no number"))]
+    for runs in ([(100, STORED)], [*told, (1, Returned([b"+OK id=1"]))]):
+        frames = [b"x"] * sum(count for count, _ in runs)
+        whole = Batch.of([Chunk("r", frames, Origin("p", "l"), 0.0, lambda chunk, runs: None)])
+        bench.writer.committed(whole, runs, 0.0, None, by_earlier_try=False)
+    counters = bench.writer.counters["r"]
+    assert (counters.commits, counters.rows) == (2, 103)
+    assert (counters.batch_rows.total, counters.commit_seconds.count) == (110, 2)
 
 
 def test_a_lost_reply_is_resolved_by_the_fence() -> None:

@@ -53,16 +53,6 @@ def test_answers_are_counted_by_their_first_words() -> None:
     assert counters.answer_seconds.count == counters.answers.total()
 
 
-def test_only_stored_rows_are_counted() -> None:
-    """A batch has all its messages, its route only those that were stored."""
-    counters = RouteCounters()
-    counters.committed([(100, outcome.STORED)], 100, 0.1)
-    runs = [(2, outcome.STORED), (3, DUPLICATE), (4, refused(Code.DATA, "no number"))]
-    counters.committed([*runs, (1, Returned([b"+OK id=1"]))], 10, 0.2)
-    assert (counters.commits, counters.rows) == (2, 103)
-    assert (counters.batch_rows.total, counters.commit_seconds.count) == (110, 2)
-
-
 def test_a_batch_is_in_doubt_until_it_is_resolved() -> None:
     """However many replies were lost, it is one batch."""
     counters = RouteCounters()
