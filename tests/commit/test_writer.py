@@ -298,9 +298,9 @@ def test_unencodable_messages_cost_one_more_write() -> None:
 def test_only_stored_rows_are_counted() -> None:
     """A batch has all its messages, its route only those that were stored."""
     bench = Bench()
-    runs: list[Run]
     told: list[Run] = [(2, STORED), (3, DUPLICATE), (4, refused(Code.DATA, "no number"))]
-    for runs in ([(100, STORED)], [*told, (1, Returned([b"+OK id=1"]))]):
+    stored: list[Run] = [(100, STORED)]
+    for runs in (stored, [*told, (1, Returned([b"+OK id=1"]))]):
         frames = [b"x"] * sum(count for count, _ in runs)
         whole = Batch.of([Chunk("r", frames, Origin("p", "l"), 0.0, lambda chunk, runs: None)])
         bench.writer.committed(whole, runs, 0.0, None, by_earlier_try=False)
