@@ -11,7 +11,7 @@ number of series has a bound.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Final, get_args
@@ -99,9 +99,8 @@ def _of_gateway(status: Status) -> Iterator[Metric]:
     yield _gauge(
         "taking", "Whether messages are stored or spooled now, as /readyz.", _one(status.is_taking)
     )
-    warnings = dict.fromkeys(CODES, 0)
-    for warning in status.warnings:
-        warnings[warning.code] += 1
+    warnings = Counter(dict.fromkeys(CODES, 0))
+    warnings.update(warning.code for warning in status.warnings)
     yield _gauge(
         "warnings",
         "Warnings of the status page, by their code.",

@@ -24,9 +24,9 @@ LATELY: Final = 60.0
 """Seconds for which a flood or a refusal is told."""
 
 CODES: Final = (
-    *("spool-refuses", "database-away", "route-out-of-service", "spooling", "slow-commit"),
-    *("spool-damaged", "spool-nearly-full", "memory-full", "connections-nearly-full"),
-    *("files-nearly-full", "reactor-lag", "rate-limit", "refusals"),
+    *("spool-refuses", "database-away", "route-out-of-service", "route-paused", "spooling"),
+    *("slow-commit", "spool-damaged", "spool-nearly-full", "memory-full"),
+    *("connections-nearly-full", "files-nearly-full", "reactor-lag", "rate-limit", "refusals"),
     *("certificate-expired", "certificate-expires", "configuration"),
 )
 """Codes of all warnings."""

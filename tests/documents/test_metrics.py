@@ -54,6 +54,12 @@ def test_every_metric_is_documented() -> None:
     assert sorted(documented()) == sorted(scraped())
 
 
+def test_all_codes_of_warnings_are_known() -> None:
+    """A warning has a series before there is one: the list has every code that is given."""
+    given = re.findall(r'code="([a-z-]+)"', (ROOT / "gateway/status/warnings.py").read_text())
+    assert set(given) == set(CODES)
+
+
 def test_the_runbook_has_every_warning_and_code() -> None:
     """Each warning and each refusal code has its entry, and each alert of the runbook exists."""
     assert set(CODES) <= set(HEADINGS)

@@ -227,7 +227,7 @@ def test_prometheus_has_data_for_every_expression(
     peer = use_everything(gateway, database)
     load = Load(gateway, peers=4)
     load.wait_progress()
-    proxy.tell("drop-reply-to gateway.advance")
+    proxy.tell("drop-reply-to EXECUTE")
     proxy.wait_event("dropped-reply")
     load.wait_progress()
     proxy.tell("refuse")
