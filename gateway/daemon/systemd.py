@@ -100,6 +100,8 @@ class Systemd:
             self._socket = None
 
     def _ready(self) -> None:
+        if self._is_stopping:
+            return
         self._line = status_line(self._status())
         self._send("READY=1", f"STATUS={self._line}")
         self._later(STATUS_INTERVAL, self._tell_status)

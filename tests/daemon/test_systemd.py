@@ -141,6 +141,17 @@ def test_a_watchdog_of_another_process(manager: Manager) -> None:
     systemd.stop()
 
 
+def test_a_stop_before_it_was_ready(manager: Manager) -> None:
+    """What ends before the reactor has turned is never ready."""
+    clock = Clock()
+    systemd = Systemd(NotifySocket(str(manager.path)), clock, status)
+    systemd.start()
+    systemd.begin_stop()
+    clock.advance(STATUS_INTERVAL)
+    assert [one for one in manager.told() if "READY" in one] == []
+    systemd.stop()
+
+
 def test_no_systemd() -> None:
     """Without one, nothing is told, and nothing waits."""
     clock = Clock()
