@@ -4,6 +4,7 @@ The wheel: installed alone in a fresh environment, twistd knows the gateway.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -11,22 +12,26 @@ import sys
 import tomllib
 import venv
 import zipfile
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pytest
+from msgspec.structs import replace
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from gateway.config.load import default_config, draft
+from gateway.config.toml import tables_of
+from gateway.daemon.configuration import endpoint_fault
 from tests.forking import BIN
 from tests.installing import LAZY
 
 ROOT = Path(__file__).parent.parent
 
 
-def locked() -> list[tuple[str, str, list[str]]]:
+def locked(lock: str = "requirements.lock") -> list[tuple[str, str, list[str]]]:
     """Name, version and hashes of all that is locked."""
     found = []
-    for entry in (ROOT / "requirements.lock").read_text().replace("\\\n", " ").splitlines():
+    for entry in (ROOT / lock).read_text().replace("\\\n", " ").splitlines():
         if entry and not entry.startswith("#"):
             pin, *hashes = entry.split()
             name, _, version = pin.partition("==")
@@ -47,6 +52,70 @@ def test_what_is_locked() -> None:
     for text in wanted:
         requirement = Requirement(text)
         assert versions[canonicalize_name(requirement.name)] in requirement.specifier, text
+
+
+def test_what_is_locked_to_run_it() -> None:
+    """A part of the other, of the same versions and hashes, whole for a gateway, without tools."""
+    run, everything = locked("requirements-run.lock"), locked()
+    assert [entry for entry in run if entry not in everything] == []
+    names = {name for name, _, _ in run}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"]]
+    for extra in ("binary", "embedded", "regex"):
+        wanted += project["optional-dependencies"][extra]
+    assert {canonicalize_name(Requirement(text).name) for text in wanted} <= names
+    assert names.isdisjoint(("pytest", "mypy", "ruff", "hatchling"))
+
+
+def test_what_packages_say() -> None:
+    """The Debian package has the project's version, and its configuration is what README and image
+    have: lines, netstrings and commands at the README's ports."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    head = (ROOT / "debian" / "changelog").read_text().splitlines()[0]
+    assert head.startswith(f"txgateway ({project['version']}) ")
+    debian, image = (
+        draft(tables_of((ROOT / name).read_text(), name), PurePath("/etc/g.toml"), endpoint_fault)
+        for name in ("debian/gateway.toml", "etc/container.toml")
+    )
+    assert debian.problems == []
+    assert image.problems == [
+        "/etc/g.toml: database.dsn: ${GATEWAY_DSN}: the environment has no GATEWAY_DSN; set it,"
+        " or write ${GATEWAY_DSN:-DEFAULT}"
+    ]
+    default = default_config()
+    assert debian.config.listeners == default.listeners
+    assert debian.config.database == default.database
+    for packaged in (debian.config, image.config):
+        assert packaged.routes == default.routes and packaged.queries == default.queries
+        assert packaged.spool == default.spool and packaged.log == default.log
+    assert {
+        name: replace(listener, endpoint=f"{listener.endpoint}:interface=127.0.0.1")
+        for name, listener in image.config.listeners.items()
+    } == default.listeners
+
+
+def test_the_image_is_made_of_what_is_there() -> None:
+    """What the Dockerfile copies is there and let in, and what it runs is what the unit runs."""
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    let_in = re.findall(r"^!(.*?)/?$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
+    assert all((ROOT / name).exists() for name in let_in)
+    copied = re.findall(
+        r"^COPY (?:--chown=\S+ --chmod=\S+ )?([^-.].*) \S+$", dockerfile, re.MULTILINE
+    )
+    assert copied and all(name in let_in for names in copied for name in names.split())
+    found = re.search(r"^CMD (\[.*\])$", dockerfile, re.MULTILINE)
+    unit = (ROOT / "etc" / "systemd" / "gateway.service").read_text()
+    assert found and f"bin/{' '.join(json.loads(found[1]))}\n" in unit
+
+
+@pytest.mark.parametrize(
+    "script", sorted((ROOT / "debian").glob("txgateway.p*")), ids=lambda p: p.name
+)
+def test_scripts_of_the_debian_package(script: Path) -> None:
+    """A shell takes them, they end at the first error, and debhelper has its place in them."""
+    text = script.read_text()
+    assert text.startswith("#!/bin/sh\nset -e\n") and "\n#DEBHELPER#\n" in text
+    subprocess.run(["sh", "-n", script], check=True)
 
 
 @pytest.mark.long
