@@ -44,26 +44,28 @@ window = 1000
 """
 
 
-def send(port: int, connections: int, window: int, count: int) -> None:
+def send(port: int, connections: int, window: int, count: int, line: bytes = LINE) -> None:
     """
     Send so many messages in all, and wait for their answers.
+
+    @param line: each of them, with its line feed.
     """
     share = count // connections
     peers = [socket.create_connection(("127.0.0.1", port)) for _ in range(connections)]
     if window > 1:
-        threads = [threading.Thread(target=_pour, args=(peer, share)) for peer in peers]
+        threads = [threading.Thread(target=_pour, args=(peer, share, line)) for peer in peers]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
     else:
-        _ask(peers, share)
+        _ask(peers, share, line)
     for peer in peers:
         peer.close()
 
 
-def _pour(peer: socket.socket, count: int) -> None:
-    sender = threading.Thread(target=lambda: peer.sendall(LINE * count))
+def _pour(peer: socket.socket, count: int, line: bytes) -> None:
+    sender = threading.Thread(target=lambda: peer.sendall(line * count))
     sender.start()
     answered = 0
     while answered < count:
@@ -71,13 +73,13 @@ def _pour(peer: socket.socket, count: int) -> None:
     sender.join()
 
 
-def _ask(peers: list[socket.socket], count: int) -> None:
+def _ask(peers: list[socket.socket], count: int, line: bytes) -> None:
     left = {peer.fileno(): count for peer in peers}
     by_number = {peer.fileno(): peer for peer in peers}
     waiting = select.epoll()
     for peer in peers:
         waiting.register(peer, select.EPOLLIN)
-        peer.sendall(LINE)
+        peer.sendall(line)
     while left:
         for number, _ in waiting.poll():
             peer = by_number[number]
@@ -85,7 +87,7 @@ def _ask(peers: list[socket.socket], count: int) -> None:
                 raise RuntimeError("the gateway closed a connection")
             left[number] -= 1
             if left[number]:
-                peer.sendall(LINE)
+                peer.sendall(line)
             else:
                 del left[number]
 

@@ -134,7 +134,7 @@ class Debian:
         """
         Start the gateway with a network of its own, say the README's lines, and stop it.
         """
-        lines = [f"{command}; echo; echo ----" for command, _ in SESSIONS[:3]]
+        lines = [f"{command}; echo; echo ----" for command, _ in SESSIONS]
         self.write("/tmp/lines.sh", "\n".join(lines))
         root, log_file = self._folder, self._folder / "tmp/log"
         script = (
@@ -144,9 +144,9 @@ class Debian:
             f" grep -q 'gateway ready' {log_file} && break; sleep 0.2; done;"
             f" chroot {root} sh /tmp/lines.sh"
         )
-        said = run(["unshare", "--net", "sh", "-c", script]).split("----\n")
+        said = run(["unshare", "--net", "sh", "-c", script]).split("----\n")[:-1]
         log = log_file.read_text()
-        for (command, shown), answered in zip(SESSIONS, said, strict=False):
+        for (command, shown), answered in zip(SESSIONS, said, strict=True):
             assert anonymous(answered) == anonymous(shown), f"{command}: {answered}\n{log}"
         assert "Server Shut Down" in log, log
 
