@@ -47,6 +47,8 @@ _FAULTS: Final = {
 @see: X509_STORE_CTX_get_error(3)
 """
 
+_GENERAL: Final = "record layer failure"
+
 _NO_TLS_REASONS: Final = frozenset(
     {
         "http request",
@@ -74,5 +76,6 @@ def reason_of(error: BaseException | None, fault: int) -> str:
     queue = error.args[0] if isinstance(error, SSL.Error) and error.args else None
     if not isinstance(queue, list) or not queue:
         return CLOSED
-    text = str(queue[-1][-1])
-    return NOT_TLS if text in _NO_TLS_REASONS else f"handshake failed: {text}"
+    # OpenSSL 3.2 and 3.3 put a general reason behind the one that tells.
+    reasons = [str(entry[-1]) for entry in queue if entry[-1] != _GENERAL] or [_GENERAL]
+    return NOT_TLS if reasons[-1] in _NO_TLS_REASONS else f"handshake failed: {reasons[-1]}"
