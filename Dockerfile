@@ -39,5 +39,5 @@ EXPOSE 8000 8001 8002 8009
 # Ready as the page says: also in an outage of the database, while messages are spooled.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["python3", "-c", "\
 from urllib.request import urlopen; urlopen('http://127.0.0.1:8009/readyz', timeout=4)"]
-ENTRYPOINT ["tini", "--"]
-CMD ["twistd", "--nodaemon", "--pidfile=", "gateway", "--config", "/etc/gateway/gateway.toml", "--data-dir", "/var/lib/gateway"]
+ENTRYPOINT ["tini", "--", "twistd", "--nodaemon", "--pidfile=", "gateway"]
+CMD ["--config", "/etc/gateway/gateway.toml", "--data-dir", "/var/lib/gateway"]

@@ -103,9 +103,15 @@ def test_the_image_is_made_of_what_is_there() -> None:
         r"^COPY (?:--chown=\S+ --chmod=\S+ )?([^-.].*) \S+$", dockerfile, re.MULTILINE
     )
     assert copied and all(name in let_in for names in copied for name in names.split())
-    found = re.search(r"^CMD (\[.*\])$", dockerfile, re.MULTILINE)
+    run = [
+        json.loads(found) for found in re.findall(r"^(?:ENTRYPOINT|CMD) (.*)$", dockerfile, re.M)
+    ]
+    (tini, end, *twistd), arguments = run
+    assert (tini, end) == ("tini", "--")
     unit = (ROOT / "etc" / "systemd" / "gateway.service").read_text()
-    assert found and f"bin/{' '.join(json.loads(found[1]))}\n" in unit
+    assert f"bin/{' '.join([*twistd, *arguments])}\n" in unit
+    # Kubernetes puts args in the place of CMD.
+    assert f"args: [{', '.join(arguments)}]" in (ROOT / "etc" / "kubernetes.yaml").read_text()
 
 
 @pytest.mark.parametrize(
