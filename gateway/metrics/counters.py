@@ -93,7 +93,7 @@ class ListenerCounters:
     @ivar connections: connections of admitted peers.
     @ivar messages: frames that came in: messages, and commands where peers send commands.
     @ivar bytes_received: bytes that came in from admitted peers.
-    @ivar answers: fates of frames, said or not, and every other answer; refused connections too.
+    @ivar stored: plain C{+OK} that L{gateway.peers.output} counts by itself: they are nearly all.
     @ivar answer_seconds: seconds from reading a frame to its answer, weighted by frames.
     @ivar turned_away: connections that were refused, by reason.
     @ivar let_go: admitted peers that were disconnected, by reason.
@@ -101,19 +101,28 @@ class ListenerCounters:
     """
 
     __slots__ = (
-        *("answer_seconds", "answers", "bytes_received", "connections", "let_go"),
-        *("messages", "throttled", "turned_away"),
+        *("_answers", "answer_seconds", "bytes_received", "connections", "let_go"),
+        *("messages", "stored", "throttled", "turned_away"),
     )
 
     def __init__(self) -> None:
         self.connections = 0
         self.messages = 0
         self.bytes_received = 0
-        self.answers: Counter[Answer] = Counter()
+        self.stored = 0
+        self._answers: Counter[Answer] = Counter()
         self.answer_seconds = Histogram(SECONDS)
         self.turned_away: Counter[str] = Counter()
         self.let_go: Counter[str] = Counter()
         self.throttled = 0
+
+    @property
+    def answers(self) -> Counter[Answer]:
+        """Fates of frames, said or not, and every other answer; refused connections too."""
+        found = self._answers.copy()
+        if self.stored:
+            found[ANSWER_OK] += self.stored
+        return found
 
     def answered(self, count: int, fate: Fate, seconds: float) -> None:
         """
@@ -121,7 +130,7 @@ class ListenerCounters:
 
         @param seconds: from reading their frames until now.
         """
-        self.answers[_first_words(fate)] += count
+        self._answers[_first_words(fate)] += count
         self.answer_seconds.add(seconds, count)
 
 

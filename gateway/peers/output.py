@@ -24,7 +24,7 @@ from socket import socket
 from typing import TYPE_CHECKING
 
 from gateway.dialects.base import Work
-from gateway.metrics.counters import ANSWER_OK, ListenerCounters
+from gateway.metrics.counters import ListenerCounters
 from gateway.model.outcome import SILENT, STORED, Outcome, Run, Word, Words, merge
 from gateway.model.stream import Stream
 from gateway.wire.framing import Framing
@@ -196,7 +196,7 @@ class AnswerQueue:
             if slot.plain and len(runs) == 1 and runs[0][1] is STORED and not self._worded:
                 # Nearly every answer there is; counted here, at a call for each chunk less.
                 due.append(self._framing.frame(b"+OK") * slot.count)
-                counters.answers[ANSWER_OK] += slot.count
+                counters.stored += slot.count
                 histogram, seconds = counters.answer_seconds, now - slot.since
                 histogram.counts[bisect_left(histogram.bounds, seconds)] += slot.count
                 histogram.total += seconds * slot.count

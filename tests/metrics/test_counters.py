@@ -39,7 +39,9 @@ def test_a_histogram_has_each_value_once(values: list[tuple[float, int]]) -> Non
 def test_answers_are_counted_by_their_first_words() -> None:
     """The text does not matter, and values that are told are C{+OK}; one value an answer."""
     counters = ListenerCounters()
-    counters.answered(1000, outcome.STORED, 0.003)
+    counters.answered(999, outcome.STORED, 0.003)
+    counters.stored += 1
+    counters.answer_seconds.add(0.003)
     counters.answered(1, SILENT, 0.003)
     counters.answered(2, Returned([b"+OK id=1", b"+OK id=2"]), 0.003)
     counters.answered(5, DUPLICATE, 0.004)
