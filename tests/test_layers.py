@@ -60,6 +60,7 @@ PURE_TOO = (
     "commit.inflight_limit",
     *(f"spool.{n}" for n in ("backlog", "database", "disk_space", "file", "inventory", "mark")),
     *(f"spool.{n}" for n in ("mover", "reader", "record", "salvage")),
+    "logs.last_reason",
     *(f"peers.{n}" for n in ("output", "timeouts")),
     *(f"web.{n}" for n in ("answer", "hosts", "markup", "units")),
     *(f"client.{n}" for n in ("answers", "blocking", "buffer", "dial", "session", "wire")),

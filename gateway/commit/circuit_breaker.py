@@ -9,6 +9,7 @@ a fault that a probe cannot see (a trigger that fails) is not tried in a hot loo
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Collection
 
 from twisted.internet.defer import Deferred
@@ -18,6 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from gateway.commit.pauses import Pauses
+from gateway.logs.last_reason import LastReason
 from gateway.model import wording
 from gateway.model.errors import RouteError, StoreError
 from gateway.model.outcome import Outcome
@@ -46,13 +48,13 @@ class CircuitBreakers:
         self.answers: dict[str, Outcome] = {}
         self.pauses = Pauses()
         self._failures: dict[str, int] = {}
-        self.failing: dict[str, str] = {}
+        self.failing = defaultdict[str, LastReason](LastReason)
         self._probes: dict[str, Deferred[None]] = {}
 
     @property
     def closed(self) -> dict[str, str]:
         """Route -> why it is out of service, for those that are."""
-        return {route: self.failing[route] for route in self.answers}
+        return {route: self.failing[route].text for route in self.answers}
 
     def trip(self, route: str, error: RouteError) -> None:
         """
@@ -106,8 +108,7 @@ class CircuitBreakers:
         """
         Log one line when a route begins to fail, or fails for another reason.
         """
-        if self.failing.get(route) != text:
-            self.failing[route] = text
+        if self.failing[route].note(text):
             self._log.warn(
                 "route {route}: out of service, peers are told to try later: {reason}",
                 event="route-out-of-service",

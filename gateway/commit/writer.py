@@ -25,6 +25,7 @@ from gateway.commit.inflight_limit import InflightLimit
 from gateway.commit.lane import Lane
 from gateway.commit.pauses import HeldChunks
 from gateway.commit.slow_commit_log import SlowCommitLog
+from gateway.logs.last_reason import LastReason
 from gateway.metrics.counters import ABANDONED, NOT_STORED, STORED, WRITTEN_AGAIN, RouteCounters
 from gateway.model import wording
 from gateway.model.batch import Batch, Chunk, Origin
@@ -177,7 +178,7 @@ class Writer:
         self.counters = defaultdict[str, RouteCounters](RouteCounters)
         self.slow_commits = SlowCommitLog(clock)
         self.inflight_limit = inflight_limit
-        self._failing: dict[str, str] = {}
+        self._failing = defaultdict[str, LastReason](LastReason)
         self._held = HeldChunks()
         self._gives_back = False
         breakers.pauses.on_change(self._pauses_changed)
@@ -324,8 +325,7 @@ class Writer:
         Log one line when a route's batches fail, or fail for another reason.
         """
         text = str(error)
-        if self._failing.get(route) != text:
-            self._failing[route] = text
+        if self._failing[route].note(text):
             self._log.warn(
                 "route {route}: peers are told to try later: {reason}",
                 event="route-failing",

@@ -34,6 +34,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from gateway.daemon.embedded_roles import ADMINISTRATOR, MAKE, USER, hand_over
+from gateway.logs.last_reason import LastReason
 from gateway.model.errors import EmbeddedError
 from gateway.system.lock import LockFile, LockHeld
 from gateway.system.regular_file import own_file, own_folder
@@ -111,7 +112,7 @@ class EmbeddedServer:
         self._watch: LoopingCall | None = None
         self._stopping = False
         self._gone = False
-        self._reason = ""
+        self._reason = LastReason()
 
     @property
     def binaries(self) -> Path:
@@ -341,14 +342,13 @@ class EmbeddedServer:
         except (OSError, EmbeddedError) as error:
             # The system is out of processes or files now; the next look tries again.
             reason = getattr(error, "strerror", None) or str(error)
-            if reason != self._reason:
+            if self._reason.note(reason):
                 self._log.warn(
                     "embedded PostgreSQL: {reason}", event="embedded-not-started", reason=reason
                 )
-            self._reason = reason
         if self.running:
             self._gone = False
-            self._reason = ""
+            self._reason.forget()
             self._log.info("embedded PostgreSQL is running again", event="embedded-started-again")
 
     def _start_once(self) -> bool:

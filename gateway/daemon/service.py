@@ -39,6 +39,7 @@ from gateway.config.load import Limits
 from gateway.daemon.embedded import DataDirectory, EmbeddedServer
 from gateway.daemon.systemd import Systemd
 from gateway.listeners.build import Listeners
+from gateway.logs.last_reason import LastReason
 from gateway.logs.observer import LogObserver
 from gateway.model import wording
 from gateway.model.errors import EmbeddedError, SchemaNewer, StoreError
@@ -329,7 +330,7 @@ class GatewayService(Service):
         Open all routes, with back-off until it succeeds; return C{False} where it never will.
         """
         attempt = 0
-        last_reason = ""
+        logged = LastReason()
         while True:
             try:
                 await self._store.open_all()
@@ -341,9 +342,8 @@ class GatewayService(Service):
                 return False
             except StoreError as error:
                 attempt += 1
-                if str(error) != last_reason:
-                    last_reason = str(error)
-                    self._log.warn("not ready yet: {reason}", event="not-ready", reason=last_reason)
+                if logged.note(str(error)):
+                    self._log.warn("not ready yet: {reason}", event="not-ready", reason=logged.text)
                 await deferLater(self._clock, retry_delay(attempt))
             else:
                 return True

@@ -19,6 +19,7 @@ it waits, put aside, and all others pass.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from operator import itemgetter
 from typing import Final, NamedTuple
@@ -26,6 +27,7 @@ from typing import Final, NamedTuple
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from gateway.logs.last_reason import LastReason
 from gateway.model import wording
 from gateway.model.batch import Batch, Refusal, Slice, StreamMark, stream_marks
 from gateway.model.errors import (
@@ -105,7 +107,7 @@ class Drain:
         self.stored = self.known = self.dead_letters = 0
         self.held: dict[str, HeldStream] = {}
         self._left_out: frozenset[str] = frozenset()
-        self._logged_holds: dict[str, str] = {}
+        self._logged_holds = defaultdict[str, LastReason](LastReason)
         self.lanes: set[str] = set()
         self.blame = False
         self._logged_kinds: set[tuple[str, str]] = set()
@@ -337,8 +339,7 @@ class Drain:
         reason = f"#{stream_position.mark + 1}, which " + (
             _IN_ANOTHER_SPOOL if gone else _IN_THIS_SPOOL
         )
-        if self._logged_holds.get(name) != reason:
-            self._logged_holds[name] = reason
+        if self._logged_holds[name].note(reason):
             self._log.warn(
                 "spool: stream {stream}: its messages from #{first} on wait in {path} for {reason}",
                 event="stream-waits",

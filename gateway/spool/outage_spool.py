@@ -27,6 +27,7 @@ from twisted.python.failure import Failure
 
 from gateway.commit.attempt import RETRY_FOR, TransientFailures
 from gateway.commit.circuit_breaker import CircuitBreakers
+from gateway.logs.last_reason import LastReason
 from gateway.model.batch import MAX_BATCH_ROWS, Batch, Fence
 from gateway.model.errors import (
     OutcomeUnknown,
@@ -97,8 +98,8 @@ class OutageSpool:
         self._flowing = False
         self._logged_reason = ""
         self._waited = False
-        self._logged_bug = ""
-        self._refusing = ""
+        self._logged_bug = LastReason()
+        self._refusing = LastReason()
         self._credit = 0
         self._rate = 0.0
         self._rest_rows = 1
@@ -169,7 +170,7 @@ class OutageSpool:
     @property
     def refusing(self) -> str:
         """Why the last batch was not put into it; C{""} where it was."""
-        return self._refusing
+        return self._refusing.text
 
     @property
     def storing(self) -> frozenset[str]:
@@ -234,7 +235,7 @@ class OutageSpool:
             self._taking -= batch.count
             self._coming[route] -= batch.count
             self.may_lead = True  # a batch of refusals alone is not counted on its way
-        self._refusing = ""
+        self._refusing.forget()
         self._say_away(reason)
         self._wake()
         return True
@@ -407,7 +408,7 @@ class OutageSpool:
     def _went_well(self, parcels: Sequence[RecordGroup]) -> None:
         """Note that parcels are stored."""
         self._failures = 0
-        self._logged_bug = ""
+        self._logged_bug.forget()
         self._trouble_since = None
         for route in {parcel.batch.route for parcel in parcels}:
             self._failing.pop(route, None)
@@ -556,8 +557,7 @@ class OutageSpool:
                 f"{error} ({self._spool.path}: {error.reason}); make its folder again, for the"
                 " gateway's user alone, and the spool is made again with what it held"
             )
-        if text != self._refusing:
-            self._refusing = text
+        if self._refusing.note(text):
             self._log.error(
                 "spool: peers are told to try later: {reason} ({count} messages, {size} bytes)",
                 event="spool-refusing",
@@ -568,9 +568,7 @@ class OutageSpool:
 
     def _bug(self, failure: Failure) -> None:
         # The same one comes again with each attempt.
-        text = repr(failure.value)
-        if not failure.check(CancelledError) and text != self._logged_bug:
-            self._logged_bug = text
+        if not failure.check(CancelledError) and self._logged_bug.note(repr(failure.value)):
             self._log.failure(
                 "spool: storing it failed, trying again", event="spool-failed", failure=failure
             )

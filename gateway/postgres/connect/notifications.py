@@ -29,6 +29,7 @@ from twisted.python.failure import Failure
 
 from gateway.config.load import Database
 from gateway.dialects.subscriptions import Receiver
+from gateway.logs.last_reason import LastReason
 from gateway.model.errors import StoreError, Unavailable
 from gateway.model.route import identifier
 from gateway.postgres.connect.connection import Connection
@@ -85,7 +86,7 @@ class Notifications:
         self._heard = False
         self._check_due = False
         self._failures = 0
-        self._trouble = ""
+        self._trouble = LastReason()
         self._down = ""
         self._retry: IDelayedCall | None = None
         self._check: IDelayedCall | None = None
@@ -295,7 +296,7 @@ class Notifications:
                 event="channels-lost",
                 reason=connection.fault,
             )
-            self._trouble = connection.fault
+            self._trouble.note(connection.fault)
             self._try_again()
         else:
             self._failed(connection.fault)
@@ -303,8 +304,7 @@ class Notifications:
     def _failed(self, reason: str) -> None:
         if self._dsn is None:
             return
-        if reason != self._trouble:
-            self._trouble = reason
+        if self._trouble.note(reason):
             self._log.warn(
                 "channels: cannot listen, peers are told to try later: {reason}",
                 event="channels-away",
@@ -321,9 +321,8 @@ class Notifications:
 
     def _say_back(self) -> None:
         self._proven = True
-        if self._trouble:
+        if self._trouble.forget():
             self._log.info("channels: listening again", event="channels-back")
-        self._trouble = ""
         self._down = ""
 
     def _refuse_all(self, reason: str) -> None:

@@ -25,6 +25,7 @@ from twisted.python.failure import Failure
 from txpostgres import txpostgres
 
 from gateway.config.load import Database
+from gateway.logs.last_reason import LastReason
 from gateway.model.errors import StoreError, Unavailable
 from gateway.postgres.connect.connection import Connection, SessionSharing
 from gateway.postgres.connect.connector import ConnectAttempt, Connector
@@ -131,7 +132,7 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
         self._running = False
         self._quiet = quiet
         self._failures = 0
-        self._trouble = ""
+        self._trouble = LastReason()
         self._retry: IDelayedCall | None = None
         self._check: IDelayedCall | None = None
 
@@ -179,7 +180,7 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
             lost=self.lost,
             reconnects=self._reconnects,
             generation=self._generation,
-            trouble=self._trouble,
+            trouble=self._trouble.text,
             server=self._server,
         )
 
@@ -231,7 +232,7 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
             await waiting
         except TimeoutError:
             busy = "every connection of the pool is in use"
-            reason = self._trouble or (busy if self.size else "still connecting")
+            reason = self._trouble.text or (busy if self.size else "still connecting")
             raise Unavailable(
                 f"no connection within {self._settings.acquire_timeout:g} s: {reason}"
             ) from None
@@ -307,24 +308,23 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
 
     def _say_connected(self, connection: Connection) -> None:
         where = connection.server
-        if self._trouble or where != self._server:
+        is_again = self._trouble.forget()
+        if is_again or where != self._server:
             self._emit(
                 LogLevel.info,
                 "database: {_what}{_where}",
                 event="connected",
                 server=where,
-                _what="connected again" if self._trouble else "connected",
+                _what="connected again" if is_again else "connected",
                 _where=f" to {where}" if where else "",
             )
-        self._trouble = ""
         self._server = where
 
     def _not_opened(self, reason: str) -> None:
         if not self._running:
             return
         self._failures += 1
-        if reason != self._trouble:
-            self._trouble = reason
+        if self._trouble.note(reason):
             text = "database: cannot connect, trying again: {reason}"
             self._emit(LogLevel.warn, text, event="cannot-connect", reason=reason)
         if self._retry is None or not self._retry.active():
