@@ -24,7 +24,7 @@ from gateway.postgres.connect.connection import Connection, Rows
 from gateway.postgres.connect.connection import RunQuery as Ask
 from gateway.postgres.schema.custom_sql import advice
 from gateway.postgres.schema.findings import Problem
-from gateway.postgres.schema.types import sql_types
+from gateway.postgres.schema.types import base_type, sql_types
 from gateway.sql.arguments import ArgumentParser
 from gateway.sql.call import CallStatement, Form, ResultColumn, call_statement, look, look_types
 from gateway.sql.parameters import called, gives_rows
@@ -38,17 +38,12 @@ _TYPE: Final = """
      WHERE t.oid = to_regtype(%s)::oid AND t.typtype <> 'p'
 """
 # The type of an array's elements may be a domain, too.
-_COLUMN_TYPES: Final = """
-    SELECT format_type(t.oid, NULL),
-           CASE WHEN t.typtype = 'd' THEN format_type(t.typbasetype, NULL)
-                ELSE format_type(t.oid, NULL) END,
-           CASE WHEN b.typcategory <> 'A' THEN ''
-                ELSE format_type(CASE WHEN e.typtype = 'd' THEN e.typbasetype ELSE e.oid END, NULL)
-           END
+_COLUMN_TYPES: Final = f"""
+    SELECT format_type(p.type, NULL), format_type(b.oid, NULL),
+           CASE b.typcategory WHEN 'A' THEN format_type(e.oid, NULL) ELSE '' END
       FROM unnest(%s::oid[]) WITH ORDINALITY AS p(type, place)
-      JOIN pg_type t ON t.oid = p.type
-      JOIN pg_type b ON b.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END
-      LEFT JOIN pg_type e ON e.oid = b.typelem
+     CROSS JOIN LATERAL {base_type("p.type")} AS b
+      LEFT JOIN LATERAL {base_type("b.typelem")} AS e ON true
      ORDER BY p.place
 """
 _VOLATILE: Final = """

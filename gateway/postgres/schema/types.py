@@ -16,20 +16,35 @@ from typing import Any, Final
 from gateway.columns.kind import SqlType
 from gateway.postgres.connect.connection import RunQuery
 
+
+def base_type(oid: str, modifier: str = "-1") -> str:
+    """
+    Write a query for the row of C{pg_type} that a type is based on: a domain's at its end, after
+    domains over domains, else the type's own; without a row where there is no such type.
+
+    Its column C{fields} is the modifier, be it the type's or that of a domain on the way.
+
+    @param oid: of the type, in SQL.
+    @param modifier: of the type, in SQL.
+    """
+    return f"""(
+        WITH RECURSIVE level(oid, fields) AS (
+            SELECT {oid}, {modifier}
+            UNION ALL
+            SELECT t.typbasetype, greatest(fields, t.typtypmod)
+              FROM level JOIN pg_type t USING (oid) WHERE t.typtype = 'd'
+        )
+        SELECT t.*, fields FROM level JOIN pg_type t USING (oid) WHERE t.typtype <> 'd'
+    )"""
+
+
 # A cast from text runs the type's input function unless pg_cast has another one (regclass,
 # xml, "char", PostGIS), which may take other texts; then the function is called by name.
 # A function with a polymorphic result cannot be; the cast then goes through character, from which
 # there is no such cast. An interval's fields say what a bare number counts, so only interval has
 # its typmod here. Only PostgreSQL's own base types are known by name; another schema's type of the
 # same name is a different type.
-_TYPES_QUERY: Final = """
-    WITH RECURSIVE level(place, declared, typmod, oid, fields) AS (
-        SELECT place, declared, typmod, declared, typmod
-          FROM unnest(%s::oid[], %s::int4[]) WITH ORDINALITY AS p(declared, typmod, place)
-        UNION ALL
-        SELECT place, declared, typmod, t.typbasetype, greatest(fields, t.typtypmod)
-          FROM level JOIN pg_type t USING (oid) WHERE t.typtype = 'd'
-    )
+_TYPES_QUERY: Final = f"""
     SELECT format_type(b.oid, -1),
            CASE WHEN b.typnamespace = 'pg_catalog'::regnamespace THEN b.typname ELSE '' END::text,
            CASE WHEN b.oid IN ('varchar'::regtype, 'bpchar'::regtype)
@@ -53,8 +68,8 @@ _TYPES_QUERY: Final = """
            CASE WHEN l.oid IS NULL THEN ''
                 ELSE format(', %%s%%s)', fields, CASE l.pronargs WHEN 3 THEN ', false' END) END,
            fields >= 0 AND coalesce(el.pronargs = 3, false)
-      FROM level
-      JOIN pg_type b ON b.oid = level.oid AND b.typtype <> 'd'
+      FROM unnest(%s::oid[], %s::int4[]) WITH ORDINALITY AS p(declared, typmod, place)
+     CROSS JOIN LATERAL {base_type("declared", "typmod")} AS b
       JOIN pg_proc i ON i.oid = b.typinput
       JOIN pg_namespace ins ON ins.oid = i.pronamespace
       LEFT JOIN pg_type e ON e.oid = b.typelem AND i.oid = 'pg_catalog.array_in'::regproc

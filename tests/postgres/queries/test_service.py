@@ -283,6 +283,26 @@ async def test_results(tables: Database) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_bytes_of_domains(tables: Database) -> None:
+    """Bytes are Base64 under a domain, under a domain over it, and as elements of both."""
+    tables.execute(
+        "CREATE DOMAIN raw AS bytea; CREATE DOMAIN stamp AS raw;"
+        " CREATE DOMAIN raws AS bytea[]; CREATE DOMAIN stamps AS raws"
+    )
+    columns = """
+        '\\xff'::raw AS a, '\\xff'::stamp AS b, ARRAY['\\xff'::raw] AS c,
+        ARRAY['\\xff'::stamp] AS d, ARRAY['\\xff'::bytea]::raws AS e,
+        ARRAY['\\xff'::bytea]::stamps AS f
+    """
+    with asking(tables, Query("q", f"SELECT {columns}")) as asker:
+        answer = await asker.call("q")
+        assert isinstance(answer, Listing)
+        assert answer.rows == [
+            b'{"a":"/w==","b":"/w==","c":["/w=="],"d":["/w=="],"e":["/w=="],"f":["/w=="]}'
+        ]
+
+
+@pytest_twisted.ensureDeferred
 async def test_limits_of_an_answer(tables: Database) -> None:
     """An answer over max_rows or max_bytes is refused, and a neighbour's is not."""
     query = Query(
