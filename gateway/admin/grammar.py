@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
-from gateway.model.text import closest, printable
+from gateway.model.text import closest, printable, shortened
 
 JSON: Final = "--json"
 
@@ -177,4 +177,4 @@ def _hint(word: str, known: object) -> str:
 
 
 def _quoted(word: str) -> str:
-    return printable(word if len(word) <= 40 else f"{word[:37]}...")
+    return printable(shortened(word, 40))

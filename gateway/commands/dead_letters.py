@@ -95,7 +95,7 @@ def show(with_letters: Callable[[DeadLetterWork], None], id: int, raw: bool) -> 
             return 0
         for name in letter.__slots__[:-1]:
             value = getattr(letter, name)
-            click.echo(f"{name:<12}{'' if value is None else _clean(str(value))}")
+            click.echo(f"{name:<12}{'' if value is None else visible(str(value))}")
         click.echo(f"{'message':<12}{len(letter.frame)} bytes")
         click.echo(_frame_text(letter.frame))
         return 0
@@ -138,7 +138,7 @@ def replay(
                     stored += 1
                 else:
                     refused += 1
-                    click.echo(f"{letter.id}: {_clean(reason)}", err=True)
+                    click.echo(f"{letter.id}: {visible(reason)}", err=True)
         click.echo(f"{stored} stored, {refused} refused again")
         return 1 if refused else 0
 
@@ -219,16 +219,9 @@ def _letter_line(letter: DeadLetter) -> str:
         "..." if len(letter.frame) > _MAX_LIST_BYTES else ""
     )
     # A trigger may repeat the message in its error.
-    rest = _clean(f"{letter.route}  {letter.peer}  {code}  {letter.error}")
+    rest = visible(f"{letter.route}  {letter.peer}  {code}  {letter.error}")
     return f"{letter.id:>6}  {when}  {rest}  {text}"
 
 
 def _frame_text(frame: bytes) -> str:
-    return _clean(frame.decode("utf-8", "backslashreplace"))
-
-
-def _clean(text: str) -> str:
-    """
-    Escape control characters, so that a message cannot control the terminal.
-    """
-    return visible(text)
+    return visible(frame.decode("utf-8", "backslashreplace"))

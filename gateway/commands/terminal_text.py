@@ -11,6 +11,7 @@ import re
 from typing import Final
 
 from gateway.model.outcome import CONTROL
+from gateway.model.text import shortened
 
 MAX_ERROR_CHARACTERS: Final = 2000
 """Characters of an error that are shown."""
@@ -29,8 +30,7 @@ def error_text(text: str) -> str:
     """
     Return text for standard error, as one line of limited length.
     """
-    text = visible(text)
-    return text if len(text) <= MAX_ERROR_CHARACTERS else text[: MAX_ERROR_CHARACTERS - 3] + "..."
+    return shortened(visible(text), MAX_ERROR_CHARACTERS)
 
 
 def _as_python(match: re.Match[str]) -> str:

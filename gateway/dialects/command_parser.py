@@ -9,6 +9,7 @@ from typing import Final
 
 from gateway.model import wording
 from gateway.model.outcome import Outcome, Word
+from gateway.model.text import shortened
 
 MAX_TAG: Final = 64
 """Longest tag, in bytes, the C{@} counted."""
@@ -67,8 +68,7 @@ def decode_name(word: bytes, most: int) -> str | None:
 
 def abbreviated(word: bytes) -> str:
     """Return a peer's word for the text of an answer, at most 40 characters."""
-    text = word.decode("utf-8", "backslashreplace")
-    return text if len(text) <= 40 else text[:37] + "..."
+    return shortened(word.decode("utf-8", "backslashreplace"), 40)
 
 
 def ping(rest: bytes) -> Outcome:

@@ -25,7 +25,7 @@ from gateway.metrics.counters import ChannelCounters
 from gateway.model import wording
 from gateway.model.errors import StoreError
 from gateway.model.outcome import RETRY_AFTER, STORED, Code, Outcome, try_later
-from gateway.model.text import meant
+from gateway.model.text import meant, shortened
 from gateway.wire.push import Pushes
 
 SLICE: Final = 500
@@ -251,9 +251,8 @@ class Subscriptions:
                 self._notifier.unlisten(channel)
 
     def _denied(self, channel: str) -> Outcome:
-        shown = channel if len(channel) <= 40 else channel[:37] + "..."
         hint = meant(channel, self._allowed)
-        return wording.not_offered(shown, hint)
+        return wording.not_offered(shortened(channel, 40), hint)
 
     @property
     def subscribers(self) -> dict[str, int]:

@@ -25,6 +25,7 @@ from typing import Final
 from gateway.formats.fields import Fields, Texts
 from gateway.model.errors import Faults
 from gateway.model.outcome import Code, refused
+from gateway.model.text import shortened
 
 WHITESPACE: Final = "whitespace"
 """The delimiter that is any run of spaces and tabs; then there are no quotes."""
@@ -179,9 +180,7 @@ class CsvFormat:
         return f"a line break outside of quotes at byte {_byte_offset(text, place)}"
 
     def _miscounted(self, count: int, empty: bool) -> str:
-        names = ", ".join(self._names)
-        if len(names) > _MAX_LISTED:
-            names = names[: _MAX_LISTED - 3] + "..."
+        names = shortened(", ".join(self._names), _MAX_LISTED)
         had = "nothing" if empty or not count else "1 value" if count == 1 else f"{count} values"
         expected = "1 is" if len(self._names) == 1 else f"{len(self._names)} are"
         return f"{had} where {expected} expected: {names}"

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar, Final
 
+from gateway.model.text import shortened
+
 MAX_TEXT: Final = 200
 """Longest explanation in an answer, in characters; more would drown a telnet user."""
 
@@ -59,7 +61,7 @@ class Code(StrEnum):
 def one_line(text: str) -> str:
     """Return a text as one line, at most L{MAX_TEXT} characters, without control characters."""
     text = CONTROL.sub(" ", text.encode("utf-8", "backslashreplace").decode())
-    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 3] + "..."
+    return shortened(text, MAX_TEXT)
 
 
 @dataclass(frozen=True, slots=True)

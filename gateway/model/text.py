@@ -1,5 +1,5 @@
 """
-Text for people: suggestions for mistyped words, and control characters made visible.
+Text for people: suggestions for mistyped words, control characters made visible, long text cut.
 """
 
 from __future__ import annotations
@@ -15,6 +15,11 @@ def meant(word: str, known: Any) -> str:
 
 def closest(word: str, known: Any) -> str | None:
     return next(iter(difflib.get_close_matches(word, list(known), 1)), None)
+
+
+def shortened(text: str, most: int) -> str:
+    """Return text of at most so many characters, the last three as dots where it is cut."""
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def printable(text: str) -> str:
