@@ -14,10 +14,10 @@ import click
 
 from gateway.admin.client import NoGateway
 from gateway.admin.place import path_of
+from gateway.commands.file_options import config_option, data_dir_option
 from gateway.commands.terminal_text import error_text
 from gateway.config.operator import OFF
 from gateway.daemon.configuration import admin_endpoint
-from gateway.daemon.options import DATA_DIR
 from gateway.model.errors import ConfigError
 
 NO_GATEWAY: Final = 2
@@ -34,14 +34,8 @@ def socket_options(command: Callable[..., None]) -> Callable[..., None]:
         type=click.Path(path_type=Path),
         help="The console's socket; beats the others.",
     )
-    @click.option("--config", "-c", type=click.Path(path_type=Path), help="Configuration file.")
-    @click.option(
-        "--data-dir",
-        default=DATA_DIR,
-        show_default=True,
-        type=click.Path(path_type=Path),
-        help="Directory of the embedded server and the spool.",
-    )
+    @config_option
+    @data_dir_option("the embedded server and the spool")
     @wraps(command)
     def with_path(
         *arguments: Any, socket: Path | None, config: Path | None, data_dir: Path, **options: Any

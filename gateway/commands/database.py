@@ -12,11 +12,11 @@ from typing import Any
 
 import click
 
+from gateway.commands.file_options import config_option, data_dir_option, database_option
 from gateway.commands.reactor import run
 from gateway.config.load import EMBEDDED, Config
 from gateway.daemon.configuration import read_config
 from gateway.daemon.embedded import EmbeddedServer
-from gateway.daemon.options import DATA_DIR
 from gateway.daemon.process_title import hide
 from gateway.model.errors import ConfigError, RouteError, StoreError
 from gateway.postgres.connect.connection import Connection
@@ -36,15 +36,9 @@ def database_options(command: Callable[..., None]) -> Callable[..., None]:
     Add the options that name the database; the command gets them as C{access}, a L{DatabaseAccess}.
     """
 
-    @click.option("--config", "-c", type=click.Path(path_type=Path), help="Configuration file.")
-    @click.option("--database", help="libpq URI or conninfo, or 'embedded'; beats the file.")
-    @click.option(
-        "--data-dir",
-        default=DATA_DIR,
-        show_default=True,
-        type=click.Path(path_type=Path),
-        help="Directory of the embedded server.",
-    )
+    @config_option
+    @database_option
+    @data_dir_option("the embedded server")
     @wraps(command)
     def with_access(
         *arguments: Any, config: Path | None, database: str | None, data_dir: Path, **options: Any

@@ -18,12 +18,12 @@ from typing import Any, Final
 import click
 from msgspec.structs import replace
 
+from gateway.commands.file_options import config_option, data_dir_option, database_option
 from gateway.commands.reactor import run
 from gateway.commit.attempt import retry_delay
 from gateway.config.load import EMBEDDED, Config
 from gateway.daemon.configuration import read_config
 from gateway.daemon.embedded import DataDirectory, EmbeddedServer
-from gateway.daemon.options import DATA_DIR
 from gateway.daemon.process_title import hide
 from gateway.daemon.wiring import spool_path
 from gateway.model.errors import ConfigError, EmbeddedError, SpoolError, StoreError
@@ -64,18 +64,12 @@ class SpoolPlace:
 
 
 @click.group(name="spool")
-@click.option("--config", "-c", type=click.Path(path_type=Path), help="Configuration file.")
+@config_option
 @click.option(
     "--spool", "path", type=click.Path(path_type=Path), help="The spool's file; beats the others."
 )
-@click.option("--database", help="libpq URI or conninfo, or 'embedded'; beats the file.")
-@click.option(
-    "--data-dir",
-    default=DATA_DIR,
-    show_default=True,
-    type=click.Path(path_type=Path),
-    help="Directory of the embedded server and the spool.",
-)
+@database_option
+@data_dir_option("the embedded server and the spool")
 @click.pass_context
 def spool_command(
     context: click.Context,
