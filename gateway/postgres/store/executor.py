@@ -91,48 +91,31 @@ class StatementExecutor:
             before = self._before(connection, batch, fence)
         answer_timeout = self._deadline if options.patient else self._answer_timeout
         suspects = bool(self._suspected) and self._suspects(statement)
-        if single and (suspects or options.blame is not Blame.MOST):
-            return await self._apart(
-                *(
-                    connection,
-                    statement.block,
-                    fenced,
-                    batch,
-                    before,
-                    answer_timeout,
-                    options.blame,
-                ),
-                watch=False,
-            )
-        begin = f"{self._within}{before}" if options.patient else before
-        try:
-            if statement.preparable is None:
-                return await self._block(
-                    connection, statement.whole, fenced, batch, begin, answer_timeout
+        watch = False
+        if not (single and (suspects or options.blame is not Blame.MOST)):
+            begin = f"{self._within}{before}" if options.patient else before
+            try:
+                if statement.preparable is None:
+                    return await self._block(
+                        connection, statement.whole, fenced, batch, begin, answer_timeout
+                    )
+                return await connection.execute(
+                    statement.preparable, fenced, self._deadline, answer_timeout, begin
                 )
-            return await connection.execute(
-                statement.preparable, fenced, self._deadline, answer_timeout, begin
-            )
-        except (RowError, RouteError, TransientError) as error:
-            # Nothing was stored, and the server answers.
-            slow = error.sqlstate == CANCELLED
-            if passes(error) and not slow and options.blame is Blame.MOST:
-                raise
-            self._suspected[statement] = self._clock.seconds() + SUSPECTED_FOR
-            if not single:
-                raise RowError(str(error), error.sqlstate) from error
-            return await self._apart(
-                *(
-                    connection,
-                    statement.block,
-                    fenced,
-                    batch,
-                    before,
-                    answer_timeout,
-                    options.blame,
-                ),
-                watch=slow,
-            )
+            except (RowError, RouteError, TransientError) as error:
+                # Nothing was stored, and the server answers.
+                slow = error.sqlstate == CANCELLED
+                if passes(error) and not slow and options.blame is Blame.MOST:
+                    raise
+                self._suspected[statement] = self._clock.seconds() + SUSPECTED_FOR
+                if not single:
+                    raise RowError(str(error), error.sqlstate) from error
+                watch = slow
+        blame = options.blame
+        return await self._apart(
+            *(connection, statement.block, fenced, batch, before, answer_timeout, blame),
+            watch=watch,
+        )
 
     async def _apart(
         self,
