@@ -103,7 +103,7 @@ class Console:
         @raise CommandError: it cannot be carried out.
         """
         if request.changes:
-            self._log.info(
+            self._log.warn(
                 "console: {operator}: {command}",
                 event="command",
                 operator=operator,
@@ -208,7 +208,7 @@ class Console:
         if not name:
             return None
         routes = self._parts.routes()
-        if name not in routes:
+        if name not in routes and name not in self._parts.breakers.pauses.routes:
             near = closest(name, routes)
             hint = f"did you mean {near}?" if near else f"there are {', '.join(routes)}"
             raise CommandError(f"no route {printable(name)}; {hint}")

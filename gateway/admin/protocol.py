@@ -65,7 +65,7 @@ class ConsoleProtocol(Protocol):
 
     def connectionMade(self) -> None:
         factory = self._factory
-        factory.consoles.add(self)
+        factory.consoles[self] = None
         self.transport.registerProducer(self, True)
         carrier = carrier_of(self.transport)
         if carrier is None:
@@ -83,11 +83,11 @@ class ConsoleProtocol(Protocol):
             )
             names = " and ".join(user_name(one) for one in sorted(factory.users))
             self._refuse(f"this console is for {names}")
-        elif len(factory.consoles) > MAX_CONSOLES:
-            self._refuse(f"{MAX_CONSOLES} consoles are connected already; end one of them")
+        elif len(factory.consoles) > MAX_CONSOLES and not factory.make_room(self):
+            self._refuse(f"{MAX_CONSOLES} consoles are busy already; end one of them")
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._factory.consoles.discard(self)
+        self._factory.consoles.pop(self, None)
         self._is_gone = True
         self._lines.clear()
         self._go_on()
@@ -95,6 +95,7 @@ class ConsoleProtocol(Protocol):
     def dataReceived(self, data: bytes) -> None:
         if self._is_refused:
             return
+        self._factory.heard(self)
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         for line in lines:
             if len(line) > MAX_LINE:
@@ -192,6 +193,13 @@ class ConsoleProtocol(Protocol):
             self.transport.write(f"{line}\n".encode("utf-8", "backslashreplace"))
         await self.write([])
 
+    def give_way(self) -> bool:
+        """End where nothing is asked, for another console; say whether it does."""
+        if self._is_busy or self._lines or self._is_refused:
+            return False
+        self._refuse("another console took the place of this one, which asked nothing")
+        return True
+
     def _refuse(self, reason: str) -> None:
         self._is_refused = True
         self._buffer = b""
@@ -225,10 +233,21 @@ class ConsoleFactory(Factory):
         self.console = console
         self.users = users
         self.is_monitor = is_monitor
-        self.consoles: set[ConsoleProtocol] = set()
+        # In the order in which they were last heard of.
+        self.consoles: dict[ConsoleProtocol, None] = {}
 
     def buildProtocol(self, addr: IAddress | None) -> ConsoleProtocol:
         return ConsoleProtocol(self)
+
+    def heard(self, console: ConsoleProtocol) -> None:
+        """Note that a console said something."""
+        if console in self.consoles:
+            del self.consoles[console]
+            self.consoles[console] = None
+
+    def make_room(self, console: ConsoleProtocol) -> bool:
+        """End the console that asked nothing for longest, for a new one; say whether any was."""
+        return any(other.give_way() for other in list(self.consoles) if other is not console)
 
     def end(self) -> None:
         """Close all connections."""

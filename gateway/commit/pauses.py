@@ -44,6 +44,11 @@ class Pauses:
         """Whether all routes are paused, also those that do not exist yet."""
         return self._all
 
+    @property
+    def routes(self) -> frozenset[str]:
+        """Routes that were paused by name, also those that were removed since."""
+        return frozenset(self._routes)
+
     def on_change(self, call: Callable[[], None]) -> None:
         """Have a function called after each change."""
         self._listeners.append(call)

@@ -274,10 +274,6 @@ class Reload:
         oldest = parts.writer.begin_generation(changed, dead_letter_routes(config))
         parts.store.replace_routes(config.routes, changed, until, oldest)
         parts.breakers.forget(changed)
-        for name in changes.removed_routes:
-            # Nobody could resume it any more, and its messages are still stored.
-            if parts.breakers.pauses.holds(name) and not parts.breakers.pauses.is_total:
-                parts.breakers.pauses.resume(name)
         if parts.spooler is not None:
             parts.spooler.reconfigure(changed, config.spool.on_outage == "spool")
         parts.service.open_routes()

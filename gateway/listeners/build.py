@@ -30,6 +30,7 @@ from gateway.listeners.admission import Admission
 from gateway.listeners.replacement import PortReplacement
 from gateway.listeners.service import ListenerService
 from gateway.listeners.usage_example import example
+from gateway.metrics.counters import ListenerCounters
 from gateway.model import wording
 from gateway.model.outcome import Words
 from gateway.peers.factory import ListenerSettings, PeerFactory, PeerServices
@@ -85,6 +86,7 @@ class Listeners:
         self._authenticator = authenticator
         tls.on_change(self._end_revoked)
         self._config = config
+        self._counters: dict[str, ListenerCounters] = {}
         self._access = Access(config.access, tuple(config.routes))
         self._closing: list[ListenerService] = []
         self._services: Mapping[str, ListenerService] = {
@@ -197,6 +199,8 @@ class Listeners:
             Rates(_allowance(listener)),
             ConnectionLimit(around=self.connection_limit),
         )
+        # What is counted goes on when a listener moves, or comes back.
+        peers.counters = self._counters.setdefault(name, peers.counters)
         admission = Admission(peers, self._reactor)
         _let_in(admission, listener)
         return self._reopened(config, listener, admission)

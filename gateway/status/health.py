@@ -48,7 +48,7 @@ def health_of(
     else:
         # Nothing was asked yet: the first messages wait for the first connection.
         is_reached = True
-    serving = [route for route in routes if route.state != "out of service"]
+    serving = [route for route in routes if route.state not in ("out of service", "removed")]
     reasons += [fault for route in routes if (fault := route_fault(route))]
     # A gateway may have queries and channels only.
     is_serving = bool(serving) or not routes
@@ -56,7 +56,7 @@ def health_of(
     if spool is not None and spool.state in ("keeping", "refusing"):
         is_storing = False
         reasons.append(
-            f"spool: {spool.messages} messages wait: {spool.reason}"
+            f"spool: {_waiting(spool.messages)}" + (f": {spool.reason}" if spool.reason else "")
             if spool.state == "keeping"
             else f"spool: messages are refused: {spool.reason}"
         )
@@ -71,6 +71,8 @@ def route_fault(route: RouteStatus) -> str:
     """Return why messages of a route are not stored, in one line; C{""}: they are."""
     if route.state == "out of service":
         return f"route {route.name} is out of service: {route.reason}"
+    if route.state == "removed":
+        return f"route {route.name} is not in the configuration: {_waiting(route.spooled)}"
     if route.state == "paused":
         return f"route {route.name} is {route.reason}"
     return ""
@@ -82,10 +84,14 @@ def health_of_route(status: Status, route: RouteStatus) -> Health:
     """
     others = {route_fault(other) for other in status.routes if other.name != route.name}
     reasons = [reason for reason in status.reasons if reason not in others]
-    is_serving = route.state != "out of service"
+    is_serving = route.state not in ("out of service", "removed")
     is_storing = status.is_storing and is_serving
     if route.state == "paused":
         # Its peers wait where there is no spool.
         is_storing = False
         is_serving = status.spool is not None and status.spool.takes
     return Health(is_storing, status.is_taking and is_serving, reasons)
+
+
+def _waiting(count: int) -> str:
+    return "1 message waits" if count == 1 else f"{count} messages wait"

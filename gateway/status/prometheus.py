@@ -226,7 +226,7 @@ def _of_routes(routes: Sequence[RouteStatus]) -> Iterator[Metric]:
     yield _counter("commits", "Batches committed.", each(lambda one: one.commits), labels=labels)
     yield _counter(
         "committed_rows",
-        "Messages stored by them.",
+        "Messages stored by them, without those from the spool.",
         each(lambda one: one.rows),
         labels=labels,
     )

@@ -166,9 +166,12 @@ class StatusSource:
         rows = {} if parts.spool is None else parts.spool.rows
         dead_letters = Counter() if parts.spool is None else parts.spool.counters.dead_letters
         found = []
-        for name, route in parts.routes().items():
+        routes = parts.routes()
+        for name in [*routes, *(name for name in rows if name not in routes)]:
             state: RouteState = "in service"
-            if name in closed:
+            if name not in routes:
+                state = "removed"
+            elif name in closed:
                 state = "out of service"
             elif pauses.holds(name):
                 state = "paused"
@@ -178,7 +181,7 @@ class StatusSource:
             found.append(
                 RouteStatus(
                     name=name,
-                    table=route.table,
+                    table=routes[name].table if name in routes else "",
                     state=state,
                     reason=closed.get(name, PAUSED if state == "paused" else ""),
                     commits=counters.commits,

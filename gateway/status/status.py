@@ -72,7 +72,8 @@ class ListenerStatus(Struct, frozen=True, kw_only=True):
     throttled: int
 
 
-RouteState = Literal["opening", "in service", "out of service", "paused"]
+RouteState = Literal["opening", "in service", "out of service", "paused", "removed"]
+"""C{removed}: it is not in the configuration, and messages of it wait in the spool."""
 
 
 class RouteStatus(Struct, frozen=True, kw_only=True):

@@ -40,6 +40,7 @@ _ROUTE_TONES: Mapping[RouteState, Tone] = {
     "in service": "good",
     "out of service": "bad",
     "paused": "warn",
+    "removed": "warn",
 }
 
 _SPOOL_TONES: Mapping[SpoolState, Tone] = {

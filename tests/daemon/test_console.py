@@ -24,6 +24,7 @@ import pytest
 from gateway.admin.client import AdminClient, NoGateway, Refused
 from gateway.admin.grammar import SUBJECTS
 from gateway.admin.protocol import MAX_CONSOLES, MAX_LINE
+from tests.faults.look import assert_quiet
 from tests.support import PATIENCE, Database, Gateway, Peer, wait_until
 
 Start = Callable[[str], Gateway]
@@ -394,9 +395,11 @@ def test_hostile_consoles(start_with: Start) -> None:
     many = raw(path, b"SHOW VERSION --json\n" * 1000).splitlines()
     assert many.count(b"OK") == 1000
     open_ones = [Peer(str(path)) for _ in range(MAX_CONSOLES)]
-    one_more = Peer(str(path))
-    assert one_more.read_all().startswith(b"ERROR 16 consoles are connected already")
-    for peer in (*open_ones, one_more):
+    # Who asks nothing gives way, the oldest first.
+    assert raw(path, b"SHOW POOL\n").endswith(b"OK\n")
+    assert open_ones[0].read_all().startswith(b"ERROR another console took the place of this one")
+    assert not any(peer.readable(0) for peer in open_ones[1:])
+    for peer in open_ones:
         peer.close()
     wait_until(lambda: raw(path, b"SHOW POOL\n").endswith(b"OK\n"), "there is room again")
 
@@ -509,3 +512,32 @@ def seconds_of(gateway: Gateway) -> float:
     """Processor time that a gateway has used."""
     used: float = rows(gateway, "SHOW STATUS")[0]["process"]["cpu_seconds"]
     return used
+
+
+def test_a_removed_route_stays_paused(start_with: Start, database: Database) -> None:
+    """
+    What waits of a paused route is not stored because a reload removes it, is shown and counted,
+    and is stored at RESUME; a listener that moves goes on with its counts.
+    """
+    removed = '[routes.others]\ntable = "others"\ncreate = true\n'
+    kept = '[routes.messages]\ntable = "messages"\ncreate = true\n'
+    commands = '[listeners.commands]\nendpoint = "{}"\ndialect = "command"\n{}'
+    here, there = "tcp:0:interface=127.0.0.1", "tcp:0:interface=127.0.0.1:backlog=77"
+    site = '[http]\nendpoint = "tcp:0:interface=127.0.0.1"\n'
+    gateway = start_with(site + commands.format(here, kept + removed))
+    ask(gateway, "PAUSE others")
+    assert gateway.connect("commands").ask(b"PUT others kept\n") == b"+QUE\n"
+    config = gateway.cwd / "gateway.toml"
+    begin = config.read_text().split("[http]")[0]
+    config.write_text(begin + site + commands.format(there, kept))
+    ask(gateway, "RELOAD")
+    (line,) = [line for line in ask(gateway, "SHOW ROUTES") if line.startswith("others")]
+    assert "removed" in line
+    assert "others is not in the configuration: 1 message waits" in gateway.get("/readyz")[1]
+    metrics = gateway.get("/metrics")[1]
+    assert 'gateway_spool_messages{route="others"} 1.0' in metrics
+    assert 'gateway_answers_total{code="",listener="commands",word="+QUE"} 1.0' in metrics
+    assert database.bodies("others") == []
+    assert ask(gateway, "RESUME others")[0].endswith("1 messages waited")
+    wait_until(lambda: database.bodies("others") == ["kept"], "it is stored")
+    assert_quiet(gateway)

@@ -133,7 +133,7 @@ def test_states_are_one_of_several() -> None:
     body, _ = exposition(replace(status(), routes=[route("one", state="paused")]), "")
     name = "gateway_route_state"
     assert {s.labels["state"]: s.value for s in families(body)[name].samples} == {
-        **{"opening": 0, "in service": 0, "out of service": 0},
+        **{"opening": 0, "in service": 0, "out of service": 0, "removed": 0},
         "paused": 1,
     }
 

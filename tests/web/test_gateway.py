@@ -104,7 +104,7 @@ def test_an_outage_of_the_database(
         code, body = gateway.get("/readyz")
         assert code == 200 and "\nthe database cannot be reached: " in body
         code, body = gateway.get("/readyz?stored&route=messages")
-        assert code == 503 and "spool: 1 messages wait" in body
+        assert code == 503 and "spool: 1 message waits" in body
         assert gateway.get("/livez") == (200, "ok\n")
         status = json.loads(gateway.get("/status.json")[1])
         assert {"database-away", "spooling"} <= {one["code"] for one in status["warnings"]}
