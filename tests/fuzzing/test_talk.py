@@ -67,6 +67,9 @@ class OneChannel:
     async def unsubscribe(self, channel: str, subscriber: Any) -> Outcome:
         return self._answer(channel, False)
 
+    def offers(self, channel: str) -> bool:
+        return channel == "news"
+
     def channels_of(self, subscriber: Any) -> list[str]:
         return ["news"] * self.listens
 
