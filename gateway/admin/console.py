@@ -63,7 +63,7 @@ class ConsoleGone(Exception):
 @dataclass(frozen=True, slots=True)
 class Controls:
     """
-    What the console does to the gateway.
+    Controls that the console has over the gateway.
 
     @ivar reload: reads the configuration again; returns whether it is in force now, and lines for
         the operator.

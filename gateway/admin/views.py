@@ -28,7 +28,7 @@ def _columns(*named: tuple[str, Kind]) -> tuple[Column, ...]:
 
 
 def stats(status: Status, growth: Growth) -> Table:
-    """What came in, and what became of it."""
+    """Return what came in at each listener, and what became of it."""
     columns = _columns(
         ("listener", _TEXT),
         *(("peers", _COUNT), ("messages", _COUNT), ("per_second", _COUNT), ("bytes", _BYTES)),

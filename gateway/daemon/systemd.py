@@ -1,5 +1,5 @@
 """
-What systemd is told of the gateway: it is ready, reloads, stops, lives, and what it does.
+State of the gateway for systemd: it is ready, reloads, stops, lives, and what it does.
 
 Ready means that the listeners answer, with the database or without: while it is away peers are
 told so, and a restart would not bring it back.

@@ -16,7 +16,7 @@ from tests.support import PATIENCE
 Says = Callable[[bytes], Iterator[bytes]]
 """What it says to the first request, piece by piece."""
 
-_DEEP: Final = b'{"a":%b1%b}' % (b"[" * 200_000, b"]" * 200_000)
+_DEEP: Final = b'{"a":%b1%b}' % (b"[" * 400_000, b"]" * 400_000)
 
 
 def once(data: bytes) -> Says:

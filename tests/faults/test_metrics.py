@@ -111,9 +111,10 @@ class Prometheus:
             with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
                 return json.load(answer)["data"]
         except urllib.error.HTTPError as error:
-            if error.code == HTTPStatus.SERVICE_UNAVAILABLE:
-                return None
-            raise AssertionError(f"{arguments}: {error.read().decode()}") from None
+            with error:
+                if error.code == HTTPStatus.SERVICE_UNAVAILABLE:
+                    return None
+                raise AssertionError(f"{arguments}: {error.read().decode()}") from None
         except OSError:
             assert self.process.poll() is None, self._log.read_text()
             return None
