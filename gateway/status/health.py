@@ -29,30 +29,25 @@ def health_of(
     pool: PoolStatus,
     routes: Sequence[RouteStatus],
     spool: SpoolStatus | None,
-    takes: bool,
 ) -> Health:
     """
     Judge the health.
 
     An outage of the database is none of the gateway while the spool takes what comes: a balancer
     that looks at C{/readyz} must not take every gateway out of service for it.
-
-    @param takes: whether the spool is used while the database is away.
     """
+    takes = spool is not None and spool.takes
     reasons = []
     if state == "draining":
         reasons.append("draining: the gateway stops")
-    if pool.trouble and not pool.idle + pool.in_use:
+    # Before anything was asked it counts as reached: the first messages wait for a connection.
+    if not pool.is_reached:
         reasons.append(f"the database cannot be reached: {pool.trouble}")
-        is_reached = False
-    else:
-        # Nothing was asked yet: the first messages wait for the first connection.
-        is_reached = True
     serving = [route for route in routes if route.state not in ("out of service", "removed")]
     reasons += [fault for route in routes if (fault := route_fault(route))]
     # A gateway may have queries and channels only.
     is_serving = bool(serving) or not routes
-    is_storing = is_reached and (not routes or any(r.state != "paused" for r in serving))
+    is_storing = pool.is_reached and (not routes or any(r.state != "paused" for r in serving))
     if spool is not None and spool.state in ("keeping", "refusing"):
         is_storing = False
         reasons.append(
@@ -60,9 +55,9 @@ def health_of(
             if spool.state == "keeping"
             else f"spool: messages are refused: {spool.reason}"
         )
-    if not is_reached and not takes:
+    if not pool.is_reached and not takes:
         reasons.append("there is no spool for what comes meanwhile")
-    is_spooling = takes and spool is not None and spool.state != "refusing" and is_serving
+    is_spooling = spool is not None and takes and spool.state != "refusing" and is_serving
     is_taking = state != "draining" and (is_storing or is_spooling)
     return Health(is_storing, is_taking, reasons)
 

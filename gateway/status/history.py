@@ -40,7 +40,6 @@ class History:
     """
 
     def __init__(self, samples: int = SAMPLES) -> None:
-        self._samples = samples
         self._times: deque[float] = deque(maxlen=samples + 1)
         self._totals: deque[Mapping[str, float]] = deque(maxlen=samples + 1)
 
@@ -63,14 +62,6 @@ class History:
         kept = list(zip(self._times, self._totals, strict=True))
         return kept[(len(kept) - 1) % step :: step] if kept else []
 
-    def rates(self, name: str) -> list[float]:
-        """
-        Return by how much a total grew in each second, for each pair of samples, the oldest first.
-
-        A total that is not in a sample was 0 then.
-        """
-        return rates_between(self.samples(), name)
-
     def growth(self, name: str, seconds: float, now: Mapping[str, float]) -> float:
         """
         Return by how much a total grew lately.
@@ -82,8 +73,9 @@ class History:
             return 0.0
         since = self._times[-1] - seconds
         oldest: Mapping[str, float] = self._totals[0]
-        for time, totals in zip(self._times, self._totals, strict=True):
-            if time > since:
+        # From the end, where it is near.
+        for time, totals in zip(reversed(self._times), reversed(self._totals), strict=True):
+            if time <= since:
+                oldest = totals
                 break
-            oldest = totals
         return max(0.0, now.get(name, 0.0) - oldest.get(name, 0.0))

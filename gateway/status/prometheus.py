@@ -307,7 +307,7 @@ def _of_pool(pool: PoolStatus, begin: str) -> Iterator[Metric]:
     yield _gauge(
         f"{begin}_reachable",
         f"Whether there are connections {of}, or can be, as far as is known.",
-        _one(not pool.trouble or pool.idle + pool.in_use > 0),
+        _one(pool.is_reached),
     )
     yield _counter(
         f"{begin}_connections_opened", f"Connections {of} that were opened.", _one(pool.opened)

@@ -109,9 +109,8 @@ class StatusSource:
         parts = self.parts
         pools = [_pool("messages", parts.pool), _pool("queries", parts.query_pool)]
         routes = self._routes()
-        is_reached = bool(parts.pool.size) or not pools[0].trouble
-        spool = self._spool(is_reached)
-        health = health_of(self.state, pools[0], routes, spool, self._takes)
+        spool = self._spool(pools[0].is_reached)
+        health = health_of(self.state, pools[0], routes, spool)
         limit = parts.connection_limit
         return Status(
             version=self._version,
@@ -154,11 +153,6 @@ class StatusSource:
             ),
             process=_process(self.reactor_lag, self.reactor_lags),
         )
-
-    @property
-    def _takes(self) -> bool:
-        spooler = self.parts.spooler
-        return spooler is not None and spooler.takes
 
     def _routes(self) -> list[RouteStatus]:
         parts = self.parts

@@ -133,6 +133,11 @@ class PoolStatus(Struct, frozen=True, kw_only=True):
     trouble: str
     server: str
 
+    @property
+    def is_reached(self) -> bool:
+        """Whether there are connections, or can be, as far as is known."""
+        return not self.trouble or self.idle + self.in_use > 0
+
 
 SpoolState = Literal["empty", "keeping", "draining", "refusing"]
 

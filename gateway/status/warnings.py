@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from gateway.status.status import PoolStatus, SpoolStatus, Status, Warning
+from gateway.status.status import SpoolStatus, Status, Warning
 
 SOON: Final = 14 * 86400.0
 """Seconds before a certificate's expiry from which it is warned of."""
@@ -89,7 +89,7 @@ def _of_storing(status: Status, slow_commit: float) -> Iterator[Warning]:
             code="spool-refuses", text=f"messages are refused: {spool.reason}; see {spool.path}"
         )
     for pool in status.pools:
-        if pool.trouble and not _size(pool):
+        if not pool.is_reached:
             what = "messages cannot be stored" if pool.name == "messages" else "queries wait"
             yield Warning(code="database-away", subject=pool.name, text=f"{what}: {pool.trouble}")
     for route in status.routes:
@@ -182,7 +182,3 @@ def _of_certificates(status: Status) -> Iterator[Warning]:
         elif left < SOON:
             text = f"{one.kind} {one.subject} expires in {left / 86400:.1f} days"
             yield Warning(code="certificate-expires", subject=one.listener, text=text)
-
-
-def _size(pool: PoolStatus) -> int:
-    return pool.idle + pool.in_use

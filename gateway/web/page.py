@@ -262,10 +262,9 @@ def _database(status: Status) -> Html:
 
 
 def _pool(pool: PoolStatus) -> Sequence[Html]:
-    is_reached = not pool.trouble or bool(pool.idle + pool.in_use)
-    tone: Tone = "good" if not pool.trouble else "warn" if is_reached else "bad"
+    tone: Tone = "good" if not pool.trouble else "warn" if pool.is_reached else "bad"
     trouble = f"<small>{escaped(pool.trouble)}</small>" if pool.trouble else ""
-    word = "reached" if is_reached else "not reached"
+    word = "reached" if pool.is_reached else "not reached"
     if not pool.trouble and not pool.opened:
         tone, word = "off", "not used yet"
     return (

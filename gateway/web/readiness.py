@@ -60,8 +60,8 @@ def checks_of(status: Status) -> Iterator[Check]:
     yield Check(status.state != "draining", f"gateway: {status.state}")
     for pool in status.pools:
         if pool.name == "messages":
-            is_reached = not pool.trouble or bool(pool.idle + pool.in_use)
-            yield Check(is_reached, f"database: {'reached' if is_reached else pool.trouble}")
+            how = "reached" if pool.is_reached else pool.trouble
+            yield Check(pool.is_reached, f"database: {how}")
     spool = status.spool
     if spool is None:
         yield Check(True, "spool: none")
