@@ -79,13 +79,14 @@ class Bucket:
         self._messages -= passed
         return passed
 
-    def charge(self, size: int, now: float) -> bool:
+    def charge(self, size: int, now: float, messages: int = 0) -> bool:
         """
-        Take bytes whether they may pass or not; return whether any are owed now.
+        Take bytes and messages whether they may pass or not; return whether any are owed now.
         """
         self._fill(now)
         self._bytes -= size
-        return self._bytes < 0
+        self._messages -= messages
+        return self._bytes < 0 or self._messages < 0
 
     @property
     def burst(self) -> float:

@@ -29,6 +29,7 @@ from twisted.python.failure import Failure
 from gateway.commit.attempt import Attempt, Known, NextStep, retry_delay
 from gateway.commit.lane_context import LaneContext
 from gateway.commit.multi_route import MultiRouteCommit
+from gateway.commit.units import UnitCommit
 from gateway.metrics.counters import ABANDONED, NOT_STORED, SPOOLED
 from gateway.model import wording
 from gateway.model.batch import MAX_BATCH_BYTES, MAX_BATCH_ROWS, Batch, Chunk, Fence, Refusal, Slice
@@ -81,6 +82,7 @@ class Lane:
         # one that is out of service does not stop the others.
         self._fences = defaultdict[str, Fence](lambda: Fence(context.new_id(), 1))
         self._together = MultiRouteCommit(context, self._fences, self._without)
+        self._units = UnitCommit(context, self._fences, self._move_gathered)
 
     @property
     def ids(self) -> Sequence[str]:
@@ -127,6 +129,10 @@ class Lane:
                     continue
             self.since = self.begun = self._context.clock.seconds()
             try:
+                if chunks[0].part is not None:
+                    await self._units.commit(chunks)
+                    self.load -= sum([len(chunk.frames) for chunk in chunks])
+                    continue
                 batches = Batch.by_route(chunks)
                 if len(batches) > 1:
                     batches = Batch.in_order(await self._together.commit(batches), chunks)
@@ -155,9 +161,13 @@ class Lane:
             chunk = queue[0]
             rows += len(chunk.frames)
             size += chunk.size
-            if rows > MAX_BATCH_ROWS or size > MAX_BATCH_BYTES:
+            if (chunk.part is None) is not (first.part is None):
+                break  # units have commits of their own
+            if chunk.part is not None and chunk.part.place:
+                pass  # the unit that was begun
+            elif rows > MAX_BATCH_ROWS or size > MAX_BATCH_BYTES:
                 break
-            if chunk.generation != first.generation:
+            elif chunk.generation != first.generation:
                 break  # its route may be another by now
             chunks.append(queue.popleft())
         return chunks
@@ -173,13 +183,15 @@ class Lane:
         if (spooler := self._context.spooler) is not None and spooler.takes:
             return chunks  # it leads them
         holds = self._context.breakers.pauses.holds
+        paused = {id(c.part.unit) for c in chunks if c.part is not None and holds(c.route)}
         begun: set[int] = set()
         waiting: set[int] = set()
         passing: list[Chunk] = []
         held: list[Chunk] = []
         for chunk in chunks:
             origin = id(chunk.origin)
-            if origin in waiting or holds(chunk.route):
+            waits = holds(chunk.route) or (chunk.part is not None and id(chunk.part.unit) in paused)
+            if origin in waiting or waits:
                 waiting.add(origin)
                 held.append(chunk)
             else:

@@ -19,6 +19,7 @@ from twisted.internet.defer import Deferred
 from gateway.model.batch import Batch, Fence, Origin, StreamMark, stream_marks
 from gateway.model.errors import (
     BatchesRefused,
+    BatchesStored,
     Faults,
     FenceVoid,
     FramesRefused,
@@ -34,6 +35,7 @@ from gateway.model.outcome import STORED, Fate, Outcome, Run, Word, row_refused
 from gateway.model.store import Claim, Seen, Spooled, Written, reached
 from gateway.model.stream import DIGEST
 from gateway.model.stream_marks import StreamPosition
+from gateway.model.unit import is_unit_key
 from gateway.sql.joined import TextFormat
 
 
@@ -147,14 +149,7 @@ class MemoryStore:
         self, batches: Sequence[Batch], fences: Sequence[Fence], *, afresh: bool = False
     ) -> bool:
         self.writes.append(sum(batch.count for batch in batches))
-        faults: list[Faults] = []
-        for batch in batches:
-            try:
-                self._frames(batch)
-            except FramesRefused as refused:
-                faults.append(refused.faults)
-            else:
-                faults.append([])
+        faults = [self._faults(batch) for batch in batches]
         if any(faults):
             raise BatchesRefused(faults)
         await self._begun()
@@ -193,6 +188,66 @@ class MemoryStore:
             self._last[fence.lane] = [(batch.count, STORED)]
         self._reply()
         return True
+
+    async def write_whole(
+        self,
+        batches: Sequence[Batch],
+        fences: Sequence[Fence],
+        *,
+        patient: bool = False,
+        blame: bool = False,
+    ) -> None:
+        self.writes.append(sum(batch.count for batch in batches))
+        faults = [self._faults(batch) for batch in batches]
+        if any(faults):
+            raise BatchesRefused(faults)
+        await self._begun()
+        for batch in batches:
+            if batch.count and batch.route in self.closed:
+                error = RouteError("table does not exist", "42P01")
+                error.route = batch.route
+                raise error
+            if batch.dead_letters and self.dead_letter_failures:
+                raise self.dead_letter_failures.popleft()
+        before = [
+            place
+            for place, fence in enumerate(fences)
+            if self._fences.get(fence.lane, 0) >= fence.first
+        ]
+        if before:
+            for place in before:
+                fence = fences[place]
+                if self._last[fence.lane] is None and not is_unit_key(fence.lane):
+                    raise FenceVoid(fence.number)
+            raise BatchesStored(before)
+        faults = [self._refused(batch) for batch in batches]
+        if any(faults):
+            raise BatchesRefused(faults, by_database=True)
+        for batch, fence in zip(batches, fences, strict=True):
+            for part in batch.slices:
+                self._passed.add(batch.route)
+                self.rows += [(part.chunk.origin, frame) for frame in part.frames]
+            self._keep_dead_letters(batch)
+            self._fences[fence.lane] = fence.number
+            self._last[fence.lane] = [(batch.count, STORED)]
+        self._reply()
+
+    def _refused(self, batch: Batch) -> Faults:
+        """Return the rows that the database would refuse."""
+        frames = [frame for part in batch.slices for frame in part.frames]
+        return [
+            (row, row_refused("violates a check constraint", "23514"))
+            for row, frame in enumerate(frames)
+            if any(word in frame for word in self.poison)
+        ]
+
+    def _faults(self, batch: Batch) -> Faults:
+        """Return the messages that are no text."""
+        try:
+            self._frames(batch)
+        except FramesRefused as refused:
+            return refused.faults
+        return []
 
     async def resolve(self, batch: Batch, fence: Fence) -> Written | None:
         if self.failures:

@@ -109,6 +109,9 @@ class HeldChunks:
         """Append chunks."""
         self._chunks += chunks
 
+    def begin(self) -> None:
+        """Do nothing: what waits here is begun by another lane."""
+
     def take(self) -> list[Chunk]:
         """Take out all chunks, in the order in which they came."""
         chunks, self._chunks = self._chunks, []

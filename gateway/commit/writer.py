@@ -25,6 +25,7 @@ from gateway.commit.inflight_limit import InflightLimit
 from gateway.commit.lane import Lane
 from gateway.commit.pauses import HeldChunks
 from gateway.commit.slow_commit_log import SlowCommitLog
+from gateway.dialects.base import UnitChunk
 from gateway.logs.last_reason import LastReason
 from gateway.metrics.counters import ABANDONED, NOT_STORED, STORED, WRITTEN_AGAIN, RouteCounters
 from gateway.model import wording
@@ -33,6 +34,7 @@ from gateway.model.errors import OutcomeUnknown, StoreError
 from gateway.model.outcome import Outcome, Run, Word
 from gateway.model.store import Spooler, Store
 from gateway.model.stream import Stream
+from gateway.model.unit import OnUnitSettled, Unit, UnitPart
 
 FILL: Final = 256
 """Rows queued on a lane at which other peers prefer the next lane."""
@@ -97,6 +99,41 @@ class PeerSource:
         if limit.used > limit.room:
             limit.exceeded()
         lane.queue(chunk)
+
+    def submit_unit(
+        self, parts: Sequence[UnitChunk], settled: OnUnitSettled, key: str | None = None
+    ) -> None:
+        """
+        Submit messages that are stored together or not at all.
+
+        @param parts: one or more, in the order they were sent.
+        @param settled: called with the fates of all messages, maybe before this returns.
+        @param key: see L{gateway.model.unit.unit_key}.
+        """
+        writer = self._writer
+        unit = Unit(len(parts), settled, key)
+        now = writer.wall_clock()
+        chunks = []
+        limit = writer.inflight_limit
+        for place, (route, frames, refusal) in enumerate(parts):
+            part = UnitPart(unit, place)
+            chunk = Chunk(
+                *(route, frames, self._origin, now, self._settled, part, None, 0, refusal),
+                writer.generation,
+            )
+            chunk.part = part
+            chunks.append(chunk)
+            limit.used += chunk.size + MESSAGE * len(frames)
+        lane = self._lane
+        if lane is None:
+            lane = self._lane = writer.choose_lane()
+            writer.sources[id(self._origin)] = self
+        self._in_flight += len(chunks)
+        writer.in_flight += len(chunks)
+        if limit.used > limit.room:
+            limit.exceeded()
+        lane.add(chunks)
+        lane.begin()
 
     def _settled(self, chunk: Chunk, runs: list[Run]) -> None:
         writer = self._writer

@@ -21,11 +21,23 @@ AT_ONCE: Final = (
     *("allow", "deny", "trusted_proxies", "max_connections", "max_connections_per_address"),
     *("messages_per_second", "bytes_per_second", "burst", "window"),
     *("frame_timeout", "write_timeout", "idle_timeout", "route", "route_by", "routes"),
+    "remember_chunks",
 )
 """Keys of a listener that a reload takes over for all its peers."""
 
 NEW_CONNECTIONS: Final = (
-    *("framing", "dialect", "max_frame", "ack", "nak", "telnet", "refuse_http", "auth", "tls"),
+    *(
+        "framing",
+        "dialect",
+        "max_frame",
+        "max_chunk",
+        "ack",
+        "nak",
+        "telnet",
+        "refuse_http",
+        "auth",
+        "tls",
+    ),
     *("first_frame_timeout", "keepalive", "user_timeout", "no_delay"),
 )
 """Keys of a listener that a reload takes over for peers that connect from then on."""

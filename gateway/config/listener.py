@@ -21,6 +21,7 @@ from gateway.system.addresses import network_fault
 from gateway.system.endpoint_arguments import MAX_C_INT, escaped
 from gateway.system.endpoint_text import EndpointFault, endpoint_hint
 from gateway.wire.framing import FramingName
+from gateway.wire.protocols import PROTOCOLS, ProtocolName
 
 # One message in a quarter of an hour; a lower rate would look like a hang.
 MessageRate = Annotated[float, Meta(ge=0.001)]
@@ -33,6 +34,14 @@ Keepalive = Annotated[float, Meta(ge=1, le=32767, extra=IN_SECONDS)]
 
 AUTH_TIMEOUT: Final = 10.0
 """Seconds that a peer has to prove who it is, where the listener does not say."""
+
+MAX_CHUNK: Final = 16 * 1024 * 1024
+"""Largest unit of messages, where the listener does not say."""
+
+REMEMBER_CHUNKS: Final = 86400.0
+"""Seconds for which a chunk is known when it is sent again, where the listener does not say."""
+
+_PROTOCOL_KEYS: Final = ("max_chunk", "remember_chunks")
 
 _OWNER: Final = re.compile(r"[^:\s\0]*(:[^:\s\0]+)?")
 
@@ -74,6 +83,10 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @ivar route_by: a field of each message, whose value chooses among C{routes}.
     @ivar routes: value of that field -> route.
     @ivar max_frame: largest payload in bytes, at most 64 MiB.
+    @ivar max_chunk: of a protocol: largest unit of messages that are acknowledged together, in
+        bytes when decompressed; C{None}: L{MAX_CHUNK}.
+    @ivar remember_chunks: of forward: how long a chunk is known when it is sent again; 0: it is
+        not. C{None}: L{REMEMBER_CHUNKS}.
     @ivar window: unanswered frames of a peer at which reading pauses.
     @ivar ack: sent instead of C{+OK}; C{none}: nothing is sent.
     @ivar nak: sent instead of every other answer.
@@ -107,11 +120,13 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     endpoint: str
     framing: FramingName = "line"
-    dialect: Literal["plain", "command"] = "plain"
+    dialect: Literal["plain", "command", "relp", "forward", "beats", "mllp"] = "plain"
     route: str | None = None
     route_by: str | None = None
     routes: dict[str, str] | None = None
     max_frame: Annotated[int, Meta(ge=1, le=64 * 1024 * 1024, extra=IN_BYTES)] = 65536
+    max_chunk: Annotated[int, Meta(ge=1, le=256 * 1024 * 1024, extra=IN_BYTES)] | None = None
+    remember_chunks: Annotated[float, Meta(ge=0, extra=IN_SECONDS)] | None = None
     window: Annotated[int, Meta(ge=1, le=1_000_000)] = 1024
     ack: str | None = None
     nak: str | None = None
@@ -146,6 +161,13 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """True where every peer must show a certificate."""
         tls = self.tls
         return tls is not None and bool(tls.client_ca) and tls.client_certificate == "required"
+
+    @property
+    def framing_name(self) -> FramingName | ProtocolName:
+        """Name of its framing, or of the protocol that has one of its own."""
+        if self.dialect != "plain" and self.dialect != "command":
+            return self.dialect
+        return self.framing
 
     @property
     def kind(self) -> str:
@@ -220,7 +242,13 @@ def check_listener(
     _check_admission(reader, where, listener)
     if not reader.is_sure(f"{where}.dialect"):
         return
-    if listener.dialect != "plain":
+    if listener.dialect in PROTOCOLS:
+        _check_protocol(reader, where, listener, routes)
+    else:
+        for key in _PROTOCOL_KEYS:
+            if getattr(listener, key) is not None:
+                reader.note(f"{where}.{key}", "is for a dialect that has chunks; leave it out")
+    if listener.dialect == "command":
         for key in ("route", "route_by", "routes", "ack", "nak"):
             if getattr(listener, key) is not None:
                 reader.note(f"{where}.{key}", 'is for dialect = "plain"; leave it out')
@@ -233,9 +261,43 @@ def check_listener(
     if listener.route is not None:
         check_name(reader, f"{where}.route", listener.route, route_names)
     elif not by_content:
-        reader.note(f"{where}.route", "is missing: a plain listener needs one")
+        what = "plain" if listener.dialect == "plain" else f"{listener.dialect} listener"
+        reader.note(f"{where}.route", f"is missing: a {what} listener needs one")
     if by_content:
         check_content(reader, where, listener.route_by, listener.routes, route_names, routes)
+
+
+def _check_protocol(
+    reader: SectionReader, where: str, listener: Listener, routes: Mapping[str, Route]
+) -> None:
+    """
+    Check a listener of a protocol with an acknowledgement of its own.
+    """
+    name = listener.dialect
+    for key in ("ack", "nak"):
+        if getattr(listener, key) is not None:
+            reader.note(f"{where}.{key}", f"is what {name} brings itself; leave it out")
+    if name != "forward" and listener.remember_chunks is not None:
+        reader.note(f"{where}.remember_chunks", 'is for dialect = "forward"; leave it out')
+    if listener.auth and not listener.knows_peers and name != "forward":
+        reader.note(
+            f"{where}.auth",
+            f"is not for {name}, whose peers cannot give a token; have them show certificates"
+            " (tls.client_ca)",
+        )
+    if not PROTOCOLS[name].needs_dead_letter:
+        return
+    if listener.route is None and listener.route_by is not None:
+        reader.note(
+            f"{where}.route",
+            f"is missing: {name} cannot refuse a message that has none of the values in routes",
+        )
+    for route in dict.fromkeys([listener.route, *(listener.routes or {}).values()]):
+        if route is not None and route in routes and not routes[route].dead_letter:
+            reader.note(
+                f"routes.{route}.dead_letter",
+                f"has to be true: {where} cannot refuse a message, and it must be kept somewhere",
+            )
 
 
 def _check_admission(reader: SectionReader, where: str, listener: Listener) -> None:
@@ -243,7 +305,7 @@ def _check_admission(reader: SectionReader, where: str, listener: Listener) -> N
     Check networks, TLS, the socket's owner and the keys that depend on the endpoint.
     """
     check_networks(reader, where, listener)
-    if listener.telnet and listener.framing != "line":
+    if listener.telnet and listener.framing_name != "line":
         reader.note(f"{where}.telnet", 'is for framing = "line"; leave it out')
     check_tls(reader, where, listener.tls, listener.endpoint)
     owner = listener.socket_owner

@@ -43,6 +43,7 @@ from gateway.model.errors import ConfigError
 from gateway.model.query import Query
 from gateway.model.route import Route
 from gateway.system.endpoint_text import EndpointFault
+from gateway.wire.protocols import PROTOCOLS
 
 EMBEDDED: Final = "embedded"
 
@@ -259,6 +260,11 @@ def draft(
         listener = resolved(reader, name, listener, config_paths)
         listeners[name] = listener
         check_listener(reader, name, listener, route_names, reading, endpoint_fault)
+        if listener.dialect in PROTOCOLS and "framing" in data["listeners"][name]:
+            reader.note(
+                f"listeners.{name}.framing",
+                f"is what {listener.dialect} brings itself; leave it out",
+            )
         if not reader.is_sure(f"listeners.{name}.endpoint"):
             continue
         other = used.setdefault(listener.endpoint, name)

@@ -38,6 +38,7 @@ from gateway.commit.writer import Writer
 from gateway.config.load import Limits
 from gateway.daemon.embedded import DataDirectory, EmbeddedServer
 from gateway.daemon.systemd import Systemd
+from gateway.daemon.unit_pruning import UnitPruning
 from gateway.listeners.build import Listeners
 from gateway.logs.last_reason import LastReason
 from gateway.logs.observer import LogObserver
@@ -78,6 +79,7 @@ class Parts:
     @ivar http: shows it.
     @ivar admin: sockets of the console.
     @ivar systemd: is told when the gateway is ready, and when it stops.
+    @ivar unit_pruning: forgets units that were remembered for long enough.
     """
 
     pool: Pool
@@ -93,6 +95,7 @@ class Parts:
     http: HttpService
     admin: AdminSockets
     systemd: Systemd
+    unit_pruning: UnitPruning
 
 
 class GatewayService(Service):
@@ -151,6 +154,7 @@ class GatewayService(Service):
         self._admin = parts.admin
         self._draining: Deferred[None] | None = None
         self._systemd = parts.systemd
+        self._unit_pruning = parts.unit_pruning
         self._opening: Deferred[None] | None = None
         self._reopening: Deferred[None] | None = None
         self._are_unopened = False
@@ -313,6 +317,7 @@ class GatewayService(Service):
             return
         self._watch.state = "ready"
         self._log.info("gateway ready", event="ready")
+        self._unit_pruning.start()
         # Objects that exist now stay; the garbage collector need not visit them again.
         gc.collect()
         gc.freeze()
@@ -402,6 +407,7 @@ class GatewayService(Service):
             listener.factory.end_log()
         self._writer.slow_commits.end()
         self._notifications.stop()
+        self._unit_pruning.stop()
         for opening in (self._opening, self._reopening):
             if opening is not None:
                 opening.cancel()

@@ -36,6 +36,7 @@ from gateway.daemon.service import (
     use_monotonic_clock,
 )
 from gateway.daemon.systemd import Systemd
+from gateway.daemon.unit_pruning import UnitPruning
 from gateway.dialects.command import CommandDialect
 from gateway.dialects.stream_registry import StreamRegistry
 from gateway.dialects.subscriptions import Subscriptions
@@ -172,6 +173,7 @@ def makeService(options: Options) -> IService:
             http=http,
             admin=admin,
             systemd=systemd,
+            unit_pruning=UnitPruning(store, listeners, reactor),
         ),
         clock=reactor,
         data_directory=DataDirectory(data_dir) if is_embedded else None,

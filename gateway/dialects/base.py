@@ -9,14 +9,15 @@ whatever stands between.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from gateway.access.peer_info import PeerInfo
 from gateway.access.rights import Rights
-from gateway.model.outcome import Fate, Outcome
+from gateway.model.outcome import Fate, Outcome, Run
 from gateway.model.stream import Stream
+from gateway.model.unit import OnUnitSettled
 from gateway.wire.push import Pushes
 
 OnAnswer = Callable[[Fate], None]
@@ -24,6 +25,18 @@ OnAnswer = Callable[[Fate], None]
 
 Request = Callable[[OnAnswer], None]
 """Something that takes its time; begun when everything before it is answered."""
+
+
+class UnitChunk(NamedTuple):
+    """
+    Consecutive messages of a unit that have one route.
+
+    @ivar refusal: why none of them is to be stored, where that is known from the start.
+    """
+
+    route: str
+    frames: list[bytes]
+    refusal: Outcome | None = None
 
 
 @dataclass(slots=True)
@@ -109,6 +122,24 @@ class Peer(Protocol):
     def close_with(self, outcome: Outcome) -> None:
         """Close the connection with an outcome, when everything in flight is answered."""
 
+    def submit_unit(
+        self, parts: Sequence[UnitChunk], settled: OnUnitSettled, key: str | None = None
+    ) -> None:
+        """
+        Submit messages that are stored together or not at all, see L{gateway.model.unit}.
+
+        @param parts: one or more.
+        @param settled: called with the fates of all their messages, maybe before this returns. What
+            comes behind the first one that is neither stored nor kept is not stored.
+        """
+
+    def acknowledge(self, payload: bytes, runs: Sequence[Run], since: float) -> None:
+        """
+        Send bytes in the protocol's own form, and count the answers that they give.
+
+        @param since: when the frames of these messages were read, in seconds of the clock.
+        """
+
 
 class FrameReader(Protocol):
     """
@@ -158,12 +189,14 @@ class Dialect(Protocol):
 
     @ivar takes_commands: whether frames are commands, and not messages.
     @ivar routes: routes of messages that do not name theirs.
+    @ivar acknowledges: whether it has an acknowledgement of its own, in place of our answers.
     """
 
     takes_commands: bool
+    acknowledges: bool
 
     @property
-    def routes(self) -> Collection[str]: ...
+    def routes(self) -> Sequence[str]: ...
 
     def reader(self, peer: Peer) -> FrameReader:
         """Make the reader of a new peer's frames."""

@@ -43,6 +43,7 @@ class ContentDialect:
     kept_bytes = 0
     route = None
     takes_commands = False
+    acknowledges = False
 
     def __init__(
         self, form: Format, field: str, routes: Mapping[str, str], fallback: str | None = None

@@ -61,6 +61,7 @@ class CommandDialect:
     """
 
     takes_commands = True
+    acknowledges = False
     routes = ()
 
     def __init__(

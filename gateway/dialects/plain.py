@@ -19,6 +19,7 @@ class PlainDialect:
 
     kept_bytes = 0
     takes_commands = False
+    acknowledges = False
 
     def __init__(self, route: str) -> None:
         self.route: str | None = route

@@ -21,6 +21,7 @@ class TokenFirst:
     """
 
     takes_commands = False
+    acknowledges = False
 
     def __init__(self, dialect: Dialect, authenticator: Authenticator) -> None:
         """

@@ -31,7 +31,6 @@ from gateway.peers.factory import PeerFactory, peer_info_of, place_name
 from gateway.system.addresses import Networks, address_of
 from gateway.system.transport import Transport, close_half
 from gateway.tls.handshake import ListenerTls
-from gateway.wire.framing import FRAMINGS
 from gateway.wire.proxy_header import ProxiedAddress
 
 SPARE: Final = 32
@@ -150,7 +149,7 @@ class Admission(Factory):
         if self._turned_away >= SPARE:
             return None
         self._turned_away += 1
-        framing = FRAMINGS[self.peers.framing](self.peers.max_frame)
+        framing = self.peers.make_framing(lambda _: None)
         payload = self.peers.words.payload(refusal)
         return TurnedAway(
             framing.frame(payload) if isinstance(payload, bytes) else b"", self._clock, self._gone

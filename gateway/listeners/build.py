@@ -5,11 +5,12 @@ Build the listeners of a configuration, and apply a reload to them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from gateway.access.authenticator import Authenticator
@@ -18,12 +19,14 @@ from gateway.access.peer_info import PeerInfo
 from gateway.access.rates import Allowance, Rates
 from gateway.access.rights import Access
 from gateway.config.changes import REOPENS
-from gateway.config.listener import AUTH_TIMEOUT, Listener
+from gateway.config.listener import AUTH_TIMEOUT, MAX_CHUNK, REMEMBER_CHUNKS, Listener
 from gateway.config.load import Config
+from gateway.dialects.acknowledging import AcknowledgingDialect, DialectSettings
 from gateway.dialects.base import Dialect
 from gateway.dialects.by_content import ContentDialect
 from gateway.dialects.command import CommandDialect
 from gateway.dialects.plain import PlainDialect
+from gateway.dialects.registry import READERS
 from gateway.dialects.token_first import TokenFirst
 from gateway.formats.registry import format_of
 from gateway.listeners.admission import Admission
@@ -39,6 +42,7 @@ from gateway.system.addresses import Networks
 from gateway.system.listening_reactor import ListeningReactor, ListenOptions
 from gateway.system.socket_options import SocketOptions
 from gateway.tls.registry import TlsRegistry
+from gateway.wire.protocols import PROTOCOLS
 
 
 class NewListeners(NamedTuple):
@@ -221,6 +225,9 @@ class Listeners:
         plain = _plain_dialect(config, listener)
         if plain is None:
             return self._commands
+        if listener.dialect in READERS:
+            settings = _dialect_settings(config, listener, plain.routes, self._peer_services.clock)
+            return AcknowledgingDialect(READERS[listener.dialect], plain, settings)
         return TokenFirst(plain, self._authenticator) if listener.auth else plain
 
     def _known(self, peer_info: PeerInfo) -> PeerInfo | None:
@@ -242,9 +249,10 @@ class Listeners:
 def _settings(config: Config, name: str, listener: Listener) -> ListenerSettings:
     return ListenerSettings(
         listener=name,
-        framing=listener.framing,
-        words=Words.configured(listener.ack, listener.nak),
+        framing=listener.framing_name,
+        words=_words(listener),
         max_frame=listener.max_frame,
+        max_chunk=listener.max_chunk or MAX_CHUNK,
         window=listener.window,
         timeouts=_timeouts(listener),
         push_buffer=config.channels.push_buffer,
@@ -259,6 +267,13 @@ def _settings(config: Config, name: str, listener: Listener) -> ListenerSettings
             receive_buffer=listener.receive_buffer,
         ),
     )
+
+
+def _words(listener: Listener) -> Words:
+    protocol = PROTOCOLS.get(listener.dialect)
+    if protocol is None:
+        return Words.configured(listener.ack, listener.nak)
+    return Words(b"", protocol.farewell)
 
 
 def _let_in(admission: Admission, listener: Listener) -> None:
@@ -308,7 +323,23 @@ def _dialect_keys(config: Config, listener: Listener) -> tuple[object, ...]:
     routes = listener.routes or {}
     # All routes of the listener have the same format.
     readings = [config.routes[name].reading for name in routes.values()][:1]
-    return listener.dialect, listener.auth, listener.route, listener.route_by, routes, readings
+    return (
+        *(listener.dialect, listener.auth, listener.route, listener.route_by, routes, readings),
+        *(listener.max_frame, listener.max_chunk, listener.remember_chunks),
+    )
+
+
+def _dialect_settings(
+    config: Config, listener: Listener, routes: Collection[str], clock: IReactorTime
+) -> DialectSettings:
+    remembered = listener.remember_chunks
+    return DialectSettings(
+        clock=clock,
+        max_frame=listener.max_frame,
+        max_chunk=listener.max_chunk or MAX_CHUNK,
+        remember_chunks=REMEMBER_CHUNKS if remembered is None else remembered,
+        formats={name: config.routes[name].reading for name in routes},
+    )
 
 
 def _plain_dialect(config: Config, listener: Listener) -> Dialect | None:

@@ -133,6 +133,8 @@ class ListenerService:
             call = f"printf {self.example} | nc -N {netcat}"
         # Nothing that a person types begins with a proxy's header.
         hint = "through a proxy alone" if self.admission.proxies else f"try: {call}"
+        if not self.example:
+            hint = f"for senders that speak {self.factory.framing}"
         framing = self.factory.framing
         return f"listener {self.factory.listener}: {framing} frames{over} on {where}; {hint}"
 

@@ -12,6 +12,7 @@ from gateway.config.listener import Listener
 from gateway.formats.registry import FORMATS
 from gateway.model.route import Route
 from gateway.wire.framing import FRAMINGS
+from gateway.wire.protocols import PROTOCOLS
 
 _SAMPLE_TEXT: Final = "hello"
 _ONE: Final = 1  # any column that is a number, a text or a time takes it
@@ -25,8 +26,11 @@ _ESCAPES: Final = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 def example(listener: Listener, routes: Mapping[str, Route]) -> str:
     """
-    Return an example of what a peer may send, as an argument of printf(1).
+    Return an example of what a peer may send, as an argument of printf(1); C{""} for a protocol
+    that nobody types.
     """
+    if listener.dialect in PROTOCOLS:
+        return ""
     if listener.dialect == "command":
         first = next(iter(routes.values()), None)
         message = "PING you" if first is None else f"PUT {first.name} {sample_message(first)}"
@@ -36,9 +40,9 @@ def example(listener: Listener, routes: Mapping[str, Route]) -> str:
     else:
         message = sample_message(routes[listener.route or ""])
     if not listener.auth:
-        return _printed(listener.framing, message)
+        return _printed(listener.framing_name, message)
     token = "AUTH TOKEN" if listener.dialect == "command" else "TOKEN"
-    return _printed(listener.framing, token, message)
+    return _printed(listener.framing_name, token, message)
 
 
 def sample_message(route: Route, choice: tuple[str, str] | None = None) -> str:

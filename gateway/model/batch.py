@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 
 from gateway.model.outcome import Fate, Outcome, Returned, Run, Word, part
 from gateway.model.stream import Stream, digests_of
+from gateway.model.unit import UnitPart
 
 MAX_BATCH_ROWS: Final = 10_000
 """
@@ -58,11 +59,12 @@ class Chunk:
     @ivar refusal: why all of them are refused, where that is known from the start: they only
         use their numbers up.
     @ivar generation: number of the configuration that it was read under; 0: no peer's.
+    @ivar part: its place in a unit of chunks that are stored together; mostly C{None}: in none.
     """
 
     __slots__ = (
         *("_answered", "_left", "_runs", "_series", "first", "frames", "generation"),
-        *("origin", "received_at", "refusal", "route", "size", "stream", "token"),
+        *("origin", "part", "received_at", "refusal", "route", "size", "stream", "token"),
     )
 
     def __init__(
@@ -95,6 +97,7 @@ class Chunk:
         self.first = first
         self.refusal = refusal
         self.generation = generation
+        self.part: UnitPart | None = None
         if stream is not None:
             # A message of the same read may have failed already, and set the stream back before it.
             self._series = stream.series if first < stream.next or stream.loose else -1

@@ -95,7 +95,14 @@ class TelnetError(PeerError):
 
 
 class StoreError(GatewayError):
-    """The batch is not known to be committed."""
+    """
+    The batch is not known to be committed.
+
+    @ivar route: the route that it is about, where batches of several were written together; C{""}:
+        of all.
+    """
+
+    route = ""
 
 
 class SpoolError(GatewayError):
@@ -224,11 +231,25 @@ class BatchesRefused(PeerError):
     Some frames of several batches can never be stored, see L{FramesRefused}.
 
     @ivar faults: faults of each batch.
+    @ivar by_database: whether the database found them.
     """
 
-    def __init__(self, faults: list[Faults]) -> None:
+    def __init__(self, faults: list[Faults], by_database: bool = False) -> None:
         super().__init__(f"{sum(map(len, faults))} frames refused")
         self.faults = faults
+        self.by_database = by_database
+
+
+class BatchesStored(PeerError):
+    """
+    Some of the batches were stored before, by another try or gateway; the others are not stored.
+
+    @ivar places: of those that were, ascending.
+    """
+
+    def __init__(self, places: Sequence[int]) -> None:
+        super().__init__(f"{len(places)} batches were stored before")
+        self.places = places
 
 
 class FramesRefused(PeerError):

@@ -76,6 +76,8 @@ class Outcome:
     @ivar sqlstate: PostgreSQL's error code, where PostgreSQL refused.
     @ivar retry: seconds the peer should wait before it tries again.
     @ivar values: C{name=value}, one or more with a space between.
+    @ivar dead_letter: whether the refused message was kept as a dead letter in the commit of its
+        unit (L{gateway.model.unit}), so that its sender may forget it.
     """
 
     word: Word
@@ -84,6 +86,7 @@ class Outcome:
     sqlstate: str = ""
     retry: int | None = None
     values: str = ""
+    dead_letter: bool = False
 
     def __bytes__(self) -> bytes:
         parts = [self.word.value]
@@ -129,7 +132,21 @@ class Listing:
     word: ClassVar[Word] = Word.OK
 
 
-Fate = Outcome | Returned | Listing
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """
+    End of a request that was answered in the words of a protocol with an acknowledgement of its
+    own; nothing is left to be said.
+
+    @ivar closes: whether the connection ends.
+    """
+
+    closes: bool = False
+
+    word: ClassVar[Word] = Word.OK
+
+
+Fate = Outcome | Returned | Listing | Acknowledged
 """Result of a message, of messages in a row, or of a command."""
 
 STORED: Final = Outcome(Word.OK)
@@ -174,6 +191,14 @@ def row_refused(text: str, sqlstate: str) -> Outcome:
 _KEPT: Final = (Word.OK, Word.DUP, Word.QUE)
 
 
+def is_kept(fate: Fate) -> bool:
+    """
+    Say whether a message is stored, in the spool, or kept as a dead letter, so that its sender may
+    forget it.
+    """
+    return fate.word in _KEPT or (isinstance(fate, Outcome) and fate.dead_letter)
+
+
 @dataclass(frozen=True, slots=True)
 class Words:
     """
@@ -211,7 +236,7 @@ class Words:
         """
         if fate is STORED and self.ack is None:
             return b"+OK"  # nearly every answer there is
-        if fate is SILENT:
+        if fate is SILENT or isinstance(fate, Acknowledged):
             return None
         own = self.ack if fate.word in _KEPT else self.nak
         if own is not None:

@@ -147,6 +147,30 @@ class Store(Protocol):
         @raise gateway.model.errors.StoreError: as for L{write}; whatever row is at fault.
         """
 
+    async def write_whole(
+        self,
+        batches: Sequence[Batch],
+        fences: Sequence[Fence],
+        *,
+        patient: bool = False,
+        blame: bool = False,
+    ) -> None:
+        """
+        Store every row of several batches, their dead letters too, in one commit and move their
+        fences, or do nothing at all.
+
+        For units of messages (L{gateway.model.unit}), which have no streams. There may be several
+        batches of a route, each with a fence of its own, and they are stored in this order. Writing
+        again with a fence that has moved stores nothing of its batch, whatever it holds now.
+
+        @param patient: as in L{write}.
+        @param blame: as in L{write}.
+        @raise gateway.model.errors.BatchesRefused: some rows can never be stored; nothing is.
+        @raise gateway.model.errors.BatchesStored: some batches were stored before; nothing is
+            stored by this call.
+        @raise gateway.model.errors.StoreError: as for L{write}, with the route where one is known.
+        """
+
     async def resolve(self, batch: Batch, fence: Fence) -> Written | None:
         """
         Settle the fate of an earlier L{write} or L{write_together} whose outcome is unknown.

@@ -55,6 +55,11 @@ def wrong_listener(listener: str, dialect: str, framing: str, spoken: str) -> Ou
     return goodbye(Code.FORMAT, f"{text}: {problem}")
 
 
+BEHIND_REFUSED: Final = try_later(
+    Code.GAP, "a message before it was not stored, so this one is not either"
+)
+NOT_KNOWN_STORED: Final = try_later(Code.DOWN, "whether it is stored is not known yet", RETRY_AFTER)
+
 # Who the peer is, and what it may do.
 
 TOKEN_FIRST: Final = goodbye(Code.AUTH, "say AUTH and a token first")

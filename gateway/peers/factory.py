@@ -20,6 +20,7 @@ from gateway.access.rates import Allowance, Bucket, Rates
 from gateway.access.rights import NOTHING, Access, Rights
 from gateway.commit.inflight_limit import InflightLimit
 from gateway.commit.writer import OnSettled, PeerSource, Writer
+from gateway.dialects.acknowledging import AcknowledgingDialect
 from gateway.dialects.base import Dialect
 from gateway.dialects.subscriptions import Subscriptions
 from gateway.metrics.counters import ListenerCounters
@@ -35,6 +36,7 @@ from gateway.peers.timeouts import Timeouts
 from gateway.system.addresses import address_of
 from gateway.system.socket_options import SocketOptions
 from gateway.wire.framing import FRAMINGS, Framing
+from gateway.wire.protocols import PROTOCOLS
 from gateway.wire.telnet import TelnetFraming
 
 
@@ -44,8 +46,9 @@ class ListenerSettings:
     Settings of one listener, as far as its peers feel them.
 
     @ivar listener: its name in the configuration.
-    @ivar framing: a key of L{FRAMINGS}.
+    @ivar framing: a key of L{FRAMINGS}, or of L{PROTOCOLS}.
     @ivar max_frame: largest payload of a frame, in bytes.
+    @ivar max_chunk: largest unit of messages that are acknowledged together, in bytes.
     @ivar window: unanswered frames of a peer at which reading pauses.
     @ivar push_buffer: bytes of pushes that may wait for a peer.
     @ivar auth: whether peers have to prove their identity.
@@ -60,6 +63,7 @@ class ListenerSettings:
     words: Words
     max_frame: int
     window: int
+    max_chunk: int = 0
     timeouts: Timeouts = field(default_factory=Timeouts)
     push_buffer: int = 262144
     auth: bool = False
@@ -136,6 +140,7 @@ class PeerFactory(Factory):
         self.framing = settings.framing
         self.words = settings.words
         self.max_frame = settings.max_frame
+        self.max_chunk = settings.max_chunk
         self.window = settings.window
         self.timeouts = settings.timeouts
         self.push_buffer = settings.push_buffer
@@ -228,7 +233,7 @@ class PeerFactory(Factory):
         """
         self.dialect = dialect
         for peer in list(self.peers):
-            if peer.dialect.takes_commands == dialect.takes_commands:
+            if _are_alike(peer.dialect, dialect):
                 if peer.dialect is not dialect:
                     peer.replace_dialect(dialect)
             elif not all(route in routes for route in peer.dialect.routes):
@@ -292,6 +297,8 @@ class PeerFactory(Factory):
         )
 
     def make_framing(self, say: Callable[[bytes], object]) -> Framing:
+        if self.dialect.acknowledges:
+            return PROTOCOLS[self.framing].framing(self.max_frame, self.max_chunk)
         framing = FRAMINGS[self.framing](self.max_frame, refuses_http=self.refuses_http)
         return TelnetFraming(framing, say) if self.telnet else framing
 
@@ -310,17 +317,23 @@ class PeerFactory(Factory):
             bucket = self.rates.bucket(peer_info.account, now)
         if bucket is None:
             return None
-        return Throttle(bucket, self.clock, resume, self.counters, refuses=not self.words.silent)
+        refuses = not (self.words.silent or self.dialect.acknowledges)
+        return Throttle(bucket, self.clock, resume, self.counters, refuses=refuses)
 
     def awaits_proof(self, peer_info: PeerInfo) -> bool:
         return self.auth and peer_info.identity is None
 
+    @property
+    def dialect_name(self) -> str:
+        """Name of the dialect, as the configuration has it."""
+        if self.dialect.acknowledges:
+            return self.framing
+        return "command" if self.dialect.takes_commands else "plain"
+
     def wrong_listener_answer(self, framing: str) -> Outcome | None:
-        commands = self.dialect.takes_commands
-        if commands and framing == self.framing:
+        if self.dialect.takes_commands and framing == self.framing:
             return None
-        dialect = "command" if commands else "plain"
-        return wording.wrong_listener(self.listener, dialect, self.framing, framing)
+        return wording.wrong_listener(self.listener, self.dialect_name, self.framing, framing)
 
     def buildProtocol(self, addr: IAddress | None) -> PeerProtocol:
         return self.peer(peer_info_of(addr))
@@ -330,6 +343,13 @@ class PeerFactory(Factory):
         Make the protocol of a peer that is let in.
         """
         return PeerProtocol(self, peer_info)
+
+
+def _are_alike(one: Dialect, other: Dialect) -> bool:
+    """Say whether a peer of one dialect can go on with the other."""
+    if isinstance(one, AcknowledgingDialect):
+        return one.is_like(other)
+    return not other.acknowledges and one.takes_commands == other.takes_commands
 
 
 def peer_info_of(addr: IAddress | None) -> PeerInfo:

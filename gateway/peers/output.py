@@ -25,7 +25,16 @@ from typing import TYPE_CHECKING
 
 from gateway.dialects.base import Work
 from gateway.metrics.counters import ListenerCounters
-from gateway.model.outcome import SILENT, STORED, Outcome, Run, Word, Words, merge
+from gateway.model.outcome import (
+    SILENT,
+    STORED,
+    Acknowledged,
+    Outcome,
+    Run,
+    Word,
+    Words,
+    merge,
+)
 from gateway.model.stream import Stream
 from gateway.wire.framing import Framing
 
@@ -172,6 +181,16 @@ class AnswerQueue:
         self._worded = True
         return kept, rejected, again
 
+    def count(self, runs: Sequence[Run], since: float) -> None:
+        """
+        Count answers that were given in another way.
+
+        @param since: when their frames were read, in seconds.
+        """
+        seconds = self._seconds() - since
+        for count, fate in runs:
+            self._counters.answered(count, fate, seconds)
+
     def say_protocol_words(self) -> None:
         """Use the protocol's words from now on, whatever words the listener has."""
         self._words = Words()
@@ -209,6 +228,9 @@ class AnswerQueue:
                 runs = merge(runs, slot.gaps)
             position = 0
             for count, fate in runs:
+                if isinstance(fate, Acknowledged):
+                    self.ended = fate.closes
+                    continue  # it was counted when it was said
                 if fate.word is Word.BYE:
                     # -BYE is sent once, whatever frames come after it.
                     count = 1

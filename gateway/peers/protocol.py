@@ -26,11 +26,13 @@ from zope.interface import implementer
 
 from gateway.access.peer_info import PeerInfo
 from gateway.access.rights import NOTHING, Rights
-from gateway.dialects.base import Dialect, Request, Work
+from gateway.dialects.acknowledging import AcknowledgingDialect, AcknowledgingReader
+from gateway.dialects.base import Dialect, Request, UnitChunk, Work
 from gateway.metrics.counters import kind_of
 from gateway.model import wording
 from gateway.model.errors import ForeignError, FramingError
 from gateway.model.outcome import STORED, Code, Fate, Outcome, Run, Word, goodbye
+from gateway.model.unit import OnUnitSettled, UnitPart
 from gateway.peers.closing import Closing
 from gateway.peers.context import ListenerContext
 from gateway.peers.output import AnswerQueue, Output, Slot
@@ -52,7 +54,7 @@ _FRAME: Final = 64
 @implementer(IHalfCloseableProtocol, IPushProducer)
 class PeerProtocol(Protocol):
     """
-    Protocol of one connected peer.
+    Protocol of a connected peer.
 
     @ivar id: its number for the operator; no other peer of the process has it.
     @ivar since: when it connected, in seconds of the clock.
@@ -65,14 +67,13 @@ class PeerProtocol(Protocol):
     # On the class, so that an idle connection pays for none of it.
     _phase = Phase.OPEN
     _paused: Pause | None = None
-    _seen = 0
+    _seen = _held_size = 0
     _pressed = False
     _oversize = False
     _advancing = False
     _given_up = False
-    _held_size = 0
     _large = False
-    _kept = 0
+    _kept = _charged = 0
     _bye: Outcome | None = None
     _request: Request | None = None
     _asking: Slot | None = None
@@ -96,6 +97,8 @@ class PeerProtocol(Protocol):
         )
         self._held: deque[bytes] = deque()
         self.dialect = context.dialect
+        if self.dialect.acknowledges:
+            self._beginning = None
         self._reader = self.dialect.reader(self)
         if (bye := self.set_identity(peer_info)) is not None:
             self._bye = bye
@@ -167,8 +170,9 @@ class PeerProtocol(Protocol):
             if isinstance(error, ForeignError):
                 self.log_close(bye)
         if frames:
-            self._context.counters.messages += len(frames)
-            self.frames += len(frames)
+            if not self.dialect.acknowledges:  # else frames only hold messages
+                self._context.counters.messages += len(frames)
+                self.frames += len(frames)
             self._seen |= FINISHED
             self._oversize = framing.oversize
             if self._oversize:
@@ -290,6 +294,7 @@ class PeerProtocol(Protocol):
                 self._begin(self._reader.turn_away(over, throttle.refusal()))
             if not frames:
                 return
+            self._charged = len(frames)
         route = self._reader.route
         if route is not None and not self._oversize:
             self.source.submit(route, frames, self.answers.expect(route, len(frames)))
@@ -317,6 +322,9 @@ class PeerProtocol(Protocol):
 
     def settled(self, slot: object, runs: Sequence[Run]) -> None:
         """Set the fates of a slot's messages, and write what is due."""
+        if isinstance(slot, UnitPart):
+            slot.unit.settle(slot.place, runs)
+            return
         assert isinstance(slot, Slot)
         slot.runs = runs
         if (len(runs) > 1 or runs[0][1] is not STORED) and not slot.is_request:
@@ -528,9 +536,12 @@ class PeerProtocol(Protocol):
         self._reader = self._reader.rights_changed(self)
 
     def replace_dialect(self, dialect: Dialect) -> None:
-        """Replace the dialect of frames that are not read yet."""
+        """Replace the dialect of frames that are not read yet by one of its kind."""
         self.dialect = dialect
-        self._reader = dialect.reader(self)
+        if isinstance(dialect, AcknowledgingDialect):
+            self._reader = dialect.renewed(self._reader, self)
+        else:
+            self._reader = dialect.reader(self)
 
     def renew_throttle(self) -> None:
         """Replace the peer's throttle by one of the present rate limits."""
@@ -541,7 +552,24 @@ class PeerProtocol(Protocol):
             before.cancel()
             self._advance()
 
-    # Called by the dialect.
+    # Called by its dialect.
+
+    def submit_unit(
+        self, parts: Sequence[UnitChunk], settled: OnUnitSettled, key: str | None = None
+    ) -> None:
+        count = sum([len(part.frames) for part in parts])
+        self._context.counters.messages += count
+        self.frames += count
+        if self._throttle is not None:
+            self._throttle.charge_messages(max(0, count - self._charged))
+            self._charged = max(0, self._charged - count)
+        self.source.submit_unit(parts, settled, key)
+
+    def acknowledge(self, payload: bytes, runs: Sequence[Run], since: float) -> None:
+        self.answers.count(runs, since)
+        self._note(self.dialect.routes[0] if len(self.dialect.routes) == 1 else "", runs)
+        if payload and self._phase is not Phase.LOST:
+            self._output.write(payload)
 
     def log_close(self, bye: Outcome) -> Outcome:
         """Log that the peer is told to go; return the outcome given."""
@@ -558,6 +586,8 @@ class PeerProtocol(Protocol):
             self._framing.forget()
             self._bye = outcome
             self._pressed = False
+            if isinstance(self._reader, AcknowledgingReader):
+                self._reader.hurry()
             self._advance()
 
     def abort(self) -> None:

@@ -113,6 +113,12 @@ class Throttle:
         if self._bucket.charge(size, now):
             self._hold(now)
 
+    def charge_messages(self, count: int) -> None:
+        """Charge messages that came in one frame with another that was charged."""
+        now = self._clock.seconds()
+        if self._bucket.charge(0, now, count):
+            self._hold(now)
+
     def give_back(self, frames: Sequence[bytes]) -> None:
         """Put frames back that were not processed: they will be passed to L{limit_frames} again."""
         self._bucket.give_back(frames)

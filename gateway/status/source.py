@@ -253,7 +253,7 @@ def _listener(service: ListenerService) -> ListenerStatus:
         name=factory.listener,
         address=service.address,
         framing=factory.framing,
-        dialect="command" if factory.dialect.takes_commands else "plain",
+        dialect=factory.dialect_name,
         tls=service.is_tls,
         peers=factory.connection_limit.count,
         most_peers=None if most == inf else int(most),

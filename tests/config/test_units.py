@@ -34,7 +34,7 @@ COUNTS = {
 }
 """Keys with numbers that are neither durations nor sizes."""
 
-MAY_BE_ZERO = {"Limits.drain_delay"}
+MAY_BE_ZERO = {"Limits.drain_delay", "Listener.remember_chunks"}
 """Keys of which nothing at all is a value."""
 
 
@@ -84,9 +84,9 @@ def test_every_number_has_units_or_is_a_count() -> None:
     assert len(found) > 30 and {Listener, TlsSection, SpoolSection} <= {*sections()}
     assert {key for key, (_, _, unit) in found.items() if unit is None} == COUNTS
     for name, (_, key, unit) in found.items():
-        if re.search(r"_timeout|_after|^timeout|^burst|^keepalive", key):
+        if re.search(r"_timeout|_after|^timeout|^burst|^keepalive|^remember", key):
             assert unit is DURATION, name
-        if re.search(r"bytes|_buffer|_frame$", key):
+        if re.search(r"bytes|_buffer|_frame$|_chunk$", key):
             assert unit is SIZE, name
 
 

@@ -385,6 +385,28 @@ class SimulatedStore:
         )
         return stored
 
+    async def write_whole(
+        self,
+        batches: Sequence[Batch],
+        fences: Sequence[Fence],
+        *,
+        patient: bool = False,
+        blame: bool = False,
+    ) -> None:
+        faults = [self._faults(batch) for batch in batches]
+        if any(faults):
+            raise BatchesRefused(faults)
+        text = " and ".join(
+            f"{_shown(batch)} behind {_fence(fence)}"
+            for batch, fence in zip(batches, fences, strict=True)
+        )
+        await self._send(
+            f"write whole {text}",
+            lambda memory: memory.write_whole(batches, fences),
+            batches,
+            fences[0],
+        )
+
     async def resolve(self, batch: Batch, fence: Fence) -> Written | None:
         written: Written | None = await self._send(
             f"resolve {_fence(fence)}", lambda memory: memory.resolve(batch, fence), (), fence

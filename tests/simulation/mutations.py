@@ -286,8 +286,8 @@ MUTATIONS: Final = (
         [
             Replacement(
                 "commit/lane.py",
-                "if origin in waiting or holds(chunk.route):",
-                "if holds(chunk.route):",
+                "if origin in waiting or waits:",
+                "if waits:",
             )
         ],
     ),

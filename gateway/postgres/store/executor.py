@@ -13,11 +13,13 @@ from uuid import uuid4
 from twisted.internet.interfaces import IReactorTime
 
 from gateway.model.batch import Batch, Fence, StreamMark, stream_marks
-from gateway.model.errors import RouteError, RowError, StoreError, TransientError
+from gateway.model.errors import Faults, RouteError, RowError, StoreError, TransientError
+from gateway.model.outcome import refused_rows
 from gateway.postgres.connect.connection import Connection, Rows, RunQuery
+from gateway.postgres.connect.driver_errors import SlowRow, StoredBefore
 from gateway.postgres.store.dead_letter import KEEP_DEAD_LETTERS, dead_letter_values
 from gateway.sql.block import Blame, settings
-from gateway.sql.fates import FATES_OF
+from gateway.sql.fates import FATES_OF, runs_of
 from gateway.sql.literals import filled
 from gateway.sql.sqlstate import CANCELLED, PASSING_PATTERN
 from gateway.sql.statement import Bound, Statement, named
@@ -238,6 +240,72 @@ class StatementExecutor:
             raise
         return []
 
+    async def run_whole(
+        self,
+        connection: Connection,
+        bounds: Sequence[Bound | None],
+        fences: Sequence[Fence],
+        batches: Sequence[Batch],
+        patient: bool = False,
+    ) -> Rows:
+        """
+        Store several batches, of any routes, in one round trip and transaction, or none of them.
+
+        @param bounds: C{None} for a batch without rows to store.
+        @param patient: as in L{WriteOptions}.
+        @raise RowError: a row is at fault, or rows have to be stored one by one.
+        """
+        answer_timeout = self._deadline if patient else self._answer_timeout
+        texts = []
+        for bound, fence, batch in zip(bounds, fences, batches, strict=True):
+            texts += self._keep_dead_letters(connection, batch)
+            texts.append(_fenced(bound, fence, careful=False))
+        sql = (self._within if patient else "") + "; ".join(texts)
+        await connection.query(sql, None, self._deadline, answer_timeout)
+        return []
+
+    async def run_apart(
+        self,
+        connection: Connection,
+        bounds: Sequence[Bound | None],
+        fences: Sequence[Fence],
+        batches: Sequence[Batch],
+        blames: Sequence[Blame],
+        watch: bool = False,
+    ) -> None:
+        """
+        Store several batches by code blocks that find the rows at fault, if there are none.
+
+        @param blames: which failing rows of each batch are at fault.
+        @param watch: whether to find a slow row.
+        @raise WholeRefused: there are some; nothing is stored.
+        @raise WholeFailed: a batch failed as a whole; nothing is stored.
+        """
+
+        async def work(query: RunQuery) -> None:
+            await query(self._within, None)
+            faults: list[Faults] = []
+            for place, (bound, fence, batch) in enumerate(
+                zip(bounds, fences, batches, strict=True)
+            ):
+                # Set for each anew: the settings last until the end of the transaction.
+                texts = [
+                    f"SELECT set_config('gateway.blame', '{blames[place].name}', true)",
+                    f"SELECT set_config('gateway.watch', '{'on' if watch else 'off'}', true)",
+                    *self._keep_dead_letters(connection, batch),
+                    _fenced(bound, fence, careful=True),
+                    filled(FATES_OF, (fence.lane,)),
+                ]
+                try:
+                    ((text,),) = await query("; ".join(texts), None)
+                except (RowError, RouteError, TransientError, SlowRow, StoredBefore) as error:
+                    raise WholeFailed(place, error) from error
+                faults.append(refused_rows(runs_of(text, batch.count, ())))
+            if any(faults):
+                raise WholeRefused(faults)
+
+        await connection.transaction(work, self._deadline)
+
     def forget(self, statements: Iterable[Statement]) -> None:
         """
         Drop what is known of statements that are no more used.
@@ -268,6 +336,49 @@ class StatementExecutor:
             *(body, named(values), sql, after, self._deadline),
             *(before.replace("%%", "%"), answer_timeout),
         )
+
+
+def _fenced(bound: Bound | None, fence: Fence, *, careful: bool) -> str:
+    """
+    Return the text that stores a batch behind its fence.
+
+    @param careful: whether as a code block that leaves out rows at fault.
+    """
+    fenced: list[str | int | None] = [fence.lane, fence.first, fence.number]
+    if bound is None:
+        return filled(_ADVANCE, fenced)
+    statement, values = bound
+    parameters = named([*fenced, *values])
+    if careful or statement.preparable is None:
+        body = statement.block if careful else statement.whole
+        return filled("DO %s", (filled(body, parameters),))
+    return filled(statement.plain, parameters)
+
+
+class WholeRefused(StoreError):
+    """
+    Rows of batches that are stored together are at fault.
+
+    @ivar faults: of each batch.
+    """
+
+    def __init__(self, faults: list[Faults]) -> None:
+        super().__init__("rows are at fault")
+        self.faults = faults
+
+
+class WholeFailed(StoreError):
+    """
+    One of several batches that are stored together failed as a whole.
+
+    @ivar place: of the batch.
+    @ivar error: how.
+    """
+
+    def __init__(self, place: int, error: Exception) -> None:
+        super().__init__(str(error))
+        self.place = place
+        self.error = error
 
 
 def passes(error: StoreError) -> bool:

@@ -35,12 +35,14 @@ from gateway.model.outcome import STORED, Run, refused_rows, row_refused
 from gateway.model.route import Route
 from gateway.model.store import Claim, Seen, Spooled, Written
 from gateway.model.stream import KEPT_REFUSALS
+from gateway.model.unit import is_unit_key
 from gateway.postgres.connect.connection import Connection, Rows
 from gateway.postgres.connect.driver_errors import SlowRow, StoredBefore, StreamsUnmoved
 from gateway.postgres.connect.pool import Pool
 from gateway.postgres.store.durability import weaknesses
 from gateway.postgres.store.executor import StatementExecutor, WriteOptions, passes
 from gateway.postgres.store.route_cache import Definition, RouteCache, in_turns
+from gateway.postgres.store.whole import WholeCommit
 from gateway.sql.block import Blame
 from gateway.sql.fates import VOID, runs_of
 from gateway.sql.literals import Values
@@ -66,6 +68,17 @@ _FORGET: Final = "DELETE FROM gateway.lane WHERE id = ANY(%s::uuid[])"
 _FORGET_ABANDONED: Final = (
     "DELETE FROM gateway.lane WHERE moved_at < now() - make_interval(secs => %s)"
 )
+MOST_UNITS: Final = 1_000_000
+"""Units that are remembered at most; each takes about 400 bytes of the database."""
+
+_FORGET_UNITS: Final = """
+    DELETE FROM gateway.lane WHERE id IN (
+        SELECT id FROM (
+            SELECT id, moved_at, row_number() OVER (ORDER BY moved_at DESC) AS place
+              FROM gateway.lane WHERE substr(id::text, 15, 1) = '8') AS units
+         WHERE moved_at < now() - make_interval(secs => %s) OR place > %s)
+    RETURNING id
+"""
 _VOID: Final = "SELECT gateway.void(%s::uuid, %s::bigint, %s::bigint)"
 _TOUCH: Final = (
     "UPDATE gateway.lane SET moved_at = now() WHERE id = %s::uuid RETURNING number, fates"
@@ -106,6 +119,14 @@ class PostgresStore:
         # Lanes on which a statement was lost. A server that hung may run it when another try has
         # stored the batch, and must then find the lane's row.
         self._doubtful: set[str] = set()
+        self._whole = WholeCommit(
+            *(pool, self._route_cache, self.executor),
+            turn=self._turn,
+            is_sound=self._is_sound,
+            doubtful=self._doubtful,
+            deadline=self._deadline,
+            answer_timeout=self._answer_timeout,
+        )
 
     async def write(
         self, batch: Batch, fence: Fence, *, patient: bool = False, blame: bool = False
@@ -320,6 +341,16 @@ class PostgresStore:
             definition.passed = batch.slices[-1]
         return True
 
+    async def write_whole(
+        self,
+        batches: Sequence[Batch],
+        fences: Sequence[Fence],
+        *,
+        patient: bool = False,
+        blame: bool = False,
+    ) -> None:
+        await self._whole.write(batches, fences, patient=patient, blame=blame)
+
     async def resolve(self, batch: Batch, fence: Fence) -> Written | None:
         async with self._pool.checkout() as connection:
             values = (fence.lane, fence.first, fence.number)
@@ -396,11 +427,11 @@ class PostgresStore:
     async def close_lanes(self, lanes: Sequence[str]) -> None:
         """
         Delete lanes that will never be used again. Those on which a statement was lost stay, until
-        they are abandoned.
+        they are abandoned, and those of units, by which they are known.
 
         @precondition: nothing is in flight on them.
         """
-        sure = [lane for lane in lanes if lane not in self._doubtful]
+        sure = [lane for lane in lanes if lane not in self._doubtful and not is_unit_key(lane)]
         if sure:
             async with self._pool.checkout() as connection:
                 await self._query(connection, _FORGET, (sure,))
@@ -412,6 +443,16 @@ class PostgresStore:
         """
         async with self._pool.checkout() as connection:
             await self._query(connection, _FORGET_ABANDONED, (ABANDONED,))
+
+    async def forget_units(self, seconds: float) -> int:
+        """
+        Forget units that were stored longer ago than that, and the oldest beyond L{MOST_UNITS}.
+
+        @return: how many were forgotten.
+        """
+        async with self._pool.checkout() as connection:
+            rows = await self._query(connection, _FORGET_UNITS, (seconds, MOST_UNITS))
+        return len(rows)
 
     def _in_turns(self, binding: Bound | Binding) -> Awaitable[Bound]:
         return in_turns(binding, self._clock)

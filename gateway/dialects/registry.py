@@ -1,0 +1,15 @@
+"""
+Readers of the protocols with an acknowledgement of their own, by their names in
+L{gateway.wire.protocols.PROTOCOLS}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from gateway.dialects.acknowledging import AcknowledgingReader
+from gateway.wire.protocols import ProtocolName
+
+READERS: Final[Mapping[ProtocolName | str, type[AcknowledgingReader]]] = {}
+"""The reader of each protocol's frames."""

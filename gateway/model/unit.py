@@ -1,0 +1,89 @@
+"""
+Units: messages of one peer that are stored together or not at all.
+
+For protocols that acknowledge many messages at once, over all their routes. A unit may have a key,
+by which the same one is known when it is sent again, by whatever connection to whatever gateway:
+what has that key is stored once. The key is the fence of what is stored, see
+L{gateway.model.batch.Fence}: a UUID of version 8, which no lane has.
+
+@see: U{https://www.rfc-editor.org/rfc/rfc9562#section-5.8}: UUIDs of a form of one's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from typing import Final
+from uuid import UUID
+
+from gateway.model.outcome import Run
+
+_VERSION: Final = 8
+
+OnUnitSettled = Callable[[list[Run]], None]
+"""Called once, with the fates of a unit's messages in order."""
+
+
+class Unit:
+    """
+    Unit of messages that were submitted together.
+
+    @ivar key: UUID by which it is known when it is sent again; C{None}: it is not.
+    """
+
+    __slots__ = ("_left", "_runs", "_settled", "key")
+
+    def __init__(self, parts: int, settled: OnUnitSettled, key: str | None = None) -> None:
+        """
+        @param parts: number of chunks that it consists of, one or more.
+        @param key: as L{unit_key} makes it.
+        """
+        self.key = key
+        self._settled = settled
+        self._left = parts
+        self._runs: list[Sequence[Run]] = [()] * parts
+
+    def settle(self, place: int, runs: Sequence[Run]) -> None:
+        """
+        Record the fates of one chunk's messages; each is settled once.
+
+        @param place: of the chunk in the unit, from 0.
+        """
+        self._runs[place] = runs
+        self._left -= 1
+        if not self._left:
+            self._settled([run for runs in self._runs for run in runs])
+
+
+class UnitPart:
+    """
+    Place of a chunk in its unit.
+    """
+
+    __slots__ = ("place", "unit")
+
+    def __init__(self, unit: Unit, place: int) -> None:
+        self.unit = unit
+        self.place = place
+
+
+def unit_key(*parts: bytes) -> str:
+    """
+    Return the key of a unit.
+
+    @param parts: all by which it is known, such as its sender, its name and its content; how they
+        are cut is part of it.
+    """
+    digest = blake2b(digest_size=16)
+    for part in parts:
+        digest.update(b"%d:" % len(part))
+        digest.update(part)
+    number = int.from_bytes(digest.digest())
+    number = number & ~(0xF << 76) | _VERSION << 76
+    number = number & ~(0x3 << 62) | 0x2 << 62
+    return str(UUID(int=number))
+
+
+def is_unit_key(lane: str) -> bool:
+    """Say whether a fence's UUID is, or is made of, a unit's key."""
+    return UUID(lane).version == _VERSION

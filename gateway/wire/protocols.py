@@ -1,0 +1,34 @@
+"""
+Table of the protocols with an acknowledgement of their own; one is entered here, and its reader in
+L{gateway.dialects.registry}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from gateway.wire.framing import Framing
+
+ProtocolName = Literal["relp", "forward", "beats", "mllp"]
+
+
+@dataclass(frozen=True, slots=True)
+class WireProtocol:
+    """
+    Protocol with an acknowledgement of its own.
+
+    @ivar framing: makes the framing of a peer from the listener's C{max_frame} and C{max_chunk}.
+    @ivar farewell: bytes that a peer gets when its connection is closed; maybe none.
+    @ivar needs_dead_letter: whether a refused message can only be acknowledged, so that its route
+        has to keep it.
+    """
+
+    framing: Callable[[int, int], Framing]
+    farewell: bytes = b""
+    needs_dead_letter: bool = False
+
+
+PROTOCOLS: Final[Mapping[ProtocolName | str, WireProtocol]] = {}
+"""Every such protocol there is, by the name that a listener's C{dialect} has."""
