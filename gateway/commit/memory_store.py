@@ -299,7 +299,8 @@ class MemoryStore:
         if self.failures:
             raise self.failures.popleft()
         for lane in lanes:
-            self._fences.pop(lane, None)
+            if not is_unit_key(lane):
+                self._fences.pop(lane, None)
 
     def _frames(self, batch: Batch) -> list[bytes]:
         """

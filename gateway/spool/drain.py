@@ -8,7 +8,8 @@ any more: it becomes a dead letter, whatever its route says, in the commit that 
 its neighbours.
 
 A record that has to be split is first resolved: from then on an earlier try of the whole
-record can never be stored, and its pieces have fences of their own.
+record can never be stored, and its pieces have fences of their own. What belongs to a unit with a
+key (L{gateway.model.unit}) is never split.
 
 A message of a numbered stream is stored when it is next in its epoch. It is removed
 where the database shows that this very message has its number; another one there, or
@@ -32,6 +33,7 @@ from gateway.model import wording
 from gateway.model.batch import Batch, Refusal, Slice, StreamMark, stream_marks
 from gateway.model.errors import (
     BatchesRefused,
+    BatchesStored,
     Faults,
     FenceVoid,
     FramesRefused,
@@ -44,6 +46,7 @@ from gateway.model.errors import (
 from gateway.model.outcome import Outcome, refused_rows, row_refused
 from gateway.model.store import Store, Written
 from gateway.model.stream_marks import StreamPosition
+from gateway.model.unit import is_unit_key
 from gateway.spool.queue import Spool
 from gateway.spool.record import Record, RecordGroup, pack, rows_of, unpack
 from gateway.sql.sqlstate import CANCELLED
@@ -140,7 +143,10 @@ class Drain:
         if batch.streams and not await self._in_order(parcel):
             return
         try:
-            await self._write(parcel)
+            if is_unit_key(parcel.fence.lane):
+                await self._write_unit(parcel)
+            else:
+                await self._write(parcel)
         except (RouteError, TransientError):
             if not (doubt and await self._others_pass(parcel)):
                 raise
@@ -239,6 +245,36 @@ class Drain:
             parcel, await self._store.write(batch, parcel.fence, patient=True, blame=self.blame)
         )
         self._passed(batch)
+
+    async def _write_unit(self, parcel: RecordGroup) -> None:
+        """
+        Store what a unit with a key has for a route, its refused messages as dead letters.
+
+        Whole, behind its own fence and never in pieces: the same unit may be in this spool once
+        more, or be sent again to another gateway.
+        """
+        batch: Batch | None = parcel.batch
+        while batch is not None:
+            try:
+                await self._store.write_whole(
+                    [batch], [parcel.fence], patient=True, blame=self.blame
+                )
+            except BatchesRefused as refused:
+                batch = batch.refuse(refused.faults[0], dead_letter=True)
+            except RowError as error:
+                # At the end of the transaction, so that nobody can say which.
+                outcome = row_refused(str(error), error.sqlstate)
+                faults = [(row, outcome) for row in range(batch.count)]
+                batch = batch.refuse(faults, dead_letter=True)
+            except BatchesStored:
+                self.known += rows_of(batch)
+                await self._remove(parcel)
+                return
+            else:
+                self.stored += batch.count
+                await self._remove(parcel)
+                self._passed(batch)
+                return
 
     async def _remove(self, *parcels: RecordGroup) -> None:
         await self._spool.remove(*parcels)

@@ -400,7 +400,7 @@ class SpoolFile:
                 rows += record.rows
                 size += len(record.payload)
                 group = groups.get(record.route)
-                other = len(groups) == _TOGETHER if group is None else group[0].lane != record.lane
+                other = len(groups) == _TOGETHER if group is None else not record.follows(group[-1])
                 if not sound or other or rows > MAX_BATCH_ROWS or size > MAX_BATCH_BYTES:
                     break
                 groups.setdefault(record.route, []).append(record)
@@ -466,7 +466,7 @@ class SpoolFile:
                 rows += record.rows
                 size += len(record.payload)
                 if records_read and (
-                    (record.route, record.lane) != (records_read[0].route, records_read[0].lane)
+                    not record.follows(records_read[-1])
                     or rows > MAX_BATCH_ROWS
                     or size > MAX_BATCH_BYTES
                 ):

@@ -75,6 +75,14 @@ class Record(NamedTuple):
     payload: bytes
     stream: str | None = None
 
+    def follows(self, other: Record) -> bool:
+        """
+        Say whether it may be stored by one statement with another one before it.
+
+        Not where both have the same number: then they hold the same, a unit that was sent again.
+        """
+        return (self.route, self.lane) == (other.route, other.lane) and self.number > other.number
+
     @property
     def checksum(self) -> int:
         """CRC-32 of all fields."""

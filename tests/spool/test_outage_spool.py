@@ -20,6 +20,7 @@ from gateway.commit.circuit_breaker import CircuitBreakers
 from gateway.commit.inflight_limit import InflightLimit
 from gateway.commit.memory_store import KeptStream, MemoryStore
 from gateway.commit.writer import PeerSource, Writer
+from gateway.dialects.base import UnitChunk
 from gateway.model.batch import MAX_BATCH_ROWS, Batch, Chunk, Fence, Origin
 from gateway.model.errors import (
     FenceVoid,
@@ -33,6 +34,7 @@ from gateway.model.errors import (
 from gateway.model.outcome import Code, Outcome, Run, refused
 from gateway.model.store import Written
 from gateway.model.stream import Stream, digests_of
+from gateway.model.unit import UnitPart, unit_key
 from gateway.spool.file import SpoolFile
 from gateway.spool.outage_spool import OutageSpool
 from gateway.spool.queue import OwnThread, Spool
@@ -80,7 +82,15 @@ class Bench:
         return self.writer.source(Origin(name, "lines"), self._answered)
 
     def _answered(self, token: object, runs: list[Run]) -> None:
+        if isinstance(token, UnitPart):
+            token.unit.settle(token.place, runs)
+            return
         self.answers += said(runs)
+
+    def send_unit(self, *parts: tuple[str, list[bytes]], key: str | None = None) -> None:
+        """Have one peer send messages that are stored together."""
+        chunks = [UnitChunk(route, frames) for route, frames in parts]
+        self.source().submit_unit(chunks, lambda runs: self.answers.extend(said(runs)), key)
 
     @property
     def bodies(self) -> list[bytes]:
@@ -148,6 +158,18 @@ class Outage(MemoryStore):
         if self.before is not None:
             await self.before()
         return await super().write_together(batches, fences, afresh=afresh)
+
+    async def write_whole(
+        self,
+        batches: Sequence[Batch],
+        fences: Sequence[Fence],
+        *,
+        patient: bool = False,
+        blame: bool = False,
+    ) -> None:
+        if self.away:
+            raise AWAY
+        await super().write_whole(batches, fences)
 
 
 @pytest_twisted.ensureDeferred
@@ -1123,3 +1145,73 @@ async def test_a_pause_where_the_spool_takes_nothing(tmp_path: Path) -> None:
         assert bench.writer.held() == {"r": 1} and not bench.answers
         bench.breakers.pauses.resume(None)
         assert await bench.answered(1) == ["+OK"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_unit_that_waits_in_the_spool(tmp_path: Path) -> None:
+    """
+    A unit with a key is stored once, though it is sent again while it waits in the spool, at
+    another gateway, and behind the spool.
+    """
+    store = Outage()
+    key = unit_key(b"a chunk")
+    unit = ("r", [b"1", b"2"]), ("q", [b"3"])
+    store.away = True
+    async with opened(tmp_path, store) as bench:
+        for _ in range(2):
+            bench.send_unit(*unit, key=key)
+            assert await bench.answered(3) == ["+QUE"] * 3
+    store.away = False
+    async with opened(tmp_path / "other", store) as other:
+        other.send_unit(*unit, key=key)
+        assert await other.answered(3) == ["+OK"] * 3
+    async with opened(tmp_path, store) as bench:
+        await bench.emptied()
+        bench.send_unit(*unit, key=key)
+        assert await bench.answered(3) == ["+OK"] * 3
+        assert sorted(bench.bodies) == [b"1", b"2", b"3"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_unit_that_is_refused_behind_the_spool(tmp_path: Path) -> None:
+    """
+    What the database refuses of a unit in the spool is a dead letter once, and the unit is known
+    when it is sent again.
+    """
+    store = Outage()
+    store.poison = {b"bad"}
+    key = unit_key(b"a chunk")
+    store.away = True
+    async with opened(tmp_path, store) as bench:
+        for _ in range(2):
+            bench.send_unit(("r", [b"1", b"bad", b"\xff", b"2"]), key=key)
+            assert await bench.answered(4) == ["+QUE"] * 4
+        store.away = False
+        await bench.emptied()
+        bench.writer.dead_letters = frozenset({"r"})
+        bench.send_unit(("r", [b"1", b"bad", b"\xff", b"2"]), key=key)
+        words = [answer.split()[0] for answer in await bench.answered(4)]
+        assert words == ["+OK", "+OK", "-REJ", "+OK"]
+        assert bench.bodies == [b"1", b"2"]
+        assert sorted(frame for frame, _ in store.dead_letters) == [b"bad", b"\xff"]
+
+
+@pytest.mark.parametrize("stored", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_a_unit_with_an_open_outcome(tmp_path: Path, stored: bool) -> None:
+    """Whether a unit is stored is not known, and then the database is away: stored once."""
+    for key in (None, unit_key(b"a chunk")):
+        store = Outage()
+        async with opened(tmp_path / str(key), store) as bench:
+            if stored:
+                store.lost_replies = 1
+            else:
+                store.failures.append(OutcomeUnknown("lost"))
+            bench.send_unit(("r", [b"1"]), ("q", [b"2"]), key=key)
+            store.away = True
+            assert await bench.answered(2) == ["+QUE"] * 2
+            store.away = False
+            await bench.emptied()
+            bench.send_unit(("r", [b"3"]))
+            assert await bench.answered(1) == ["+OK"]
+            assert sorted(bench.bodies) == [b"1", b"2", b"3"]
