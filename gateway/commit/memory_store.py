@@ -212,7 +212,7 @@ class MemoryStore:
         before = [
             place
             for place, fence in enumerate(fences)
-            if self._fences.get(fence.lane, 0) >= fence.first
+            if self._fences.get(fence.lane, 0) >= (1 if is_unit_key(fence.lane) else fence.first)
         ]
         if before:
             for place in before:

@@ -76,11 +76,12 @@ class UnitCommit:
         """
         Commit all chunks of one or more units, and settle them.
         """
-        group = _Group(chunks, self._fences)
-        if not await self._commit(group):
-            # A route of one unit must not stop the others.
-            for unit in group.units:
-                await self._commit(_Group(unit, self._fences))
+        for alike in _different(chunks):
+            group = _Group(alike, self._fences)
+            if not await self._commit(group):
+                # A route of one unit must not stop the others.
+                for unit in group.units:
+                    await self._commit(_Group(unit, self._fences))
 
     async def _commit(self, group: _Group) -> bool:
         """
@@ -197,9 +198,9 @@ class UnitCommit:
         spooler = self._context.spooler
         assert spooler is not None
         sure = attempt.known is Known.NOT_STORED
-        if sure:
-            # What is known of a unit in a spool is known of a whole route of it.
-            group.put_by_route()
+        # Of a route all goes one way, the spool's or the other. That a try may have stored it in
+        # another cut is no matter: it stored all of it.
+        group.put_by_route()
         while group.batches:
             batch, fence = group.batches[0], group.fences[0]
             # A key's fence goes with it: it is how the unit is known when it is sent again.
@@ -272,7 +273,7 @@ class _Group:
         for unit, batch in zip(self._keys, self.batches, strict=True):
             number = counts[unit, batch.route] = counts.get((unit, batch.route), -1) + 1
             if unit is not None and unit.key is not None:
-                self.fences.append(Fence(_lane_of(unit.key, batch.route, number), 1))
+                self.fences.append(Fence(_lane_of(unit.key, batch.route), number + 1))
                 continue
             fence = self._lane[batch.route]
             self.fences.append(Fence(fence.lane, fence.number + number))
@@ -293,7 +294,7 @@ class _Group:
         return True
 
     def put_by_route(self) -> None:
-        """Undo L{put_in_order}; nothing may be stored."""
+        """Undo L{put_in_order}."""
         if self._ordered:
             self._ordered = False
             self._cut(lambda batches, chunks: _joined(batches))
@@ -423,6 +424,29 @@ class _Group:
         self._keys = [self._keys[place] for place in places]
 
 
+def _different(chunks: Sequence[Chunk]) -> Sequence[Sequence[Chunk]]:
+    """
+    Part chunks so that units with the same key come one after the other: a sender that connects
+    anew sends again what is still waiting.
+    """
+    parts: list[list[Chunk]] = []
+    seen: dict[str, int] = {}
+    places: dict[Unit, int] = {}
+    for chunk in chunks:
+        assert chunk.part is not None
+        unit = chunk.part.unit
+        if unit not in places:
+            place = 0
+            if unit.key is not None:
+                place = seen.get(unit.key, -1) + 1
+                seen[unit.key] = place
+            places[unit] = place
+        while len(parts) <= places[unit]:
+            parts.append([])
+        parts[places[unit]].append(chunk)
+    return parts
+
+
 def _before(piece: Slice, cuts: dict[Unit, tuple[int, int, Outcome]]) -> Sequence[Slice]:
     """
     Return what of a slice comes before the cut of its unit; settle the rest.
@@ -464,8 +488,8 @@ def _joined(batches: Sequence[Batch]) -> Sequence[Batch]:
     return [Batch(route, *parts) for route, parts in routes.items()]
 
 
-def _lane_of(key: str, route: str, number: int) -> str:
+def _lane_of(key: str, route: str) -> str:
     """
-    Return the lane of a unit's batch: another for each route, so that each is known by itself.
+    Return the lane of a unit's batches: another for each route, so that each is known by itself.
     """
-    return unit_key(key.encode(), route.encode(), b"%d" % number)
+    return unit_key(key.encode(), route.encode())

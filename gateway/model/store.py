@@ -161,7 +161,9 @@ class Store(Protocol):
 
         For units of messages (L{gateway.model.unit}), which have no streams. There may be several
         batches of a route, each with a fence of its own, and they are stored in this order. Writing
-        again with a fence that has moved stores nothing of its batch, whatever it holds now.
+        again with a fence that has moved stores nothing of its batch, whatever it holds now; on a
+        lane that is made of a unit's key, nothing of any batch: another gateway may have cut the
+        unit in another way.
 
         @param patient: as in L{write}.
         @param blame: as in L{write}.

@@ -161,6 +161,18 @@ def test_a_unit_with_a_key_is_stored_once() -> None:
     assert first.bodies == [b"1", b"2", b"1", b"2"]
 
 
+def test_the_same_unit_twice_in_a_queue() -> None:
+    """A unit that is sent again while it still waits is stored once, and told twice."""
+    bench = Bench(held=True)
+    bench.send(("a", [b"0"]))
+    for _ in range(3):
+        bench.send(("a", [b"1"]), ("b", [b"2"]), key=KEY)
+    while bench.store.waiting_writes:
+        bench.store.commit()
+    assert bench.words == [["+OK"], *[["+OK", "+OK"]] * 3]
+    assert bench.bodies == [b"0", b"1", b"2"]
+
+
 def test_a_part_of_a_key_that_is_stored() -> None:
     """Of a unit that is stored on one route only, as by a spool, the rest is stored."""
     bench = Bench()

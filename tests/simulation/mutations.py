@@ -291,6 +291,66 @@ MUTATIONS: Final = (
             )
         ],
     ),
+    # Units with keys.
+    Mutation(
+        "unit-twice",
+        "units with the same key are committed together",
+        [Replacement("commit/units.py", "place = seen.get(unit.key, -1) + 1", "place = 0")],
+    ),
+    Mutation(
+        "unit-unkeyed",
+        "a unit goes into the spool without the fence of its key",
+        [
+            Replacement(
+                "commit/units.py",
+                "fence if keyed or not sure else None",
+                "fence if not sure else None",
+            )
+        ],
+    ),
+    Mutation(
+        "unit-in-pieces",
+        "a unit's record is taken apart as others are",
+        [Replacement("spool/drain.py", "if is_unit_key(parcel.fence.lane):", "if 0:")],
+    ),
+    Mutation(
+        "unit-joined",
+        "two records of one unit are stored as one",
+        [Replacement("spool/record.py", " and self.number > other.number", "")],
+    ),
+    Mutation(
+        "unit-half",
+        "of a unit in a queue only some messages wait for a paused route",
+        [
+            Replacement(
+                "commit/lane.py",
+                "id(chunk.part.unit) in paused",
+                "False",
+            )
+        ],
+    ),
+    Mutation(
+        "unit-order-in-doubt",
+        "a unit whose outcome is open is cut anew",
+        [
+            Replacement(
+                "commit/units.py",
+                "if sure and refused.by_database and group.put_in_order():",
+                "if refused.by_database and group.put_in_order():",
+            )
+        ],
+    ),
+    Mutation(
+        "unit-cut-otherwise",
+        "what is stored of a unit that is cut in another way is not known",
+        [
+            Replacement(
+                "commit/units.py",
+                "Fence(_lane_of(unit.key, batch.route), number + 1)",
+                "Fence(unit_key(unit.key.encode(), batch.route.encode(), b'%d' % number), 1)",
+            )
+        ],
+    ),
     # What the simulator found while these rules were built.
     Mutation(
         "spool-unasked",

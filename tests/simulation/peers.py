@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 from tests.simulation.connection import Connection
 from tests.simulation.messages import Fault, Message, message
 from tests.simulation.oracle import Oracle
-from tests.simulation.process import ROUTES, Gateway
+from tests.simulation.process import DEAD_LETTERS, ROUTES, Gateway
 from tests.simulation.world import Finding, World
 
 _FAULTS = (Fault.POISON, Fault.POISON, Fault.NOT_TEXT, Fault.NO_ROUTE)
@@ -97,6 +97,16 @@ class _Making:
         self._oracle.made(made)
         return made
 
+    def make_kept(self) -> Message:
+        """Make a message that is stored, or kept as a dead letter."""
+        random = self._world.random
+        fault = random.choice(_FAULTS[:3]) if random.random() < self._faults else None
+        route = random.choice(ROUTES if fault is None else sorted(DEAD_LETTERS))
+        made = message(self._name, self._made, route, fault)
+        self._made += 1
+        self._oracle.made(made)
+        return made
+
 
 class _Connecting:
     """
@@ -112,8 +122,13 @@ class _Connecting:
         gateways: Sequence[Gateway],
         connections: list[Connection],
         heard: Callable[[list[bytes]], None],
+        units: bool = False,
     ) -> None:
+        """
+        @param units: whether the peer sends units.
+        """
         self.current: Connection | None = None
+        self._units = units
         self._name = name
         self._world = world
         self._gateways = gateways
@@ -131,7 +146,7 @@ class _Connecting:
         assert gateway.process is not None
         connection = Connection(gateway.name, self._name)
         connection.heard = self._hear(connection)
-        gateway.process.connect(connection)
+        gateway.process.connect(connection, self._units)
         self._connections.append(connection)
         self.current = connection
         self._world.note(f"{self._name} connects to {gateway.name}")
@@ -489,3 +504,84 @@ class PlainPeer:
                 self._oracle.promise(message)
             else:
                 raise Finding(f"{self.name} hears {line!r}")
+
+
+class UnitPeer:
+    """
+    A peer that sends units of messages, and each again until it is acknowledged.
+
+    @ivar units: the messages of each unit that is not acknowledged yet, the next one first.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        world: World,
+        oracle: Oracle,
+        gateways: Sequence[Gateway],
+        connections: list[Connection],
+        count: int,
+        faults: float,
+    ) -> None:
+        """
+        @param count: of units.
+        """
+        self.name = name
+        self._world = world
+        self._oracle = oracle
+        self._making = _Making(name, world, oracle, 0, faults)
+        self._link = _Connecting(name, world, gateways, connections, self._hear, units=True)
+        self.units: deque[tuple[bytes, list[Message]]] = deque()
+        for number in range(count):
+            unit = [self._making.make_kept() for _ in range(world.random.randint(1, 4))]
+            self.units.append((f"{name}-{number}".encode(), unit))
+        self._sent = 0
+        self._rests_until = 0.0
+
+    @property
+    def done(self) -> bool:
+        return not self.units
+
+    def act(self) -> None:
+        connection = self._link.current
+        if connection is None:
+            self._link.connect()
+        elif connection.ended:
+            self._end()
+        elif self._world.chance(0.1):
+            self._end(quietly=self._world.chance(0.5))
+        else:
+            self._send(self._world.random.randint(1, 2))
+
+    def settle(self) -> None:
+        connection = self._link.current
+        if connection is not None and connection.ended:
+            self._end()
+        elif self.done or self._world.now < self._rests_until:
+            return
+        elif connection is None:
+            self._link.connect()
+        else:
+            self._send(2)
+
+    def _end(self, quietly: bool = False) -> None:
+        self._link.give_up(quietly)
+        self._rests_until = self._world.now + RETRY
+        self._sent = 0
+
+    def _send(self, count: int) -> None:
+        connection = self._link.current
+        assert connection is not None
+        for key, unit in [*self.units][self._sent : self._sent + count]:
+            messages = b",".join(b"%s:%s" % (m.route.encode(), m.body) for m in unit)
+            connection.send(b"%s %s" % (key, messages))
+            self._sent += 1
+
+    def _hear(self, lines: list[bytes]) -> None:
+        for line in lines:
+            if not self._sent or line != self.units[0][0]:
+                raise Finding(f"{self.name} hears {line!r}, out of turn")
+            _, unit = self.units.popleft()
+            self._sent -= 1
+            for each in unit:
+                self._oracle.promise(each)

@@ -33,6 +33,7 @@ from tests.in_memory import MemoryNotifier
 from tests.simulation.connection import Connection
 from tests.simulation.database import ANSWER_TIMEOUT, Database, SimulatedStore
 from tests.simulation.spool_file import Disk, DiskThread, MemorySpoolFile
+from tests.simulation.units import UnitFactory, unit_dialect
 from tests.simulation.world import World
 
 ROUTES: Final = ("one", "two")
@@ -115,15 +116,26 @@ class Process:
             CommandDialect(streams, _NoQueries(), channels, authenticator),
             _ACCESS,
         )
+        self._unit_factory = UnitFactory(
+            ListenerSettings("units", "line", Words(b"", b""), max_frame=1000, window=window),
+            PeerServices(self.writer, inflight_limit, clock, lambda: world.now, channels),
+            unit_dialect(clock, ROUTES),
+            _ACCESS,
+        )
         self.connections: list[tuple[Connection, PeerProtocol]] = []
         self.stopping: Deferred[None] | None = None
         spool.open()
         spool.start()
         spooler.start()
 
-    def connect(self, connection: Connection) -> None:
-        """Take a peer in."""
-        protocol = self._factory.buildProtocol(_ADDRESS)
+    def connect(self, connection: Connection, units: bool = False) -> None:
+        """
+        Take a peer in.
+
+        @param units: whether it sends units, and not commands.
+        """
+        factory = self._unit_factory if units else self._factory
+        protocol = factory.buildProtocol(_ADDRESS)
         connection.protocol = protocol
         self.connections.append((connection, protocol))
         protocol.makeConnection(connection)  # type: ignore[no-untyped-call]

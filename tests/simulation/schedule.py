@@ -19,7 +19,7 @@ from zope.interface import provider
 from tests.simulation.connection import Connection
 from tests.simulation.database import Chances, Database
 from tests.simulation.oracle import Oracle
-from tests.simulation.peers import Habits, PlainPeer, StreamPeer
+from tests.simulation.peers import Habits, PlainPeer, StreamPeer, UnitPeer
 from tests.simulation.process import ROUTES, Gateway
 from tests.simulation.world import Finding, World
 
@@ -75,7 +75,15 @@ class Schedule:
             PlainPeer(f"p{number}", world, oracle, *ends, draw.randint(1, most), faulty)
             for number in range(draw.choice(plain))
         ]
-        self.peers: list[StreamPeer | PlainPeer] = [*self.streams, *self.plain]
+        unitary = draw.choice((0, 0, 1, 2))
+        if not unitary and not self.streams and not self.plain:
+            unitary = 1
+        self.unitary = [
+            UnitPeer(f"u{number}", world, oracle, *ends, draw.randint(1, 4), faulty)
+            for number in range(unitary)
+        ]
+        self.peers: list[StreamPeer | PlainPeer | UnitPeer] = [*self.streams, *self.plain]
+        self.peers += self.unitary
         self._faults = self._drawn_faults(mood)
         self._fault_rate = draw.choice((0.05, 0.1, 0.15))
         self._recovery = draw.choice((0.15, 0.4, 0.6))
@@ -445,6 +453,7 @@ class Schedule:
     def _check_end(self, bugs: list[str]) -> None:
         oracle = self.oracle
         exact = [peer.name for peer in self.plain]
+        exact += [peer.name for peer in self.unitary]
         if not self.database.setbacks:
             whole = [peer.name for peer in self.streams if peer.kind == "a"]
             exact += whole

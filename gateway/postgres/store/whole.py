@@ -244,7 +244,7 @@ class WholeCommit:
         places = []
         for place, fence in enumerate(fences):
             number, fates = numbers.get(fence.lane, (0, None))
-            if number < fence.first:
+            if number < (1 if is_unit_key(fence.lane) else fence.first):
                 continue
             # What a spool has taken apart is in its pieces.
             if fates == VOID and number <= fence.number and not is_unit_key(fence.lane):

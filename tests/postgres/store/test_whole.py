@@ -100,6 +100,24 @@ async def test_a_fence_that_moved(adapter: Adapter) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_unit_that_was_cut_in_another_way(adapter: Adapter) -> None:
+    """Batches on a lane of a unit are known together, however the unit is cut into batches."""
+    await adapter.store.probe("messages")
+    for lane, cut, other in (
+        (unit_key(b"1"), [batch(b"1"), batch(b"2")], [batch(b"1", b"2")]),
+        (unit_key(b"2"), [batch(b"3", b"4")], [batch(b"3"), batch(b"4")]),
+    ):
+        await adapter.store.write_whole(cut, [Fence(lane, 1), Fence(lane, 2)][: len(cut)])
+        fences = [Fence(lane, 1), Fence(lane, 2)][: len(other)]
+        with pytest.raises(BatchesStored) as stored:
+            await adapter.store.write_whole(
+                [batch(b"new"), *other], [Fence(new_lane(), 1), *fences]
+            )
+        assert stored.value.places == [*range(1, 1 + len(other))]
+    assert bodies(adapter) == [b"1", b"2", b"3", b"4"]
+
+
+@pytest_twisted.ensureDeferred
 async def test_rows_at_fault(adapter: Adapter) -> None:
     """Rows that the database refuses are told, of all batches, and nothing is stored."""
     await adapter.store.probe("messages")
