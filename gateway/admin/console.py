@@ -32,7 +32,7 @@ from gateway.model import wording
 from gateway.model.text import closest, printable
 from gateway.postgres.connect.dsn import public_dsn
 from gateway.status.status import Status
-from gateway.status.warnings import LATELY, totals_of
+from gateway.status.warnings import totals_of
 from gateway.status.watch import Watch
 
 UNDER_WAY: Final = 10.0
@@ -147,8 +147,7 @@ class Console:
         await self._write(table, request.as_json, answer)
 
     def _growth(self, status: Status) -> Growth:
-        history, totals = self._watch.history, totals_of(status)
-        return lambda name: history.growth(name, LATELY, totals) / LATELY
+        return self._watch.recent(totals_of(status)).rate
 
     async def _write(self, table: Table, as_json: bool, answer: Answer) -> None:
         if as_json:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Final
+from typing import Final, NamedTuple
 
 INTERVAL: Final = 10.0
 """Seconds between two samples."""
@@ -62,20 +62,38 @@ class History:
         kept = list(zip(self._times, self._totals, strict=True))
         return kept[(len(kept) - 1) % step :: step] if kept else []
 
-    def growth(self, name: str, seconds: float, now: Mapping[str, float]) -> float:
+    def recent(self, seconds: float, time: float, totals: Mapping[str, float]) -> Recent:
         """
-        Return by how much a total grew lately.
+        Compare totals now with those of a while ago.
 
         @param seconds: for how long; the nearest sample that is older counts, else the oldest.
-        @param now: the totals now.
+        @param time: now, by the clock of the samples.
+        @param totals: now.
         """
-        if not self._times:
-            return 0.0
-        since = self._times[-1] - seconds
-        oldest: Mapping[str, float] = self._totals[0]
+        since, before = (self._times[0], self._totals[0]) if self._times else (time, totals)
         # From the end, where it is near.
-        for time, totals in zip(reversed(self._times), reversed(self._totals), strict=True):
-            if time <= since:
-                oldest = totals
+        for sampled, found in zip(reversed(self._times), reversed(self._totals), strict=True):
+            if sampled <= time - seconds:
+                since, before = sampled, found
                 break
-        return max(0.0, now.get(name, 0.0) - oldest.get(name, 0.0))
+        return Recent(time - since, before, totals)
+
+
+class Recent(NamedTuple):
+    """
+    Growth of totals over a while.
+
+    @ivar seconds: how long that is.
+    """
+
+    seconds: float
+    before: Mapping[str, float]
+    now: Mapping[str, float]
+
+    def growth(self, *names: str) -> float:
+        """Return by how much totals grew, together."""
+        return sum(max(0.0, self.now.get(n, 0.0) - self.before.get(n, 0.0)) for n in names)
+
+    def rate(self, *names: str) -> float:
+        """Return by how much totals grew in a second, together."""
+        return self.growth(*names) / self.seconds if self.seconds > 0 else 0.0

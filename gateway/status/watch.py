@@ -4,7 +4,7 @@ Watch: looks at the gateway once a second, keeps the last hour's history, and te
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from msgspec.structs import replace
@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from gateway.model.errors import SpoolError
-from gateway.status.history import INTERVAL, History
+from gateway.status.history import INTERVAL, History, Recent
 from gateway.status.reactor_lag import ReactorLag
 from gateway.status.source import StatusParts, StatusSource
 from gateway.status.status import State, Status
@@ -78,11 +78,15 @@ class Watch:
         totals = totals_of(status)
         found = warnings_of(
             status,
-            lambda name: self.history.growth(name, LATELY, totals),
+            self.recent(totals).growth,
             self.slow_commit,
             self.remarks,
         )
         return replace(status, warnings=found)
+
+    def recent(self, totals: Mapping[str, float]) -> Recent:
+        """Return the growth of totals in the last minute; C{totals} are those now."""
+        return self.history.recent(LATELY, self._clock.seconds(), totals)
 
     def _sample(self) -> None:
         self.history.add(self._clock.seconds(), totals_of(self._source.read()))

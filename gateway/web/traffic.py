@@ -30,22 +30,13 @@ class Traffic:
         """
         samples = history.samples()
         self._now = totals_of(status)
-        self._time = time
-        self._then = next(
-            (sample for sample in reversed(samples) if sample[0] <= time - LATELY),
-            samples[0] if samples else (time, self._now),
-        )
+        self._recent = history.recent(LATELY, time, self._now)
         self._hour = history.samples(max(1, -(-len(samples) // _POINTS)))
         self.ages = [time - sample[0] for sample in self._hour[1:]]
 
     def rate(self, *names: str) -> float:
         """Return by how much totals grew in a second of the last minute, together."""
-        since, before = self._then
-        seconds = self._time - since
-        if seconds <= 0:
-            return 0.0
-        grown = sum(max(0.0, self._now.get(name, 0.0) - before.get(name, 0.0)) for name in names)
-        return grown / seconds
+        return self._recent.rate(*names)
 
     def growth(self, *names: str) -> float:
         """Return by how much totals grew in the last hour, together."""
