@@ -28,9 +28,11 @@ from gateway.client.probe import (
 from gateway.client.wire import WIRES
 from gateway.model.errors import FramingError, HeaderError, TelnetError
 from gateway.wire.framing import FRAMINGS, OVERSIZE, Framing
+from gateway.wire.lumberjack import LumberjackFraming, Window
 from gateway.wire.probe import MAX_PROBE_BYTES, probe_framing
 from gateway.wire.proxy_header import MOST_V2, Header, HeaderReader
 from gateway.wire.telnet import MAX_SUBNEGOTIATION, Telnet, TelnetFraming
+from tests import lumberjack
 from tests.in_memory import Bench
 
 
@@ -98,6 +100,51 @@ def _frames(
     if parser.kind not in (b"\n", b"\r\n", b"\0", b":", b" "):
         raise AssertionError(parser.kind)
     return frames, [frame is OVERSIZE for frame in frames], end + parser.kind
+
+
+# Windows of Lumberjack: the same however they are cut, none too large, and each the same
+# when it is written again.
+
+
+def windows(data: bytes) -> None:
+    limit, how, stream = data[:1], data[1:2], data[2:]
+    max_chunk = 40 + 8 * (limit[0] if limit else 9)
+    whole, end = _windows(max_chunk, [stream])
+    for cut in cuts(stream, how):
+        found = _windows(max_chunk, cut)
+        assert (whole, end) == found, (whole, end, found)
+    for window in whole:
+        assert len(window) <= max_chunk
+        # JSON is counted with ten bytes more, keys and values with at least as many.
+        first = window.sequence + 1 - len(window.events)
+        if window.events and first >= 0:
+            again = lumberjack.window(window.events, first, version=int(window.version))
+            [back] = LumberjackFraming(9, 100 + 20 * max_chunk).receive(again)
+            assert isinstance(back, Window)
+            assert vars(back) == vars(window)
+
+
+def _windows(max_chunk: int, stream: Sequence[bytes]) -> tuple[list[Window], str]:
+    """
+    @return: the windows, and how they ended.
+    """
+    parser = LumberjackFraming(9, max_chunk)
+    windows: list[bytes] = []
+    end = ""
+    for piece in stream:
+        try:
+            most = len(piece) % 4 + 1
+            windows += parser.receive(piece, most)
+            while parser.more:
+                windows += parser.receive(b"", most)
+        except FramingError as error:
+            windows += error.frames
+            end = "broken"
+            break
+        assert parser.pending <= max_chunk + len(piece), parser.pending
+    else:
+        end = "unfinished" if parser.unfinished else "whole"
+    return [window for window in windows if isinstance(window, Window)], end
 
 
 # A client's framings: the same of what a gateway, or somebody in its place, answers.

@@ -10,8 +10,9 @@ from typing import Final
 
 from gateway.formats.csv import WHITESPACE
 from gateway.model.route import Reading
+from tests import lumberjack
 from tests.fuzzing.settings import configuration, connection_string, networks, patterns, tokens
-from tests.fuzzing.streams import commands, framing, opening, proxy, telnet, wire
+from tests.fuzzing.streams import commands, framing, opening, proxy, telnet, windows, wire
 from tests.fuzzing.values import BETWEEN, TYPES, arguments, columns, structured, text
 
 
@@ -65,6 +66,19 @@ TARGETS: Final = {
     "octet-counted": Target(
         framing("octet-counted"),
         [b"\x09\x015 hello3 a b", b"\x63\x02" + b"2 ab" * 20, b"\x09\x000 "],
+    ),
+    "lumberjack": Target(
+        windows,
+        [
+            b"\xff\x01" + lumberjack.window([b"{}", b'{"a":1}']) + lumberjack.window([b"x"], 3, 0),
+            b"\xff\x02" + lumberjack.announced(1, 1) + lumberjack.fields(9, {b"a": b'"', b"": b""}),
+            b"\x01\x03" + lumberjack.announced(2) + lumberjack.compressed(b"") * 2,
+            b"\x09\x00" + lumberjack.window([b"x" * 500]),
+            b"\x63\x00"
+            + lumberjack.announced(0)
+            + lumberjack.announced(1, 1)
+            + b"1D\0\0\0\1\0\0\0\1",
+        ],
     ),
     "client": Target(
         wire,
