@@ -28,6 +28,11 @@ from gateway.commit.circuit_breaker import CircuitBreakers
 from gateway.commit.inflight_limit import InflightLimit
 from gateway.commit.memory_store import MemoryStore
 from gateway.commit.writer import Writer
+from gateway.dialects.acknowledging import (
+    AcknowledgingDialect,
+    AcknowledgingReader,
+    DialectSettings,
+)
 from gateway.dialects.base import Dialect
 from gateway.dialects.command import CommandDialect
 from gateway.dialects.plain import PlainDialect
@@ -41,6 +46,7 @@ from gateway.peers.factory import ListenerSettings, PeerFactory, PeerServices
 from gateway.peers.protocol import PeerProtocol
 from gateway.peers.timeouts import Timeouts
 from gateway.system.socket_options import SocketOptions
+from gateway.wire.protocols import PROTOCOLS
 
 
 def made_up() -> Callable[[], str]:
@@ -258,8 +264,11 @@ class Bench:
         allowance: Allowance | None = None,
         connection_limit: ConnectionLimit | None = None,
         max_frame: int = 100,
+        max_chunk: int = 10_000,
+        reader: type[AcknowledgingReader] | None = None,
     ) -> None:
         """
+        @param reader: of a protocol with an acknowledgement of its own, which C{framing} names.
         @param routes: those of the command dialect; C{None}: plain.
         @param auth: whether a token is asked for: C{ID-of-WHO.secret} is WHO's, and is verified
             when the test says so (C{self.desk}).
@@ -277,6 +286,10 @@ class Bench:
         )
         if routes is not None:
             dialect = CommandDialect(self.streams, Listed(), self.channels, self.authenticator)
+        elif reader is not None:
+            settings = DialectSettings(self.clock, max_frame, max_chunk, 0.0, {})
+            dialect = AcknowledgingDialect(reader, PlainDialect("messages"), settings)
+            words = Words(b"", PROTOCOLS[framing].farewell)
         elif auth:
             dialect = TokenFirst(dialect or PlainDialect("messages"), self.authenticator)
         writer = Writer(
@@ -294,6 +307,7 @@ class Bench:
                 framing=framing,
                 words=words or Words(),
                 max_frame=max_frame,
+                max_chunk=max_chunk,
                 window=window,
                 timeouts=timeouts or Timeouts(),
                 push_buffer=push_buffer,

@@ -1,7 +1,7 @@
 """
 Programs and packages of others that tests drive, installed where they are missing.
 
-Debian's come by C{apt-get}, which only root may run. Those of npm are put into pytest's
+Debian's come by C{apt-get}, which only root may run. Those of npm and of PyPI are put into pytest's
 cache folder once; where there is no C{npm}, PyPI has one. What cannot be installed fails
 the test with a line that says how to install it by hand.
 """
@@ -86,6 +86,14 @@ class Installer:
         with self._alone():
             return self._node(folder)
 
+    def packages(self, *wanted: str) -> Path:
+        """
+        @param wanted: packages of PyPI with their versions, as pip takes them.
+        @return: a folder that has them, for C{PYTHONPATH} of a process of its own.
+        """
+        with self._alone():
+            return self._packages(wanted)
+
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Tests run in several processes, which all find the same missing."""
@@ -130,6 +138,22 @@ class Installer:
                 )
         node = str(wheel / "bin" / "node")
         return node, node, str(wheel / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")
+
+    def _packages(self, wanted: Sequence[str]) -> Path:
+        names = "\n".join((sys.version, *wanted))
+        target = self._cache / f"python-{sha256(names.encode()).hexdigest()[:12]}"
+        done = target / "installed"
+        if not done.exists():
+            quiet = ("-q", "--no-compile", "--disable-pip-version-check", "--upgrade")
+            pip = (sys.executable, "-m", "pip", "install", *quiet)
+            said = _run((*pip, "-t", str(target), *wanted))
+            if said.returncode:
+                pytest.fail(
+                    f"{', '.join(wanted)} cannot be installed (pip says: {_last_line(said)})",
+                    pytrace=False,
+                )
+            done.touch()
+        return target
 
     def _apt_get(self, name: str) -> None:
         package = DEBIAN[name]

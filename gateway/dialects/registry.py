@@ -9,7 +9,10 @@ from collections.abc import Mapping
 from typing import Final
 
 from gateway.dialects.acknowledging import AcknowledgingReader
+from gateway.dialects.beats import BeatsReader
 from gateway.wire.protocols import ProtocolName
 
-READERS: Final[Mapping[ProtocolName | str, type[AcknowledgingReader]]] = {}
+READERS: Final[Mapping[ProtocolName | str, type[AcknowledgingReader]]] = {
+    "beats": BeatsReader,
+}
 """The reader of each protocol's frames."""

@@ -64,12 +64,12 @@ class Window(bytes):
     @ivar version: of the frame that announced it, C{b"1"} or C{b"2"}.
     """
 
-    events: Sequence[bytes]
+    events: list[bytes]
     sequence: int
     version: bytes
 
     @classmethod
-    def of(cls, events: Sequence[bytes], sequence: int, version: bytes) -> Window:
+    def of(cls, events: list[bytes], sequence: int, version: bytes) -> Window:
         """Make a window of its events."""
         window = cls(b"\n".join(events))
         window.events = events

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from gateway.wire.framing import Framing
+from gateway.wire.lumberjack import LumberjackFraming
 
 ProtocolName = Literal["relp", "forward", "beats", "mllp"]
 
@@ -30,5 +31,7 @@ class WireProtocol:
     needs_dead_letter: bool = False
 
 
-PROTOCOLS: Final[Mapping[ProtocolName | str, WireProtocol]] = {}
+PROTOCOLS: Final[Mapping[ProtocolName | str, WireProtocol]] = {
+    "beats": WireProtocol(LumberjackFraming, needs_dead_letter=True),
+}
 """Every such protocol there is, by the name that a listener's C{dialect} has."""
