@@ -15,10 +15,19 @@ from tests.lumberjack import ack, announced, event, window
 KEPT = frozenset({"messages"})
 
 
-def beats(held: bool = True, dead_letters: frozenset[str] = KEPT, **settings: int) -> Bench:
+def beats(
+    held: bool = True,
+    dead_letters: frozenset[str] = KEPT,
+    max_frame: int = 100,
+    max_chunk: int = 10_000,
+) -> Bench:
     """A peer that speaks Lumberjack."""
     return Bench(
-        "beats", held, reader=BeatsReader, dead_letters=dead_letters, known=["messages"], **settings
+        *("beats", held),
+        reader=BeatsReader,
+        dead_letters=dead_letters,
+        max_frame=max_frame,
+        max_chunk=max_chunk,
     )
 
 
