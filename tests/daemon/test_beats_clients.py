@@ -108,8 +108,8 @@ def test_python_logstash_async(
     issuer: Issuer,
     tmp_path: Path,
 ) -> None:
-    """What a program logs is stored as its handler formats it, once; the handler has an order of its
-    own, that of its events' texts."""
+    """What a program logs is stored as its handler formats it, once; the handler has an order of
+    its own, that of its events' texts."""
     packages = installer.packages(LOGSTASH)
     port = gateway.port(listener)
     ca = authority(listener, issuer)
