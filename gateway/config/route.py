@@ -26,7 +26,7 @@ from gateway.model.route import (
     Route,
     Value,
 )
-from gateway.model.text import meant
+from gateway.model.text import closest, meant
 from gateway.sql.parameters import foreign_parameter, gives_rows, parameters
 from gateway.system.time_zones import zone_of
 
@@ -86,6 +86,9 @@ class RouteSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 _BARE_NAME: Final = re.compile(r"[^\s=\"\x00-\x1f\x7f-\x9f]+")
+
+_AT_NAMES: Final = frozenset({"json"})
+"""Formats in which a field's name may begin with C{@}, as C{@timestamp} of Beats and Logstash."""
 
 _DEFAULT: Final[Mapping[str, Any]] = {"body": FRAME, "peer": "@peer"}
 
@@ -204,7 +207,7 @@ def _columns(
         source = value.source
         if source in SOURCES or source == CONSTANT or not is_known:
             pass
-        elif reading.format == "text" or source.startswith("@"):
+        elif _is_reserved(reading, source):
             reader.note(
                 f"{where}.{column}",
                 f"{source!r} is no source of a {reading.format} route{meant(source, SOURCES)};"
@@ -220,6 +223,16 @@ def _columns(
         elif all(source in METADATA or source == CONSTANT for source in sources):
             reader.note(where, "no column takes a field, so messages would be lost")
     return columns
+
+
+def _is_reserved(reading: Reading, source: str) -> bool:
+    """
+    Say whether a source that is none of L{SOURCES} cannot be a field of a message either.
+    """
+    if reading.format in _AT_NAMES:
+        # What looks like one of ours is taken for a slip.
+        return source.startswith("@") and closest(source, SOURCES) is not None
+    return reading.format == "text" or source.startswith("@")
 
 
 def _parameters(

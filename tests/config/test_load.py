@@ -366,6 +366,7 @@ format = "{format}"
         ("influx", "", 'a = "tag."', "'tag.' names no tag"),
         ("json", "", 'a = "a..b"', "'a..b' has an empty name in its path"),
         ("json", "", 'a = "@fram"', "'@fram' is no source of a json route; did you mean '@frame'?"),
+        ("logfmt", "", 'a = "@time"', "'@time' is no source of a logfmt route; there are @frame,"),
         ("json", "", 'a = "@peer"', ".columns: no column takes a field, so messages would be lost"),
         ("json", "", "a = 5", ".columns.a: must be a field, or a table as"),
         ("json", "", 'a = ""', ".columns.a: is empty; name a field"),
@@ -387,6 +388,13 @@ def test_wrong_readings(form: str, keys: str, columns: str, said: str) -> None:
     found = problems(READING.format(format=form, keys=keys, columns=columns))
     assert len([line for line in found if said in line]) == 1, found
     assert all(line.startswith("/etc/g.toml: routes.r.") for line in found)
+
+
+def test_fields_that_begin_as_our_sources_do() -> None:
+    """Senders of JSON have such names, as Beats have @timestamp."""
+    columns = 'a = "@timestamp"\nb = { field = "@metadata.beat", required = true }\nc = "@frame"'
+    text = READING.format(format="json", keys="", columns=columns)
+    assert read(text).routes["r"].fields == ["@timestamp", "@metadata.beat"]
 
 
 def test_values_of_columns() -> None:
