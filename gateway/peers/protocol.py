@@ -167,8 +167,7 @@ class PeerProtocol(Protocol):
         except FramingError as error:
             frames = error.frames
             bye = goodbye(Code.FORMAT, str(error))
-            # A protocol of its own has no words for the reason, so only the log can say it.
-            if isinstance(error, ForeignError) or self.dialect.acknowledges:
+            if isinstance(error, ForeignError) or self.dialect.acknowledges:  # it hears no reason
                 self.log_close(bye)
         if frames:
             if not self.dialect.acknowledges:  # else frames only hold messages

@@ -394,7 +394,7 @@ def test_fields_that_begin_as_our_sources_do() -> None:
     """Senders of JSON have such names, as Beats have @timestamp."""
     columns = 'a = "@timestamp"\nb = { field = "@metadata.beat", required = true }\nc = "@frame"'
     text = READING.format(format="json", keys="", columns=columns)
-    assert read(text).routes["r"].fields == ["@timestamp", "@metadata.beat"]
+    assert load(text).routes["r"].fields == ["@timestamp", "@metadata.beat"]
 
 
 def test_values_of_columns() -> None:

@@ -25,6 +25,7 @@ import pytest
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from tests.installing import Installer
+from tests.python_client import LOGSTASH
 from tests.support import PATIENCE, Database, Gateway, TemporaryServer, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -152,7 +153,7 @@ def play(
     def start(arguments: list[str]) -> Gateway:
         return start_gateway(*arguments, "--database", database.dsn, cwd=tmp_path)
 
-    return lambda name: Example(name, tmp_path, env, start)
+    return lambda name, **variables: Example(name, tmp_path, {**env, **variables}, start)
 
 
 def recent(moment: datetime) -> bool:
@@ -243,6 +244,15 @@ def test_cron_of_graphite(play: Play, database: Database) -> None:
     assert database.column("SELECT path FROM metrics") == ["local.load"]
     example.gateway.terminate()
     assert example.says(line) == "load: not stored\n"
+
+
+def test_beats(play: Play, database: Database, installer: Installer) -> None:
+    """The handler of python-logstash-async, which keeps what is not acknowledged in a file."""
+    example = play("beats", PYTHONPATH=str(installer.packages(LOGSTASH)))
+    example.check()
+    ats = database.column("SELECT at FROM events WHERE event->>'message' = message")
+    assert len(ats) == 2 and all(map(recent, ats))
+    assert database.execute("TABLE gateway.dead_letter") == []
 
 
 def test_csv_from_psql(play: Play, database: Database, server: TemporaryServer) -> None:
