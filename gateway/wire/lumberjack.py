@@ -104,8 +104,8 @@ class LumberjackFraming:
     """
 
     __slots__ = (
-        *("_announced", "_events", "_field_bytes", "_fields", "_kept", "_left", "_max_chunk"),
-        *("_sequence", "_size", "_version", "_wanted", "more"),
+        *("_announced", "_begun", "_events", "_field_bytes", "_fields", "_kept", "_left"),
+        *("_max_chunk", "_sequence", "_size", "_version", "_wanted"),
     )
 
     oversize = False
@@ -121,7 +121,9 @@ class LumberjackFraming:
         self._kept = bytearray()
         # Bytes that must be there before it is worth looking again.
         self._wanted = 0
-        # Of the window: its events so far, how many are missing, and bytes of their frames.
+        # The window that is not handed out: whether there is one, its events so far, how many are
+        # missing, and bytes of their frames.
+        self._begun = False
         self._events: list[bytes] = []
         self._left = 0
         self._size = 0
@@ -132,7 +134,10 @@ class LumberjackFraming:
         # Keys and values of an event that is not whole, and the bytes that they take.
         self._fields: list[bytes] = []
         self._field_bytes = 0
-        self.more = False
+
+    @property
+    def more(self) -> bool:
+        return self._begun and not self._left
 
     @property
     def pending(self) -> int:
@@ -146,8 +151,8 @@ class LumberjackFraming:
         self._kept = bytearray()
         self._events = []
         self._fields = []
+        self._begun = False
         self._left = self._size = self._wanted = self._field_bytes = 0
-        self.more = False
 
     def frame(self, payload: bytes) -> bytes:
         return payload
@@ -169,23 +174,23 @@ class LumberjackFraming:
             error = ForeignError if fault.foreign else FramingError
             raise error(f"lumberjack: {fault}", windows) from None
         self._kept = bytearray(data[start:])
-        self.more = len(windows) >= most and bool(self._kept)
         return windows
 
     def _read(self, data: bytes, windows: list[bytes], most: int) -> int:
         """
-        Read frames as they came, until so many windows are whole.
+        Read frames as they came, up to the first window that is whole and not wanted yet.
 
         @return: where the bytes begin that are to be kept.
         """
         start = 0
-        while len(windows) < most:
+        while True:
             begin = start
             start = self._take_events(data, begin)
             self._add_size(start - begin)
-            if self._events and not self._left:
+            if self._begun and not self._left:
+                if len(windows) >= most:
+                    return start
                 windows.append(self._whole_window())
-                continue
             beginning = data[start : start + 6]
             kind = _checked_type(beginning)
             if len(beginning) < 6:
@@ -193,15 +198,15 @@ class LumberjackFraming:
             if kind == b"W":
                 self._announce(beginning)
                 start += 6
-                if not self._left:
-                    windows.append(self._whole_window())
             elif kind == b"C":
                 stop = start + 6 + _NUMBER.unpack_from(data, start + 2)[0]
                 if stop > len(data):
                     self._wanted = stop - start
                     break
-                self._repeat_window()
+                begun = self._repeat_window()
                 self._take_compressed(data[start + 6 : stop])
+                if not begun:
+                    self._size = 0  # it was empty
                 start = stop
             elif self._left:
                 break
@@ -219,6 +224,7 @@ class LumberjackFraming:
             raise _Fault(f"a window of {count} events is over the limit of {MAX_EVENTS}")
         self._version = frame[:1]
         self._announced = self._left = count
+        self._begun = True
 
     def _repeat_window(self) -> bool:
         """
@@ -228,12 +234,14 @@ class LumberjackFraming:
 
         @return: whether a window has begun.
         """
-        if not self._left and self._version == b"1":
+        if not self._begun and self._version == b"1" and self._announced:
             self._left = self._announced
-        return self._left > 0
+            self._begun = True
+        return self._begun
 
     def _whole_window(self) -> Window:
         window = Window.of(self._events, self._sequence, self._version)
+        self._begun = False
         self._events = []
         self._size = 0
         return window

@@ -149,6 +149,26 @@ def test_a_window_is_a_setting_in_version_1() -> None:
     assert feed(window([b"a"]) + event(2, b"b"), [3])[1] is not None
 
 
+def test_what_is_not_wanted_yet_is_read_ahead() -> None:
+    """While one window is worked on the next one is read, up to its end and no further."""
+    framing = LumberjackFraming(50, MAX_CHUNK)
+    assert framing.receive(window([b"a", b"b"], level=0)[:-3], 0) == []
+    assert (framing.more, framing.unfinished) == (False, True)
+    assert framing.receive(window([b"a", b"b"], level=0)[-3:] + window([b"c"]), 0) == []
+    assert (framing.more, framing.unfinished) == (True, False)
+    assert framing.receive(b"", 1) == [b"a\nb"]
+    assert framing.more
+    assert framing.receive(b"", 9) == [b"c"]
+    assert (framing.more, framing.unfinished, framing.pending) == (False, False, 0)
+
+
+def test_compressed_frames_of_nothing() -> None:
+    """They may be anywhere, as pylogbeat sends one behind an empty window, and leave nothing."""
+    framing = LumberjackFraming(50, MAX_CHUNK)
+    assert framing.receive(compressed(b"") * 200 + announced(0) + compressed(b"")) == [b""]
+    assert (framing.more, framing.unfinished, framing.pending) == (False, False, 0)
+
+
 def test_keys_and_values_become_json() -> None:
     """They are strings; what JSON must escape is escaped, and what is no UTF-8 stays, for the
     route's format to refuse."""
