@@ -10,6 +10,8 @@ from logstash_async.handler import AsynchronousLogstashHandler
 
 # Seconds for which it waits for an acknowledgement: longer than a commit may take.
 constants.SOCKET_TIMEOUT = 60.0
+# Else it sends two windows, and the first again if the second gets no acknowledgement.
+constants.QUEUED_EVENTS_BEATS_BATCH_SIZE = constants.QUEUED_EVENTS_BATCH_SIZE
 
 handler = AsynchronousLogstashHandler(
     "localhost",

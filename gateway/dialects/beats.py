@@ -41,9 +41,10 @@ class BeatsReader(AcknowledgingReader):
         return False
 
     async def _store(self, window: Window) -> list[Run]:
-        events = window.events
-        most = self.settings.max_frame
-        oversize = [place for place, event in enumerate(events) if len(event) > most]
+        events, most = window.events, self.settings.max_frame
+        oversize: list[int] = []
+        if max(map(len, events)) > most:
+            oversize = [place for place, event in enumerate(events) if len(event) > most]
         if window.version == b"1":
             # To its sender any acknowledgement is that of the window.
             return await self.store(events, oversize=oversize)
