@@ -261,8 +261,7 @@ def check_listener(
     if listener.route is not None:
         check_name(reader, f"{where}.route", listener.route, route_names)
     elif not by_content:
-        what = "plain" if listener.dialect == "plain" else f"{listener.dialect} listener"
-        reader.note(f"{where}.route", f"is missing: a {what} listener needs one")
+        reader.note(f"{where}.route", f"is missing: a {listener.dialect} listener needs one")
     if by_content:
         check_content(reader, where, listener.route_by, listener.routes, route_names, routes)
 
