@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.access.rates import Allowance
 from gateway.dialects.beats import KEEPALIVE_EVERY, BeatsReader
 from gateway.model.errors import Unavailable
 from gateway.model.outcome import Code, goodbye
@@ -20,10 +21,12 @@ def beats(
     dead_letters: frozenset[str] = KEPT,
     max_frame: int = 100,
     max_chunk: int = 10_000,
+    allowance: Allowance | None = None,
 ) -> Bench:
     """A peer that speaks Lumberjack."""
     return Bench(
         *("beats", held),
+        allowance=allowance,
         reader=BeatsReader,
         dead_letters=dead_letters,
         max_frame=max_frame,
@@ -174,3 +177,16 @@ def test_a_broken_stream_ends_the_connection() -> None:
     assert bench.said == ack(1)
     assert bench.transport.disconnecting
     assert sum(bench.factory.counters.let_go.values()) == 1
+
+
+def test_a_rate_limit_slows_a_sender_down() -> None:
+    """It counts events, and since none can be refused, what is over it waits."""
+    bench = beats(held=False, allowance=Allowance(messages=10.0))
+    events = [b"%d" % number for number in range(20)]
+    for _ in range(3):
+        bench.peer.dataReceived(window(events))
+    bench.wait(0.5)
+    assert len(stored(bench)) == 20
+    bench.wait(6)
+    assert stored(bench) == events * 3
+    assert bench.said == ack(20) * 3
