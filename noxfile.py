@@ -58,6 +58,8 @@ OF_LOWEST = (
     "tests/daemon/test_tls.py",
     "tests/documents/test_commands.py",
     "tests/formats/test_regex.py",
+    "tests/wire/test_event_stream.py",
+    "tests/wire/test_forward.py",
     "tests/postgres/store/test_store.py",
 )
 
@@ -123,11 +125,14 @@ def lowest(session: nox.Session) -> None:
     """The lowest versions of what the gateway itself needs."""
     project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    needed = [*project["dependencies"], *extras["binary"], *extras["embedded"], *extras["regex"]]
+    needed = [
+        *(project["dependencies"] + extras["binary"] + extras["embedded"] + extras["regex"]),
+        *extras["forward"],
+    ]
     lines = [re.sub(r"\[.*\]", "", one).replace(">=", "==") for one in needed]
     constraints = Path(session.create_tmp()).absolute() / "lowest.txt"
     constraints.write_text("\n".join(lines) + "\n")
-    session.install("-q", "-c", str(constraints), "-e", ".[binary,embedded,regex,test]")
+    session.install("-q", "-c", str(constraints), "-e", ".[binary,embedded,regex,forward,test]")
     session.run("pytest", PROCESSES, *(session.posargs or OF_LOWEST))
 
 
