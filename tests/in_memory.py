@@ -46,6 +46,7 @@ from gateway.peers.factory import ListenerSettings, PeerFactory, PeerServices
 from gateway.peers.protocol import PeerProtocol
 from gateway.peers.timeouts import Timeouts
 from gateway.system.socket_options import SocketOptions
+from gateway.wire.forward_handshake import HandshakeSecrets
 from gateway.wire.protocols import PROTOCOLS
 
 
@@ -266,12 +267,16 @@ class Bench:
         max_frame: int = 100,
         max_chunk: int = 10_000,
         reader: type[AcknowledgingReader] | None = None,
+        remember_chunks: float = 0.0,
+        handshake: HandshakeSecrets | None = None,
+        proves: bool = False,
     ) -> None:
         """
         @param reader: of a protocol with an acknowledgement of its own, which C{framing} names.
         @param routes: those of the command dialect; C{None}: plain.
         @param auth: whether a token is asked for: C{ID-of-WHO.secret} is WHO's, and is verified
             when the test says so (C{self.desk}).
+        @param proves: whether an identity is asked for, in the protocol's own way.
         @param known: the routes there are, where C{routes} does not say.
         """
         self.clock = Clock()
@@ -287,8 +292,11 @@ class Bench:
         if routes is not None:
             dialect = CommandDialect(self.streams, Listed(), self.channels, self.authenticator)
         elif reader is not None:
-            settings = DialectSettings(self.clock, max_frame, max_chunk, 0.0, {})
-            dialect = AcknowledgingDialect(reader, PlainDialect("messages"), settings)
+            settings = DialectSettings(
+                *(self.clock, max_frame, max_chunk, remember_chunks, {}, handshake),
+                wall=lambda: self.desk.now,
+            )
+            dialect = AcknowledgingDialect(reader, dialect or PlainDialect("messages"), settings)
             words = Words(b"", PROTOCOLS[framing].farewell)
         elif auth:
             dialect = TokenFirst(dialect or PlainDialect("messages"), self.authenticator)
@@ -311,7 +319,7 @@ class Bench:
                 window=window,
                 timeouts=timeouts or Timeouts(),
                 push_buffer=push_buffer,
-                auth=auth,
+                auth=auth or proves,
                 telnet=telnet,
                 socket_options=socket_options or SocketOptions(),
             ),

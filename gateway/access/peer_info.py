@@ -36,7 +36,8 @@ class PeerInfo:
     @ivar name: its address as C{host:port}, C{[v6]:port} or C{unix}; behind a trusted proxy the
         address that the proxy names.
     @ivar address: IP address for comparisons; C{None} for a Unix socket.
-    @ivar identity: proved by a certificate or a token.
+    @ivar identity: proved by a certificate, a token or a password.
+    @ivar has_password: whether a password proved it.
     @ivar token: ID and expiry of the token that it sent last.
     @ivar certificate: certificate that it presented.
     @ivar ends: when the first of these two expires, in seconds since 1970.
@@ -48,6 +49,7 @@ class PeerInfo:
     token: Token | None = None
     certificate: PeerCertificate | None = None
     ends: float = math.inf
+    has_password: bool = False
 
     @property
     def site(self) -> Hashable:
@@ -64,6 +66,8 @@ class PeerInfo:
         """
         Name of the token or certificate that proved its identity, for the log; never a secret.
         """
+        if self.has_password:
+            return "a password"
         if self.token is not None:
             return f"token {self.token.id}"
         return "nothing" if self.certificate is None else f"certificate {self.certificate.serial:X}"
@@ -72,6 +76,10 @@ class PeerInfo:
         """Return a copy with the identity of a token that was verified."""
         shown = math.inf if self.certificate is None else self.certificate.ends
         return replace(self, identity=token.identity, token=token, ends=min(token.ends, shown))
+
+    def with_password(self, user: str) -> PeerInfo:
+        """Return a copy with the identity of a user whose password was right."""
+        return replace(self, identity=user, has_password=True)
 
     def showing(self, certificate: PeerCertificate) -> PeerInfo:
         """Return a copy with the identity of a certificate that was presented."""

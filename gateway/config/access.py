@@ -22,8 +22,8 @@ class AskingListener(Protocol):
     """
 
     @property
-    def auth(self) -> bool:
-        """True where a peer must give a token."""
+    def asks_token(self) -> bool:
+        """True where a peer without an identity must give a token."""
 
     @property
     def tls(self) -> Any:
@@ -51,7 +51,7 @@ def check_access(
             tls = f"listeners.{name}.tls"
             if not reader.is_sure(tls, f"{tls}.client_ca"):
                 continue
-            if listener.auth and getattr(listener.tls, "client_ca", None) is None:
+            if listener.asks_token and getattr(listener.tls, "client_ca", None) is None:
                 reader.note(
                     f"listeners.{name}.auth",
                     "asks for a token, and there is no [access] tokens: name the file that"

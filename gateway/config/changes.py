@@ -31,6 +31,8 @@ NEW_CONNECTIONS: Final = (
         "dialect",
         "max_frame",
         "max_chunk",
+        "shared_key_file",
+        "users_file",
         "ack",
         "nak",
         "telnet",
@@ -88,6 +90,7 @@ def changes_of(before: Config, after: Config, started: Config, *, has_spool: boo
         *(f"query {name}: {what}" for name, what in queries.items()),
         *_channels(before, after),
         *_listeners(before.listeners, after.listeners),
+        *_handshakes(before, after),
         *_access(before.access, after.access),
         *_values("limits", before.limits, after.limits),
         *_values("log", before.log, after.log),
@@ -187,6 +190,14 @@ def _listeners(before: Mapping[str, Listener], after: Mapping[str, Listener]) ->
     for name in before:
         if name not in after:
             yield f"listener {name}: removed, its peers are disconnected after their answers"
+
+
+def _handshakes(before: Config, after: Config) -> Iterator[str]:
+    """Tell of files with other secrets than before, which are not shown."""
+    for name, secrets in after.handshakes.items():
+        old = before.handshakes.get(name)
+        if old is not None and old != secrets:
+            yield f"listener {name}: shared key or users changed; who knew others is disconnected"
 
 
 def _access(old: AccessSection | None, new: AccessSection | None) -> Iterator[str]:

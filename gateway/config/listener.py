@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import PurePath
 from typing import Annotated, Final, Literal
 
@@ -41,7 +42,9 @@ MAX_CHUNK: Final = 16 * 1024 * 1024
 REMEMBER_CHUNKS: Final = 86400.0
 """Seconds for which a chunk is known when it is sent again, where the listener does not say."""
 
-_PROTOCOL_KEYS: Final = ("max_chunk", "remember_chunks")
+_PROTOCOL_KEYS: Final = ("max_chunk", "remember_chunks", "shared_key_file", "users_file")
+
+_FORWARD_KEYS: Final = ("remember_chunks", "shared_key_file", "users_file")
 
 _OWNER: Final = re.compile(r"[^:\s\0]*(:[^:\s\0]+)?")
 
@@ -87,6 +90,8 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         bytes when decompressed; C{None}: L{MAX_CHUNK}.
     @ivar remember_chunks: of forward: how long a chunk is known when it is sent again; 0: it is
         not. C{None}: L{REMEMBER_CHUNKS}.
+    @ivar shared_key_file: of forward: file with the key that its peers have to know too.
+    @ivar users_file: of forward: file of their names and passwords, a line C{name:password} each.
     @ivar window: unanswered frames of a peer at which reading pauses.
     @ivar ack: sent instead of C{+OK}; C{none}: nothing is sent.
     @ivar nak: sent instead of every other answer.
@@ -127,6 +132,8 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_frame: Annotated[int, Meta(ge=1, le=64 * 1024 * 1024, extra=IN_BYTES)] = 65536
     max_chunk: Annotated[int, Meta(ge=1, le=256 * 1024 * 1024, extra=IN_BYTES)] | None = None
     remember_chunks: Annotated[float, Meta(ge=0, extra=IN_SECONDS)] | None = None
+    shared_key_file: str | None = None
+    users_file: str | None = None
     window: Annotated[int, Meta(ge=1, le=1_000_000)] = 1024
     ack: str | None = None
     nak: str | None = None
@@ -163,6 +170,16 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return tls is not None and bool(tls.client_ca) and tls.client_certificate == "required"
 
     @property
+    def asks_token(self) -> bool:
+        """True where peers without an identity from a certificate must give a token."""
+        return self.auth and self.dialect not in PROTOCOLS
+
+    @property
+    def asks_proof(self) -> bool:
+        """True where a peer may do nothing before it has an identity."""
+        return self.auth or self.users_file is not None
+
+    @property
     def framing_name(self) -> FramingName | ProtocolName:
         """Name of its framing, or of the protocol that has one of its own."""
         if self.dialect != "plain" and self.dialect != "command":
@@ -181,6 +198,9 @@ def resolved(
     """
     Return the listener with its paths made absolute.
     """
+    listener = config_paths.resolved(
+        reader, f"listeners.{name}", listener, ("shared_key_file", "users_file")
+    )
     return replace(
         listener,
         endpoint=absolute_endpoint(listener.endpoint, config_paths),
@@ -276,14 +296,18 @@ def _check_protocol(
     for key in ("ack", "nak"):
         if getattr(listener, key) is not None:
             reader.note(f"{where}.{key}", f"is what {name} brings itself; leave it out")
-    if name != "forward" and listener.remember_chunks is not None:
-        reader.note(f"{where}.remember_chunks", 'is for dialect = "forward"; leave it out')
-    if listener.auth and not listener.knows_peers and name != "forward":
+    for key in _FORWARD_KEYS:
+        if name != "forward" and getattr(listener, key) is not None:
+            reader.note(f"{where}.{key}", 'is for dialect = "forward"; leave it out')
+    if listener.auth and not listener.knows_peers and listener.users_file is None:
+        names = ", or names (users_file)" if name == "forward" else ""
         reader.note(
             f"{where}.auth",
             f"is not for {name}, whose peers cannot give a token; have them show certificates"
-            " (tls.client_ca)",
+            f" (tls.client_ca){names}",
         )
+    if name == "forward":
+        _check_forward(reader, where, listener)
     if not PROTOCOLS[name].needs_dead_letter:
         return
     if listener.route is None and listener.route_by is not None:
@@ -297,6 +321,22 @@ def _check_protocol(
                 f"routes.{route}.dead_letter",
                 f"has to be true: {where} cannot refuse a message, and it must be kept somewhere",
             )
+
+
+def _check_forward(reader: SectionReader, where: str, listener: Listener) -> None:
+    """
+    Check what only a listener of the forward protocol needs.
+    """
+    if listener.users_file is not None and listener.shared_key_file is None:
+        reader.note(
+            f"{where}.users_file",
+            "needs shared_key_file too: a sender tells its name only together with a shared key",
+        )
+    if find_spec("msgpack") is None:
+        reader.note(
+            f"{where}.dialect",
+            "forward needs msgpack, which is not installed: pip install 'txgateway[forward]'",
+        )
 
 
 def _check_admission(reader: SectionReader, where: str, listener: Listener) -> None:

@@ -43,6 +43,7 @@ from gateway.model.errors import ConfigError
 from gateway.model.query import Query
 from gateway.model.route import Route
 from gateway.system.endpoint_text import EndpointFault
+from gateway.wire.forward_handshake import HandshakeSecrets
 from gateway.wire.protocols import PROTOCOLS
 
 EMBEDDED: Final = "embedded"
@@ -116,6 +117,8 @@ class SpoolSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class Config(Struct, frozen=True, kw_only=True):
     """
     Whole configuration.
+
+    @ivar handshakes: listener -> what the peers of its forward protocol have to know; from files.
     """
 
     database: Database = field(default_factory=Database)
@@ -129,6 +132,11 @@ class Config(Struct, frozen=True, kw_only=True):
     listeners: dict[str, Listener] = field(default_factory=dict)
     routes: dict[str, Route] = field(default_factory=dict)
     queries: dict[str, Query] = field(default_factory=dict)
+    handshakes: dict[str, HandshakeSecrets] = field(default_factory=dict)
+
+
+_SECTIONS: Final = tuple(key for key in Config.__struct_fields__ if key != "handshakes")
+"""Keys of the file."""
 
 
 DEFAULT_LISTENERS: Final = {
@@ -211,7 +219,7 @@ def draft(
     """
     reader = SectionReader(str(path))
     data = Variables(environment, reader).replaced("", data)
-    reader.check_keys("", data, Config.__struct_fields__)
+    reader.check_keys("", data, _SECTIONS)
     config_paths = ConfigPaths(path.parent, credentials)
     database = reader.section("database", data.get("database", {}), Database) or Database()
     database = config_paths.resolved(reader, "database", database, ["dsn_file"])
@@ -310,6 +318,10 @@ def _without_doubts(config: Config, reader: SectionReader) -> Config:
         else replace(listener, tls=None)
         for name, listener in config.listeners.items()
     }
+    for name in listeners:
+        for key in ("shared_key_file", "users_file"):
+            if not reader.is_sure(f"listeners.{name}.{key}"):
+                listeners[name] = replace(listeners[name], **{key: None})
     http = config.http
     if not reader.is_sure_within("http.tls"):
         http = replace(http, tls=None)

@@ -10,9 +10,11 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from gateway.access.grants import identity_fault
 from gateway.config.load import Config
 from gateway.model.errors import ConfigError
 from gateway.system.regular_file import read_plain
+from gateway.wire.forward_handshake import HandshakeSecrets
 
 OPEN: Final = 0o066
 """Bits of a file's mode that let its group or others read or change it."""
@@ -55,10 +57,11 @@ def mode_of(path: str) -> int | None:
 
 def with_secrets(config: Config) -> tuple[Config, list[str]]:
     """
-    Return the configuration with the connection strings from C{dsn_file}, and the problems of these
-    files.
+    Return the configuration with the connection strings from C{dsn_file} and the secrets of
+    listeners, and the problems of these files.
     """
-    problems = []
+    handshakes, problems = _read_handshakes(config)
+    config = replace(config, handshakes=handshakes)
     for name in ("database", "channels"):
         section = getattr(config, name)
         if section.dsn_file is not None:
@@ -68,3 +71,56 @@ def with_secrets(config: Config) -> tuple[Config, list[str]]:
                 problems.append(f"{name}.dsn_file: {error}")
             config = replace(config, **{name: section})
     return config, problems
+
+
+def _read_handshakes(config: Config) -> tuple[dict[str, HandshakeSecrets], list[str]]:
+    """
+    Read the files of listeners with shared keys and users.
+
+    @return: secrets by listener, and problems.
+    """
+    handshakes = {}
+    problems = []
+    for name, listener in config.listeners.items():
+        if listener.shared_key_file is None:
+            continue
+        key, users = "", None
+        try:
+            key = read_secret(listener.shared_key_file)
+        except ConfigError as error:
+            problems.append(f"listeners.{name}.shared_key_file: {error}")
+        if listener.users_file is not None:
+            try:
+                users = _read_users(listener.users_file)
+            except ConfigError as error:
+                problems += [f"listeners.{name}.users_file: {line}" for line in error.problems]
+        handshakes[name] = HandshakeSecrets(key.encode(), users)
+    return handshakes, problems
+
+
+def _read_users(path: str) -> dict[str, bytes]:
+    """
+    Read a file of lines C{name:password}; empty ones and those that begin with C{#} are comments.
+
+    @raise ConfigError: with one line for each problem, which shows no password.
+    """
+    users: dict[str, bytes] = {}
+    problems = []
+    for number, line in enumerate(read_secret(path).split("\n"), 1):
+        line = line.removesuffix("\r")
+        if not line.strip() or line.startswith("#"):
+            continue
+        name, colon, password = line.partition(":")
+        if not colon or not password:
+            problems.append(f"{path}: line {number}: is not name:password")
+        elif (fault := identity_fault(name)) is not None:
+            problems.append(f"{path}: line {number}: the name {name!r} {fault}")
+        elif name in users:
+            problems.append(f"{path}: line {number}: {name!r} is there twice")
+        else:
+            users[name] = password.encode()
+    if not users and not problems:
+        problems.append(f"{path}: has no line name:password")
+    if problems:
+        raise ConfigError(problems)
+    return users

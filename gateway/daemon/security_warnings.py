@@ -78,6 +78,10 @@ def _secret_files(config: Config, file: PurePath | None) -> Iterator[tuple[str, 
             yield section.dsn_key, section.dsn_file
         elif file is not None and section.dsn is not None and has_password(section.dsn):
             yield f"{section.dsn_key} holds a password", str(file)
+    for name, listener in config.listeners.items():
+        for key in ("shared_key_file", "users_file"):
+            if (path := getattr(listener, key)) is not None:
+                yield f"listeners.{name}.{key}", path
     sections = {f"listeners.{name}.tls": one.tls for name, one in config.listeners.items()}
     for where, tls in {**sections, "http.tls": config.http.tls}.items():
         if tls is not None and tls.passphrase_file is not None:

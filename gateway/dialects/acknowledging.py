@@ -10,7 +10,8 @@ L{gateway.wire.protocols}.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +26,7 @@ from gateway.dialects.base import Dialect, FrameReader, OnAnswer, Peer, UnitChun
 from gateway.model import wording
 from gateway.model.outcome import Acknowledged, Outcome, Run
 from gateway.model.route import Reading
+from gateway.wire.forward_handshake import HandshakeSecrets
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,8 @@ class DialectSettings:
     @ivar max_chunk: largest unit, in bytes, decompressed.
     @ivar remember_chunks: seconds for which a unit with a key is known; 0: it is not.
     @ivar formats: route -> format of its messages.
+    @ivar handshake: of forward: what its peers have to know; C{None}: nothing.
+    @ivar wall: seconds since 1970.
     """
 
     clock: IReactorTime
@@ -44,6 +48,8 @@ class DialectSettings:
     max_chunk: int
     remember_chunks: float
     formats: Mapping[str, Reading]
+    handshake: HandshakeSecrets | None = None
+    wall: Callable[[], float] = time.time
 
 
 class AcknowledgingReader:
@@ -51,9 +57,11 @@ class AcknowledgingReader:
     Reader of one peer's frames; a subclass says what they mean.
 
     @cvar remembers: whether its units may have keys.
+    @ivar greeting: bytes that the peer gets before it has sent any; maybe none.
     """
 
     remembers = False
+    greeting = b""
 
     route = None
     kept_bytes = 0

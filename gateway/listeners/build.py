@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from gateway.access.authenticator import Authenticator
@@ -185,8 +184,8 @@ class Listeners:
         factory.replace_settings(_settings(config, name, listener))
         factory.replace_rates(Rates(_allowance(listener)))
         dialect = factory.dialect
-        if _dialect_keys(before, before.listeners[name]) != _dialect_keys(config, listener):
-            dialect = self._dialect(config, listener)
+        if _dialect_keys(before, name) != _dialect_keys(config, name):
+            dialect = self._dialect(config, name)
         factory.replace_dialect(dialect, config.routes)
         service.example = example(listener, config.routes)
 
@@ -198,7 +197,7 @@ class Listeners:
         peers = PeerFactory(
             _settings(config, name, listener),
             self._peer_services,
-            self._dialect(config, listener),
+            self._dialect(config, name),
             self._access,
             Rates(_allowance(listener)),
             ConnectionLimit(around=self.connection_limit),
@@ -221,12 +220,13 @@ class Listeners:
             endpoint, listener.endpoint, admission, example(listener, config.routes)
         )
 
-    def _dialect(self, config: Config, listener: Listener) -> Dialect:
+    def _dialect(self, config: Config, name: str) -> Dialect:
+        listener = config.listeners[name]
         plain = _plain_dialect(config, listener)
         if plain is None:
             return self._commands
         if listener.dialect in READERS:
-            settings = _dialect_settings(config, listener, plain.routes, self._peer_services.clock)
+            settings = _dialect_settings(config, name, plain.routes, self._peer_services)
             return AcknowledgingDialect(READERS[listener.dialect], plain, settings)
         return TokenFirst(plain, self._authenticator) if listener.auth else plain
 
@@ -256,7 +256,7 @@ def _settings(config: Config, name: str, listener: Listener) -> ListenerSettings
         window=listener.window,
         timeouts=_timeouts(listener),
         push_buffer=config.channels.push_buffer,
-        auth=listener.auth,
+        auth=listener.asks_proof,
         telnet=listener.telnet,
         refuses_http=listener.refuse_http and not listener.knows_peers,
         socket_options=SocketOptions(
@@ -296,7 +296,8 @@ def _allowance(listener: Listener) -> Allowance:
 
 
 def _timeouts(listener: Listener) -> Timeouts:
-    first = listener.first_frame_timeout or (AUTH_TIMEOUT if listener.auth else math.inf)
+    asks = listener.asks_proof or listener.shared_key_file is not None
+    first = listener.first_frame_timeout or (AUTH_TIMEOUT if asks else math.inf)
     return Timeouts(
         frame=listener.frame_timeout,
         write=listener.write_timeout,
@@ -316,29 +317,34 @@ def _made(listener: Listener) -> ListenOptions:
     )
 
 
-def _dialect_keys(config: Config, listener: Listener) -> tuple[object, ...]:
+def _dialect_keys(config: Config, name: str) -> tuple[object, ...]:
     """
     Return everything that a listener's dialect depends on.
     """
+    listener = config.listeners[name]
     routes = listener.routes or {}
     # All routes of the listener have the same format.
-    readings = [config.routes[name].reading for name in routes.values()][:1]
+    readings = [config.routes[route].reading for route in routes.values()][:1]
     return (
         *(listener.dialect, listener.auth, listener.route, listener.route_by, routes, readings),
         *(listener.max_frame, listener.max_chunk, listener.remember_chunks),
+        config.handshakes.get(name),
     )
 
 
 def _dialect_settings(
-    config: Config, listener: Listener, routes: Collection[str], clock: IReactorTime
+    config: Config, name: str, routes: Collection[str], services: PeerServices
 ) -> DialectSettings:
+    listener = config.listeners[name]
     remembered = listener.remember_chunks
     return DialectSettings(
-        clock=clock,
+        clock=services.clock,
         max_frame=listener.max_frame,
         max_chunk=listener.max_chunk or MAX_CHUNK,
         remember_chunks=REMEMBER_CHUNKS if remembered is None else remembered,
-        formats={name: config.routes[name].reading for name in routes},
+        formats={route: config.routes[route].reading for route in routes},
+        handshake=config.handshakes.get(name),
+        wall=services.wall,
     )
 
 

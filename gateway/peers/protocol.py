@@ -68,10 +68,7 @@ class PeerProtocol(Protocol):
     _phase = Phase.OPEN
     _paused: Pause | None = None
     _seen = _held_size = 0
-    _pressed = False
-    _oversize = False
-    _advancing = False
-    _given_up = False
+    _pressed = _oversize = _advancing = _given_up = False
     _large = False
     _kept = _charged = 0
     _bye: Outcome | None = None
@@ -116,6 +113,8 @@ class PeerProtocol(Protocol):
         transport.registerProducer(self, not output.direct)
         if context.timeouts.first < inf:
             self._greeted = False
+        if isinstance(self._reader, AcknowledgingReader) and self._bye is None:
+            output.write(self._reader.greeting)
         if context.inflight_limit.full:
             self.hold_reading(True)
         elif self._bye is not None:

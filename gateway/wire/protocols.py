@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from gateway.wire.forward import ForwardFraming
 from gateway.wire.framing import Framing
 from gateway.wire.lumberjack import LumberjackFraming
 
@@ -33,5 +34,6 @@ class WireProtocol:
 
 PROTOCOLS: Final[Mapping[ProtocolName | str, WireProtocol]] = {
     "beats": WireProtocol(LumberjackFraming, needs_dead_letter=True),
+    "forward": WireProtocol(ForwardFraming, needs_dead_letter=True),
 }
 """Every such protocol there is, by the name that a listener's C{dialect} has."""

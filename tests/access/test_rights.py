@@ -166,7 +166,7 @@ def test_identities_on_the_list_are_refused() -> None:
 
 @dataclass
 class _Listener:
-    auth: bool = False
+    asks_token: bool = False
     tls: Any = None
 
 
@@ -223,11 +223,11 @@ def test_problems_of_the_section_are_named() -> None:
     assert "so nobody may do anything" in problems(AccessSection())[0]
     (problem,) = problems(AccessSection(deny=("",), grants={"a": GOOD}))
     assert problem.startswith("f: access.deny: ''")
-    asks = _Listener(auth=True)
+    asks = _Listener(asks_token=True)
     for section in (None, AccessSection(grants={"a": GOOD})):
         (problem,) = problems(section, lines=asks)
         assert problem.startswith("f: listeners.lines.auth: asks for a token")
     assert problems(AccessSection(tokens="t", grants={"a": GOOD}), lines=asks) == []
-    by_certificate = _Listener(auth=True, tls=_Tls("ca.pem"))
+    by_certificate = _Listener(asks_token=True, tls=_Tls("ca.pem"))
     assert problems(None, lines=by_certificate) == []
-    assert len(problems(None, lines=_Listener(auth=True, tls=_Tls()))) == 1
+    assert len(problems(None, lines=_Listener(asks_token=True, tls=_Tls()))) == 1
