@@ -4,6 +4,7 @@ The parsers, each with its invariant and with seeds that reach deep into it.
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -11,6 +12,7 @@ from typing import Final
 from gateway.formats.csv import WHITESPACE
 from gateway.model.route import Reading
 from tests import lumberjack
+from tests.fuzzing import forward
 from tests.fuzzing.settings import configuration, connection_string, networks, patterns, tokens
 from tests.fuzzing.streams import commands, framing, opening, proxy, telnet, windows, wire
 from tests.fuzzing.values import BETWEEN, TYPES, arguments, columns, structured, text
@@ -40,6 +42,8 @@ _TOKEN = (
     b"0123456789ab device-1 2026-01-31T12:00:00Z 2027-01-31T12:00:00+01:00"
     b" $argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHQ$aGFzaGhhc2hoYXNoaGFzaA"
 )
+
+_ENTRY = b"\x92\xd7\0\x6a\xb1\0\1\0\0\0\5\x82\xa1a\xa1x\xc4\1b\xca\x7f\xc0\0\0"
 
 TARGETS: Final = {
     "line": Target(
@@ -78,6 +82,37 @@ TARGETS: Final = {
             + lumberjack.announced(0)
             + lumberjack.announced(1, 1)
             + b"1D\0\0\0\1\0\0\0\1",
+        ],
+    ),
+    "forward": Target(
+        forward.chunks,
+        [
+            b"\xff\x01\x93\xa1t\x91\x92\1\x80\x81\xa5chunk\xa1i\xc0\x93\xa1t\1\x80",
+            b"\xff\x02\x93\xa1t\xc4\x03\x92\1\x80\x82\xa5chunk\xc4\1\xff\xa4size\1",
+            b"\xff\x03\x93\xa1t\xc4\x18"
+            + gzip.compress(b"\x92\1\x80", mtime=0)[:24]
+            + b"\x81\xaacompressed\xa4gzip",
+            b"\xff\x00\x94\xa1t\xd7\0\0\0\0\1\0\0\0\2\x80\x81\xa8metadata\x81\xa1a\1",
+            b"\x01\x00\x92\xa1t\xc6\xff\xff\xff\xff" + bytes(30),
+            b"\x63\x00\x93\xa1t\x90\x81\xadfluent_signal\1",
+        ],
+    ),
+    "forward-records": Target(
+        forward.records,
+        [
+            b"\xff" + _ENTRY * 3 + b"\x92\1\x80",
+            b"\xff\x92\x92\xc7\x08\0\0\0\0\1\0\0\0\2\x81\xa1k\xa1v\x82\xa4@tag\1\xc4\4@tag\2",
+            b"\x04" + _ENTRY + b"\x92\xcb\x3f\xf4\0\0\0\0\0\0\x81\xa1a\xa2\xff\xfe\x92\2\x81\xc0\1",
+            b"\xff\x92\xd7\0\xff\xff\xff\xff\0\0\0\0\x80\xc0\x93\1\2\3\x92\1\x81\xa1a\xd4\5x",
+            b"\xff\x92\0\x81\xa1d\xd7\xff\0\0\0\4\0\0\0\1\x92\1\x81\xa1d\x91\x81\1\xcf"
+            + b"\xff" * 8,
+        ],
+    ),
+    "forward-ping": Target(
+        forward.ping,
+        [
+            b"\x96\xa4PING\xa1h\xa1s\xd9\x80" + b"0" * 128 + b"\xa3ann\xd9\x80" + b"0" * 128,
+            b"\x96\xa4PING\xc4\1h\xc4\1\xff\xa0\xa0\xa0\x91\xa4PING",
         ],
     ),
     "client": Target(
