@@ -14,6 +14,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -252,6 +253,19 @@ def test_beats(play: Play, database: Database, installer: Installer) -> None:
     example.check()
     ats = database.column("SELECT at FROM events WHERE event->>'message' = message")
     assert len(ats) == 2 and all(map(recent, ats))
+    assert database.execute("TABLE gateway.dead_letter") == []
+
+
+def test_fluent(play: Play, database: Database, tmp_path: Path) -> None:
+    """Python's log by fluent-logger, with the time that it was logged at."""
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    example = play("fluent")
+    (log, _), look = example.blocks
+    assert example.says(log) == ""
+    wait_until(lambda: database.column("SELECT count(*) FROM logs") == [2], "both are stored")
+    example.blocks = [look]
+    example.check()
+    assert all(map(recent, database.column("SELECT time FROM logs")))
     assert database.execute("TABLE gateway.dead_letter") == []
 
 
