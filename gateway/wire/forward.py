@@ -6,10 +6,10 @@ A peer sends MessagePack values one behind the other. Each is an array: C{[tag, 
 entries are the bytes of the C{[time, record]} joined, compressed or not; a map of options may
 follow. The option C{chunk} asks for an acknowledgement, a map C{{"ack": chunk}}.
 
-Strategy: values are skipped by msgpack's C code, which remembers where it stopped, so that a value
-of many reads is passed over once, and no object is made of what is in it. All modes become one
-thing, a L{Chunk} with the bytes of its entries, that L{gateway.wire.event_stream} makes messages
-of.
+Strategy: where packed entries end is known from the length before them; all other values are
+skipped by msgpack's C code, which remembers where it stopped. So a value of many reads is passed
+over once, and no object is made of what is in it. All modes become one thing, a L{Chunk} with the
+bytes of its entries, that L{gateway.wire.event_stream} makes messages of.
 
 @see: U{https://github.com/fluent/fluentd/wiki/Forward-Protocol-Specification-v1}
 """
@@ -49,6 +49,17 @@ First byte of an array, a string or binary data -> bytes before its content. Of 
 whose first byte holds the length too, it is the first one.
 """
 
+_SHORT_ARRAYS: Final = (0x92, 0x93, 0x94)
+"""First bytes of arrays of two to four elements."""
+
+_LENGTHS: Final = {0xD9: 1, 0xDA: 2, 0xDB: 4, 0xC4: 1, 0xC5: 2, 0xC6: 4}
+"""First byte of a string or binary data -> bytes of its length."""
+
+_NOT_PACKED: Final = (0, -1)
+
+_MOST_OPTIONS: Final = 65_536
+"""Bytes of the options behind packed entries, which are looked at anew with each read."""
+
 _BLOCK: Final = 512
 """
 Bytes of compressed data that are read at a time first; twice as many with each further read of the
@@ -84,7 +95,7 @@ class ForwardFraming:
     anything else that is no array.
     """
 
-    __slots__ = ("_begin", "_kept", "_max_chunk", "_no_more_data", "_unpacker", "more")
+    __slots__ = ("_begin", "_fed", "_kept", "_max_chunk", "_no_more_data", "_unpacker", "more")
 
     oversize = False
     has_nul = False
@@ -101,15 +112,16 @@ class ForwardFraming:
         self._no_more_data = OutOfData
         self._max_chunk = max_chunk
         self._kept = bytearray()
-        # Has a copy of what is kept; none between two values, where many peers are idle.
+        # Has a copy of what it is fed; none between two values, nor for entries that are packed.
         self._unpacker: Any = None
-        # Where in the unpacker's stream the first byte that is kept was.
-        self._begin = 0
+        # Where in what is kept the unpacker's stream begins, and how far it was fed.
+        self._begin = self._fed = 0
         self.more = False
 
     @property
     def pending(self) -> int:
-        return len(self._kept)
+        # What the unpacker was fed is there twice.
+        return len(self._kept) + (0 if self._unpacker is None or self.more else self._fed)
 
     @property
     def unfinished(self) -> bool:
@@ -129,50 +141,126 @@ class ForwardFraming:
     def receive(self, data: bytes, most: int = sys.maxsize) -> list[bytes]:
         kept = self._kept
         kept += data
-        if self._unpacker is None:
-            self._unpacker = new_unpacker()
-            self._begin = 0
-        unpacker = self._unpacker
-        unpacker.feed(data)
-        skip, tell = unpacker.skip, unpacker.tell
-        begin = self._begin
         frames: list[bytes] = []
         start, size = 0, len(kept)
         self.more = False
         fault = ""
         with memoryview(kept) as view:
-            try:
-                while start < size:
-                    first = view[start]
-                    if first not in _ARRAYS and first != _NIL:
-                        fault = _not_an_array(bytes(view[start : start + 8]))
-                        break
-                    if len(frames) >= most:
-                        self.more = True
-                        break
-                    skip()
-                    end = tell() - begin
-                    if end - start > self._max_chunk:
-                        break
-                    if first != _NIL:
-                        frames.append(bytes(view[start:end]))
-                    start = end
-            except self._no_more_data:
-                pass
-            except ValueError as error:
-                fault = f"not MessagePack, or nested too deeply ({type(error).__name__})"
-        if start == size:
-            self.forget()
-            return frames
-        if not fault and not self.more and size - start > self._max_chunk:
-            fault = f"a chunk is over max_chunk, {self._max_chunk} bytes"
+            while start < size:
+                first = view[start]
+                if first not in _ARRAYS and first != _NIL:
+                    fault = _not_an_array(bytes(view[start : start + 8]))
+                    break
+                if len(frames) >= most:
+                    self.more = True
+                    break
+                try:
+                    end = self._end_of(view, start)
+                except ValueError as error:
+                    fault = f"not MessagePack, or nested too deeply ({type(error).__name__})"
+                    break
+                if (end or size) - start > self._max_chunk:
+                    fault = f"a chunk is over max_chunk, {self._max_chunk} bytes"
+                    break
+                if end is None or end > size:
+                    break
+                if first != _NIL:
+                    frames.append(bytes(view[start:end]))
+                start = end
         if fault:
             self.forget()
             raise FramingError(f"forward: {fault}", frames)
-        if start:
+        if start == size:
+            self.forget()
+        elif start:
             del kept[:start]
-            self._begin = begin + start
+            self._begin -= start
+            self._fed = max(0, self._fed - start)
         return frames
+
+    def _end_of(self, view: memoryview, start: int) -> int | None:
+        """
+        Find where a value ends.
+
+        @return: C{None}: not known yet; maybe a place that has not come yet.
+        @raise ValueError: it is not MessagePack.
+        """
+        packed = _end_of_packed(view, start) if view[start] in _SHORT_ARRAYS else _NOT_PACKED
+        if self._unpacker is None or self._fed <= start:
+            self._unpacker = None
+            if packed != _NOT_PACKED:
+                return None if packed is None else self._end_behind(view, *packed)
+            self._unpacker = new_unpacker()
+            self._begin = self._fed = start
+        unpacker = self._unpacker
+        if self._fed < len(view):
+            unpacker.feed(view[self._fed :])
+            self._fed = len(view)
+        try:
+            unpacker.skip()
+        except self._no_more_data:
+            if packed == _NOT_PACKED:
+                return None
+            # It came behind another value. What is to come of it need not be there twice.
+            self._unpacker = None
+            return None if packed is None else self._end_behind(view, *packed)
+        end = self._begin + int(unpacker.tell())
+        if packed is not None and packed != _NOT_PACKED and end - packed[0] > _MOST_OPTIONS:
+            raise ValueError
+        return end
+
+    def _end_behind(self, view: memoryview, entries: int, count: int) -> int | None:
+        """
+        Find where the chunk ends whose packed entries end at a place.
+
+        @param count: of the values behind them.
+        """
+        if not count or entries > len(view):
+            return entries
+        return self._end_of_options(view, entries, count)
+
+    def _end_of_options(self, view: memoryview, start: int, count: int) -> int | None:
+        """
+        Find where the values behind packed entries end.
+
+        @raise ValueError: they are not MessagePack, or too long.
+        """
+        unpacker = new_unpacker()
+        unpacker.feed(view[start : start + _MOST_OPTIONS])
+        try:
+            for _ in range(count):
+                unpacker.skip()
+        except self._no_more_data:
+            if len(view) - start >= _MOST_OPTIONS:
+                raise ValueError from None
+            return None
+        return start + int(unpacker.tell())
+
+
+def _end_of_packed(view: memoryview, start: int) -> tuple[int, int] | None:
+    """
+    Find where the packed entries of a chunk end, by their length, which stands before them.
+
+    @param start: of an array of two to four elements.
+    @return: that place, and how many elements are behind it; L{_NOT_PACKED}; C{None}: not known
+        yet.
+    """
+    position = start + 1
+    for _ in range(2):
+        if position >= len(view):
+            return None
+        first = view[position]
+        if 0xA0 <= first <= 0xBF:
+            position += 1 + first - 0xA0
+            continue
+        size = _LENGTHS.get(first)
+        if size is None:
+            return _NOT_PACKED
+        begin = position + 1 + size
+        if begin > len(view):
+            return None
+        position = begin + int.from_bytes(view[position + 1 : begin])
+    return position, view[start] - 0x92
 
 
 def _not_an_array(beginning: bytes) -> str:

@@ -62,7 +62,7 @@ def feed(
                 frames += found
                 found = framing.receive(b"", most)
             frames += found
-            assert framing.pending <= max_chunk
+            assert framing.pending <= 2 * max_chunk
             assert framing.unfinished == (framing.pending > 0)
             position += step
             turn += 1
@@ -72,7 +72,16 @@ def feed(
     return frames, False, framing.unfinished
 
 
-@given(st.lists(arrays | st.none(), max_size=8), cuts, wanted)
+packed = st.tuples(
+    st.text(max_size=40) | st.binary(max_size=40),
+    st.binary(max_size=300) | st.text(max_size=300),
+).map(list)
+chunks = packed | st.tuples(packed, st.dictionaries(st.text(max_size=5), scalars, max_size=3)).map(
+    lambda parts: [*parts[0], parts[1]]
+)
+
+
+@given(st.lists(arrays | chunks | st.none(), max_size=8), cuts, wanted)
 def test_values_survive_any_cut(messages: list[Any], steps: list[int], most: int) -> None:
     """However TCP cuts the stream, the same values come out byte for byte, and no heartbeat."""
     sent = [msgpack.packb(message) for message in messages]
@@ -96,6 +105,33 @@ def test_a_value_over_the_limit_ends_the_stream(step: int) -> None:
     assert feed(short + good, [step], len(good) - 1) == ([short], True, False)
 
 
+def test_packed_entries_are_kept_once() -> None:
+    """Packed entries that are still coming are not copied, alone or behind another value."""
+    chunk = msgpack.packb(["tag", b"x" * 10_000, {"chunk": "c"}])
+    message = msgpack.packb(["tag", 1, {"a": 1}])
+    for before in (b"", message):
+        framing = ForwardFraming(50, LIMIT)
+        assert framing.receive(before + chunk[:5000]) == [before] * bool(before)
+        assert framing.pending == 5000
+        assert framing.receive(chunk[5000:-1]) == []
+        assert framing.pending == len(chunk) - 1
+        assert framing.receive(chunk[-1:] + message) == [chunk, message]
+        assert framing.pending == 0
+
+
+@pytest.mark.parametrize("before", [b"", msgpack.packb(["t", 1, {}])], ids=["first", "second"])
+@pytest.mark.parametrize("step", [1000, 10**6])
+def test_options_have_a_limit(before: bytes, step: int) -> None:
+    """Options behind packed entries may have 64 KiB, and no more."""
+    for size, is_good in ((65_536, True), (65_537, False)):
+        options = {"a": "x" * (size - 6)}
+        stream = msgpack.packb(["t", b"abc", options])
+        assert len(msgpack.packb(options)) == size
+        frames, is_broken, unfinished = feed(before + stream, [step])
+        assert frames == [one for one in (before, stream if is_good else b"") if one]
+        assert (is_broken, unfinished) == (not is_good, False)
+
+
 @pytest.mark.parametrize(
     ("stream", "words"),
     [
@@ -117,8 +153,10 @@ def test_a_claim_of_length_takes_no_memory() -> None:
     """Headers that promise gigabytes allocate nothing before the bytes are there."""
     tracemalloc.start()
     try:
-        for header in (b"\xdd\xff\xff\xff\xff", b"\x92\xa1t\xc6\xff\xff\xff\xff"):
+        for header in (b"\xdd\xff\xff\xff\xff", b"\x92\xa1t\xdd\xff\xff\xff\xff"):
             ForwardFraming(50, LIMIT).receive(header + b"\x01" * 1000)
+        with pytest.raises(FramingError, match="over max_chunk"):
+            ForwardFraming(50, LIMIT).receive(b"\x92\xa1t\xc6\xff\xff\xff\xff" + b"\x01" * 1000)
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
