@@ -56,7 +56,14 @@ class Column:
         """
         if isinstance(cells, Tokens):
             return self._tokens(cells.values, misfits)
-        return self._texts(cells.values, misfits)
+        values = cells.values
+        if cells.offsets is not None and self.kind.takes_offsets:
+            at_offset = self.kind.at_offset
+            values = [
+                at_offset(value, offset) if value and offset else value
+                for value, offset in zip(values, cells.offsets(), strict=True)
+            ]
+        return self._texts(values, misfits)
 
     def _tokens(self, tokens: Sequence[Raw], misfits: Misfits) -> str:
         def one(row: int) -> str:

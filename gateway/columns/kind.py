@@ -108,12 +108,14 @@ class Kind:
     @ivar cast: whether an element of that array must be cast to the column's type.
     @ivar json: matches JSON scalars that can be taken over as they are, each followed by a comma.
     @ivar text: function for values of text formats, as the one for JSON.
+    @ivar takes_offsets: whether L{at_offset} does anything.
     """
 
     parameter = "text[]"
     cast = True
     json: re.Pattern[str] | None = None
     text: re.Pattern[str] | None = None
+    takes_offsets = False
 
     def __init__(self, sql_type: SqlType) -> None:
         self.sql_type = sql_type
@@ -127,6 +129,14 @@ class Kind:
         if "\0" in value:
             raise misfit(value, "holds the character NUL (byte 0), which text cannot")
         return quoted_element(value)
+
+    def at_offset(self, value: str, offset: str) -> str:
+        """
+        Return a value of a text format with an offset from UTC, if it is a time that names none.
+
+        @param offset: such as C{+0100}.
+        """
+        return value
 
     def composite(self, token: str) -> str:
         """

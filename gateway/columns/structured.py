@@ -26,6 +26,8 @@ _SURROGATE_ESCAPE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 _BOUNDS: Final = re.compile(r"(?:\[[^\[\]\"]*\]\s*)+=")
 """Of an array of PostgreSQL's that does not count from 1, C{[2:3]={1,2}}; no JSON has it."""
 
+_TIME_IN_ARRAY: Final = re.compile(r'(?<=")[0-9]{8,14}(?:\.[0-9]{1,9}+)?+(?=")')
+
 MAX_DIMENSIONS: Final = 6
 """Largest number of dimensions of an array in PostgreSQL (MAXDIM)."""
 
@@ -85,6 +87,7 @@ class Array(Kind):
     def __init__(self, sql_type: SqlType, kind: Kind) -> None:
         super().__init__(sql_type)
         self._kind = kind
+        self.takes_offsets = kind.takes_offsets
 
     def element(self, value: str) -> str:
         value = value.strip(BLANKS)
@@ -93,6 +96,9 @@ class Array(Kind):
         if not value.startswith("["):
             raise misfit(value, "is not an array; write [1, 2] or {1,2}")
         return self.composite(value)
+
+    def at_offset(self, value: str, offset: str) -> str:
+        return _TIME_IN_ARRAY.sub(lambda match: self._kind.at_offset(match[0], offset), value)
 
     def composite(self, token: str) -> str:
         return quoted_element(self._literal(token, 1))

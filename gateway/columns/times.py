@@ -37,6 +37,13 @@ _UNIX_TIME: Final = re.compile(r"[+-]?[0-9]{1,20}(?:\.[0-9]{1,12})?(?:[eE][+]?[0
 _INFINITE: Final = {"infinity", "-infinity"}
 _START: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
+_COMPACT: Final = re.compile(
+    r"(?P<year>[0-9]{4})(?P<month>[0-9]{2})(?P<day>[0-9]{2})"
+    r"(?:(?P<hour>[0-9]{2})(?P<minute>[0-9]{2})?+"
+    r"(?P<second>(?<=[0-9]{12})[0-9]{2}(?:\.[0-9]{1,9}+)?+)?+)?(?P<zone>[+-][0-9]{4})?"
+)
+"""DTM and TS of HL7 (v2.5, section 2.A.22), to the day at least."""
+
 _UNITS: Final = ((11, 6), (14, 3), (17, 0))
 """Up to so many digits, so many powers of ten make microseconds of it."""
 
@@ -155,3 +162,55 @@ class Date(Kind):
             return date.fromisoformat(value).isoformat()
         except ValueError:
             raise misfit(value, "is no date: write it as 2000-12-31") from None
+
+
+def from_compact(value: str) -> str | None:
+    """
+    Write a time of HL7 as ISO 8601; C{None} where it is none.
+
+    Hours without minutes are full hours.
+    """
+    match = _COMPACT.fullmatch(value)
+    if match is None:
+        return None
+    year, month, day, hour, minute, second, zone = match.groups()
+    text = f"{year}-{month}-{day}"
+    if hour is not None:
+        text += f"T{hour}:{minute or '00'}:{second or '00'}"
+    return text + (zone or "")
+
+
+class CompactTimestamp(Timestamp):
+    """
+    Kind of times where messages write them as in HL7.
+    """
+
+    takes_offsets = True
+
+    def element(self, value: str) -> str:
+        value = value.strip(BLANKS)
+        iso = from_compact(value)
+        if iso is None and _UNIX_TIME.fullmatch(value):
+            raise misfit(value, "is no time: neither as 20261231235959 nor ISO 8601")
+        return super().element(iso or value)
+
+    def at_offset(self, value: str, offset: str) -> str:
+        match = _COMPACT.fullmatch(value)
+        return value if match is None or match["zone"] else value + offset
+
+
+class CompactDate(Date):
+    """
+    Kind of dates where messages write them as in HL7; the time behind a date is left out.
+    """
+
+    def element(self, value: str) -> str:
+        value = value.strip(BLANKS)
+        iso = from_compact(value)
+        if iso is None:
+            return super().element(value)
+        try:
+            from_iso(iso)
+        except ValueError:
+            raise misfit(value, "is no date: write it as 20001231") from None
+        return super().element(iso[: len("2000-01-01")])

@@ -29,6 +29,7 @@ from gateway.model.route import (
 from gateway.model.text import closest, meant
 from gateway.sql.parameters import foreign_parameter, gives_rows, parameters
 from gateway.system.time_zones import zone_of
+from gateway.wire.hl7 import codec_named
 
 
 class ColumnSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -58,6 +59,7 @@ class RouteSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     @ivar fields: of csv: names of the values of a record, in order.
     @ivar delimiter: of csv: one character between values, or C{whitespace}.
     @ivar pattern: of regex: a regular expression with named groups (RE2 syntax).
+    @ivar charset: of hl7: character set of messages whose MSH-18 is empty, as HL7 names it.
     @ivar timezone: zone of times that name none: an IANA name, or C{local}.
     @ivar columns: column -> source of its value: a field, a source that begins with C{@}, or a
         table as L{ColumnSection}.
@@ -75,6 +77,7 @@ class RouteSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     fields: list[str] | None = None
     delimiter: str | None = None
     pattern: str | None = None
+    charset: str | None = None
     timezone: str | None = None
     create: bool = False
     columns: dict[str, Any] | None = None
@@ -84,6 +87,13 @@ class RouteSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     create_columns: dict[str, str] | None = None
     dead_letter: bool = False
 
+
+_READING_KEYS: Final = ("format", "fields", "delimiter", "pattern", "charset")
+
+_FORMAT_OF_KEY: Final = {
+    **{"fields": "csv", "delimiter": "csv", "pattern": "regex", "charset": "hl7"}
+}
+"""Key -> the only format that it is for."""
 
 _BARE_NAME: Final = re.compile(r"[^\s=\"\x00-\x1f\x7f-\x9f]+")
 
@@ -111,9 +121,7 @@ def knows_reading(reader: SectionReader, name: str) -> bool:
     """
     Say whether the keys that set a route's format could be read.
     """
-    return reader.is_sure(
-        *(f"routes.{name}.{key}" for key in ("format", "fields", "delimiter", "pattern"))
-    )
+    return reader.is_sure(*(f"routes.{name}.{key}" for key in _READING_KEYS))
 
 
 def _one_route(reader: SectionReader, name: str, section: RouteSection) -> Route:
@@ -172,10 +180,12 @@ def _parse_route(
 def _reading(reader: SectionReader, where: str, section: RouteSection) -> Reading:
     names = section.fields or []
     delimiter = "," if section.delimiter is None else section.delimiter
-    reading = Reading(section.format, tuple(names), delimiter, section.pattern or "")
+    reading = Reading(
+        *(section.format, tuple(names), delimiter, section.pattern or "", section.charset or "")
+    )
     if not reader.is_sure(f"{where}.format"):
         return reading
-    for key, format_ in (("fields", "csv"), ("delimiter", "csv"), ("pattern", "regex")):
+    for key, format_ in _FORMAT_OF_KEY.items():
         if getattr(section, key) is not None and section.format != format_:
             reader.note(f"{where}.{key}", f'is for format = "{format_}"; leave it out')
     if section.format == "csv" and not names:
@@ -184,6 +194,12 @@ def _reading(reader: SectionReader, where: str, section: RouteSection) -> Readin
         reader.note(f"{where}.fields", f"names {name!r} twice")
     if delimiter != "whitespace" and (len(delimiter) != 1 or delimiter in '"\r\n\0'):
         reader.note(f"{where}.delimiter", 'must be one character, or "whitespace"')
+    charset = section.charset
+    if charset is not None and codec_named(charset) is None:
+        reader.note(
+            f"{where}.charset",
+            f'{charset!r} is no character set of HL7, such as "8859/1" or "UNICODE UTF-8"',
+        )
     if section.format == "regex" and section.pattern is None:
         reader.note(f"{where}.pattern", "is missing; name groups as in (?P<name>.*)")
     return reading

@@ -101,6 +101,7 @@ def _differences(one: Reading, other: Reading) -> str:
         "fields": (one.names, other.names),
         "delimiter": (one.delimiter, other.delimiter),
         "pattern": (one.pattern, other.pattern),
+        "charset": (one.charset, other.charset),
     }
     return " and ".join(key for key, (mine, yours) in pairs.items() if mine != yours)
 

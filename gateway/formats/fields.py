@@ -8,7 +8,7 @@ keeps its place, as one without any field, so that an index is a row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -30,9 +30,13 @@ class Tokens:
 class Texts:
     """
     Values of one field as text, C{None} where a message has none.
+
+    @ivar offsets: gives for each message the offset from UTC, such as C{+0100}, of times that name
+        none, or C{""}; C{None}: messages name none.
     """
 
     values: Sequence[str | None]
+    offsets: Callable[[], Sequence[str]] | None = None
 
 
 Cells = Tokens | Texts

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from datetime import tzinfo
 from typing import Final
 
-from gateway.formats import csv, influx, json, logfmt, syslog
+from gateway.formats import csv, hl7, influx, json, logfmt, syslog
 from gateway.formats.csv import CsvFormat
 from gateway.formats.fields import Format, WholeFormat
+from gateway.formats.hl7 import Hl7Format
 from gateway.formats.influx import InfluxFormat
 from gateway.formats.json import JsonFormat
 from gateway.formats.logfmt import LogfmtFormat
@@ -19,6 +20,7 @@ from gateway.formats.regex import RegexFormat
 from gateway.formats.syslog import SyslogFormat
 from gateway.model.route import FormatName, Reading
 from gateway.system.time_zones import LOCAL
+from gateway.wire.hl7 import UTF_8, codec_named
 
 FieldValues = Mapping[str, object]
 """Field -> a value that whatever the column is takes it."""
@@ -66,6 +68,11 @@ FORMATS: Final[Mapping[FormatName, Registration]] = {
         lambda reading, fields, zone: InfluxFormat(fields),
         lambda reading, fields: influx.sample(fields),
         lambda reading, field: influx.fault_of(field),
+    ),
+    "hl7": Registration(
+        lambda reading, fields, zone: Hl7Format(fields, codec_named(reading.charset) or UTF_8),
+        lambda reading, fields: hl7.sample(fields),
+        lambda reading, field: hl7.fault_of(field),
     ),
 }
 """Every format there is: a new one is a module of its own, its name above, and a line here."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import tzinfo
 from typing import Final, Literal
 
-FormatName = Literal["text", "json", "csv", "logfmt", "regex", "syslog", "influx"]
+FormatName = Literal["text", "json", "csv", "logfmt", "regex", "syslog", "influx", "hl7"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +23,14 @@ class Reading:
     @ivar names: names of the values of a csv record, in order.
     @ivar delimiter: of csv: one character, or C{whitespace}.
     @ivar pattern: of regex.
+    @ivar charset: of hl7: character set of messages that name none, as MSH-18 would; C{""}: UTF-8.
     """
 
     format: FormatName = "text"
     names: tuple[str, ...] = ()
     delimiter: str = ","
     pattern: str = ""
+    charset: str = ""
 
 
 TEXT: Final = Reading()

@@ -46,9 +46,11 @@ class Arrays:
         self._format = form
         self.kinds: list[Kind] = []
         self._pieces: list[_Piece] = []
+        compact = route.reading.format == "hl7"
         for name, value in route.columns.items():
             try:
-                kind, piece = _kind_and_elements(name, value, kind_of(types[name], route.timezone))
+                kind = kind_of(types[name], route.timezone, compact)
+                kind, piece = _kind_and_elements(name, value, kind)
             except Misfit as error:
                 raise RouteError(f"column {name!r}: configured value {error}") from None
             self.kinds.append(kind)
