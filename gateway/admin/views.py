@@ -244,7 +244,7 @@ def _keys(where: str, value: object, public: Callable[[str], str]) -> Iterator[R
 
 def _fields(value: object) -> Mapping[str, Any] | None:
     if isinstance(value, msgspec.Struct):
-        return {name: getattr(value, name) for name in value.__struct_fields__}
+        return {name.rstrip("_"): getattr(value, name) for name in value.__struct_fields__}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     return value if isinstance(value, Mapping) and value else None

@@ -21,7 +21,7 @@ AT_ONCE: Final = (
     *("allow", "deny", "trusted_proxies", "max_connections", "max_connections_per_address"),
     *("messages_per_second", "bytes_per_second", "burst", "window"),
     *("frame_timeout", "write_timeout", "idle_timeout", "route", "route_by", "routes"),
-    "remember_chunks",
+    *("remember_chunks", "hl7", "try_"),
 )
 """Keys of a listener that a reload takes over for all its peers."""
 
@@ -186,7 +186,7 @@ def _listeners(before: Mapping[str, Listener], after: Mapping[str, Listener]) ->
                 if value is None or present is None:
                     change = "added" if value is None else "removed"
                     scope = "its peers are disconnected after their answers"
-            yield f"listener {name}: {key} {change}, {scope}"
+            yield f"listener {name}: {key.rstrip('_')} {change}, {scope}"
     for name in before:
         if name not in after:
             yield f"listener {name}: removed, its peers are disconnected after their answers"

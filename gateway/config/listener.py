@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import PurePath
 from typing import Annotated, Final, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 from msgspec.structs import replace
 
 from gateway.config.paths import ConfigPaths
@@ -22,6 +22,7 @@ from gateway.system.addresses import network_fault
 from gateway.system.endpoint_arguments import MAX_C_INT, escaped
 from gateway.system.endpoint_text import EndpointFault, endpoint_hint
 from gateway.wire.framing import FramingName
+from gateway.wire.hl7 import PROCESSING_IDS
 from gateway.wire.protocols import PROTOCOLS, ProtocolName
 
 # One message in a quarter of an hour; a lower rate would look like a hang.
@@ -45,6 +46,10 @@ REMEMBER_CHUNKS: Final = 86400.0
 _PROTOCOL_KEYS: Final = ("max_chunk", "remember_chunks", "shared_key_file", "users_file")
 
 _FORWARD_KEYS: Final = ("remember_chunks", "shared_key_file", "users_file")
+
+_MESSAGE_TYPE: Final = re.compile(r"[A-Z][A-Z0-9]{2}(?:\^[A-Z][A-Z0-9]{2})?")
+_VERSION: Final = re.compile(r"2(?:\.[0-9]{1,2}){0,3}")
+_PROCESSING_ID: Final = re.compile("[A-Z]")
 
 _OWNER: Final = re.compile(r"[^:\s\0]*(:[^:\s\0]+)?")
 
@@ -76,6 +81,20 @@ class TlsSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     handshake_timeout: Seconds = 10.0
 
 
+class Hl7Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """
+    Messages of HL7 v2 that a listener accepts.
+
+    @ivar message_types: of MSH-9: C{ADT}, or C{ADT^A04} for one event; none: all.
+    @ivar versions: of MSH-12; none: all of version 2.
+    @ivar processing_ids: of MSH-11.
+    """
+
+    message_types: tuple[str, ...] = ()
+    versions: tuple[str, ...] = ()
+    processing_ids: tuple[str, ...] = PROCESSING_IDS
+
+
 class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
     Section of a listener: endpoint, dialect, framing, limits. Durations are in seconds.
@@ -92,6 +111,9 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         not. C{None}: L{REMEMBER_CHUNKS}.
     @ivar shared_key_file: of forward: file with the key that its peers have to know too.
     @ivar users_file: of forward: file of their names and passwords, a line C{name:password} each.
+    @ivar hl7: of mllp: messages that are accepted; C{None}: as its defaults.
+    @ivar try_: of mllp: C{AR}: what cannot be stored now is rejected; C{None}: the connection is
+        closed without an answer.
     @ivar window: unanswered frames of a peer at which reading pauses.
     @ivar ack: sent instead of C{+OK}; C{none}: nothing is sent.
     @ivar nak: sent instead of every other answer.
@@ -134,6 +156,8 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     remember_chunks: Annotated[float, Meta(ge=0, extra=IN_SECONDS)] | None = None
     shared_key_file: str | None = None
     users_file: str | None = None
+    hl7: Hl7Section | None = None
+    try_: Literal["AR"] | None = field(default=None, name="try")
     window: Annotated[int, Meta(ge=1, le=1_000_000)] = 1024
     ack: str | None = None
     nak: str | None = None
@@ -268,6 +292,12 @@ def check_listener(
         for key in _PROTOCOL_KEYS:
             if getattr(listener, key) is not None:
                 reader.note(f"{where}.{key}", "is for a dialect that has chunks; leave it out")
+    if listener.dialect == "mllp":
+        _check_hl7(reader, where, listener.hl7)
+    else:
+        for key, value in (("hl7", listener.hl7), ("try", listener.try_)):
+            if value is not None:
+                reader.note(f"{where}.{key}", 'is for dialect = "mllp"; leave it out')
     if listener.dialect == "command":
         for key in ("route", "route_by", "routes", "ack", "nak"):
             if getattr(listener, key) is not None:
@@ -337,6 +367,25 @@ def _check_forward(reader: SectionReader, where: str, listener: Listener) -> Non
             f"{where}.dialect",
             "forward needs msgpack, which is not installed: pip install 'txgateway[forward]'",
         )
+
+
+def _check_hl7(reader: SectionReader, where: str, section: Hl7Section | None) -> None:
+    """
+    Check which messages of HL7 a listener accepts.
+    """
+    if section is None:
+        return
+    for name in section.message_types:
+        if _MESSAGE_TYPE.fullmatch(name) is None:
+            reader.note(f"{where}.hl7.message_types", f'{name!r} is neither "ADT" nor "ADT^A04"')
+    for name in section.versions:
+        if _VERSION.fullmatch(name) is None:
+            reader.note(f"{where}.hl7.versions", f'{name!r} is no version of HL7 v2, as "2.5.1"')
+    for name in section.processing_ids:
+        if _PROCESSING_ID.fullmatch(name) is None:
+            reader.note(f"{where}.hl7.processing_ids", f'{name!r} is none; HL7 has "P", "T", "D"')
+    if not section.processing_ids and reader.is_sure(f"{where}.hl7.processing_ids"):
+        reader.note(f"{where}.hl7.processing_ids", "has none, so no message would be taken")
 
 
 def _check_admission(reader: SectionReader, where: str, listener: Listener) -> None:

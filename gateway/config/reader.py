@@ -105,7 +105,7 @@ class SectionReader:
         if not is_table(table):
             self.note_unknown(where, f"must be a table: [{where}]")
             return None
-        fields = {f.name: f for f in msgspec.structs.fields(kind)}
+        fields = {f.encode_name: f for f in msgspec.structs.fields(kind)}
         self.check_keys(where, table, fields)
         values: dict[str, Any] = {}
         for key, value in table.items():
@@ -114,16 +114,16 @@ class SectionReader:
                 if inner is not None:
                     nested = self._nested(f"{where}.{key}", value, inner)
                     if nested is not None:
-                        values[key] = nested
+                        values[fields[key].name] = nested
                     continue
                 try:
-                    values[key] = _converted(value, fields[key].type)
+                    values[fields[key].name] = _converted(value, fields[key].type)
                 except ValueError as error:
                     self.note_unknown(f"{where}.{key}", str(error))
         for key, info in fields.items():
-            if info.required and key not in values:
+            if info.required and info.name not in values:
                 self.note_unknown(f"{where}.{key}", "is missing")
-                values[key] = ""
+                values[info.name] = ""
         return kind(**values)
 
     def _nested(

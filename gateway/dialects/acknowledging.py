@@ -27,6 +27,7 @@ from gateway.model import wording
 from gateway.model.outcome import Acknowledged, Outcome, Run
 from gateway.model.route import Reading
 from gateway.wire.forward_handshake import HandshakeSecrets
+from gateway.wire.hl7 import ALL_OF_TWO, Accepted
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,10 @@ class DialectSettings:
     @ivar formats: route -> format of its messages.
     @ivar handshake: of forward: what its peers have to know; C{None}: nothing.
     @ivar wall: seconds since 1970.
+    @ivar route_by: field that chooses among routes; C{""}: none does.
+    @ivar hl7: of MLLP: messages that are accepted.
+    @ivar reject_later: of MLLP: whether a message that cannot be stored now is rejected; else the
+        connection is closed without an answer.
     """
 
     clock: IReactorTime
@@ -50,6 +55,9 @@ class DialectSettings:
     formats: Mapping[str, Reading]
     handshake: HandshakeSecrets | None = None
     wall: Callable[[], float] = time.time
+    route_by: str = ""
+    hl7: Accepted = ALL_OF_TWO
+    reject_later: bool = False
 
 
 class AcknowledgingReader:

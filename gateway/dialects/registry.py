@@ -11,10 +11,12 @@ from typing import Final
 from gateway.dialects.acknowledging import AcknowledgingReader
 from gateway.dialects.beats import BeatsReader
 from gateway.dialects.forward import ForwardReader
+from gateway.dialects.mllp import MllpReader
 from gateway.wire.protocols import ProtocolName
 
 READERS: Final[Mapping[ProtocolName | str, type[AcknowledgingReader]]] = {
     "beats": BeatsReader,
     "forward": ForwardReader,
+    "mllp": MllpReader,
 }
 """The reader of each protocol's frames."""

@@ -50,8 +50,12 @@ _NO_VALUE: Final = '""'
 _MOST_GRAMMARS: Final = 64
 """Sets of separators to remember; most senders have the same."""
 
-_USUAL_HEADER: Final = re.compile(rb"MSH\|\^~\\&(?=\|)(?:(?:\|[^|\r]*+){15}\|([^|\r]*+))?+")
-"""The header of nearly all messages; its group is MSH-18."""
+_PLAIN: Final = r"\|[^|\r\n\x1b\x80-\xff]*+"
+_USUAL_HEADER: Final = re.compile(
+    rf"MSH\|\^~\\&(?:(?:{_PLAIN}){{15}}\|([^|\r\n\x1b\x80-\xff]*+)(?:{_PLAIN})*+|(?:{_PLAIN})+)"
+    r"(?=\r|\Z)".encode("latin-1")
+)
+"""The header of nearly all messages, in ASCII; its group is MSH-18."""
 
 _USUAL_CODECS: Final[Mapping[bytes, str]] = {
     **{b"ASCII": "ascii", b"8859/1": "iso8859-1", b"8859/15": "iso8859-15"},

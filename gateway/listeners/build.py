@@ -8,6 +8,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from msgspec.structs import astuple
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.logger import Logger
@@ -41,6 +42,7 @@ from gateway.system.addresses import Networks
 from gateway.system.listening_reactor import ListeningReactor, ListenOptions
 from gateway.system.socket_options import SocketOptions
 from gateway.tls.registry import TlsRegistry
+from gateway.wire.hl7 import ALL_OF_TWO, Accepted
 from gateway.wire.protocols import PROTOCOLS
 
 
@@ -329,6 +331,7 @@ def _dialect_keys(config: Config, name: str) -> tuple[object, ...]:
         *(listener.dialect, listener.auth, listener.route, listener.route_by, routes, readings),
         *(listener.max_frame, listener.max_chunk, listener.remember_chunks),
         config.handshakes.get(name),
+        *(listener.hl7, listener.try_),
     )
 
 
@@ -345,6 +348,9 @@ def _dialect_settings(
         formats={route: config.routes[route].reading for route in routes},
         handshake=config.handshakes.get(name),
         wall=services.wall,
+        route_by=listener.route_by or "",
+        hl7=ALL_OF_TWO if listener.hl7 is None else Accepted(*astuple(listener.hl7)),
+        reject_later=listener.try_ == "AR",
     )
 
 

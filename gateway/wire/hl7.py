@@ -12,10 +12,12 @@ characters.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
+from typing import Final, Literal
+
+from gateway.model.outcome import one_line
 
 MSH: Final = b"MSH"
 
@@ -60,8 +62,12 @@ _SEPARATORS: Final = re.compile(rb"[!-/:-@\[-`{-~]{1,6}")
 _MOST_DIGITS: Final = 4
 """Of a part of a version."""
 
-MAX_TEXT: Final = 250
-"""Longest text in ERR-8 (HL7 v2.5, section 2.15.5.8), in characters before they are escaped."""
+PROCESSING_IDS: Final = ("P", "T", "D")
+"""Production, training, debugging (table 0103)."""
+
+
+_WITH_SEPARATORS: Final = re.compile(rb"\x1b\$|(?<=[^A-Za-z0-9])(GB ?18030|BIG-?5)(?![A-Za-z0-9])")
+"""What is in a header whose character set has bytes that look as separators."""
 
 
 class Condition(IntEnum):
@@ -106,12 +112,12 @@ class NotHl7(ValueError):
 
     Its text is for people, and goes on from C{not HL7: }.
 
-    @ivar has_header: whether it begins with MSH, so that it can be answered.
+    @ivar header: by which it is answered; C{None}: it does not begin with MSH.
     """
 
-    def __init__(self, text: str, has_header: bool = True) -> None:
+    def __init__(self, text: str, header: Header | None = None) -> None:
         super().__init__(f"not HL7: {text}")
-        self.has_header = has_header
+        self.header = header
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,21 +173,35 @@ def read_header(message: bytes) -> Header:
     @raise NotHl7: it has none.
     """
     if not message.startswith(MSH):
-        raise NotHl7(_what_begins(message), has_header=False)
+        raise NotHl7(_what_begins(message))
     separator = message[3:4]
     segment, end, rest = message.partition(b"\r")
     if not end:
         segment, _, rest = message.partition(b"\n")
-    fields = segment.split(separator) if separator else [segment]
+    fields = _split(segment, separator) if separator else [segment]
     separators = separator + fields[1] if len(fields) > 1 else separator
     if separators != USUAL and (
         _SEPARATORS.fullmatch(separators) is None or len(set(separators)) < len(separators)
     ):
-        raise NotHl7(f"{separators[:8]!r} behind MSH are no separators")
-    if MSH + separator in rest and _second(rest, separator):
-        raise NotHl7("the block holds two messages, MSH is there twice")
+        raise NotHl7(f"{separators[:8]!r} behind MSH are no separators", NO_HEADER)
     fields.insert(1, separator)
-    return Header(separators[:5], fields)
+    header = Header(separators[:5], fields)
+    if MSH + separator in rest and _second(rest, separator):
+        raise NotHl7("MSH is there twice, as of two messages", header)
+    return header
+
+
+def _split(segment: bytes, separator: bytes) -> list[bytes]:
+    # Some sets have characters that end in a byte that looks as a separator.
+    sets = _WITH_SEPARATORS.search(segment)
+    if sets is None:
+        return segment.split(separator)
+    name = _JAPANESE if sets[1] is None else "gb18030" if sets[1].startswith(b"G") else "big5"
+    try:
+        parts = segment.decode(name).split(separator.decode())
+        return [part.encode(name) for part in parts]
+    except UnicodeError:
+        return segment.split(separator)
 
 
 def _second(rest: bytes, separator: bytes) -> bool:
@@ -249,7 +269,8 @@ def escaped(header: Header, text: str, codec: str) -> bytes:
     """
     Write a text so that it can stand in a field.
 
-    What the message's separators mean is escaped; what its character set has not becomes C{?}.
+    One line of it; what the message's separators mean is escaped, what its character set has not
+    becomes C{?}.
     """
     names = "FSRET"
     marks = header.separators.decode()
@@ -258,7 +279,7 @@ def escaped(header: Header, text: str, codec: str) -> bytes:
         ord(mark): f"{escape}{name}{escape}" if escape else " "
         for mark, name in zip(marks, names, strict=False)
     }
-    return text[:MAX_TEXT].translate(table).encode(codec, "replace")
+    return one_line(text).translate(table).encode(codec, "replace")
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,3 +369,81 @@ def _error(header: Header, fault: Fault, text: bytes, codec: str) -> bytes:
             *(escaped(header, fault.diagnostic, codec), text),
         ]
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """
+    Messages that a listener accepts, by their headers.
+
+    @ivar message_types: of MSH-9, such as C{ADT} or C{ADT^A04}; none: all.
+    @ivar versions: of MSH-12, such as C{2.5.1}; none: all that begin with C{2.}, and none at all.
+    @ivar processing_ids: of MSH-11; P, T and D alone also take none at all.
+    """
+
+    message_types: Collection[str] = ()
+    versions: Collection[str] = ()
+    processing_ids: Collection[str] = PROCESSING_IDS
+
+    def fault(self, header: Header) -> Fault | None:
+        """Say why a message is not accepted; C{None}: it is."""
+        if self.message_types and (fault := self._type_fault(header)) is not None:
+            return fault
+        version = _text(header.first(12))
+        if version not in self.versions if self.versions else not _is_two(version):
+            return Fault(
+                Condition.UNSUPPORTED_VERSION, f"version {version!r} (MSH-12) is not taken", 12
+            )
+        mode = _text(header.first(11))
+        if mode not in self.processing_ids and (mode or self.processing_ids != PROCESSING_IDS):
+            return Fault(
+                Condition.UNSUPPORTED_PROCESSING_ID,
+                f"processing id {mode!r} (MSH-11) is not taken",
+                11,
+            )
+        return None
+
+    def _type_fault(self, header: Header) -> Fault | None:
+        kind, event = _text(header.first(9)), _text(header.first(9, 2))
+        if kind in self.message_types or f"{kind}^{event}" in self.message_types:
+            return None
+        if any(one.startswith(f"{kind}^") for one in self.message_types):
+            return Fault(Condition.UNSUPPORTED_EVENT, f"event {event!r} of {kind} is not taken", 9)
+        return Fault(
+            Condition.UNSUPPORTED_MESSAGE_TYPE, f"message type {kind!r} (MSH-9) is not taken", 9
+        )
+
+
+ALL_OF_TWO: Final = Accepted()
+"""All messages of HL7 v2."""
+
+
+def _text(part: bytes) -> str:
+    return part[:40].decode("ascii", "replace")
+
+
+def _is_two(version: str) -> bool:
+    # Some write it with blanks or nothing at all; a sender of version 3 sends no MSH.
+    return not version or version == "2" or version.startswith("2.")
+
+
+AckLetter = Literal["A", "E", "R"]
+"""Second letter of MSA-1: accepted; refused; not supported, or not now."""
+
+
+def acknowledgement_word(header: Header, kind: AckLetter) -> bytes:
+    """
+    Return MSA-1 of a message's acknowledgement; C{b""}: its sender wants none.
+
+    With MSH-15 or MSH-16 the mode is the enhanced one. A sender that wants no accept
+    acknowledgement, but an application acknowledgement, gets that: C{NE} and C{AL} are the original
+    mode in other words (HL7 v2.8.2, chapter 2, note in section 2.9.3). Nobody gets both.
+    """
+    accept, application = header.first(15).upper(), header.first(16).upper()
+    if not accept and not application:
+        return b"A" + kind.encode()
+    by_application = (not accept or accept == b"NE") and application != b""
+    wanted = application if by_application else accept
+    if wanted == b"NE" or (wanted == b"ER" and kind == "A") or (wanted == b"SU" and kind != "A"):
+        return b""
+    return (b"A" if by_application else b"C") + kind.encode()

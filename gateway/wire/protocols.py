@@ -12,6 +12,7 @@ from typing import Final, Literal
 from gateway.wire.forward import ForwardFraming
 from gateway.wire.framing import Framing
 from gateway.wire.lumberjack import LumberjackFraming
+from gateway.wire.mllp import MllpFraming
 
 ProtocolName = Literal["relp", "forward", "beats", "mllp"]
 
@@ -35,5 +36,6 @@ class WireProtocol:
 PROTOCOLS: Final[Mapping[ProtocolName | str, WireProtocol]] = {
     "beats": WireProtocol(LumberjackFraming, needs_dead_letter=True),
     "forward": WireProtocol(ForwardFraming, needs_dead_letter=True),
+    "mllp": WireProtocol(MllpFraming),
 }
 """Every such protocol there is, by the name that a listener's C{dialect} has."""
