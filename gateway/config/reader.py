@@ -208,8 +208,13 @@ def _plain_error(text: str, value: object, wanted: Any) -> str:
     """
     Rewrite an error of msgspec in the words of TOML.
     """
-    if get_origin(wanted) is Literal and isinstance(value, str):
-        choices = get_args(wanted)
+    choices = [
+        choice
+        for part in (wanted, *get_args(wanted))
+        if get_origin(part) is Literal
+        for choice in get_args(part)
+    ]
+    if choices and isinstance(value, str):
         return f"{value!r} is not one of {', '.join(choices)}{meant(value, choices)}"
     text = text.replace(" | null`", "`")
     for name, words in _TYPE_NAMES.items():

@@ -421,7 +421,7 @@ def sample(fields: Mapping[str, object]) -> str:
             texts = _written(places.get(place, {}))
             values = [texts.get(number, "") for number in range(1, max(texts, default=0) + 1)]
             lines.append("|".join([name, *values]))
-    return "".join(f"{line}\r" for line in lines)
+    return "\r".join(lines)
 
 
 def _chosen(fields: Mapping[str, object]) -> dict[int, str]:

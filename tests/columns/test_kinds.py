@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, date, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -281,6 +282,70 @@ def test_times_without_a_zone(
     assert encode(ours, tokens(*map(json.dumps, written))) == (piece, {})
     stored = [str(value).removesuffix("+00") for value in read(name, piece)]
     assert stored == in_zone(zone, written)
+
+
+COMPACT = [
+    # A time as HL7 writes it, and what it is with MSH-7's offset of +0200 in a route of Berlin.
+    ("20260701", "2026-06-30 22:00:00+00"),
+    ("2026070110", "2026-07-01 08:00:00+00"),
+    ("202607011030", "2026-07-01 08:30:00+00"),
+    ("20260701103015", "2026-07-01 08:30:15+00"),
+    ("20260701103015.1234", "2026-07-01 08:30:15.1234+00"),
+    ("20260701103015-0330", "2026-07-01 14:00:15+00"),
+    ("20260701+0000", "2026-07-01 00:00:00+00"),
+    ("202607011030+0000", "2026-07-01 10:30:00+00"),
+    ("2026-07-01T10:30:00Z", "2026-07-01 10:30:00+00"),
+    ("2026-07-01T10:30:00", "2026-07-01 08:30:00+00"),
+    ("infinity", "infinity"),
+]
+
+NOT_COMPACT = [
+    *("2026", "202607", "20261301", "20260230", "2026070125", "202607011060", "1700000000"),
+    *("20260701103061", "2026070110301", "20260701103015+01", "1700000000123", "x", "1"),
+    *("202607011.5", "2026070110.5", "20260701103015+9900"),
+]
+
+
+def compact(name: str) -> Column:
+    return Column("c", "f", kind_of(TYPES[name], ZoneInfo("Europe/Berlin"), compact=True))
+
+
+def test_times_of_hl7(read: Read) -> None:
+    """Digits are a date and a time; one without an offset has that of its message, else the
+    route's; a date is that of the day named."""
+    written, expected = zip(*COMPACT, strict=True)
+    # July's offset in Berlin, so that it does not matter here which of both it is.
+    for offsets in ([""] * len(written), ["+0200"] * len(written)):
+        piece, misfits = encode(compact("timestamptz"), Texts(written, partial(list, offsets)))
+        assert not misfits and read("timestamptz", piece) == list(expected)
+    (piece, misfits) = encode(
+        compact("timestamptz"), Texts(["20260701103015", None, "2026"], lambda: ["-0500", "", ""])
+    )
+    assert piece.startswith('"2026-07-01 15:30:15+00",NULL') and list(misfits) == [2]
+    days = ["20260701", "2026070110", "20260701235959-0330", "2026-07-01"]
+    piece, misfits = encode(compact("date"), Texts(days, lambda: ["+0100"] * 4))
+    assert not misfits and read("date", piece) == ["2026-07-01"] * 4
+
+
+@pytest.mark.parametrize("name", ["timestamptz", "timestamp", "date"])
+@pytest.mark.parametrize("value", NOT_COMPACT)
+def test_no_times_of_hl7(name: str, value: str) -> None:
+    """What is none, or not as exact as the column, is refused: no number counts from 1970 here."""
+    _, misfits = encode(compact(name), Texts([value], lambda: [""]))
+    assert "is no " in misfits[0]
+
+
+def test_times_of_hl7_in_arrays() -> None:
+    """Each of a list is read as one alone."""
+    times = SqlType(
+        "timestamp with time zone[]", "_timestamptz", 0, TYPES["timestamptz"], delimiter=","
+    )
+    column = Column("c", "f", kind_of(times, None, compact=True))
+    values = Texts(['["20260701103015",null,"20260701+0200"]'], lambda: ["-0500"])
+    piece, misfits = encode(column, values)
+    assert not misfits and piece.replace("\\", "") == (
+        '"{"2026-07-01 15:30:15+00",NULL,"2026-06-30 22:00:00+00"}"'
+    )
 
 
 STRATEGIES: dict[str, st.SearchStrategy[Any]] = {

@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path, PurePath
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +17,7 @@ from twisted.python.usage import UsageError
 
 from gateway.access.grants import AccessSection, GrantSection
 from gateway.config.channel import ChannelsSection
-from gateway.config.listener import Listener, TlsSection
+from gateway.config.listener import Hl7Section, Listener, TlsSection
 from gateway.config.load import (
     Config,
     Database,
@@ -54,7 +55,7 @@ def test_sample_is_accepted_and_complete() -> None:
     config = load(text)
     assert config.database == Database() and config.limits == Limits()
     data = tomllib.loads(text)
-    used = {
+    used: dict[type[msgspec.Struct], set[str]] = {
         Database: set(data["database"]),
         Limits: set(data["limits"]),
         SpoolSection: set(data["spool"]),
@@ -64,6 +65,7 @@ def test_sample_is_accepted_and_complete() -> None:
         LogSection: set(data["log"]),
         Listener: {key for section in data["listeners"].values() for key in section},
         TlsSection: set(data["listeners"]["public"]["tls"]),
+        Hl7Section: set(data["listeners"]["hospital"]["hl7"]),
         AccessSection: set(data["access"]),
         GrantSection: set(data["access"]["grants"]["devices"]),
         RouteSection: {key for section in data["routes"].values() for key in section},
@@ -73,7 +75,7 @@ def test_sample_is_accepted_and_complete() -> None:
     used[Database].add("dsn_file")
     used[ChannelsSection].add("dsn_file")
     for kind, keys in used.items():
-        assert keys == set(kind.__struct_fields__), kind
+        assert keys == {field.encode_name for field in msgspec.structs.fields(kind)}, kind
     assert set(data) == set(Config.__struct_fields__) - {"handshakes"}
 
 
@@ -364,6 +366,9 @@ format = "{format}"
         ("regex", "pattern = '(?P<host>.)'", 'a = "hots"', "; did you mean 'host'?"),
         ("syslog", "", 'a = "hostnam"', "'hostnam' "),
         ("influx", "", 'a = "tag."', "'tag.' names no tag"),
+        ("hl7", "", 'a = "PID.3.1"', "'PID.3.1' is no path of HL7"),
+        ("hl7", 'charset = "8859/99"', 'a = "PID-3"', ".charset: '8859/99' is no character set"),
+        ("json", 'charset = "8859/1"', 'a = "a"', '.charset: is for format = "hl7"; leave it out'),
         ("json", "", 'a = "a..b"', "'a..b' has an empty name in its path"),
         ("json", "", 'a = "@fram"', "'@fram' is no source of a json route; did you mean '@frame'?"),
         ("logfmt", "", 'a = "@time"', "'@time' is no source of a logfmt route; there are @frame,"),
@@ -419,6 +424,64 @@ def test_values_of_columns() -> None:
         "g": Value("g", None, True),
     }
     assert config.routes["r"].fields == ["x.y", "x", "g"]
+
+
+MLLP = """
+[listeners.a]
+endpoint = "tcp:1"
+dialect = "mllp"
+route = "r"
+{keys}
+[routes.r]
+table = "t"
+format = "hl7"
+[routes.r.columns]
+a = "MSH-10"
+"""
+
+
+def test_mllp() -> None:
+    """What an MLLP listener takes, and what becomes of what cannot be stored now."""
+    (listener,) = load(MLLP.format(keys="")).listeners.values()
+    assert (listener.hl7, listener.try_) == (None, None)
+    keys = """try = "AR"
+    [listeners.a.hl7]
+    message_types = ["ADT", "ORU^R01"]
+    versions = ["2.3", "2.5.1"]
+    processing_ids = ["P"]"""
+    (listener,) = load(MLLP.format(keys=keys)).listeners.values()
+    assert listener.try_ == "AR"
+    assert listener.hl7 == Hl7Section(
+        message_types=("ADT", "ORU^R01"), versions=("2.3", "2.5.1"), processing_ids=("P",)
+    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ('try = "AE"', ".try: 'AE' is not one of AR"),
+        ('tyr = "AR"', ".tyr: unknown key; did you mean 'try'?"),
+        ('framing = "line"', ".framing: is what mllp brings itself; leave it out"),
+        ('hl7.message_types = ["adt"]', ".hl7.message_types: 'adt' is neither \"ADT\" nor"),
+        ('hl7.message_types = ["ADT_A04"]', ".hl7.message_types: 'ADT_A04' is neither"),
+        ('hl7.versions = ["3.0"]', ".hl7.versions: '3.0' is no version of HL7 v2"),
+        ('hl7.processing_ids = ["production"]', ".hl7.processing_ids: 'production' is none;"),
+        ("hl7.processing_ids = []", ".hl7.processing_ids: has none, so no message would be taken"),
+        ("hl7 = 1", ".hl7: must be a table: [listeners.a.hl7]"),
+    ],
+)
+def test_wrong_mllp(keys: str, said: str) -> None:
+    """What is wrong with a listener of MLLP is said with its key, and nothing else is."""
+    found = problems(MLLP.format(keys=keys))
+    assert len(found) == 1 and said in found[0], found
+
+
+@pytest.mark.parametrize("key", ['try = "AR"', 'hl7.versions = ["2.5"]'])
+def test_keys_of_mllp_elsewhere(key: str) -> None:
+    """They are for MLLP alone."""
+    found = problems(MLLP.format(keys=key).replace('dialect = "mllp"', 'dialect = "plain"'))
+    (line,) = found
+    assert line.endswith('is for dialect = "mllp"; leave it out')
 
 
 @pytest.mark.parametrize("name", ["Europe/Berlin", "UTC", "Etc/GMT+5"])

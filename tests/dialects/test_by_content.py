@@ -184,6 +184,10 @@ def test_too_long_is_refused() -> None:
             *(b"<1>1 - - - - - - m", b"<1>1 "),
         ),
         ("influx", {}, "tag.type", b"m,type=alarm x=1", b"m,type=x x=1", b"m x=1", b"m"),
+        (
+            *("hl7", {}, "MSH-9.1", b"MSH|^~\\&|||||||alarm^A04|", b"MSH|^~\\&|||||||x"),
+            *(b'MSH|^~\\&|||||||""', b"MSH"),
+        ),
     ],
 )
 def test_every_format(

@@ -320,6 +320,7 @@ INTO_TEXT: Final[dict[str, tuple[str, bytes, bytes]]] = {
     "logfmt": (route("logfmt", "body"), b'body="', b'"'),
     "syslog": (route("syslog", "message"), b"<13>1 - - - - - - ", b""),
     "influx": (route("influx", "field.body"), b'm body="', b'"'),
+    "hl7": (route("hl7", "OBX-5"), b"MSH|^~\\&|A\rOBX|1||||", b"|\r"),
 }
 """Listener -> its part of the configuration, and what stands about a text in its messages."""
 

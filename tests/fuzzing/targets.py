@@ -14,7 +14,17 @@ from gateway.model.route import Reading
 from tests import lumberjack
 from tests.fuzzing import forward
 from tests.fuzzing.settings import configuration, connection_string, networks, patterns, tokens
-from tests.fuzzing.streams import commands, framing, opening, proxy, telnet, windows, wire
+from tests.fuzzing.streams import (
+    acknowledged,
+    commands,
+    framing,
+    mllp,
+    opening,
+    proxy,
+    telnet,
+    windows,
+    wire,
+)
 from tests.fuzzing.values import BETWEEN, TYPES, arguments, columns, structured, text
 
 
@@ -33,6 +43,10 @@ _SYSLOG = b'<34>1 2003-10-11T22:14:15.003Z host app - ID47 [e@1 iut="3" x="a\\]b
 _JSON_SEED = b'{"v":1,"a":{"b":"x\\u00e9"},"c":[1.5e3,null,true]}'
 _OLD = b"<13>Oct 11 22:14:15 host su[123]: failed"
 _CISCO = b"<13>Oct 11 2026 22:14:15.123 CEST: %ASA-6-1: a\xff\n<13>Feb 29 22:14:15 UTC 2023 host x"
+_HL7 = (
+    b"MSH|^~\\&|A^1|B|C|D|20261127203447+0100||ADT^A04^ADT_A01|42|P|2.5.1|||AL|NE||8859/1\r"
+    b'PID|1||7^^^G&1~8||L\xf6w\\F\\^\\XE9\\||""\rOBX|1\rOBX|2||x||y\r'
+)
 _COMMANDS = (
     b"\x05PUT messages hello\n@7 PUT messages x\nHELLO s\nPUT messages #1 a\nPUT messages #1 a\n"
     b"PUT messages #3 c\nPUT nowhere #2 b\nSYNC\nQUIET\nPUT numbers #3 z\nSYNC"
@@ -115,6 +129,23 @@ TARGETS: Final = {
             b"\x96\xa4PING\xc4\1h\xc4\1\xff\xa0\xa0\xa0\x91\xa4PING",
         ],
     ),
+    "mllp": Target(
+        mllp,
+        [
+            b"\x32\x01\x0bMSH|\x1c\r\n\x0bab\x1c\r\x0bc\x1c",
+            b"\x04\x01\x0bab\x0bc\x1c\r",
+            b"\x04\x00\x0babcdefgh\x1c\r\x0b",
+        ],
+    ),
+    "acknowledgement": Target(
+        acknowledged,
+        [
+            _HL7,
+            b"MSH#*+!?#A*1#B#C#D#20261127##ADT*A04#4+2#P#2.3.1\rPID",
+            b"MSH|^|A\rMSH|^|B",
+            b"MSH|^~\\&|\x1b$B;3\x1b(B||||||||||||||||~ISO IR87\r",
+        ],
+    ),
     "client": Target(
         wire,
         [
@@ -177,6 +208,19 @@ TARGETS: Final = {
             b'm,a=1,b=x\\ y f=1.5,g=2i,s="q\\"",t=t 1556813561098000000',
             b"m f=1" + BETWEEN + b"m,a f",
             b"# c",
+        ],
+    ),
+    "hl7": Target(
+        structured(
+            Reading("hl7"),
+            *("MSH-10", "PID-3", "PID-3(2).1", "PID-3(*).1", "PID-3.4.2", "OBX(2)-5", "OBX(*)-5"),
+            *("PID-5.1", "MSH-2", "message"),
+        ),
+        [
+            _HL7,
+            _HL7 + BETWEEN + b"MSH#*+!?#A\rPID#1##x+y*z?w\nOBX#\r" + BETWEEN + b"PID|",
+            b"MSH|^~\\&|A\nPID|1||\\X41\\\\X4\\\\E\\",
+            b"MSH|^~\\&|\x1b$B;3\x1b(B||||||||||||||||~ISO IR87\r",
         ],
     ),
     "columns": Target(

@@ -30,6 +30,7 @@ def route(fields: list[str], reading: Reading) -> Route:
         (Reading("logfmt"), ["a", "b"]),
         (Reading("influx"), ["measurement", "tag.host", "field.temp", "load"]),
         (Reading("syslog"), ["message", "hostname", "timestamp"]),
+        (Reading("hl7"), ["MSH-10", "PID-3(2).1", "OBX(2)-5", "PID-5", "OBX(*)-3.1", "message"]),
     ],
 )
 @pytest.mark.parametrize("framing", list(FRAMINGS))
