@@ -8,6 +8,8 @@ from typing import Any
 
 import hl7
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
 from gateway.access.grants import AccessSection, GrantSection
@@ -21,7 +23,13 @@ from gateway.model.errors import OutcomeUnknown, Unavailable
 from gateway.model.outcome import Words
 from gateway.model.route import Reading
 from gateway.model.wording import STOPPING
-from gateway.wire.hl7 import ALL_OF_TWO, Accepted
+from gateway.wire.hl7 import (
+    ALL_OF_TWO,
+    Accepted,
+    acknowledgement,
+    acknowledgement_word,
+    read_header,
+)
 from gateway.wire.mllp import MllpFraming, block
 from tests.in_memory import Bench
 
@@ -107,6 +115,48 @@ def test_many_in_a_read() -> None:
     assert one.store.writes == [50] and stored(one) == [f"t{n}" for n in range(50)]
     ids = [frame.split(b"|")[9] for frame in MllpFraming(10_000).receive(one.said)]
     assert len(set(ids)) == 50 and {len(each) for each in ids} == {20}
+
+
+FIELDS = st.lists(st.text('aZ9 %^~\\&"ü', max_size=4), min_size=6, max_size=19)
+
+
+@given(st.lists(FIELDS, min_size=1, max_size=4), st.sampled_from(["|^~\\&", "|^~\\&#", "#*+!?"]))
+def test_what_is_worked_out_once(headers: list[list[str]], separators: str) -> None:
+    """Whatever headers a peer mixes, each message is answered as it would be alone."""
+    bar = separators[0]
+    one = bench(held=False)
+    frames = []
+    for number, fields in enumerate(headers * 2):
+        # The usual fields, and those that often are of any form.
+        texts = [*fields[:4], f"2026112720344{number}", *fields[4:6], f"id%{number}&", "P", "2.5"]
+        texts[6], rest = texts[6] or "ADT", fields[6:]
+        frames.append(bar.join([f"MSH{separators}", *texts, *rest]).encode() + b"\rPID|1\r")
+    one.peer.dataReceived(b"".join(map(block, frames)))
+    expected = []
+    for frame in frames:
+        header = read_header(frame)
+        if word := acknowledgement_word(header, "A"):
+            expected.append(acknowledgement(header, word, b"20261127203447+0000", b"own"))
+    found = []
+    for answer in MllpFraming(10_000).receive(one.said):
+        parts = answer.split(bar.encode())
+        assert len(parts[9]) == 20
+        found.append(bar.encode().join([*parts[:9], b"own", *parts[10:]]))
+    assert found == expected
+
+
+def test_what_is_worked_out_is_bounded() -> None:
+    """However many headers a peer makes up, few are remembered; new settings hold for all."""
+    one = bench(held=False, window=1000)
+    one.peer.dataReceived(b"".join(message(n, f3=f"S{n}") for n in range(100)))
+    reader = one.peer._reader
+    assert isinstance(reader, MllpReader) and len(reader._prepared) <= 32
+    assert len(answers(one)) == 100
+    again = bench(Accepted(versions=("2.3",)), held=False)
+    assert isinstance(again.peer.dialect, AcknowledgingDialect)
+    one.peer.replace_dialect(again.peer.dialect)
+    one.peer.dataReceived(message(1, f3="S99"))
+    assert answers(one)[-1] == "AR 1 203 E"
 
 
 @pytest.mark.parametrize(
