@@ -205,12 +205,11 @@ class CompactDate(Date):
     """
 
     def element(self, value: str) -> str:
-        value = value.strip(BLANKS)
-        iso = from_compact(value)
-        if iso is None:
-            return super().element(value)
+        iso = from_compact(value.strip(BLANKS))
         try:
-            from_iso(iso)
+            if iso is not None:
+                from_iso(iso)
+                value = iso[: len("2000-01-01")]
+            return super().element(value)
         except ValueError:
             raise misfit(value, "is no date: write it as 20001231") from None
-        return super().element(iso[: len("2000-01-01")])

@@ -27,7 +27,7 @@ from psycopg2.extensions import make_dsn, parse_dsn
 
 from tests.installing import Installer
 from tests.python_client import LOGSTASH
-from tests.support import PATIENCE, Database, Gateway, TemporaryServer, wait_until
+from tests.support import BIN, PATIENCE, Database, Gateway, TemporaryServer, wait_until
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -134,7 +134,8 @@ class Example:
 def environment(server: TemporaryServer, **variables: str) -> dict[str, str]:
     """What a reader's shell may have, without settings that change what psql prints."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-    path = f"{os.environ['PATH']}:{server.embedded.binaries}"
+    # Where pip puts programs of packages.
+    path = f"{BIN}:{os.environ['PATH']}:{server.embedded.binaries}"
     fixed = {"PATH": path, "LC_ALL": "C.UTF-8", "PGTZ": "UTC", "PSQLRC": os.devnull}
     return {**kept, **fixed, **variables}
 
@@ -226,6 +227,14 @@ def test_syslog(play: Play, database: Database) -> None:
     sent = dict(database.execute("SELECT message, at FROM logs WHERE app = 'demo'"))
     assert recent(sent["by way of rsyslog"]) and recent(sent["a frame"])
     assert database.execute("TABLE gateway.dead_letter") == []
+
+
+def test_hl7(play: Play, database: Database) -> None:
+    """mllp_send of PyPI's hl7: what is refused is kept, what nobody wants is not."""
+    play("hl7").check()
+    assert database.column("SELECT control_id FROM admissions") == ["4711"]
+    (frame,) = map(bytes, database.column("SELECT frame FROM gateway.dead_letter"))
+    assert b"|R-2|" in frame
 
 
 def test_graphite(play: Play, database: Database) -> None:
