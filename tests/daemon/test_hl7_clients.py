@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import ssl
 import subprocess
-import sys
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -18,6 +17,7 @@ import hl7
 from hl7.mllp import open_hl7_connection
 
 from tests.faults.look import assert_quiet
+from tests.forking import BIN
 from tests.issuer import Issuer
 from tests.support import PATIENCE, Database, Gateway, wait_until
 
@@ -93,7 +93,7 @@ def mllp_send(gateway: Gateway, file: Path, *options: str) -> list[list[str]]:
 
     @return: MSA of each answer, and ERR-3 and ERR-8 where there is an ERR.
     """
-    program = Path(sys.executable).with_name("mllp_send")
+    program = BIN / "mllp_send"
     port = str(gateway.port("hospital"))
     done = subprocess.run(
         [program, "--port", port, "--file", str(file), *options, "127.0.0.1"],

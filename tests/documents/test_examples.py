@@ -25,9 +25,12 @@ from pathlib import Path
 import pytest
 from psycopg2.extensions import make_dsn, parse_dsn
 
+from tests.forking import BIN
+from tests.installing import Installer
+from tests.forking import BIN
 from tests.installing import Installer
 from tests.python_client import LOGSTASH
-from tests.support import BIN, PATIENCE, Database, Gateway, TemporaryServer, wait_until
+from tests.support import PATIENCE, Database, Gateway, TemporaryServer, wait_until
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
