@@ -181,11 +181,11 @@ def _listeners(before: Mapping[str, Listener], after: Mapping[str, Listener]) ->
             elif key in REOPENS:
                 scope = "its port is opened anew"
             change = f"{_shown(value)} -> {_shown(present)}"
-            if key == "tls":
+            if key in ("tls", "hl7"):
                 change = "changed"
-                if value is None or present is None:
-                    change = "added" if value is None else "removed"
-                    scope = "its peers are disconnected after their answers"
+            if key == "tls" and (value is None or present is None):
+                change = "added" if value is None else "removed"
+                scope = "its peers are disconnected after their answers"
             yield f"listener {name}: {key.rstrip('_')} {change}, {scope}"
     for name in before:
         if name not in after:

@@ -105,3 +105,13 @@ def test_access_and_limits() -> None:
         "limits.connections: 16384 -> 7",
     ]
     assert compare(LISTENER, before).lines == ["access: added"]
+
+
+def test_listeners_of_mllp() -> None:
+    """What is taken, and what becomes of what cannot be stored now, changes for all peers."""
+    before = LISTENER + 'dialect = "mllp"\n'
+    after = before + 'try = "AR"\n[listeners.lines.hl7]\nversions = ["2.5"]\n'
+    assert compare(before, after).lines == [
+        "listener lines: hl7 changed, at once",
+        "listener lines: try none -> AR, at once",
+    ]

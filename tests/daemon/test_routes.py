@@ -263,7 +263,7 @@ format = "{format}"
         ),
         (
             *("hl7", "", 'n = "OBX(2)-5"\nx = "OBX-5"\ns = "PID-5.1"\nat = "MSH-7"'),
-            "MSH|^~\\&|A||||20231115001320+0200\rPID|1||||O\\F\\K^x\rOBX|1||||0.25\rOBX|2||||3\r",
+            "MSH|^~\\&|A||||20231115001320+0200\rPID|1||||O\\F\\K^x\rOBX|1||||0.25\rOBX|2||||3",
             *((3, 0.25, "O|K", AT), "PID|1", "it begins with b'PID|1', not with MSH"),
         ),
     ],
