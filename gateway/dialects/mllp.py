@@ -16,7 +16,9 @@ ends, so that its sender keeps it; C{AR} instead, where the listener says so.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import Final
 
 from gateway.dialects.acknowledging import AcknowledgingDialect, AcknowledgingReader
@@ -48,7 +50,6 @@ _CONDITIONS: Final = {
 _CONDITIONS_OF_CODES: Final = {
     Code.FORMAT: Condition.DATA_TYPE,
     Code.DATA: Condition.DATA_TYPE,
-    Code.TOOBIG: Condition.VALUE_TOO_LONG,
 }
 
 _UNSUPPORTED: Final = {
@@ -57,7 +58,6 @@ _UNSUPPORTED: Final = {
     "MSH-12": (Condition.UNSUPPORTED_VERSION, 12),
 }
 """Field that chooses among routes -> what a message has that no route is for."""
-
 
 _USUAL_START: Final = b"MSH|^~\\&|"
 _SECOND: Final = (b"\rMSH|", b"\nMSH|")
@@ -135,7 +135,7 @@ class MllpReader(AcknowledgingReader):
                 text = str(fault)
                 self._refuse(fault.header, "E", Fault(Condition.DATA_TYPE, text, 0, Code.FORMAT))
             else:
-                self.peer.close_with(self.peer.log_close(goodbye(Code.FORMAT, str(fault))))
+                self.peer.log_close(goodbye(Code.FORMAT, str(fault)))
                 return True
         return await self._store(waiting)
 
@@ -181,11 +181,13 @@ class MllpReader(AcknowledgingReader):
             # What is behind one that is refused and not kept has not been tried.
             stop = next((n + 1 for n, fate in enumerate(fates) if _cuts(fate)), len(fates))
             unsaid = next((n for n, fate in enumerate(fates[:stop]) if self._is_unsaid(fate)), None)
+            self._answer(waiting, fates[: stop if unsaid is None else unsaid])
             if unsaid is not None:
-                self._answer(waiting, fates[:unsaid])
+                self.write(b"", _runs(fates[unsaid:]))
                 return True
-            self._answer(waiting, fates[:stop])
             waiting = waiting[stop:]
+            if waiting and self._hurried:
+                return True  # nobody waits for the rest, or it cannot be waited for
         return False
 
     def _is_unsaid(self, fate: Fate) -> bool:
@@ -199,17 +201,15 @@ class MllpReader(AcknowledgingReader):
     def _answer(self, messages: list[_Message], fates: list[Fate]) -> None:
         """Acknowledge messages whose fates are known, the first of those given."""
         moment = self._moment()
-        runs: list[Run] = []
         answers = []
         for (prepared, control_id, message), fate in zip(messages, fates, strict=False):
-            runs.append((1, fate))
             if not _is_accepted(fate):
                 assert isinstance(fate, Outcome)
                 answers.append(self._written(read_header(message), *self._fault(fate)))
             elif prepared.template:
                 answers.append(prepared.template % (moment, self._control_id(), control_id))
-        if runs:
-            self.write(b"".join(answers), runs)
+        if fates:
+            self.write(b"".join(answers), _runs(fates))
 
     def _refuse(self, header: Header, letter: AckLetter, fault: Fault) -> None:
         """Answer a message that is not tried to be stored."""
@@ -247,6 +247,10 @@ class MllpReader(AcknowledgingReader):
     def _control_id(self) -> bytes:
         self._count = self._count + 1 & 0xFFFFFFFF
         return b"%b%08x" % (self._prefix, self._count)
+
+
+def _runs(fates: Sequence[Fate]) -> list[Run]:
+    return [(len([*alike]), fate) for fate, alike in groupby(fates)]
 
 
 def _is_accepted(fate: Fate) -> bool:

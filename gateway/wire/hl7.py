@@ -56,6 +56,7 @@ _TWO_BYTES: Final = re.compile(rb"[\x80-\xa0\xe0-\xff]")
 
 USUAL: Final = b"|^~\\&"
 """Separators that HL7 recommends."""
+
 _SEPARATORS: Final = re.compile(rb"[!-/:-@\[-`{-~]{1,6}")
 """Characters of ASCII that are neither a letter, a digit nor a blank; HL7 2.7 has six."""
 
@@ -65,20 +66,17 @@ _MOST_DIGITS: Final = 4
 PROCESSING_IDS: Final = ("P", "T", "D")
 """Production, training, debugging (table 0103)."""
 
-
 _WITH_SEPARATORS: Final = re.compile(rb"\x1b\$|(?<=[^A-Za-z0-9])(GB ?18030|BIG-?5)(?![A-Za-z0-9])")
 """What is in a header whose character set has bytes that look as separators."""
 
 
 class Condition(IntEnum):
     """
-    Error conditions of HL7's table 0357.
+    Error conditions of HL7's table 0357, as far as they are found here.
     """
 
-    SEGMENT_SEQUENCE = 100
     REQUIRED_FIELD_MISSING = 101
     DATA_TYPE = 102
-    TABLE_VALUE_NOT_FOUND = 103
     VALUE_TOO_LONG = 104
     UNSUPPORTED_MESSAGE_TYPE = 200
     UNSUPPORTED_EVENT = 201
@@ -90,10 +88,8 @@ class Condition(IntEnum):
 
 
 CONDITION_NAMES: Final[Mapping[Condition, str]] = {
-    Condition.SEGMENT_SEQUENCE: "Segment sequence error",
     Condition.REQUIRED_FIELD_MISSING: "Required field missing",
     Condition.DATA_TYPE: "Data type error",
-    Condition.TABLE_VALUE_NOT_FOUND: "Table value not found",
     Condition.VALUE_TOO_LONG: "Value too long",
     Condition.UNSUPPORTED_MESSAGE_TYPE: "Unsupported message type",
     Condition.UNSUPPORTED_EVENT: "Unsupported event code",
@@ -262,7 +258,9 @@ def decode(message: bytes, codec: str) -> str:
         return message.decode(codec)
     except UnicodeDecodeError as error:
         name = "JIS X 0201" if codec == _JIS_X_0201 else codec.upper()
-        raise NotHl7(f"no {name}, the character set by MSH-18: byte {error.start}") from None
+        raise NotHl7(
+            f"no {name}, its character set by MSH-18 or the route: byte {error.start}"
+        ) from None
 
 
 def escaped(header: Header, text: str, codec: str) -> bytes:
@@ -431,7 +429,7 @@ AckLetter = Literal["A", "E", "R"]
 """Second letter of MSA-1: accepted; refused; not supported, or not now."""
 
 
-def acknowledgement_word(header: Header, kind: AckLetter) -> bytes:
+def acknowledgement_word(header: Header, letter: AckLetter) -> bytes:
     """
     Return MSA-1 of a message's acknowledgement; C{b""}: its sender wants none.
 
@@ -441,9 +439,13 @@ def acknowledgement_word(header: Header, kind: AckLetter) -> bytes:
     """
     accept, application = header.first(15).upper(), header.first(16).upper()
     if not accept and not application:
-        return b"A" + kind.encode()
+        return b"A" + letter.encode()
     by_application = (not accept or accept == b"NE") and application != b""
     wanted = application if by_application else accept
-    if wanted == b"NE" or (wanted == b"ER" and kind == "A") or (wanted == b"SU" and kind != "A"):
+    if (
+        wanted == b"NE"
+        or (wanted == b"ER" and letter == "A")
+        or (wanted == b"SU" and letter != "A")
+    ):
         return b""
-    return (b"A" if by_application else b"C") + kind.encode()
+    return (b"A" if by_application else b"C") + letter.encode()

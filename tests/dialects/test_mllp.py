@@ -248,6 +248,8 @@ def test_not_now() -> None:
     one.peer.dataReceived(message(1) + message(2))
     one.wait(1)
     assert one.said == b"" and one.transport.disconnecting and not one.store.rows
+    # It is counted, and logged with its reason, though its sender hears nothing.
+    assert one.factory.counters.answers == {("-TRY", "DOWN"): 2}
     one = bench(held=False)
     one.store.poison = {b"bad"}
     one.peer.dataReceived(message(1, "a"))

@@ -115,7 +115,7 @@ def test_all_at_once() -> None:
     found = Hl7Format(fields).parse_frames(frames)
     assert [(row, fault.text) for row, fault in found.faults] == [
         (1, "not HL7: it begins with b'PID|1', not with MSH"),
-        (4, "not HL7: no UTF-8, the character set by MSH-18: byte 9"),
+        (4, "not HL7: no UTF-8, its character set by MSH-18 or the route: byte 9"),
     ]
     first = ["371-66-9256", "79", "42", "MÄSSIE", ADT, '["1.80",null,"79"]']
     second = ["z", None, "7", "Löw", other, '["5"]']
@@ -224,7 +224,7 @@ def test_characters_that_look_as_separators(name: str, codec: str) -> None:
         (msh("A", "X-1").encode(), "not HL7: character set 'X-1' (MSH-18) is not known"),
         (
             msh("\xe9", "ASCII").encode("latin-1"),
-            "not HL7: no ASCII, the character set by MSH-18: byte 9",
+            "not HL7: no ASCII, its character set by MSH-18 or the route: byte 9",
         ),
     ],
 )
@@ -324,6 +324,27 @@ def test_as_another_library_reads_it(segments: list[str], name: str, data: st.Da
         expected = theirs(message, name, place, numbers) if place <= len(at) else ""
         path = f"{name}({place})-{field}({repetition}).{component}.{subcomponent}"
         assert read(text, path) == [expected or None], path
+
+
+@given(
+    st.lists(st.text("aé^~\\&\x1b$\n %", max_size=3), max_size=16),
+    st.sampled_from([None, "", "8859/1", "UNICODE UTF-8", "ASCII", "8859/5", "~ISO IR87", "no"]),
+    st.sampled_from(["\rPID|1||x\\XE9\\y\r", "", "\rMSH|^~\\&|", "\nPID|1||z"]),
+    st.sampled_from(["utf-8", "latin-1"]),
+)
+def test_the_quick_way_is_the_same(
+    fields: list[str], charset: str | None, rest: str, encoding: str
+) -> None:
+    """A header in ASCII, as nearly all are, is read as any other."""
+    values = [*fields, *[""] * (15 - len(fields))][:15] if charset is not None else fields
+    header = "|".join(["MSH", "^~\\&", *values, *([charset] if charset is not None else [])])
+    frame = (header + rest).encode(encoding)
+    form = Hl7Format(["MSH-3.1", "MSH-4", "MSH-18", "PID-3", "message"])
+    quick, slow = (form.parse_frames([margin + frame]) for margin in (b"", b"\r\n"))
+    assert quick.faults == slow.faults
+    assert {name: cells.values for name, cells in quick.cells.items()} == {
+        name: cells.values for name, cells in slow.cells.items()
+    }
 
 
 @given(

@@ -147,10 +147,14 @@ def test_unknown_character_sets(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "sent", "said"),
     [
-        ("", b"a\xe9", "no UTF-8, the character set by MSH-18: byte 1"),
-        ("ASCII", b"\xc3\xa9", "no ASCII, the character set by MSH-18: byte 0"),
-        ("8859/3", b"ab\xa5", "no ISO8859-3, the character set by MSH-18: byte 2"),
-        ("ISO IR14", b"a\x81\x40", "no JIS X 0201, the character set by MSH-18: byte 1"),
+        ("", b"a\xe9", "no UTF-8, its character set by MSH-18 or the route: byte 1"),
+        ("ASCII", b"\xc3\xa9", "no ASCII, its character set by MSH-18 or the route: byte 0"),
+        ("8859/3", b"ab\xa5", "no ISO8859-3, its character set by MSH-18 or the route: byte 2"),
+        (
+            "ISO IR14",
+            b"a\x81\x40",
+            "no JIS X 0201, its character set by MSH-18 or the route: byte 1",
+        ),
     ],
 )
 def test_not_of_the_character_set(name: str, sent: bytes, said: str) -> None:
