@@ -27,8 +27,6 @@ from psycopg2.extensions import make_dsn, parse_dsn
 
 from tests.forking import BIN
 from tests.installing import Installer
-from tests.forking import BIN
-from tests.installing import Installer
 from tests.python_client import LOGSTASH
 from tests.support import PATIENCE, Database, Gateway, TemporaryServer, wait_until
 

@@ -29,19 +29,6 @@ from gateway.client.wire import WIRES
 from gateway.model.errors import FramingError, HeaderError, TelnetError
 from gateway.wire.framing import FRAMINGS, OVERSIZE, Framing
 from gateway.wire.lumberjack import LumberjackFraming, Window
-from gateway.wire.hl7 import (
-    ALL_OF_TWO,
-    NO_HEADER,
-    AckLetter,
-    Condition,
-    Fault,
-    NotHl7,
-    acknowledgement,
-    acknowledgement_word,
-    read_header,
-    without_margin,
-)
-from gateway.wire.mllp import MllpFraming, block
 from gateway.wire.probe import MAX_PROBE_BYTES, probe_framing
 from gateway.wire.proxy_header import MOST_V2, Header, HeaderReader
 from gateway.wire.telnet import MAX_SUBNEGOTIATION, Telnet, TelnetFraming
@@ -158,66 +145,6 @@ def _windows(max_chunk: int, stream: Sequence[bytes]) -> tuple[list[Window], str
     else:
         end = "unfinished" if parser.unfinished else "whole"
     return [window for window in windows if isinstance(window, Window)], end
-
-
-# MLLP: the same messages, or the stream is broken; nothing of what is around them.
-
-
-def mllp(data: bytes) -> None:
-    most, how, stream = data[:1], data[1:2], data[2:]
-    max_frame = 1 + (most[0] if most else 9)
-    whole = _messages(MllpFraming(max_frame), [stream], max_frame)
-    for cut in cuts(stream, how):
-        found = _messages(MllpFraming(max_frame), cut, max_frame)
-        assert whole == found, (whole, found)
-    messages = whole[0]
-    assert all(len(message) <= max_frame for message in messages)
-    assert MllpFraming(max_frame).receive(b"".join(map(block, messages))) == messages
-
-
-def _messages(
-    parser: MllpFraming, stream: Sequence[bytes], max_frame: int
-) -> tuple[list[bytes], str]:
-    """
-    @return: the messages, and how they ended.
-    """
-    messages: list[bytes] = []
-    for piece in stream:
-        try:
-            most = len(piece) % 4 + 1
-            messages += parser.receive(piece, most)
-            while parser.more:
-                messages += parser.receive(b"", most)
-        except FramingError as error:
-            return messages + error.frames, "broken"
-        assert parser.pending <= max_frame + 2 and (not parser.pending or parser.unfinished)
-    return messages, "unfinished" if parser.unfinished else "whole"
-
-
-# Acknowledgements: whatever has a header is answered by segments that say its own MSH-10.
-
-
-def acknowledged(data: bytes) -> None:
-    message = without_margin(data)
-    try:
-        header = read_header(message)
-    except NotHl7 as error:
-        assert error.header is None or message.startswith(b"MSH")
-        header = error.header or NO_HEADER
-    letters: tuple[AckLetter, ...] = ("A", "E", "R")
-    for letter in letters:
-        word = acknowledgement_word(header, letter)
-        assert word in (b"", b"A" + letter.encode(), b"C" + letter.encode())
-    fault = ALL_OF_TWO.fault(header) or Fault(Condition.INTERNAL, "a|b\r\x1c", 9, "X", "d")
-    answer = acknowledgement(header, b"AE", b"20261127203447+0000", b"1", fault)
-    head, answered, *errors = answer.split(b"\r")[:3]
-    bar = header.separators[:1]
-    assert head.startswith(b"MSH" + bar) and answered.startswith(b"MSA" + bar + b"AE" + bar)
-    if b"\x1c" not in message:
-        assert b"\x1c" not in answer
-    if not set(message) & set(b"\n\x1b"):
-        assert answered.split(bar)[2] == header.field(10)
-        assert errors[0].split(bar)[4] == b"E"
 
 
 # A client's framings: the same of what a gateway, or somebody in its place, answers.

@@ -13,18 +13,9 @@ from gateway.formats.csv import WHITESPACE
 from gateway.model.route import Reading
 from tests import lumberjack
 from tests.fuzzing import forward
+from tests.fuzzing.hl7 import acknowledged, mllp
 from tests.fuzzing.settings import configuration, connection_string, networks, patterns, tokens
-from tests.fuzzing.streams import (
-    acknowledged,
-    commands,
-    framing,
-    mllp,
-    opening,
-    proxy,
-    telnet,
-    windows,
-    wire,
-)
+from tests.fuzzing.streams import commands, framing, opening, proxy, telnet, windows, wire
 from tests.fuzzing.values import BETWEEN, TYPES, arguments, columns, structured, text
 
 
