@@ -241,7 +241,7 @@ class MllpReader(AcknowledgingReader):
         return block(acknowledgement(header, word, self._moment(), self._control_id(), fault))
 
     def _moment(self) -> bytes:
-        now = datetime.fromtimestamp(self.settings.clock.seconds(), UTC)
+        now = datetime.fromtimestamp(self.settings.wall(), UTC)
         return now.strftime("%Y%m%d%H%M%S+0000").encode()
 
     def _control_id(self) -> bytes:

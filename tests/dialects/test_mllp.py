@@ -54,10 +54,9 @@ def bench(
     **settings: Any,
 ) -> Bench:
     """A gateway in memory with a peer of MLLP."""
-    clock = Clock()
-    clock.advance(1_795_811_687)
     dialect_settings = DialectSettings(
-        clock=clock,
+        clock=Clock(),
+        wall=lambda: 1_795_811_687.0,
         max_frame=1000,
         max_chunk=1 << 20,
         remember_chunks=0.0,
