@@ -11,10 +11,11 @@ L{gateway.wire.protocols}.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -58,6 +59,39 @@ class DialectSettings:
     route_by: str = ""
     hl7: Accepted = ALL_OF_TWO
     reject_later: bool = False
+
+
+class HoldTimes:
+    """
+    How long connections of a listener are held when nothing can be stored now: 1 s, twice as long
+    each time up to 60 s, and 1 s again when something was stored.
+
+    @ivar seconds: for the next one.
+    """
+
+    _FIRST: Final = 1.0
+    # rsyslog's omrelp gives a connection up after 90 s without an answer.
+    _MOST: Final = 60.0
+
+    def __init__(self) -> None:
+        self.seconds = self._FIRST
+        self._stores = 0
+
+    def stored(self) -> None:
+        """Note that something was stored."""
+        self.seconds = self._FIRST
+        self._stores += 1
+
+    async def hold(self, hold: Callable[[float], Awaitable[None]]) -> None:
+        """
+        Hold one connection. Of several that are held at once only the first one makes it longer.
+
+        @param hold: waits so many seconds.
+        """
+        seconds, stores = self.seconds, self._stores
+        await hold(seconds)
+        if stores == self._stores:
+            self.seconds = max(self.seconds, min(2 * seconds, self._MOST))
 
 
 class AcknowledgingReader:
@@ -199,6 +233,7 @@ class AcknowledgingDialect:
     Dialect with an acknowledgement of its own.
 
     @ivar messages: chooses the route of each message, as for peers without a protocol.
+    @ivar hold_times: of its listener's connections.
     """
 
     takes_commands = False
@@ -211,6 +246,7 @@ class AcknowledgingDialect:
         self.messages = messages
         self.settings = settings
         self.routes = messages.routes
+        self.hold_times = HoldTimes()
 
     @property
     def remembers(self) -> bool:

@@ -12,11 +12,13 @@ from gateway.dialects.acknowledging import AcknowledgingReader
 from gateway.dialects.beats import BeatsReader
 from gateway.dialects.forward import ForwardReader
 from gateway.dialects.mllp import MllpReader
+from gateway.dialects.relp import RelpReader
 from gateway.wire.protocols import ProtocolName
 
 READERS: Final[Mapping[ProtocolName | str, type[AcknowledgingReader]]] = {
     "beats": BeatsReader,
     "forward": ForwardReader,
     "mllp": MllpReader,
+    "relp": RelpReader,
 }
 """The reader of each protocol's frames."""

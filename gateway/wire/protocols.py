@@ -13,6 +13,7 @@ from gateway.wire.forward import ForwardFraming
 from gateway.wire.framing import Framing
 from gateway.wire.lumberjack import LumberjackFraming
 from gateway.wire.mllp import MllpFraming
+from gateway.wire.relp import SERVER_CLOSE, RelpFraming
 
 ProtocolName = Literal["relp", "forward", "beats", "mllp"]
 
@@ -37,5 +38,6 @@ PROTOCOLS: Final[Mapping[ProtocolName | str, WireProtocol]] = {
     "beats": WireProtocol(LumberjackFraming, needs_dead_letter=True),
     "forward": WireProtocol(ForwardFraming, needs_dead_letter=True),
     "mllp": WireProtocol(MllpFraming),
+    "relp": WireProtocol(RelpFraming, SERVER_CLOSE),
 }
 """Every such protocol there is, by the name that a listener's C{dialect} has."""

@@ -11,9 +11,10 @@ Such a read is split at its LFs, and all its lengths and numbers are compared at
 anything else goes frame by frame. Numbers are checked here, so a message comes out as it is: who
 reads the frames counts them. All other frames come out as L{Command}.
 
-A message over the limit is skipped to its end and comes out as L{Oversized}, with no more than its
-beginning: a sender reads no answer while it still writes, and never again reads one that was lost
-because the connection was reset below its bytes.
+A message over the limit is skipped to its end and comes out as L{Oversized}, cut off at the limit.
+It is not cut off sooner: a sender reads no answer while it still writes, and a connection that is
+closed upon bytes that were not read is reset, which may take the answer with it. The sender would
+then send the same message again, for ever.
 
 @see: U{https://github.com/rsyslog/librelp/blob/master/doc/relp.md}
 """
@@ -61,9 +62,9 @@ class Command(bytes):
         return int(number), command, data
 
 
-class Oversized(Command):
+class Oversized(bytes):
     """
-    Placeholder for a message over the limit, without its data.
+    Beginning of a message that is over the limit, as long as the limit.
     """
 
     __slots__ = ()
@@ -101,8 +102,8 @@ class RelpFraming:
         self._number = 1
         # Bytes that must be there before it is worth searching for a frame again.
         self._wanted = 0
-        # A message that is too long, and the bytes of it that are still to come.
-        self._skipping: tuple[Oversized, int] | None = None
+        # Bytes still to come of a message that is too long; its beginning is kept.
+        self._skipping = 0
         self.more = False
 
     @property
@@ -111,11 +112,11 @@ class RelpFraming:
 
     @property
     def unfinished(self) -> bool:
-        return self._skipping is not None or (bool(self._kept) and not self.more)
+        return self._skipping > 0 or (bool(self._kept) and not self.more)
 
     def forget(self) -> None:
         self._kept = bytearray()
-        self._skipping = None
+        self._skipping = 0
         self.more = False
 
     def frame(self, payload: bytes) -> bytes:
@@ -125,7 +126,7 @@ class RelpFraming:
 
     def receive(self, data: bytes, most: int = sys.maxsize) -> list[bytes]:
         frames: list[bytes] = []
-        if self._skipping is not None:
+        if self._skipping:
             data = self._skip(data, frames)
             if not data:
                 return frames
@@ -202,8 +203,11 @@ class RelpFraming:
             if length > self._max_frame:
                 if command != SYSLOG:
                     self._fail(f"{length} bytes, over the limit of {self._max_frame}", frames)
-                self._skipping = Oversized(b"%d syslog" % number), length + 1
+                self._skipping = length + 1
+                self._kept = bytearray()
                 data = self._skip(data[begin:], frames)
+                if self._skipping:
+                    return
                 start, size = 0, len(data)
                 continue
             if end >= size:
@@ -226,16 +230,16 @@ class RelpFraming:
 
         @return: what is behind it.
         """
-        assert self._skipping is not None
-        oversized, left = self._skipping
-        if len(data) < left:
-            self._skipping = oversized, left - len(data)
+        left = self._skipping
+        self._kept += data[: min(left - 1, self._max_frame - len(self._kept))]
+        self._skipping = max(0, left - len(data))
+        if self._skipping:
             return b""
         if data[left - 1] != 10:
             self._fail(f"{data[left - 1 : left]!r} where an LF should end the frame", frames)
-        self._skipping = None
         self._number = following(self._number)
-        frames.append(oversized)
+        frames.append(Oversized(self._kept))
+        self._kept = bytearray()
         return data[left:]
 
     def _check(

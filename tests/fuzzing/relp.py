@@ -24,10 +24,11 @@ def relp(data: bytes) -> None:
     number = 1
     for kind, frame in whole[0]:
         assert len(frame) <= max_frame + _HEADER
-        if kind is not bytes:
+        if kind is Oversized:
+            assert len(frame) == max_frame
+        if kind is Command:
             own, command, rest = Command(frame).split_up()
             assert own in (0, number) and command.isalpha()
-            assert kind is Command or (command == b"syslog" and not rest)
             if command == b"open":
                 answer = agreed(rest)
                 assert isinstance(answer, str) or answer in (0, 1)
