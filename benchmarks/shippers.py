@@ -35,6 +35,7 @@ from typing import Final
 from msgspec.msgpack import encode as packed
 
 from benchmarks.routes import as_json, row
+from gateway.wire import relp
 from tests.support import Database, Gateway, TemporaryServer
 
 CONNECTIONS: Final = 16
@@ -117,6 +118,20 @@ def lines(messages: Sequence[bytes]) -> Iterator[Window]:
         yield Window(b"".join(message + b"\n" for message in some), b"+OK\n" * len(some))
 
 
+def relp_frames(messages: Sequence[bytes]) -> Iterator[Window]:
+    """RELP's C{open}, then frames of C{syslog}."""
+    offers = b"relp_version=0\nrelp_software=benchmark\ncommands=syslog"
+    yield Window(b"1 open %d %b\n" % (len(offers), offers), relp.opened(1, 0))
+    first = 2
+    for some in windows_of(messages):
+        frames = [
+            b"%d syslog %d %b\n" % (number, len(message), message)
+            for number, message in enumerate(some, first)
+        ]
+        yield Window(b"".join(frames), relp.stored(first, len(some)))
+        first += len(some)
+
+
 def forward_chunks(messages: Sequence[bytes]) -> Iterator[Window]:
     """Chunks of forward's PackedForward, with EventTimes, each with an id that it alone has."""
     for number, some in enumerate(windows_of(messages)):
@@ -134,6 +149,7 @@ def forward_chunks(messages: Sequence[bytes]) -> Iterator[Window]:
 
 SHIPPERS: Final = {
     "lines": Shipper(f"window = {WINDOW * UNDER_WAY}", lines),
+    "relp": Shipper(f'dialect = "relp"\nwindow = {WINDOW * UNDER_WAY}', relp_frames),
     "forward": Shipper('dialect = "forward"', forward_chunks),
 }
 """By name; the others are compared with the first."""

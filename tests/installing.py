@@ -45,7 +45,11 @@ GO: Final = ("golang-go", "golang-github-fluent-fluent-logger-golang-dev")
 GO_PATH: Final = Path("/usr/share/gocode")
 """Where Debian has the sources of its packages in Go."""
 
-PLUGINS: Final = {"omrelp": ("rsyslog-relp", "librelp0"), "ompgsql": ("rsyslog-pgsql", "libpq5")}
+PLUGINS: Final = {
+    "imrelp": ("rsyslog-relp", "librelp0"),
+    "omrelp": ("rsyslog-relp", "librelp0"),
+    "ompgsql": ("rsyslog-pgsql", "libpq5"),
+}
 """
 Plugin of rsyslog -> its package, which is only unpacked, since the scripts of some would start or
 configure servers; and the package that is installed for it.

@@ -7,6 +7,7 @@ from __future__ import annotations
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -112,6 +113,31 @@ class Rsyslog:
             self._input.connect(str(self._folder / "in.sock"))
             return True
         return False
+
+
+class Feeder(threading.Thread):
+    """
+    Gives rsyslog numbered messages, some 10,000 a second, until told to stop.
+
+    @ivar given: how many.
+    """
+
+    def __init__(self, rsyslog: Rsyslog) -> None:
+        super().__init__(daemon=True)
+        self.given = 0
+        self._rsyslog = rsyslog
+        self._stop_asked = threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        while not self._stop_asked.wait(0.02):
+            first = self.given
+            self._rsyslog.send([b"<13>message %d" % n for n in range(first, first + 200)])
+            self.given += 200
+
+    def finish(self) -> None:
+        self._stop_asked.set()
+        self.join(PATIENCE)
 
 
 def relp_action(port: int, keys: str = "", shutdown: int = 30_000) -> str:
