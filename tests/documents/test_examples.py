@@ -41,10 +41,12 @@ Play = Callable[..., "Example"]
 
 
 @pytest.fixture(autouse=True)
-def programs(installer: Installer) -> None:
+def programs(installer: Installer, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the READMEs use beside Python and psql."""
     for name in ("nc", "rsyslogd", "logger"):
         installer.program(name)
+    # Where the package rsyslog-relp has its plugin, a reader's rsyslog finds it by itself.
+    monkeypatch.setenv("RSYSLOG_MODDIR", installer.plugins("omrelp"))
 
 
 def endpoints(name: str) -> dict[str, str]:
@@ -236,6 +238,22 @@ def test_hl7(play: Play, database: Database) -> None:
     assert database.column("SELECT control_id FROM admissions") == ["4711"]
     (frame,) = map(bytes, database.column("SELECT frame FROM gateway.dead_letter"))
     assert b"|R-2|" in frame
+
+
+def test_relp(play: Play, database: Database) -> None:
+    """The real rsyslog over RELP; what the table refuses is kept, and rsyslog goes on."""
+    example = play("relp")
+    (rsyslogd, _), (send, _), look = example.blocks
+    with example.running(rsyslogd, "gateway-data/relp.sock"):
+        assert example.says(send) == ""
+        wait_until(
+            lambda: "behind it" in database.column("SELECT message FROM events"),
+            "logged messages are stored",
+        )
+    example.blocks = [look]
+    example.check()
+    sent = dict(database.execute("SELECT message, at FROM events WHERE app = 'demo'"))
+    assert recent(sent["by way of RELP"]) and recent(sent["behind it"])
 
 
 def test_graphite(play: Play, database: Database) -> None:
