@@ -18,6 +18,7 @@ from typing import Final
 
 from gateway.dialects.acknowledging import AcknowledgingDialect, AcknowledgingReader
 from gateway.dialects.base import Peer
+from gateway.model import wording
 from gateway.model.outcome import Code, Outcome, Run, Word, goodbye, is_kept
 from gateway.wire.relp import (
     SERVER_CLOSE,
@@ -81,7 +82,8 @@ class RelpReader(AcknowledgingReader):
             self.write(answers, runs)
             return False
         _, fate = runs[len(kept)]
-        if isinstance(fate, Outcome) and fate.word is Word.REJ:
+        # Rights that a peer lacks are no fault of the message, and its operator may give them.
+        if isinstance(fate, Outcome) and fate.word is Word.REJ and fate.code is not Code.DENIED:
             reason = bytes(fate).decode().removeprefix("-REJ ")
             self.write(answers + refused(self._number, reason), [*kept, (1, fate)])
             return True
@@ -106,13 +108,28 @@ class RelpReader(AcknowledgingReader):
         if command != b"open":
             self.write(refused(number, f"unknown command {command.decode()}"))
             return False
-        version = "the session is open already" if self._is_open else agreed(data)
+        version = self._fault or agreed(data)
         if isinstance(version, str):
             self.write(refused(number, version))
             return True
         self._is_open = True
         self.write(opened(number, version))
         return False
+
+    @property
+    def _fault(self) -> str:
+        """
+        Why a session cannot be opened now, whatever the sender offers; C{""} where it can.
+
+        Who has no right to any route is told so here, since each message would be refused, and so
+        be lost.
+        """
+        if self._is_open:
+            return "the session is open already"
+        routes = self.dialect.routes
+        if not any(route.encode() in self.peer.rights.routes for route in routes):
+            return wording.not_granted(f"route {routes[0]}").text
+        return ""
 
 
 def _kept(runs: list[Run]) -> list[Run]:

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.access.grants import AccessSection, GrantSection
+from gateway.access.rights import Access
 from gateway.dialects.base import Dialect
 from gateway.dialects.by_content import ContentDialect
 from gateway.dialects.plain import PlainDialect
@@ -34,6 +36,11 @@ def half_closing() -> HalfClosing:
     return HalfClosing()  # type: ignore[no-untyped-call]
 
 
+def grants(route: str) -> AccessSection:
+    """Everybody may use one route."""
+    return AccessSection(grants={"all": GrantSection(networks=("127.0.0.0/8",), routes=(route,))})
+
+
 class Sender(Bench):
     """
     A sender that has opened its session; what it is told from then on.
@@ -46,6 +53,7 @@ class Sender(Bench):
         is_open: bool = True,
         by_content: bool = False,
         window: int = 100,
+        granted: str = "*",
     ) -> None:
         messages: Dialect = PlainDialect("messages")
         if by_content:
@@ -60,6 +68,7 @@ class Sender(Bench):
             dead_letters=frozenset(["messages", "other"] if dead_letter else []),
             transport=half_closing(),
             known=["messages", "other"],
+            access=grants(granted),
         )
         if is_open:
             self.peer.dataReceived(frame(1, b"open", OFFERS))
@@ -282,3 +291,16 @@ def test_the_database_is_away_for_a_moment() -> None:
     assert sender.told() == b""
     sender.wait(5)
     assert sender.told() == stored(2, 2) and sender.bodies == [b"a", b"b"]
+
+
+def test_a_route_that_is_not_granted() -> None:
+    """Whoever may not use the route cannot open a session, so that no message of it is lost."""
+    sender = Sender(is_open=False, granted="other")
+    sender.peer.dataReceived(frame(1, b"open", OFFERS) + syslog(2, b"a"))
+    assert sender.told() == refused(1, "route messages is not granted") and sender.closed
+    sender = Sender()
+    sender.factory.replace_access(Access(grants("other"), ["messages", "other"]), lambda one: one)
+    sender.peer.dataReceived(syslog(2, b"a"))
+    sender.wait(1.1)
+    assert sender.told() == SERVER_CLOSE and sender.closed
+    assert sender.bodies == []
