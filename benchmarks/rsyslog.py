@@ -2,12 +2,13 @@
 rsyslog into PostgreSQL: over RELP through the gateway, by its own ompgsql, and over RELP through
 another rsyslog::
 
-    python -m benchmarks.rsyslog            # some eight minutes; --quick for five
+    python -m benchmarks.rsyslog            # some twelve minutes; --quick for eight
 
 Debian's rsyslog with its plugins, each brought in where it is missing. First messages a second,
 from the first one given to rsyslog until all are in the table. Then messages are given to it all
-the time while PostgreSQL is killed three times and away for two seconds each, and while what
-receives RELP is killed: how many of them are missing in the end, and how many are there twice.
+the time while PostgreSQL is killed three times and away for two seconds each, while what receives
+RELP is killed, and while it is killed with PostgreSQL away: how many of them are missing in the
+end, and how many are there twice.
 A window of 1,024 messages is as many as ompgsql has in a transaction, rsyslog's own is 128. The
 rsyslog that is given messages lives on, its queue is in memory, and it tries for ever
 (C{action.resumeRetryCount="-1"}).
@@ -97,7 +98,11 @@ class Way:
         raise NotImplementedError
 
     def kill(self) -> None:
-        """Kill what receives, and start it again."""
+        """Kill what receives."""
+        raise NotImplementedError
+
+    def start_again(self) -> None:
+        """Start what was killed."""
         raise NotImplementedError
 
 
@@ -113,7 +118,8 @@ class ThroughGateway(Way):
     def kill(self) -> None:
         self._gateway.process.kill()
         self._gateway.process.wait()
-        time.sleep(AWAY)
+
+    def start_again(self) -> None:
         self._gateway = self._receiver()
 
     def _receiver(self) -> Gateway:
@@ -146,7 +152,8 @@ class ThroughRsyslog(Way):
 
     def kill(self) -> None:
         self._receiver.end()
-        time.sleep(AWAY)
+
+    def start_again(self) -> None:
         self._receiver = self._received()
 
     def _received(self) -> Rsyslog:
@@ -245,6 +252,23 @@ class Bench:
         """Kill PostgreSQL, and start it again."""
         kill_postmaster(self.server.embedded.data)
         time.sleep(AWAY)
+        self._start_server()
+
+    def kill_receiver(self, way: Way) -> None:
+        """Kill what receives, and start it again."""
+        way.kill()
+        time.sleep(AWAY)
+        way.start_again()
+
+    def kill_both(self, way: Way) -> None:
+        """Kill what receives while PostgreSQL is away."""
+        kill_postmaster(self.server.embedded.data)
+        time.sleep(AWAY)
+        way.kill()
+        self._start_server()
+        way.start_again()
+
+    def _start_server(self) -> None:
         self.server.start()
         wait_until(lambda: self._answers, "PostgreSQL is there")
 
@@ -270,16 +294,16 @@ def main() -> int:
                     rates[way.name].append(bench.rate(way, count))
             for name, found in rates.items():
                 print(f"{name:24}{statistics.median(found):12,.0f} messages/s", flush=True)
+            receiving = (ThroughGateway, ThroughGatewayWide, ThroughRsyslog)
             killed: list[tuple[str, type[Way], Callable[[Way], None]]] = [
                 *(("PostgreSQL", way, bench.kill_server) for way in ways),
-                ("the gateway", ThroughGateway, lambda way: way.kill()),
-                ("the gateway", ThroughGatewayWide, lambda way: way.kill()),
-                ("the rsyslog that receives", ThroughRsyslog, lambda way: way.kill()),
+                *(("the receiver", way, bench.kill_receiver) for way in receiving),
+                *(("the receiver, PostgreSQL away,", way, bench.kill_both) for way in receiving),
             ]
             for what, way, kill in killed:
                 given, missing, doubled = bench.killed(way, kill)
                 print(
-                    f"{way.name:24}{what} killed {KILLS} times: of {given:,} messages"
+                    f"{way.name:24}{what} killed {KILLS} times: of {given:,}"
                     f" {missing:,} missing, {doubled:,} doubled",
                     flush=True,
                 )
