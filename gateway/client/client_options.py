@@ -12,7 +12,8 @@ class ClientOptions(TypedDict, total=False):
     Keyword arguments of the clients.
 
     @ivar dialect: C{command}, or C{plain} for a listener that takes bare messages.
-    @ivar framing: framing of the listener: C{line}, C{nul}, C{netstring} or C{octet-counted}.
+    @ivar framing: framing of the listener: a key of C{WIRES}, such as C{line} or C{int32}.
+    @ivar delimiter: the end of a frame, for framing C{delimited}.
     @ivar stream: name of a numbered stream: each message is stored exactly once and in order, even
         if connections are lost. Only one client at a time can own it.
     @ivar window: most messages in flight; 1000 by default.
@@ -26,6 +27,7 @@ class ClientOptions(TypedDict, total=False):
 
     dialect: str
     framing: str
+    delimiter: bytes | str | None
     stream: str | None
     window: int
     resend: bool

@@ -40,10 +40,14 @@ _MESSAGES: Final = "check the port, and the dialect and framing of its listener"
 _ANSWER_WORD: Final = rb"([+-](?:OK|DUP|QUE|REJ|TRY|BYE)\b"
 
 _GATEWAYS: Final = {
+    "int32": re.compile(rb"\0[\0-\xff]{3}%b[^\r\n]*)" % _ANSWER_WORD),
+    "int16": re.compile(rb"[\0-\x04][\0-\xff]%b[^\r\n]*)" % _ANSWER_WORD),
     "netstring": re.compile(rb"[0-9]{1,6}:%b[^\r\n]*)" % _ANSWER_WORD),
     "octet-counted": re.compile(rb"[0-9]{1,6} %b[^\r\n]*)" % _ANSWER_WORD),
     "nul": re.compile(rb"%b[^\0\n]*)\0" % _ANSWER_WORD),
     "line": re.compile(rb"%b[^\0\n]*)\n" % _ANSWER_WORD),
+    # Its delimiter is not known; but a listener that sends the client away says its framing.
+    "delimited": re.compile(rb"(-BYE FORMAT :this is listener [^\n]*framing delimited\)[^\n]*)"),
 }
 """A gateway's answer, by its framing."""
 
@@ -65,7 +69,7 @@ def probe(framing: str, nonce: str) -> bytes:
     if framing == "line":
         return _PING + b"\0" + nonce.encode()
     # The LF ends a frame for a listener of lines, which then answers.
-    byte = b"\x01" if framing == "nul" else b"\0"
+    byte = {"nul": b"\x01", "delimited": b"\x05"}.get(framing, b"\0")
     return _PING + byte + nonce.encode() + b"\n"
 
 
@@ -78,7 +82,7 @@ def check_probe(payload: bytes, answer: Answer) -> WrongListener | None:
     Return why the other end is no listener of commands, by its answer to the PING; C{None} where it
     is one.
     """
-    expected = [b"+OK", MARK, payload.removeprefix(_PING).strip(b"\0\x01\n")]
+    expected = [b"+OK", MARK, payload.removeprefix(_PING).strip(b"\0\x01\x05\n")]
     # Control characters come back as spaces.
     if re.sub(rb"[\0-\x20]+", b" ", answer.raw).split() == expected:
         return None

@@ -56,7 +56,7 @@ from .probe import (
 )
 from .requests import Params, Requests, call
 from .retry_after import RetryAfter
-from .wire import BOM, MAX_ANSWER, WIRES, Wire, check_word
+from .wire import BOM, MAX_ANSWER, WIRES, Wire, check_delimiter, check_word, make_wire
 
 _AWAY, _GREETING, _OPEN, _LEAVING = range(4)
 
@@ -98,6 +98,7 @@ class Session:
         token: str | None = None,
         nonce: Callable[[], str] = lambda: secrets.token_hex(NONCE // 2),
         asked_route: str | None = None,
+        delimiter: bytes | str | None = None,
     ) -> None:
         """
         @param buffer: keeps the messages; see L{open}.
@@ -109,6 +110,7 @@ class Session:
             raise ValueError(f"dialect is command or plain, not {dialect!r}")
         if framing not in WIRES:
             raise ValueError(f"framing is one of {', '.join(WIRES)}, not {framing!r}")
+        delimiter = check_delimiter(framing, dialect, delimiter)
         if takeover not in ("stop", "retry"):
             raise ValueError(f"takeover is stop or retry, not {takeover!r}")
         if window < 1:
@@ -120,6 +122,7 @@ class Session:
         self._buffer = buffer
         self._plain = plain
         self._framing = framing
+        self._delimiter = delimiter
         self._stream = stream
         self.window = window
         self._resend = resend
@@ -137,7 +140,7 @@ class Session:
     def _disconnect(self) -> None:
         self._state = _AWAY
         self.put_off: Answer | None = None
-        self._wire: Wire = WIRES[self._framing]()
+        self._wire: Wire = make_wire(self._framing, self._delimiter)
         self._ok = self._wire.frame(b"+OK")
         self._sent_nothing = True
         # A question whose rows are coming, and how many are missing.

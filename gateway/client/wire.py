@@ -7,7 +7,7 @@ cannot carry are found before anything is sent (L{Wire.check}).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
 
 from .answers import Garbled, Unsendable
@@ -19,11 +19,17 @@ MAX_ANSWER: Final = 64 * 1024 * 1024
 BOM: Final = b"\xef\xbb\xbf"
 """UTF-8's byte order mark."""
 
+MAX_DELIMITER: Final = 16
+"""Most bytes of a delimiter."""
+
 MAX_WORD: Final = 128
 """Longest name of a stream, a route, a query or a channel, in bytes."""
 
 
-_ANY_BYTES: Final = "use a listener with framing netstring or octet-counted"
+_ANY_BYTES: Final = "use a listener with framing netstring, octet-counted or int32"
+
+_HEAD: Final = 512
+"""Bytes that a command has in front of a message, at most."""
 
 
 def check_word(what: str, word: str) -> None:
@@ -151,6 +157,28 @@ class Lines(_Delimited):
             raise Unsendable(f"message {place} {what}: {_ANY_BYTES}")
 
 
+class Delimited(_Delimited):
+    """
+    Framing with a delimiter of the listener's own.
+    """
+
+    def __init__(self, delimiter: bytes = b"\n") -> None:
+        super().__init__()
+        self._delimiter = delimiter
+
+    def receive(self, data: bytes) -> list[bytes]:
+        if self._kept and len(self._delimiter) > 1:
+            # It may have begun in what came before.
+            data = b"".join(self._kept) + data
+            self._kept, self._size = [], 0
+        return super().receive(data)
+
+    def check(self, messages: Sequence[bytes], bare: bool) -> None:
+        for place, message in enumerate(messages):
+            if (message + self._delimiter).find(self._delimiter) < len(message):
+                raise Unsendable(f"message {place} holds the delimiter: {_ANY_BYTES}")
+
+
 class Nuls(_Delimited):
     """
     Framing with NUL behind each frame.
@@ -251,9 +279,125 @@ class Octets(_Counted):
             raise Unsendable(f"message {place} is empty, which octet counting cannot say")
 
 
-WIRES: Final[dict[str, type[Lines] | type[Nuls] | type[Netstrings] | type[Octets]]] = {
+class _Ints:
+    """
+    Framing with a binary length in network byte order.
+    """
+
+    _header: int
+
+    def __init__(self) -> None:
+        self.most = MAX_ANSWER
+        self._kept = bytearray()
+        self._wanted = 0
+
+    @property
+    def pending(self) -> bool:
+        return bool(self._kept)
+
+    def receive(self, data: bytes) -> list[bytes]:
+        if self._kept:
+            self._kept += data
+            if len(self._kept) < self._wanted:
+                return []
+            data = bytes(self._kept)
+        frames = []
+        start, header = 0, self._header
+        self._wanted = 0
+        while len(data) - start >= header:
+            begin = start + header
+            length = int.from_bytes(data[start:begin], "big")
+            if length > self.most:
+                raise Garbled(f"a frame of {length:,} bytes, and {self.most:,} are taken")
+            end = begin + length
+            if end > len(data):
+                self._wanted = end - start
+                break
+            frames.append(data[begin:end])
+            start = end
+        self._kept = bytearray(data[start:])
+        return frames
+
+    def frame(self, payload: bytes) -> bytes:
+        return len(payload).to_bytes(self._header, "big") + payload
+
+    def put(self, head: bytes, number: int | None, messages: Sequence[bytes]) -> bytes:
+        header = self._header
+        return b"".join(
+            [
+                len(payload).to_bytes(header, "big") + payload
+                for payload in _payloads(head, number, messages)
+            ]
+        )
+
+    def check(self, messages: Sequence[bytes], bare: bool) -> None:
+        most = (1 << 8 * self._header) - 1 - (0 if bare else _HEAD)
+        for place, message in enumerate(messages):
+            if len(message) > most:
+                raise Unsendable(f"message {place} is over {most:,} bytes: {_ANY_BYTES}")
+
+
+class Int8s(_Ints):
+    """
+    Framing with a length of one byte, for bare messages.
+    """
+
+    _header = 1
+
+
+class Int16s(_Ints):
+    """
+    Framing with a length of two bytes.
+    """
+
+    _header = 2
+
+
+class Int32s(_Ints):
+    """
+    Framing with a length of four bytes.
+    """
+
+    _header = 4
+
+
+WIRES: Final[dict[str, Callable[[], Wire]]] = {
     "line": Lines,
     "nul": Nuls,
+    "delimited": Delimited,
     "netstring": Netstrings,
     "octet-counted": Octets,
+    "int8": Int8s,
+    "int16": Int16s,
+    "int32": Int32s,
 }
+
+
+def check_delimiter(framing: str, dialect: str, delimiter: bytes | str | None) -> bytes | None:
+    """
+    Return the delimiter of a listener as bytes.
+
+    @raise ValueError: there is none where one is needed, or the framing has none.
+    """
+    if framing == "int8" and dialect != "plain":
+        raise ValueError("framing int8 is for dialect plain: it has no room for commands")
+    if framing != "delimited":
+        if delimiter is not None:
+            raise ValueError("a delimiter is for framing delimited")
+        return None
+    octets = delimiter.encode() if isinstance(delimiter, str) else delimiter
+    if not octets or len(octets) > MAX_DELIMITER:
+        raise ValueError(f"framing delimited needs a delimiter of 1 to {MAX_DELIMITER} bytes")
+    return octets
+
+
+def make_wire(framing: str, delimiter: bytes | None) -> Wire:
+    """
+    Make a client's framing.
+
+    @param framing: a key of L{WIRES}.
+    @param delimiter: of C{delimited}; the others have none.
+    """
+    if framing == "delimited" and delimiter is not None:
+        return Delimited(delimiter)
+    return WIRES[framing]()

@@ -31,9 +31,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from gateway.client.answers import NotAllowed
-from gateway.client.greeting import MAX_TOKEN
 from gateway.peers.output import send_now
-from gateway.wire.framing import FRAMINGS
+from gateway.wire.framing import make_framing
 
 MAX_ANSWER_BYTES: Final = 65536
 """Longest answer taken in, in bytes."""
@@ -122,7 +121,7 @@ class _Peer(Protocol):
 
     def __init__(self, run: _BenchRun) -> None:
         self._run = run
-        self._framing = FRAMINGS[run.load.framing](MAX_ANSWER_BYTES)
+        self._framing = make_framing(run.load.framing, MAX_ANSWER_BYTES)
         # Reads consist of these frames alone when all is well.
         self._ok = self._framing.frame(b"+OK")
         self._starts: deque[tuple[float, int]] = deque()
@@ -218,12 +217,12 @@ class _BenchRun:
         self.latencies = _Latencies()
         self.sent = 0
         self.until = float("inf")
-        frame = FRAMINGS[load.framing](load.size).frame
+        frame = make_framing(load.framing, load.size).frame
         head = b"" if load.route is None else f"PUT {load.route} ".encode()
         self.proof = b""
         if load.token is not None:
             verb = b"" if load.route is None else b"AUTH "
-            self.proof = FRAMINGS[load.framing](MAX_TOKEN + 8).frame(verb + load.token.encode())
+            self.proof = frame(verb + load.token.encode())
         # Random, so that compression on the way does not improve the numbers.
         alphabet = string.ascii_letters + string.digits + " "
         messages = [

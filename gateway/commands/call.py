@@ -52,6 +52,7 @@ def call_command(
     arguments: tuple[str, ...],
     endpoint: str,
     framing: str,
+    delimiter: bytes | None,
     trust: Trust,
     token: str | None,
     table: bool,
@@ -68,7 +69,13 @@ def call_command(
 
     async def work(reactor: Any) -> int:
         client = new_client(
-            endpoint, trust, framing=framing, token=token, reactor=reactor, stop_timeout=0.0
+            endpoint,
+            trust,
+            framing=framing,
+            delimiter=delimiter,
+            token=token,
+            reactor=reactor,
+            stop_timeout=0.0,
         )
         client.startService()
         why: list[Failure] = []

@@ -4,6 +4,7 @@ Options that commands need to reach a gateway, and their client.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -19,7 +20,7 @@ from gateway.client.service import GatewayClient
 from gateway.commands.terminal_text import MAX_ERROR_CHARACTERS, error_text
 from gateway.commands.token_option import token_option
 from gateway.system.endpoint_text import endpoint_hint, error_words, text_fault
-from gateway.wire.framing import FRAMINGS
+from gateway.wire.framing import FRAMINGS, MAX_DELIMITER
 
 COMMANDS: Final = "tcp:127.0.0.1:8002"
 """Endpoint where a gateway without a configuration takes commands."""
@@ -87,15 +88,48 @@ def tls_options(command: Command) -> Command:
     return wrapped
 
 
+_ESCAPE: Final = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|([nrt0\\]))")
+_ESCAPED: Final = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"0": b"\0", b"\\": b"\\"}
+
+
+class _Delimiter(click.ParamType[bytes]):
+    """
+    Delimiter on the command line, where control characters are written as escapes.
+    """
+
+    name = "text"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, context: click.Context | None
+    ) -> bytes:
+        if isinstance(value, bytes):
+            return value
+        found = _ESCAPE.sub(_unescaped, str(value).encode("utf-8", "surrogateescape"))
+        if not 0 < len(found) <= MAX_DELIMITER:
+            self.fail(f"a delimiter has 1 to {MAX_DELIMITER} bytes", param, context)
+        return found
+
+
+def _unescaped(match: re.Match[bytes]) -> bytes:
+    return bytes.fromhex(match[1].decode()) if match[1] else _ESCAPED[match[2]]
+
+
 def framing_option(command: Command) -> Command:
-    """Add C{--framing}."""
-    return click.option(
+    """Add C{--framing} and C{--delimiter}."""
+    framing = click.option(
         "--framing",
         default="line",
         show_default=True,
         type=click.Choice(list(FRAMINGS)),
         help="The listener's.",
-    )(command)
+    )
+    return framing(
+        click.option(
+            "--delimiter",
+            type=_Delimiter(),
+            help=r"The listener's, for --framing delimited; may have \r \n \t \0 and \xHH.",
+        )(command)
+    )
 
 
 def gateway_options(command: Command) -> Command:

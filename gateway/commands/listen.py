@@ -46,6 +46,7 @@ def listen_command(
     channels: tuple[str, ...],
     endpoint: str,
     framing: str,
+    delimiter: bytes | None,
     trust: Trust,
     token: str | None,
     as_json: bool,
@@ -64,7 +65,13 @@ def listen_command(
 
     async def work(reactor: Any) -> int:
         client = new_client(
-            endpoint, trust, framing=framing, token=token, reactor=reactor, stop_timeout=0.0
+            endpoint,
+            trust,
+            framing=framing,
+            delimiter=delimiter,
+            token=token,
+            reactor=reactor,
+            stop_timeout=0.0,
         )
         restore = await on_interrupt(reactor, listening.end)
         client.startService()

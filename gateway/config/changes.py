@@ -28,6 +28,7 @@ AT_ONCE: Final = (
 NEW_CONNECTIONS: Final = (
     *(
         "framing",
+        "delimiter",
         "dialect",
         "max_frame",
         "max_chunk",

@@ -21,7 +21,7 @@ from gateway.model.route import Route
 from gateway.system.addresses import network_fault
 from gateway.system.endpoint_arguments import MAX_C_INT, escaped
 from gateway.system.endpoint_text import EndpointFault, endpoint_hint
-from gateway.wire.framing import FramingName
+from gateway.wire.framing import MAX_DELIMITER, FramingName
 from gateway.wire.hl7 import PROCESSING_IDS
 from gateway.wire.protocols import PROTOCOLS, ProtocolName
 
@@ -50,6 +50,14 @@ _FORWARD_KEYS: Final = ("remember_chunks", "shared_key_file", "users_file")
 _MESSAGE_TYPE: Final = re.compile(r"[A-Z][A-Z0-9]{2}(?:\^[A-Z][A-Z0-9]{2})?")
 _VERSION: Final = re.compile(r"2(?:\.[0-9]{1,2}){0,3}")
 _PROCESSING_ID: Final = re.compile("[A-Z]")
+
+INT8_MOST: Final = 255
+"""Bytes of a frame of C{int8}, at most."""
+
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+
+_WORDS: Final = re.compile(r"[A-Za-z0-9+=: _-]+")
+"""Characters of an answer's first words."""
 
 _OWNER: Final = re.compile(r"[^:\s\0]*(:[^:\s\0]+)?")
 
@@ -100,6 +108,7 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     Section of a listener: endpoint, dialect, framing, limits. Durations are in seconds.
 
     @ivar endpoint: a Twisted server endpoint string.
+    @ivar delimiter: what ends a frame, for framing C{delimited}.
     @ivar route: plain dialect: the route of every frame; with C{route_by}, of those whose value
         C{routes} does not have.
     @ivar route_by: a field of each message, whose value chooses among C{routes}.
@@ -147,6 +156,7 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     endpoint: str
     framing: FramingName = "line"
+    delimiter: str | None = None
     dialect: Literal["plain", "command", "relp", "forward", "beats", "mllp"] = "plain"
     route: str | None = None
     route_by: str | None = None
@@ -393,6 +403,7 @@ def _check_admission(reader: SectionReader, where: str, listener: Listener) -> N
     Check networks, TLS, the socket's owner and the keys that depend on the endpoint.
     """
     check_networks(reader, where, listener)
+    check_framing(reader, where, listener)
     if listener.telnet and listener.framing_name != "line":
         reader.note(f"{where}.telnet", 'is for framing = "line"; leave it out')
     check_tls(reader, where, listener.tls, listener.endpoint)
@@ -412,6 +423,54 @@ def _check_admission(reader: SectionReader, where: str, listener: Listener) -> N
         for key in ("socket_mode", "socket_owner"):
             if getattr(listener, key) is not None:
                 reader.note(f"{where}.{key}", "is for a unix: endpoint; leave it out")
+
+
+def check_framing(reader: SectionReader, where: str, listener: Listener) -> None:
+    """
+    Check the keys that depend on the framing, and note the problems.
+    """
+    if not reader.is_sure(f"{where}.framing"):
+        return
+    if listener.framing == "int8":
+        if listener.dialect != "plain":
+            reader.note(f"{where}.framing", 'int8 is for dialect = "plain"; use int16 or int32')
+            return
+        for key in ("ack", "nak"):
+            word = getattr(listener, key)
+            if word is None and not (key == "nak" and listener.ack == "none"):
+                reader.note(
+                    f"{where}.{key}", "is missing: framing int8 has no room for the usual answers"
+                )
+            elif word is not None and len(word.encode()) > INT8_MOST:
+                reader.note(f"{where}.{key}", f"has over {INT8_MOST} bytes, which int8 cannot say")
+    delimiter = listener.delimiter
+    if listener.framing != "delimited":
+        if delimiter is not None:
+            reader.note(f"{where}.delimiter", 'is for framing = "delimited"; leave it out')
+        return
+    if delimiter is None:
+        if reader.is_sure(f"{where}.delimiter"):
+            reader.note(f"{where}.delimiter", 'is missing: framing = "delimited" needs one')
+        return
+    if not 1 <= len(delimiter.encode()) <= MAX_DELIMITER:
+        reader.note(f"{where}.delimiter", f"has 1 to {MAX_DELIMITER} bytes in UTF-8")
+    elif listener.dialect != "plain" and _CONTROL.search(delimiter) is None:
+        reader.note(
+            f"{where}.delimiter",
+            f"{delimiter!r} may be in an answer; for commands it needs a control character, as in"
+            ' "\\r\\n"',
+        )
+    elif "\x05" in delimiter and listener.dialect != "plain":
+        reader.note(f"{where}.delimiter", "has the byte 5, which the clients' first PING has")
+    elif _WORDS.fullmatch(delimiter) and (
+        listener.ack is None or (listener.nak is None and listener.ack != "none")
+    ):
+        reader.note(
+            f"{where}.delimiter",
+            f"{delimiter!r} may be in the words of an answer: set ack and nak, or another one",
+        )
+    elif any(delimiter in word for word in (listener.ack or "", listener.nak or "")):
+        reader.note(f"{where}.delimiter", f"{delimiter!r} is in ack or nak; an answer ends with it")
 
 
 def check_networks(reader: SectionReader, where: str, section: Struct) -> None:

@@ -261,6 +261,7 @@ def _settings(config: Config, name: str, listener: Listener) -> ListenerSettings
         auth=listener.asks_proof,
         telnet=listener.telnet,
         refuses_http=listener.refuse_http and not listener.knows_peers,
+        delimiter=None if listener.delimiter is None else listener.delimiter.encode(),
         socket_options=SocketOptions(
             keepalive=listener.keepalive,
             user_timeout=listener.user_timeout,

@@ -11,7 +11,7 @@ from typing import Any, Final
 from gateway.config.listener import Listener
 from gateway.formats.registry import FORMATS
 from gateway.model.route import Route
-from gateway.wire.framing import FRAMINGS
+from gateway.wire.framing import make_framing
 from gateway.wire.protocols import PROTOCOLS
 
 _SAMPLE_TEXT: Final = "hello"
@@ -20,7 +20,7 @@ _ONE: Final = 1  # any column that is a number, a text or a time takes it
 _MAX_EXAMPLE_BYTES: Final = 65536
 """Bytes of a message; no example has so many."""
 
-_UNSEEN: Final = re.compile(r"[\0-\x1f\x7f]")
+_UNSEEN: Final = re.compile(r"[\0-\x1f\x7f\udc80-\udcff]")
 _ESCAPES: Final = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 
@@ -40,9 +40,9 @@ def example(listener: Listener, routes: Mapping[str, Route]) -> str:
     else:
         message = sample_message(routes[listener.route or ""])
     if not listener.auth:
-        return _printed(listener.framing_name, message)
+        return _printed(listener, message)
     token = "AUTH TOKEN" if listener.dialect == "command" else "TOKEN"
-    return _printed(listener.framing_name, token, message)
+    return _printed(listener, token, message)
 
 
 def sample_message(route: Route, choice: tuple[str, str] | None = None) -> str:
@@ -58,11 +58,17 @@ def sample_message(route: Route, choice: tuple[str, str] | None = None) -> str:
     return _SAMPLE_TEXT if make is None else make(route.reading, fields)
 
 
-def _printed(framing: str, *messages: str) -> str:
+def _printed(listener: Listener, *messages: str) -> str:
     """
     Return frames as an argument of printf(1), quoted for a shell.
     """
-    frames = [FRAMINGS[framing](_MAX_EXAMPLE_BYTES).frame(message.encode()) for message in messages]
-    text = b"".join(frames).decode().replace("\\", "\\\\").replace("%", "%%")
-    text = _UNSEEN.sub(lambda match: _ESCAPES.get(match[0], f"\\{ord(match[0]):03o}"), text)
+    delimiter = None if listener.delimiter is None else listener.delimiter.encode()
+    framing = make_framing(listener.framing, _MAX_EXAMPLE_BYTES, delimiter)
+    frames = [framing.frame(message.encode()) for message in messages]
+    # A binary length may be no UTF-8.
+    text = b"".join(frames).decode(errors="surrogateescape")
+    text = text.replace("\\", "\\\\").replace("%", "%%")
+    text = _UNSEEN.sub(lambda match: _ESCAPES.get(match[0], f"\\{ord(match[0]) & 255:03o}"), text)
+    if text.startswith("-"):
+        text = r"\055" + text[1:]  # a length, and no option of printf(1)
     return "'" + text.replace("'", "'\"'\"'") + "'"

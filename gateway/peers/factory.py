@@ -35,7 +35,7 @@ from gateway.peers.timeout_sweep import TimeoutSweep
 from gateway.peers.timeouts import Timeouts
 from gateway.system.addresses import address_of
 from gateway.system.socket_options import SocketOptions
-from gateway.wire.framing import FRAMINGS, Framing
+from gateway.wire.framing import Framing, make_framing
 from gateway.wire.protocols import PROTOCOLS
 from gateway.wire.telnet import TelnetFraming
 
@@ -46,7 +46,8 @@ class ListenerSettings:
     Settings of one listener, as far as its peers feel them.
 
     @ivar listener: its name in the configuration.
-    @ivar framing: a key of L{FRAMINGS}, or of L{PROTOCOLS}.
+    @ivar framing: a key of L{gateway.wire.framing.FRAMINGS}, or of L{PROTOCOLS}.
+    @ivar delimiter: of framing C{delimited}.
     @ivar max_frame: largest payload of a frame, in bytes.
     @ivar max_chunk: largest unit of messages that are acknowledged together, in bytes.
     @ivar window: unanswered frames of a peer at which reading pauses.
@@ -69,6 +70,7 @@ class ListenerSettings:
     auth: bool = False
     telnet: bool = False
     refuses_http: bool = True
+    delimiter: bytes | None = None
     socket_options: SocketOptions = field(default_factory=SocketOptions)
 
 
@@ -147,6 +149,7 @@ class PeerFactory(Factory):
         self.auth = settings.auth
         self.telnet = settings.telnet
         self.refuses_http = settings.refuses_http
+        self.delimiter = settings.delimiter
         self.socket_options = settings.socket_options
 
     def joined(self, peer: PeerProtocol) -> None:
@@ -299,7 +302,9 @@ class PeerFactory(Factory):
     def make_framing(self, say: Callable[[bytes], object]) -> Framing:
         if self.dialect.acknowledges:
             return PROTOCOLS[self.framing].framing(self.max_frame, self.max_chunk)
-        framing = FRAMINGS[self.framing](self.max_frame, refuses_http=self.refuses_http)
+        framing = make_framing(
+            self.framing, self.max_frame, self.delimiter, refuses_http=self.refuses_http
+        )
         return TelnetFraming(framing, say) if self.telnet else framing
 
     def source(self, peer_info: PeerInfo, answered: OnSettled) -> PeerSource:

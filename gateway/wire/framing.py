@@ -6,7 +6,7 @@ the list of frames that are complete now; it never sees a transport, and it work
 on the whole chunk at C speed (C{split}, C{find}) instead of byte by byte. However
 the stream was cut by TCP, the same frames come out.
 
-A byte order mark before the first frame is dropped.
+A byte order mark before the first frame is dropped, but where a frame begins with a binary length.
 
 Limits: a frame's payload is at most C{max_frame} bytes; what is kept between two
 calls is at most one incomplete frame and what a read brought beyond the frames that
@@ -23,6 +23,8 @@ from typing import Final, Literal, Protocol
 
 from gateway.model.errors import ForeignError, FramingError
 from gateway.wire.http import FirstLine
+from gateway.wire.int_framing import Int8Framing, Int16Framing, Int32Framing
+from gateway.wire.runs import RUN, run_of
 
 
 class Oversize(bytes):
@@ -43,8 +45,8 @@ UTF-8's byte order mark. Windows' tools put it before a file or a stream, where 
 any message; anywhere else it is a character like others (RFC 3629, section 6).
 """
 
-_RUN: Final = 8
-"""Frames of one length in a row from which looking for more of them pays."""
+MAX_DELIMITER: Final = 16
+"""Most bytes of a delimiter that a listener may have of its own."""
 
 
 def without_bom(data: bytes) -> tuple[bytes, bool]:
@@ -127,7 +129,7 @@ class Framing(Protocol):
 
 class _DelimitedFraming:
     """
-    Base of framings where one byte ends a frame; a frame that is too long is skipped up to it.
+    Base of framings where a delimiter ends a frame; a frame that is too long is skipped up to it.
     """
 
     __slots__ = (
@@ -136,8 +138,10 @@ class _DelimitedFraming:
     )
 
     _delimiter: bytes
-    _optional: bytes
+    _optional = b""
     """Bytes that are dropped where they stand just before the delimiter."""
+    _straddle = 0
+    """Bytes at the end of a read that may be the beginning of a delimiter."""
     _flat: bytes
     """A table that makes a space of each byte that no frame can hold."""
 
@@ -198,12 +202,18 @@ class _DelimitedFraming:
             self._kept = bytearray()
             self.more = False
         if self._skipping:
-            _, end, data = data.partition(delimiter)
+            skipped = bytes(self._kept) + data
+            _, end, data = skipped.partition(delimiter)
             if not end:
+                self._kept = bytearray(skipped[max(0, len(skipped) - self._straddle) :])
                 return []
+            self._kept = bytearray()
             self._skipping = False
         frames: list[bytes] = []
-        if delimiter in data:
+        straddle = self._straddle
+        if delimiter in data or (
+            straddle and delimiter in bytes(self._kept[-straddle:]) + data[:straddle]
+        ):
             if self._kept:
                 data = bytes(self._kept) + data
             frames = data.split(delimiter, most)
@@ -224,14 +234,14 @@ class _DelimitedFraming:
             self._kept += data
         kept = 0 if self.more else len(self._kept)
         # One byte more may be the CR of a line that is just within the limit.
-        if kept > self._max_frame and not (
+        if kept > self._max_frame + straddle and not (
             optional and kept == self._max_frame + 1 and self._kept.endswith(optional)
         ):
             self._has_nul = self.has_nul
             frames.append(OVERSIZE)
             self.oversize = True
             self._skipping = True
-            self._kept = bytearray()
+            self._kept = self._kept[len(self._kept) - straddle :]
         return frames
 
     def forget(self) -> None:
@@ -286,8 +296,44 @@ class NulFraming(_DelimitedFraming):
     __slots__ = ()
 
     _delimiter = b"\0"
-    _optional = b""
     _flat = bytes.maketrans(b"\0", b" ")
+
+
+class DelimitedFraming(_DelimitedFraming):
+    """
+    Frames that end with a delimiter of the listener's own; answers end with it too.
+
+    Where a delimiter is in an answer (it may be printable), spaces take its place.
+    """
+
+    __slots__ = ("_delimiter", "_filler", "_straddle")
+
+    def __init__(
+        self,
+        max_frame: int,
+        at_start: bool = True,
+        refuses_http: bool = False,
+        delimiter: bytes = b"\n",
+    ) -> None:
+        """
+        @param delimiter: 1 to L{MAX_DELIMITER} bytes.
+        """
+        self._delimiter = delimiter
+        self._straddle = len(delimiter) - 1
+        self._filler = b"_" if b" " in delimiter else b" "
+        super().__init__(max_frame, at_start and not BOM.startswith(delimiter[:1]), refuses_http)
+
+    def frame(self, payload: bytes) -> bytes:
+        delimiter = self._delimiter
+        if delimiter in payload:
+            payload = payload.replace(delimiter, self._filler * len(delimiter))
+        framed = payload + delimiter
+        # One that begins as it ends may begin within the payload.
+        while (found := framed.find(delimiter)) < len(payload):
+            framed = framed[:found] + self._filler + framed[found + 1 :]
+        return framed
+
+    push = frame
 
 
 class _CountedFraming:
@@ -368,9 +414,10 @@ class _CountedFraming:
             if digits != known:
                 length = self._length(digits, frames)
                 known = digits
-            elif size - start > _RUN * (length + 8):
+            elif size - start > RUN * (length + 8):
                 # The second frame of this length: often many follow, as devices send them.
-                run = min(self._run(data, start, colon + 1 - start, length), most - len(frames))
+                run = run_of(data, start, colon + 1 - start, length, trailer)
+                run = min(run, most - len(frames))
                 if run:
                     stride = colon + 1 - start + length + tail
                     end = start + run * stride
@@ -391,31 +438,6 @@ class _CountedFraming:
             start = end + tail
         self._kept = bytearray(data[start:])
         return frames
-
-    def _run(self, data: bytes, start: int, header: int, length: int) -> int:
-        """
-        Count the frames of one length that follow each other, at C speed.
-
-        The bytes that must be equal in all of them are compared as columns.
-
-        @param header: bytes of the length and its mark.
-        @return: 0 where too few follow to be worth it.
-        """
-        stride = header + length + len(self._trailer)
-        head = data[start : start + header]
-        if not data.startswith(head, start + stride) or not data.startswith(
-            head, start + _RUN * stride
-        ):
-            return 0
-        run = (len(data) - start) // stride
-        end = start + run * stride
-        columns = [(start + i, head[i : i + 1]) for i in range(header)]
-        if self._trailer:
-            columns.append((start + header + length, self._trailer))
-        for first, byte in columns:
-            column = data[first:end:stride]
-            run = min(run, len(column) - len(column.lstrip(byte)))
-        return run
 
     def _length(self, digits: bytes, frames: list[bytes]) -> int:
         # bytes.isdigit() knows ASCII digits only: no sign, no space, no other script.
@@ -479,17 +501,41 @@ class OctetCountedFraming(_CountedFraming):
     push = frame
 
 
-FramingName = Literal["line", "nul", "netstring", "octet-counted"]
+FramingName = Literal[
+    "line", "nul", "delimited", "netstring", "octet-counted", "int8", "int16", "int32"
+]
 
-FRAMINGS: Final[
-    Mapping[
-        FramingName | str,
-        type[_DelimitedFraming] | type[NetstringFraming] | type[OctetCountedFraming],
-    ]
-] = {
+AnyFraming = (
+    _DelimitedFraming
+    | NetstringFraming
+    | OctetCountedFraming
+    | Int8Framing
+    | Int16Framing
+    | Int32Framing
+)
+
+FRAMINGS: Final[Mapping[FramingName | str, type[AnyFraming]]] = {
     "line": LineFraming,
     "nul": NulFraming,
+    "delimited": DelimitedFraming,
     "netstring": NetstringFraming,
     "octet-counted": OctetCountedFraming,
+    "int8": Int8Framing,
+    "int16": Int16Framing,
+    "int32": Int32Framing,
 }
 """Every framing there is: a new one is a class above, its name, and a line here."""
+
+
+def make_framing(
+    name: str, max_frame: int, delimiter: bytes | None = None, *, refuses_http: bool = False
+) -> AnyFraming:
+    """
+    Make a framing by its name.
+
+    @param name: a key of L{FRAMINGS}.
+    @param delimiter: of C{delimited}; the others have none.
+    """
+    if delimiter is not None and name == "delimited":
+        return DelimitedFraming(max_frame, refuses_http=refuses_http, delimiter=delimiter)
+    return FRAMINGS[name](max_frame, refuses_http=refuses_http)

@@ -17,15 +17,21 @@ from gateway.wire.framing import FRAMINGS
 
 _PING: Final = b"PING gateway-client-5e2b9c41d7 "
 
+ENQUIRY: Final = b"\x05"
+"""Byte behind the mark where the listener has a delimiter of its own, which never holds it."""
+
 _NONCE: Final = b"0" * 16 + b"\n"
 """Bytes behind the mark, different in each probe."""
 
 
+_BYTES: Final = {"nul": b"\x01", "delimited": ENQUIRY}
+"""Framing -> the byte behind the mark, where it is not NUL: NUL ends a frame, or another tells it
+from lines."""
+
+
 def _beginning(name: str) -> bytes:
     """Return the first bytes of a connection that begins with a probe, less than a whole frame."""
-    # Where NUL ends a frame the byte 1 replaces it.
-    byte = b"\x01" if b"\0" in FRAMINGS[name](len(_PING)).frame(b"") else b"\0"
-    ping = _PING + byte
+    ping = _PING + _BYTES.get(name, b"\0")
     frame = FRAMINGS[name](4096).frame(ping + _NONCE)
     return frame[: frame.index(ping) + len(ping)]
 

@@ -143,8 +143,8 @@ def test_all_problems_at_once() -> None:
         ' "500ms", "5s", "5m", "1h", "1d"',
         "limits.bytes_in_flight: expected a whole number >= 1",
         "listeners.a.framming: unknown key; did you mean 'framing'?",
-        "listeners.b.framing: 'netstrng' is not one of line, nul, netstring, octet-counted;"
-        " did you mean 'netstring'?",
+        "listeners.b.framing: 'netstrng' is not one of line, nul, delimited, netstring,"
+        " octet-counted, int8, int16, int32; did you mean 'netstring'?",
         "listeners.c.route: there is no route 'mesages'; did you mean 'messages'?",
         'listeners.d.route: is for dialect = "plain"; leave it out',
         "listeners.a.route: is missing: a plain listener needs one",

@@ -225,3 +225,44 @@ def test_what_is_right_has_no_problem() -> None:
     text = f"{LISTENER}{JSON}columns.a = 'a'"
     config = load_config(text, FILE, endpoint_fault)
     assert (config.listeners["a"].route, config.routes["r"].table) == ("r", "t")
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ('framing = "int8"\nack = "ok"\nnak = "no"', []),
+        ('framing = "int8"\nack = "none"', []),
+        ('framing = "int8"\nack = "ok"', ["nak: is missing: framing int8 has no room"]),
+        (f'framing = "int8"\nack = "{"k" * 256}"\nnak = "no"', ["ack: has over 255 bytes"]),
+        ('delimiter = ";"', ["delimiter: is for framing"]),
+        ('framing = "delimited"', ['delimiter: is missing: framing = "delimited" needs one']),
+        ('framing = "delimited"\ndelimiter = ""', ["delimiter: has 1 to 16 bytes"]),
+        ('framing = "delimited"\ndelimiter = "ääääääääa"', ["delimiter: has 1 to 16 bytes"]),
+        ('framing = "delimited"\ndelimiter = ";"', []),
+        ('framing = "delimited"\ndelimiter = "END"', ["delimiter: 'END' may be in the words"]),
+        ('framing = "delimited"\ndelimiter = "END"\nack = "k"\nnak = "n"', []),
+        ('framing = "delimited"\ndelimiter = ";"\nack = "k;"', ["delimiter: ';' is in ack or nak"]),
+        ('framing = "delimited"\ndelimiter = 3', ["delimiter: expected a string"]),
+    ],
+)
+def test_framings(keys: str, said: list[str]) -> None:
+    """What a framing needs, and what it has no use for."""
+    found = [line.removeprefix("listeners.a.") for line in problems(f"{LISTENER}{keys}\n{ROUTE}")]
+    assert len(found) == len(said)
+    assert all(line.startswith(start) for line, start in zip(found, said, strict=True)), found
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ('framing = "int8"', "framing: int8 is for dialect"),
+        ('framing = "delimited"\ndelimiter = ";"', "delimiter: ';' may be in an answer"),
+        ('framing = "delimited"\ndelimiter = "\\u0005"', "delimiter: has the byte 5"),
+        ('framing = "delimited"\ndelimiter = "\\r\\n"', ""),
+        ('framing = "int16"', ""),
+    ],
+)
+def test_framings_of_commands(keys: str, said: str) -> None:
+    """A listener of commands has answers that any framing must be able to carry."""
+    found = problems(f'[listeners.a]\nendpoint = "tcp:1"\ndialect = "command"\n{keys}\n')
+    assert [line.startswith(f"listeners.a.{said}") for line in found] == ([True] if said else [])

@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pexpect
 import pynetstring
@@ -22,7 +22,12 @@ import trustme
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import connectionDone
-from twisted.protocols.basic import NetstringReceiver
+from twisted.protocols.basic import (
+    Int8StringReceiver,
+    Int16StringReceiver,
+    Int32StringReceiver,
+    NetstringReceiver,
+)
 from twisted.python.failure import Failure
 
 from tests.faults.look import assert_quiet
@@ -57,6 +62,20 @@ route = "messages"
 endpoint = "tcp:0:interface=127.0.0.1"
 framing = "netstring"
 route = "messages"
+[listeners.int8]
+endpoint = "tcp:0:interface=127.0.0.1"
+framing = "int8"
+route = "messages"
+ack = "thanks"
+nak = "no"
+[listeners.int16]
+endpoint = "tcp:0:interface=127.0.0.1"
+framing = "int16"
+route = "messages"
+[listeners.int32]
+endpoint = "tcp:0:interface=127.0.0.1"
+framing = "int32"
+dialect = "command"
 [listeners.commands]
 endpoint = "tcp:0:interface=127.0.0.1"
 dialect = "command"
@@ -238,10 +257,13 @@ def test_pynetstring(gateway: Gateway, database: Database) -> None:
     assert stored(database) == NETSTRINGS
 
 
-class _Netstrings(NetstringReceiver):
+class _Sender:
     """
-    Sends netstrings, and ends when all of them are answered.
+    Sends strings, and ends when all of them are answered.
     """
+
+    transport: Any
+    sendString: Callable[[bytes], None]
 
     def __init__(self, messages: list[bytes]) -> None:
         self._messages = messages
@@ -250,16 +272,39 @@ class _Netstrings(NetstringReceiver):
 
     def connectionMade(self) -> None:
         for message in self._messages:
-            self.sendString(message)  # type: ignore[no-untyped-call]
+            self.sendString(message)
 
     def stringReceived(self, string: bytes) -> None:
         self._answers.append(string)
         if len(self._answers) == len(self._messages):
-            assert self.transport is not None
             self.transport.loseConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.answered.callback(self._answers)
+
+
+class _Netstrings(_Sender, NetstringReceiver):
+    """
+    Sends netstrings.
+    """
+
+
+class _Int8s(_Sender, Int8StringReceiver):
+    """
+    Sends strings with a length of one byte.
+    """
+
+
+class _Int16s(_Sender, Int16StringReceiver):
+    """
+    Sends strings with a length of two bytes.
+    """
+
+
+class _Int32s(_Sender, Int32StringReceiver):
+    """
+    Sends strings with a length of four bytes.
+    """
 
 
 @pytest_twisted.ensureDeferred
@@ -271,6 +316,35 @@ async def test_netstring_receiver(gateway: Gateway, database: Database) -> None:
     peer = await connectProtocol(there, _Netstrings(NETSTRINGS))
     assert await peer.answered == [b"+OK"] * len(NETSTRINGS)
     assert stored(database) == NETSTRINGS
+
+
+@pytest.mark.parametrize(
+    ("listener", "sender", "head", "answer"),
+    [
+        ("int8", _Int8s, b"", b"thanks"),
+        ("int16", _Int16s, b"", b"+OK"),
+        ("int32", _Int32s, b"PUT messages ", b"+OK"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_int_receivers(
+    gateway: Gateway,
+    database: Database,
+    listener: str,
+    sender: type[_Sender],
+    head: bytes,
+    answer: bytes,
+) -> None:
+    """Twisted's IntNStringReceiver at the other end; with four bytes at a listener of commands."""
+    from twisted.internet import reactor  # the one that pytest-twisted has installed
+
+    most = 255 if listener == "int8" else 65535
+    messages = [message[:most] for message in NETSTRINGS]
+    there = TCP4ClientEndpoint(reactor, "127.0.0.1", gateway.port(listener))
+    protocol: Any = sender([head + message for message in messages])
+    peer: Any = await connectProtocol(there, protocol)
+    assert await peer.answered == [answer] * len(messages)
+    assert stored(database) == messages
 
 
 @pytest.mark.parametrize("script", ["netstring.cjs", "endo.mjs"])

@@ -5,30 +5,54 @@ Framing: the same frames however the stream is cut, and one rule for every fault
 from __future__ import annotations
 
 import sys
-from typing import get_args
+from typing import Any, Final, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.testing import StringTransport
+from twisted.protocols.basic import (
+    Int8StringReceiver,
+    Int16StringReceiver,
+    Int32StringReceiver,
+)
 
 from gateway.client.wire import WIRES
-from gateway.model.errors import FramingError
+from gateway.model.errors import ForeignError, FramingError
 from gateway.wire.framing import (
     BOM,
     FRAMINGS,
     OVERSIZE,
+    AnyFraming,
+    DelimitedFraming,
     FramingName,
     LineFraming,
     NetstringFraming,
     NulFraming,
     OctetCountedFraming,
 )
+from gateway.wire.int_framing import Int8Framing, Int16Framing, Int32Framing
 
 Feed = tuple[list[bytes], str | None, bytes]
 
 payloads = st.lists(st.binary(max_size=60), max_size=30)
 wanted = st.integers(1, 20)
 cuts = st.lists(st.integers(1, 40), min_size=1, max_size=20)
+
+
+DELIMITERS: Final = {"delimited": b"\r\n\r", "delimited-letters": b"ab", "delimited-double": b"aba"}
+"""A name for tests -> a delimiter; the last one begins as it ends."""
+
+EVERY: Final = sorted({*FRAMINGS, *DELIMITERS})
+
+INTS: Final = {"int8": Int8Framing, "int16": Int16Framing, "int32": Int32Framing}
+
+
+def made(name: str, max_frame: int, *, at_start: bool = True) -> AnyFraming:
+    """A framing by its name in these tests."""
+    if name in DELIMITERS:
+        return DelimitedFraming(max_frame, at_start, delimiter=DELIMITERS[name])
+    return FRAMINGS[name](max_frame, at_start)
 
 
 def feed(
@@ -38,7 +62,7 @@ def feed(
     @param most: how many frames are wanted at a time.
     @return: all frames (oversize ones as C{b"<oversize>"}), the error, and an answer framed.
     """
-    framing = FRAMINGS[name](max_frame)
+    framing = made(name, max_frame)
     frames: list[bytes] = []
     position = 0
     turn = 0
@@ -52,6 +76,7 @@ def feed(
                 found = framing.receive(b"", most)
             frames += found
             assert framing.pending <= max_frame + 10
+            assert framing.pending == 0 or framing.unfinished
             position += step
             turn += 1
     except FramingError as error:
@@ -64,7 +89,7 @@ def _shown(frames: list[bytes]) -> list[bytes]:
     return [b"<oversize>" if frame is OVERSIZE else frame for frame in frames]
 
 
-@given(st.sampled_from(sorted(FRAMINGS)), payloads, cuts, wanted)
+@given(st.sampled_from(EVERY), payloads, cuts, wanted)
 def test_frames_survive_any_cut(
     name: str, messages: list[bytes], steps: list[int], most: int
 ) -> None:
@@ -76,15 +101,20 @@ def test_frames_survive_any_cut(
         messages = [m.replace(b"\0", b"") for m in messages]
     if name == "octet-counted":
         messages = [m for m in messages if m]
-    framing = FRAMINGS[name](100)
+    if name in DELIMITERS:
+        end = DELIMITERS[name]
+        messages = [m for m in messages if (m + end).find(end) == len(m)]
+    framing = made(name, 100)
     # What is before the first frame is none of it; a message's own stays.
-    stream = BOM + b"".join(map(framing.frame, messages))
+    stream = (b"" if name in INTS else BOM) + b"".join(map(framing.frame, messages))
     assert feed(name, stream, steps, 100, most)[:2] == (messages, None)
 
 
 @given(
-    st.sampled_from(sorted(FRAMINGS)),
-    st.binary(max_size=400) | st.binary(max_size=40).map(BOM.__add__),
+    st.sampled_from(EVERY),
+    st.binary(max_size=400)
+    | st.text("ab\r\nx\0", max_size=300).map(str.encode)
+    | st.binary(max_size=40).map(BOM.__add__),
     cuts,
     wanted,
 )
@@ -98,19 +128,20 @@ def test_garbage_is_cut_alike(name: str, stream: bytes, steps: list[int], most: 
 
 
 @given(
+    st.sampled_from(["netstring", *INTS]),
     st.lists(st.sampled_from([b"", b"a", b"1:a,", b"x" * 10, b"9" * 11]), min_size=1, max_size=12),
     st.lists(st.integers(1, 40), min_size=12, max_size=12),
     cuts,
     wanted,
 )
 def test_runs_of_equal_lengths(
-    messages: list[bytes], repeats: list[int], steps: list[int], most: int
+    name: str, messages: list[bytes], repeats: list[int], steps: list[int], most: int
 ) -> None:
     """Frames of one length in a row, which are cut by columns, come out like any others."""
     sent = [m for m, n in zip(messages, repeats, strict=False) for _ in range(n)]
-    stream = b"".join(map(NetstringFraming(50).frame, sent))
-    assert feed("netstring", stream, [len(stream)])[:2] == (sent, None)
-    assert feed("netstring", stream, steps, most=most)[:2] == (sent, None)
+    stream = b"".join(map(made(name, 50).frame, sent))
+    assert feed(name, stream, [len(stream)])[:2] == (sent, None)
+    assert feed(name, stream, steps, most=most)[:2] == (sent, None)
 
 
 @pytest.mark.parametrize("step", [1, 7, 1000])
@@ -124,10 +155,12 @@ def test_runs_of_equal_lengths(
         (b"x" * 5000, [b"<oversize>"]),
     ],
 )
-@pytest.mark.parametrize("name", ["line", "nul"])
+@pytest.mark.parametrize("name", ["line", "nul", *DELIMITERS])
 def test_limit(name: str, stream: bytes, frames: list[bytes], step: int) -> None:
     """A frame of max_frame bytes passes, one byte more is refused once and skipped."""
-    stream = stream.replace(b"\n", b"\0") if name == "nul" else stream
+    ending = b"\0" if name == "nul" else DELIMITERS.get(name, b"\n")
+    frames = [b"c" if frame == b"a" else frame for frame in frames]
+    stream = stream.replace(b"a", b"c").replace(b"\n", ending)
     assert feed(name, stream, [step])[:2] == (frames, None)
 
 
@@ -149,14 +182,14 @@ def test_nul_endings() -> None:
     assert framing.push(b">news a\0b\nc") == b">news a b\nc\0"
 
 
-@pytest.mark.parametrize("name", sorted(FRAMINGS))
+@pytest.mark.parametrize("name", sorted({*FRAMINGS} - {*INTS}))
 @pytest.mark.parametrize("step", [1, 2, 3, 1000])
 def test_byte_order_mark(name: str, step: int) -> None:
     """One before the first frame is dropped, any other is left as it is."""
-    frame = FRAMINGS[name](50).frame
+    frame = made(name, 50).frame
     stream = frame(BOM + b"a") + frame(BOM)
     assert feed(name, BOM + stream, [step])[:2] == ([BOM + b"a", BOM], None)
-    framing = FRAMINGS[name](50, at_start=False)
+    framing = made(name, 50, at_start=False)
     assert framing.receive(stream) == [BOM + b"a", BOM]
 
 
@@ -233,6 +266,81 @@ def test_octet_count_faults(fault: bytes, step: int) -> None:
     frames, error, _ = feed("octet-counted", b"2 ok" + fault + b"5 never", [step])
     assert frames == [b"ok"]
     assert error is not None
+
+
+@pytest.mark.parametrize("step", [1, 3, 1000])
+@pytest.mark.parametrize("name", ["int8", "int16", "int32"])
+def test_binary_length_over_the_limit(name: str, step: int) -> None:
+    """A length over the limit ends the stream; what came before it is kept."""
+    framing = INTS[name](50)
+    stream = framing.frame(b"ok") + framing.frame(b"") + framing.frame(b"x" * 51) + b"\0\0\0\1a"
+    frames, error, _ = feed(name, stream, [step])
+    assert frames == [b"ok", b""]
+    assert error == f"{name}: length 51 is over the limit of 50"
+
+
+def test_binary_lengths_are_those_of_twisted() -> None:
+    """One, two and four bytes in network byte order; Twisted's own receivers read the answers."""
+    for framing, receiver in (
+        (Int8Framing(9), Int8StringReceiver),
+        (Int16Framing(9), Int16StringReceiver),
+        (Int32Framing(9), Int32StringReceiver),
+    ):
+        found: list[bytes] = []
+        transport = StringTransport()
+        peer: Any = receiver()
+        peer.stringReceived = found.append
+        peer.makeConnection(transport)
+        peer.dataReceived(framing.frame(b"+OK") + framing.frame(b""))
+        assert found == [b"+OK", b""]
+        peer.sendString(b"hello")
+        assert framing.receive(transport.value()) == [b"hello"]
+
+
+@given(st.text(min_size=60, max_size=120))
+def test_an_answer_that_does_not_fit_is_cut(text: str) -> None:
+    """It keeps its first words and stays text; only int8 and int16 can come to that."""
+    answer = b"-REJ DATA :" + (text * 6).encode()
+    (said,) = Int8Framing(999).receive(Int8Framing(999).frame(answer))
+    assert len(said) <= 255 and said.startswith(b"-REJ DATA :") and len(said) > 248
+    assert said == answer or answer.startswith(said.removesuffix(b"..."))
+    said.decode()
+    assert Int16Framing(9).frame(answer)[2:] == answer
+    (long,) = Int16Framing(70000).receive(Int16Framing(9).frame(b"x" * 70000))
+    assert long == b"x" * 65532 + b"..."
+
+
+@pytest.mark.parametrize("step", [1, 5, 70, 1000])
+@pytest.mark.parametrize("name", ["int8", "int16"])
+def test_http_where_its_letters_are_a_length(name: str, step: int) -> None:
+    """A web page's request is no frame, however long its first line and however it is cut."""
+    stream = b"POST /" + b"a" * 300 + b" HTTP/1.1\r\nHost: x\r\n\r\n" + b"x" * 50000
+    framing = FRAMINGS[name](65536, refuses_http=True)
+    with pytest.raises(ForeignError):
+        for start in range(0, len(stream), step):
+            assert framing.receive(stream[start : start + step]) == []
+    assert FRAMINGS[name](65536).receive(stream)
+
+
+@pytest.mark.parametrize("step", [1, 5, 1000])
+@pytest.mark.parametrize("message", [b"ET /index", b"hello\n", b"", b"\x03\x01" + b"x" * 20])
+@pytest.mark.parametrize("name", INTS)
+def test_what_is_no_http(name: str, message: bytes, step: int) -> None:
+    """Messages come out where HTTP is refused too."""
+    framing = FRAMINGS[name](200, refuses_http=True)
+    stream = framing.frame(message) * 5
+    found = []
+    for start in range(0, len(stream), step):
+        found += framing.receive(stream[start : start + step])
+    assert found == [message] * 5
+
+
+@given(st.sampled_from([b";", b"aba", b"--", b" x", b"\r\n", b"OK"]), st.binary(max_size=40))
+def test_an_answer_never_holds_the_delimiter(delimiter: bytes, text: bytes) -> None:
+    """Each answer and push is one frame, whatever is in it."""
+    framing = DelimitedFraming(99, delimiter=delimiter)
+    (said,) = DelimitedFraming(99, False, delimiter=delimiter).receive(framing.frame(text))
+    assert len(said) == len(text)
 
 
 def test_answers_are_framed_alike() -> None:

@@ -28,7 +28,7 @@ from twisted.python.failure import Failure
 from gateway.client.answers import UNKNOWN, Answer, ClientError, Unknown, Unsendable
 from gateway.client.greeting import FOR_ALL
 from gateway.client.service import GatewayClient
-from gateway.client.wire import WIRES
+from gateway.client.wire import make_wire
 from gateway.commands.send.inputs import Block, MessageSource
 from gateway.commands.send.refused_file import RefusedFile, RefusedMessage, refusal
 from gateway.commands.send.resend import Resend
@@ -73,6 +73,7 @@ class SendOptions:
     """
 
     framing: str
+    delimiter: bytes | None
     plain: bool
     window: int
     stream: str
@@ -147,7 +148,7 @@ class Pump:
         self._source = source
         self._counts = counts
         self._options = options
-        self._check = WIRES[options.framing]().check
+        self._check = make_wire(options.framing, options.delimiter).check
         self._most = AHEAD * options.window
         self._have = have
         self._last = max(have, last)

@@ -77,6 +77,7 @@ class Job:
     trust: Trust
     token: str | None = field(repr=False)
     framing: str
+    delimiter: bytes | None
     dialect: str
     route: str
     stream: str | None
@@ -184,6 +185,7 @@ class _Run:
             stream=job.stream,
             dialect=job.dialect,
             framing=job.framing,
+            delimiter=job.delimiter,
             window=job.window,
             buffer=self._buffer,
             resend=job.retry,
@@ -354,7 +356,10 @@ class _Run:
         limit = job.max_frame
         if job.dialect == "command":
             limit -= len(f"PUT {job.route} ".encode()) + (_MAX_NUMBER_BYTES if job.stream else 0)
-        return SendOptions(job.framing, job.dialect == "plain", job.window, job.stream or "", limit)
+        return SendOptions(
+            *(job.framing, job.delimiter, job.dialect == "plain"),
+            *(job.window, job.stream or "", limit),
+        )
 
     def _total(self) -> int | None:
         if isinstance(self._source, Followed):

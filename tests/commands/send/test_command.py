@@ -74,6 +74,9 @@ def test_many_lines(gateway: Gateway, database: Database, tmp_path: Path) -> Non
     [
         ("netstrings", ["--framing", "netstring"]),
         ("octets", ["--framing", "octet-counted"]),
+        ("ints", ["--framing", "int32"]),
+        ("ints", ["--framing", "int32", "--route", "messages"]),
+        ("records", ["--framing", "delimited", "--delimiter", r"\r\n\x1e"]),
         ("commands", ["--dialect", "command"]),
         ("commands", ["--route", "messages"]),
     ],
@@ -92,13 +95,24 @@ def test_framings_and_dialects(
         endpoint = "tcp:0:interface=127.0.0.1"
         framing = "netstring"
         route = "messages"
+        [listeners.ints]
+        endpoint = "tcp:0:interface=127.0.0.1"
+        framing = "int32"
+        PLAIN
+        [listeners.records]
+        endpoint = "tcp:0:interface=127.0.0.1"
+        framing = "delimited"
+        delimiter = "\\r\\n\\u001e"
+        route = "messages"
         [listeners.commands]
         endpoint = "tcp:0:interface=127.0.0.1"
         dialect = "command"
         [routes.messages]
         table = "messages"
         create = true
-        """
+        """.replace(
+            "PLAIN", 'dialect = "command"' if "--route" in options else 'route = "messages"'
+        )
     )
     refused = tmp_path / "refused"
     done = send(
