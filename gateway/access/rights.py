@@ -116,6 +116,11 @@ class Access:
         self._grants = () if section is None else tuple(map(_Grant, section.grants.values()))
         self._rights = lru_cache(MAX_CACHED_RIGHTS)(self._added_up)
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether a peer may do only what is granted to it."""
+        return self._everything is None
+
     def rights(self, listener: str, address: Address | None, identity: str | None) -> Rights | None:
         """
         Return a peer's rights; the same object for all peers with the same rights.

@@ -54,6 +54,7 @@ def listeners(status: Status, growth: Growth) -> Table:
         *(("listener", _TEXT), ("address", _TEXT), ("framing", _TEXT), ("dialect", _TEXT)),
         *(("tls", _TEXT), ("peers", _COUNT), ("most", _COUNT), ("connections", _COUNT)),
         *(("turned_away", _TEXT), ("let_go", _TEXT), ("throttled", _COUNT)),
+        ("lost", _TEXT),
     )
     return Table(
         columns,
@@ -62,6 +63,7 @@ def listeners(status: Status, growth: Growth) -> Table:
                 *(one.name, one.address, one.framing, one.dialect, one.tls, one.peers),
                 *(one.most_peers, one.connections),
                 *(_counted(one.turned_away), _counted(one.let_go), one.throttled),
+                _counted(one.lost),
             )
             for one in status.listeners
         ],

@@ -22,6 +22,7 @@ AT_ONCE: Final = (
     *("messages_per_second", "bytes_per_second", "burst", "window"),
     *("frame_timeout", "write_timeout", "idle_timeout", "route", "route_by", "routes"),
     *("remember_chunks", "hl7", "try_"),
+    *("gelf", "trim_end"),
 )
 """Keys of a listener that a reload takes over for all its peers."""
 

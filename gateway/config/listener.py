@@ -13,13 +13,14 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, Struct, field
 from msgspec.structs import replace
 
+from gateway.config.datagram import check_datagrams
 from gateway.config.paths import ConfigPaths
 from gateway.config.reader import SectionReader
 from gateway.config.routing import check_content, check_name
 from gateway.config.units import IN_BYTES, IN_SECONDS, Count, Seconds
 from gateway.model.route import Route
 from gateway.system.addresses import network_fault
-from gateway.system.endpoint_arguments import MAX_C_INT, escaped
+from gateway.system.endpoint_arguments import MAX_C_INT, escaped, is_datagram
 from gateway.system.endpoint_text import EndpointFault, endpoint_hint
 from gateway.wire.framing import MAX_DELIMITER, FramingName
 from gateway.wire.hl7 import PROCESSING_IDS
@@ -142,6 +143,9 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @ivar allow: networks that may connect; none: all.
     @ivar deny: networks that may not, even if they are in C{allow}.
     @ivar trusted_proxies: networks of proxies that send a PROXY header; nobody else may connect.
+    @ivar gelf: for datagrams: whether they may be GELF's chunks, or compressed.
+    @ivar trim_end: for datagrams: whether line ends and NULs at a message's end are dropped;
+        C{None}: unless the format is a binary one.
     @ivar socket_mode: permissions of a Unix socket, octal.
     @ivar socket_owner: C{user}, C{user:group} or C{:group} of a Unix socket.
     @ivar reuse_port: whether several processes may listen here (SO_REUSEPORT).
@@ -187,6 +191,8 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
     trusted_proxies: tuple[str, ...] = ()
+    gelf: bool = False
+    trim_end: bool | None = None
     socket_mode: Annotated[str, Meta(pattern="^0?[0-7]{3}$")] | None = None
     socket_owner: str | None = None
     reuse_port: bool = False
@@ -219,6 +225,11 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if self.dialect != "plain" and self.dialect != "command":
             return self.dialect
         return self.framing
+
+    @property
+    def is_datagram(self) -> bool:
+        """Whether it takes datagrams, and no connections."""
+        return is_datagram(self.endpoint)
 
     @property
     def kind(self) -> str:
@@ -261,13 +272,13 @@ def absolute_endpoint(endpoint: str, config_paths: ConfigPaths) -> str:
     Return an endpoint string with an absolute path, if it is that of a Unix socket.
     """
     kind, colon, rest = endpoint.partition(":")
-    if kind != "unix" or not colon or rest.startswith(("/", "address=/")):
+    if kind not in ("unix", "unixgram") or not colon or rest.startswith(("/", "address=/")):
         return endpoint
     prefix = "address=" if rest.startswith("address=") else ""
     if not rest.removeprefix(prefix).partition(":")[0]:
         return endpoint  # names no file; its folder is none
     path = PurePath(escaped(str(config_paths.folder))) / rest.removeprefix("address=")
-    return f"unix:{prefix}{path}"
+    return f"{kind}:{prefix}{path}"
 
 
 def check_listener(
@@ -403,7 +414,8 @@ def _check_admission(reader: SectionReader, where: str, listener: Listener) -> N
     Check networks, TLS, the socket's owner and the keys that depend on the endpoint.
     """
     check_networks(reader, where, listener)
-    check_framing(reader, where, listener)
+    if not listener.is_datagram:
+        check_framing(reader, where, listener)
     if listener.telnet and listener.framing_name != "line":
         reader.note(f"{where}.telnet", 'is for framing = "line"; leave it out')
     check_tls(reader, where, listener.tls, listener.endpoint)
@@ -412,14 +424,15 @@ def _check_admission(reader: SectionReader, where: str, listener: Listener) -> N
         reader.note(f"{where}.socket_owner", f'{owner!r} is not "user", "user:group" or ":group"')
     if not reader.is_sure(f"{where}.endpoint"):
         return
+    check_datagrams(reader, where, listener, datagrams=listener.is_datagram)
     if listener.trusted_proxies and listener.kind in ("haproxy", "ssl", "tls"):
         reader.note(
             f"{where}.trusted_proxies",
             f"is for a tcp: or unix: endpoint; {listener.kind}: reads what comes first itself",
         )
-    if listener.reuse_port and listener.kind == "unix":
+    if listener.reuse_port and listener.kind in ("unix", "unixgram"):
         reader.note(f"{where}.reuse_port", "is for TCP; leave it out")
-    if listener.kind != "unix":
+    if listener.kind not in ("unix", "unixgram"):
         for key in ("socket_mode", "socket_owner"):
             if getattr(listener, key) is not None:
                 reader.note(f"{where}.{key}", "is for a unix: endpoint; leave it out")

@@ -19,6 +19,7 @@ from gateway.config.listener import (
 from gateway.config.paths import ConfigPaths
 from gateway.config.reader import SectionReader
 from gateway.config.units import Seconds
+from gateway.system.endpoint_arguments import is_datagram
 from gateway.system.endpoint_text import EndpointFault, endpoint_hint
 
 OFF: Final = "off"
@@ -144,7 +145,7 @@ def _check_endpoint(
 ) -> None:
     if endpoint is None or endpoint == OFF:
         return
-    fault = endpoint_fault(endpoint)
+    fault = "it is one for datagrams" if is_datagram(endpoint) else endpoint_fault(endpoint)
     if fault is not None:
         hint = endpoint_hint(endpoint, endpoint_fault, listening=True) or f'; try "{example}"'
         reader.note_unknown(

@@ -27,7 +27,12 @@ from gateway.daemon.security_warnings import operator_warnings
 from gateway.model.errors import ConfigError
 from gateway.postgres.connect.connector import outside_of_process
 from gateway.postgres.connect.dsn import dsn_fault
-from gateway.system.endpoint_arguments import split_endpoint
+from gateway.system.endpoint_arguments import (
+    DATAGRAM_TYPE,
+    EndpointArguments,
+    named_arguments,
+    split_endpoint,
+)
 from gateway.system.endpoint_text import error_words, text_fault
 from gateway.system.regular_file import read_plain
 from gateway.tls.contexts import HTTP, Contexts
@@ -124,11 +129,13 @@ def endpoint_fault(endpoint: str) -> str | None:
     fault = text_fault(endpoint, listening=True)
     if fault is not None:
         return fault
+    arguments = split_endpoint(endpoint)
+    if arguments is not None and arguments.kind in ("udp", "unixgram"):
+        return _datagram_fault(arguments)
     try:
-        server = serverFromString(global_reactor, endpoint)
+        server = serverFromString(global_reactor, endpoint.replace(DATAGRAM_TYPE, ""))
     except Exception as error:  # noqa: BLE001 - each kind raises what it likes, OpenSSL's too
         return error_words(error)
-    arguments = split_endpoint(endpoint)
     if arguments is not None and arguments.kind == "tls":
         folder = arguments.values[0] if arguments.values else dict(arguments.named)["path"]
         if not Path(folder).is_dir():
@@ -137,6 +144,15 @@ def endpoint_fault(endpoint: str) -> str | None:
     if path is not None and (not path or path.endswith("/")):
         return "it names no file for its Unix socket"
     return None
+
+
+def _datagram_fault(endpoint: EndpointArguments) -> str | None:
+    """Return what is wrong with an endpoint of our own kinds, beyond the form of its values."""
+    named = named_arguments(endpoint)
+    if endpoint.kind == "udp":
+        return None if "port" in named else "a port is missing"
+    path = named.get("address", "")
+    return "it names no file for its Unix socket" if not path or path.endswith("/") else None
 
 
 def _drafted(path: str | None, database: str | None) -> Draft:

@@ -58,13 +58,15 @@ def operator_warnings(
 def _lost_message_warnings(config: Config) -> Iterator[str]:
     """Warn of listeners that neither answer nor keep a refused message."""
     for name, listener in config.listeners.items():
-        if listener.dialect != "plain" or not Words.configured(listener.ack, listener.nak).silent:
+        silent = listener.is_datagram or Words.configured(listener.ack, listener.nak).silent
+        if listener.dialect != "plain" or not silent:
             continue
         routes = {*(listener.routes or {}).values(), *([listener.route] if listener.route else [])}
         if lost := sorted(r for r in routes if not config.routes[r].dead_letter):
+            key = "endpoint" if listener.is_datagram else "ack"
             yield (
-                f"listeners.{name}.ack: what is refused is told to nobody and kept nowhere, but for"
-                f" a line a minute in the log; set dead_letter = true for {', '.join(lost)}"
+                f"listeners.{name}.{key}: what is refused is told to nobody and kept nowhere, but"
+                f" for a line a minute in the log; set dead_letter = true for {', '.join(lost)}"
             )
 
 

@@ -87,6 +87,17 @@ class AnswerCounts(Protocol):
         """
 
 
+class RightsHolder(Protocol):
+    """
+    Sender of messages, as the plain dialects need it.
+
+    @ivar rights: its rights now.
+    """
+
+    @property
+    def rights(self) -> Rights: ...
+
+
 class Peer(Protocol):
     """
     Connection, as its dialect needs it.

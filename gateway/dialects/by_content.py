@@ -20,7 +20,7 @@ import msgspec
 
 from gateway.columns.kind import excerpt
 from gateway.columns.structured import scalar
-from gateway.dialects.base import FrameReader, Peer, Work, turned_away
+from gateway.dialects.base import FrameReader, Peer, RightsHolder, Work, turned_away
 from gateway.formats.fields import Cells, Format, Tokens
 from gateway.model import wording
 from gateway.model.outcome import Outcome
@@ -61,7 +61,7 @@ class ContentDialect:
         self.routes = tuple(dict.fromkeys([*routes.values(), *([fallback] if fallback else [])]))
         self._missing: _Way = fallback or wording.no_route_field(field)
 
-    def reader(self, peer: Peer) -> FrameReader:
+    def reader(self, peer: RightsHolder) -> FrameReader:
         denied = [name for name in self.routes if name.encode() not in peer.rights.routes]
         return _RestrictedReader(self, denied) if denied else self
 

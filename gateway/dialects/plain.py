@@ -4,7 +4,7 @@ Plain dialect: every frame is a message.
 
 from __future__ import annotations
 
-from gateway.dialects.base import Dialect, FrameReader, Peer, Work, turned_away
+from gateway.dialects.base import Dialect, FrameReader, Peer, RightsHolder, Work, turned_away
 from gateway.model import wording
 from gateway.model.outcome import Outcome
 from gateway.wire.framing import OVERSIZE
@@ -27,7 +27,7 @@ class PlainDialect:
         self._route = route
         self._on_the_wire = route.encode()
 
-    def reader(self, peer: Peer) -> FrameReader:
+    def reader(self, peer: RightsHolder) -> FrameReader:
         return (
             self if self._on_the_wire in peer.rights.routes else _RefusingReader(self, self._route)
         )

@@ -161,12 +161,19 @@ class Admission(Factory):
         """
         if self._closed:
             return wording.STOPPING
-        address = peer_info.address
-        if address in self.deny or (self.allow and address not in self.allow):
-            return wording.DENIED_ADDRESS
+        refusal = self.address_refusal(peer_info)
+        if refusal is not None:
+            return refusal
         excess, what = self.peers.connection_limit.excess(peer_info.site)
         if excess > 0:
             return wording.too_many(what)
+        return None
+
+    def address_refusal(self, peer_info: PeerInfo) -> Outcome | None:
+        """Return why nobody of this address may send here; C{None}: it may."""
+        address = peer_info.address
+        if address in self.deny or (self.allow and address not in self.allow):
+            return wording.DENIED_ADDRESS
         return None
 
     def _gone(self) -> None:

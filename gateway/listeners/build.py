@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from msgspec.structs import astuple
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import Logger
 
 from gateway.access.authenticator import Authenticator
@@ -30,20 +31,28 @@ from gateway.dialects.registry import READERS
 from gateway.dialects.token_first import TokenFirst
 from gateway.formats.registry import format_of
 from gateway.listeners.admission import Admission
+from gateway.listeners.datagram_port import DatagramEndpoint
 from gateway.listeners.replacement import PortReplacement
 from gateway.listeners.service import ListenerService
 from gateway.listeners.usage_example import example
 from gateway.metrics.counters import ListenerCounters
 from gateway.model import wording
 from gateway.model.outcome import Words
-from gateway.peers.factory import ListenerSettings, PeerFactory, PeerServices
+from gateway.peers.factory import DatagramSettings, ListenerSettings, PeerFactory, PeerServices
 from gateway.peers.timeouts import Timeouts
 from gateway.system.addresses import Networks
+from gateway.system.endpoint_arguments import split_endpoint
 from gateway.system.listening_reactor import ListeningReactor, ListenOptions
 from gateway.system.socket_options import SocketOptions
 from gateway.tls.registry import TlsRegistry
 from gateway.wire.hl7 import ALL_OF_TWO, Accepted
 from gateway.wire.protocols import PROTOCOLS
+
+DATAGRAM: Final = "datagram"
+"""Framing of listeners for datagrams, as it is shown."""
+
+BINARY: Final = frozenset({"cbor", "msgpack", "python"})
+"""Formats in which a line end or NUL at the end of a message is part of it."""
 
 
 class NewListeners(NamedTuple):
@@ -217,7 +226,13 @@ class Listeners:
         Make a listener with a port of its own.
         """
         making = ListeningReactor(self._reactor, listener.endpoint, _made(listener))
-        endpoint = serverFromString(making, listener.endpoint)
+        arguments = split_endpoint(listener.endpoint)
+        endpoint: IStreamServerEndpoint
+        if listener.is_datagram and arguments is not None:
+            made = _made(listener)
+            endpoint = DatagramEndpoint(self._reactor, listener.endpoint, arguments, made)
+        else:
+            endpoint = serverFromString(making, listener.endpoint)
         return ListenerService(
             endpoint, listener.endpoint, admission, example(listener, config.routes)
         )
@@ -251,7 +266,7 @@ class Listeners:
 def _settings(config: Config, name: str, listener: Listener) -> ListenerSettings:
     return ListenerSettings(
         listener=name,
-        framing=listener.framing_name,
+        framing=DATAGRAM if listener.is_datagram else listener.framing_name,
         words=_words(listener),
         max_frame=listener.max_frame,
         max_chunk=listener.max_chunk or MAX_CHUNK,
@@ -268,6 +283,23 @@ def _settings(config: Config, name: str, listener: Listener) -> ListenerSettings
             no_delay=listener.no_delay,
             send_buffer=listener.send_buffer,
             receive_buffer=listener.receive_buffer,
+        ),
+        datagrams=_datagrams(config, listener),
+    )
+
+
+def _datagrams(config: Config, listener: Listener) -> DatagramSettings:
+    names = [*(listener.routes or {}).values(), *([listener.route] if listener.route else [])]
+    routes = [config.routes[name] for name in names if name in config.routes]
+    trims = listener.trim_end
+    if trims is None:
+        trims = not any(route.reading.format in BINARY for route in routes)
+    return DatagramSettings(
+        gelf=listener.gelf,
+        trims=trims,
+        by_source=any(
+            route.dead_letter or any(value.source == "@peer" for value in route.columns.values())
+            for route in routes
         ),
     )
 

@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 
 from gateway.listeners.admission import Admission
 from gateway.peers.factory import PeerFactory, peer_name
+from gateway.system.endpoint_arguments import is_datagram
 
 
 class PortFault(NamedTuple):
@@ -48,6 +49,7 @@ class ListenerService:
         self._endpoint = endpoint
         self._text = text
         self._port: Any = None
+        self._is_datagram = is_datagram(text)
 
     @property
     def factory(self) -> PeerFactory:
@@ -125,6 +127,11 @@ class ListenerService:
             netcat = f"{host} {address.port}"
             secure = f"-connect {peer_name(IPv4Address('TCP', host, address.port))}"
         over = ""
+        if self._is_datagram:
+            # OpenBSD's nc waits for answers, unless it is told how long.
+            local = "U" if name is not None else ""
+            call = f"printf {self.example} | nc -u{local} -w1 {netcat.removeprefix('-U ')}"
+            return f"listener {self.factory.listener}: datagrams on {where}; try: {call}"
         if self.is_tls:
             over, call = " over TLS", f"openssl s_client -quiet {secure}{self._openssl_options}"
         elif self.factory.telnet and name is None:

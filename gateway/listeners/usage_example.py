@@ -62,11 +62,18 @@ def _printed(listener: Listener, *messages: str) -> str:
     """
     Return frames as an argument of printf(1), quoted for a shell.
     """
+    if listener.is_datagram:
+        return _quoted(messages[-1].encode())
     delimiter = None if listener.delimiter is None else listener.delimiter.encode()
     framing = make_framing(listener.framing, _MAX_EXAMPLE_BYTES, delimiter)
     frames = [framing.frame(message.encode()) for message in messages]
+    return _quoted(b"".join(frames))
+
+
+def _quoted(data: bytes) -> str:
+    """Return bytes as an argument of printf(1), quoted for a shell."""
     # A binary length may be no UTF-8.
-    text = b"".join(frames).decode(errors="surrogateescape")
+    text = data.decode(errors="surrogateescape")
     text = text.replace("\\", "\\\\").replace("%", "%%")
     text = _UNSEEN.sub(lambda match: _ESCAPES.get(match[0], f"\\{ord(match[0]) & 255:03o}"), text)
     if text.startswith("-"):

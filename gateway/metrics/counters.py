@@ -97,12 +97,13 @@ class ListenerCounters:
     @ivar answer_seconds: seconds from reading a frame to its answer, weighted by frames.
     @ivar turned_away: connections that were refused, by reason.
     @ivar let_go: admitted peers that were disconnected, by reason.
+    @ivar lost: datagrams that are lost, by reason; a sender hears of none.
     @ivar throttled: pauses of peers that were over their rate limit.
     """
 
     __slots__ = (
         *("_answers", "answer_seconds", "bytes_received", "connections", "let_go"),
-        *("messages", "stored", "throttled", "turned_away"),
+        *("lost", "messages", "stored", "throttled", "turned_away"),
     )
 
     def __init__(self) -> None:
@@ -114,6 +115,7 @@ class ListenerCounters:
         self.answer_seconds = Histogram(SECONDS)
         self.turned_away: Counter[str] = Counter()
         self.let_go: Counter[str] = Counter()
+        self.lost: Counter[str] = Counter()
         self.throttled = 0
 
     @property

@@ -28,6 +28,7 @@ from gateway.model import wording
 from gateway.model.batch import Origin
 from gateway.model.outcome import Outcome, Words
 from gateway.peers.admission_log import AdmissionLog
+from gateway.peers.loss_log import LossLog
 from gateway.peers.protocol import PeerProtocol
 from gateway.peers.refusal_log import RefusalLog
 from gateway.peers.throttle import Throttle
@@ -38,6 +39,21 @@ from gateway.system.socket_options import SocketOptions
 from gateway.wire.framing import Framing, make_framing
 from gateway.wire.protocols import PROTOCOLS
 from gateway.wire.telnet import TelnetFraming
+
+
+@dataclass(frozen=True, slots=True)
+class DatagramSettings:
+    """
+    Settings of a listener for datagrams.
+
+    @ivar gelf: whether they may be GELF's chunks, or compressed.
+    @ivar trims: whether line ends and NULs at a message's end are dropped.
+    @ivar by_source: whether it matters which message came from whom.
+    """
+
+    gelf: bool = False
+    trims: bool = True
+    by_source: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +88,7 @@ class ListenerSettings:
     refuses_http: bool = True
     delimiter: bytes | None = None
     socket_options: SocketOptions = field(default_factory=SocketOptions)
+    datagrams: DatagramSettings = field(default_factory=DatagramSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +153,7 @@ class PeerFactory(Factory):
         )
         self.refusal_log = RefusalLog(self.clock, self.listener)
         self.admission_log = AdmissionLog(self.clock, self.listener)
+        self._loss_log = LossLog(self.clock, self.listener)
         self._told_of_nul = False
 
     def _use(self, settings: ListenerSettings) -> None:
@@ -150,6 +168,7 @@ class PeerFactory(Factory):
         self.telnet = settings.telnet
         self.refuses_http = settings.refuses_http
         self.delimiter = settings.delimiter
+        self.datagrams = settings.datagrams
         self.socket_options = settings.socket_options
 
     def joined(self, peer: PeerProtocol) -> None:
@@ -208,10 +227,21 @@ class PeerFactory(Factory):
         self.counters.turned_away[kind] += 1
         self._sweep.count_close(reason, name)
 
+    def note_loss(self, reason: str, count: int, text: str) -> None:
+        """
+        Count and log datagrams that are lost, as nobody hears of it.
+
+        @param reason: one word of few, for counting.
+        @param text: the reason for people.
+        """
+        self.counters.lost[reason] += count
+        self._loss_log.note(reason, count, text)
+
     def end_log(self) -> None:
         """Log the counts that are not logged yet."""
         self.refusal_log.end()
         self.admission_log.end()
+        self._loss_log.end()
 
     def replace_settings(self, settings: ListenerSettings) -> None:
         """

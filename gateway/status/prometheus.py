@@ -175,6 +175,12 @@ def _of_listeners(listeners: Sequence[ListenerStatus]) -> Iterator[Metric]:
         labels=("listener", "reason"),
     )
     yield _counter(
+        "datagrams_lost",
+        "Datagrams lost, by reason; no sender hears of it.",
+        [((one.name, reason), count) for one in listeners for reason, count in one.lost.items()],
+        labels=("listener", "reason"),
+    )
+    yield _counter(
         "messages_received",
         "Frames received: messages, and commands where peers send commands.",
         each(lambda one: one.messages),

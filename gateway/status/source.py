@@ -264,6 +264,7 @@ def _listener(service: ListenerService) -> ListenerStatus:
         answer_seconds=_distribution(counters.answer_seconds),
         turned_away=dict(counters.turned_away),
         let_go=dict(counters.let_go),
+        lost=dict(counters.lost),
         throttled=counters.throttled,
     )
 

@@ -53,6 +53,7 @@ class ListenerStatus(Struct, frozen=True, kw_only=True):
     @ivar answers: answers by their first words, such as C{+OK} or C{-REJ DATA}.
     @ivar turned_away: connections refused, by reason.
     @ivar let_go: peers disconnected, by reason.
+    @ivar lost: datagrams lost, by reason.
     """
 
     name: str
@@ -69,6 +70,7 @@ class ListenerStatus(Struct, frozen=True, kw_only=True):
     answer_seconds: Distribution
     turned_away: Mapping[str, int]
     let_go: Mapping[str, int]
+    lost: Mapping[str, int] = {}
     throttled: int
 
 

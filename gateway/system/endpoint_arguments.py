@@ -80,6 +80,24 @@ def split_endpoint(text: str) -> EndpointArguments | None:
     return EndpointArguments(values[0] if values else "", values[1:], named)
 
 
+DATAGRAM_TYPE: Final = ":type=datagram"
+"""Argument of a C{systemd:} endpoint whose socket is one for datagrams."""
+
+
+def is_datagram(text: str) -> bool:
+    """Say whether an endpoint string is one for datagrams."""
+    kind, _, rest = text.partition(":")
+    return kind in ("udp", "unixgram") or (kind == "systemd" and DATAGRAM_TYPE in f":{rest}")
+
+
+def named_arguments(endpoint: EndpointArguments) -> dict[str, str]:
+    """
+    Return the arguments of a server's endpoint by name, those given without one too.
+    """
+    names = _SERVERS[endpoint.kind].names
+    return {**dict(zip(names, endpoint.values, strict=False)), **dict(endpoint.named)}
+
+
 def escaped(value: str) -> str:
     """Escape a value for an endpoint string."""
     return re.sub(r"([\\:=])", r"\\\1", value)
@@ -160,6 +178,10 @@ def _domain(value: str) -> str | None:
     return f"domain is INET, INET6 or UNIX, not {value!r}"
 
 
+def _type(value: str) -> str | None:
+    return None if value == "datagram" else f"type is datagram, or left out, not {value!r}"
+
+
 def _is_host(value: str) -> bool:
     # Digits alone are an address to the resolver (28401 is 0.0.110.241), and a port to people.
     return is_address(value) or (
@@ -219,8 +241,16 @@ _SERVERS: Final[Mapping[str, _Form]] = {
         {"path": None, "port": _LISTENED, "backlog": _BACKLOG, "interface": _interface}, 4
     ),
     "systemd": _Form(
-        {"domain": _domain, "index": _integer_between("index", 0, MAX_C_INT), "name": None}, 3
+        {
+            "domain": _domain,
+            "index": _integer_between("index", 0, MAX_C_INT),
+            "name": None,
+            "type": _type,
+        },
+        3,
     ),
+    "udp": _Form({"port": _LISTENED, "interface": _interface}, 2, ("port",)),
+    "unixgram": _Form({"address": None, "mode": _mode}, 2, ("address",)),
 }
 
 _DIAL: Final = {"host": _host, "port": _DIALLED, "timeout": _TIMEOUT, "bindAddress": _address}

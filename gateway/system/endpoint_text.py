@@ -20,6 +20,7 @@ EndpointFault = Callable[[str], str | None]
 """An endpoint string -> what is wrong with it."""
 
 _ENDPOINT_KINDS: Final = ("tcp", "tcp4", "tcp6", "unix", "ssl", "tls", "systemd", "haproxy")
+_DATAGRAM_KINDS: Final = ("udp", "unixgram")
 _ARGUMENT_NAMES: Final = (
     "interface",
     "backlog",
@@ -140,11 +141,12 @@ def _guesses(text: str, listening: bool) -> list[tuple[str, bool]]:
     """
     guesses: list[tuple[str, bool]] = []
     kind, colon, rest = text.partition(":")
-    if colon and kind.lower() in _ENDPOINT_KINDS:
+    kinds = _ENDPOINT_KINDS + (_DATAGRAM_KINDS if listening else ())
+    if colon and kind.lower() in kinds:
         guesses.append((f"{kind.lower()}:{rest}", False))
         guesses += [(f"{kind.lower()}:{named}", False) for named in _corrected_names(rest)]
     elif colon and not rest.startswith("//"):
-        near = difflib.get_close_matches(kind.lower(), _ENDPOINT_KINDS, 1)
+        near = difflib.get_close_matches(kind.lower(), kinds, 1)
         guesses += [(f"{each}:{rest}", False) for each in near]
     url = _SCHEME.fullmatch(text)
     path = _PATH.fullmatch(text)

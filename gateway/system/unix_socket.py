@@ -78,11 +78,14 @@ def owner_of(text: str) -> Owner:
     return uid, gid
 
 
-def bind_local(path: str, mode: int, owner: Owner | None) -> socket.socket:
+def bind_local(
+    path: str, mode: int, owner: Owner | None, kind: int = socket.SOCK_STREAM
+) -> socket.socket:
     """
     Create a socket and its file; it does not listen yet, so nobody can connect.
 
     @param path: of the file; one that begins with NUL is a name without a file, unix(7).
+    @param kind: C{SOCK_STREAM} or C{SOCK_DGRAM}.
     @raise OSError: there is a file that must not be removed, or the socket cannot be made.
     """
     if not path:
@@ -90,8 +93,8 @@ def bind_local(path: str, mode: int, owner: Owner | None) -> socket.socket:
         raise OSError(errno.EINVAL, "a Unix socket needs a path")
     is_file = not path.startswith("\0")
     if is_file:
-        _make_room(path)
-    bound = socket.socket(socket.AF_UNIX)
+        _make_room(path, kind)
+    bound = socket.socket(socket.AF_UNIX, kind)
     try:
         bound.setblocking(False)
         # The mask is the whole process's; nothing else makes files in between.
@@ -114,7 +117,7 @@ def bind_local(path: str, mode: int, owner: Owner | None) -> socket.socket:
     return bound
 
 
-def _make_room(path: str) -> None:
+def _make_room(path: str, kind: int) -> None:
     """Remove a socket that a dead process left."""
     try:
         left = os.lstat(path)
@@ -122,7 +125,7 @@ def _make_room(path: str) -> None:
         return
     if not stat.S_ISSOCK(left.st_mode):
         raise OSError(errno.EEXIST, f"{path} is there, is no socket, and is left alone")
-    with socket.socket(socket.AF_UNIX) as probe:
+    with socket.socket(socket.AF_UNIX, kind) as probe:
         # A live socket may have no room in its queue; waiting would not tell more.
         probe.setblocking(False)
         try:
@@ -180,7 +183,7 @@ class LocalPort(unix.Port):
         # A socket without a file has its name as bytes.
         self._path = name if isinstance(name, str) else ""
         self._listening = listening
-        self._file = _file_identity(self._path) if is_ours else None
+        self._file = file_identity(self._path) if is_ours else None
 
     def startListening(self) -> None:
         # As Twisted's port does for an adopted socket, but without changing the file's mode.
@@ -195,7 +198,7 @@ class LocalPort(unix.Port):
 
     def connectionLost(self, reason: Failure) -> None:
         # While the socket is open its inode is no other file's.
-        if self._file is not None and _file_identity(self._path) == self._file:
+        if self._file is not None and file_identity(self._path) == self._file:
             # Started as root and now another user, it may not be allowed to: the next
             # gateway replaces the file.
             with suppress(OSError):
@@ -203,7 +206,8 @@ class LocalPort(unix.Port):
         tcp.Port.connectionLost(self, reason)
 
 
-def _file_identity(path: str) -> File | None:
+def file_identity(path: str) -> File | None:
+    """Return what tells a file from all others; C{None}: there is none."""
     try:
         status = os.lstat(path)
     except OSError:

@@ -192,7 +192,12 @@ def _listener(listener: ListenerStatus, traffic: Traffic) -> Sequence[Html]:
     layers = _layers(traffic, [begin])
     kind = f"{listener.framing}, {listener.dialect}{', TLS' if listener.tls else ''}"
     where = listener.address or "does not listen"
-    ended = _sums((("turned away", listener.turned_away), ("disconnected", listener.let_go)))
+    ended = _sums(
+        (
+            *(("turned away", listener.turned_away), ("disconnected", listener.let_go)),
+            ("datagrams lost", listener.lost),
+        )
+    )
     return (
         Html(f"{escaped(listener.name)}<small>{escaped(where)}; {escaped(kind)}</small>"),
         _of(listener.peers, listener.most_peers, count),
