@@ -9,6 +9,8 @@ sockets to everybody. Given a L{ListeningReactor} instead, every endpoint that l
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import socket
 from dataclasses import dataclass
@@ -160,7 +162,11 @@ class ListeningReactor:
         self, fileDescriptor: int, addressFamily: int, factory: IProtocolFactory
     ) -> IListeningPort:
         """Listen on a socket that was made elsewhere, as C{systemd:} has them; its mode is kept."""
-        listening = socket.fromfd(fileDescriptor, addressFamily, socket.SOCK_STREAM)
+        listening = socket.socket(fileno=os.dup(fileDescriptor))
+        if listening.type == socket.SOCK_DGRAM:
+            listening.close()
+            fault = OSError(errno.EPROTOTYPE, "it is for datagrams: add :type=datagram")
+            raise CannotListenError(None, fileDescriptor, fault)
         if addressFamily != socket.AF_UNIX:
             with listening:
                 self._prepare(listening)

@@ -266,3 +266,50 @@ def test_framings_of_commands(keys: str, said: str) -> None:
     """A listener of commands has answers that any framing must be able to carry."""
     found = problems(f'[listeners.a]\nendpoint = "tcp:1"\ndialect = "command"\n{keys}\n')
     assert [line.startswith(f"listeners.a.{said}") for line in found] == ([True] if said else [])
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "keys", "wrong"),
+    [
+        ("udp:514", "", []),
+        ("udp:514:interface=127.0.0.1", 'gelf = true\nreceive_buffer = "8MB"', []),
+        ("unixgram:log.sock", 'socket_mode = "0622"\ntrim_end = false', []),
+        ("unixgram:/run/log.sock:mode=622", "messages_per_second = 5", []),
+        ("udp:514", 'allow = ["10.0.0.0/8"]\nreuse_port = true', []),
+        ("udp:514", 'window = 5\nack = "none"\nkeepalive = 5', ["window", "ack", "keepalive"]),
+        ("udp:514", 'framing = "nul"\nauth = true', ["framing", "auth"]),
+        ("udp:514", "max_connections = 5\ntelnet = true", ["telnet", "max_connections"]),
+        ("udp:514", "tls = { certificate = 'x' }", ["tls"]),
+        ("udp:514", 'socket_mode = "0600"', ["socket_mode"]),
+        ("unixgram:x", "reuse_port = true", ["reuse_port"]),
+        ("tcp:514", "gelf = true\ntrim_end = true", ["gelf", "trim_end"]),
+        ("udp:", "", ["endpoint"]),
+        ("udp:interface=127.0.0.1", "", ["endpoint"]),
+        ("udp:514:backlog=5", "", ["endpoint"]),
+        ("udp:99999", "", ["endpoint"]),
+        ("unixgram:", "", ["endpoint"]),
+        ("unixgram:/folder/", "", ["endpoint"]),
+        ("unixgram:x:mode=9", "", ["endpoint"]),
+        ("systemd:domain=INET:name=x:type=stream", "", ["endpoint"]),
+    ],
+)
+def test_datagrams(endpoint: str, keys: str, wrong: list[str]) -> None:
+    """A listener for datagrams has keys of its own, and none of those for connections."""
+    found = problems(f'[listeners.a]\nendpoint = "{endpoint}"\nroute = "r"\n{keys}\n{ROUTE}')
+    named = [line.split(": ")[0].removeprefix("listeners.a.") for line in found]
+    assert sorted(set(named)) == sorted(wrong), found
+
+
+def test_datagrams_have_no_answers() -> None:
+    """So commands make no sense there, and neither does the status page or the console."""
+    found = keys('[listeners.a]\nendpoint = "udp:1"\ndialect = "command"\n')
+    assert found == ["listeners.a.dialect"]
+    (line,) = problems(f'{LISTENER}{ROUTE}[http]\nendpoint = "udp:8009"\n')
+    assert line.startswith("http.endpoint: ") and "datagrams" in line
+    assert keys(f'{LISTENER}{ROUTE}[admin]\nendpoint = "unixgram:x"\n') == ["admin.endpoint"]
+
+
+def test_a_datagram_endpoint_that_is_mistyped() -> None:
+    """The one that is meant is named."""
+    (line,) = problems(f'[listeners.a]\nendpoint = "upd:514"\nroute = "r"\n{ROUTE}')
+    assert 'did you mean "udp:514"?' in line

@@ -28,6 +28,7 @@ from gateway.client.probe import (
 from gateway.client.wire import WIRES
 from gateway.model.errors import FramingError, HeaderError, TelnetError
 from gateway.wire.framing import FRAMINGS, OVERSIZE, DelimitedFraming, Framing, make_framing
+from gateway.wire.gelf import CHUNK_SECONDS, GelfDatagrams
 from gateway.wire.lumberjack import LumberjackFraming, Window
 from gateway.wire.probe import MAX_PROBE_BYTES, probe_framing
 from gateway.wire.proxy_header import MOST_V2, Header, HeaderReader
@@ -156,6 +157,25 @@ def _windows(max_chunk: int, stream: Sequence[bytes]) -> tuple[list[Window], str
     else:
         end = "unfinished" if parser.unfinished else "whole"
     return [window for window in windows if isinstance(window, Window)], end
+
+
+# GELF's datagrams: one at a time or all at once, the same messages and faults; memory is bounded,
+# and nothing is left when the time is over.
+
+
+def gelf(data: bytes) -> None:
+    max_frame = 1 + (data[0] if data else 9)
+    datagrams = data[1:].split(b"\xff\n")
+    whole, single = GelfDatagrams(), GelfDatagrams()
+    found = whole.receive("a", datagrams, max_frame, 0.0)
+    apart = [single.receive("a", [datagram], max_frame, 0.0) for datagram in datagrams]
+    assert found.frames == [frame for one in apart for frame in one.frames]
+    assert found.faults == [fault for one in apart for fault in one.faults]
+    assert all(len(frame) <= max_frame for frame in found.frames)
+    assert len(found.frames) + len(found.faults) <= len(datagrams)
+    assert whole.waiting == single.waiting <= len(data) + 1200 * len(datagrams)
+    whole.expire(CHUNK_SECONDS)
+    assert whole.waiting == 0 and whole.expires is None
 
 
 # A client's framings: the same of what a gateway, or somebody in its place, answers.

@@ -5,6 +5,7 @@ The parsers, each with its invariant and with seeds that reach deep into it.
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -14,9 +15,8 @@ from gateway.model.route import Reading
 from tests import lumberjack
 from tests.fuzzing import forward
 from tests.fuzzing.hl7 import acknowledged, mllp
-from tests.fuzzing.relp import relp
 from tests.fuzzing.settings import configuration, connection_string, networks, patterns, tokens
-from tests.fuzzing.streams import commands, framing, opening, proxy, telnet, windows, wire
+from tests.fuzzing.streams import commands, framing, gelf, opening, proxy, telnet, windows, wire
 from tests.fuzzing.values import BETWEEN, TYPES, arguments, columns, structured, text
 
 
@@ -50,7 +50,6 @@ _TOKEN = (
 )
 
 _ENTRY = b"\x92\xd7\0\x6a\xb1\0\1\0\0\0\5\x82\xa1a\xa1x\xc4\1b\xca\x7f\xc0\0\0"
-_RELP_OPEN = b"1 open 30 relp_version=0\ncommands=syslog\n"
 
 TARGETS: Final = {
     "line": Target(
@@ -139,7 +138,6 @@ TARGETS: Final = {
             b"MSH|^~\\&|\x1b$B;3\x1b(B||||||||||||||||~ISO IR87\r",
         ],
     ),
-    ),
     "delimited": Target(
         framing("delimited", b"aba"),
         [b"\x04\x01ccabacababaddddddddababa", b"\x09\x00\xef\xbb\xbfxabaab", b"\x01\x02ababaab"],
@@ -151,3 +149,172 @@ TARGETS: Final = {
     "int32": Target(
         framing("int32"),
         [b"\x09\x01\0\0\0\x05hello\0\0\0\x00", b"\x63\x02" + b"\0\0\0\x02ab" * 20],
+    ),
+    "gelf": Target(
+        gelf,
+        [
+            b"\x40\x1e\x0f12345678\x00\x02{\xff\n\x1e\x0f12345678\x01\x02}\xff\nplain",
+            b"\x40" + zlib.compress(b"{}") + b"\xff\n" + gzip.compress(b"{}", mtime=0),
+            b"\x05\x1e\x0f12345678\x01\x02abcdef\xff\n\x1e\x0f12345678\x00\x03x\xff\n\x1e\x0fx",
+        ],
+    ),
+    "client": Target(
+        wire,
+        [
+            b"\x01+OK\n*2\n{}\n{}\n",
+            b"\x025:+OK 1,4:-REJ,",
+            b"\x033 +OK4 -REJ",
+            b"\x00999999999999:",
+        ],
+    ),
+    "text": Target(
+        text, [b"a\xff\nb\xc3\xa9", b"x\ny\xff\n\x1f\x1e\x1d\x1c\n", b"n\0l\xff\n\xed\xa0\x80"]
+    ),
+    "json": Target(
+        structured(Reading("json"), "v", "a.b", "c", "a"),
+        [
+            _JSON_SEED + BETWEEN + b'{"v":"\\ud800"}',
+            b'{"a":null,"v":{}}\xff\n[1]\xff\n{"v":1',
+            b"[" * 999,
+        ],
+    ),
+    "csv": Target(
+        structured(Reading("csv", ("a", "b", "c")), "a", "c"),
+        [
+            b'1,"two ""x""",\xff\n"a\nb",,c\r\n',
+            b'a,b"c,d\xff\n1,2\xff\n"a" ,b,c',
+            b"a,\x1e,b",
+            b"a,\x1e,b\xff\n1,2,3\xff\n\x1e,,",
+        ],
+    ),
+    "csv-blanks": Target(
+        structured(Reading("csv", ("a", "b"), WHITESPACE), "a", "b"),
+        [b"1  2\xff\n\ta b ", b"a\nb\xff\n \x1e "],
+    ),
+    "logfmt": Target(
+        structured(Reading("logfmt"), "a", "msg", "flag"),
+        [
+            b'a=1 msg="x \\"y\\" \\n" flag',
+            b'a=b=c "x"\xff\nmsg="open\xff\na=\\',
+            b'a="b"c',
+            b'a="\\ud83d\\ude00\\xc3\\xa9\\303\\251\\U0001f600\\x1b\\033"\xff\nmsg="\\u0000"\xff\na="\\xff"',
+        ],
+    ),
+    "regex": Target(
+        structured(
+            Reading("regex", pattern=r"(?P<a>\w+) (?:(?P<b>[0-9.]+)|(?P<c>.+))"), "a", "b", "c"
+        ),
+        [b"temp 21.5", b"x \xc3\xa9\xff\n\xff", "grün 1".encode()],
+    ),
+    "syslog": Target(
+        structured(
+            Reading("syslog"),
+            *("facility", "severity_name", "timestamp", "hostname", "app_name", "procid", "msgid"),
+            *("message", "structured_data", "sd.e@1.iut"),
+        ),
+        [_SYSLOG, _OLD, _CISCO, b"<34>1 - - - - - -", b"<999>x" + BETWEEN + b"plain", b"<165>1 x"],
+    ),
+    "influx": Target(
+        structured(Reading("influx"), "measurement", "timestamp", "tags", "fields", "f", "tag.a"),
+        [
+            b'm,a=1,b=x\\ y f=1.5,g=2i,s="q\\"",t=t 1556813561098000000',
+            b"m f=1" + BETWEEN + b"m,a f",
+            b"# c",
+        ],
+    ),
+    "hl7": Target(
+        structured(
+            Reading("hl7"),
+            *("MSH-10", "PID-3", "PID-3(2).1", "PID-3(*).1", "PID-3.4.2", "OBX(2)-5", "OBX(*)-5"),
+            *("PID-5.1", "MSH-2", "message"),
+        ),
+        [
+            _HL7,
+            _HL7 + BETWEEN + b"MSH#*+!?#A\rPID#1##x+y*z?w\nOBX#\r" + BETWEEN + b"PID|",
+            b"MSH|^~\\&|A\nPID|1||\\X41\\\\X4\\\\E\\",
+            b"MSH|^~\\&|\x1b$B;3\x1b(B||||||||||||||||~ISO IR87\r",
+        ],
+    ),
+    "columns": Target(
+        columns,
+        [
+            bytes([number])
+            + b'{"v":1}\xff\n{"v":"2024-01-01T00:00:00Z"}\xff\n{"v":[1,null,"a"]}\xff\n{"v":{}}'
+            for number in range(len(TYPES))
+        ],
+    ),
+    "arguments": Target(
+        arguments,
+        [
+            b'{"n":2,"t":"x","d":{"a":[1]},"a":[1,2],"w":"2024-01-01"}',
+            b'[1,"\\u0000"]',
+            b' {"x":1}',
+            b'{"\xff":1}',
+            b"[" * 3000,
+            b'["\xff"]',
+            b"nonsense",
+            b"[",
+        ],
+    ),
+    "commands": Target(
+        commands,
+        [
+            _COMMANDS,
+            b"\x02quit now\nQUIT \n@a quiT",
+            b"\x01CALL rows [1]\nCALL no\nLISTEN news\nUNLISTEN news\nHELP put\nAUTH x\n@ \nNOPE",
+        ],
+    ),
+    "configuration": Target(
+        configuration,
+        [
+            b'[database]\npool_min=3\n[listeners.a]\nendpoint="tcp:1"\nroute="r"\n[routes.r]\ntable="t"\n'
+            b'format="json"\n[routes.r.columns]\na="b.c"',
+            b'[queries.q]\nsql="select %(n)s"\n[queries.q.params.n]\ntype="integer"',
+        ],
+    ),
+    "connection-string": Target(
+        connection_string,
+        [
+            b"postgresql://u:p%40@h1:1,h2/d?sslmode=require",
+            b"host=a,b port=1 password='x y'",
+            b"service=s\x1e[s]\nhost=a\n#x\n[t]",
+        ],
+    ),
+    "networks": Target(networks, [b"10.0.0.0/8", b"2001:db8::/32", b"unix", b"::ffff:1.2.3.4/128"]),
+    "opening": Target(
+        opening,
+        [
+            b"\x01PING gateway-client-5e2b9c41d7 \0nnnnnnnnnnnnnnnn\nPUT messages a\n",
+            b"\x02PING gateway-client-5e2b9c41d7 \x01nnnnnnnnnnnnnnnn\n\0",
+            b"\x0349:PING gateway-client-5e2b9c41d7 \0nnnnnnnnnnnnnnnn\n,",
+            b"\x0449 PING gateway-client-5e2b9c41d7 \0nnnnnnnnnnnnnnnn\n",
+            b"\x00+OK gateway-client-5e2b9c41d7 nnnnnnnnnnnnnnnn",
+            b"\x00-REJ FORMAT :unknown verb 'secret'\n",
+            b'\x0030:-TRY DOWN retry=1 a="\\u00e9" :x,',
+            b"\x00E\0\0\0\x10SFATAL\0HTTP/1.1 400\r\n",
+        ],
+    ),
+    "proxy": Target(
+        proxy,
+        [
+            b"\x01PROXY TCP4 192.0.2.1 192.0.2.2 56324 443\r\nrest",
+            b"\x02PROXY TCP6 2001:db8::1 ::1 1 65535\r\n",
+            b"\x00PROXY UNKNOWN anything\r\n",
+            b"\x03\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\2\1\xc0\0\2\2\0\1\0\2rest",
+            b"\x03\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x28" + bytes(40) + b"rest",
+            b"\x03\r\n\r\n\0\r\nQUIT\n\x20\0\0\0",
+        ],
+    ),
+    "telnet": Target(
+        telnet,
+        [
+            b"\x01a\xff\xfd\x06b\xff\xff\r\0c\r\n\xff\xf4\xff\xfd\x06",
+            b"\x02\xff\xfb\x18\xff\xfa\x18\0xterm\xff\xf0line\r\n\xff\xfc\x18\xff\xfb\x18",
+            b"\x00\xff\xfa" + b"x" * 520,
+        ],
+    ),
+    "patterns": Target(
+        patterns, [b"sensor-*\x1esensor-7", b"*a*b*\x1exxaxxbxx", b"*\x1e", b"a*a\x1ea"]
+    ),
+    "tokens": Target(tokens, [b"# comment\n\n" + _TOKEN, _TOKEN + b"\n" + _TOKEN, b"a b c d e"]),
+}

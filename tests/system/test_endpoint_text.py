@@ -106,7 +106,7 @@ def test_tls_has_keys_of_its_own(listening: bool, text: str, meant: str) -> None
 @pytest.mark.parametrize("listening", [True, False])
 @pytest.mark.parametrize(
     "text",
-    ["", "nonsense", "udp:8002", "fd:3", "tcp", "http://db", "::1", "a:b:c:1", "tcp:99999:x=y"],
+    ["", "nonsense", "sctp:8002", "fd:3", "tcp", "http://db", "::1", "a:b:c:1", "tcp:99999:x=y"],
 )
 def test_what_nobody_knows(listening: bool, text: str) -> None:
     """No guess is made up."""
