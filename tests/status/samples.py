@@ -35,6 +35,7 @@ def listener(name: str, **changed: Any) -> ListenerStatus:
             "answers": ANSWERS,
             "turned_away": dict.fromkeys(("busy", "denied", "proxy", "tls"), 1),
             "let_go": dict.fromkeys(("frame", "write", "idle", "first", "auth", "format"), 1),
+            "lost": dict.fromkeys(("kernel", "incomplete", "down", "rate"), 3),
             "throttled": 2,
             **changed,
         },
