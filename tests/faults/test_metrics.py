@@ -45,6 +45,10 @@ deny = ["127.0.0.3/32"]
 [listeners.readings]
 endpoint = "tcp:0:interface=127.0.0.1"
 route = "readings"
+[listeners.gelf]
+endpoint = "udp:0:interface=127.0.0.1"
+route = "readings"
+gelf = true
 [listeners.commands]
 endpoint = "tcp:0:interface=127.0.0.1"
 dialect = "command"
@@ -194,6 +198,9 @@ def use_everything(gateway: Gateway, database: Database) -> Peer:
         ("127.0.0.1", gateway.port("lines")), PATIENCE, ("127.0.0.3", 0)
     ) as refused:
         assert refused.recv(100).startswith(b"-BYE DENIED")
+    with socket.socket(type=socket.SOCK_DGRAM) as sender:
+        # Half of a GELF message: the other one never comes.
+        sender.sendto(b"\x1e\x0f12345678\0\2{", ("127.0.0.1", gateway.port("gelf")))
     browser = gateway.connect("lines")
     browser.send(b"GET / HTTP/1.1\r\n")
     assert browser.read_all().startswith(b"-BYE FORMAT")

@@ -15,6 +15,7 @@ from gateway.model.route import Reading
 from tests import lumberjack
 from tests.fuzzing import forward
 from tests.fuzzing.hl7 import acknowledged, mllp
+from tests.fuzzing.relp import relp
 from tests.fuzzing.settings import configuration, connection_string, networks, patterns, tokens
 from tests.fuzzing.streams import commands, framing, gelf, opening, proxy, telnet, windows, wire
 from tests.fuzzing.values import BETWEEN, TYPES, arguments, columns, structured, text
@@ -50,6 +51,8 @@ _TOKEN = (
 )
 
 _ENTRY = b"\x92\xd7\0\x6a\xb1\0\1\0\0\0\5\x82\xa1a\xa1x\xc4\1b\xca\x7f\xc0\0\0"
+
+_RELP_OPEN = b"1 open 30 relp_version=0\ncommands=syslog\n"
 
 TARGETS: Final = {
     "line": Target(
@@ -136,6 +139,15 @@ TARGETS: Final = {
             b"MSH#*+!?#A*1#B#C#D#20261127##ADT*A04#4+2#P#2.3.1\rPID",
             b"MSH|^|A\rMSH|^|B",
             b"MSH|^~\\&|\x1b$B;3\x1b(B||||||||||||||||~ISO IR87\r",
+        ],
+    ),
+    "relp": Target(
+        relp,
+        [
+            b"\x63\x01" + _RELP_OPEN + b"2 syslog 5 <1>ab\n3 syslog 5 <1>cd\n4 close 0\n",
+            b"\x40\x02" + _RELP_OPEN + b"2 syslog 3 a\nb\n3 syslog 0\n0 hint 1 x\n4 abort 1 x\n",
+            b"\x03\x03" + b"1 syslog 9 3 syslog\n\n2 syslog 2 a\n\n3 syslog 1 a\n",
+            b"\x09\x00" + b"".join(b"%d syslog 1 %d\n" % (n, n) for n in range(1, 10)),
         ],
     ),
     "delimited": Target(

@@ -4,7 +4,7 @@ Status in which every metric has a value, of a gateway of any size.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from gateway.status.prometheus import FATES
 from gateway.status.status import ListenerStatus, Status
@@ -26,6 +26,10 @@ ANSWERS = {
 """All answers that docs/protocol.md has."""
 
 
+LOST: Final = dict.fromkeys(("kernel", "incomplete", "down", "rate"), 3)
+"""Datagrams lost for every reason that is usual."""
+
+
 def listener(name: str, **changed: Any) -> ListenerStatus:
     """A listener that gave every answer, and refused and disconnected for every reason."""
     return made.listener(
@@ -35,7 +39,6 @@ def listener(name: str, **changed: Any) -> ListenerStatus:
             "answers": ANSWERS,
             "turned_away": dict.fromkeys(("busy", "denied", "proxy", "tls"), 1),
             "let_go": dict.fromkeys(("frame", "write", "idle", "first", "auth", "format"), 1),
-            "lost": dict.fromkeys(("kernel", "incomplete", "down", "rate"), 3),
             "throttled": 2,
             **changed,
         },
@@ -48,7 +51,11 @@ def status(routes: int = 2, listeners: int = 2, **changed: Any) -> Status:
     """
     return made.status(
         **{
-            "listeners": [listener(f"listener{number}") for number in range(listeners)],
+            # A tenth of them take datagrams.
+            "listeners": [
+                listener(f"listener{number}", lost={} if number % 10 else LOST)
+                for number in range(listeners)
+            ],
             "routes": [
                 made.route(f"route{number}", resolved=dict.fromkeys(FATES, 1))
                 for number in range(routes)
