@@ -50,6 +50,7 @@ _NO_ROOM: Final = (
     "the kernel's buffer was full (receive_buffer; docs/datagrams.md); it dropped them"
 )
 _MISSING: Final = "chunks of a GELF message did not come within 5 s, or it had no room"
+_MAX_ENDING: Final = len(b"\r\n\0")
 _ENDINGS: Final = b"\r\n\0"
 
 
@@ -154,10 +155,10 @@ class DatagramReceiver:
 
     @property
     def max_datagram(self) -> int:
-        """Bytes of a datagram, at most; a longer one is refused."""
+        """Bytes of a datagram, at most; of a longer one no more needs to be read."""
         datagrams = self._factory.datagrams
-        # A compressed one may be longer than its message.
-        return self._factory.max_frame + (1024 if datagrams.gelf else 0)
+        # What ends it does not count, and a compressed one may be longer than its message.
+        return self._factory.max_frame + _MAX_ENDING + (1024 if datagrams.gelf else 0)
 
     @property
     def needs_sources(self) -> bool:
@@ -263,13 +264,14 @@ class DatagramReceiver:
         if isinstance(reader, Outcome):
             self._refuse("", len(frames), reader, _name(address))
             return None
+        # First: one that is cut off may end anywhere.
+        _mark_oversize(frames, self.max_datagram)
         if self._factory.datagrams.gelf:
             self._assemble(address, frames)
         if self._factory.datagrams.trims:
-            frames[:] = [frame.rstrip(_ENDINGS) for frame in frames]
-        most = self._factory.max_frame
-        if max(map(len, frames), default=0) > most:
-            frames[:] = [OVERSIZE if len(frame) > most else frame for frame in frames]
+            # An empty one may be the mark for one that is too long.
+            frames[:] = [frame.rstrip(_ENDINGS) if frame else frame for frame in frames]
+        _mark_oversize(frames, self._factory.max_frame)
         if self._factory.rates.allowance.limited and frames:
             self._limit(address, frames)
         return reader
@@ -401,6 +403,11 @@ class DatagramReceiver:
         if more:
             self._incomplete = self._gelf.incomplete
             self._factory.note_loss(INCOMPLETE, more, _MISSING)
+
+
+def _mark_oversize(frames: list[bytes], most: int) -> None:
+    if max(map(len, frames), default=0) > most:
+        frames[:] = [OVERSIZE if len(frame) > most else frame for frame in frames]
 
 
 def _peer_info(host: str | None, name: str) -> PeerInfo:

@@ -146,6 +146,24 @@ def test_too_long() -> None:
     assert "refused: TOOBIG: longer" in str(formatEvent(event)) and "127.0.0.1:5000" in str(event)
 
 
+def test_the_limit_does_not_count_the_ending() -> None:
+    """A message of max_frame bytes passes with its ending; one that was cut off does not."""
+    here = Datagrams(max_frame=10)
+    most = here.receiver.max_datagram
+    sent = [b"x" * 10 + b"\r\n\0", b"x" * 11 + b"\n", (b"x" * 10 + b"\n" * 9)[: most + 1]]
+    here.come(*sent)
+    assert [message for _, message in here.stored] == [b"x" * 10]
+    assert here.counted == {"+OK": 1, "-REJ TOOBIG": 2}
+
+
+def test_a_bomb() -> None:
+    """What is too long when it is decompressed is refused, and not stored as nothing."""
+    here = Datagrams(DatagramSettings(gelf=True), max_frame=10)
+    here.come(zlib.compress(b"x" * 100_000), b"a")
+    assert [message for _, message in here.stored] == [b"a"]
+    assert here.counted == {"+OK": 1, "-REJ TOOBIG": 1}
+
+
 def test_a_refusal() -> None:
     """A message that the database refuses is counted and logged, and kept where the route says."""
     here = Datagrams(dead_letters=frozenset({"messages"}))

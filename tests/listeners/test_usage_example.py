@@ -74,3 +74,9 @@ def test_other_formats() -> None:
     """Where nobody can say what a pattern matches, it is a word."""
     name: FormatName = "regex"
     assert sample_message(route(["x"], Reading(name, pattern="(?P<x>.*)"))) == "hello"
+
+
+def test_a_datagram_is_a_message() -> None:
+    """It has no framing, and no token before it."""
+    routes = {"r": replace(route([], Reading()), name="r")}
+    assert example(Listener(endpoint="udp:514", route="r"), routes) == "'hello'"
