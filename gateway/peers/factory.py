@@ -62,7 +62,7 @@ class ListenerSettings:
     Settings of one listener, as far as its peers feel them.
 
     @ivar listener: its name in the configuration.
-    @ivar framing: a key of L{gateway.wire.framing.FRAMINGS}, or of L{PROTOCOLS}.
+    @ivar framing: a key of L{gateway.wire.framing.FRAMINGS} or L{PROTOCOLS}; C{datagram}: none.
     @ivar delimiter: of framing C{delimited}.
     @ivar max_frame: largest payload of a frame, in bytes.
     @ivar max_chunk: largest unit of messages that are acknowledged together, in bytes.
