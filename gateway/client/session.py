@@ -329,7 +329,7 @@ class Session:
         if self._sent_nothing and data:
             self._sent_nothing = False
             # The gateway drops a BOM before the first frame; a message's own must stay.
-            if data.startswith(BOM):
+            if self._wire.drops_mark and data.startswith(BOM):
                 data = BOM + data
         return data
 

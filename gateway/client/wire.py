@@ -48,9 +48,11 @@ class Wire(Protocol):
     Framing of one connection.
 
     @ivar most: longest frame accepted, in bytes.
+    @ivar drops_mark: whether the gateway drops a byte order mark before the first frame.
     """
 
     most: int
+    drops_mark: bool
 
     @property
     def pending(self) -> bool:
@@ -96,6 +98,7 @@ class _Delimited:
     """
 
     _delimiter: bytes
+    drops_mark = True
 
     def __init__(self) -> None:
         self.most = MAX_ANSWER
@@ -165,6 +168,7 @@ class Delimited(_Delimited):
     def __init__(self, delimiter: bytes = b"\n") -> None:
         super().__init__()
         self._delimiter = delimiter
+        self.drops_mark = not BOM.startswith(delimiter[:1])
 
     def receive(self, data: bytes) -> list[bytes]:
         if self._kept and len(self._delimiter) > 1:
@@ -199,6 +203,7 @@ class _Counted:
 
     _mark: bytes
     _trailer: bytes
+    drops_mark = True
 
     def __init__(self) -> None:
         self.most = MAX_ANSWER
@@ -285,6 +290,7 @@ class _Ints:
     """
 
     _header: int
+    drops_mark = False  # its bytes may be a length
 
     def __init__(self) -> None:
         self.most = MAX_ANSWER

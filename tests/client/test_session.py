@@ -22,6 +22,7 @@ from gateway.client.buffer import MemoryBuffer
 from gateway.client.parcel import Parcel, Push, Question
 from gateway.client.retry_after import backoff_policy
 from gateway.client.session import Session
+from gateway.wire.framing import FRAMINGS
 from tests.client.model import Model, Peer, Stream
 
 
@@ -733,7 +734,24 @@ def test_retry_is_heeded() -> None:
     assert wired.session.output(7.0) == b"x\n"
 
 
-@pytest.mark.parametrize("framing", ["line", "nul", "netstring", "octet-counted"])
+@pytest.mark.parametrize(
+    ("framing", "message"),
+    [
+        ("int8", b"\xbb\xbf".ljust(0xEF, b"x")),
+        ("int16", b"\xbf".ljust(0xEFBB, b"x")),
+        ("int32", b"\xef\xbb\xbf"),
+        ("netstring", b"\xef\xbb\xbf"),
+    ],
+)
+def test_a_length_that_looks_like_a_byte_order_mark(framing: str, message: bytes) -> None:
+    """It is a length, and nothing is put before it."""
+    session = Session(MemoryBuffer(), lambda attempt: 0.1, dialect="plain", framing=framing)
+    session.put("", [message])
+    session.connected()
+    assert FRAMINGS[framing](65536).receive(session.output(0.0)) == [message]
+
+
+@pytest.mark.parametrize("framing", ["line", "nul", "netstring", "octet-counted", "int32"])
 @pytest.mark.parametrize("dialect", ["command", "plain"])
 def test_a_message_that_begins_with_a_byte_order_mark(framing: str, dialect: str) -> None:
     """It is stored as it is, though a gateway drops a mark at the start of each connection."""
