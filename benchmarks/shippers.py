@@ -36,6 +36,7 @@ from msgspec.msgpack import encode as packed
 
 from benchmarks.routes import as_json, row
 from gateway.wire import relp
+from tests import lumberjack
 from tests.support import Database, Gateway, TemporaryServer
 
 CONNECTIONS: Final = 16
@@ -147,10 +148,17 @@ def forward_chunks(messages: Sequence[bytes]) -> Iterator[Window]:
         yield Window(chunk, b"\x81\xa3ack" + name)
 
 
+def beats_windows(messages: Sequence[bytes]) -> Iterator[Window]:
+    """Windows of Lumberjack, compressed as Beats compress them, each with one acknowledgement."""
+    for some in windows_of(messages):
+        yield Window(lumberjack.window(some), lumberjack.ack(len(some)))
+
+
 SHIPPERS: Final = {
     "lines": Shipper(f"window = {WINDOW * UNDER_WAY}", lines),
     "relp": Shipper(f'dialect = "relp"\nwindow = {WINDOW * UNDER_WAY}', relp_frames),
     "forward": Shipper('dialect = "forward"', forward_chunks),
+    "beats": Shipper('dialect = "beats"', beats_windows),
 }
 """By name; the others are compared with the first."""
 
