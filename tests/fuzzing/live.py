@@ -68,6 +68,16 @@ dialect = "command"
 framing = "octet-counted"
 max_frame = 4096
 window = 3
+[listeners.int16]
+endpoint = "tcp:0:interface=127.0.0.1"
+dialect = "command"
+framing = "int16"
+max_frame = 4096
+[listeners.int32]
+endpoint = "tcp:0:interface=127.0.0.1"
+dialect = "command"
+framing = "int32"
+max_frame = 4096
 [routes.messages]
 table = "messages"
 [routes.messages.columns]
@@ -104,6 +114,9 @@ sql = "SELECT 1 / %(n)s AS never"
 type = "integer"
 default = 0
 """
+
+SPOKEN: Final = ("line", "nul", "netstring", "octet-counted", "int16", "int32")
+"""Framings of the listeners: all but C{int8}, in which nobody commands, and C{delimited}."""
 
 TABLES: Final = """
 CREATE TABLE messages (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, body text NOT NULL);
@@ -170,7 +183,7 @@ class Fuzzer(threading.Thread):
 
     def run(self) -> None:
         while time.monotonic() < self._until and not self.figures.faults:
-            framing = self._chance.choice(sorted(FRAMINGS))
+            framing = self._chance.choice(SPOKEN)
             self.figures.connections += 1
             conversation = _Conversation(self._conversation_name(), framing, self._chance)
             try:
@@ -203,7 +216,7 @@ class _Conversation:
         self._judge = Judge(MAX_FRAME, takes, b"/" if name == SHARED.decode() else name.encode())
         self._hearing = Hearing(framing)
         self._tally = Tally()
-        self._counted = framing in ("netstring", "octet-counted")
+        self._counted = framing not in ("line", "nul")
         self._ending = chance.choice([b"\n", b"\r\n"]) if framing == "line" else b""
 
     def hold(self, port: int, until: float, figures: Figures) -> None:
@@ -370,7 +383,7 @@ def fuzz(folder: Path, seconds: float, seed: int, peers: int = PEERS) -> Verdict
 
 def _fuzz(gateway: Gateway, seconds: float, seed: int, peers: int) -> Verdict:
     process = psutil.Process(gateway.process.pid)
-    ports = {framing: gateway.port(framing) for framing in FRAMINGS}
+    ports = {framing: gateway.port(framing) for framing in SPOKEN}
     began = time.monotonic()
     fuzzers = [Fuzzer(n, seed, ports.__getitem__, began + seconds) for n in range(peers)]
     for fuzzer in fuzzers:
