@@ -125,14 +125,12 @@ def lowest(session: nox.Session) -> None:
     """The lowest versions of what the gateway itself needs."""
     project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    needed = [
-        *(project["dependencies"] + extras["binary"] + extras["embedded"] + extras["regex"]),
-        *extras["forward"],
-    ]
+    ours = ("binary", "embedded", "regex", "forward", "cbor")
+    needed = [*project["dependencies"], *(one for extra in ours for one in extras[extra])]
     lines = [re.sub(r"\[.*\]", "", one).replace(">=", "==") for one in needed]
     constraints = Path(session.create_tmp()).absolute() / "lowest.txt"
     constraints.write_text("\n".join(lines) + "\n")
-    session.install("-q", "-c", str(constraints), "-e", ".[binary,embedded,regex,forward,test]")
+    session.install("-q", "-c", str(constraints), "-e", f".[{','.join(ours)},test]")
     session.run("pytest", PROCESSES, *(session.posargs or OF_LOWEST))
 
 

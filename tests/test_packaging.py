@@ -61,7 +61,7 @@ def test_what_is_locked_to_run_it() -> None:
     names = {name for name, _, _ in run}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [*project["dependencies"]]
-    for extra in ("binary", "embedded", "forward", "regex"):
+    for extra in ("binary", "embedded", "forward", "regex", "cbor"):
         wanted += project["optional-dependencies"][extra]
     assert {canonicalize_name(Requirement(text).name) for text in wanted} <= names
     assert names.isdisjoint(("pytest", "mypy", "ruff", "hatchling"))

@@ -18,7 +18,7 @@ from gateway.config.paths import ConfigPaths
 from gateway.config.reader import SectionReader
 from gateway.config.routing import check_content, check_name
 from gateway.config.units import IN_BYTES, IN_SECONDS, Count, Seconds
-from gateway.model.route import Route
+from gateway.model.route import BINARY_FORMATS, Route
 from gateway.system.addresses import network_fault
 from gateway.system.endpoint_arguments import MAX_C_INT, escaped, is_datagram
 from gateway.system.endpoint_text import EndpointFault, endpoint_hint
@@ -59,6 +59,9 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 _WORDS: Final = re.compile(r"[A-Za-z0-9+=: _-]+")
 """Characters of an answer's first words."""
+
+_ENDED_BY_BYTES: Final = ("line", "nul", "delimited")
+"""Framings whose messages cannot hold every byte."""
 
 _OWNER: Final = re.compile(r"[^:\s\0]*(:[^:\s\0]+)?")
 
@@ -335,6 +338,24 @@ def check_listener(
         reader.note(f"{where}.route", f"is missing: a {listener.dialect} listener needs one")
     if by_content:
         check_content(reader, where, listener.route_by, listener.routes, route_names, routes)
+    _check_binary(reader, where, listener, routes)
+
+
+def _check_binary(
+    reader: SectionReader, where: str, listener: Listener, routes: Mapping[str, Route]
+) -> None:
+    """
+    Note a framing that would cut messages of a route's format in two.
+    """
+    names = [listener.route, *(listener.routes or {}).values()]
+    formats = {routes[name].reading.format for name in names if name is not None and name in routes}
+    for format_ in sorted(formats & BINARY_FORMATS):
+        if listener.framing_name in _ENDED_BY_BYTES and reader.is_sure(f"{where}.framing"):
+            reader.note(
+                f"{where}.framing",
+                f"{listener.framing_name} ends a message at a byte that {format_} may hold;"
+                ' use "netstring" or "octet-counted"',
+            )
 
 
 def _check_protocol(

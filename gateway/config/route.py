@@ -4,6 +4,7 @@ Parse the routes of a configuration file: C{[routes.NAME]} -> L{Route}.
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Mapping
 from datetime import date, time, tzinfo
@@ -13,8 +14,10 @@ import msgspec
 from msgspec import Struct, field
 
 from gateway.config.reader import SectionReader, is_table
+from gateway.formats.python import name_fault
 from gateway.formats.registry import field_fault, format_of
 from gateway.model.route import (
+    BINARY_FORMATS,
     CONSTANT,
     DEFAULT_COLUMNS,
     FRAME,
@@ -60,6 +63,8 @@ class RouteSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     @ivar delimiter: of csv: one character between values, or C{whitespace}.
     @ivar pattern: of regex: a regular expression with named groups (RE2 syntax).
     @ivar charset: of hl7: character set of messages whose MSH-18 is empty, as HL7 names it.
+    @ivar function: of python: C{package.module:name}, or the name of an entry point in the group
+        C{gateway.formats}.
     @ivar timezone: zone of times that name none: an IANA name, or C{local}.
     @ivar columns: column -> source of its value: a field, a source that begins with C{@}, or a
         table as L{ColumnSection}.
@@ -69,6 +74,7 @@ class RouteSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     @ivar create: whether to create the table if it is missing.
     @ivar create_columns: column -> SQL type, for C{create}.
     @ivar dead_letter: whether refused messages are kept in C{gateway.dead_letter}.
+    @ivar samples: messages that the route must take, for C{gateway check}; see L{sample_of}.
     """
 
     table: str | None = None
@@ -78,6 +84,7 @@ class RouteSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     delimiter: str | None = None
     pattern: str | None = None
     charset: str | None = None
+    function: str | None = None
     timezone: str | None = None
     create: bool = False
     columns: dict[str, Any] | None = None
@@ -86,18 +93,22 @@ class RouteSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     returning: list[str] = field(default_factory=list)
     create_columns: dict[str, str] | None = None
     dead_letter: bool = False
+    samples: list[str] = field(default_factory=list)
 
-
-_READING_KEYS: Final = ("format", "fields", "delimiter", "pattern", "charset")
 
 _FORMAT_OF_KEY: Final = {
-    **{"fields": "csv", "delimiter": "csv", "pattern": "regex", "charset": "hl7"}
+    **{"fields": "csv", "delimiter": "csv", "pattern": "regex", "charset": "hl7"},
+    "function": "python",
 }
 """Key -> the only format that it is for."""
 
+_READING_KEYS: Final = ("format", *_FORMAT_OF_KEY)
+
+_ENCODINGS: Final = {"hex": "hexadecimal", "base64": "Base64"}
+
 _BARE_NAME: Final = re.compile(r"[^\s=\"\x00-\x1f\x7f-\x9f]+")
 
-_AT_NAMES: Final = frozenset({"json"})
+_AT_NAMES: Final = frozenset({"json", "msgpack", "cbor", "python"})
 """Formats in which a field's name may begin with C{@}, as C{@timestamp} of Beats and Logstash."""
 
 _DEFAULT: Final[Mapping[str, Any]] = {"body": FRAME, "peer": "@peer"}
@@ -134,13 +145,16 @@ def _one_route(reader: SectionReader, name: str, section: RouteSection) -> Route
     columns = _columns(reader, name, given, reading)
     if reader.is_sure(f"routes.{name}.sql"):
         _check_conflict(reader, name, section, given)
-    route = _parse_route(name, section, columns, reading, _zone(reader, name, section))
+    samples = _samples(reader, name, section)
+    zone = _zone(reader, name, section)
+    route = _parse_route(name, section, columns, reading, zone, samples)
     sure = len(reader.problems) == before and reader.is_sure_within(f"routes.{name}")
     if sure and reading.format != "text":
         try:
             format_of(reading, route.fields)
         except ValueError as error:
-            reader.note(f"routes.{name}.pattern", str(error))
+            key = "pattern" if reading.format == "regex" else "format"
+            reader.note(f"routes.{name}.{key}", str(error))
     return route
 
 
@@ -160,6 +174,7 @@ def _parse_route(
     columns: Mapping[str, Value],
     reading: Reading,
     zone: tzinfo | None,
+    samples: tuple[bytes, ...],
 ) -> Route:
     create = section.create_columns or DEFAULT_COLUMNS
     return Route(
@@ -174,14 +189,17 @@ def _parse_route(
         tuple(section.returning),
         section.sql or "",
         zone,
+        samples,
     )
 
 
 def _reading(reader: SectionReader, where: str, section: RouteSection) -> Reading:
     names = section.fields or []
     delimiter = "," if section.delimiter is None else section.delimiter
+    function = section.function or ""
     reading = Reading(
-        *(section.format, tuple(names), delimiter, section.pattern or "", section.charset or "")
+        *(section.format, tuple(names), delimiter, section.pattern or "", section.charset or ""),
+        function,
     )
     if not reader.is_sure(f"{where}.format"):
         return reading
@@ -202,7 +220,45 @@ def _reading(reader: SectionReader, where: str, section: RouteSection) -> Readin
         )
     if section.format == "regex" and section.pattern is None:
         reader.note(f"{where}.pattern", "is missing; name groups as in (?P<name>.*)")
+    if section.format == "python" and section.function is None:
+        reader.note(f"{where}.function", 'is missing; name it as in "package.module:name"')
+    elif section.format == "python" and (fault := name_fault(function)) is not None:
+        reader.note(f"{where}.function", fault)
     return reading
+
+
+def _samples(reader: SectionReader, name: str, section: RouteSection) -> tuple[bytes, ...]:
+    if not reader.is_sure(f"routes.{name}.format", f"routes.{name}.samples"):
+        return ()
+    samples = []
+    for number, text in enumerate(section.samples):
+        try:
+            samples.append(sample_of(text, section.format))
+        except ValueError as error:
+            reader.note(f"routes.{name}.samples[{number}]", str(error))
+    return tuple(samples)
+
+
+def sample_of(text: str, format_: FormatName) -> bytes:
+    """
+    Return the message that a sample stands for.
+
+    @param text: the message itself; of formats that are no text, and of python where that is
+        meant, C{hex:} or C{base64:} and its bytes.
+    @raise ValueError: it is not of that form.
+    """
+    prefix, colon, rest = text.partition(":")
+    binary = format_ in BINARY_FORMATS
+    if (binary or format_ == "python") and colon and prefix in ("hex", "base64"):
+        try:
+            if prefix == "hex":
+                return bytes.fromhex(rest)
+            return base64.b64decode("".join(rest.split()), validate=True)
+        except ValueError:
+            raise ValueError(f"what follows {prefix}: is not {_ENCODINGS[prefix]}") from None
+    if binary:
+        raise ValueError(f'a message of {format_} is no text; write "hex:..." or "base64:..."')
+    return text.encode()
 
 
 def _columns(

@@ -102,6 +102,7 @@ def _differences(one: Reading, other: Reading) -> str:
         "delimiter": (one.delimiter, other.delimiter),
         "pattern": (one.pattern, other.pattern),
         "charset": (one.charset, other.charset),
+        "function": (one.function, other.function),
     }
     return " and ".join(key for key, (mine, yours) in pairs.items() if mine != yours)
 

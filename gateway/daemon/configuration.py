@@ -24,6 +24,7 @@ from gateway.config.load import EMBEDDED, Config, Draft, check_endpoints, defaul
 from gateway.config.secrets import mode_of, with_secrets
 from gateway.config.toml import tables_of
 from gateway.daemon.security_warnings import operator_warnings
+from gateway.formats.python import load_function, name_fault
 from gateway.model.errors import ConfigError
 from gateway.postgres.connect.connector import outside_of_process
 from gateway.postgres.connect.dsn import dsn_fault
@@ -56,6 +57,7 @@ def load(
     path: str | None,
     database: str | None = None,
     listeners: Callable[[Config], dict[str, Listener]] | None = None,
+    imports: bool = True,
 ) -> Loaded:
     """
     Load a configuration and the files that it names.
@@ -63,6 +65,7 @@ def load(
     @param path: of the file; C{None}: the default configuration.
     @param database: connection string of the command line, which overrides the file's.
     @param listeners: returns those of the command line, which replace the file's.
+    @param imports: whether functions that routes name are imported.
     @raise ConfigError: with every problem.
     """
     config, problems = _drafted(path, database)
@@ -70,6 +73,8 @@ def load(
         config = replace(config, listeners=listeners(config))
         problems += check_endpoints(config, endpoint_fault)
     problems += _dsn_faults(config, path, database)
+    if imports:
+        problems += [_problem_of_file(path, problem) for problem in _function_faults(config)]
     tokens: Mapping[str, Token] | None = None
     contexts: Mapping[str, Contexts] = {}
     try:
@@ -189,6 +194,21 @@ def _dsn_faults(config: Config, path: str | None, database: str | None) -> list[
     dsn = config.channels.dsn or ""
     if dsn and (fault := dsn_fault(dsn, outside_of_process())) is not None:
         problems.append(_problem_of_file(path, f"{config.channels.dsn_key}: {fault}"))
+    return problems
+
+
+def _function_faults(config: Config) -> list[str]:
+    """
+    Import the functions of routes; return the problems.
+    """
+    problems = []
+    for route in config.routes.values():
+        function = route.reading.function
+        if route.reading.format == "python" and function and name_fault(function) is None:
+            try:
+                load_function(function)
+            except ValueError as error:
+                problems.append(f"routes.{route.name}.function: {error}")
     return problems
 
 

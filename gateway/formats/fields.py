@@ -8,9 +8,9 @@ keeps its place, as one without any field, so that an index is a row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -75,3 +75,20 @@ class WholeFormat:
     def parse_frames(self, frames: Sequence[bytes]) -> Fields:
         """Return no fields."""
         return Fields({})
+
+
+def nested(fields: Iterable[tuple[str, object]]) -> dict[str, Any]:
+    """
+    Return a message that has these fields, each a path and its value.
+    """
+    message: dict[str, Any] = {}
+    for path, value in fields:
+        *parents, name = path.split(".")
+        place = message
+        for parent in parents:
+            inner = place.setdefault(parent, {})
+            if not isinstance(inner, dict):
+                inner = place[parent] = {}
+            place = inner
+        place.setdefault(name, value)
+    return message

@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
-from gateway.formats.fields import Fields, Tokens
+from gateway.formats.fields import Fields, Tokens, nested
 from gateway.model.errors import Faults
 from gateway.model.outcome import Code, refused
 
@@ -36,6 +36,13 @@ def fault_of(field: str) -> str | None:
     """
     if "" in field.split("."):
         return "has an empty name in its path"
+    return fault_of_name(field)
+
+
+def fault_of_name(field: str) -> str | None:
+    """
+    Say why a name can never be found as it is written; C{None} where it can.
+    """
     if re.search(r'[\\"\x00-\x1f]', field):
         return "holds a backslash, a quote or a control character, which no name here may"
     return None
@@ -46,11 +53,12 @@ class JsonFormat:
     Reader of the fields of JSON objects.
     """
 
-    def __init__(self, fields: Sequence[str]) -> None:
+    def __init__(self, fields: Sequence[str], paths: bool = True) -> None:
         """
         @param fields: names or dotted paths for which L{fault_of} returns C{None}.
+        @param paths: whether a dot separates names; else it is part of one.
         """
-        self._root = _Level("", [field.split(".") for field in fields])
+        self._root = _Level("", [field.split(".") if paths else [field] for field in fields])
 
     def parse_frames(self, frames: Sequence[bytes]) -> Fields:
         cells: dict[str, Tokens] = {}
@@ -171,14 +179,4 @@ def sample(fields: Mapping[str, object]) -> str:
     """
     Write a message that has these fields.
     """
-    message: dict[str, Any] = {}
-    for path, value in fields.items():
-        *parents, name = path.split(".")
-        place = message
-        for parent in parents:
-            inner = place.setdefault(parent, {})
-            if not isinstance(inner, dict):
-                inner = place[parent] = {}
-            place = inner
-        place.setdefault(name, value)
-    return msgspec.json.encode(message).decode()
+    return msgspec.json.encode(nested(fields.items())).decode()

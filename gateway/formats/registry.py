@@ -9,13 +9,28 @@ from dataclasses import dataclass
 from datetime import tzinfo
 from typing import Final
 
-from gateway.formats import csv, hl7, influx, json, logfmt, syslog
+from gateway.formats import (
+    cbor,
+    csv,
+    gelf,
+    hl7,
+    influx,
+    json,
+    logfmt,
+    msgpack,
+    objects,
+    syslog,
+)
+from gateway.formats.cbor import CborFormat
 from gateway.formats.csv import CsvFormat
 from gateway.formats.fields import Format, WholeFormat
+from gateway.formats.gelf import GelfFormat
 from gateway.formats.hl7 import Hl7Format
 from gateway.formats.influx import InfluxFormat
 from gateway.formats.json import JsonFormat
 from gateway.formats.logfmt import LogfmtFormat
+from gateway.formats.msgpack import MsgpackFormat
+from gateway.formats.python import PythonFormat
 from gateway.formats.regex import RegexFormat
 from gateway.formats.syslog import SyslogFormat
 from gateway.model.route import FormatName, Reading
@@ -33,12 +48,13 @@ class Registration:
 
     @ivar new: makes the reader of its messages from the settings, the fields that are wanted, and
         the zone of times that name none.
-    @ivar sample: makes a message with such fields; C{None}: any text is one.
+    @ivar sample: makes a message with such fields, bytes where it is no text; C{None}: any text is
+        one.
     @ivar fault_of: says why messages with these settings never have a field, if so.
     """
 
     new: Callable[[Reading, Sequence[str], tzinfo], Format]
-    sample: Callable[[Reading, FieldValues], str] | None = None
+    sample: Callable[[Reading, FieldValues], str | bytes] | None = None
     fault_of: Callable[[Reading, str], str | None] = lambda reading, field: None
 
 
@@ -73,6 +89,25 @@ FORMATS: Final[Mapping[FormatName, Registration]] = {
         lambda reading, fields, zone: Hl7Format(fields, codec_named(reading.charset) or UTF_8),
         lambda reading, fields: hl7.sample(fields),
         lambda reading, field: hl7.fault_of(field),
+    ),
+    "gelf": Registration(
+        lambda reading, fields, zone: GelfFormat(fields),
+        lambda reading, fields: gelf.sample(fields),
+        lambda reading, field: gelf.fault_of(field),
+    ),
+    "msgpack": Registration(
+        lambda reading, fields, zone: MsgpackFormat(fields),
+        lambda reading, fields: msgpack.sample(fields),
+        lambda reading, field: objects.fault_of(field),
+    ),
+    "cbor": Registration(
+        lambda reading, fields, zone: CborFormat(fields),
+        lambda reading, fields: cbor.sample(fields),
+        lambda reading, field: objects.fault_of(field),
+    ),
+    "python": Registration(
+        lambda reading, fields, zone: PythonFormat(fields, reading.function),
+        fault_of=lambda reading, field: objects.fault_of(field),
     ),
 }
 """Every format there is: a new one is a module of its own, its name above, and a line here."""

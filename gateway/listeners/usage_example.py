@@ -33,7 +33,9 @@ def example(listener: Listener, routes: Mapping[str, Route]) -> str:
         return ""
     if listener.dialect == "command":
         first = next(iter(routes.values()), None)
-        message = "PING you" if first is None else f"PUT {first.name} {sample_message(first)}"
+        message = b"PING you"
+        if first is not None:
+            message = f"PUT {first.name} ".encode() + sample_message(first)
     elif listener.route_by is not None and listener.routes:
         value, name = next(iter(listener.routes.items()))
         message = sample_message(routes[name], (listener.route_by, value))
@@ -41,11 +43,11 @@ def example(listener: Listener, routes: Mapping[str, Route]) -> str:
         message = sample_message(routes[listener.route or ""])
     if not listener.auth:
         return _printed(listener, message)
-    token = "AUTH TOKEN" if listener.dialect == "command" else "TOKEN"
+    token = b"AUTH TOKEN" if listener.dialect == "command" else b"TOKEN"
     return _printed(listener, token, message)
 
 
-def sample_message(route: Route, choice: tuple[str, str] | None = None) -> str:
+def sample_message(route: Route, choice: tuple[str, str] | None = None) -> bytes:
     """
     Return a message that a route can parse, though its table may need other values.
 
@@ -55,18 +57,19 @@ def sample_message(route: Route, choice: tuple[str, str] | None = None) -> str:
     if choice is not None:
         fields = {choice[0]: choice[1], **fields}
     make = FORMATS[route.reading.format].sample
-    return _SAMPLE_TEXT if make is None else make(route.reading, fields)
+    message = _SAMPLE_TEXT if make is None else make(route.reading, fields)
+    return message.encode() if isinstance(message, str) else message
 
 
-def _printed(listener: Listener, *messages: str) -> str:
+def _printed(listener: Listener, *messages: bytes) -> str:
     """
     Return frames as an argument of printf(1), quoted for a shell.
     """
     if listener.is_datagram:
-        return _quoted(messages[-1].encode())
+        return _quoted(messages[-1])
     delimiter = None if listener.delimiter is None else listener.delimiter.encode()
     framing = make_framing(listener.framing, _MAX_EXAMPLE_BYTES, delimiter)
-    frames = [framing.frame(message.encode()) for message in messages]
+    frames = [framing.frame(message) for message in messages]
     return _quoted(b"".join(frames))
 
 

@@ -8,11 +8,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import tzinfo
 from typing import Final, Literal
 
-FormatName = Literal["text", "json", "csv", "logfmt", "regex", "syslog", "influx", "hl7"]
+FormatName = Literal[
+    "text",
+    "json",
+    "csv",
+    "logfmt",
+    "regex",
+    "syslog",
+    "influx",
+    "hl7",
+    "gelf",
+    "msgpack",
+    "cbor",
+    "python",
+]
+
+BINARY_FORMATS: Final[frozenset[FormatName]] = frozenset(("msgpack", "cbor"))
+"""Formats whose messages are no text: any byte may be in them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +40,7 @@ class Reading:
     @ivar delimiter: of csv: one character, or C{whitespace}.
     @ivar pattern: of regex.
     @ivar charset: of hl7: character set of messages that name none, as MSH-18 would; C{""}: UTF-8.
+    @ivar function: of python: C{package.module:name}, or the name of an entry point.
     """
 
     format: FormatName = "text"
@@ -31,6 +48,7 @@ class Reading:
     delimiter: str = ","
     pattern: str = ""
     charset: str = ""
+    function: str = ""
 
 
 TEXT: Final = Reading()
@@ -95,6 +113,7 @@ class Route:
         of its parameters.
     @ivar timezone: time zone of times that name none; C{None}: local for syslog, UTC for all
         others.
+    @ivar samples: messages that it must take, for C{gateway check}; no part of what it is.
     """
 
     name: str
@@ -108,6 +127,7 @@ class Route:
     returning: tuple[str, ...] = ()
     sql: str = ""
     timezone: tzinfo | None = None
+    samples: tuple[bytes, ...] = field(default=(), compare=False)
 
     @property
     def fields(self) -> list[str]:

@@ -369,6 +369,18 @@ format = "{format}"
         ("hl7", "", 'a = "PID.3.1"', "'PID.3.1' is no path of HL7"),
         ("hl7", 'charset = "8859/99"', 'a = "PID-3"', ".charset: '8859/99' is no character set"),
         ("json", 'charset = "8859/1"', 'a = "a"', '.charset: is for format = "hl7"; leave it out'),
+        ("gelf", "", 'a = "user"', "'user' is no field of GELF: there are version, host,"),
+        ("json", 'function = "a:b"', 'a = "a"', '.function: is for format = "python"; leave'),
+        ("python", "", 'a = "a"', '.function: is missing; name it as in "package.module:name"'),
+        (
+            "python",
+            'function = "a b"',
+            'a = "a"',
+            ".function: 'a b' is neither package.module:name",
+        ),
+        ("python", 'function = "a:b"', 'a = "a..b"', "'a..b' has an empty name in its path"),
+        ("json", "samples = [1]", 'a = "a"', ".samples"),
+        ("python", 'function = "a:b"\nsamples = ["base64:?"]', 'a = "a"', "is not Base64"),
         ("json", "", 'a = "a..b"', "'a..b' has an empty name in its path"),
         ("json", "", 'a = "@fram"', "'@fram' is no source of a json route; did you mean '@frame'?"),
         ("logfmt", "", 'a = "@time"', "'@time' is no source of a logfmt route; there are @frame,"),
@@ -400,6 +412,55 @@ def test_fields_that_begin_as_our_sources_do() -> None:
     columns = 'a = "@timestamp"\nb = { field = "@metadata.beat", required = true }\nc = "@frame"'
     text = READING.format(format="json", keys="", columns=columns)
     assert load(text).routes["r"].fields == ["@timestamp", "@metadata.beat"]
+
+
+@pytest.mark.parametrize("form", ["msgpack", "cbor"])
+@pytest.mark.parametrize(
+    ("sample", "said"),
+    [
+        ("hex:8", ".samples[1]: what follows hex: is not hexadecimal"),
+        ("base64:gA", ".samples[1]: what follows base64: is not Base64"),
+        ("{}", '.samples[1]: a message of FORM is no text; write "hex:..." or "base64:..."'),
+        ("hexa:80", '.samples[1]: a message of FORM is no text; write "hex:..." or "base64:..."'),
+    ],
+)
+def test_samples_that_are_none(form: str, sample: str, said: str) -> None:
+    """A sample of a format that is no text is written in one of two ways."""
+    keys = f'samples = ["hex: 80 ", "{sample}"]'
+    found = problems(BINARY.format(format=form, framing="netstring", keys=keys))
+    assert found == [f"/etc/g.toml: routes.r{said.replace('FORM', form)}"]
+
+
+BINARY = READING.replace('route = "r"', 'route = "r"\nframing = "{framing}"').format(
+    format="{format}", keys="{keys}", columns='a = "a"', framing="{framing}"
+)
+
+
+def test_samples() -> None:
+    """A sample is a message, of formats that are no text by its bytes."""
+    text = READING.format(format="json", keys=r"""samples = ["{}", 'hex:"x"']""", columns='a = "a"')
+    assert load(text).routes["r"].samples == (b"{}", b'hex:"x"')
+    text = BINARY.format(
+        format="msgpack", framing="netstring", keys='samples = ["hex: 80", "base64:gA =="]'
+    )
+    assert load(text).routes["r"].samples == (b"\x80", b"\x80")
+    keys = 'function = "a:b"\nsamples = ["hex:00", "base64:AA==", "x:y", "é"]'
+    text = READING.format(format="python", keys=keys, columns='a = "a"')
+    assert load(text).routes["r"].samples == (b"\0", b"\0", b"x:y", "é".encode())
+
+
+@pytest.mark.parametrize("form", ["msgpack", "cbor"])
+def test_framings_that_would_cut(form: str) -> None:
+    """A framing that ends a message at a byte is none for a format that may hold it."""
+    for framing in ("line", "nul"):
+        assert problems(BINARY.format(format=form, framing=framing, keys="")) == [
+            f"/etc/g.toml: listeners.a.framing: {framing} ends a message at a byte that {form} may"
+            ' hold; use "netstring" or "octet-counted"'
+        ]
+    for framing in ("netstring", "octet-counted"):
+        load(BINARY.format(format=form, framing=framing, keys=""))
+    by = BINARY.replace('route = "r"', 'route_by = "a"\nroutes = {{ x = "r" }}')
+    assert len(problems(by.format(format=form, framing="line", keys=""))) == 1
 
 
 def test_values_of_columns() -> None:

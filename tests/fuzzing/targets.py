@@ -247,6 +247,42 @@ TARGETS: Final = {
             b"MSH|^~\\&|\x1b$B;3\x1b(B||||||||||||||||~ISO IR87\r",
         ],
     ),
+    "gelf": Target(
+        structured(Reading("gelf"), "host", "short_message", "level", "_a.b", "additional"),
+        [
+            b'{"version":"1.1","host":"h","short_message":"m","level":3,"_a.b":1,"_c":"x\\n"}',
+            b'{"host":"h","message":"a\nb","_c":[1,],}\xff\n{"host":" ","short_message":"m"}',
+            b'{"host":"h"}\xff\n{"host":"h","short_message":1}\xff\n[]',
+        ],
+    ),
+    "msgpack": Target(
+        structured(Reading("msgpack"), "v", "a.b", "a", "1"),
+        [
+            b"\x83\xa1v\xcb\x7f\xf8\0\0\0\0\0\0\xa1a\x81\xa1b\xc4\x02\0\xff\x01\xa1x",
+            b"\x81\xa1v\xd7\xff\x1d\xcd\x65\0\x65\x53\xf1\0\xff\n\x81\xa1v\xd6\xff\x65\x53\xf1\0",
+            b"\x81\xa1v\xc7\x0c\xff\0\0\x01\xf4" + b"\xff" * 8 + b"\xff\n\x81\xa1v\xd4\x05a",
+            b"\x81\xa1a\x93\xc0\xc3\xcf" + b"\xff" * 8 + BETWEEN + b"\xdf\xff\xff\xff\xff",
+            b"\x91" * 999,
+        ],
+    ),
+    "cbor": Target(
+        structured(Reading("cbor"), "v", "a.b", "a", "1"),
+        [
+            b"\xa3\x61v\xfb\x7f\xf8\0\0\0\0\0\0\x61a\xa1\x61b\x42\0\xff\x01\x61x",
+            b"\xa1\x61v\xc1\xfb\x41\xd4\x52\xd9\xec\x20\0\0\xff\n\xa1\x61v\xc2\x49\x01" + bytes(8),
+            b"\xbf\x61v\x9f\x7f\x61a\x61b\xff\x5f\x41\x01\xff\xff\xff" + BETWEEN + b"\xa1\x61v\xf7",
+            b"\xa1\x61v\xc4\x82\x21\x19\x6a\xb3\xff\n\xa1\x61v\xc5\x82\x20\x03\xff\n\xa0\xc0",
+            b"\xa1\x61v\xd8\x25\x50" + bytes(16) + b"\xff\n\xa1\x61v\xd8\x1c\x81\xd8\x1d\0",
+            b"\x81" * 999,
+        ],
+    ),
+    "python": Target(
+        structured(Reading("python", function="json:loads"), "v", "a.b"),
+        [
+            b'{"v":1,"a":{"b":[null,1e999,"\\ud800"]}}\xff\n{"v":NaN}',
+            b'[1]\xff\n{"a":5}\xff\nnonsense',
+        ],
+    ),
     "columns": Target(
         columns,
         [

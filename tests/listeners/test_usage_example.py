@@ -31,6 +31,9 @@ def route(fields: list[str], reading: Reading) -> Route:
         (Reading("influx"), ["measurement", "tag.host", "field.temp", "load"]),
         (Reading("syslog"), ["message", "hostname", "timestamp"]),
         (Reading("hl7"), ["MSH-10", "PID-3(2).1", "OBX(2)-5", "PID-5", "OBX(*)-3.1", "message"]),
+        (Reading("gelf"), ["host", "level", "_a.b", "additional"]),
+        (Reading("msgpack"), ["a", "b.c", "%"]),
+        (Reading("cbor"), ["a", "b.c", "it's"]),
     ],
 )
 @pytest.mark.parametrize("framing", list(FRAMINGS))
@@ -41,7 +44,7 @@ def test_what_is_shown_can_be_read(reading: Reading, fields: list[str], framing:
     shell = f"printf {example(listener, {'r': found})}"
     printed = subprocess.run(["bash", "-c", shell], capture_output=True, check=True).stdout
     (frame,) = FRAMINGS[framing](1000).receive(printed)
-    assert frame.decode() == sample_message(found)
+    assert frame == sample_message(found)
     read = format_of(reading, fields).parse_frames([frame])
     assert not read.faults
     for field in fields:
@@ -73,7 +76,7 @@ def test_a_token_first() -> None:
 def test_other_formats() -> None:
     """Where nobody can say what a pattern matches, it is a word."""
     name: FormatName = "regex"
-    assert sample_message(route(["x"], Reading(name, pattern="(?P<x>.*)"))) == "hello"
+    assert sample_message(route(["x"], Reading(name, pattern="(?P<x>.*)"))) == b"hello"
 
 
 def test_a_datagram_is_a_message() -> None:
