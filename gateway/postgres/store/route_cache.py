@@ -8,7 +8,7 @@ changed table closes it, so that the next batch opens it again, and no restart i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -22,6 +22,7 @@ from gateway.postgres.connect.connection import Connection, RunQuery
 from gateway.postgres.schema.findings import Findings, Problem
 from gateway.postgres.schema.migrations import create_table, migrate, refuse_newer
 from gateway.postgres.store.catalog import examine
+from gateway.postgres.store.slow_reading_log import SlowReadingLog
 from gateway.sql.statement import Binding, Bound, Insert
 
 ROUTE_MAX_AGE: Final = 60.0
@@ -78,6 +79,7 @@ class RouteCache:
         """
         self._clock = clock
         self._timeout = timeout
+        self._slow_readings = SlowReadingLog(clock)
         self.current = {name: Definition(route) for name, route in routes.items()}
         self._removed: dict[str, Definition] = {}
         self.replaced: list[tuple[int, dict[str, Definition]]] = []
@@ -148,11 +150,18 @@ class RouteCache:
         @raise gateway.model.errors.StoreError: it cannot take messages.
         """
         await self._begin(connection)
-        ready = partial(_ready, definition.route)
-        insert = (await connection.transaction(ready, self._timeout)).sound
+        work = partial(ready, definition.route)
+        insert = (await connection.transaction(work, self._timeout)).sound
         now = self._clock.seconds()
         definition.insert, definition.since, definition.until = insert, now, now + ROUTE_MAX_AGE
         return insert
+
+    def in_turns(self, binding: Bound | Binding, route: str) -> Awaitable[Bound]:
+        """
+        Bind a batch of any size, with pauses for the reactor's other work; log where reading the
+        messages of a chunk takes long.
+        """
+        return in_turns(binding, self._clock, partial(self._slow_readings.note, route))
 
     async def check(self, connection: Connection, route: Route) -> Sequence[Problem]:
         """
@@ -163,7 +172,7 @@ class RouteCache:
         undone = _Undone()
 
         async def work(query: RunQuery) -> None:
-            undone.problems = (await _ready(route, query)).problems
+            undone.problems = (await ready(route, query)).problems
             raise undone
 
         try:
@@ -203,7 +212,7 @@ class RouteCache:
             self._may_begin = True
 
 
-async def _ready(route: Route, query: RunQuery) -> Findings:
+async def ready(route: Route, query: RunQuery) -> Findings:
     """
     Create schema and table as configured, then examine the route.
     """
@@ -219,19 +228,26 @@ class _Undone(StoreError):
     problems: Sequence[Problem] = ()
 
 
-async def in_turns(binding: Bound | Binding, clock: IReactorTime) -> Bound:
+async def in_turns(
+    binding: Bound | Binding, clock: IReactorTime, took: Callable[[float], None]
+) -> Bound:
     """
     Bind a batch of any size, with pauses for the reactor's other work.
+
+    @param took: told the seconds that the messages of each chunk took.
     """
     if isinstance(binding, tuple):
         return binding
-    since = clock.seconds()
+    since = before = clock.seconds()
     while True:
         try:
             next(binding)
         except StopIteration as done:
             bound: Bound = done.value
             return bound
-        if clock.seconds() - since > AT_A_TIME:
+        now = clock.seconds()
+        took(now - before)
+        before = now
+        if now - since > AT_A_TIME:
             await deferLater(clock, 0)
-            since = clock.seconds()
+            since = before = clock.seconds()

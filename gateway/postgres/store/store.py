@@ -41,7 +41,7 @@ from gateway.postgres.connect.driver_errors import SlowRow, StoredBefore, Stream
 from gateway.postgres.connect.pool import Pool
 from gateway.postgres.store.durability import weaknesses
 from gateway.postgres.store.executor import StatementExecutor, WriteOptions, passes
-from gateway.postgres.store.route_cache import Definition, RouteCache, in_turns
+from gateway.postgres.store.route_cache import Definition, RouteCache
 from gateway.postgres.store.whole import WholeCommit
 from gateway.sql.block import Blame
 from gateway.sql.fates import VOID, runs_of
@@ -143,13 +143,17 @@ class PostgresStore:
             # Values first: a refusal by type needs no connection.
             try:
                 binding = insert.bind(batch.slices)
-                bound = binding if isinstance(binding, tuple) else await self._in_turns(binding)
+                bound = (
+                    binding
+                    if isinstance(binding, tuple)
+                    else await self._in_turns(binding, batch.route)
+                )
             except FramesRefused as refused:
                 if not (refused.by_type and await self._looked_again(definition)):
                     raise
                 insert = definition.insert
                 assert insert is not None
-                bound = await self._in_turns(insert.bind(batch.slices))
+                bound = await self._in_turns(insert.bind(batch.slices), batch.route)
         options = WriteOptions(blame=Blame.PASSING if blame else Blame.MOST, patient=patient)
         turn = self._turn(definition.route)
         if turn is not None:
@@ -166,7 +170,7 @@ class PostgresStore:
                         # The table may have changed under us: look again, then say so.
                         definition.close()
                 insert = await self._route_cache.open(connection, definition)
-                bound = await self._in_turns(insert.bind(batch.slices))
+                bound = await self._in_turns(insert.bind(batch.slices), batch.route)
                 return await self._judged(
                     connection, definition, insert, batch, bound, fence, options
                 )
@@ -255,7 +259,7 @@ class PostgresStore:
             return False
         row = part._replace(start=part.stop - 1)
         try:
-            bound = await self._in_turns(insert.bind([row]))
+            bound = await self._in_turns(insert.bind([row]), definition.route.name)
             await self.executor.try_out(connection, bound)
         except (StoreError, FramesRefused):
             return False
@@ -268,7 +272,7 @@ class PostgresStore:
             for part in batch.slices[:_TRIED_OUT]:
                 row = part._replace(stop=part.start + 1)
                 try:
-                    bound = await self._in_turns(insert.bind([row]))
+                    bound = await self._in_turns(insert.bind([row]), batch.route)
                     fates = await self.executor.try_out(connection, bound)
                 except (FramesRefused, RowError, RouteError, TransientError):
                     continue
@@ -318,7 +322,7 @@ class PostgresStore:
             if insert is None:
                 return False  # it is opened when its messages are stored alone
             try:
-                bounds.append(await self._in_turns(insert.bind(batch.slices)))
+                bounds.append(await self._in_turns(insert.bind(batch.slices), batch.route))
                 faults.append([])
             except FramesRefused as refused:
                 if refused.by_type and self._route_cache.may_be_old(definition):
@@ -454,8 +458,8 @@ class PostgresStore:
             rows = await self._query(connection, _FORGET_UNITS, (seconds, MOST_UNITS))
         return len(rows)
 
-    def _in_turns(self, binding: Bound | Binding) -> Awaitable[Bound]:
-        return in_turns(binding, self._clock)
+    def _in_turns(self, binding: Bound | Binding, route: str) -> Awaitable[Bound]:
+        return self._route_cache.in_turns(binding, route)
 
     def _store(
         self,

@@ -35,7 +35,7 @@ from gateway.postgres.connect.connection import Connection
 from gateway.postgres.connect.driver_errors import SlowRow, StoredBefore
 from gateway.postgres.connect.pool import Pool
 from gateway.postgres.store.executor import StatementExecutor, WholeFailed, WholeRefused, passes
-from gateway.postgres.store.route_cache import Definition, RouteCache, in_turns
+from gateway.postgres.store.route_cache import Definition, RouteCache
 from gateway.sql.block import Blame
 from gateway.sql.fates import VOID
 from gateway.sql.sqlstate import CANCELLED, MISSING
@@ -218,7 +218,8 @@ class WholeCommit:
             ):
                 return None
             try:
-                bounds.append(await in_turns(definition.insert.bind(batch.slices), self._clock))
+                binding = definition.insert.bind(batch.slices)
+                bounds.append(await self._route_cache.in_turns(binding, batch.route))
             except FramesRefused as refused:
                 old = refused.by_type and self._route_cache.may_be_old(definition)
                 if old and not examined:

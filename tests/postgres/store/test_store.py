@@ -881,6 +881,7 @@ async def test_tables_are_not_made_in_our_schema(database: Database) -> None:
 def test_much_work_is_done_in_turns() -> None:
     """Binding a batch stops for the reactor once it has taken its time, and goes on later."""
     clock = CountingClock()
+    took: list[float] = []
     bound: Bound = (Statement((), "", "", ""), [])
 
     def binding() -> Binding:
@@ -889,12 +890,13 @@ def test_much_work_is_done_in_turns() -> None:
             yield
         return bound
 
-    done = Deferred.fromCoroutine(in_turns(binding(), clock))
+    done = Deferred.fromCoroutine(in_turns(binding(), clock, took.append))
     assert not done.called and len(clock.getDelayedCalls()) == 1
     clock.pump([0] * 10)
     assert done.called and clock.turns == 5
+    assert took == pytest.approx([AT_A_TIME * 0.6] * 10), "how long each chunk took is told"
     # What is quick has no need of a turn.
-    assert Deferred.fromCoroutine(in_turns(iter_once(bound), clock)).called
+    assert Deferred.fromCoroutine(in_turns(iter_once(bound), clock, took.append)).called
 
 
 class CountingClock(Clock):
