@@ -67,7 +67,13 @@ def main() -> None:
     type=click.Path(path_type=Path),
     help="Directory of the embedded server, where the file's dsn says 'embedded'.",
 )
-def check(file: Path, data_dir: Path) -> None:
+@click.option(
+    "--import",
+    "imports",
+    is_flag=True,
+    help='Import the functions of routes with format = "python", and try their samples.',
+)
+def check(file: Path, data_dir: Path, imports: bool) -> None:
     """Check a configuration FILE, then the live database it names.
 
     Names every problem with its key and what to do. Exits with 0 where there is
@@ -75,13 +81,13 @@ def check(file: Path, data_dir: Path) -> None:
     the database could not be asked.
     """
     # Imported here: only this command needs the database.
-    from gateway.commands.check import PROBLEMS, check_database
+    from gateway.commands.check import PROBLEMS, check_database, sample_problems
     from gateway.config.load import EMBEDDED
     from gateway.daemon.configuration import load, operator_warnings_of
     from gateway.daemon.embedded import EmbeddedServer
 
     try:
-        config, _, tls = load(str(file))
+        config, _, tls = load(str(file), imports=imports)
     except ConfigError as error:
         for problem in error.problems:
             click.echo(problem, err=True)
@@ -98,14 +104,17 @@ def check(file: Path, data_dir: Path) -> None:
     if dsn == EMBEDDED:
         server = EmbeddedServer(data_dir.absolute())
         if not server.running:
+            problems = sample_problems(config, imports)
+            for problem in problems:
+                click.echo(f"{file}: {problem}", err=True)
             click.echo(
                 f"database: the embedded server in {data_dir} is not running, so it was not checked"
             )
-            return
+            sys.exit(PROBLEMS if problems else 0)
         dsn = server.dsn
 
     async def work(reactor: Any) -> int:
-        findings = await check_database(config, dsn, reactor)
+        findings = await check_database(config, dsn, reactor, imports)
         for note in findings.notes:
             click.echo(note)
         for problem in (*findings.problems, *findings.unasked):

@@ -12,8 +12,9 @@ import select
 import signal
 import socket
 import subprocess
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from functools import cached_property
 from http.client import HTTPConnection
@@ -230,9 +231,27 @@ def lasting_port() -> int:
 
 
 def tool(
-    *arguments: str, cwd: Path | None = None, environment: Mapping[str, str] | None = None
+    *arguments: str,
+    cwd: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    given: bytes | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """The gateway command."""
+    """
+    The gateway command.
+
+    @param given: for its standard input; C{None}: ours.
+    """
+    if given is not None:
+        with tempfile.TemporaryFile() as file:
+            file.write(given)
+            file.seek(0)
+            return _tool(arguments, cwd, environment, stdin=file)
+    return _tool(arguments, cwd, environment)
+
+
+def _tool(
+    arguments: Sequence[str], cwd: Path | None, environment: Mapping[str, str] | None, **how: Any
+) -> subprocess.CompletedProcess[str]:
     return forking.run(
         [str(BIN / "gateway"), *arguments],
         cwd=cwd,
@@ -241,6 +260,7 @@ def tool(
         text=True,
         timeout=PATIENCE,
         check=False,
+        **how,
     )
 
 

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from gateway.config.load import Config
+from gateway.formats.registry import format_of
 from gateway.model.errors import RouteError, RowError, SchemaNewer, StoreError
+from gateway.model.outcome import Word
 from gateway.model.route import Route, table_identifier
 from gateway.postgres.connect.connection import Connection, Rows, RunQuery
 from gateway.postgres.connect.connector import Connector
@@ -20,6 +22,7 @@ from gateway.postgres.queries.catalog import examine_query
 from gateway.postgres.schema.findings import Findings
 from gateway.postgres.schema.migrations import refuse_newer, up_to_date
 from gateway.postgres.store.catalog import examine
+from gateway.postgres.store.trial import try_messages
 from gateway.sql.literals import Values
 
 PROBLEMS: Final = 1
@@ -90,12 +93,17 @@ class CheckReport:
         return NOT_ASKED if self.unasked else 0
 
 
-async def check_database(config: Config, dsn: str, reactor: Any) -> CheckReport:
+async def check_database(
+    config: Config, dsn: str, reactor: Any, imports: bool = False
+) -> CheckReport:
     """
     Connect as the gateway does, and check everything that it uses.
+
+    @param imports: whether functions of routes may be imported, to try samples.
     """
     report = CheckReport()
     database = config.database
+    timeout = database.statement_timeout
     connector = Connector.of_process(database, reactor)
     fault = dsn_fault(dsn, connector.outside)
     if fault is not None:
@@ -114,7 +122,9 @@ async def check_database(config: Config, dsn: str, reactor: Any) -> CheckReport:
         report.notes.append(f"database: connected to {name} as {user}{where}, PostgreSQL {version}")
         complete = await _check_schema(query, report)
         for route in config.routes.values():
-            await _check_route(query, route, complete, report)
+            sound = await _check_route(query, route, complete, report)
+            if sound and _tries_samples(route, imports, report):
+                await _check_samples(connection, route, reactor.seconds(), timeout, report)
         for configured in config.queries.values():
             judgement = await examine_query(connection, configured, database.statement_timeout)
             where = f"queries.{configured.name}"
@@ -124,27 +134,34 @@ async def check_database(config: Config, dsn: str, reactor: Any) -> CheckReport:
         await _check_channels(config, connector, connection, report)
     except StoreError as error:
         report.unasked.append(f"{database.dsn_key}: {error}")
+        report.problems += [
+            problem
+            for problem in sample_problems(config, imports)
+            if problem not in report.problems
+        ]
     finally:
         if connection is not None:
             connection.discard()
     return report
 
 
-async def _check_route(query: RunQuery, route: Route, complete: bool, report: CheckReport) -> None:
+async def _check_route(query: RunQuery, route: Route, complete: bool, report: CheckReport) -> bool:
     """
     Check a route against its table, and prepare its statements.
 
     @param complete: whether the gateway's schema is there, which every statement needs.
+    @return: whether nothing is wrong with it.
     """
+    known = len(report.problems)
     where = f"routes.{route.name}"
     try:
         findings = await examine(query, route)
     except (RouteError, RowError) as error:
         report.problems.append(f"{where}.sql: {error}")
-        return
+        return False
     _report(where, route, findings, report)
     if findings.insert is None:
-        return
+        return len(report.problems) == known
     for statement in findings.insert.statements:
         if complete and statement.prepared:
             try:
@@ -152,10 +169,68 @@ async def _check_route(query: RunQuery, route: Route, complete: bool, report: Ch
                 await query(f"PREPARE gateway_check ({types}) AS {statement.prepared}", None)
             except (RouteError, RowError) as error:
                 report.problems.append(f"{where}.table: {error}")
-                return
+                return False
             await query("DEALLOCATE gateway_check", None)
     target = table_identifier(route.table) if route.table else "its sql"
     report.notes.append(f"{where}: {target} takes {', '.join(route.columns)}")
+    return True
+
+
+def _tries_samples(route: Route, imports: bool, report: CheckReport) -> bool:
+    """
+    Say whether the samples of a route are to be tried.
+    """
+    if route.reading.format == "python" and not imports:
+        left = ", and its samples were not tried" if route.samples else ""
+        report.notes.append(
+            f"routes.{route.name}: {route.reading.function} was not imported{left}; --import does"
+        )
+        return False
+    return bool(route.samples)
+
+
+async def _check_samples(
+    connection: Connection, route: Route, now: float, timeout: float, report: CheckReport
+) -> None:
+    """
+    Store each sample of a route, and roll back; one that is refused is a problem.
+    """
+    where = f"routes.{route.name}"
+    if any(problem.startswith("database: ") for problem in report.problems):
+        return  # without the gateway's schema each would be refused
+    try:
+        trials = await try_messages(connection, route, route.samples, now, timeout)
+    except (RouteError, RowError) as error:
+        report.problems.append(f"{where}.samples: {error}")
+        return
+    refused = [
+        f"{where}.samples[{number}]: is refused: {bytes(trial.outcome).decode()}"
+        for number, trial in enumerate(trials)
+        if trial.outcome.word not in (Word.OK, Word.DUP)
+    ]
+    report.problems += refused
+    taken = len(trials) - len(refused)
+    samples = "1 sample" if taken == 1 else f"{taken} samples"
+    if taken:
+        report.notes.append(f"{where}: PostgreSQL takes {samples}")
+
+
+def sample_problems(config: Config, imports: bool) -> list[str]:
+    """
+    Return the problems of samples that no database is needed for: those that are not of their
+    route's format.
+
+    @param imports: whether functions of routes may be imported.
+    """
+    problems = []
+    for route in config.routes.values():
+        if route.samples and (imports or route.reading.format != "python"):
+            form = format_of(route.reading, route.fields, route.timezone)
+            problems += [
+                f"routes.{route.name}.samples[{row}]: is refused: {bytes(outcome).decode()}"
+                for row, outcome in form.parse_frames(route.samples).faults
+            ]
+    return problems
 
 
 def _report(where: str, route: Route, findings: Findings, report: CheckReport) -> None:

@@ -4,6 +4,7 @@ What C{gateway check} and C{gateway routes} say of routes, against a live table.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -40,14 +41,14 @@ def ask(database: Database, tmp_path: Path, start_gateway: Callable[..., Gateway
     start_gateway("--database", database.dsn, "--line", "tcp:0").terminate()
     config = tmp_path / "g.toml"
 
-    def ask(route: str, *command: str, role: str = "gateway") -> Said:
+    def ask(route: str, *command: str, role: str = "gateway", given: bytes = b"") -> Said:
         dsn = database.dsn.replace("user=gateway", f"user={role}")
         config.write_text(
             f"[database]\ndsn = '''{dsn}'''\n[listeners.a]\nendpoint = \"tcp:0\"\nroute = \"r\"\n"
             f"[routes.r]\n{route}\n"
         )
-        arguments = command or ("check", str(config))
-        done = tool(*[a.replace("CONFIG", str(config)) for a in arguments])
+        arguments = [a.replace("CONFIG", str(config)) for a in command or ("check", "CONFIG")]
+        done = tool(*arguments, given=given) if given else tool(*arguments)
         problems = [line.removeprefix(f"{config}: ") for line in done.stderr.splitlines()]
         return Said(done.returncode, done.stdout, problems)
 
@@ -191,3 +192,119 @@ def test_show_what_is_not_there(ask: Ask) -> None:
         'table = "none"\ncolumns = { device = "@frame" }', "routes", "-c", "CONFIG", "show", "r"
     )
     assert (said.status, said.problems) == (1, ['routes.r.table: table "none" does not exist'])
+
+
+JSON = 'table = "readings"\nformat = "json"\ncolumns = { device = "device", temp = "temp" }\n'
+TRY = ("routes", "--config", "CONFIG", "try", "r")
+
+
+def test_samples(ask: Ask, database: Database) -> None:
+    """Each sample is stored alone and taken back; one that is refused is a problem."""
+    database.execute("CREATE UNIQUE INDEX ON readings (device)")
+    good = """'{"device": "a", "temp": 1.005}'"""
+    said = ask(f"{JSON}samples = [{good}, {good}]")
+    assert (said.status, said.problems) == (0, [])
+    assert "routes.r: PostgreSQL takes 2 samples\n" in said.out
+    said = ask(f"""{JSON}samples = [{good}, '[1]', '{{"temp": "x"}}', '{{"temp": 1e9}}']""")
+    assert (said.status, said.problems) == (
+        1,
+        [
+            "routes.r.samples[1]: is refused: -REJ FORMAT :the message is not a JSON object but an"
+            " array",
+            "routes.r.samples[2]: is refused: -REJ DATA :column 'temp': 'x' is not a number",
+            "routes.r.samples[3]: is refused: -REJ DATA sqlstate=22003 :column 'temp': numeric"
+            " field overflow",
+        ],
+    )
+    assert "routes.r: PostgreSQL takes 1 sample\n" in said.out
+    assert database.column("SELECT count(*) FROM readings") == [0]
+
+
+def test_samples_of_other_routes(ask: Ask) -> None:
+    """SQL of one's own, text, and a table that is still to be created are tried as well."""
+    said = ask(
+        'sql = "SELECT save(%(a)s, %(b)s)"\nformat = "json"\n'
+        """samples = ['{"a": "x", "b": 1}', '{"b": "y"}']"""
+    )
+    assert said.problems == [
+        "routes.r.samples[1]: is refused: -REJ DATA :column 'b': 'y' is not an integer"
+    ]
+    said = ask(
+        'table = "readings"\ncolumns = { at = { value = 1 }, device = "@frame" }\nsamples = ["x"]'
+    )
+    assert (said.status, said.problems) == (0, [])
+    said = ask('table = "new"\ncreate = true\nsamples = ["x", "\\u0000"]')
+    assert said.problems == [
+        "routes.r.samples[1]: is refused: -REJ DATA :text cannot hold the character NUL (byte 0)"
+    ]
+    assert "routes.r: the table is missing; the gateway will create it" in said.out
+
+
+def test_samples_without_a_database(tmp_path: Path) -> None:
+    """What is no message of its route's format is found without one."""
+    config = tmp_path / "g.toml"
+    sections = (
+        '[listeners.a]\nendpoint = "tcp:0"\nroute = "r"\n[routes.r]\n'
+        f"""{JSON}samples = ['{{}}', '[]', '{{"temp": "x"}}']\n"""
+    )
+    problem = "routes.r.samples[1]: is refused: -REJ FORMAT :the message is not a JSON object"
+    for dsn in ("embedded", "host=127.0.0.1 port=1 dbname=x"):
+        config.write_text(f"[database]\ndsn = '{dsn}'\n{sections}")
+        done = tool("check", str(config), cwd=tmp_path)
+        assert done.returncode == 1 and problem in done.stderr, done
+        assert "samples[2]" not in done.stderr
+
+
+def test_messages_are_tried_out(ask: Ask, database: Database) -> None:
+    """Each message of a file, with what the table would have and what PostgreSQL says of it."""
+    database.execute("CREATE UNIQUE INDEX ON readings (device)")
+    given = b'{"device": " a\\u0007", "temp": 1.005}\n{"device": " a\\u0007"}\n{"temp": 1e9}\nno'
+    said = ask(JSON, *TRY, given=given)
+    assert (said.status, said.problems) == (1, [])
+    assert said.out.splitlines() == [
+        "message 1: +OK",
+        '  device  " a\\u0007"',
+        "  temp    1.01",
+        "message 2: -REJ CONSTRAINT sqlstate=23505 :duplicate key value violates unique constraint"
+        ' "readings_device_idx"',
+        '  device  " a\\u0007"',
+        "  temp    NULL",
+        "message 3: -REJ DATA sqlstate=22003 :column 'temp': numeric field overflow",
+        "  device  NULL",
+        "  temp    1e9",
+        "message 4: -REJ FORMAT :not JSON: it ends too early",
+    ]
+    assert database.column("SELECT count(*) FROM readings") == [0]
+    said = ask(JSON, *TRY, "--json", given=given.splitlines()[0])
+    assert said.status == 0
+    assert json.loads(said.out) == {
+        "message": 1,
+        "answer": "+OK",
+        "columns": {"device": " a\u0007", "temp": "1.01"},
+    }
+    assert ask(JSON, *TRY, "--framing", "netstring", given=b"2:{},").out.startswith(
+        "message 1: +OK"
+    )
+    said = ask(JSON, *TRY, "--framing", "netstring", given=b"2:{},3:{")
+    assert (said.status, said.problems) == (1, ["standard input: it ends within a message"])
+
+
+def test_duplicates_and_what_may_not_be_read(ask: Ask, database: Database) -> None:
+    """A message that is there already is +DUP; without SELECT what PostgreSQL is given is shown."""
+    database.execute("CREATE UNIQUE INDEX ON readings (device)")
+    keyed = f'{JSON}conflict = "ignore"\nkey = ["device"]'
+    said = ask(keyed, *TRY, given=b'{"device": "a"}\n{"device": "a", "temp": 2}\n')
+    assert said.status == 0
+    assert [line for line in said.out.splitlines() if "message" in line] == [
+        *("message 1: +OK", "message 2: +DUP")
+    ]
+    database.execute(
+        "CREATE ROLE a_writer LOGIN; GRANT USAGE ON SCHEMA gateway TO a_writer;"
+        "GRANT ALL ON ALL TABLES IN SCHEMA gateway TO a_writer;"
+        "GRANT INSERT ON readings TO a_writer"
+    )
+    try:
+        said = ask(JSON, *TRY, role="a_writer", given=b'{"device": "a", "temp": 1.005}')
+        assert (said.status, said.out.split()[-1]) == (0, "1.005")
+    finally:
+        database.execute("DROP OWNED BY a_writer; DROP ROLE a_writer")
