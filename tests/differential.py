@@ -2,10 +2,11 @@
 Values beside PostgreSQL's own: what a route stores, and C{INSERT ... VALUES ('text')}.
 
 Every type that a column can have is given literals, picked by hand and made from these by
-small changes. What the server accepts and stores of each is the measure; json, csv and
-logfmt routes and SQL of the user's own must do the same, but for the table of differences
-in docs/routes.md. The suite does a part of it; the long form goes on with one seed after
-the other::
+small changes. What the server accepts and stores of each is the measure; json, csv, logfmt,
+msgpack and cbor routes and SQL of the user's own must do the same, but for the table of differences
+in docs/routes.md. In msgpack and cbor a literal is a number, a truth value, bytes, an address or a
+UUID where one is written just like it, else a text. The suite does a part of it; the long form
+goes on with one seed after the other::
 
     python -m tests.differential --dsn "dbname=..." --rounds 20
 """
@@ -19,14 +20,19 @@ import json
 import random
 import re
 import sys
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
-from uuid import uuid4
+from uuid import UUID, uuid4
 
+import cbor2
+import msgpack
 import psycopg2
 
+from gateway.formats.objects import json_token
 from gateway.model.batch import Chunk, Origin, Slice
 from gateway.model.errors import FramesRefused
 from gateway.model.route import Reading, Route, Value
@@ -237,7 +243,10 @@ def intended() -> list[Intended]:
     ]
 
 
-FORMS: Final = ("json", "csv", "logfmt", "sql")
+FORMS: Final = ("json", "csv", "logfmt", "sql", "msgpack", "cbor")
+
+TOKENS: Final = ("json", "msgpack", "cbor")
+"""Forms in which a document is no text, but a value of the message."""
 
 
 @dataclass(slots=True)
@@ -331,7 +340,9 @@ class Comparison:
             chosen = [
                 n
                 for n, literal in enumerate(literals)
-                if form != "json" or sql_type.base not in ("json", "jsonb") or _is_document(literal)
+                if form not in TOKENS
+                or sql_type.base not in ("json", "jsonb")
+                or (form == "json" and _is_document(literal))
             ]
             raw = sql_type.base in ("json", "jsonb")
             found = self._stored(form, [(n, literals[n]) for n in chosen], wanted, raw)
@@ -471,6 +482,10 @@ def _is_document(literal: str) -> bool:
 
 def _frame(form: str, number: int, literal: str, raw: bool) -> bytes:
     number += 1
+    if form == "msgpack":
+        return bytes(msgpack.packb({"n": number, "c": native(literal)}))
+    if form == "cbor":
+        return cbor2.dumps({"n": number, "c": native(literal, MORE)})
     if form == "json":
         return f'{{"n":{number},"c":{literal if raw else json.dumps(literal)}}}'.encode()
     if form == "logfmt":
@@ -479,6 +494,40 @@ def _frame(form: str, number: int, literal: str, raw: bool) -> bytes:
     line = io.StringIO()
     csv.writer(line, quoting=csv.QUOTE_ALL, lineterminator="").writerow([number, literal])
     return line.getvalue().encode()
+
+
+def native(literal: str, more: Sequence[Callable[[str], Any]] = ()) -> Any:
+    """
+    The value that is written just like a literal, else the literal.
+
+    @param more: for types that MessagePack does not have.
+    """
+    kinds: Sequence[Callable[[str], Any]] = (int, float, _truth, _octets, *more)
+    for kind in kinds:
+        try:
+            value = kind(literal)
+            token = json_token(value)
+        except (ArithmeticError, ValueError, KeyError):
+            continue
+        if isinstance(value, int) and kind is int and not more and not -(2**63) <= value < 2**64:
+            continue
+        if (json.loads(token) if token.startswith('"') else token) == literal:
+            return value
+    return literal
+
+
+def _truth(literal: str) -> bool:
+    return {"true": True, "false": False}[literal]
+
+
+def _octets(literal: str) -> bytes:
+    if not literal.startswith("\\x"):
+        raise ValueError
+    return bytes.fromhex(literal[2:])
+
+
+MORE: Final = (Decimal, UUID, ip_address)
+"""Types that CBOR has beside those of MessagePack."""
 
 
 def _slices(frames: list[bytes]) -> list[Slice]:
