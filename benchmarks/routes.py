@@ -177,7 +177,7 @@ class Bench:
         ]
         port = self.gateway.port(name)
         peers = [Talk(port, load, share) for load in loads]
-        seconds = _seconds(peers)
+        seconds = seconds_of(peers)
         counts = "SELECT (SELECT count(*) FROM readings) + (SELECT count(*) FROM keyed)"
         stored = self.database.column(counts)[0]
         ok = sum(peer.ok for peer in peers)
@@ -204,7 +204,7 @@ class Bench:
         peers = [Talk(self.gateway.port("json"), load, share) for _ in others]
         for other in others:
             other.start()
-        seconds = _seconds(peers)
+        seconds = seconds_of(peers)
         for other in others:
             other.end()
         if sum(peer.ok for peer in peers) != share * len(peers):
@@ -270,7 +270,7 @@ class Talk(threading.Thread):
         self._socket.close()
 
 
-def _seconds(peers: Sequence[Talk]) -> float:
+def seconds_of(peers: Sequence[Talk]) -> float:
     """Start them all, and wait for the last one."""
     begun = time.monotonic()
     for peer in peers:
