@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -37,6 +37,19 @@ class Texts:
 
     values: Sequence[str | None]
     offsets: Callable[[], Sequence[str]] | None = None
+
+
+_NULL: Final = msgspec.Raw(b"null")
+
+
+def without_rows(tokens: Tokens, rows: Iterable[int]) -> Tokens:
+    """
+    Return values of which those of some messages are left out.
+    """
+    values = list(tokens.values)
+    for row in rows:
+        values[row] = _NULL
+    return Tokens(values)
 
 
 Cells = Tokens | Texts

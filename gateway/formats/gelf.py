@@ -20,7 +20,7 @@ from typing import Final
 import msgspec
 from msgspec import Raw
 
-from gateway.formats.fields import Fields, Tokens
+from gateway.formats.fields import Fields, Tokens, without_rows
 from gateway.formats.json import JsonFormat, fault_of_name
 from gateway.model.errors import Faults
 from gateway.model.outcome import Code, Outcome, refused
@@ -97,11 +97,11 @@ class GelfFormat:
             cells[ADDITIONAL] = [
                 _NULL if row in faults else _additional(frame) for row, frame in enumerate(frames)
             ]
-        for row in faults:
-            for values in cells.values():
-                values[row] = _NULL
-        refusals: Faults = sorted(faults.items())
-        return Fields({name: Tokens(cells[name]) for name in self._fields}, refusals)
+        found = {name: Tokens(cells[name]) for name in self._fields}
+        if faults:
+            found = {name: without_rows(tokens, faults) for name, tokens in found.items()}
+        refusals: Faults = [(row, faults[row]) for row in sorted(faults)]
+        return Fields(found, refusals)
 
 
 def _tokens(read: Fields) -> dict[str, Tokens]:
@@ -119,6 +119,8 @@ def _demand(
     if good.fullmatch(b",".join([*tokens, b""])):
         return
     for row, raw in enumerate(tokens):
+        if row in faults:
+            continue
         token = bytes(raw)
         if token == b"null":
             fault = f"no GELF message: it has no {name!r}"
@@ -128,7 +130,7 @@ def _demand(
             fault = "no GELF message: its 'host' is empty"
         else:
             continue
-        faults.setdefault(row, refused(Code.FORMAT, fault))
+        faults[row] = refused(Code.FORMAT, fault)
 
 
 def _mended(frame: bytes) -> bytes:

@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
-from gateway.formats.fields import Fields, Tokens, nested
+from gateway.formats.fields import Fields, Tokens, nested, without_rows
 from gateway.model.errors import Faults
 from gateway.model.outcome import Code, refused
 
@@ -64,6 +64,8 @@ class JsonFormat:
         cells: dict[str, Tokens] = {}
         faults = _not_text(frames)
         self._root.parse_objects(frames, cells, faults)
+        if faults:
+            cells = {name: without_rows(tokens, faults) for name, tokens in cells.items()}
         refusals: Faults = [(row, refused(Code.FORMAT, faults[row])) for row in sorted(faults)]
         return Fields(cells, refusals)
 

@@ -34,7 +34,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Raw
 
-from gateway.formats.fields import Fields, Tokens
+from gateway.formats.fields import Fields, Tokens, without_rows
 from gateway.model.errors import Faults
 from gateway.model.outcome import Code, refused
 
@@ -95,11 +95,7 @@ class ObjectReader:
             rows = [{} if number in faults else row for number, row in enumerate(rows)]
         self._root.read(rows, cells, faults)
         if faults:
-            for name, tokens in cells.items():
-                values = list(tokens.values)
-                for number in faults:
-                    values[number] = _NULL
-                cells[name] = Tokens(values)
+            cells = {name: without_rows(tokens, faults) for name, tokens in cells.items()}
         refusals: Faults = [(row, refused(Code.FORMAT, faults[row])) for row in sorted(faults)]
         return Fields(cells, refusals)
 

@@ -71,6 +71,7 @@ def test_additional_fields_where_there_are_none() -> None:
         ([GOOD], "the message is not a JSON object but an array"),
         (b"<13>hello", "not JSON: invalid character (byte 0)"),
         (b'{"host":"h","short_message":"\xff"}', "not JSON: not UTF-8: invalid start byte"),
+        (b'{"host":"\xff"}', "not JSON: not UTF-8: invalid start byte"),
         (b'{"host":"h","short_message":"m","_x":NaN}', "not JSON: invalid character"),
         (b'{"host":"h","short_message":"m"}{', "not JSON: trailing characters"),
         (b"", "not JSON: it is empty"),

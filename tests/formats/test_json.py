@@ -37,6 +37,8 @@ def test_bytes_of_fields_that_nobody_wants() -> None:
     assert faults == {
         1: "-REJ FORMAT :not JSON: not UTF-8: invalid start byte (byte 15)",
     }
+    cells, _ = read(["a", "b.c"], b'{"a": 1, "b": 5}', b'{"a": 1, "x": "\xff"}')
+    assert cells == {"a": ["null"] * 2, "b.c": ["null"] * 2}, "one at fault has no field"
 
 
 def test_fields_and_paths() -> None:
