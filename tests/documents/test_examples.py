@@ -256,6 +256,25 @@ def test_relp(play: Play, database: Database) -> None:
     assert recent(sent["by way of RELP"]) and recent(sent["behind it"])
 
 
+def test_gelf(play: Play, database: Database, tmp_path: Path) -> None:
+    """A program logs by pygelf as it would to Graylog; what is no GELF is kept with its reason."""
+    (tmp_path / ".venv").symlink_to(BIN.parent)
+    example = play("gelf")
+    (program, _), (refused, _), look = example.blocks
+    for command, count in ((program, 2), (refused, 3)):
+        assert example.says(command) == ""
+        wait_until(lambda count=count: kept(database) == count, "what was sent is kept")
+    example.blocks = [look]
+    example.check()
+    assert recent(database.column("SELECT max(at) FROM logs")[0])
+
+
+def kept(database: Database) -> int:
+    """Messages of the example that are stored, or dead letters."""
+    rows = "SELECT (SELECT count(*) FROM logs) + (SELECT count(*) FROM gateway.dead_letter)"
+    return int(database.column(rows)[0])
+
+
 def test_graphite(play: Play, database: Database) -> None:
     """Metrics of this machine; what they are today is not what the README shows."""
     play("graphite").check(lambda text: trimmed(re.sub(r"\d+(\.\d+)?", "0", text)))
