@@ -181,6 +181,20 @@ def test_routes_chosen_by_a_field(form: str, database: Database, start_with: Sta
     assert database.column("SELECT v FROM b") == [2]
 
 
+def test_commands_with_binary_messages(database: Database, start_with: Start) -> None:
+    """PUT takes any bytes behind the route's name, in a framing that does."""
+    database.execute("CREATE TABLE a (v bytea)")
+    gateway = start_with(
+        '[listeners.b]\nendpoint = "tcp:0:interface=127.0.0.1"\nframing = "netstring"\n'
+        'dialect = "command"\n[routes.a]\ntable = "a"\nformat = "msgpack"\n'
+        'columns = { v = "v" }\n'
+    )
+    values = [bytes([n]) * 3 for n in range(256)] + [b" \n\r\0 ", b""]
+    messages = [b"PUT a " + bytes(msgpack.packb({"v": value})) for value in values]
+    assert set(ask(gateway.connect("b"), messages)) == {"+OK"}
+    assert sorted(map(bytes, database.column("SELECT v FROM a"))) == sorted(values)
+
+
 def package(folder: Path, source: str) -> Path:
     """A folder with an installed package that has an entry point."""
     info = folder / "thermometer-1.0.dist-info"
