@@ -162,7 +162,7 @@ TARGETS: Final = {
         framing("int32"),
         [b"\x09\x01\0\0\0\x05hello\0\0\0\x00", b"\x63\x02" + b"\0\0\0\x02ab" * 20],
     ),
-    "gelf": Target(
+    "gelf-datagrams": Target(
         gelf,
         [
             b"\x40\x1e\x0f12345678\x00\x02{\xff\n\x1e\x0f12345678\x01\x02}\xff\nplain",
