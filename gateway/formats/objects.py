@@ -286,7 +286,8 @@ def _integer(value: Any) -> str:
 
 def _float(value: Any) -> str:
     if math.isfinite(value):
-        return float.__repr__(value)
+        # As it is written among plain values: repr has another form of exponents.
+        return _encode(float(value)).decode()
     return '"NaN"' if value != value else '"Infinity"' if value > 0 else '"-Infinity"'
 
 

@@ -58,7 +58,8 @@ def read(fields: list[str], *rows: Any) -> tuple[dict[str, list[str]], dict[int,
         (True, "true"),
         (-(2**70), "-1180591620717411303424"),
         (0.1, "0.1"),
-        (1e22, "1e+22"),
+        (1e22, "1e22"),
+        (1e-7, "1e-7"),
         (math.nan, '"NaN"'),
         (-math.inf, '"-Infinity"'),
         (Decimal("1.10"), "1.10"),
@@ -189,13 +190,10 @@ VALUES = st.recursive(
 
 @given(st.lists(VALUES, min_size=1))
 def test_together_as_alone(values: list[Any]) -> None:
-    """Written for all rows at once, each value means what it means alone."""
+    """Written for all rows at once, each value is written as it is alone."""
     cells, faults = read(["v"], *({"v": value} for value in values))
     assert faults == {}
-    for value, token in zip(values, cells["v"], strict=True):
-        assert json.loads(token) == json.loads(json_token(value))
-        if isinstance(value, (int, Decimal)) and not isinstance(value, bool):
-            assert token == json_token(value), "no digit is lost"
+    assert cells["v"] == [json_token(value) for value in values]
 
 
 def test_as_the_server_writes_it(server: TemporaryServer) -> None:
