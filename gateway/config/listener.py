@@ -347,6 +347,8 @@ def _check_binary(
     """
     Note a framing that would cut messages of a route's format in two.
     """
+    if listener.is_datagram:
+        return
     names = [listener.route, *(listener.routes or {}).values()]
     formats = {routes[name].reading.format for name in names if name is not None and name in routes}
     for format_ in sorted(formats & BINARY_FORMATS):
@@ -354,7 +356,7 @@ def _check_binary(
             reader.note(
                 f"{where}.framing",
                 f"{listener.framing_name} ends a message at a byte that {format_} may hold;"
-                ' use "netstring" or "octet-counted"',
+                ' use "netstring", "octet-counted" or "int32"',
             )
 
 

@@ -455,10 +455,12 @@ def test_framings_that_would_cut(form: str) -> None:
     for framing in ("line", "nul"):
         assert problems(BINARY.format(format=form, framing=framing, keys="")) == [
             f"/etc/g.toml: listeners.a.framing: {framing} ends a message at a byte that {form} may"
-            ' hold; use "netstring" or "octet-counted"'
+            ' hold; use "netstring", "octet-counted" or "int32"'
         ]
-    for framing in ("netstring", "octet-counted"):
+    for framing in ("netstring", "octet-counted", "int16", "int32"):
         load(BINARY.format(format=form, framing=framing, keys=""))
+    datagrams = READING.replace("tcp:1", "udp:1")
+    load(datagrams.format(format=form, keys="", columns='a = "a"'))
     by = BINARY.replace('route = "r"', 'route_by = "a"\nroutes = {{ x = "r" }}')
     assert len(problems(by.format(format=form, framing="line", keys=""))) == 1
 
