@@ -51,7 +51,7 @@ from gateway.wire.protocols import PROTOCOLS
 DATAGRAM: Final = "datagram"
 """Framing of listeners for datagrams, as it is shown."""
 
-BINARY: Final = frozenset({"cbor", "msgpack", "python"})
+_ANY_BYTES: Final = frozenset({"cbor", "msgpack", "python"})
 """Formats in which a line end or NUL at the end of a message is part of it."""
 
 
@@ -293,7 +293,7 @@ def _datagrams(config: Config, listener: Listener) -> DatagramSettings:
     routes = [config.routes[name] for name in names if name in config.routes]
     trims = listener.trim_end
     if trims is None:
-        trims = not any(route.reading.format in BINARY for route in routes)
+        trims = not any(route.reading.format in _ANY_BYTES for route in routes)
     return DatagramSettings(
         gelf=listener.gelf,
         trims=trims,
