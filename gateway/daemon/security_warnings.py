@@ -56,17 +56,23 @@ def operator_warnings(
 
 
 def _lost_message_warnings(config: Config) -> Iterator[str]:
-    """Warn of listeners that neither answer nor keep a refused message."""
+    """
+    Warn of listeners that neither answer nor keep a refused message, or whose senders drop it.
+    """
     for name, listener in config.listeners.items():
         silent = listener.is_datagram or Words.configured(listener.ack, listener.nak).silent
-        if listener.dialect != "plain" or not silent:
+        if listener.dialect == "relp":
+            key, loss = "dialect", "rsyslog drops what is refused, so that it is nowhere"
+        elif listener.dialect == "plain" and silent:
+            key = "endpoint" if listener.is_datagram else "ack"
+            loss = "what is refused is told to nobody and kept nowhere"
+        else:
             continue
         routes = {*(listener.routes or {}).values(), *([listener.route] if listener.route else [])}
         if lost := sorted(r for r in routes if not config.routes[r].dead_letter):
-            key = "endpoint" if listener.is_datagram else "ack"
             yield (
-                f"listeners.{name}.{key}: what is refused is told to nobody and kept nowhere, but"
-                f" for a line a minute in the log; set dead_letter = true for {', '.join(lost)}"
+                f"listeners.{name}.{key}: {loss}, but for a line a minute in the log; set"
+                f" dead_letter = true for {', '.join(lost)}"
             )
 
 

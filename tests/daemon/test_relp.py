@@ -253,7 +253,7 @@ def test_an_idle_rsyslog(start: Start, start_rsyslog: StartRsyslog, database: Da
     gateway = start()
     rsyslog = start_rsyslog(gateway)
     rsyslog.send(numbered(10))
-    assert stored(database, 10)
+    assert stored(database, 10) and len(peers(gateway)) == 1
     with out_of_service(gateway, database):
         rsyslog.send(numbered(10, 10))
         wait_until(lambda: peers(gateway) == [], "its connection was held and closed")
