@@ -92,8 +92,8 @@ class Bench:
     def lost(self) -> int:
         """Datagrams lost since the start of the gateway."""
         _, text = self.gateway.get("/metrics")
-        found = re.findall(r"^gateway_datagrams_lost_total\{.*\} (\d+)", text, re.MULTILINE)
-        return sum(map(int, found))
+        found = re.findall(r"^gateway_datagrams_lost_total\{.*\} (\S+)", text, re.MULTILINE)
+        return int(sum(map(float, found)))
 
     def lines(self) -> float:
         """Messages a second, by gateway bench."""
