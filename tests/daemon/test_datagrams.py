@@ -161,7 +161,7 @@ def test_the_line_in_the_log(installer: Installer, start_with: Start, database: 
 @pytest.mark.parametrize("library", ["pygelf", "graypy", "pygelf-plain"])
 def test_gelf(library: str, start_with: Start, database: Database) -> None:
     """GELF's senders: compressed, in chunks where a message is long, and fields of their own."""
-    gateway = start_with(GELF)
+    gateway = start_with(GELF.replace('format = "json"', 'format = "gelf"'))
     where: Any = ("127.0.0.1", gateway.port("gelf"))
     handler: Any
     if library == "graypy":
