@@ -33,7 +33,7 @@ _ARGUMENT_NAMES: Final = (
 )
 """Arguments that have names."""
 
-_OTHER_KINDS: Final = ("udp", "fd", "stdio", "sctp", "pipe")
+_OTHER_KINDS: Final = ("fd", "stdio", "sctp", "pipe")
 """Kinds that are none here, and no names of hosts."""
 
 _LOCAL_HOSTS: Final = ("", "localhost")
@@ -159,7 +159,10 @@ def _guesses(text: str, listening: bool) -> list[tuple[str, bool]]:
         place = _place(url["rest"].rstrip("/") if url is not None else text)
         if place is not None:
             place = place._replace(secure=place.secure or secure)
-            guesses.append((place.written(listening), place.secure))
+            written = place.written(listening)
+            if listening and kind.lower() == "udp":
+                written = written.replace("tcp:", "udp:", 1)
+            guesses.append((written, place.secure))
     return guesses
 
 
@@ -175,7 +178,7 @@ def _place(text: str) -> _HostAndPort | None:
         return None
     kind, host = match["kind"] or "", match["host"] or ""
     interface = match["interface"] or ""
-    if kind.lower() not in _ENDPOINT_KINDS:
+    if kind.lower() not in (*_ENDPOINT_KINDS, "udp"):
         # Without one, what stands before the port is a host: "localhost:8002".
         if (
             (kind and host)

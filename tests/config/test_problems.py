@@ -309,7 +309,18 @@ def test_datagrams_have_no_answers() -> None:
     assert keys(f'{LISTENER}{ROUTE}[admin]\nendpoint = "unixgram:x"\n') == ["admin.endpoint"]
 
 
-def test_a_datagram_endpoint_that_is_mistyped() -> None:
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("upd:514", "udp:514"),
+        ("udp:127.0.0.1:514", "udp:514:interface=127.0.0.1"),
+        ("udp:localhost:514", "udp:514:interface=127.0.0.1"),
+        ("udp://0.0.0.0:514", "udp:514"),
+        ("UDP:514", "udp:514"),
+        ("unixgrm:log.sock", "unixgram:log.sock"),
+    ],
+)
+def test_a_datagram_endpoint_that_is_mistyped(text: str, meant: str) -> None:
     """The one that is meant is named."""
-    (line,) = problems(f'[listeners.a]\nendpoint = "upd:514"\nroute = "r"\n{ROUTE}')
-    assert 'did you mean "udp:514"?' in line
+    found = problems(f'[listeners.a]\nendpoint = "{text}"\nroute = "r"\n{ROUTE}')
+    assert len(found) == 1 and f'did you mean "{meant}"?' in found[0]
