@@ -212,13 +212,13 @@ class AcknowledgingReader:
 
     def _begin(self, frames: list[bytes], answered: OnAnswer) -> None:
         self._since = self.settings.clock.seconds()
-        Deferred.fromCoroutine(self.handle(frames)).addCallbacks(
-            lambda closes: answered(Acknowledged(closes)), self._failed, callbackArgs=()
-        ).addErrback(self._bug)
+        handled = Deferred.fromCoroutine(self.handle(frames)).addErrback(self._failed)
+        handled.addCallback(lambda closes: answered(Acknowledged(closes))).addErrback(self._bug)
 
-    def _failed(self, failure: Failure) -> None:
+    def _failed(self, failure: Failure) -> bool:
         self._bug(failure)
-        self.peer.close_with(self.peer.log_close(wording.COMMAND_FAILED))
+        self.peer.log_close(wording.COMMAND_FAILED)
+        return True
 
     def _bug(self, failure: Failure) -> None:
         self._log.failure(
