@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
 from typing import Final
 
 from gateway.dialects.acknowledging import AcknowledgingDialect, AcknowledgingReader
 from gateway.dialects.base import Peer
-from gateway.model import wording
 from gateway.model.errors import FramingError
 from gateway.model.outcome import Code, goodbye, is_kept
 from gateway.model.unit import unit_key
@@ -25,6 +26,8 @@ from gateway.wire.forward_handshake import SALT_BYTES, Handshake, HandshakeSecre
 
 _TURN: Final = 32
 """Portions of a chunk's messages that are made before others get their turn: some 10 ms."""
+
+_NOT_IN_FORCE: Final = goodbye(Code.AUTH, "the shared key or password is not in force any more")
 
 
 @dataclass(slots=True)
@@ -71,7 +74,7 @@ class ForwardReader(AcknowledgingReader):
     def replace_dialect(self, dialect: AcknowledgingDialect) -> None:
         super().replace_dialect(dialect)
         if not _is_let_in(self.settings.handshake, self._secrets, self._user):
-            self.peer.close_with(self.peer.log_close(wording.TOKEN_REVOKED))
+            self.peer.close_with(self.peer.log_close(_NOT_IN_FORCE))
 
     def _let_in(self, handshake: Handshake, frame: bytes) -> bool:
         """
@@ -97,10 +100,16 @@ class ForwardReader(AcknowledgingReader):
         @raise FramingError: a frame is no chunk; what was before it is stored and acknowledged.
         """
         plain = _Gathered()
+        # Consecutive ones are made into messages together.
+        records: list[Chunk] = []
         try:
             for frame in frames:
                 chunk = parse_chunk(frame, self.settings.max_chunk)
-                stream = self._stream(chunk)
+                if chunk.is_message and not chunk.id:
+                    records.append(chunk)
+                    continue
+                stream = self._stream(chunk.tag, chunk.entries)
+                await self._gather_records(records, plain)
                 if not chunk.id:
                     await self._gather(stream, plain)
                     continue
@@ -115,16 +124,27 @@ class ForwardReader(AcknowledgingReader):
                 if not await self._store(gathered, chunk):
                     return False
         except FramingError:
+            await self._gather_records(records, plain)
             await self._store(plain)
             raise
+        await self._gather_records(records, plain)
         return await self._store(plain)
 
-    def _stream(self, chunk: Chunk) -> EventStream:
+    def _stream(self, tag: bytes, entries: bytes) -> EventStream:
         settings = self.settings
         # Where a field chooses among routes, they have one format.
         packed = any(str(reading.format) == "msgpack" for reading in settings.formats.values())
         now = round(settings.wall() * 10**9)
-        return EventStream(chunk.tag, chunk.entries, settings.max_frame, now, packed)
+        return EventStream(tag, entries, settings.max_frame, now, packed)
+
+    async def _gather_records(self, records: list[Chunk], gathered: _Gathered) -> None:
+        """
+        Make messages of single records, and take them off their list.
+        """
+        for tag, alike in groupby(records, attrgetter("tag")):
+            entries = b"".join([record.entries for record in alike])
+            await self._gather(self._stream(tag, entries), gathered)
+        records.clear()
 
     async def _gather(self, stream: EventStream, gathered: _Gathered) -> None:
         """

@@ -283,11 +283,13 @@ class Chunk:
     @ivar entries: MessagePack arrays C{[time, record]}, joined and not compressed.
     @ivar id: the option C{chunk} as it came, a MessagePack string or binary data; C{b""}: no
         acknowledgement is wanted.
+    @ivar is_message: whether it is a single record, in Message mode.
     """
 
     tag: bytes
     entries: bytes
     id: bytes = b""
+    is_message: bool = False
 
     @property
     def ack(self) -> bytes:
@@ -355,7 +357,7 @@ def _message(tag: bytes, elements: list[msgspec.Raw]) -> Chunk:
     if metadata is not None:
         # As an entry has it; Fluent Bit has it among the options in this mode alone.
         time = b"\x92" + time + bytes(metadata)
-    return Chunk(tag, b"\x92" + time + record, _chunk_id(options))
+    return Chunk(tag, b"\x92" + time + record, _chunk_id(options), is_message=True)
 
 
 def _read_options(value: msgspec.Raw) -> dict[str, msgspec.Raw]:

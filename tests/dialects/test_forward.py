@@ -89,6 +89,19 @@ def test_without_an_id_nothing_is_said() -> None:
     assert one.store.writes == [2]
 
 
+def test_records_without_an_id_are_stored_together() -> None:
+    """Single records of one read, of whatever tags, are one commit, in their order."""
+    one = bench(held=False)
+    tags = ["a", "a", "b", "a", "b", "b"]
+    one.peer.dataReceived(
+        b"".join(msgpack.packb([tag, TIME, {"a": str(n)}]) for n, tag in enumerate(tags))
+        + chunk("6", name=None)
+        + msgpack.packb(["c", TIME, {"a": "7"}])
+    )
+    assert stored(one) == [record(str(n), tag) for n, tag in enumerate([*tags, "app", "c"])]
+    assert one.store.writes == [8]
+
+
 def test_order_is_kept_between_kinds() -> None:
     """What stands before a chunk with an id is stored before it, what stands behind after it."""
     one = bench(held=False)
@@ -206,9 +219,10 @@ def test_a_fault_ends_the_connection_after_what_was_before() -> None:
 def test_what_is_no_chunk_is_not_acknowledged(bad: bytes) -> None:
     """A frame that is no chunk of logs ends the connection; what came before it is stored."""
     one = bench(held=False)
-    one.peer.dataReceived(chunk("1", name=None) + bad + chunk("2", name="c2"))
+    first = msgpack.packb(["app", TIME, {"a": "0"}]) + chunk("1", name=None)
+    one.peer.dataReceived(first + bad + chunk("2", name="c2"))
     assert one.said == b""
-    assert stored(one) == [record("1")]
+    assert stored(one) == [record("0"), record("1")]
     assert one.transport.disconnecting
 
 

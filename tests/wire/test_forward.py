@@ -192,10 +192,11 @@ def test_modes_become_one(tag: str | bytes, second: Any) -> None:
 def test_a_message_is_a_chunk_of_one(time: Any) -> None:
     """Message mode is an entry of its own, with a time of any kind, and what Docker 18 sends."""
     entry = msgpack.packb([time, RECORD])
-    assert parse_chunk(msgpack.packb(["t", time, RECORD]), 9) == Chunk(b"t", entry)
-    assert parse_chunk(msgpack.packb(["t", time, RECORD, None]), 9) == Chunk(b"t", entry)
+    plain = Chunk(b"t", entry, is_message=True)
+    assert parse_chunk(msgpack.packb(["t", time, RECORD]), 9) == plain
+    assert parse_chunk(msgpack.packb(["t", time, RECORD, None]), 9) == plain
     chunk = parse_chunk(msgpack.packb(["t", time, RECORD, {"chunk": b"\xff\0"}]), 9)
-    assert chunk == Chunk(b"t", entry, b"\xc4\x02\xff\0")
+    assert chunk == Chunk(b"t", entry, b"\xc4\x02\xff\0", is_message=True)
     with_metadata = msgpack.packb(["t", time, RECORD, {"metadata": {"a": 1}}])
     assert parse_chunk(with_metadata, 9).entries == msgpack.packb([[time, {"a": 1}], RECORD])
 
