@@ -58,6 +58,19 @@ def test_a_listener(tmp_path: Path) -> None:
     assert config.handshakes == {}
 
 
+def test_what_the_document_shows(tmp_path: Path) -> None:
+    """The configuration of docs/forward.md is accepted, with the keys of its handshake too."""
+    text = (Path(__file__).parents[2] / "docs" / "forward.md").read_text()
+    whole, keys = re.findall(r"^```toml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    for name, content in (("forward.key", "k"), ("forward.users", "ann:pa")):
+        (tmp_path / name).write_text(content)
+    config = tmp_path / "gateway.toml"
+    config.write_text(whole.replace('route = "logs"\n', f'route = "logs"\n{keys}', 1))
+    read = read_config(str(config))
+    assert read.listeners["forward"].remember_chunks == 86400.0
+    assert read.handshakes["forward"].users == {"ann": b"pa"}
+
+
 @pytest.mark.parametrize(
     ("listener", "route", "said"),
     [
