@@ -216,6 +216,8 @@ def kill_postmaster(data: Path) -> None:
     pid_file = data / "postmaster.pid"
     pid, _, _, port, socket_dir, *_ = pid_file.read_text().splitlines()
     postmaster = psutil.Process(int(pid))
+    # Else it may start one more that is not seen here.
+    postmaster.suspend()
     # These hold the shared memory, which keeps a new postmaster from starting.
     processes = [postmaster, *postmaster.children()]
     postmaster.kill()
