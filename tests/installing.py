@@ -192,7 +192,9 @@ class Installer:
         wanted = (folder / "package.json").read_bytes()
         copy = self._cache / f"{folder.name}-{sha256(wanted).hexdigest()[:12]}"
         done = copy / "installed"
-        shutil.copytree(folder, copy, dirs_exist_ok=True)
+        copy.mkdir(exist_ok=True)
+        for file in filter(Path.is_file, folder.iterdir()):
+            _copy_anew(file, copy / file.name)
         if not done.exists():
             quiet = ("--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock")
             said = _run((*npm, "install", *quiet, "--prefix", str(copy)))
@@ -257,6 +259,17 @@ class Installer:
             said = _install([package])
         if said.returncode:
             pytest.fail(f"{by_hand} (it says: {_last_line(said)})", pytrace=False)
+
+
+def _copy_anew(file: Path, target: Path) -> None:
+    """
+    Copy a file where it has changed; whoever reads the target finds the old one or the new one.
+    """
+    content = file.read_bytes()
+    if not target.exists() or target.read_bytes() != content:
+        new = target.with_name(f"{target.name}.new")
+        new.write_bytes(content)
+        new.replace(target)
 
 
 def _install(packages: Sequence[str]) -> subprocess.CompletedProcess[str]:

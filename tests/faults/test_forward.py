@@ -11,7 +11,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -125,9 +125,10 @@ class Client:
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
             text=True,
         )
+        self._said: deque[str] = deque(maxlen=20)
         self.numbers: set[int] = set()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -137,10 +138,17 @@ class Client:
         for line in self._process.stdout:
             if line.startswith("+"):
                 self.numbers.add(int(line))
+            else:
+                self._said.append(line)
 
     def wait_progress(self) -> None:
         seen = len(self.numbers)
-        wait_until(lambda: len(self.numbers) > seen + 20, "the client goes on")
+
+        def goes_on() -> bool:
+            assert self._process.poll() is None, f"the client ended: {[*self._said]}"
+            return len(self.numbers) > seen + 20
+
+        wait_until(goes_on, "the client goes on")
 
     def finish(self) -> None:
         assert self._process.stdin is not None
