@@ -109,6 +109,31 @@ def test_what_is_refused_is_kept(start_with: Start, database: Database) -> None:
     assert_quiet(gateway)
 
 
+def test_a_route_of_messagepack_gets_records_as_they_are(
+    start_with: Start, database: Database
+) -> None:
+    """Binary data reaches a column of bytea byte for byte, where the route reads MessagePack."""
+    config = CONFIG.format(listener='route = "logs"')
+    config = config.replace('format = "json"', 'format = "msgpack"', 1)
+    config = config.replace('record = "@frame"', 'raw = "raw"')
+    gateway = start_with(config.replace('record = "jsonb not null"', 'raw = "bytea"'))
+    raw = bytes(range(256))
+    sent = chunk(
+        [1, {"number": 1, "raw": raw}], [[2, {"m": 1}], {"raw": b""}], [3, {"number": "x"}]
+    )
+    assert msgpack.unpackb(say(gateway, sent)) == {"ack": "c1"}
+    rows = database.execute(
+        "SELECT tag, extract(epoch FROM time), number, raw FROM logs ORDER BY id"
+    )
+    assert [(*row, bytes(value)) for *row, value in rows] == [
+        ("app", 1, 1, raw),
+        ("app", 2, None, b""),
+    ]
+    ((letter, _),) = dead(database)
+    assert msgpack.unpackb(letter)["number"] == "x"
+    assert_quiet(gateway)
+
+
 def test_a_chunk_over_two_routes_is_one(start_with: Start, database: Database) -> None:
     """The tag chooses the route, or a field; a chunk of both is stored as one, and once."""
     listener = 'route = "logs"\nroute_by = "kind"\n[listeners.forward.routes]\naudit = "audit"'
