@@ -32,7 +32,7 @@ from gateway.model.errors import (
     TransientError,
 )
 from gateway.model.outcome import STORED, Fate, Outcome, Run, Word, row_refused
-from gateway.model.store import Claim, Seen, Spooled, Written, reached
+from gateway.model.store import Claim, Seen, Spooled, Written, first_of, reached
 from gateway.model.stream import DIGEST
 from gateway.model.stream_marks import StreamPosition
 from gateway.model.unit import is_unit_key
@@ -212,7 +212,7 @@ class MemoryStore:
         before = [
             place
             for place, fence in enumerate(fences)
-            if self._fences.get(fence.lane, 0) >= (1 if is_unit_key(fence.lane) else fence.first)
+            if self._fences.get(fence.lane, 0) >= first_of(fence, fences)
         ]
         if before:
             for place in before:

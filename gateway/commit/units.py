@@ -6,10 +6,13 @@ route keeps dead letters, kept as one in the same transaction. A try commits eve
 holds or nothing, so whatever is known of an earlier try, writing again behind the same fences is
 right, also with rows refused in between.
 
-A unit with a key has fences of its own, made of its key and a route: whoever stores it again, at
-once or from a spool, finds them moved. All other units of a lane share the lane's fences. A unit
-without an answer may be sent again, so one that is not stored needs no reason: its sender hears
-nothing.
+A unit with a key has a lane of its own, which is the key: whoever stores it again, at once or from
+a spool, finds it moved, whatever routes its messages have by then. All other units share the fences
+of the lane that commits them. A unit without an answer may be sent again, so one that is not stored
+needs no reason: its sender hears nothing.
+
+A spool keeps the messages of each route by themselves, so only units of one route go there: of the
+others it could keep a half.
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ from gateway.model.outcome import (
     Outcome,
     try_later,
 )
-from gateway.model.unit import Unit, unit_key
+from gateway.model.unit import Unit
 
 _WAIT_FOR: Final = 60.0
 """
@@ -94,7 +97,8 @@ class UnitCommit:
         started = clock.seconds()
         alone = len(group.units) == 1
         attempt: Attempt | None = None
-        group.refuse_known(context.dead_letters)
+        dead_letters = group.dead_letters
+        group.refuse_known(dead_letters)
         while group.batches:
             sure = attempt is None or attempt.known is Known.NOT_STORED
             if sure:
@@ -108,7 +112,11 @@ class UnitCommit:
             if spooler is not None and spooler.may_lead and any(map(spooler.leads, group.batches)):
                 if not alone and sure:
                     return False
-                if await self._spool(group, attempt or context.attempt(started), ""):
+                if group.is_spoolable:
+                    if await self._spool(group, attempt or context.attempt(started), ""):
+                        return True
+                elif sure:
+                    group.fail(wording.UNIT_NOT_SPOOLED)
                     return True
             blame = attempt is not None and attempt.blames(clock.seconds())
             try:
@@ -116,9 +124,9 @@ class UnitCommit:
                     group.batches, group.fences, patient=spooler is None, blame=blame
                 )
             except BatchesRefused as refused:
-                if sure and refused.by_database and group.put_in_order():
+                if refused.by_database and group.put_in_order():
                     continue
-                group.refuse(refused.faults, context.dead_letters)
+                group.refuse(refused.faults, dead_letters)
                 continue
             except BatchesStored as before:
                 self._stored(group, before.places, started, attempt, by_earlier_try=True)
@@ -129,7 +137,8 @@ class UnitCommit:
                 places = range(len(group.batches))
                 self._stored(group, places, started, attempt, by_earlier_try=False)
                 return True
-            if not alone and sure and isinstance(trouble, (RouteError, RowError)):
+            bound = spooler is not None and not group.is_spoolable
+            if not alone and sure and (bound or isinstance(trouble, (RouteError, RowError))):
                 return False
             attempt = attempt or context.attempt(started)
             outcome = await self._next(group, attempt, trouble)
@@ -164,10 +173,13 @@ class UnitCommit:
                 if isinstance(trouble, TransientError)
                 else wording.DATABASE_AWAY
             )
-        if step is NextStep.SPOOL and await self._spool(group, attempt, str(trouble)):
-            return None
-        now = context.clock.seconds()
-        if step is NextStep.WAIT and context.spooler is None and now - attempt.started > _WAIT_FOR:
+        spools = context.spooler is not None and group.is_spoolable
+        if step is NextStep.SPOOL and spools:
+            if await self._spool(group, attempt, str(trouble)):
+                return None
+        elif step is NextStep.SPOOL and attempt.known is Known.NOT_STORED:
+            return wording.UNIT_NOT_SPOOLED
+        elif not spools and context.clock.seconds() - attempt.started > _WAIT_FOR:
             # Its fences are spoilt: nobody else may be stored behind them.
             group.forget_fences()
             return wording.NOT_KNOWN_STORED
@@ -198,9 +210,6 @@ class UnitCommit:
         spooler = self._context.spooler
         assert spooler is not None
         sure = attempt.known is Known.NOT_STORED
-        # Of a route all goes one way, the spool's or the other. That a try may have stored it in
-        # another cut is no matter: it stored all of it.
-        group.put_by_route()
         while group.batches:
             batch, fence = group.batches[0], group.fences[0]
             # A key's fence goes with it: it is how the unit is known when it is sent again.
@@ -258,6 +267,18 @@ class _Group:
         self._number()
         self._ordered = False
 
+    @property
+    def dead_letters(self) -> frozenset[str]:
+        """Routes whose refused messages are kept, as it was when the messages were read."""
+        part = self.units[0][0].part
+        assert part is not None
+        return part.unit.dead_letters
+
+    @property
+    def is_spoolable(self) -> bool:
+        """Whether each unit has one route."""
+        return all(len({chunk.route for chunk in unit}) == 1 for unit in self.units)
+
     def is_keyed(self, place: int) -> bool:
         """Say whether a batch is of a unit with a key."""
         return self._keys[place] is not None
@@ -269,21 +290,21 @@ class _Group:
     def _number(self) -> None:
         """Give each batch its fence: of its unit's key, or the lane's next one."""
         self.fences = []
-        counts: dict[tuple[Unit | None, str], int] = {}
+        counts: dict[str, int] = {}
         for unit, batch in zip(self._keys, self.batches, strict=True):
-            number = counts[unit, batch.route] = counts.get((unit, batch.route), -1) + 1
             if unit is not None and unit.key is not None:
-                self.fences.append(Fence(_lane_of(unit.key, batch.route), number + 1))
-                continue
-            fence = self._lane[batch.route]
+                fence = Fence(unit.key, 1)
+            else:
+                fence = self._lane[batch.route]
+            number = counts[fence.lane] = counts.get(fence.lane, -1) + 1
             self.fences.append(Fence(fence.lane, fence.number + number))
 
     def put_in_order(self) -> bool:
         """
         Cut into batches that keep the order of each peer's messages over its routes.
 
-        For rows that may have been refused only because they came too early, before anything is
-        stored.
+        For rows that may have been refused only because they came too early. That an earlier try
+        may still store another cut is no matter: of these fences the first to move stops the other.
 
         @return: C{False} where that changes nothing.
         """
@@ -292,12 +313,6 @@ class _Group:
         self._ordered = True
         self._cut(Batch.in_order)
         return True
-
-    def put_by_route(self) -> None:
-        """Undo L{put_in_order}."""
-        if self._ordered:
-            self._ordered = False
-            self._cut(lambda batches, chunks: _joined(batches))
 
     def _cut(self, cut: Callable[[Sequence[Batch], Sequence[Chunk]], Sequence[Batch]]) -> None:
         chunks = [chunk for unit in self.units for chunk in unit]
@@ -476,20 +491,3 @@ def _before(piece: Slice, cuts: dict[Unit, tuple[int, int, Outcome]]) -> Sequenc
 def _kept(refusal: Refusal) -> Refusal:
     """Make a refusal one that is kept as a dead letter."""
     return refusal._replace(outcome=replace(refusal.outcome, dead_letter=True), dead_letter=True)
-
-
-def _joined(batches: Sequence[Batch]) -> Sequence[Batch]:
-    """Join the batches of each route."""
-    routes: dict[str, tuple[list[Slice], list[Refusal]]] = {}
-    for batch in batches:
-        slices, refusals = routes.setdefault(batch.route, ([], []))
-        slices += batch.slices
-        refusals += batch.refusals
-    return [Batch(route, *parts) for route, parts in routes.items()]
-
-
-def _lane_of(key: str, route: str) -> str:
-    """
-    Return the lane of a unit's batches: another for each route, so that each is known by itself.
-    """
-    return unit_key(key.encode(), route.encode())

@@ -47,6 +47,9 @@ SLOW_BATCH_SECONDS: Final = 0.01
 
 _LOAD: Final = attrgetter("load")
 
+UNIT_MESSAGE: Final = 1024
+"""The same for a message of a unit, which may be large: what reading it takes is there at once."""
+
 OnSettled = Callable[[object, list[Run]], None]
 """Called with a submission's token and the fates of its messages, in order."""
 
@@ -111,7 +114,7 @@ class PeerSource:
         @param key: see L{gateway.model.unit.unit_key}.
         """
         writer = self._writer
-        unit = Unit(len(parts), settled, key)
+        unit = Unit(len(parts), settled, key, writer.dead_letters)
         now = writer.wall_clock()
         chunks = []
         limit = writer.inflight_limit
@@ -123,7 +126,7 @@ class PeerSource:
             )
             chunk.part = part
             chunks.append(chunk)
-            limit.used += chunk.size + MESSAGE * len(frames)
+            limit.used += chunk.size + UNIT_MESSAGE * len(frames)
         lane = self._lane
         if lane is None:
             lane = self._lane = writer.choose_lane()
@@ -143,7 +146,8 @@ class PeerSource:
             del writer.sources[id(self._origin)]
         self._answered(chunk.token, runs)
         limit = writer.inflight_limit
-        limit.used -= chunk.size + MESSAGE * len(chunk.frames)
+        weight = MESSAGE if chunk.part is None else UNIT_MESSAGE
+        limit.used -= chunk.size + weight * len(chunk.frames)
         writer.in_flight -= 1
         if limit.full:
             limit.eased()

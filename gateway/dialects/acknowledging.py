@@ -25,10 +25,13 @@ from twisted.python.failure import Failure
 
 from gateway.dialects.base import Dialect, FrameReader, OnAnswer, Peer, UnitChunk, Work, turned_away
 from gateway.model import wording
-from gateway.model.outcome import Acknowledged, Outcome, Run
+from gateway.model.outcome import Acknowledged, Outcome, Run, Word, is_kept
 from gateway.model.route import Reading
 from gateway.wire.forward_handshake import HandshakeSecrets
 from gateway.wire.hl7 import ALL_OF_TWO, Accepted
+
+_TOGETHER: Final = 2048
+"""Messages of a unit that are read at a time: between them others get their turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +159,18 @@ class AcknowledgingReader:
         """
         self.peer.acknowledge(payload, runs, self._since)
 
+    def give_up(self, runs: Sequence[Run]) -> None:
+        """
+        Count and log that the connection ends without an acknowledgement.
+
+        @param runs: fates of the messages that have none.
+        """
+        self.write(b"", runs)
+        reason = next((fate for _, fate in runs if not is_kept(fate)), None)
+        if isinstance(reason, Outcome):
+            text = f"not stored, and so not acknowledged: {reason.text}"
+            self.peer.log_close(Outcome(Word.BYE, reason.code, text))
+
     async def hold(self, seconds: float) -> None:
         """Wait; no longer than the peer is there and may stay."""
         if self._hurried:
@@ -277,7 +292,9 @@ def _parts(
     @param works: as a dialect of messages has read all of them.
     """
     if len(works) == 1 and not works[0].gaps and not oversize:
-        return [UnitChunk(works[0].route, messages)]
+        route = works[0].route
+        begins = range(0, len(messages), _TOGETHER)
+        return [UnitChunk(route, messages[begin : begin + _TOGETHER]) for begin in begins]
     parts: list[UnitChunk] = []
     position = 0
     for work in works:
@@ -287,8 +304,14 @@ def _parts(
             if refusal is None and position in oversize:
                 refusal = wording.TOO_LONG
             route = "" if place in gaps else work.route
-            if parts and parts[-1].route == route and parts[-1].refusal is refusal:
-                parts[-1].frames.append(messages[position])
+            last = parts[-1] if parts else None
+            if (
+                last is not None
+                and last.route == route
+                and last.refusal is refusal
+                and len(last.frames) < _TOGETHER
+            ):
+                last.frames.append(messages[position])
             else:
                 parts.append(UnitChunk(route, [messages[position]], refusal))
             position += 1

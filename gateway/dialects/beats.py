@@ -32,7 +32,7 @@ class BeatsReader(AcknowledgingReader):
             assert isinstance(window, Window)
             runs = await self._store(window) if window.events else []
             if not all(is_kept(fate) for _, fate in runs):
-                self.write(b"", runs)
+                self.give_up(runs)
                 return True
             self.write(acknowledgement(window), runs)
             if self._hurried:

@@ -169,9 +169,11 @@ class ForwardReader(AcknowledgingReader):
             return True
         key = None if chunk is None or not self.settings.remember_chunks else self._key(chunk)
         runs = await self.store(gathered.messages, key, gathered.oversize)
-        kept = all(is_kept(fate) for _, fate in runs)
-        self.write(ack if kept else b"", runs)
-        return kept
+        if not all(is_kept(fate) for _, fate in runs):
+            self.give_up(runs)
+            return False
+        self.write(ack, runs)
+        return True
 
     def _key(self, chunk: Chunk) -> str:
         """

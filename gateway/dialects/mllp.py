@@ -183,7 +183,7 @@ class MllpReader(AcknowledgingReader):
             unsaid = next((n for n, fate in enumerate(fates[:stop]) if self._is_unsaid(fate)), None)
             self._answer(waiting, fates[: stop if unsaid is None else unsaid])
             if unsaid is not None:
-                self.write(b"", _runs(fates[unsaid:]))
+                self.give_up(_runs(fates[unsaid:]))
                 return True
             waiting = waiting[stop:]
             if waiting and self._hurried:

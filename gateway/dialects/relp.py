@@ -89,7 +89,8 @@ class RelpReader(AcknowledgingReader):
             return True
         self.write(answers, kept)
         await self.dialect.hold_times.hold(self.hold)
-        self.write(SERVER_CLOSE, [(1, fate)])
+        self.give_up([(1, fate)])
+        self.write(SERVER_CLOSE)
         return True
 
     def _command(self, frame: Command) -> bool:
@@ -110,6 +111,7 @@ class RelpReader(AcknowledgingReader):
             return False
         version = self._fault or agreed(data)
         if isinstance(version, str):
+            self.peer.log_close(goodbye(Code.FORMAT, f"RELP: {version}"))
             self.write(refused(number, version))
             return True
         self._is_open = True

@@ -60,6 +60,11 @@ Spooled = Mapping[str, Sequence[tuple[int, int]]]
 """Numbers of a stream that wait in the gateway's spool: epoch -> (first, last), ascending."""
 
 
+def first_of(fence: Fence, fences: Sequence[Fence]) -> int:
+    """Return the first number on a fence's lane, of fences that move in one commit."""
+    return min(other.first for other in fences if other.lane == fence.lane)
+
+
 def reached(mark: int, waiting: Sequence[tuple[int, int]]) -> int:
     """
     Return the last number that is in the database or follows its mark without a gap in the spool.
@@ -160,10 +165,9 @@ class Store(Protocol):
         fences, or do nothing at all.
 
         For units of messages (L{gateway.model.unit}), which have no streams. There may be several
-        batches of a route, each with a fence of its own, and they are stored in this order. Writing
-        again with a fence that has moved stores nothing of its batch, whatever it holds now; on a
-        lane that is made of a unit's key, nothing of any batch: another gateway may have cut the
-        unit in another way.
+        batches of a route, each with a fence of its own, and they are stored in this order. Where
+        the first fence of a lane has moved, nothing is stored of any batch on that lane: an earlier
+        try stored all of it, maybe cut in another way.
 
         @param patient: as in L{write}.
         @param blame: as in L{write}.

@@ -29,16 +29,24 @@ class Unit:
     Unit of messages that were submitted together.
 
     @ivar key: UUID by which it is known when it is sent again; C{None}: it is not.
+    @ivar dead_letters: routes whose refused messages are kept.
     """
 
-    __slots__ = ("_left", "_runs", "_settled", "key")
+    __slots__ = ("_left", "_runs", "_settled", "dead_letters", "key")
 
-    def __init__(self, parts: int, settled: OnUnitSettled, key: str | None = None) -> None:
+    def __init__(
+        self,
+        parts: int,
+        settled: OnUnitSettled,
+        key: str | None = None,
+        dead_letters: frozenset[str] = frozenset(),
+    ) -> None:
         """
         @param parts: number of chunks that it consists of, one or more.
         @param key: as L{unit_key} makes it.
         """
         self.key = key
+        self.dead_letters = dead_letters
         self._settled = settled
         self._left = parts
         self._runs: list[Sequence[Run]] = [()] * parts

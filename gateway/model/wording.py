@@ -60,6 +60,13 @@ BEHIND_REFUSED: Final = try_later(
 )
 NOT_KNOWN_STORED: Final = try_later(Code.DOWN, "whether it is stored is not known yet", RETRY_AFTER)
 
+UNIT_NOT_SPOOLED: Final = try_later(
+    Code.DOWN,
+    "the database cannot be reached, and messages of several routes that are stored together do not"
+    " go into the spool",
+    RETRY_AFTER,
+)
+
 # Who the peer is, and what it may do.
 
 TOKEN_FIRST: Final = goodbye(Code.AUTH, "say AUTH and a token first")

@@ -8,13 +8,17 @@ It runs only while there are peers.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Collection
-from typing import Protocol
+from typing import Final, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from gateway.peers.timeouts import Limit, PeerActivity, Stopwatches, Timeouts
+
+_VARYING: Final = re.compile(r"""b'(?:[^'\\]|\\.)*'|b"(?:[^"\\]|\\.)*"|[0-9]+""")
+"""Bytes of a peer's in a reason, and numbers."""
 
 
 class TimedPeer(Protocol):
@@ -60,7 +64,8 @@ class TimeoutSweep:
         self._watches: dict[TimedPeer, Stopwatches] = {}
         self._call: IDelayedCall | None = None
         self._looked = 0.0
-        self._closed_counts: dict[str, tuple[int, str]] = {}
+        # Kind of reason -> how many, and the last reason and peer.
+        self._closed_counts: dict[str, tuple[int, str, str]] = {}
         self._logged_at = -math.inf
 
     def replace_timeouts(self, timeouts: Timeouts) -> None:
@@ -80,8 +85,10 @@ class TimeoutSweep:
 
         @param name: its address.
         """
-        count, _ = self._closed_counts.get(reason, (0, ""))
-        self._closed_counts[reason] = count + 1, name
+        # A reason may quote what the peer sent, which is another for each.
+        kind = _VARYING.sub("", reason)
+        count, _, _ = self._closed_counts.get(kind, (0, "", ""))
+        self._closed_counts[kind] = count + 1, reason, name
         self._begin()
 
     def peers_changed(self) -> None:
@@ -131,7 +138,7 @@ class TimeoutSweep:
         """
         if self._closed_counts:
             self._logged_at = self._clock.seconds()
-        for reason, (count, name) in self._closed_counts.items():
+        for count, reason, name in self._closed_counts.values():
             self._log.warn(
                 "listener {listener}: {count} {_peers} disconnected: {reason} ({_last}{peer})",
                 event="disconnected",

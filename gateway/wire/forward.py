@@ -24,6 +24,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.model.errors import FramingError
+from gateway.wire.http import NO_TLS
 
 KIND: Final = b"forward"
 
@@ -270,7 +271,7 @@ def _not_an_array(beginning: bytes) -> str:
     if beginning[:1] in (b"{", b"["):
         return f"JSON text ({beginning!r}) where MessagePack is taken"
     if beginning.startswith(b"\x16\x03"):
-        return "the connection begins with a TLS handshake, and this listener has no TLS"
+        return NO_TLS
     return f"{beginning!r} where a MessagePack array should begin"
 
 

@@ -36,7 +36,7 @@ A record of a handshake that begins with a client's hello (RFC 8446, sections 4 
 _HELLO_SO_FAR: Final = re.compile(rb"\x16(?:\x03(?:[\0-\x04].{0,2})?)?", re.DOTALL)
 
 _HTTP: Final = "this is no HTTP server, and takes nothing from web pages"
-_TLS: Final = "this listener has no TLS, and the connection begins with a TLS handshake"
+NO_TLS: Final = "this listener has no TLS, and the connection begins with a TLS handshake"
 
 
 class FirstLine:
@@ -60,7 +60,7 @@ class FirstLine:
         """
         seen = self._seen + data[: _MAX_FIRST_LINE + 1 - len(self._seen)]
         if _TLS_HELLO.match(seen):
-            return _TLS
+            return NO_TLS
         self.waits = _HELLO_SO_FAR.fullmatch(seen) is not None
         line, end, _ = seen.partition(b"\n")
         if end and not self.waits:

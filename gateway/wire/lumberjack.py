@@ -32,6 +32,7 @@ from struct import Struct
 from typing import Final
 
 from gateway.model.errors import ForeignError, FramingError
+from gateway.wire.http import NO_TLS
 
 MAX_EVENTS: Final = 100_000
 """
@@ -366,7 +367,7 @@ def _checked_type(beginning: bytes) -> bytes:
     version, kind = beginning[:1], beginning[1:2]
     if version not in _VERSIONS:
         if version[0] == _TLS_RECORD:
-            raise _Fault("the connection begins with TLS, which this listener has not", True)
+            raise _Fault(NO_TLS, True)
         raise _Fault(f"{version!r} where a frame's version should be, 1 or 2")
     if kind not in _TYPES:
         raise _Fault(f"{kind!r} is no type of a frame that senders send")

@@ -19,6 +19,7 @@ import sys
 from typing import Final
 
 from gateway.model.errors import FramingError
+from gateway.wire.http import NO_TLS
 
 START: Final = b"\x0b"
 END: Final = b"\x1c"
@@ -35,7 +36,7 @@ class MllpFraming:
     Messages of one peer, without the bytes around them.
     """
 
-    __slots__ = ("_kept", "_max_frame", "_searched", "more")
+    __slots__ = ("_begun", "_kept", "_max_frame", "_searched", "more")
 
     # A message that is too long ends the stream: its sender could not be answered.
     oversize = False
@@ -51,6 +52,8 @@ class MllpFraming:
         self._kept = bytearray()
         # So many bytes of what is kept hold no end of a message.
         self._searched = 0
+        # Whether the stream has had a message.
+        self._begun = False
         self.more = False
 
     @property
@@ -80,6 +83,8 @@ class MllpFraming:
             if start == size:
                 break
             if kept[start] != _START_BYTE:
+                if kept[start] == 0x16 and not self._begun:
+                    raise self._error(NO_TLS, frames)
                 found = bytes(kept[start : start + 1])
                 raise self._error(f"{found!r} where a message should begin with VT (0x0B)", frames)
             if len(frames) >= most:
@@ -101,6 +106,7 @@ class MllpFraming:
                 found = bytes(kept[end + 1 : end + 2])
                 raise self._error(f"{found!r} where CR should be behind FS (0x1C)", frames)
             frames.append(bytes(kept[start + 1 : end]))
+            self._begun = True
             start = end + 2
         del kept[:start]
         self._searched = max(0, self._searched - start)

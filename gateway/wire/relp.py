@@ -27,6 +27,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NoReturn
 
 from gateway.model.errors import FramingError
+from gateway.wire.http import NO_TLS
 
 SYSLOG: Final = b"syslog"
 SERVER_CLOSE: Final = b"0 serverclose 0\n"
@@ -84,7 +85,10 @@ class RelpFraming:
     Numbers must be 1, 2, 3, ..., as librelp checks them too; only hints have the number 0.
     """
 
-    __slots__ = ("_kept", "_max_frame", "_number", "_skipping", "_wanted", "more")
+    __slots__ = (
+        *("_behind", "_kept", "_max_frame", "_number", "_skipping", "_wanted"),
+        "more",
+    )
 
     # A message that is too long is a frame of its own here.
     oversize = False
@@ -104,19 +108,22 @@ class RelpFraming:
         self._wanted = 0
         # Bytes still to come of a message that is too long; its beginning is kept.
         self._skipping = 0
+        # Bytes with its end, as they came, while no frame is wanted.
+        self._behind = b""
         self.more = False
 
     @property
     def pending(self) -> int:
-        return len(self._kept)
+        return len(self._kept) + len(self._behind)
 
     @property
     def unfinished(self) -> bool:
-        return self._skipping > 0 or (bool(self._kept) and not self.more)
+        return not self.more and (self._skipping > 0 or bool(self._kept))
 
     def forget(self) -> None:
         self._kept = bytearray()
         self._skipping = 0
+        self._behind = b""
         self.more = False
 
     def frame(self, payload: bytes) -> bytes:
@@ -126,7 +133,15 @@ class RelpFraming:
 
     def receive(self, data: bytes, most: int = sys.maxsize) -> list[bytes]:
         frames: list[bytes] = []
+        if self._behind:
+            data = self._behind + data
+            self._behind = b""
         if self._skipping:
+            if most < 1 and len(data) >= self._skipping:
+                # It would be a frame, and none is wanted yet.
+                self._behind = data
+                self.more = True
+                return frames
             data = self._skip(data, frames)
             if not data:
                 return frames
@@ -257,6 +272,8 @@ class RelpFraming:
         """
         Raise unless bytes can still be the beginning of a header.
         """
+        if data.startswith(b"\x16") and self._number == 1:
+            self._fail(NO_TLS, frames)
         if not _BEGINNING.fullmatch(data):
             self._fail(f"{data[:40]!r} where a frame should begin", frames)
 

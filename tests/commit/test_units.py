@@ -173,13 +173,27 @@ def test_the_same_unit_twice_in_a_queue() -> None:
     assert bench.bodies == [b"0", b"1", b"2"]
 
 
-def test_a_part_of_a_key_that_is_stored() -> None:
-    """Of a unit that is stored on one route only, as by a spool, the rest is stored."""
+def test_a_key_is_known_whatever_the_routes() -> None:
+    """A unit that was stored is known, though its messages have other routes by now."""
     bench = Bench()
-    bench.send(("a", [b"1"]), key=KEY)
     bench.send(("a", [b"1"]), ("b", [b"2"]), key=KEY)
-    assert bench.words == [["+OK"], ["+OK", "+OK"]]
+    bench.send(("c", [b"1", b"2"]), key=KEY)
+    bench.send(("b", [b"1"]), ("a", [b"2"]), key=KEY)
+    assert bench.words == [["+OK", "+OK"]] * 3
     assert bench.bodies == [b"1", b"2"]
+
+
+def test_a_reload_while_a_unit_waits() -> None:
+    """Refused messages are kept as it was configured when they were read."""
+    bench = Bench(dead_letters=frozenset({"a"}), held=True)
+    bench.store.poison = {b"bad"}
+    bench.send(("a", [b"0"]))
+    bench.send(("a", [b"1", b"bad"]))
+    bench.writer.begin_generation(["a"], frozenset())
+    while bench.store.waiting_writes:
+        bench.store.commit()
+    assert bench.words == [["+OK"], ["+OK", "-REJ"]]
+    assert is_kept(bench.told[1][1][1]) and len(bench.store.dead_letters) == 1
 
 
 def test_a_key_covers_all_or_nothing() -> None:

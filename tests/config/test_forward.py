@@ -65,6 +65,9 @@ def test_what_the_document_shows(tmp_path: Path) -> None:
     for name, content in (("forward.key", "k"), ("forward.users", "ann:pa")):
         (tmp_path / name).write_text(content)
     config = tmp_path / "gateway.toml"
+    # The second block begins with the header of the first one's section.
+    header, _, keys = keys.partition("\n")
+    assert header.startswith("[listeners.forward]")
     config.write_text(whole.replace('route = "logs"\n', f'route = "logs"\n{keys}', 1))
     read = read_config(str(config))
     assert read.listeners["forward"].remember_chunks == 86400.0

@@ -304,3 +304,23 @@ def test_a_route_that_is_not_granted() -> None:
     sender.wait(1.1)
     assert sender.told() == SERVER_CLOSE and sender.closed
     assert sender.bodies == []
+
+
+def test_a_message_over_the_limit_behind_one_that_is_stored() -> None:
+    """It waits for its turn, as all behind it do, and each is answered in order."""
+    sender = Sender(held=True, dead_letter=True)
+    sender.peer.dataReceived(syslog(2, b"a") + frame(3, b"syslog", b"x" * 200)[:50])
+    sender.peer.dataReceived(frame(3, b"syslog", b"x" * 200)[50:] + syslog(4, b"b"))
+    while sender.store.waiting_writes:
+        sender.store.commit()
+    assert sender.told() == stored(2, 3) and not sender.closed
+    assert sender.bodies == [b"a", b"b"]
+    assert [letter for letter, _ in sender.store.dead_letters] == [b"x" * 100]
+
+
+def test_a_session_that_is_not_opened_is_counted() -> None:
+    """Why a sender was sent away is in the gateway's figures, not only in its own log."""
+    sender = Sender(is_open=False)
+    sender.peer.dataReceived(frame(1, b"open", b"relp_version=0"))
+    assert b" rsp " in sender.told() and sender.closed
+    assert sender.factory.counters.let_go["format"] == 1

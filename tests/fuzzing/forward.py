@@ -15,6 +15,7 @@ from gateway.wire.event_stream import EventStream
 from gateway.wire.forward import Chunk, ForwardFraming, parse_chunk
 from gateway.wire.forward_handshake import Handshake, HandshakeSecrets
 from tests.fuzzing.streams import cuts
+from tests.fuzzing.taking import take
 
 
 def chunks(data: bytes) -> None:
@@ -40,9 +41,7 @@ def _values(max_chunk: int, stream: Sequence[bytes]) -> tuple[list[bytes], str]:
     for piece in stream:
         try:
             most = len(piece) % 4 + 1
-            values += framing.receive(piece, most)
-            while framing.more:
-                values += framing.receive(b"", most)
+            take(framing, piece, most, values)
         except FramingError as error:
             return values + error.frames, "broken"
         assert framing.pending <= 2 * max_chunk

@@ -23,6 +23,7 @@ from gateway.wire.hl7 import (
 )
 from gateway.wire.mllp import MllpFraming, block
 from tests.fuzzing.streams import cuts
+from tests.fuzzing.taking import take
 
 # MLLP: the same messages, or the stream is broken; nothing of what is around them.
 
@@ -49,9 +50,7 @@ def _messages(
     for piece in stream:
         try:
             most = len(piece) % 4 + 1
-            messages += parser.receive(piece, most)
-            while parser.more:
-                messages += parser.receive(b"", most)
+            take(parser, piece, most, messages)
         except FramingError as error:
             return messages + error.frames, "broken"
         assert parser.pending <= max_frame + 2 and (not parser.pending or parser.unfinished)

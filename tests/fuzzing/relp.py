@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from gateway.model.errors import FramingError
 from gateway.wire.relp import Command, Oversized, RelpFraming, agreed, following, refused, stored
 from tests.fuzzing.streams import cuts
+from tests.fuzzing.taking import take
 
 _HEADER = 60
 """Bytes of a header at most, and of what may follow it."""
@@ -53,9 +54,7 @@ def _frames(stream: Sequence[bytes], max_frame: int) -> tuple[list[tuple[type, b
         try:
             # However many are wanted at a time.
             most = len(piece) % 4 + 1
-            frames += parser.receive(piece, most)
-            while parser.more:
-                frames += parser.receive(b"", most)
+            take(parser, piece, most, frames)
         except FramingError as error:
             frames += error.frames
             end = "broken"

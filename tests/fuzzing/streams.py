@@ -34,6 +34,7 @@ from gateway.wire.probe import MAX_PROBE_BYTES, probe_framing
 from gateway.wire.proxy_header import MOST_V2, Header, HeaderReader
 from gateway.wire.telnet import MAX_SUBNEGOTIATION, Telnet, TelnetFraming
 from tests import lumberjack
+from tests.fuzzing.taking import take
 from tests.in_memory import Bench
 
 
@@ -96,9 +97,7 @@ def _frames(
         try:
             # However many are wanted at a time.
             most = len(piece) % 4 + 1
-            frames += parser.receive(piece, most)
-            while parser.more:
-                frames += parser.receive(b"", most)
+            take(parser, piece, most, frames)
         except FramingError as error:
             frames += error.frames
             end = b"broken"
@@ -146,9 +145,7 @@ def _windows(max_chunk: int, stream: Sequence[bytes]) -> tuple[list[Window], str
     for piece in stream:
         try:
             most = len(piece) % 4 + 1
-            windows += parser.receive(piece, most)
-            while parser.more:
-                windows += parser.receive(b"", most)
+            take(parser, piece, most, windows)
         except FramingError as error:
             windows += error.frames
             end = "broken"

@@ -330,24 +330,13 @@ MUTATIONS: Final = (
         ],
     ),
     Mutation(
-        "unit-order-in-doubt",
-        "a unit whose outcome is open is cut anew",
+        "unit-halved",
+        "a unit of several routes goes into the spool route by route",
         [
             Replacement(
                 "commit/units.py",
-                "if sure and refused.by_database and group.put_in_order():",
-                "if refused.by_database and group.put_in_order():",
-            )
-        ],
-    ),
-    Mutation(
-        "unit-cut-otherwise",
-        "what is stored of a unit that is cut in another way is not known",
-        [
-            Replacement(
-                "commit/units.py",
-                "Fence(_lane_of(unit.key, batch.route), number + 1)",
-                "Fence(unit_key(unit.key.encode(), batch.route.encode(), b'%d' % number), 1)",
+                "all(len({chunk.route for chunk in unit}) == 1 for unit in self.units)",
+                "True",
             )
         ],
     ),

@@ -9,7 +9,7 @@ they have left; those of kind C{b2} with new messages. Plain peers send without 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple, Protocol
 
 from tests.simulation.connection import Connection
@@ -535,12 +535,24 @@ class UnitPeer:
         for number in range(count):
             unit = [self._making.make_kept() for _ in range(world.random.randint(1, 4))]
             self.units.append((f"{name}-{number}".encode(), unit))
+        self._all = [unit for _, unit in self.units]
         self._sent = 0
         self._rests_until = 0.0
 
     @property
     def done(self) -> bool:
         return not self.units
+
+    def check_whole(self, held: Collection[bytes], dead: Collection[bytes]) -> None:
+        """
+        See that the database has all of a unit, stored or as dead letters, or nothing.
+
+        @raise Finding: it has a part.
+        """
+        for unit in self._all:
+            found = [each for each in unit if each.body in held or each.body in dead]
+            if found and len(found) < len(unit):
+                raise Finding(f"a part: of {unit[0]} to {unit[-1]} there is {found[0]} alone")
 
     def act(self) -> None:
         connection = self._link.current

@@ -177,6 +177,8 @@ class Schedule:
         if bugs:
             raise Finding(f"a bug: {bugs[0]}")
         self.oracle.check()
+        for peer in self.unitary:
+            peer.check_whole(self.database.held, self.database.dead)
 
     @property
     def digest(self) -> str:

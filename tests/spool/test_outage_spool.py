@@ -1155,7 +1155,7 @@ async def test_a_unit_that_waits_in_the_spool(tmp_path: Path) -> None:
     """
     store = Outage()
     key = unit_key(b"a chunk")
-    unit = ("r", [b"1", b"2"]), ("q", [b"3"])
+    unit = ("r", [b"1", b"2"]), ("r", [b"3"])
     store.away = True
     async with opened(tmp_path, store) as bench:
         for _ in range(2):
@@ -1207,7 +1207,7 @@ async def test_a_unit_with_an_open_outcome(tmp_path: Path, stored: bool) -> None
                 store.lost_replies = 1
             else:
                 store.failures.append(OutcomeUnknown("lost"))
-            bench.send_unit(("r", [b"1"]), ("q", [b"2"]), key=key)
+            bench.send_unit(("r", [b"1"]), ("r", [b"2"]), key=key)
             store.away = True
             assert await bench.answered(2) == ["+QUE"] * 2
             store.away = False
@@ -1215,3 +1215,24 @@ async def test_a_unit_with_an_open_outcome(tmp_path: Path, stored: bool) -> None
             bench.send_unit(("r", [b"3"]))
             assert await bench.answered(1) == ["+OK"]
             assert sorted(bench.bodies) == [b"1", b"2", b"3"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_unit_of_several_routes_is_not_halved(tmp_path: Path) -> None:
+    """It does not go into the spool, which could keep a half of it; it is stored when it can be."""
+    store = Outage()
+    unit = ("r", [b"1"]), ("q", [b"2"])
+    async with opened(tmp_path, store) as bench:
+        store.away = True
+        for key in (None, unit_key(b"a chunk")):
+            bench.send_unit(*unit, key=key)
+            assert {answer.split()[0] for answer in await bench.answered(2)} == {"-TRY"}
+        bench.send_unit(("r", [b"3"]))
+        assert await bench.answered(1) == ["+QUE"]
+        bench.send_unit(*unit)
+        assert {answer.split()[0] for answer in await bench.answered(2)} == {"-TRY"}
+        store.away = False
+        await bench.emptied()
+        bench.send_unit(*unit)
+        assert await bench.answered(2) == ["+OK"] * 2
+        assert bench.bodies == [b"3", b"1", b"2"]

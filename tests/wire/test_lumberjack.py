@@ -264,5 +264,5 @@ def test_faults(stream: bytes, fault: str) -> None:
 
 def test_tls_is_named() -> None:
     """A sender that begins TLS where there is none is told apart from a broken one."""
-    with pytest.raises(ForeignError, match="begins with TLS, which this listener has not"):
+    with pytest.raises(ForeignError, match="this listener has no TLS"):
         LumberjackFraming(50, MAX_CHUNK).receive(b"\x16\x03\x01\x02\0\x01")

@@ -246,3 +246,23 @@ def test_it_is_a_framing() -> None:
     assert framing.pending == 5 and framing.unfinished
     framing.forget()
     assert framing.pending == 0 and not framing.unfinished
+
+
+def test_a_message_over_the_limit_while_none_is_wanted() -> None:
+    """What ends meanwhile is kept as it came, like all behind it, and comes when it is wanted."""
+    framing = RelpFraming(3)
+    assert framing.receive(b"1 syslog 2 ok\n2 syslog 9 123", 5) == [b"ok"]
+    for piece in (b"45678", b"9\n3 syslog 1 x\n4 sys"):
+        assert framing.receive(piece, 0) == []
+    assert framing.more and not framing.unfinished
+    assert framing.receive(b"log 1 y\n", 0) == []
+    assert framing.receive(b"", 1) == [Oversized(b"123")]
+    assert framing.more
+    assert framing.receive(b"", 9) == [b"x", b"y"]
+    assert not (framing.more or framing.pending)
+
+
+def test_tls_is_named() -> None:
+    """A sender with TLS on a listener without is told from garbage."""
+    with pytest.raises(FramingError, match="this listener has no TLS"):
+        RelpFraming(9).receive(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")

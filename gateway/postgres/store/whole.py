@@ -30,6 +30,7 @@ from gateway.model.errors import (
 )
 from gateway.model.outcome import row_refused
 from gateway.model.route import Route
+from gateway.model.store import first_of
 from gateway.model.unit import is_unit_key
 from gateway.postgres.connect.connection import Connection
 from gateway.postgres.connect.driver_errors import SlowRow, StoredBefore
@@ -245,7 +246,7 @@ class WholeCommit:
         places = []
         for place, fence in enumerate(fences):
             number, fates = numbers.get(fence.lane, (0, None))
-            if number < (1 if is_unit_key(fence.lane) else fence.first):
+            if number < first_of(fence, fences):
                 continue
             # What a spool has taken apart is in its pieces.
             if fates == VOID and number <= fence.number and not is_unit_key(fence.lane):

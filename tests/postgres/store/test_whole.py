@@ -83,7 +83,7 @@ async def test_several_batches_of_one_lane(adapter: Adapter) -> None:
             [batch(b"1"), batch(b"2"), batch(b"3")],
             [Fence(lane, 1), Fence(lane, 2), Fence(lane, 3)],
         )
-    assert stored.value.places == [0, 1]
+    assert stored.value.places == [0, 1, 2]
     await adapter.store.write_whole([batch(b"3")], [Fence(lane, 3)])
     assert bodies(adapter) == [b"1", b"2", b"3"]
 
