@@ -137,7 +137,8 @@ def test_listeners_come_and_go(configured: Configured, database: Database, tmp_p
     peer.send(b"one\n")
     assert peer.read_lines(1) == [b"+OK"]
     log = configured.reload(HEAD + more.format("b"))
-    assert "endpoint unix:" in log and not (tmp_path / "a").exists()
+    assert "endpoint unix:" in log
+    wait_until(lambda: not (tmp_path / "a").exists(), "the socket of before is gone")
     assert peer.read_all().startswith(b"-BYE DRAIN ")
     peer.close()
     peer = Peer(f"{tmp_path}/b")
@@ -146,7 +147,7 @@ def test_listeners_come_and_go(configured: Configured, database: Database, tmp_p
     assert "its port is opened anew" in log
     assert Peer(f"{tmp_path}/b").ask(b"three\n") == b"+OK\n"
     assert "listener more: removed" in configured.reload(HEAD)
-    assert not (tmp_path / "b").exists()
+    wait_until(lambda: not (tmp_path / "b").exists(), "the socket of before is gone")
     assert stays.ask(b"four\n") == b"+OK\n"
     assert database.bodies() == ["one", "two", "three", "four"]
     assert "Traceback" not in gateway.log
