@@ -311,17 +311,14 @@ class _Group:
         if self._ordered or len({batch.route for batch in self.batches}) < 2:
             return False
         self._ordered = True
-        self._cut(Batch.in_order)
-        return True
-
-    def _cut(self, cut: Callable[[Sequence[Batch], Sequence[Chunk]], Sequence[Batch]]) -> None:
         chunks = [chunk for unit in self.units for chunk in unit]
         before, keys = self.batches, self._keys
         self.batches, self._keys = [], []
         for unit in dict.fromkeys(keys):
             own = [batch for batch, key in zip(before, keys, strict=True) if key is unit]
-            self._add(unit, cut(own, chunks))
+            self._add(unit, Batch.in_order(own, chunks))
         self._number()
+        return True
 
     def take(self, places: Sequence[int], *, forget: bool = False) -> Sequence[Batch]:
         """

@@ -71,7 +71,7 @@ _MARKS: Final = (b"\x0b0", b"\x0b1", b"\x0b2")
 
 class _Prepared:
     """
-    What follows from a header, whatever its time and control id.
+    Consequences of a header, whatever its time and control id.
 
     @ivar unsupported: why such messages are not taken; C{None}: they are.
     @ivar template: their acknowledgement when they are stored, as a block, for C{%} with MSH-7,

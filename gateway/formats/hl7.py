@@ -74,7 +74,7 @@ _OTHER_NOTATION: Final = re.compile(r"([A-Z][A-Z0-9]{2})[.:_ ]?([0-9]+(?:\.[0-9]
 @dataclass(frozen=True, slots=True)
 class Path:
     """
-    Where a value is; numbers count from 1.
+    Place of a value; numbers count from 1.
 
     @ivar place: which of the segments of that name; L{ALL}: each of them.
     @ivar repetition: C{None}: the whole field or, where a component is named, the first.

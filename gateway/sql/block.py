@@ -240,3 +240,15 @@ def settings(blame: Blame, watch: bool = False) -> str:
     if blame is not Blame.MOST:
         text += f"SELECT set_config('{_BLAME}', '{blame.name}', true); "
     return text
+
+
+def every_setting(blame: Blame, watch: bool) -> str:
+    """
+    Return a statement that does the same as L{settings} for one of several blocks: what is set
+    lasts until the end of their transaction.
+    """
+    watching = "on" if watch else "off"
+    return (
+        f"SELECT set_config('{_BLAME}', '{blame.name}', true),"
+        f" set_config('{_WATCH}', '{watching}', true)"
+    )

@@ -28,6 +28,10 @@ NO_SUCH_PREPARED_STATEMENT: Final = "26000"
 DUPLICATE_PREPARED_STATEMENT: Final = "42P05"
 READ_ONLY: Final = "25006"
 CANCELLED: Final = "57014"
+
+TIMEOUT_MESSAGE: Final = "canceling statement due to statement timeout"
+"""PostgreSQL's own text of L{CANCELLED}, for a row that takes longer than a statement may."""
+
 MISSING: Final = "23502"
 """A column that may not be NULL: the message's fault, or that of who made the column so."""
 

@@ -283,7 +283,7 @@ def escaped(header: Header, text: str, codec: str) -> bytes:
 @dataclass(frozen=True, slots=True)
 class Fault:
     """
-    What was wrong with a message, for ERR.
+    Fault of a message, for ERR.
 
     @ivar condition: of table 0357.
     @ivar text: one line for people.

@@ -18,7 +18,7 @@ from gateway.model.outcome import refused_rows
 from gateway.postgres.connect.connection import Connection, Rows, RunQuery
 from gateway.postgres.connect.driver_errors import SlowRow, StoredBefore
 from gateway.postgres.store.dead_letter import KEEP_DEAD_LETTERS, dead_letter_values
-from gateway.sql.block import Blame, settings
+from gateway.sql.block import Blame, every_setting, settings
 from gateway.sql.fates import FATES_OF, runs_of
 from gateway.sql.literals import filled
 from gateway.sql.sqlstate import CANCELLED, PASSING_PATTERN
@@ -223,14 +223,7 @@ class StatementExecutor:
         # The numbers of a stream may alternate between routes, so all marks move first.
         answer_timeout = self._deadline if patient else self._answer_timeout
         texts = self._follow(connection, stream_marks(batches), fences[0])
-        for bound, fence, batch in zip(bounds, fences, batches, strict=True):
-            texts += self._keep_dead_letters(connection, batch)
-            fenced: list[str | int | None] = [fence.lane, fence.first, fence.number]
-            if bound is None:
-                texts.append(filled(_ADVANCE, fenced))
-            else:
-                statement, values = bound
-                texts.append(filled(statement.plain, named([*fenced, *values])))
+        texts += self._storing(connection, bounds, fences, batches)
         try:
             sql = (self._within if patient else "") + "; ".join(texts)
             await connection.query(sql, None, self._deadline, answer_timeout)
@@ -256,13 +249,24 @@ class StatementExecutor:
         @raise RowError: a row is at fault, or rows have to be stored one by one.
         """
         answer_timeout = self._deadline if patient else self._answer_timeout
-        texts = []
-        for bound, fence, batch in zip(bounds, fences, batches, strict=True):
-            texts += self._keep_dead_letters(connection, batch)
-            texts.append(_fenced(bound, fence, careful=False))
+        texts = self._storing(connection, bounds, fences, batches)
         sql = (self._within if patient else "") + "; ".join(texts)
         await connection.query(sql, None, self._deadline, answer_timeout)
         return []
+
+    def _storing(
+        self,
+        connection: Connection,
+        bounds: Sequence[Bound | None],
+        fences: Sequence[Fence],
+        batches: Sequence[Batch],
+    ) -> list[str]:
+        """Return the statements that store batches behind their fences, with their dead letters."""
+        texts: list[str] = []
+        for bound, fence, batch in zip(bounds, fences, batches, strict=True):
+            texts += self._keep_dead_letters(connection, batch)
+            texts.append(_fenced(bound, fence, careful=False))
+        return texts
 
     async def run_apart(
         self,
@@ -288,10 +292,8 @@ class StatementExecutor:
             for place, (bound, fence, batch) in enumerate(
                 zip(bounds, fences, batches, strict=True)
             ):
-                # Set for each anew: the settings last until the end of the transaction.
                 texts = [
-                    f"SELECT set_config('gateway.blame', '{blames[place].name}', true)",
-                    f"SELECT set_config('gateway.watch', '{'on' if watch else 'off'}', true)",
+                    every_setting(blames[place], watch),
                     *self._keep_dead_letters(connection, batch),
                     _fenced(bound, fence, careful=True),
                     filled(FATES_OF, (fence.lane,)),

@@ -46,7 +46,7 @@ from gateway.postgres.store.whole import WholeCommit
 from gateway.sql.block import Blame
 from gateway.sql.fates import VOID, runs_of
 from gateway.sql.literals import Values
-from gateway.sql.sqlstate import CANCELLED, MISSING
+from gateway.sql.sqlstate import CANCELLED, MISSING, TIMEOUT_MESSAGE
 from gateway.sql.statement import Binding, Bound, Insert
 from gateway.sql.streams import CLAIM_STREAM, refusals_of, stream_positions_of
 
@@ -84,8 +84,6 @@ _TOUCH: Final = (
     "UPDATE gateway.lane SET moved_at = now() WHERE id = %s::uuid RETURNING number, fates"
 )
 
-
-_TIMEOUT_MESSAGE: Final = "canceling statement due to statement timeout"
 
 _LOCKED: Final = 0.4
 """
@@ -214,8 +212,8 @@ class PostgresStore:
         except SlowRow as slow:
             # Those before it have passed.
             if not slow.row and not await self._is_sound(connection, insert, definition):
-                raise TransientError(_TIMEOUT_MESSAGE, CANCELLED) from None
-            raise FramesRefused([(slow.row, row_refused(_TIMEOUT_MESSAGE, CANCELLED))]) from None
+                raise TransientError(TIMEOUT_MESSAGE, CANCELLED) from None
+            raise FramesRefused([(slow.row, row_refused(TIMEOUT_MESSAGE, CANCELLED))]) from None
         except (RowError, RouteError, TransientError) as error:
             if fence.first != fence.number or not connection.usable:
                 raise

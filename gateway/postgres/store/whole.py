@@ -39,15 +39,13 @@ from gateway.postgres.store.executor import StatementExecutor, WholeFailed, Whol
 from gateway.postgres.store.route_cache import Definition, RouteCache
 from gateway.sql.block import Blame
 from gateway.sql.fates import VOID
-from gateway.sql.sqlstate import CANCELLED, MISSING
+from gateway.sql.sqlstate import CANCELLED, MISSING, TIMEOUT_MESSAGE
 from gateway.sql.statement import Bound, Insert
 
 _TOUCH_ALL: Final = (
     "UPDATE gateway.lane SET moved_at = now() WHERE id = ANY(%s::uuid[])"
     " RETURNING id::text, number, fates"
 )
-
-_SLOW: Final = "canceling statement due to statement timeout"
 
 IsSound = Callable[[Connection, Insert, Definition], Awaitable[bool]]
 """Says whether a row that was stored before could be stored again."""
@@ -174,9 +172,9 @@ class WholeCommit:
             definition = definitions[place]
             if isinstance(error, SlowRow):
                 faults: list[Faults] = [[] for _ in batches]
-                faults[place] = [(error.row, row_refused(_SLOW, CANCELLED))]
+                faults[place] = [(error.row, row_refused(TIMEOUT_MESSAGE, CANCELLED))]
                 if not error.row and not await self._sound(connection, definition):
-                    raise _about(batches[place], TransientError(_SLOW, CANCELLED))
+                    raise _about(batches[place], TransientError(TIMEOUT_MESSAGE, CANCELLED))
                 raise BatchesRefused(faults, by_database=True)
             if isinstance(error, TransientError) and error.sqlstate == CANCELLED and not watch:
                 watch = True
