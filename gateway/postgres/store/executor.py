@@ -21,7 +21,7 @@ from gateway.postgres.store.dead_letter import KEEP_DEAD_LETTERS, dead_letter_va
 from gateway.sql.block import Blame, every_setting, settings
 from gateway.sql.fates import FATES_OF, runs_of
 from gateway.sql.literals import filled
-from gateway.sql.sqlstate import CANCELLED, PASSING_PATTERN
+from gateway.sql.sqlstate import CANCELLED, MISSING, PASSING_PATTERN
 from gateway.sql.statement import Bound, Statement, named
 from gateway.sql.streams import FOLLOW, REMEMBER, follow_values, parts_json
 
@@ -388,6 +388,24 @@ def passes(error: StoreError) -> bool:
     Say whether an error is temporary and may occur with any row.
     """
     return isinstance(error, TransientError) and bool(_PASSING.match(error.sqlstate))
+
+
+def route_fault(
+    error: RowError | RouteError | TransientError, *, sound: bool, passed: bool
+) -> StoreError | None:
+    """
+    Return the error of a route on which no row of a batch could be stored; C{None}: the rows are at
+    fault, and not their route.
+
+    @param sound: whether a row that was stored before can be stored still.
+    @param passed: whether any was stored before.
+    """
+    if sound:
+        return None
+    missing = error.sqlstate == MISSING
+    if missing and passed:
+        return RouteError(str(error), error.sqlstate)
+    return None if missing and isinstance(error, RowError) else error
 
 
 class _Undone(StoreError):

@@ -40,13 +40,13 @@ from gateway.postgres.connect.connection import Connection, Rows
 from gateway.postgres.connect.driver_errors import SlowRow, StoredBefore, StreamsUnmoved
 from gateway.postgres.connect.pool import Pool
 from gateway.postgres.store.durability import weaknesses
-from gateway.postgres.store.executor import StatementExecutor, WriteOptions, passes
+from gateway.postgres.store.executor import StatementExecutor, WriteOptions, passes, route_fault
 from gateway.postgres.store.route_cache import Definition, RouteCache
 from gateway.postgres.store.whole import WholeCommit
 from gateway.sql.block import Blame
 from gateway.sql.fates import VOID, runs_of
 from gateway.sql.literals import Values
-from gateway.sql.sqlstate import CANCELLED, MISSING, TIMEOUT_MESSAGE
+from gateway.sql.sqlstate import CANCELLED, TIMEOUT_MESSAGE
 from gateway.sql.statement import Binding, Bound, Insert
 from gateway.sql.streams import CLAIM_STREAM, refusals_of, stream_positions_of
 
@@ -220,10 +220,9 @@ class PostgresStore:
             if passes(error) and options.blame is Blame.MOST:
                 raise
             sound = await self._is_sound(connection, insert, definition)
-            if error.sqlstate == MISSING and definition.passed is not None and not sound:
-                raise RouteError(str(error), error.sqlstate) from error
-            if not sound and not (isinstance(error, RowError) and error.sqlstate == MISSING):
-                raise
+            fault = route_fault(error, sound=sound, passed=definition.passed is not None)
+            if fault is not None:
+                raise fault from (None if fault is error else error)
             options = options._replace(blame=Blame.ALL)
             written = await self._store(connection, batch, bound, fence, options)
         if len(written.runs) == 1 and written.runs[0][1] is STORED:

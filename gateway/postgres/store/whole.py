@@ -35,11 +35,17 @@ from gateway.model.unit import is_unit_key
 from gateway.postgres.connect.connection import Connection
 from gateway.postgres.connect.driver_errors import SlowRow, StoredBefore
 from gateway.postgres.connect.pool import Pool
-from gateway.postgres.store.executor import StatementExecutor, WholeFailed, WholeRefused, passes
+from gateway.postgres.store.executor import (
+    StatementExecutor,
+    WholeFailed,
+    WholeRefused,
+    passes,
+    route_fault,
+)
 from gateway.postgres.store.route_cache import Definition, RouteCache
 from gateway.sql.block import Blame
 from gateway.sql.fates import VOID
-from gateway.sql.sqlstate import CANCELLED, MISSING, TIMEOUT_MESSAGE
+from gateway.sql.sqlstate import CANCELLED, TIMEOUT_MESSAGE
 from gateway.sql.statement import Bound, Insert
 
 _TOUCH_ALL: Final = (
@@ -184,11 +190,9 @@ class WholeCommit:
             if blames[place] is Blame.ALL or (passes(error) and blames[place] is Blame.MOST):
                 raise _about(batches[place], error)
             sound = await self._sound(connection, definition)
-            missing = error.sqlstate == MISSING
-            if missing and definition.passed is not None and not sound:
-                raise _about(batches[place], RouteError(str(error), error.sqlstate))
-            if not sound and not (isinstance(error, RowError) and missing):
-                raise _about(batches[place], error)
+            fault = route_fault(error, sound=sound, passed=definition.passed is not None)
+            if fault is not None:
+                raise _about(batches[place], fault)
             blames[place] = Blame.ALL
 
     async def _sound(self, connection: Connection, definition: Definition) -> bool:
