@@ -104,7 +104,7 @@ def check(file: Path, data_dir: Path, imports: bool) -> None:
     if dsn == EMBEDDED:
         server = EmbeddedServer(data_dir.absolute())
         if not server.running:
-            problems = sample_problems(config, imports)
+            problems = sample_problems(config.routes.values(), imports)
             for problem in problems:
                 click.echo(f"{file}: {problem}", err=True)
             click.echo(

@@ -187,6 +187,7 @@ class Console:
         if request.verb == "RECONNECT":
             self._parts.pool.renew()
             self._parts.query_pool.renew()
+            self._parts.queries.renew()
             return ["connections are replaced; those in use when they are given back"]
         if request.verb == "SET":
             return [self._set_level(request.subject)]

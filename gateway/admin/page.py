@@ -103,7 +103,7 @@ def _rest(status: Status) -> Iterator[str]:
     for pool in status.pools:
         trouble = f"; {pool.trouble}" if pool.trouble else ""
         yield (
-            f"pool {pool.name:<9} {pool.in_use} in use, {pool.idle} idle, {pool.most} at most,"
+            f"pool {pool.full_name:<9} {pool.in_use} in use, {pool.idle} idle, {pool.most} at most,"
             f" {pool.waiting} waiting, {pool.lost} lost{printable(trouble)}"
         )
     busy = [lane for lane in status.lanes if lane.waiting]

@@ -101,7 +101,7 @@ def pool(status: Status, growth: Growth) -> Table:
         columns,
         [
             (
-                *(one.name, one.in_use, one.idle, one.opening, one.most, one.waiting),
+                *(one.full_name, one.in_use, one.idle, one.opening, one.most, one.waiting),
                 *(one.opened, one.lost, one.reconnects, one.server, one.trouble),
             )
             for one in status.pools

@@ -7,13 +7,15 @@ start.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from gateway.config.load import Config
+from gateway.config.load import Config, Database, NamedDatabase, dsn_key_of
 from gateway.formats.registry import format_of
 from gateway.model.errors import RouteError, RowError, SchemaNewer, StoreError
 from gateway.model.outcome import Word
+from gateway.model.query import Query
 from gateway.model.route import Route, table_identifier
 from gateway.postgres.connect.connection import Connection, Rows, RunQuery
 from gateway.postgres.connect.connector import Connector
@@ -59,7 +61,7 @@ _MAY_CALL = """
      WHERE n.nspname = 'gateway'
 """
 _GRANT = (
-    "database: the schema gateway is there, but not granted: run GRANT USAGE ON SCHEMA"
+    "the schema gateway is there, but not granted: run GRANT USAGE ON SCHEMA"
     " gateway TO ...; GRANT SELECT, INSERT, UPDATE, DELETE ON gateway.lane TO ...;"
     " GRANT SELECT, INSERT, UPDATE, DELETE ON gateway.dead_letter TO ...;"
     " GRANT SELECT, INSERT, UPDATE, DELETE ON gateway.stream TO ...;"
@@ -93,56 +95,123 @@ class CheckReport:
         return NOT_ASKED if self.unasked else 0
 
 
+@dataclass(frozen=True, slots=True)
+class CheckedDatabase:
+    """
+    Database with what the configuration has there.
+
+    @ivar where: C{database} or C{databases.NAME}, for the lines of a report.
+    @ivar dsn_key: key that gives C{dsn}.
+    @ivar has_channels: whether it is where peers listen to channels.
+    """
+
+    where: str
+    settings: Database
+    dsn: str
+    dsn_key: str
+    routes: Sequence[Route]
+    queries: Sequence[Query]
+    has_channels: bool
+
+
+def databases_of(config: Config, dsn: str) -> list[CheckedDatabase]:
+    """
+    Return the databases of a configuration, C{[database]} first.
+
+    @param dsn: connection string of C{[database]}.
+    """
+    home = config.database
+    replicas = [name for name, one in config.databases.items() if one.is_replica]
+    queries = config.queries.values()
+    # What a standby answers, its primary must be able to answer too.
+    home_queries = [q for q in queries if q.database is None or q.database in replicas]
+    routes = list(config.routes.values())
+    found = [CheckedDatabase("database", home, dsn, home.dsn_key, routes, home_queries, True)]
+    for name, one in config.databases.items():
+        theirs = [query for query in queries if query.database == name]
+        where = f"databases.{name}"
+        found.append(CheckedDatabase(where, one, one.dsn, dsn_key_of(name, one), [], theirs, False))
+    return found
+
+
 async def check_database(
     config: Config, dsn: str, reactor: Any, imports: bool = False
 ) -> CheckReport:
     """
     Connect as the gateway does, and check everything that it uses.
 
+    @param dsn: connection string of C{[database]}.
     @param imports: whether functions of routes may be imported, to try samples.
     """
     report = CheckReport()
-    database = config.database
-    timeout = database.statement_timeout
-    connector = Connector.of_process(database, reactor)
-    fault = dsn_fault(dsn, connector.outside)
+    for one in databases_of(config, dsn):
+        await _check_one(config, one, reactor, imports, report)
+    return report
+
+
+async def _check_one(
+    config: Config, one: CheckedDatabase, reactor: Any, imports: bool, report: CheckReport
+) -> None:
+    settings = one.settings
+    timeout = settings.statement_timeout
+    connector = Connector.of_process(settings, reactor)
+    fault = dsn_fault(one.dsn, connector.outside, replica=connector.replica)
     if fault is not None:
-        report.problems.append(f"{database.dsn_key}: {fault}")
-        return report
+        report.problems.append(f"{one.dsn_key}: {fault}")
+        return
     connection: Connection | None = None
 
     async def query(sql: str, values: Values) -> Rows:
         assert connection is not None
-        return await connection.query(sql, values, database.statement_timeout)
+        return await connection.query(sql, values, timeout)
 
     try:
-        connection = await connector.begin(dsn).connect()
+        connection = await connector.begin(one.dsn).connect()
         version, name, user = (await query(_SERVER, None))[0]
         where = f" on {connection.server}" if connection.server else ""
-        report.notes.append(f"database: connected to {name} as {user}{where}, PostgreSQL {version}")
-        complete = await _check_schema(query, report)
-        for route in config.routes.values():
+        report.notes.append(
+            f"{one.where}: connected to {name} as {user}{where}, PostgreSQL {version}"
+        )
+        if isinstance(settings, NamedDatabase) and settings.is_replica:
+            report.notes.append(f"{one.where}: {await _standing(query)}")
+        if one.routes or one.has_channels:
+            complete = await _check_schema(query, one.where, report)
+        for route in one.routes:
             sound = await _check_route(query, route, complete, report)
             if sound and _tries_samples(route, imports, report):
-                await _check_samples(connection, route, reactor.seconds(), timeout, report)
-        for configured in config.queries.values():
-            judgement = await examine_query(connection, configured, database.statement_timeout)
-            where = f"queries.{configured.name}"
-            report.problems += [f"{where}.{key}: {text}" for key, text in judgement.problems]
-            if judgement.sound is not None:
-                report.notes.append(f"{where}: {judgement.sound.note}")
-        await _check_channels(config, connector, connection, report)
+                await _check_samples(connection, one, route, reactor.seconds(), report)
+        for configured in one.queries:
+            await _check_query(connection, configured, one, report)
+        if one.has_channels:
+            await _check_channels(config, connector, connection, report)
     except StoreError as error:
-        report.unasked.append(f"{database.dsn_key}: {error}")
+        report.unasked.append(f"{one.dsn_key}: {error}")
         report.problems += [
             problem
-            for problem in sample_problems(config, imports)
+            for problem in sample_problems(one.routes, imports)
             if problem not in report.problems
         ]
     finally:
         if connection is not None:
             connection.discard()
-    return report
+
+
+async def _standing(query: RunQuery) -> str:
+    """Return a note on a server that is to be a standby."""
+    ((is_standby,),) = await query("SELECT pg_is_in_recovery()", None)
+    return "a standby" if is_standby else "no standby now, so that it counts as never behind"
+
+
+async def _check_query(
+    connection: Connection, query: Query, one: CheckedDatabase, report: CheckReport
+) -> None:
+    judgement = await examine_query(connection, query, one.settings.statement_timeout)
+    where = f"queries.{query.name}"
+    at = "" if one.has_channels else f" (in {one.where})"
+    problems = [f"{where}.{key}: {text}" for key, text in judgement.problems]
+    report.problems += [f"{line}{at}" for line in problems if line not in report.problems]
+    if judgement.sound is not None:
+        report.notes.append(f"{where}: {judgement.sound.note}{at}")
 
 
 async def _check_route(query: RunQuery, route: Route, complete: bool, report: CheckReport) -> bool:
@@ -190,13 +259,14 @@ def _tries_samples(route: Route, imports: bool, report: CheckReport) -> bool:
 
 
 async def _check_samples(
-    connection: Connection, route: Route, now: float, timeout: float, report: CheckReport
+    connection: Connection, one: CheckedDatabase, route: Route, now: float, report: CheckReport
 ) -> None:
     """
     Store each sample of a route, and roll back; one that is refused is a problem.
     """
     where = f"routes.{route.name}"
-    if any(problem.startswith("database: ") for problem in report.problems):
+    timeout = one.settings.statement_timeout
+    if any(problem.startswith(f"{one.where}: ") for problem in report.problems):
         return  # without the gateway's schema each would be refused
     try:
         trials = await try_messages(connection, route, route.samples, now, timeout)
@@ -215,7 +285,7 @@ async def _check_samples(
         report.notes.append(f"{where}: PostgreSQL takes {samples}")
 
 
-def sample_problems(config: Config, imports: bool) -> list[str]:
+def sample_problems(routes: Iterable[Route], imports: bool) -> list[str]:
     """
     Return the problems of samples that no database is needed for: those that are not of their
     route's format.
@@ -223,7 +293,7 @@ def sample_problems(config: Config, imports: bool) -> list[str]:
     @param imports: whether functions of routes may be imported.
     """
     problems = []
-    for route in config.routes.values():
+    for route in routes:
         if route.samples and (imports or route.reading.format != "python"):
             form = format_of(route.reading, route.fields, route.timezone)
             problems += [
@@ -290,27 +360,29 @@ async def _check_channels(
         direct.discard()
 
 
-async def _check_schema(query: RunQuery, report: CheckReport) -> bool:
+async def _check_schema(query: RunQuery, where: str, report: CheckReport) -> bool:
     """
     Check the gateway's schema; return whether it exists and may be used.
+
+    @param where: the database's name in the report.
     """
     if not (await query(_MAY_USE, None))[0][0]:
-        report.problems.append(_GRANT)
+        report.problems.append(f"{where}: {_GRANT}")
         return False
     try:
         await refuse_newer(query)
     except SchemaNewer as error:
-        report.problems.append(f"database: {error}")
+        report.problems.append(f"{where}: {error}")
         return False
     if await up_to_date(query):
         if (await query(_MAY_CALL, None))[0][0]:
             return True
-        report.problems.append(_GRANT)
+        report.problems.append(f"{where}: {_GRANT}")
     elif (await query(_MAY_CREATE, None))[0][0]:
-        report.notes.append("database: the gateway will create or update its schema gateway")
+        report.notes.append(f"{where}: the gateway will create or update its schema gateway")
     else:
         report.problems.append(
-            "database: the schema gateway is missing or old and CREATE is not granted: run GRANT"
+            f"{where}: the schema gateway is missing or old and CREATE is not granted: run GRANT"
             " CREATE ON DATABASE ... TO ..., or have gateway/postgres/schema/*.sql run"
         )
     return False

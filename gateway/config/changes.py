@@ -101,6 +101,7 @@ def changes_of(before: Config, after: Config, started: Config, *, has_spool: boo
     spool = _values("spool", before.spool, after.spool, ["max_bytes", "on_outage"])
     waiting = [
         *_keys("database", started.database, after.database),
+        *_databases(started, after),
         *_keys("channels", started.channels, after.channels, ["dsn", "dsn_file"]),
         *_keys("spool", started.spool, after.spool, ["path"]),
         *_keys("http", started.http, after.http, ["endpoint"]),
@@ -149,6 +150,28 @@ def _is_same(value: object, present: object) -> bool:
     if isinstance(value, Mapping) and isinstance(present, Mapping) and [*value] != [*present]:
         return False
     return value == present
+
+
+def _databases(started: Config, after: Config) -> Iterator[str]:
+    """Name the keys of C{[databases]} that are others than at the start."""
+    old, new = started.databases, after.databases
+    for name in [*new, *(name for name in old if name not in new)]:
+        if name in old and name in new:
+            yield from _keys(f"databases.{name}", old[name], new[name])
+        else:
+            yield f"databases.{name}"
+
+
+def new_places(started: Config, after: Config) -> list[str]:
+    """
+    Return a problem for each query that is to be answered by a database that the gateway was not
+    started with.
+    """
+    return [
+        f"queries.{query.name}.database: [databases.{query.database}] is new, and needs a restart"
+        for query in after.queries.values()
+        if query.database is not None and query.database not in started.databases
+    ]
 
 
 def _channels(before: Config, after: Config) -> Iterator[str]:

@@ -11,7 +11,7 @@ endpoint's syntax, are functions passed in.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, NamedTuple
@@ -42,11 +42,15 @@ from gateway.config.variables import Variables
 from gateway.model.errors import ConfigError
 from gateway.model.query import Query
 from gateway.model.route import Route
+from gateway.model.text import meant
 from gateway.system.endpoint_text import EndpointFault
 from gateway.wire.forward_handshake import HandshakeSecrets
 from gateway.wire.protocols import PROTOCOLS
 
 EMBEDDED: Final = "embedded"
+
+HOME: Final = "database"
+"""Name of C{[database]} where databases are told apart; none of C{[databases]} has it."""
 
 MAX_TIMEOUT: Final = 2_147_483
 """Seconds that PostgreSQL's C{statement_timeout} can say: it counts milliseconds in 32 bits."""
@@ -80,6 +84,28 @@ class Database(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def dsn_key(self) -> str:
         """Name of the key that gives the connection string."""
         return "database.dsn" if self.dsn_file is None else "database.dsn_file"
+
+
+class NamedDatabase(Database, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """
+    Section C{[databases.NAME]}: another database, with a pool of its own.
+
+    @ivar max_lag: seconds that a standby of C{[database]} may be behind it; C{None}: it is no
+        standby, but a database of its own.
+    """
+
+    dsn: str = ""
+    max_lag: Seconds | None = None
+
+    @property
+    def is_replica(self) -> bool:
+        """Whether it only answers queries, and C{[database]} does where it cannot."""
+        return self.max_lag is not None
+
+
+def dsn_key_of(name: str, database: Database) -> str:
+    """Return the key that gives the connection string of one of C{[databases]}."""
+    return f"databases.{name}.dsn" if database.dsn_file is None else f"databases.{name}.dsn_file"
 
 
 class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -122,6 +148,7 @@ class Config(Struct, frozen=True, kw_only=True):
     """
 
     database: Database = field(default_factory=Database)
+    databases: dict[str, NamedDatabase] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
     spool: SpoolSection = field(default_factory=SpoolSection)
     channels: ChannelsSection = field(default_factory=ChannelsSection)
@@ -223,6 +250,7 @@ def draft(
     config_paths = ConfigPaths(path.parent, credentials)
     database = reader.section("database", data.get("database", {}), Database) or Database()
     database = config_paths.resolved(reader, "database", database, ["dsn_file"])
+    databases = _read_databases(reader, data.get("databases", {}), config_paths)
     limits = reader.section("limits", data.get("limits", {}), Limits) or Limits()
     spool = reader.section("spool", data.get("spool", {}), SpoolSection) or SpoolSection()
     spool = config_paths.resolved(reader, "spool", spool, ["path"])
@@ -254,14 +282,11 @@ def draft(
         route_names = list(DEFAULT_ROUTES)
     if "listeners" not in data:
         listeners = dict(DEFAULT_LISTENERS)
-    pools = ("database.pool_min", "database.pool_max")
-    if database.pool_min > database.pool_max and reader.is_sure(*pools):
-        reader.note(
-            "database.pool_min", f"{database.pool_min} is over pool_max = {database.pool_max}"
-        )
+    _check_pool(reader, "database", database)
     routes = routes_of(sections, reader)
     query_sections = reader.sections("queries", data.get("queries", {}), QuerySection)
     queries = queries_of(query_sections, reader)
+    _check_places(reader, databases, data.get("databases", {}), queries)
     reading = {name: route for name, route in routes.items() if knows_reading(reader, name)}
     used: dict[str, str] = {}
     for name, listener in listeners.items():
@@ -286,6 +311,7 @@ def draft(
         reader.note("listeners", "there is none; nobody could connect")
     config = Config(
         database=database,
+        databases=databases,
         limits=limits,
         spool=spool,
         channels=channels,
@@ -300,6 +326,63 @@ def draft(
     return Draft(_without_doubts(config, reader) if reader.problems else config, reader.problems)
 
 
+def _read_databases(
+    reader: SectionReader, tables: Any, config_paths: ConfigPaths
+) -> dict[str, NamedDatabase]:
+    """Read the sections C{[databases.NAME]}."""
+    databases = reader.sections("databases", tables, NamedDatabase)
+    for name, database in databases.items():
+        where = f"databases.{name}"
+        if not name or name == HOME:
+            reader.note(where, f"is no name: give it one that is not empty and not {HOME!r}")
+        databases[name] = config_paths.resolved(reader, where, database, ["dsn_file"])
+        given = tables[name]
+        if database.dsn == EMBEDDED:
+            reader.note(f"{where}.dsn", "the embedded server is [database] alone; name another one")
+        elif database.dsn_file is not None and "dsn" in given:
+            reader.note_unknown(
+                f"{where}.dsn_file", f"{where}.dsn is there too; leave one of them out"
+            )
+        elif "dsn" not in given and "dsn_file" not in given:
+            reader.note_unknown(f"{where}.dsn", "is missing; it or dsn_file says where it is")
+        _check_pool(reader, where, database)
+    return databases
+
+
+def _check_pool(reader: SectionReader, where: str, database: Database) -> None:
+    keys = (f"{where}.pool_min", f"{where}.pool_max")
+    if database.pool_min > database.pool_max and reader.is_sure(*keys):
+        reader.note(keys[0], f"{database.pool_min} is over pool_max = {database.pool_max}")
+
+
+def _check_places(
+    reader: SectionReader,
+    databases: Mapping[str, NamedDatabase],
+    tables: Any,
+    queries: Mapping[str, Query],
+) -> None:
+    """Note queries that name no database."""
+    known = _keys_of(tables)
+    for query in queries.values():
+        if query.database is not None and query.database not in known:
+            reader.note(f"queries.{query.name}.database", _no_database(query.database, known))
+            continue
+        place = databases.get(query.database or "")
+        if not query.read_only and place is not None and place.is_replica:
+            reader.note(
+                f"queries.{query.name}.read_only",
+                f"a query that writes cannot be answered by {query.database}, a standby"
+                " (max_lag); leave out its database",
+            )
+
+
+def _no_database(name: str, known: Sequence[str]) -> str:
+    """Say that there is no such database, and which there are."""
+    if not known:
+        return f"there is no [databases.{name}], nor any other"
+    return f"there is no [databases.{name}]; there is {', '.join(known)}{meant(name, known)}"
+
+
 def _without_doubts(config: Config, reader: SectionReader) -> Config:
     """
     Return the configuration without the files and servers whose keys could not be read, or
@@ -312,6 +395,12 @@ def _without_doubts(config: Config, reader: SectionReader) -> Config:
         channels = replace(channels, dsn=None, dsn_file=None)
     if access is not None and not reader.is_sure("access.tokens"):
         access = replace(access, tokens=None)
+    databases = {
+        name: place
+        if reader.is_sure(f"databases.{name}.dsn", f"databases.{name}.dsn_file")
+        else replace(place, dsn=EMBEDDED, dsn_file=None)
+        for name, place in config.databases.items()
+    }
     listeners = {
         name: listener
         if reader.is_sure_within(f"listeners.{name}.tls")
@@ -328,6 +417,7 @@ def _without_doubts(config: Config, reader: SectionReader) -> Config:
     return replace(
         config,
         database=database,
+        databases=databases,
         channels=channels,
         access=access,
         listeners=listeners,

@@ -44,6 +44,7 @@ class QuerySection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     @ivar max_bytes: largest answer; a call that gives more is refused.
     @ivar timeout: limit for the database, in seconds.
     @ivar read_only: whether it runs in a transaction that cannot write.
+    @ivar database: name of one of C{[databases]} that answers it; C{None}: C{[database]}.
     """
 
     sql: str
@@ -53,6 +54,7 @@ class QuerySection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_bytes: Annotated[int, Meta(ge=1, le=256 * 1024 * 1024, extra=IN_BYTES)] = 16 * 1024 * 1024
     timeout: Annotated[float, Meta(gt=0, le=86400, extra=IN_SECONDS)] = 5.0
     read_only: bool = True
+    database: str | None = None
 
 
 DEFAULT_QUERIES: Final = {
@@ -134,6 +136,7 @@ def _one_query(reader: SectionReader, name: str, section: QuerySection) -> Query
         section.max_bytes,
         section.timeout,
         section.read_only,
+        section.database,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from gateway.access.grants import identity_fault
-from gateway.config.load import Config
+from gateway.config.load import Config, NamedDatabase
 from gateway.model.errors import ConfigError
 from gateway.system.regular_file import read_plain
 from gateway.wire.forward_handshake import HandshakeSecrets
@@ -70,7 +70,25 @@ def with_secrets(config: Config) -> tuple[Config, list[str]]:
             except ConfigError as error:
                 problems.append(f"{name}.dsn_file: {error}")
             config = replace(config, **{name: section})
-    return config, problems
+    databases, faults = _read_dsn_files(config)
+    return replace(config, databases=databases), problems + faults
+
+
+def _read_dsn_files(config: Config) -> tuple[dict[str, NamedDatabase], list[str]]:
+    """
+    Read the connection strings of named databases.
+
+    @return: the databases, and problems.
+    """
+    databases = dict(config.databases)
+    problems = []
+    for name, database in databases.items():
+        if database.dsn_file is not None:
+            try:
+                databases[name] = replace(database, dsn=read_secret(database.dsn_file))
+            except ConfigError as error:
+                problems.append(f"databases.{name}.dsn_file: {error}")
+    return databases, problems
 
 
 def _read_handshakes(config: Config) -> tuple[dict[str, HandshakeSecrets], list[str]]:

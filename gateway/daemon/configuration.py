@@ -20,7 +20,15 @@ from twisted.internet.endpoints import serverFromString
 from gateway.access.token_file import tokens_of
 from gateway.access.tokens import Token
 from gateway.config.listener import Listener
-from gateway.config.load import EMBEDDED, Config, Draft, check_endpoints, default_config, draft
+from gateway.config.load import (
+    EMBEDDED,
+    Config,
+    Draft,
+    check_endpoints,
+    default_config,
+    draft,
+    dsn_key_of,
+)
 from gateway.config.secrets import mode_of, with_secrets
 from gateway.config.toml import tables_of
 from gateway.daemon.security_warnings import operator_warnings
@@ -191,6 +199,12 @@ def _dsn_faults(config: Config, path: str | None, database: str | None) -> list[
         problems.append(
             f"--database: {fault}" if database is not None else _problem_of_file(path, problem)
         )
+    for name, place in config.databases.items():
+        fault = dsn_fault(place.dsn, outside_of_process(), replica=place.is_replica)
+        # One that is "embedded" here has a problem already.
+        if place.dsn != EMBEDDED and fault is not None:
+            key = dsn_key_of(name, place)
+            problems.append(_problem_of_file(path, f"{key}: {fault}"))
     dsn = config.channels.dsn or ""
     if dsn and (fault := dsn_fault(dsn, outside_of_process())) is not None:
         problems.append(_problem_of_file(path, f"{config.channels.dsn_key}: {fault}"))

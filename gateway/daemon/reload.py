@@ -25,7 +25,7 @@ from gateway.access.tokens import Token
 from gateway.commit.circuit_breaker import CircuitBreakers
 from gateway.commit.inflight_limit import InflightLimit
 from gateway.commit.writer import Writer
-from gateway.config.changes import Changes, changes_of
+from gateway.config.changes import Changes, changes_of, new_places
 from gateway.config.load import Config, Limits
 from gateway.daemon.configuration import Loaded
 from gateway.daemon.service import GatewayService
@@ -34,7 +34,7 @@ from gateway.dialects.subscriptions import Subscriptions
 from gateway.listeners.build import Listeners, NewListeners
 from gateway.listeners.replacement import PortReplacement
 from gateway.model.errors import ConfigError, StoreError
-from gateway.postgres.queries.service import PostgresQueries
+from gateway.postgres.queries.placed import PlacedQueries
 from gateway.postgres.store.store import PostgresStore
 from gateway.spool.outage_spool import OutageSpool
 from gateway.spool.queue import Spool
@@ -82,7 +82,7 @@ class ReloadParts:
     store: PostgresStore
     writer: Writer
     breakers: CircuitBreakers
-    queries: PostgresQueries
+    queries: PlacedQueries
     channels: Subscriptions
     tls: TlsRegistry
     authenticator: Authenticator
@@ -151,6 +151,8 @@ class Reload:
                 self._started,
                 has_spool=self._parts.spool is not None,
             )
+            if places := new_places(self._started, loaded.config):
+                raise ConfigError(places)
             problems, notes = await self._check(loaded.config, changes)
             new = self._parts.listeners.prepare(loaded.config)
             ports = new.ports

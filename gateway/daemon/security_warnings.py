@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import PurePath
 
-from gateway.config.load import EMBEDDED, Config
+from gateway.config.load import EMBEDDED, Config, dsn_key_of
 from gateway.config.secrets import OPEN
 from gateway.model.outcome import Words
 from gateway.postgres.connect.conninfo import Environment
@@ -47,10 +47,11 @@ def operator_warnings(
             )
     warnings += _lost_message_warnings(config)
     places = {config.database.dsn_key: config.database.dsn}
+    places |= {dsn_key_of(name, place): place.dsn for name, place in config.databases.items()}
     if config.channels.dsn is not None:
         places[config.channels.dsn_key] = config.channels.dsn
     for key, dsn in places.items():
-        if dsn != EMBEDDED and dsn_fault(dsn, outside) is None:
+        if dsn != EMBEDDED and dsn_fault(dsn, outside, replica=True) is None:
             warnings += [f"{key}: {line}" for line in dsn_warnings(dsn, outside, mode)]
     return warnings
 
@@ -81,11 +82,17 @@ def _secret_files(config: Config, file: PurePath | None) -> Iterator[tuple[str, 
     Yield the key and path of each file with a secret, except the token file, which is not read at
     all if others can.
     """
-    for section in (config.database, config.channels):
-        if section.dsn_file is not None:
-            yield section.dsn_key, section.dsn_file
-        elif file is not None and section.dsn is not None and has_password(section.dsn):
-            yield f"{section.dsn_key} holds a password", str(file)
+    dsns = [
+        (section.dsn_key, section.dsn, section.dsn_file)
+        for section in (config.database, config.channels)
+    ]
+    for name, place in config.databases.items():
+        dsns.append((dsn_key_of(name, place), place.dsn, place.dsn_file))
+    for key, dsn, dsn_file in dsns:
+        if dsn_file is not None:
+            yield key, dsn_file
+        elif file is not None and dsn is not None and has_password(dsn):
+            yield f"{key} holds a password", str(file)
     for name, listener in config.listeners.items():
         for key in ("shared_key_file", "users_file"):
             if (path := getattr(listener, key)) is not None:

@@ -48,7 +48,7 @@ from gateway.model.text import printable
 from gateway.postgres.connect.dsn import public_dsn
 from gateway.postgres.connect.notifications import Notifications
 from gateway.postgres.connect.pool import Pool
-from gateway.postgres.queries.service import PostgresQueries
+from gateway.postgres.queries.placed import PlacedQueries
 from gateway.postgres.store.store import PostgresStore
 from gateway.spool.outage_spool import OutageSpool
 from gateway.spool.queue import Spool
@@ -85,7 +85,7 @@ class Parts:
     pool: Pool
     store: PostgresStore
     writer: Writer
-    queries: PostgresQueries
+    queries: PlacedQueries
     listeners: Listeners
     spool: Spool | None
     spooler: OutageSpool | None

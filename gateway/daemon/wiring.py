@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -46,7 +47,8 @@ from gateway.peers.factory import PeerServices
 from gateway.postgres.connect.connector import Connector
 from gateway.postgres.connect.notifications import Notifications
 from gateway.postgres.connect.pool import Pool
-from gateway.postgres.queries.service import PostgresQueries, query_pool
+from gateway.postgres.queries.placed import PlacedQueries
+from gateway.postgres.queries.service import query_pool
 from gateway.postgres.store.store import PostgresStore
 from gateway.spool.file import SpoolFile
 from gateway.spool.outage_spool import OutageSpool
@@ -75,7 +77,9 @@ def makeService(options: Options) -> IService:
     pool = Pool(config.database, reactor, retry_delay, connector)
     store = PostgresStore(pool, config.routes, config.database)
     share = query_pool(config.database, reactor, retry_delay, connector)
-    queries = PostgresQueries(config.queries, share, config.database)
+    queries = PlacedQueries(
+        config.queries, config.database, config.databases, share, pool, retry_delay
+    )
     inflight_limit = InflightLimit(config.limits.bytes_in_flight)
     breakers = CircuitBreakers(store, reactor, retry_delay)
     spool = _spool(config, data_dir)
@@ -112,7 +116,7 @@ def makeService(options: Options) -> IService:
     channels = Subscriptions(config.channels.allow, notifications, reactor)
     authenticator = Authenticator(options.tokens, in_threads(reactor), time.time)
     commands = CommandDialect(streams, queries, channels, authenticator)
-    room = partial(_room, config.database)
+    room = partial(_room, [config.database, *config.databases.values()])
     connections, caution = room(config.limits, len(config.listeners))
     tls = TlsRegistry(reactor)
     tls.replace_contexts(options.contexts)
@@ -221,11 +225,11 @@ def makeService(options: Options) -> IService:
     return service
 
 
-def _room(database: Database, limits: Limits, listeners: int) -> tuple[int, list[str]]:
+def _room(databases: Sequence[Database], limits: Limits, listeners: int) -> tuple[int, list[str]]:
     """
     Return how many connections peers may have, and warnings for the operator.
     """
-    own = database.pool_max + database.query_connections + 1
+    own = sum(one.pool_max + one.query_connections + 1 for one in databases)
     return room_for_peers(limits.connections, raise_file_limit(), own, listeners)
 
 

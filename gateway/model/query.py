@@ -40,6 +40,7 @@ class Query:
     @ivar max_bytes: most bytes of an answer, as JSON.
     @ivar timeout: seconds that the database may take.
     @ivar read_only: whether it runs in a transaction that cannot write.
+    @ivar database: name of one of C{[databases]} that answers it; C{None}: C{[database]}.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Query:
     max_bytes: int = 16 * 1024 * 1024
     timeout: float = 5.0
     read_only: bool = True
+    database: str | None = None
 
 
 OnOutcome = Callable[[Outcome | Listing], None]

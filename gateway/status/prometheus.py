@@ -26,12 +26,14 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from gateway.config.load import HOME
 from gateway.metrics.counters import ABANDONED, NOT_STORED, SPOOLED, STORED, WRITTEN_AGAIN
 from gateway.status.status import (
     Distribution,
     ListenerStatus,
     PoolStatus,
     QueryStatus,
+    ReplicaStatus,
     RouteState,
     RouteStatus,
     SpoolState,
@@ -81,8 +83,10 @@ class StatusCollector(Collector):
         yield from _of_listeners(status.listeners)
         yield from _of_routes(status.routes)
         yield from _of_lanes(status)
-        for pool, begin in zip(status.pools, ("pool", "query_pool"), strict=True):
-            yield from _of_pool(pool, begin)
+        for name, begin in (("messages", "pool"), ("queries", "query_pool")):
+            yield from _of_pools([pool for pool in status.pools if pool.name == name], begin)
+        if status.replicas:
+            yield from _of_replicas(status.replicas)
         if status.spool is not None:
             yield from _of_spool(status.spool)
         yield from _of_streams(status)
@@ -298,33 +302,84 @@ def _of_lanes(status: Status) -> Iterator[Metric]:
     )
 
 
-def _of_pool(pool: PoolStatus, begin: str) -> Iterator[Metric]:
-    of = f"of the pool for {pool.name}"
+def _of_pools(pools: Sequence[PoolStatus], begin: str) -> Iterator[Metric]:
+    """
+    Return the metrics of pools of one kind; their databases are told apart where there are several.
+    """
+    of = f"of the pool for {pools[0].name}"
+    labels = ("database",) if len(pools) > 1 else ()
+
+    def each(value: Callable[[PoolStatus], float]) -> list[Sample]:
+        return [((pool.database or HOME,) if labels else (), value(pool)) for pool in pools]
+
+    states: tuple[tuple[str, Callable[[PoolStatus], float]], ...] = (
+        ("in_use", lambda pool: pool.in_use),
+        ("idle", lambda pool: pool.idle),
+        ("opening", lambda pool: pool.opening),
+    )
     yield _gauge(
         f"{begin}_connections",
         f"Connections {of}, by state.",
-        [(("in_use",), pool.in_use), (("idle",), pool.idle), (("opening",), pool.opening)],
-        labels=("state",),
+        [((*values, state), count) for state, value in states for values, count in each(value)],
+        labels=(*labels, "state"),
     )
-    yield _gauge(f"{begin}_connections_max", f"Limit of connections {of}.", _one(pool.most))
     yield _gauge(
-        f"{begin}_waiting", f"Callers that wait for a connection {of}.", _one(pool.waiting)
+        f"{begin}_connections_max",
+        f"Limit of connections {of}.",
+        each(lambda pool: pool.most),
+        labels=labels,
+    )
+    yield _gauge(
+        f"{begin}_waiting",
+        f"Callers that wait for a connection {of}.",
+        each(lambda pool: pool.waiting),
+        labels=labels,
     )
     yield _gauge(
         f"{begin}_reachable",
         f"Whether there are connections {of}, or can be, as far as is known.",
-        _one(pool.is_reached),
+        each(lambda pool: pool.is_reached),
+        labels=labels,
     )
     yield _counter(
-        f"{begin}_connections_opened", f"Connections {of} that were opened.", _one(pool.opened)
+        f"{begin}_connections_opened",
+        f"Connections {of} that were opened.",
+        each(lambda pool: pool.opened),
+        labels=labels,
     )
     yield _counter(
-        f"{begin}_connections_lost", f"Connections {of} that were lost.", _one(pool.lost)
+        f"{begin}_connections_lost",
+        f"Connections {of} that were lost.",
+        each(lambda pool: pool.lost),
+        labels=labels,
     )
     yield _counter(
         f"{begin}_reconnects",
         f"Connections {of} that were opened after all had been lost.",
-        _one(pool.reconnects),
+        each(lambda pool: pool.reconnects),
+        labels=labels,
+    )
+
+
+def _of_replicas(replicas: Sequence[ReplicaStatus]) -> Iterator[Metric]:
+    labels = ("database",)
+    yield _gauge(
+        "replica_used",
+        "Whether a standby answers its queries; else [database] does.",
+        [((one.name,), float(one.is_used)) for one in replicas],
+        labels=labels,
+    )
+    yield _gauge(
+        "replica_lag_seconds",
+        "How far a standby is behind, at most; no sample where that is not known.",
+        [((one.name,), one.lag) for one in replicas if one.lag is not None],
+        labels=labels,
+    )
+    yield _counter(
+        "replica_passed_over",
+        "Calls that [database] answered in place of a standby.",
+        [((one.name,), one.passed_over) for one in replicas],
+        labels=labels,
     )
 
 

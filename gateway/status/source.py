@@ -26,7 +26,7 @@ from gateway.listeners.service import ListenerService
 from gateway.metrics.counters import LAGS, Answer, Histogram, RouteCounters
 from gateway.model.route import Route
 from gateway.postgres.connect.pool import Pool
-from gateway.postgres.queries.service import PostgresQueries
+from gateway.postgres.queries.placed import PlacedQueries
 from gateway.spool.outage_spool import OutageSpool
 from gateway.spool.queue import Spool
 from gateway.status.health import health_of
@@ -40,6 +40,7 @@ from gateway.status.status import (
     PoolStatus,
     ProcessStatus,
     QueryStatus,
+    ReplicaStatus,
     RouteState,
     RouteStatus,
     SpoolState,
@@ -75,7 +76,7 @@ class StatusParts:
     writer: Writer
     breakers: CircuitBreakers
     streams: StreamRegistry
-    queries: PostgresQueries
+    queries: PlacedQueries
     channels: Subscriptions
     tls: TlsRegistry
     spool: Spool | None
@@ -108,6 +109,8 @@ class StatusSource:
         """
         parts = self.parts
         pools = [_pool("messages", parts.pool), _pool("queries", parts.query_pool)]
+        for name, place in parts.queries.places.items():
+            pools.append(_pool("queries", place.pool, name))
         routes = self._routes()
         spool = self._spool(pools[0].is_reached)
         health = health_of(self.state, pools[0], routes, spool)
@@ -152,7 +155,22 @@ class StatusSource:
                 full=parts.inflight_limit.full,
             ),
             process=_process(self.reactor_lag, self.reactor_lags),
+            replicas=self._replicas(),
         )
+
+    def _replicas(self) -> Sequence[ReplicaStatus]:
+        queries = self.parts.queries
+        return [
+            ReplicaStatus(
+                name=name,
+                is_used=place.lag.is_well,
+                reason=place.lag.reason,
+                lag=place.lag.seconds,
+                passed_over=queries.passed_over[name],
+            )
+            for name, place in queries.places.items()
+            if place.lag is not None
+        ]
 
     def _routes(self) -> list[RouteStatus]:
         parts = self.parts
@@ -269,7 +287,7 @@ def _listener(service: ListenerService) -> ListenerStatus:
     )
 
 
-def _pool(name: str, pool: Pool) -> PoolStatus:
+def _pool(name: str, pool: Pool, database: str = "") -> PoolStatus:
     figures = pool.figures
     return PoolStatus(
         name=name,
@@ -283,6 +301,7 @@ def _pool(name: str, pool: Pool) -> PoolStatus:
         reconnects=figures.reconnects,
         trouble=figures.trouble,
         server=figures.server,
+        database=database,
     )
 
 

@@ -112,6 +112,7 @@ class PoolStatus(Struct, frozen=True, kw_only=True):
     Status of a pool of connections to the database.
 
     @ivar name: C{messages} or C{queries}.
+    @ivar database: name of one of C{[databases]}; C{""}: it is C{[database]}'s.
     @ivar most: its largest number of connections.
     @ivar in_use: connections that run a statement.
     @ivar idle: connections that are open and free.
@@ -134,11 +135,35 @@ class PoolStatus(Struct, frozen=True, kw_only=True):
     reconnects: int
     trouble: str
     server: str
+    database: str = ""
+
+    @property
+    def full_name(self) -> str:
+        """Its name, and that of its database where it is not C{[database]}."""
+        return f"{self.name} of {self.database}" if self.database else self.name
 
     @property
     def is_reached(self) -> bool:
         """Whether there are connections, or can be, as far as is known."""
         return not self.trouble or self.idle + self.in_use > 0
+
+
+class ReplicaStatus(Struct, frozen=True, kw_only=True):
+    """
+    Status of a standby that answers queries.
+
+    @ivar name: of its section in C{[databases]}.
+    @ivar is_used: whether it is known to be no further behind than it may be.
+    @ivar reason: why it is not used; C{""}: it is.
+    @ivar lag: seconds that it is behind, at most; C{None}: not known.
+    @ivar passed_over: calls that the primary answered in its place.
+    """
+
+    name: str
+    is_used: bool
+    reason: str
+    lag: float | None
+    passed_over: int
 
 
 SpoolState = Literal["empty", "keeping", "draining", "refusing"]
@@ -315,3 +340,4 @@ class Status(Struct, frozen=True, kw_only=True):
     certificates: Sequence[CertificateStatus]
     memory: MemoryStatus
     process: ProcessStatus
+    replicas: Sequence[ReplicaStatus] = ()

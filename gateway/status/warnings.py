@@ -25,6 +25,7 @@ LATELY: Final = 60.0
 
 CODES: Final = (
     *("spool-refuses", "database-away", "route-out-of-service", "route-paused", "spooling"),
+    "replica-passed-over",
     *("slow-commit", "spool-damaged", "spool-nearly-full", "memory-full"),
     *("connections-nearly-full", "files-nearly-full", "reactor-lag", "rate-limit", "refusals"),
     *("certificate-expired", "certificate-expires", "configuration"),
@@ -91,7 +92,18 @@ def _of_storing(status: Status, slow_commit: float) -> Iterator[Warning]:
     for pool in status.pools:
         if not pool.is_reached:
             what = "messages cannot be stored" if pool.name == "messages" else "queries wait"
-            yield Warning(code="database-away", subject=pool.name, text=f"{what}: {pool.trouble}")
+            if any(replica.name == pool.database for replica in status.replicas):
+                what = "[database] answers its queries"
+            yield Warning(
+                code="database-away", subject=pool.full_name, text=f"{what}: {pool.trouble}"
+            )
+    for replica in status.replicas:
+        if not replica.is_used and replica.passed_over:
+            yield Warning(
+                code="replica-passed-over",
+                subject=replica.name,
+                text=f"[database] answers its queries: {replica.reason}",
+            )
     for route in status.routes:
         if route.state == "out of service":
             yield Warning(code="route-out-of-service", subject=route.name, text=route.reason)

@@ -273,7 +273,7 @@ def _pool(pool: PoolStatus) -> Sequence[Html]:
     if not pool.trouble and not pool.opened:
         tone, word = "off", "not used yet"
     return (
-        Html(f"{escaped(pool.name)}<small>{escaped(pool.server)}</small>"),
+        Html(f"{escaped(pool.full_name)}<small>{escaped(pool.server)}</small>"),
         Html(f"{state(tone, word)}{trouble}"),
         *(
             escaped(count(figure))

@@ -6,7 +6,14 @@ from __future__ import annotations
 
 from pathlib import PurePath
 
-from gateway.config.changes import AT_ONCE, NEW_CONNECTIONS, REOPENS, Changes, changes_of
+from gateway.config.changes import (
+    AT_ONCE,
+    NEW_CONNECTIONS,
+    REOPENS,
+    Changes,
+    changes_of,
+    new_places,
+)
 from gateway.config.listener import Listener
 from gateway.config.load import Config, load_config
 
@@ -115,3 +122,23 @@ def test_listeners_of_mllp() -> None:
         "listener lines: hl7 changed, at once",
         "listener lines: try none -> AR, at once",
     ]
+
+
+def test_more_databases() -> None:
+    """Databases wait for the next start, and until then a query cannot name a new one."""
+    one = '[databases.one]\ndsn = "host=a"\n'
+    query = '[queries.q]\nsql = "select 1"\ndatabase = "{}"\n'
+    before = one + query.format("one")
+    two = '[databases.two]\ndsn = "host=b"\n'
+    after = one.replace("host=a", "host=c") + "pool_max = 4\n" + two + query.format("two")
+    changes = compare(before, after)
+    assert changes.lines == ["query q: changed: database"]
+    assert changes.waiting == [
+        "databases.one.dsn: not taken over, needs a restart",
+        "databases.one.pool_max: not taken over, needs a restart",
+        "databases.two: not taken over, needs a restart",
+    ]
+    assert new_places(load(before), load(after)) == [
+        "queries.q.database: [databases.two] is new, and needs a restart"
+    ]
+    assert not new_places(load(before), load(before))

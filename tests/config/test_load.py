@@ -22,6 +22,7 @@ from gateway.config.load import (
     Config,
     Database,
     Limits,
+    NamedDatabase,
     SpoolSection,
     config_of_tables,
     default_config,
@@ -57,6 +58,7 @@ def test_sample_is_accepted_and_complete() -> None:
     data = tomllib.loads(text)
     used: dict[type[msgspec.Struct], set[str]] = {
         Database: set(data["database"]),
+        NamedDatabase: set(data["database"]) | set(data["databases"]["replica"]),
         Limits: set(data["limits"]),
         SpoolSection: set(data["spool"]),
         ChannelsSection: set(data["channels"]),
@@ -73,6 +75,7 @@ def test_sample_is_accepted_and_complete() -> None:
     # Explained there for both, since it goes in place of dsn.
     assert text.count("dsn_file = ") > 1
     used[Database].add("dsn_file")
+    used[NamedDatabase].add("dsn_file")
     used[ChannelsSection].add("dsn_file")
     for kind, keys in used.items():
         assert keys == {field.encode_name for field in msgspec.structs.fields(kind)}, kind
@@ -683,3 +686,61 @@ def test_routing_by_content(keys: str) -> None:
     """A table of routes that are read alike is accepted, whatever format its fallback has."""
     listener = load(BY_CONTENT.format(keys=keys)).listeners["a"]
     assert listener.route_by and listener.routes
+
+
+def test_more_databases() -> None:
+    """Databases have the keys of [database] and a lag; the embedded server is none of them."""
+    config = load(
+        """
+        [databases.replica]
+        dsn = "host=replica"
+        max_lag = "10s"
+        pool_max = 3
+        [queries.q]
+        sql = "select 1"
+        database = "replica"
+        """
+    )
+    assert config.databases == {
+        "replica": NamedDatabase(dsn="host=replica", max_lag=10, pool_max=3)
+    }
+    assert config.databases["replica"].is_replica
+    assert config.queries["q"].database == "replica"
+
+
+def test_problems_of_more_databases() -> None:
+    """Each wrong name, place and pool of a database is told, with the names that there are."""
+    found = problems(
+        """
+        [databases.database]
+        dsn = "embedded"
+        [databases.replica]
+        dsn = ""
+        dsn_file = "x"
+        pool_min = 9
+        max_lag = 0
+        [databases.none]
+        [queries.a]
+        sql = "select 1"
+        database = "replika"
+        [queries.b]
+        sql = "select 1"
+        database = "other"
+        read_only = false
+        [databases.other]
+        dsn = ""
+        max_lag = 1
+        """
+    )
+    assert [line.removeprefix("/etc/g.toml: ") for line in found] == [
+        "databases.replica.max_lag: expected a number > 0.0",
+        "databases.database: is no name: give it one that is not empty and not 'database'",
+        "databases.database.dsn: the embedded server is [database] alone; name another one",
+        "databases.replica.dsn_file: databases.replica.dsn is there too; leave one of them out",
+        "databases.replica.pool_min: 9 is over pool_max = 8",
+        "databases.none.dsn: is missing; it or dsn_file says where it is",
+        "queries.a.database: there is no [databases.replika]; there is database, replica, none,"
+        " other; did you mean 'replica'?",
+        "queries.b.read_only: a query that writes cannot be answered by other, a standby"
+        " (max_lag); leave out its database",
+    ]

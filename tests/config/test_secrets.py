@@ -358,7 +358,7 @@ log.startLogging(sys.stdout)
 from gateway.postgres.connect.connector import Connector
 from gateway.daemon.tap import Options, makeService
 
-def connect(self, connection, conninfo):
+def connect(self, connection, conninfo, is_read_only):
     assert "correct-horse" in conninfo
     raise ZeroDivisionError("a bug")
 

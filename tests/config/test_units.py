@@ -28,6 +28,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "configuration.md"
 
 COUNTS = {
     *("Database.pool_min", "Database.pool_max", "Database.query_connections"),
+    *("NamedDatabase.pool_min", "NamedDatabase.pool_max", "NamedDatabase.query_connections"),
     *("Limits.connections", "Listener.window", "Listener.backlog", "Listener.max_connections"),
     *("Listener.max_connections_per_address", "Listener.messages_per_second"),
     "QuerySection.max_rows",

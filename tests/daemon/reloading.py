@@ -34,7 +34,7 @@ from gateway.model.batch import Batch, Fence
 from gateway.model.errors import ConfigError, Unavailable
 from gateway.model.store import Written
 from gateway.peers.factory import PeerServices
-from gateway.postgres.queries.service import PostgresQueries
+from gateway.postgres.queries.placed import PlacedQueries
 from gateway.postgres.store.route_cache import Definition
 from gateway.postgres.store.store import PostgresStore
 from gateway.tls.registry import TlsRegistry
@@ -132,7 +132,9 @@ class InMemory:
         self.store.find_table = lambda batch: self.definition_of(batch).route.table
         pool: Any = Away(self.reactor)
         self.routes = PostgresStore(pool, config.routes, config.database)
-        self.queries = PostgresQueries(config.queries, pool, config.database)
+        self.queries = PlacedQueries(
+            config.queries, config.database, config.databases, pool, pool, lambda attempt: 0.5
+        )
         self.inflight_limit = InflightLimit(config.limits.bytes_in_flight)
         self.channels = Subscriptions(config.channels.allow, MemoryNotifier(), self.reactor)
         breakers = CircuitBreakers(self.store, self.reactor, lambda attempt: 0.5)
@@ -255,7 +257,7 @@ class InMemory:
                 name: definition.route
                 for name, definition in self.routes._route_cache.current.items()
             },
-            "queries": {name: queue.query for name, queue in self.queries._queues.items()},
+            "queries": {name: queue.query for name, queue in self.queries._home._queues.items()},
             "channels": self.channels._allowed,
             "counted": (sorted(self.channels.counters), sorted(self.queries.counters)),
             "limits": (limit.most, self.inflight_limit.limit, self.inflight_limit._low),

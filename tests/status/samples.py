@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from gateway.status.prometheus import FATES
-from gateway.status.status import ListenerStatus, Status
+from gateway.status.status import ListenerStatus, ReplicaStatus, Status
 from tests.web import made
 from tests.web.made import NOW
 
@@ -59,6 +59,9 @@ def status(routes: int = 2, listeners: int = 2, **changed: Any) -> Status:
             "routes": [
                 made.route(f"route{number}", resolved=dict.fromkeys(FATES, 1))
                 for number in range(routes)
+            ],
+            "replicas": [
+                ReplicaStatus(name="replica", is_used=True, reason="", lag=0.1, passed_over=3)
             ],
             "spool": made.spool(state="keeping", messages=12, size=4096, oldest=NOW - 60),
             **changed,

@@ -23,7 +23,7 @@ from tests.web.made import NOW, pool, route
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0"
 
 LABELS = {
-    *("listener", "route", "word", "code", "state", "reason", "query", "outcome", "le"),
+    *("listener", "route", "word", "code", "state", "reason", "database", "query", "outcome", "le"),
     "version",
 }
 """All labels that the gateway's own metrics may have."""

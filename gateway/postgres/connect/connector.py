@@ -19,7 +19,7 @@ from typing import Any, Final
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 
-from gateway.config.load import Database
+from gateway.config.load import Database, NamedDatabase
 from gateway.model.errors import ConfigError, OutcomeUnknown, StoreError, Unavailable
 from gateway.postgres.connect.connection import MINIMUM_VERSION, Connection, server_settings
 from gateway.postgres.connect.conninfo import Environment
@@ -46,6 +46,7 @@ class Connector:
     C{load_balance_hosts=random} each attempt has another order instead.
 
     @ivar outside: environment from which connection strings are completed.
+    @ivar replica: whether the server is only read, so that one that takes no writes will do.
     """
 
     def __init__(
@@ -55,8 +56,10 @@ class Connector:
         outside: Environment,
         resolve: Resolver,
         shuffle: Shuffle = random.shuffle,
+        replica: bool = False,
     ) -> None:
         self.outside = outside
+        self.replica = replica
         self._settings = settings
         self._reactor = reactor
         self._resolve = resolve
@@ -67,7 +70,13 @@ class Connector:
     @classmethod
     def of_process(cls, settings: Database, reactor: Any) -> Connector:
         """Return a connector with the environment that libpq sees in this process."""
-        return cls(settings, reactor, outside_of_process(), ThreadedResolver(reactor))
+        return cls(
+            settings,
+            reactor,
+            outside_of_process(),
+            ThreadedResolver(reactor),
+            replica=isinstance(settings, NamedDatabase) and settings.is_replica,
+        )
 
     def begin(self, dsn: str) -> ConnectAttempt:
         """
@@ -100,10 +109,13 @@ class Connector:
     def connection(self) -> Connection:
         return Connection(self._reactor)
 
-    async def connect(self, connection: Connection, conninfo: str) -> None:
+    async def connect(
+        self, connection: Connection, conninfo: str, is_read_only: bool | None
+    ) -> None:
         """
         Open a connection, and check that its server can be used.
 
+        @param is_read_only: whether a server is looked for that takes no writes; C{None}: any.
         @raise StoreError: why it cannot.
         """
         timeout = self._settings.connect_timeout
@@ -122,8 +134,10 @@ class Connector:
             ) from error
         if version < MINIMUM_VERSION:
             raise Unavailable(f"PostgreSQL 13 or newer is needed, this one says {version}")
-        if read_only:
-            raise Unavailable("the server is read-only (a standby?)")
+        if is_read_only is not None and read_only is not is_read_only:
+            raise Unavailable(
+                "the server is read-only (a standby?)" if read_only else "the server is no standby"
+            )
 
     def remember(self, listed: Host, place: Host) -> None:
         """Remember the host and address that were connected to, to try them first next time."""
@@ -157,17 +171,19 @@ class ConnectAttempt:
         @raise Unavailable: with the reason for each host.
         """
         try:
-            hosts = read_hosts(self._dsn, self._connector.outside)
+            hosts = read_hosts(self._dsn, self._connector.outside, replica=self._connector.replica)
         except ConfigError as error:
             # It was valid at the start: the service file has changed since.
             raise Unavailable(f"the connection string {error}") from error
-        for listed in self._connector.order(hosts):
-            for place in await self._places(listed):
-                connection = await self._try(hosts, place)
-                if connection is not None:
-                    self._connector.remember(listed, place)
-                    connection.server = str(place) if len(hosts.walk) > 1 else ""
-                    return connection
+        for is_read_only in hosts.passes:
+            self._faults.clear()
+            for listed in self._connector.order(hosts):
+                for place in await self._places(listed):
+                    connection = await self._try(hosts, place, is_read_only)
+                    if connection is not None:
+                        self._connector.remember(listed, place)
+                        connection.server = str(place) if len(hosts.walk) > 1 else ""
+                        return connection
         raise Unavailable(self._reasons())
 
     def stop(self) -> None:
@@ -201,12 +217,12 @@ class ConnectAttempt:
             self._addresses = None
         return []
 
-    async def _try(self, hosts: Hosts, place: Host) -> Connection | None:
+    async def _try(self, hosts: Hosts, place: Host, is_read_only: bool | None) -> Connection | None:
         if self._stopped:
             return None
         connection = self._connection = self._connector.connection()
         try:
-            await self._connector.connect(connection, hosts.conninfo(place))
+            await self._connector.connect(connection, hosts.conninfo(place), is_read_only)
         except StoreError as error:
             connection.discard()
             self._faults.append((place, with_advice(str(error))))

@@ -25,12 +25,14 @@ _POSTGRES_URI: Final = re.compile(r"postgres(?:ql)?://(?:[^@/]*@)?(?P<rest>[^?]*
 """URI, split where libpq's C{conninfo_uri_parse_options} ends user and password."""
 
 
-def dsn_fault(dsn: str, outside: Environment) -> str | None:
+def dsn_fault(dsn: str, outside: Environment, *, replica: bool = False) -> str | None:
     """
     Return what is wrong with a libpq URI or conninfo, or with the service or PG* variables that
     complete it; C{None} where it can be tried.
 
     The text does not repeat the string, which may hold a password.
+
+    @param replica: whether the server is only read.
     """
     uri = _POSTGRES_URI.match(dsn)
     if uri is not None and "@" in uri["rest"]:
@@ -42,7 +44,7 @@ def dsn_fault(dsn: str, outside: Environment) -> str | None:
     try:
         if "\0" in dsn:
             raise ValueError("libpq would read no further")
-        read_hosts(dsn, outside)
+        read_hosts(dsn, outside, replica=replica)
     except ConfigError as error:
         return str(error)
     except (psycopg2.ProgrammingError, ValueError):

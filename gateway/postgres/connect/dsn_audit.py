@@ -36,7 +36,9 @@ def dsn_warnings(dsn: str, outside: Environment, mode: Mode) -> list[str]:
     least = "verify-full" if conninfo.value("sslrootcert") == "system" else "prefer"
     sslmode = conninfo.value("sslmode", least) or least
     if sslmode in _PLAIN:
-        hosts = [str(host) for host in read_hosts(dsn, outside).walk if not host.local]
+        hosts = [
+            str(host) for host in read_hosts(dsn, outside, replica=True).walk if not host.local
+        ]
         if hosts:
             problems.append(
                 f"sslmode={sslmode} lets everything go unencrypted to {', '.join(hosts)};"

@@ -35,7 +35,8 @@ DEFAULTS: Final = {
 }
 """Parameters given to libpq where neither the connection string nor the service has them."""
 
-_WRITABLE: Final = ("any", "read-write", "primary", "prefer-standby")
+_ANY: Final = ("any", "prefer-standby")
+_WRITABLE: Final = ("read-write", "primary")
 _READ_ONLY: Final = ("read-only", "standby")
 _BALANCING: Final = ("disable", "random")
 
@@ -89,11 +90,14 @@ class Hosts:
 
     @ivar walk: hosts in the order to try them; at least one.
     @ivar shuffled: whether each attempt needs a new random order.
+    @ivar passes: what servers are looked for, one after the other: C{False}: those that take
+        writes, C{True}: those that do not, C{None}: any.
     @ivar parameters: all others, for libpq.
     """
 
     walk: tuple[Host, ...]
     shuffled: bool
+    passes: tuple[bool | None, ...]
     parameters: Mapping[str, str]
 
     def conninfo(self, host: Host) -> str:
@@ -108,30 +112,37 @@ class Hosts:
         return str(extensions.make_dsn(**{**self.parameters, **one}))
 
 
-def read_hosts(dsn: str, outside: Environment) -> Hosts:
+def read_hosts(dsn: str, outside: Environment, *, replica: bool = False) -> Hosts:
     """
     Parse a connection string.
 
     C{target_session_attrs} may be any, read-write, primary or prefer-standby, and all mean the same
-    here: the first server that takes writes. A gateway can use no other, so a read-only server is
-    always passed over.
+    here: the first server that takes writes. A gateway can store in no other, so a read-only server
+    is always passed over; a replica is only read, and there each value means what it does to libpq.
 
+    @param replica: whether the server is only read.
     @param dsn: a libpq URI or conninfo whose syntax is valid.
     @raise ConfigError: with one line that says what does not fit, and repeats nothing that may be
         part of a mistyped password.
     """
     conninfo = ConnInfo(dsn, outside)
-    _check_attributes(conninfo)
+    passes = _passes(conninfo, replica)
     balancing = conninfo.value("load_balance_hosts", "disable")
     if balancing not in _BALANCING:
         raise ConfigError([f"{conninfo.name('load_balance_hosts')} must be disable or random"])
     defaults = {key: value for key, value in DEFAULTS.items() if key not in conninfo.service}
-    return Hosts(_walk(conninfo), balancing == "random", {**defaults, **conninfo.own})
+    parameters = {**defaults, **conninfo.own}
+    return Hosts(_walk(conninfo), balancing == "random", passes, parameters)
 
 
-def _check_attributes(conninfo: ConnInfo) -> None:
+def _passes(conninfo: ConnInfo, replica: bool) -> tuple[bool | None, ...]:
+    """Return C{Hosts.passes}."""
     key = "target_session_attrs"
     value = conninfo.value(key, "any")
+    if replica and value in _ANY:
+        return (True, None) if value == "prefer-standby" else (None,)
+    if replica and value in _READ_ONLY:
+        return (True,)
     if value in _READ_ONLY:
         raise ConfigError(
             [
@@ -139,8 +150,10 @@ def _check_attributes(conninfo: ConnInfo) -> None:
                 " leave it out, a gateway looks for one that does"
             ]
         )
-    if value not in _WRITABLE:
-        raise ConfigError([f"{conninfo.name(key)} must be one of {', '.join(_WRITABLE)}"])
+    allowed = (*_ANY[:1], *_WRITABLE, *_ANY[1:], *(_READ_ONLY if replica else ()))
+    if value not in allowed:
+        raise ConfigError([f"{conninfo.name(key)} must be one of {', '.join(allowed)}"])
+    return (False,)
 
 
 def _walk(conninfo: ConnInfo) -> tuple[Host, ...]:

@@ -24,7 +24,7 @@ from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 from txpostgres import txpostgres
 
-from gateway.config.load import Database
+from gateway.config.load import HOME, Database
 from gateway.logs.last_reason import LastReason
 from gateway.model.errors import StoreError, Unavailable
 from gateway.postgres.connect.connection import Connection, SessionSharing
@@ -85,6 +85,7 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
     """
     Pool of open connections, at least C{min}, at most C{max}.
 
+    @ivar name: of the database.
     @ivar lost: how many connections were lost.
     @ivar sharing: whether a pooler shares their sessions.
     """
@@ -101,12 +102,14 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
         backoff: Callable[[int], float],
         connector: Connector | None = None,
         quiet: bool = False,
+        name: str = HOME,
     ) -> None:
         """
         @param backoff: failed attempts -> seconds to wait.
         @param connector: makes the connections; by default one with the environment that libpq sees
             in this process.
         @param quiet: log at debug level only, because another pool logs the state of this database.
+        @param name: of the database, for the log.
         """
         self.reactor = reactor
         # The base class wants to make its connections now; we do that one by one.
@@ -131,6 +134,8 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
         self._waiting = 0
         self._running = False
         self._quiet = quiet
+        self.name = name
+        self._database = name if name == HOME else f"database {name}"
         self._failures = 0
         self._trouble = LastReason()
         self._retry: IDelayedCall | None = None
@@ -312,8 +317,10 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
         if is_again or where != self._server:
             self._emit(
                 LogLevel.info,
-                "database: {_what}{_where}",
+                "{_database}: {_what}{_where}",
                 event="connected",
+                database=self.name,
+                _database=self._database,
                 server=where,
                 _what="connected again" if is_again else "connected",
                 _where=f" to {where}" if where else "",
@@ -325,13 +332,25 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
             return
         self._failures += 1
         if self._trouble.note(reason):
-            text = "database: cannot connect, trying again: {reason}"
-            self._emit(LogLevel.warn, text, event="cannot-connect", reason=reason)
+            text = "{_database}: cannot connect, trying again: {reason}"
+            self._emit(
+                LogLevel.warn,
+                text,
+                event="cannot-connect",
+                database=self.name,
+                reason=reason,
+                _database=self._database,
+            )
         if self._retry is None or not self._retry.active():
             self._retry = self._clock.callLater(self._backoff(self._failures), self._maintain)
 
     def _emit(self, level: Any, text: str, *, event: str, **fields: Any) -> None:
-        self._log.emit(LogLevel.debug if self._quiet else level, text, event=event, **fields)
+        self._log.emit(
+            LogLevel.debug if self._quiet else level,
+            text,
+            event=event,
+            **fields,
+        )
 
     def _on_lost(self, connection: Connection) -> None:
         busy = connection in self._busy
@@ -347,8 +366,10 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
             self.lost += 1
             self._emit(
                 LogLevel.warn,
-                "database: a connection was lost ({reason}), {size} left",
+                "{_database}: a connection was lost ({reason}), {size} left",
                 event="connection-lost",
+                database=self.name,
+                _database=self._database,
                 reason=connection.fault,
                 size=self.size,
             )
@@ -383,6 +404,10 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
 
     def _bug(self, failure: Failure) -> None:
         self._log.failure(
-            "database: opening a connection failed", event="connect-failed", failure=failure
+            "{_database}: opening a connection failed",
+            event="connect-failed",
+            database=self.name,
+            _database=self._database,
+            failure=failure,
         )
         self._not_opened("for a reason nobody foresaw, see the log")

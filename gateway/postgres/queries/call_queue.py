@@ -33,17 +33,21 @@ class Call:
     """
     Call of a query that waits for its answer.
 
-    @ivar counters: of its query.
+    @ivar queue: that it came to.
+    @ivar arguments: its arguments, as the peer wrote them.
     @ivar elements: its arguments, as array elements.
     @ivar since: when it came, in seconds of the reactor's clock.
     @ivar on_outcome: callback for its answer; C{None} once called.
     @ivar alone: whether it must be sent in a statement of its own.
     """
 
-    __slots__ = ("alone", "counters", "elements", "on_outcome", "since")
+    __slots__ = ("alone", "arguments", "elements", "on_outcome", "queue", "since")
 
-    def __init__(self, counters: QueryCounters, since: float, on_outcome: OnOutcome) -> None:
-        self.counters = counters
+    def __init__(
+        self, queue: CallQueue, since: float, arguments: bytes, on_outcome: OnOutcome
+    ) -> None:
+        self.queue = queue
+        self.arguments = arguments
         self.elements: list[str] = []
         self.since = since
         self.on_outcome: OnOutcome | None = on_outcome
@@ -79,12 +83,9 @@ class CallQueue:
     @ivar logged_fault: last fault that was logged, C{""} while the query works; C{logged_at}: when.
     """
 
-    def __init__(self, query: Query, counters: QueryCounters | None = None) -> None:
-        """
-        @param counters: those of the query until now, where its definition is replaced.
-        """
+    def __init__(self, query: Query, counters: QueryCounters) -> None:
         self.query = query
-        self.counters = QueryCounters() if counters is None else counters
+        self.counters = counters
         self.opened: OpenQuery | None = None
         self.opening: list[Deferred[None]] | None = None
         self.examined_at = float("-inf")

@@ -13,7 +13,7 @@ ones never use all of its connections, unless there is only one.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 
@@ -24,11 +24,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from gateway.columns.kind import Misfit, excerpt
-from gateway.config.load import Database
+from gateway.config.load import HOME, Database
 from gateway.metrics.counters import QueryCounters
 from gateway.model import wording
 from gateway.model.errors import OutcomeUnknown, RouteError, StoreError, Unavailable
-from gateway.model.outcome import Code, Outcome, refused
+from gateway.model.outcome import Code, Outcome, Word, refused
 from gateway.model.query import OnOutcome, Query
 from gateway.model.text import meant
 from gateway.postgres.connect.connection import Connection
@@ -58,13 +58,16 @@ def query_pool(
     reactor: Any,
     backoff: Callable[[int], float],
     connector: Connector | None = None,
+    name: str = HOME,
 ) -> Pool:
     """
     Return the pool for queries, which opens connections when they are needed. It logs nothing above
     debug level, since the main pool logs the state of the database.
+
+    @param name: of the database.
     """
     share = replace(settings, pool_min=0, pool_max=settings.query_connections)
-    return Pool(share, reactor, backoff, connector, quiet=True)
+    return Pool(share, reactor, backoff, connector, quiet=True, name=name)
 
 
 class PostgresQueries:
@@ -72,13 +75,29 @@ class PostgresQueries:
     Service that answers calls through a pool of its own.
 
     @ivar in_flight: number of calls without an answer.
+    @ivar fallback: is given a call that this database cannot answer now: what the answer would be,
+        the query's name, its arguments and the callback. Returns whether it takes the call.
+        C{None}: there is none.
     """
 
     _log = Logger()
 
-    def __init__(self, queries: Mapping[str, Query], pool: Pool, settings: Database) -> None:
+    def __init__(
+        self,
+        queries: Mapping[str, Query],
+        pool: Pool,
+        settings: Database,
+        counters: defaultdict[str, QueryCounters] | None = None,
+    ) -> None:
+        """
+        @param counters: query -> its counters, where several databases answer it.
+        """
         self.in_flight = 0
-        self._queues = {name: CallQueue(query) for name, query in queries.items()}
+        self.fallback: Callable[[Outcome, str, bytes, OnOutcome], bool] | None = None
+        self._counters = defaultdict(QueryCounters) if counters is None else counters
+        self._queues = {
+            name: CallQueue(query, self._counters[name]) for name, query in queries.items()
+        }
         self._pool = pool
         self._clock: IReactorTime = pool.reactor
         self._acquire_timeout = settings.acquire_timeout
@@ -100,6 +119,11 @@ class PostgresQueries:
     def counters(self) -> Mapping[str, QueryCounters]:
         """Query -> counters of its calls."""
         return {name: queue.counters for name, queue in self._queues.items()}
+
+    @property
+    def is_started(self) -> bool:
+        """Whether it was told where the database is."""
+        return self._dsn is not None
 
     def start(self, dsn: str) -> None:
         """
@@ -141,7 +165,7 @@ class PostgresQueries:
         for name, query in queries.items():
             queue = before.get(name)
             if queue is None or name in changed:
-                queue = CallQueue(query, None if queue is None else queue.counters)
+                queue = CallQueue(query, self._counters[name])
             self._queues[name] = queue
         if queries:
             self._start_pool()
@@ -180,15 +204,15 @@ class PostgresQueries:
             return
         self.in_flight += 1
         now = self._clock.seconds()
-        call = Call(queue.counters, now, on_outcome)
+        call = Call(queue, now, arguments, on_outcome)
         opened = queue.opened
         if opened is None:
-            Deferred.fromCoroutine(self._ask_first(queue, call, arguments))
+            Deferred.fromCoroutine(self._ask_first(queue, call))
             return
         self._query_cache.refresh(queue, opened, now)
-        self._enter(queue, opened, call, arguments)
+        self._enter(queue, opened, call)
 
-    async def _ask_first(self, queue: CallQueue, call: Call, arguments: bytes) -> None:
+    async def _ask_first(self, queue: CallQueue, call: Call) -> None:
         """
         Do the same as L{ask}, for a query that must be examined first.
         """
@@ -197,11 +221,11 @@ class PostgresQueries:
         except StoreError as error:
             self._settle(call, self._outcome(queue, error))
         else:
-            self._enter(queue, opened, call, arguments)
+            self._enter(queue, opened, call)
 
-    def _enter(self, queue: CallQueue, opened: OpenQuery, call: Call, arguments: bytes) -> None:
+    def _enter(self, queue: CallQueue, opened: OpenQuery, call: Call) -> None:
         try:
-            call.elements = opened.arguments.parse(arguments)
+            call.elements = opened.arguments.parse(call.arguments)
         except Misfit as misfit:
             self._settle(call, refused(Code.QUERY, str(misfit)))
         else:
@@ -214,8 +238,16 @@ class PostgresQueries:
         on_outcome, call.on_outcome = call.on_outcome, None
         if on_outcome is not None:
             self.in_flight -= 1
-            call.counters.answered(answer, self._clock.seconds() - call.since)
+            queue = call.queue
             try:
+                if (
+                    self.fallback is not None
+                    and isinstance(answer, Outcome)
+                    and answer.word is Word.TRY
+                    and self.fallback(answer, queue.query.name, call.arguments, on_outcome)
+                ):
+                    return
+                queue.counters.answered(answer, self._clock.seconds() - call.since)
                 on_outcome(answer)
             except Exception:  # noqa: BLE001 - what befalls one peer must not befall the others
                 self._log.failure("an answer could not be told", event="query-answer-failed")
