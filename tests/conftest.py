@@ -38,9 +38,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """A whole run goes by four processes, since most of it is waiting; files and tests that
+    """A whole run goes by six processes, since most of it is waiting; files and tests that
     are named are run here."""
-    return 0 if any(Path(name.partition("::")[0]).is_file() for name in config.args) else 4
+    return 0 if any(Path(name.partition("::")[0]).is_file() for name in config.args) else 6
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -292,7 +292,7 @@ def test_a_listener_gets_tls_while_it_runs(
     assert reload(sections(more=secured.format("gateway.pem"))).startswith(line.format("added"))
     assert plain.read_all().startswith(b"-BYE DRAIN ")
     late = gateway.connect("plain")
-    late.send(b"two\n")
+    late.send(b"two, in more bytes than TLS needs to see that it is none\n")
     assert b"+OK" not in last_words(late)
     secure = peer(gateway, issuer, listener="plain")
     secure.send(b"three\n")
@@ -495,7 +495,7 @@ def test_the_clients_show_their_certificates(
     # The same gateway by a name that its certificate does not have.
     done = send(f"tcp:127.0.0.1:{port}", *command, *shown, "--no-retry", given=b"five\n")
     assert done.returncode == 3, done.stderr
-    done = send(f"tcp:localhost:{gateway.port('secure')}", "--no-retry", given=b"six\n")
+    done = send(f"tcp:localhost:{gateway.port('secure')}", "--no-retry", given=b"six of seven\n")
     assert done.returncode == 3
     asked = ("--endpoint", f"tcp:localhost:{port}", *trust, "--timeout", "5")
     called = tool("call", *asked, "--certificate", str(ours.file), "count")

@@ -374,7 +374,8 @@ def test_locked_out(
     assert peer.read_lines(100) == [b"+OK"] * 100
     peer.close()
     assert database.bodies() == [str(n) for n in range(100)]
-    assert set(database.column(BACKENDS)) == pids, "connections were replaced"
+    # There may be one more: the test's own last session, which ends by itself.
+    assert set(database.column(BACKENDS)) >= pids, "connections were replaced"
     assert_quiet(gateway)
 
 
@@ -404,7 +405,8 @@ def test_conflicts(database: Database, start_configured: Start, sqlstate: str) -
     assert gateway.connect().ask(b"one\ntwo\n") == b"+OK\n+OK\n"
     assert database.bodies() == ["one", "two"]
     assert database.column("SELECT last_value FROM attempts") == [5]
-    assert set(database.column(BACKENDS)) == pids, "connections were replaced"
+    # There may be one more: the test's own last session, which ends by itself.
+    assert set(database.column(BACKENDS)) >= pids, "connections were replaced"
     assert_quiet(gateway)
 
 
