@@ -1,6 +1,6 @@
 """
 Warn of what a configuration exposes to others on this machine or on the network to the database,
-and of refused messages that are neither answered nor kept.
+of refused messages that are neither answered nor kept, and of routes that can only refuse.
 
 It may be intended, so the gateway starts all the same, with one warning each.
 """
@@ -10,12 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import PurePath
 
+from gateway.columns.kind import excerpt
+from gateway.config.listener import Listener
 from gateway.config.load import EMBEDDED, Config, dsn_key_of
 from gateway.config.secrets import OPEN
+from gateway.formats.registry import format_of
 from gateway.model.outcome import Words
 from gateway.postgres.connect.conninfo import Environment
 from gateway.postgres.connect.dsn import dsn_fault, has_password
 from gateway.postgres.connect.dsn_audit import Mode, dsn_warnings
+from gateway.wire.protocols import PROTOCOLS
 
 ON_THE_COMMAND_LINE = (
     "--database: a password on the command line is seen by others until the gateway has hidden it;"
@@ -46,6 +50,7 @@ def operator_warnings(
                 f"{key}: group or others may read or change what is secret: chmod 600 {path}"
             )
     warnings += _lost_message_warnings(config)
+    warnings += _misfit_warnings(config)
     places = {config.database.dsn_key: config.database.dsn}
     places |= {dsn_key_of(name, place): place.dsn for name, place in config.databases.items()}
     if config.channels.dsn is not None:
@@ -69,12 +74,40 @@ def _lost_message_warnings(config: Config) -> Iterator[str]:
             loss = "what is refused is told to nobody and kept nowhere"
         else:
             continue
-        routes = {*(listener.routes or {}).values(), *([listener.route] if listener.route else [])}
-        if lost := sorted(r for r in routes if not config.routes[r].dead_letter):
+        if lost := sorted(r for r in _routes_of(listener) if not config.routes[r].dead_letter):
             yield (
                 f"listeners.{name}.{key}: {loss}, but for a line a minute in the log; set"
                 f" dead_letter = true for {', '.join(lost)}"
             )
+
+
+def _misfit_warnings(config: Config) -> Iterator[str]:
+    """
+    Warn of routes whose format is not what the senders of a listener's protocol write.
+    """
+    for name, listener in config.listeners.items():
+        protocol = PROTOCOLS.get(listener.dialect)
+        if protocol is None or not protocol.sample:
+            continue
+        for route in sorted(_routes_of(listener)):
+            reading = config.routes[route].reading
+            # What a pattern, a function or a number of columns takes is not known from one message;
+            # a forward listener hands its records on in the form that the route reads.
+            if reading.format in ("regex", "python", "csv") or (
+                listener.dialect == "forward" and reading.format == "msgpack"
+            ):
+                continue
+            faults = format_of(reading, ()).parse_frames([protocol.sample]).faults
+            if faults and reading.format != "gelf":
+                yield (
+                    f"routes.{route}.format: {reading.format} refuses what senders of"
+                    f" {listener.dialect} write, as {excerpt(protocol.sample.decode())}"
+                    f" (listeners.{name}): {faults[0][1].text}"
+                )
+
+
+def _routes_of(listener: Listener) -> set[str]:
+    return {*(listener.routes or {}).values(), *([listener.route] if listener.route else [])}
 
 
 def _secret_files(config: Config, file: PurePath | None) -> Iterator[tuple[str, str]]:

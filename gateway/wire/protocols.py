@@ -27,17 +27,23 @@ class WireProtocol:
     @ivar farewell: bytes that a peer gets when its connection is closed; maybe none.
     @ivar needs_dead_letter: whether a refused message can only be acknowledged, so that its route
         has to keep it.
+    @ivar sample: a message as its senders write them; empty where they write what they like.
     """
 
     framing: Callable[[int, int], Framing]
     farewell: bytes = b""
     needs_dead_letter: bool = False
+    sample: bytes = b""
+
+
+_JSON: Final = b'{"@timestamp":"2026-01-01T00:00:00.000Z","message":"text"}'
+_HL7: Final = b"MSH|^~\\&|a|b|c|d|20260101||ADT^A01|1|P|2.5\r"
 
 
 PROTOCOLS: Final[Mapping[ProtocolName | str, WireProtocol]] = {
-    "beats": WireProtocol(LumberjackFraming, needs_dead_letter=True),
-    "forward": WireProtocol(ForwardFraming, needs_dead_letter=True),
-    "mllp": WireProtocol(MllpFraming),
+    "beats": WireProtocol(LumberjackFraming, needs_dead_letter=True, sample=_JSON),
+    "forward": WireProtocol(ForwardFraming, needs_dead_letter=True, sample=_JSON),
+    "mllp": WireProtocol(MllpFraming, sample=_HL7),
     "relp": WireProtocol(RelpFraming, SERVER_CLOSE),
 }
 """Every such protocol there is, by the name that a listener's C{dialect} has."""

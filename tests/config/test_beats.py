@@ -4,8 +4,11 @@ A listener of Beats: what its keys may be.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from gateway.daemon.configuration import operator_warnings_of, read_config
 from tests.config.test_load import load, problems
 
 SECTIONS = """
@@ -64,3 +67,32 @@ def test_what_is_wrong_with_it(listener: str, route: str, said: str) -> None:
     """Each is one problem, with its key."""
     found = problems(SECTIONS.format(listener=listener, route=route))
     assert len(found) == 1 and said in found[0], found
+
+
+@pytest.mark.parametrize(
+    ("dialect", "form", "refused"),
+    [
+        ("beats", "hl7", True),
+        ("beats", "influx", True),
+        ("beats", "json", False),
+        ("beats", "text", False),
+        ("forward", "cbor", True),
+        ("forward", "msgpack", False),
+        ("mllp", "json", True),
+        ("mllp", "hl7", False),
+        ("relp", "hl7", False),
+    ],
+)
+def test_a_format_that_can_only_refuse(
+    tmp_path: Path, dialect: str, form: str, refused: bool
+) -> None:
+    """A route that reads another format than a protocol's senders write is warned of."""
+    column = {"hl7": "MSH-10", "influx": "measurement", "text": "@frame"}.get(form, "message")
+    path = tmp_path / "gateway.toml"
+    path.write_text(
+        f'[listeners.one]\nendpoint = "tcp:0"\ndialect = "{dialect}"\nroute = "r"\n[routes.r]\n'
+        f'table = "t"\nformat = "{form}"\ndead_letter = true\ncolumns = {{ c = "{column}" }}\n'
+    )
+    found = operator_warnings_of(read_config(str(path)), str(path))
+    begin = f"routes.r.format: {form} refuses what senders of {dialect} write, as "
+    assert [line.startswith(begin) for line in found] == [True] * refused, found
