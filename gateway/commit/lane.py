@@ -81,7 +81,7 @@ class Lane:
         # Route -> the fence of its next batch. Each route has a row of C{gateway.lane}, so that
         # one that is out of service does not stop the others.
         self._fences = defaultdict[str, Fence](lambda: Fence(context.new_id(), 1))
-        self._together = MultiRouteCommit(context, self._fences, self._without)
+        self._together = MultiRouteCommit(context, self._fences, self._without, self._settle)
         self._units = UnitCommit(context, self._fences, self._move_gathered)
 
     @property
@@ -135,7 +135,7 @@ class Lane:
                     continue
                 batches = Batch.by_route(chunks)
                 if len(batches) > 1:
-                    batches = Batch.in_order(await self._together.commit(batches), chunks)
+                    batches = Batch.in_order(await self._together.commit(batches, chunks), chunks)
                 if len(batches) == 1:
                     await self._commit(batches[0])
                 else:

@@ -11,12 +11,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import compress, groupby
+from operator import itemgetter
 from uuid import uuid4
 
 from twisted.internet.defer import Deferred
 
-from gateway.model.batch import Batch, Fence, Origin, StreamMark, stream_marks
+from gateway.model.arrival import arrival
+from gateway.model.batch import Batch, Chunk, Fence, Origin, StreamMark, stream_marks
 from gateway.model.errors import (
     BatchesRefused,
     BatchesStored,
@@ -31,7 +33,7 @@ from gateway.model.errors import (
     StreamsElsewhere,
     TransientError,
 )
-from gateway.model.outcome import STORED, Fate, Outcome, Run, Word, row_refused
+from gateway.model.outcome import STORED, Fate, Outcome, Run, Word, refused_rows, row_refused
 from gateway.model.store import Claim, Seen, Spooled, Written, first_of, reached
 from gateway.model.stream import DIGEST
 from gateway.model.stream_marks import StreamPosition
@@ -112,7 +114,7 @@ class MemoryStore:
         self, batch: Batch, fence: Fence, *, patient: bool = False, blame: bool = False
     ) -> Written:
         self.writes.append(batch.count)
-        frames = self._frames(batch)
+        self._frames(batch)
         await self._begun()
         if batch.dead_letters and self.dead_letter_failures:
             raise self.dead_letter_failures.popleft()
@@ -121,33 +123,25 @@ class MemoryStore:
         if (written := self._before(batch, fence)) is not None:
             return written
         self._follow(batch.moves)
-        if fence.first < fence.number and any(word in f for f in frames for word in self.poison):
-            raise RowError("violates a check constraint", "23514")
-        odd = [any(word in frame for word in self.odd) for frame in frames]
-        if odd and all(odd) and batch.route not in self._passed:
-            raise TransientError("internal error", "XX000")
-        if any(odd) and fence.first < fence.number:
-            raise RowError("internal error", "XX000")
-        fates: list[Fate] = []
-        for part in batch.slices:
-            for frame in part.frames:
-                if any(word in frame for word in self.poison):
-                    fates.append(row_refused("violates a check constraint", "23514"))
-                elif any(word in frame for word in self.odd):
-                    fates.append(row_refused("internal error", "XX000"))
-                else:
-                    self._passed.add(batch.route)
-                    fates.append(STORED)
-                    self.rows.append((part.chunk.origin, frame))
+        fates = self._fates_of(batch)
+        if fence.first < fence.number and (refused := refused_rows(_runs_of(fates))):
+            raise RowError(refused[0][1].text, refused[0][1].sqlstate)
+        self._store([batch], [fates], arrival([batch], ()))
         self._keep_dead_letters(batch)
-        runs = [(len([*alike]), fate) for fate, alike in groupby(fates)] or [(0, STORED)]
+        runs = _runs_of(fates)
         self._move_streams(batch.moves)
         self._remember(batch, fates)
         return self._moved(fence, runs)
 
     async def write_together(
-        self, batches: Sequence[Batch], fences: Sequence[Fence], *, afresh: bool = False
-    ) -> bool:
+        self,
+        batches: Sequence[Batch],
+        fences: Sequence[Fence],
+        chunks: Sequence[Chunk] = (),
+        *,
+        patient: bool = False,
+        afresh: bool = False,
+    ) -> Sequence[Written] | None:
         self.writes.append(sum(batch.count for batch in batches))
         faults = [self._faults(batch) for batch in batches]
         if any(faults):
@@ -156,38 +150,37 @@ class MemoryStore:
         for batch in batches:
             if batch.count and batch.route in self.closed:
                 raise RouteError("table does not exist", "42P01")
-        rows = [
-            (part.chunk.origin, frame)
-            for batch in batches
-            for part in batch.slices
-            for frame in part.frames
-        ]
-        if any(word in frame for _, frame in rows for word in self.poison):
+            if batch.dead_letters and self.dead_letter_failures:
+                raise self.dead_letter_failures.popleft()
+        try:
+            before = [self._before(*both) for both in zip(batches, fences, strict=True)]
+        except (FenceVoid, StoredPartly):
+            if afresh:
+                return None
+            raise
+        known = [written for written in before if written is not None]
+        if known:
+            return known if len(known) == len(batches) and not afresh else None
+        fates = [self._fates_of(batch) for batch in batches]
+        if afresh and any(fate is not STORED for of_batch in fates for fate in of_batch):
             raise RowError("violates a check constraint", "23514")
-        if any(word in frame for _, frame in rows for word in self.odd):
-            raise TransientError("internal error", "XX000")
-        for batch, fence in zip(batches, fences, strict=True):
-            try:
-                if self._before(batch, fence) is not None:
-                    return not afresh
-            except (FenceVoid, StoredPartly):
-                if afresh:
-                    return False
-                raise
         moves = stream_marks(batches)
         try:
             self._follow(moves)
         except StreamsElsewhere:
-            return False
+            return None
         self._move_streams(moves)
-        self.rows += rows
-        for batch in batches:
+        self._store(batches, fates, arrival(batches, chunks))
+        everything = []
+        for batch, fence, of_batch in zip(batches, fences, fates, strict=True):
             self._keep_dead_letters(batch)
-        for batch, fence in zip(batches, fences, strict=True):
+            self._remember(batch, of_batch)
+            runs = _runs_of(of_batch)
             self._fences[fence.lane] = fence.number
-            self._last[fence.lane] = [(batch.count, STORED)]
+            self._last[fence.lane] = runs
+            everything.append(Written(runs, False))
         self._reply()
-        return True
+        return everything
 
     async def write_whole(
         self,
@@ -231,6 +224,46 @@ class MemoryStore:
             self._fences[fence.lane] = fence.number
             self._last[fence.lane] = [(batch.count, STORED)]
         self._reply()
+
+    def _fates_of(self, batch: Batch) -> list[Fate]:
+        """
+        Judge each row.
+
+        @raise TransientError: all of them fail, for a reason that names none.
+        """
+        frames = [frame for part in batch.slices for frame in part.frames]
+        odd = [any(word in frame for word in self.odd) for frame in frames]
+        if odd and all(odd) and batch.route not in self._passed:
+            raise TransientError("internal error", "XX000")
+        fates: list[Fate] = []
+        for frame, is_odd in zip(frames, odd, strict=True):
+            if any(word in frame for word in self.poison):
+                fates.append(row_refused("violates a check constraint", "23514"))
+            elif is_odd:
+                fates.append(row_refused("internal error", "XX000"))
+            else:
+                fates.append(STORED)
+        return fates
+
+    def _store(
+        self,
+        batches: Sequence[Batch],
+        fates: Sequence[Sequence[Fate]],
+        places: Sequence[Sequence[int]],
+    ) -> None:
+        """
+        Keep the rows that are not refused.
+
+        @param places: of each batch's rows, in the order in which all are kept.
+        """
+        stored: list[tuple[int, tuple[Origin, bytes]]] = []
+        for batch, of_batch, where in zip(batches, fates, places, strict=True):
+            rows = [(part.chunk.origin, frame) for part in batch.slices for frame in part.frames]
+            good = [fate is STORED for fate in of_batch]
+            stored += compress(zip(where, rows, strict=True), good)
+            if any(good):
+                self._passed.add(batch.route)
+        self.rows += [row for _, row in sorted(stored, key=itemgetter(0))]
 
     def _refused(self, batch: Batch) -> Faults:
         """Return the rows that the database would refuse."""
@@ -399,3 +432,7 @@ class MemoryStore:
         if self.lost_replies:
             self.lost_replies -= 1
             raise OutcomeUnknown("the reply was lost")
+
+
+def _runs_of(fates: Sequence[Fate]) -> list[Run]:
+    return [(len([*alike]), fate) for fate, alike in groupby(fates)] or [(0, STORED)]

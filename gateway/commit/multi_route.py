@@ -1,16 +1,15 @@
 """
 Commit of batches of several routes at once.
 
-A peer that changes the route with every message would otherwise have a commit for each.
-In one transaction the messages of each route go together, since nobody sees a part of a
-commit. This is for batches without errors: those that cannot be stored like this, because a row
-is refused or refers to one of another route that came before it, are stored in order of
-arrival afterwards.
+A peer that changes the route with every message would otherwise have a commit for each. In one
+transaction the messages of each route go together where nobody can see that, and else in the order
+in which they arrived; rows at fault are left out of it. Only where a route fails as a whole, or
+some of the messages belong into the spool, are they committed one by one, in order of arrival.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 
 from twisted.internet.task import deferLater
 
@@ -18,7 +17,7 @@ from gateway.commit.attempt import Attempt, NextStep, retry_delay
 from gateway.commit.lane_context import LaneContext
 from gateway.metrics.counters import NOT_STORED, SPOOLED
 from gateway.model import wording
-from gateway.model.batch import Batch, Fence
+from gateway.model.batch import Batch, Chunk, Fence
 from gateway.model.errors import (
     BatchesRefused,
     Faults,
@@ -27,10 +26,14 @@ from gateway.model.errors import (
     SpoolUnknown,
     StoreError,
 )
-from gateway.model.outcome import QUEUED, STORED
+from gateway.model.outcome import QUEUED, STORED, Run
+from gateway.model.store import Written
 
 Without = Callable[[Batch, Faults], Batch | None]
 """Refuses rows of a batch; gives what is left of it."""
+
+Settle = Callable[[Batch, Sequence[Run]], Awaitable[None]]
+"""Settles the rows of a batch, after refused ones are kept as dead letters."""
 
 
 class MultiRouteCommit:
@@ -39,7 +42,11 @@ class MultiRouteCommit:
     """
 
     def __init__(
-        self, context: LaneContext, fences: MutableMapping[str, Fence], without: Without
+        self,
+        context: LaneContext,
+        fences: MutableMapping[str, Fence],
+        without: Without,
+        settle: Settle,
     ) -> None:
         """
         @param fences: route -> the fence of its next batch; makes up those that are missing.
@@ -47,18 +54,23 @@ class MultiRouteCommit:
         self._context = context
         self._fences = fences
         self._without = without
+        self._settle = settle
 
-    async def commit(self, batches: Sequence[Batch]) -> Sequence[Batch]:
+    async def commit(self, batches: Sequence[Batch], chunks: Sequence[Chunk]) -> Sequence[Batch]:
         """
         Commit batches, each of another route; return those that have to be committed one by one.
+
+        @param chunks: all chunks of their rows, in the order in which they were received.
         """
         context, store = self._context, self._context.store
+        batches = self._without_closed(batches)
         while len(batches) > 1 and self._free(batches):
             fences = [self._fences[batch.route] for batch in batches]
             started = context.clock.seconds()
             try:
-                if not await store.write_together(batches, fences):
-                    break
+                written = await store.write_together(
+                    batches, fences, chunks, patient=context.spooler is None
+                )
             except BatchesRefused as error:
                 batches = [
                     left
@@ -67,14 +79,32 @@ class MultiRouteCommit:
                 ]
                 continue
             except OutcomeUnknown as error:
-                if not await self._settle(batches, fences, context.attempt(started), error):
-                    break
-                return []
+                return await self._resolve(batches, fences, context.attempt(started), error)
             except StoreError:
                 break
-            self._stored(batches, fences, started, None, by_earlier_try=False)
+            if written is None:
+                break
+            await self._stored([*zip(batches, fences, written, strict=True)], started, None)
             return []
         return batches
+
+    def _without_closed(self, batches: Sequence[Batch]) -> Sequence[Batch]:
+        """
+        Answer the messages of routes that are out of service, so that the others go together.
+
+        Where messages have numbers, those before them have to be stored first.
+        """
+        closed = self._context.breakers.answers
+        if not closed or any(batch.numbered for batch in batches):
+            return batches
+        left = []
+        for batch in batches:
+            answer = closed.get(batch.route)
+            if answer is None:
+                left.append(batch)
+            else:
+                batch.fail(answer)
+        return left
 
     def _free(self, batches: Sequence[Batch]) -> bool:
         """Say whether all batches may be stored: none is void, out of service, or for the spool."""
@@ -86,55 +116,77 @@ class MultiRouteCommit:
             for batch in batches
         )
 
-    def _stored(
+    async def _stored(
         self,
-        batches: Sequence[Batch],
-        fences: Sequence[Fence],
+        moved: Sequence[tuple[Batch, Fence, Written]],
         started: float,
         attempt: Attempt | None,
-        *,
-        by_earlier_try: bool,
     ) -> None:
-        for batch, fence in zip(batches, fences, strict=True):
+        """Settle batches whose fences have moved."""
+        for batch, fence, written in moved:
             self._fences[batch.route] = fence.next
-            runs = [(batch.count, STORED)]
-            self._context.committed(batch, runs, started, attempt, by_earlier_try=by_earlier_try)
-            batch.settle(runs)
+            self._context.committed(
+                batch, written.runs, started, attempt, by_earlier_try=written.before
+            )
+        refused = []
+        for batch, _, written in moved:
+            if len(written.runs) == 1 and written.runs[0][1] is STORED:
+                batch.settle(written.runs)
+            else:
+                refused.append((batch, written.runs))
+        # Dead letters need a commit, for which the others do not wait.
+        for batch, runs in refused:
+            await self._settle(batch, runs)
 
-    async def _settle(
+    async def _resolve(
         self,
         batches: Sequence[Batch],
         fences: Sequence[Fence],
         attempt: Attempt,
         trouble: StoreError,
-    ) -> bool:
+    ) -> Sequence[Batch]:
         """
-        Resolve a commit whose reply was lost.
+        Resolve a commit whose reply was lost, and settle what it stored.
 
-        @return: whether the batches are settled; else they are not stored, nor ever will be.
+        @return: batches that are not stored, nor ever will be by that commit.
         """
         context = self._context
         routes = [batch.route for batch in batches]
         while True:
             step = context.note_failure(attempt, routes[0], trouble, routes[1:])
             if step is NextStep.SPOOL and await self._spool(batches, fences, str(trouble)):
-                return True
+                return []
             await deferLater(context.clock, retry_delay(attempt.failures))
             try:
-                stored = await context.store.resolve(batches[0], fences[0]) is not None
+                # It was one transaction, so the first one tells whether anything is stored.
+                first = await context.store.resolve(batches[0], fences[0])
+                if first is None:
+                    break
+                others = [
+                    await context.store.resolve(batch, fence)
+                    for batch, fence in zip(batches[1:], fences[1:], strict=True)
+                ]
             except StoreError as error:
                 trouble = error
                 continue
-            if stored:
-                self._stored(batches, fences, attempt.started, attempt, by_earlier_try=True)
-            else:
-                for batch in batches:
-                    context.counters[batch.route].resolved[NOT_STORED] += 1
-                # The fence is void; the others never stand for another batch.
-                self._fences[batches[0].route] = fences[0].next
-                for batch in batches[1:]:
-                    self._fences.pop(batch.route, None)
-            return stored
+            moved = [
+                (batch, fence, written)
+                for batch, fence, written in zip(batches, fences, [first, *others], strict=True)
+                if written is not None
+            ]
+            await self._stored(moved, attempt.started, attempt)
+            # A database that was set back meanwhile holds the others no more.
+            left = [b for b, written in zip(batches[1:], others, strict=True) if written is None]
+            for batch in left:
+                self._fences.pop(batch.route, None)
+            return left
+        for batch in batches:
+            context.counters[batch.route].resolved[NOT_STORED] += 1
+        # The fence is void; the others never stand for another batch.
+        self._fences[batches[0].route] = fences[0].next
+        for batch in batches[1:]:
+            self._fences.pop(batch.route, None)
+        return batches
 
     async def _spool(self, batches: Sequence[Batch], fences: Sequence[Fence], reason: str) -> bool:
         """

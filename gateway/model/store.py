@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from gateway.model.batch import Batch, Fence
+from gateway.model.batch import Batch, Chunk, Fence
 from gateway.model.outcome import Outcome, Run
 
 
@@ -137,17 +137,31 @@ class Store(Protocol):
         """
 
     async def write_together(
-        self, batches: Sequence[Batch], fences: Sequence[Fence], *, afresh: bool = False
-    ) -> bool:
+        self,
+        batches: Sequence[Batch],
+        fences: Sequence[Fence],
+        chunks: Sequence[Chunk] = (),
+        *,
+        patient: bool = False,
+        afresh: bool = False,
+    ) -> Sequence[Written] | None:
         """
-        Store batches of several routes in one commit and move their fences, or do neither.
+        Store or refuse every row of batches of several routes in one commit and move their fences,
+        or do neither.
 
-        For batches that are expected to go well: where it fails, the caller writes the batches one
-        by one, after the fate of an unknown outcome is settled by L{resolve}.
+        Rows are refused as by L{write}, and the order of arrival is kept wherever it makes a
+        difference. Where all rows of a route fail, or it fails for a reason that is not its rows',
+        nothing is stored, and the caller writes the batches one by one; after an unknown outcome is
+        settled by L{resolve}.
 
-        @param afresh: whether this is the first try with exactly these batches; else, where the
-            first fence has moved already, all of them are stored.
-        @return: C{False} where they cannot be stored together; nothing is stored.
+        @param chunks: all chunks of the rows, in the order in which they were received; none: the
+            batches were received one after the other.
+        @param patient: as in L{write}.
+        @param afresh: whether each fence may have moved by itself, in an earlier try of other
+            batches; then no row is refused, and routes only add rows. Else, where the first fence
+            has moved already, all of them are stored.
+        @return: what L{write} returns, for each batch; C{None} where they cannot be stored
+            together: nothing is stored.
         @raise gateway.model.errors.BatchesRefused: some rows can never be stored; nothing is.
         @raise gateway.model.errors.StoreError: as for L{write}; whatever row is at fault.
         """
@@ -183,7 +197,8 @@ class Store(Protocol):
 
         Afterwards it has happened, or never will, even if a stalled server resumes it.
 
-        @param fence: fence of the write; the first one, where there were several.
+        @param fence: fence of the write; where there were several, the first one tells of all, and
+            each of the others what became of its rows.
         @return: result of the earlier write; C{None} where it stored nothing: the fence is void
             from now on.
         @raise gateway.model.errors.StoredPartly: as for L{write}.

@@ -194,7 +194,7 @@ class Drain:
             return False
         fences = [parcel.fence for parcel in parcels]
         try:
-            if not await self._store.write_together(batches, fences, afresh=True):
+            if await self._store.write_together(batches, fences, afresh=True) is None:
                 return False
         except (BatchesRefused, RowError, RouteError, TransientError):
             return False

@@ -12,15 +12,16 @@ of its statements while it runs.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from gateway.columns.kind import SqlType
 from gateway.sql.literals import quoted_literal
 from gateway.sql.sqlstate import MISSING, NOBODYS, PASSING_PATTERN, ROW_PATTERN, SLOW_ROW
-from gateway.sql.statement import FENCE_TYPES, ParameterNames, fence
+from gateway.sql.statement import FENCE_TYPES, ParameterNames, Statement, fence
+from gateway.sql.step import BlockRows, Step, inputs
 
 _AT_A_TIME: Final = 16
 """
@@ -59,62 +60,90 @@ _CHECK: Final = "SET CONSTRAINTS ALL IMMEDIATE; SET CONSTRAINTS ALL DEFERRED;"
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Part:
     """
-    SQL that a block runs for its rows.
+    Rows of one statement in a code block.
 
-    Input C{k} of the current row is C{gw_block.ck[gw_i]}, a text.
-
-    @ivar one: statements for the current row; may set C{gw_value}, the values to return,
-        as a JSON array.
-    @ivar many: a statement for all rows of C{gw_block}, where no row needs an answer of its own.
-    @ivar ignores: whether a row for which C{one} finds nothing to do is a duplicate.
-    @ivar returns: whether there are values to return.
-    @ivar columns: name and type that each input is for, to name the one at fault.
+    @ivar rows: SQL of the rows.
+    @ivar places: of the parameters, those of the fence first.
+    @ivar arrival: place of a parameter with the places of the rows among those of all parts, see
+        L{gateway.model.arrival}; C{""}: it is the only part.
+    @ivar total: place of a parameter with the number of its rows; C{""}: it is the only part.
     """
 
-    one: str
-    many: str = ""
-    ignores: bool = False
-    returns: bool = False
-    columns: Sequence[tuple[str, SqlType]] = ()
+    rows: BlockRows
+    places: Sequence[str]
+    arrival: str = ""
+    total: str = ""
+
+    @property
+    def adds(self) -> bool:
+        """Whether its rows may be stored in any order among those of other parts."""
+        return bool(self.rows.step.many)
 
 
-def inputs(count: int) -> list[str]:
-    """Return the SQL of the current row's inputs, for L{Step.one}."""
-    return [f"gw_block.c{number}[gw_i]" for number in range(count)]
-
-
-def body(
-    places: Sequence[str], names: ParameterNames, rows: str, count: int, step: Step, careful: bool
-) -> str:
+@dataclass(frozen=True, slots=True)
+class _Variables:
     """
-    Write the body of a code block.
+    Names of a part's variables in a block.
+
+    @ivar suffix: of the names.
+    @ivar row: SQL of the current row's number in the part, from 1.
+    """
+
+    suffix: str
+    row: str
+
+    def declared(self) -> str:
+        """Write the declarations."""
+        names = {"values": "text", "duplicates": "integer", "refused": "text"}
+        lines = [
+            f"    gw_{name}{self.suffix} {kind}[] := '{{}}';\n" for name, kind in names.items()
+        ]
+        lines += [f"    gw_{name}{self.suffix} integer;\n" for name in ("told", "repeated")]
+        lines += [f"    gw_{name}{self.suffix} text;\n" for name in ("suspect", "suspicion")]
+        return "".join(lines)
+
+    def placed(self, text: str) -> str:
+        """Put the names and the number of the row into a text with C{~name} and C{~row}."""
+        text = text.replace("~row", self.row)
+        return _VARIABLE.sub(lambda match: f"gw_{match[1]}{self.suffix}", text)
+
+
+_VARIABLE: Final = re.compile("~([a-z]+)")
+
+
+def body(parts: Sequence[Part], *, careful: bool, ordered: bool = True) -> str:
+    """
+    Write the body of a code block, which stores the rows of all parts in order of arrival.
 
     It raises L{SLOW_ROW} where a row takes most of C{statement_timeout} and L{settings} say to
-    watch.
+    watch; not where there are several parts.
 
-    @param places: of the parameters, those of the fence first.
-    @param rows: a query for the inputs of all rows, C{c0}, C{c1} and so on, in order.
-    @param count: of inputs.
     @param careful: whether rows at fault are left out; else the first one makes the block fail.
+    @param ordered: whether the order between parts makes a difference where all rows pass.
     """
-    lane = f"{places[0]}::{FENCE_TYPES[0]}"
-    row = _recording_sql(step)
-    if careful:
-        refuse = _refuse(names, count, step)
-        row = (
-            f"gw_since := clock_timestamp();\nBEGIN\n{row}\n{_CHECK}"
-            f"\nEXCEPTION WHEN QUERY_CANCELED THEN\n{_SLOW}"
-            f"\nWHEN OTHERS OR ASSERT_FAILURE THEN\n{refuse}\nEND;"
-        )
+    if len(parts) == 1:
+        variables = [_Variables("", "gw_base + gw_i")]
+        count, rows = parts[0].rows.count, _numbered(parts[0])
+        key, place = "(gw_n - 1)", "gw_n"
+        columns, length = [], "cardinality(gw_block.c0)"
+    else:
+        variables = [
+            _Variables(f"_{number}", "gw_block.gw_n[gw_i]") for number in range(1, len(parts) + 1)
+        ]
+        count, rows = max(part.rows.count for part in parts), _merged(parts)
+        key = place = "gw_p"
+        columns, length = ["gw_r", "gw_n"], "cardinality(gw_block.gw_r)"
+    columns += [f"c{number}" for number in range(count)]
+    arrays = ", ".join(f"array_agg({column} ORDER BY {place}) AS {column}" for column in columns)
+    both = list(zip(parts, variables, strict=True))
     # Not indented: there may be texts of more than one line in the user's SQL.
-    each = f"FOR gw_i IN 1 .. cardinality(gw_block.c0) LOOP\n{row}\nEND LOOP;"
-    if careful and step.many:
-        one_by_one = "IF gw_watch THEN RAISE SQLSTATE 'ZG000'; END IF;"
-        each = f"BEGIN\n{one_by_one} {step.many};\n{_CHECK}\n{_CATCH}\n{each}\nEND;"
-    columns = [f"c{number}" for number in range(count)]
-    arrays = ", ".join(f"array_agg({column} ORDER BY gw_n) AS {column}" for column in columns)
+    each = _loop(length, [_recording_sql(part.rows.step, names) for part, names in both])
+    if careful:
+        each = _tried(both, each, length, ordered)
+    fences = "\n".join(f"    PERFORM {fence(part.places)};" for part in parts)
+    ends = "".join(_ended(part, names) for part, names in both)
     return f"""
 #variable_conflict use_column
 DECLARE
@@ -122,9 +151,6 @@ DECLARE
     gw_result record;
     gw_base integer := 0;
     gw_value text;
-    gw_values text[] := '{{}}';
-    gw_duplicates integer[] := '{{}}';
-    gw_refused text[] := '{{}}';
     gw_row text[];
     gw_state text;
     gw_text text;
@@ -132,57 +158,154 @@ DECLARE
     gw_column text;
     gw_context text;
     gw_since timestamptz;
-    gw_suspect text;
-    gw_suspicion text;
     gw_blame text := coalesce(current_setting('{_BLAME}', true), '');
     gw_watch boolean := current_setting('{_WATCH}', true) = 'on';
-BEGIN
-    PERFORM {fence(places)};
+{"".join(names.declared() for names in variables)}BEGIN
+{fences}
     FOR gw_block IN
         SELECT {arrays}
-          FROM (SELECT *, row_number() OVER () AS gw_n FROM ({rows}) AS gw_rows) AS gw_numbered
-         GROUP BY (gw_n - 1) / {_AT_A_TIME} ORDER BY (gw_n - 1) / {_AT_A_TIME}
+          FROM ({rows}) AS gw_numbered
+         GROUP BY {key} / {_AT_A_TIME} ORDER BY {key} / {_AT_A_TIME}
     LOOP
 {each}
-        gw_base := gw_base + cardinality(gw_block.c0);
+        gw_base := gw_base + {length};
     END LOOP;
-    IF gw_suspect IS NOT NULL AND cardinality(gw_refused) = gw_base THEN
-        RAISE EXCEPTION USING ERRCODE = gw_suspect, MESSAGE = gw_suspicion;
-    END IF;
-    IF cardinality(gw_values) + cardinality(gw_duplicates) + cardinality(gw_refused) > 0 THEN
-        PERFORM gateway.remember({lane},
-            '{{"duplicates":[' || array_to_string(gw_duplicates, ',')
-            || '],"refused":[' || array_to_string(gw_refused, ',')
-            || '],"values":[' || array_to_string(gw_values, ',') || ']}}');
-    END IF;
-END
+{ends}END
 """
+
+
+def _numbered(part: Part) -> str:
+    """Write the query for the rows of a part with their numbers, C{gw_n}, from 1."""
+    query = part.rows.query(part.places[len(FENCE_TYPES) :])
+    return f"SELECT *, row_number() OVER () AS gw_n FROM ({query}) AS gw_rows"
+
+
+def _merged(parts: Sequence[Part]) -> str:
+    """
+    Write the query for the rows of several parts: the number of the part, C{gw_r}, that of the row
+    in it, C{gw_n}, its place, C{gw_p}, and the inputs.
+    """
+    most = max(part.rows.count for part in parts)
+    texts = []
+    for number, part in enumerate(parts, 1):
+        cells = [f"c{n}" if n < part.rows.count else f"NULL::text AS c{n}" for n in range(most)]
+        texts.append(
+            f"SELECT {number} AS gw_r, gw_n::integer, ({part.arrival}::integer[])[gw_n] AS gw_p,"
+            f" {', '.join(cells)} FROM ({_numbered(part)}) AS gw_part"
+        )
+    return " UNION ALL ".join(texts)
+
+
+def _loop(length: str, rows: Sequence[str]) -> str:
+    """
+    Write the loop over the rows of C{gw_block}.
+
+    @param rows: what is done for the current row, for each part.
+    """
+    choice = rows[0]
+    if len(rows) > 1:
+        choice = "".join(
+            f"ELSIF gw_block.gw_r[gw_i] = {number} THEN\n{row}\n"
+            for number, row in enumerate(rows, 1)
+        )
+        choice = f"{choice.removeprefix('ELS')}END IF;"
+    return f"FOR gw_i IN 1 .. {length} LOOP\n{choice}\nEND LOOP;"
+
+
+def _tried(both: Sequence[tuple[Part, _Variables]], each: str, length: str, ordered: bool) -> str:
+    """
+    Write the SQL that stores the rows of C{gw_block} all together, and each by itself where that
+    fails.
+
+    @param each: SQL that stores them one after the other.
+    """
+    alone = []
+    keep = undo = ""
+    for part, names in both:
+        step = part.rows.step
+        refuse = names.placed(_refuse(part.rows.count, step))
+        alone.append(
+            f"gw_since := clock_timestamp();\nBEGIN\n{_recording_sql(step, names)}\n{_CHECK}"
+            f"\nEXCEPTION WHEN QUERY_CANCELED THEN\n{names.placed(_SLOW)}"
+            f"\nWHEN OTHERS OR ASSERT_FAILURE THEN\n{refuse}\nEND;"
+        )
+        # Variables do not go back with a subtransaction.
+        if step.returns:
+            keep += names.placed("~told := cardinality(~values);\n")
+            undo += names.placed("~values := ~values[1:~told];\n")
+        if step.ignores:
+            keep += names.placed("~repeated := cardinality(~duplicates);\n")
+            undo += names.placed("~duplicates := ~duplicates[1:~repeated];\n")
+    together = each
+    if all(part.adds for part, _ in both) and not (ordered and len(both) > 1):
+        together = " ".join(
+            _many(part, number if len(both) > 1 else 0) for number, (part, _) in enumerate(both, 1)
+        )
+    return (
+        f"{keep}BEGIN\nIF gw_watch THEN RAISE SQLSTATE 'ZG000'; END IF;\n{together}\n{_CHECK}\n"
+        f"{_CATCH}\n{undo}{_loop(length, alone)}\nEND;"
+    )
+
+
+def _many(part: Part, number: int) -> str:
+    """
+    Write the statement for all rows of C{gw_block} that are of one part.
+
+    @param number: of the part; 0: it is the only one.
+    """
+    names = [f"c{number}" for number in range(part.rows.count)]
+    where = ""
+    if number:
+        names.append("gw_r")
+        where = f" WHERE gw_u.gw_r = {number}"
+    arrays = ", ".join(f"gw_block.{name}" for name in names)
+    return f"{part.rows.step.many} FROM unnest({arrays}) AS gw_u({', '.join(names)}){where};"
+
+
+def _ended(part: Part, names: _Variables) -> str:
+    """
+    Write the end of a part: it fails where none of its rows is good, or what became of its rows is
+    kept.
+    """
+    return names.placed(f"""\
+    IF ~suspect IS NOT NULL AND cardinality(~refused) = {part.total or "gw_base"} THEN
+        RAISE EXCEPTION USING ERRCODE = ~suspect, MESSAGE = ~suspicion;
+    END IF;
+    IF cardinality(~values) + cardinality(~duplicates) + cardinality(~refused) > 0 THEN
+        PERFORM gateway.remember({part.places[0]}::{FENCE_TYPES[0]},
+            '{{"duplicates":[' || array_to_string(~duplicates, ',')
+            || '],"refused":[' || array_to_string(~refused, ',')
+            || '],"values":[' || array_to_string(~values, ',') || ']}}');
+    END IF;
+""")
 
 
 _SLOW: Final = f"""
 IF gw_watch AND 2000 * extract(epoch FROM clock_timestamp() - gw_since)
    >= (SELECT setting::bigint FROM pg_settings WHERE name = 'statement_timeout')
 THEN
-    RAISE EXCEPTION 'this row took too long' USING ERRCODE = '{SLOW_ROW}', DETAIL = gw_base + gw_i;
+    RAISE EXCEPTION 'this row took too long' USING ERRCODE = '{SLOW_ROW}', DETAIL = ~row;
 END IF;
 RAISE;"""
 """At the end of C{statement_timeout}: a row that took most of it is the one."""
 
 
-def _recording_sql(step: Step) -> str:
+def _recording_sql(step: Step, names: _Variables) -> str:
     """Write the SQL of L{Step.one}, and what records its result."""
-    tell = "gw_values := array_append(gw_values, coalesce(gw_value, 'null'));"
+    tell = names.placed("~values := array_append(~values, coalesce(gw_value, 'null'));")
     if step.ignores:
-        duplicate = "gw_duplicates := array_append(gw_duplicates, gw_base + gw_i);"
+        duplicate = names.placed("~duplicates := array_append(~duplicates, ~row);")
         otherwise = f" ELSE {tell}" if step.returns else ""
         return f"{step.one}\nIF NOT FOUND THEN {duplicate}{otherwise} END IF;"
     return f"{step.one}\n{tell}" if step.returns else step.one
 
 
-def _refuse(names: ParameterNames, count: int, step: Step) -> str:
+def _refuse(count: int, step: Step) -> str:
     """
-    Write the SQL that records why a row is left out, or raises the error if no row is at fault.
+    Write the SQL that records why a row is left out, or raises the error if no row is at fault, for
+    L{_Variables.placed}.
     """
+    names = ParameterNames(True)
     probe = ""
     if step.columns:
         columns = ", ".join(quoted_literal(names(column)) for column, _ in step.columns)
@@ -218,16 +341,34 @@ gw_column := NULL;{probe}
 IF (gw_state !~ {quoted_literal(ROW_PATTERN)} OR gw_state = '{MISSING}') AND gw_column IS NULL
    AND gw_blame <> '{Blame.ALL.name}'
 THEN
-    gw_suspect := coalesce(gw_suspect, gw_state);
-    gw_suspicion := coalesce(gw_suspicion, gw_text);
+    ~suspect := coalesce(~suspect, gw_state);
+    ~suspicion := coalesce(~suspicion, gw_text);
     IF gw_state ~ {quoted_literal(PASSING_PATTERN)} AND gw_blame <> '{Blame.PASSING.name}'
-       OR cardinality(gw_refused) = gw_base + gw_i - 1 AND gw_base + gw_i > {_MOST_SUSPECTS}
+       OR cardinality(~refused) = ~row - 1 AND ~row > {_MOST_SUSPECTS}
     THEN
         RAISE;
     END IF;
 END IF;
-gw_refused := array_append(gw_refused,
-    json_build_array(gw_base + gw_i, gw_state, gw_column, gw_text)::text);"""
+~refused := array_append(~refused,
+    json_build_array(~row, gw_state, gw_column, gw_text)::text);"""
+
+
+def merged_body(statements: Sequence[Statement], *, careful: bool, ordered: bool) -> str:
+    """
+    Write the body of a code block that stores the rows of several statements in order of arrival.
+
+    Of the first statement C{%(r1p1)s}, C{%(r1p2)s} and so on are the parameters, C{%(r1a)s} the
+    places of its rows, C{%(r1t)s} their number; of the second one these begin with C{r2}.
+
+    @param careful: as for L{body}.
+    @param ordered: as for L{body}.
+    """
+    parts = []
+    for number, statement in enumerate(statements, 1):
+        assert statement.rows is not None
+        places = [f"%(r{number}p{n})s" for n in range(1, len(statement.types) + 1)]
+        parts.append(Part(statement.rows, places, f"%(r{number}a)s", f"%(r{number}t)s"))
+    return body(parts, careful=careful, ordered=ordered)
 
 
 def settings(blame: Blame, watch: bool = False) -> str:

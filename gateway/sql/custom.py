@@ -15,9 +15,10 @@ from gateway.formats.fields import Format
 from gateway.model.batch import Slice
 from gateway.model.route import Route, identifier
 from gateway.sql.arrays import Arrays
-from gateway.sql.block import Step, body, inputs
+from gateway.sql.block import Part, body
 from gateway.sql.parameters import gives_rows, with_places
 from gateway.sql.statement import FENCE_TYPES, Binding, ParameterNames, Statement, named_places
+from gateway.sql.step import BlockRows, Step, inputs
 
 
 class CustomInsert:
@@ -35,13 +36,16 @@ class CustomInsert:
         self._types = types
         self._arrays = Arrays(route, types, form)
         count = len(route.columns)
-        self._places = named_places(len(FENCE_TYPES) + count)
+        step = Step(one=self._one(), returns=bool(route.returning), columns=self._arrays.columns)
+        rows = BlockRows(step, count, _rows_query)
+        part = Part(rows, named_places(len(FENCE_TYPES) + count))
         self.many = Statement(
             types=(*FENCE_TYPES, *["text[]"] * count),
             prepared="",
             plain="",
-            block=self._body(careful=True),
-            whole=self._body(careful=False),
+            block=body([part], careful=True),
+            whole=body([part], careful=False),
+            rows=rows,
         )
         self.statements = (self.many,)
 
@@ -52,18 +56,6 @@ class CustomInsert:
         @raise FramesRefused: some messages hold what the parameters cannot.
         """
         return self.many, (yield from self._arrays.bind(slices))
-
-    def _body(self, careful: bool) -> str:
-        count = len(self._route.columns)
-        arrays = ", ".join(f"{place}::text[]" for place in self._places[len(FENCE_TYPES) :])
-        columns = ", ".join(f"c{number}" for number in range(count))
-        rows = f"SELECT * FROM unnest({arrays}) AS u({columns})"
-        step = Step(
-            one=self._one(),
-            returns=bool(self._route.returning),
-            columns=self._arrays.columns,
-        )
-        return body(self._places, ParameterNames(True), rows, count, step, careful)
 
     def _one(self) -> str:
         # Every % of the user's text is doubled, so that it is no parameter.
@@ -84,3 +76,9 @@ class CustomInsert:
             f"gw_value := NULL; FOR gw_result IN {text}\nLOOP"
             f" gw_value := coalesce(gw_value, json_build_array({returned})::text); END LOOP;"
         )
+
+
+def _rows_query(places: Sequence[str]) -> str:
+    arrays = ", ".join(f"{place}::text[]" for place in places)
+    columns = ", ".join(f"c{number}" for number in range(len(places)))
+    return f"SELECT * FROM unnest({arrays}) AS u({columns})"

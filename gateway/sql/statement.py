@@ -14,6 +14,7 @@ from hashlib import sha256
 from typing import Final, Protocol
 
 from gateway.model.batch import Slice
+from gateway.sql.step import BlockRows
 
 FENCE_TYPES: Final = ("uuid", "bigint", "bigint")
 """Parameters of C{gateway.advance}: a lane, and the first and the last of its batches."""
@@ -61,6 +62,7 @@ class Statement:
     @ivar joins: whether it may share a commit with those of other routes: it only adds rows, so
         that their order does not matter, and no row needs an answer of its own.
     @ivar whole: body of a code block where C{prepared} is empty, one that stores all rows or none.
+    @ivar rows: its rows for a block that stores those of several statements.
     @ivar preparable: C{prepared} and C{plain}; C{None} where these are empty.
     """
 
@@ -70,6 +72,7 @@ class Statement:
     block: str
     joins: bool = False
     whole: str = ""
+    rows: BlockRows | None = field(default=None, compare=False, repr=False)
     preparable: Preparable | None = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -140,22 +143,23 @@ Write = Callable[[Sequence[str], ParameterNames], str]
 """The places of the parameters, those of the fence first -> SQL."""
 
 
-def statement(text: Write, block: Write, types: Sequence[str], joins: bool) -> Statement:
+def statement(
+    text: Write, block: str, types: Sequence[str], joins: bool, rows: BlockRows
+) -> Statement:
     """
     Write the statement of a route in all its forms.
 
-    @param types: of the parameters after the fence.
+    @param block: as in L{Statement}.
+    @param types: of all parameters.
     @param joins: whether it may share a commit.
     """
-    types = (*FENCE_TYPES, *types)
-    numbers = range(1, len(types) + 1)
-    plain = named_places(len(types))
     return Statement(
-        types,
-        text([f"${n}" for n in numbers], ParameterNames(False)),
-        text(plain, ParameterNames(True)),
-        block(plain, ParameterNames(True)),
+        tuple(types),
+        text([f"${n}" for n in range(1, len(types) + 1)], ParameterNames(False)),
+        text(named_places(len(types)), ParameterNames(True)),
+        block,
         joins,
+        rows=rows,
     )
 
 

@@ -20,8 +20,16 @@ from dataclasses import dataclass
 
 from gateway.columns.kind import SqlType
 from gateway.model.route import Route, identifier, table_identifier
-from gateway.sql.block import Step, body, inputs
-from gateway.sql.statement import FENCE_TYPES, ParameterNames, Statement, fence, statement
+from gateway.sql.block import Part, body
+from gateway.sql.statement import (
+    FENCE_TYPES,
+    ParameterNames,
+    Statement,
+    fence,
+    named_places,
+    statement,
+)
+from gateway.sql.step import BlockRows, Step, inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +61,14 @@ def table_statement(route: Route, rows: SqlRows) -> Statement:
 
     @param rows: with a value for each column of the route.
     """
+    types = (*FENCE_TYPES, *rows.types)
+    of_block = _Insert(route, rows, ParameterNames(True)).rows_of_block()
     return statement(
         lambda places, names: _Insert(route, rows, names).text(places),
-        lambda places, names: _Insert(route, rows, names).block(places),
-        rows.types,
+        body([Part(of_block, named_places(len(types)))], careful=True),
+        types,
         joins=route.conflict == "error" and not route.returning,
+        rows=of_block,
     )
 
 
@@ -83,10 +94,9 @@ class _Insert:
             return self._ignoring(places)
         return self._inserting(places, ", ".join([*self._parts, "n"]))
 
-    def block(self, places: Sequence[str]) -> str:
+    def rows_of_block(self) -> BlockRows:
         rows = self._rows
         aliased = ", ".join(f"{name} AS c{number}" for number, name in enumerate(rows.inputs))
-        source = rows.source(places[len(FENCE_TYPES) :], True)
         step = Step(
             one=self._one(inputs(len(rows.inputs))),
             many="" if self._tells else self._some(),
@@ -94,8 +104,11 @@ class _Insert:
             returns=bool(self._route.returning),
             columns=rows.columns,
         )
-        query = f"SELECT {aliased} FROM {source}"
-        return body(places, self._names, query, len(rows.inputs), step, careful=True)
+        return BlockRows(
+            step,
+            len(rows.inputs),
+            lambda places: f"SELECT {aliased} FROM {rows.source(places, True)}",
+        )
 
     @property
     def _tells(self) -> bool:
@@ -121,13 +134,8 @@ class _Insert:
         return f"{text};"
 
     def _some(self) -> str:
-        names = [f"c{number}" for number in range(len(self._rows.inputs))]
-        values = self._rows.values([f"gw_u.{name}" for name in names], self._names, True)
-        arrays = ", ".join(f"gw_block.{name}" for name in names)
-        return (
-            f"{self._into()} SELECT {', '.join(values)}"
-            f" FROM unnest({arrays}) AS gw_u({', '.join(names)})"
-        )
+        names = [f"gw_u.c{number}" for number in range(len(self._rows.inputs))]
+        return f"{self._into()} SELECT {', '.join(self._rows.values(names, self._names, True))}"
 
     def _returned_texts(self) -> list[str]:
         """Return the returned columns as text."""

@@ -139,28 +139,66 @@ def two_routes(bench: Bench) -> None:
 
 
 def test_routes_share_a_commit() -> None:
-    """What gathers for several routes goes together, the messages of each in order."""
+    """What gathers for several routes goes together, in order of arrival."""
     bench = Bench(held=True)
     two_routes(bench)
     while bench.store.waiting_writes:
         bench.store.commit()
-    assert bench.bodies == [b"1", b"2", b"4", b"3", b"5"]
+    assert bench.bodies == [b"1", b"2", b"3", b"4", b"5"]
     assert bench.store.writes == [1, 4]
     assert [token for token, _ in bench.answers] == [1, 2, 4, 3, 5]
 
 
-def test_routes_that_cannot_share_a_commit() -> None:
-    """Where one message is refused the others are stored, no peer's order disturbed."""
+def test_a_commit_of_several_routes_that_refuses_some() -> None:
+    """Where one message is refused the others are stored by the same commit."""
     bench = Bench(held=True)
     bench.store.poison = {b"3"}
     two_routes(bench)
     while bench.store.waiting_writes:
         bench.store.commit()
     assert bench.bodies == [b"1", b"2", b"4", b"5"]
-    assert bench.store.writes == [1, 4, 2, 2]
+    assert bench.store.writes == [1, 4]
     assert {token: words[0][:4] for token, words in bench.answers} == {
         **dict.fromkeys((1, 2, 4, 5), "+OK"),
         3: "-REJ",
+    }
+
+
+def test_routes_that_cannot_share_a_commit() -> None:
+    """Where a route fails the others are stored; while it is out of service they go together."""
+    bench = Bench(held=True)
+    bench.store.closed.add("b")
+    for writes in ([1, 4, 2, 2], [1, 2]):
+        bench.store.writes.clear()
+        bench.answers.clear()
+        bench.store.rows.clear()
+        two_routes(bench)
+        while bench.store.waiting_writes:
+            bench.store.commit()
+        assert bench.bodies == [b"1", b"3", b"5"]
+        assert bench.store.writes == writes
+        assert {token: words[0][:10] for token, words in bench.answers} == {
+            **dict.fromkeys((1, 3, 5), "+OK"),
+            **dict.fromkeys((2, 4), "-TRY ROUTE"),
+        }
+
+
+def test_a_lost_reply_of_several_routes_that_refused_some() -> None:
+    """What an open commit made of each row is told once it is resolved."""
+    bench = Bench(held=True)
+    bench.store.poison = {b"3", b"4"}
+    two_routes(bench)
+    bench.store.commit()
+    bench.store.lost_replies = 1
+    for _ in range(4):
+        while bench.store.waiting_writes:
+            bench.store.commit()
+        bench.pass_time(1)
+    assert bench.bodies == [b"1", b"2", b"5"]
+    assert bench.store.writes == [1, 4]
+    assert {token: words[0][:4] for token, words in bench.answers} == {
+        **dict.fromkeys((1, 2, 5), "+OK"),
+        **dict.fromkeys((3, 4), "-REJ"),
     }
 
 

@@ -20,7 +20,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from gateway.commit.memory_store import KeptStream, MemoryStore
-from gateway.model.batch import Batch, Fence
+from gateway.model.batch import Batch, Chunk, Fence
 from gateway.model.errors import (
     BatchesRefused,
     Faults,
@@ -368,8 +368,14 @@ class SimulatedStore:
         return written
 
     async def write_together(
-        self, batches: Sequence[Batch], fences: Sequence[Fence], *, afresh: bool = False
-    ) -> bool:
+        self,
+        batches: Sequence[Batch],
+        fences: Sequence[Fence],
+        chunks: Sequence[Chunk] = (),
+        *,
+        patient: bool = False,
+        afresh: bool = False,
+    ) -> Sequence[Written] | None:
         faults = [self._faults(batch) for batch in batches]
         if any(faults):
             raise BatchesRefused(faults)
@@ -377,13 +383,13 @@ class SimulatedStore:
             f"{_shown(batch)} behind {_fence(fence)}"
             for batch, fence in zip(batches, fences, strict=True)
         )
-        stored: bool = await self._send(
+        written: Sequence[Written] | None = await self._send(
             f"write together {text}",
-            lambda memory: memory.write_together(batches, fences, afresh=afresh),
+            lambda memory: memory.write_together(batches, fences, chunks, afresh=afresh),
             batches,
             fences[0],
         )
-        return stored
+        return written
 
     async def write_whole(
         self,
@@ -498,6 +504,8 @@ def told(result: object) -> str:
     if isinstance(result, Written):
         words = " ".join(f"{count}x{fate.word}" for count, fate in result.runs)
         return f"{words}{' before' if result.before else ''}"
+    if isinstance(result, list):
+        return " and ".join(map(told, result))
     if isinstance(result, Claim):
         refused = f" refused {sorted(result.refusals)}" if result.refusals else ""
         return f"claim={result.claim[-4:]} epoch={result.epoch[-4:]} mark={result.mark}{refused}"

@@ -151,13 +151,19 @@ class Outage(MemoryStore):
         return await super().write(batch, fence, patient=patient, blame=blame)
 
     async def write_together(
-        self, batches: Sequence[Batch], fences: Sequence[Fence], *, afresh: bool = False
-    ) -> bool:
+        self,
+        batches: Sequence[Batch],
+        fences: Sequence[Fence],
+        chunks: Sequence[Chunk] = (),
+        *,
+        patient: bool = False,
+        afresh: bool = False,
+    ) -> Sequence[Written] | None:
         if self.away:
             raise AWAY
         if self.before is not None:
             await self.before()
-        return await super().write_together(batches, fences, afresh=afresh)
+        return await super().write_together(batches, fences, chunks, afresh=afresh)
 
     async def write_whole(
         self,
@@ -291,12 +297,18 @@ class OpenCommit(Outage):
         self._done = done
 
     async def write_together(
-        self, batches: Sequence[Batch], fences: Sequence[Fence], *, afresh: bool = False
-    ) -> bool:
+        self,
+        batches: Sequence[Batch],
+        fences: Sequence[Fence],
+        chunks: Sequence[Chunk] = (),
+        *,
+        patient: bool = False,
+        afresh: bool = False,
+    ) -> Sequence[Written] | None:
         if afresh:
-            return await super().write_together(batches, fences, afresh=afresh)
+            return await super().write_together(batches, fences, chunks, afresh=afresh)
         if self._done:
-            await super().write_together(batches, fences, afresh=afresh)
+            await super().write_together(batches, fences, chunks, afresh=afresh)
         self.away = True
         raise OutcomeUnknown("lost")
 

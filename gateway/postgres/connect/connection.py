@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from math import inf
 from typing import Any, Final, TypeVar
 
@@ -342,6 +342,24 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
                 if undo:
                     await self.query(undo, None, timeout, answer_timeout)
         return await self.query(before + statement.plain, named(values), timeout, answer_timeout)
+
+    async def prepare(self, statements: Iterable[Preparable], timeout: float) -> bool:
+        """
+        Prepare statements in this session, so that L{Preparable.execute} runs them.
+
+        @return: C{False} where a pooler shares sessions.
+        """
+        if not self.sharing.prepares:
+            return False
+        for statement in statements:
+            if statement.name not in self.prepared:
+                try:
+                    await self.query(statement.prepare, None, timeout)
+                except PreparedStatementLost as error:
+                    self.sharing.found(error)
+                    return False
+                self.prepared.add(statement.name)
+        return True
 
     async def _takes_writes(self, timeout: float) -> bool:
         """

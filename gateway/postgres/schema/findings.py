@@ -22,6 +22,19 @@ class Problem(NamedTuple):
     text: str
 
 
+class Relation(NamedTuple):
+    """
+    Table of a route.
+
+    @ivar oid: its oid.
+    @ivar simple: whether what is inserted into it goes there and nowhere else: it is no view and
+        no partition, and has no rules and no triggers of the user's.
+    """
+
+    oid: int
+    simple: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Findings:
     """
@@ -30,11 +43,13 @@ class Findings:
     @ivar exists: whether the table exists.
     @ivar insert: statement that stores; C{None} where there are problems.
     @ivar problems: empty if the route can be opened.
+    @ivar relation: its table; C{None} for SQL of the user's own.
     """
 
     exists: bool
     insert: Insert | None
     problems: list[Problem]
+    relation: Relation | None = None
 
     @property
     def sound(self) -> Insert:

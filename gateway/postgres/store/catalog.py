@@ -24,13 +24,18 @@ from gateway.model.route import (
 )
 from gateway.postgres.connect.connection import RunQuery
 from gateway.postgres.schema.custom_sql import examine_sql
-from gateway.postgres.schema.findings import Findings, Problem
+from gateway.postgres.schema.findings import Findings, Problem, Relation
 from gateway.postgres.schema.types import sql_types
 from gateway.sql.route import insert_for
 
 _TABLE_QUERY: Final = """
-    SELECT c.oid, c.relkind::text,
-           has_table_privilege(c.oid, 'INSERT') OR has_any_column_privilege(c.oid, 'INSERT')
+    SELECT c.oid::bigint, c.relkind::text,
+           has_table_privilege(c.oid, 'INSERT') OR has_any_column_privilege(c.oid, 'INSERT'),
+           c.relkind IN ('r', 'p') AND NOT c.relispartition AND NOT c.relhasrules
+           AND NOT EXISTS (
+               SELECT FROM pg_trigger t
+                WHERE NOT t.tgisinternal AND (t.tgrelid = c.oid OR t.tgrelid IN (
+                    SELECT p.relid FROM pg_partition_tree(c.oid) p)))
       FROM pg_class c WHERE c.oid = to_regclass(%s)
 """
 
@@ -111,7 +116,7 @@ async def _examine_table(query: RunQuery, route: Route) -> Findings:
     rows = await query(_TABLE_QUERY, (name,))
     if not rows:
         return Findings(False, None, [Problem("table", f"table {name} does not exist")])
-    oid, kind, may_insert = rows[0]
+    oid, kind, may_insert, simple = rows[0]
     if kind not in _INSERTABLE:
         text = f"{name} is not a table (pg_class.relkind {kind!r})"
         return Findings(True, None, [Problem("table", text)])
@@ -146,7 +151,7 @@ async def _examine_table(query: RunQuery, route: Route) -> Findings:
         insert = insert_for(route, {column: columns[column].type for column in route.columns})
     except RouteError as error:
         return Findings(True, None, [Problem("columns", str(error))])
-    return Findings(True, insert, problems)
+    return Findings(True, insert, problems, Relation(oid, simple))
 
 
 async def _table_columns(query: RunQuery, oid: int) -> dict[str, TableColumn]:

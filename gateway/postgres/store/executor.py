@@ -12,13 +12,14 @@ from uuid import uuid4
 
 from twisted.internet.interfaces import IReactorTime
 
-from gateway.model.batch import Batch, Fence, StreamMark, stream_marks
+from gateway.model.arrival import arrival
+from gateway.model.batch import Batch, Chunk, Fence, StreamMark, stream_marks
 from gateway.model.errors import Faults, RouteError, RowError, StoreError, TransientError
 from gateway.model.outcome import refused_rows
 from gateway.postgres.connect.connection import Connection, Rows, RunQuery
-from gateway.postgres.connect.driver_errors import SlowRow, StoredBefore
+from gateway.postgres.connect.driver_errors import PreparedStatementLost, SlowRow, StoredBefore
 from gateway.postgres.store.dead_letter import KEEP_DEAD_LETTERS, dead_letter_values
-from gateway.sql.block import Blame, every_setting, settings
+from gateway.sql.block import Blame, every_setting, merged_body, settings
 from gateway.sql.fates import FATES_OF, runs_of
 from gateway.sql.literals import filled
 from gateway.sql.sqlstate import CANCELLED, MISSING, PASSING_PATTERN
@@ -26,6 +27,16 @@ from gateway.sql.statement import Bound, Statement, named
 from gateway.sql.streams import FOLLOW, REMEMBER, follow_values, parts_json
 
 _ADVANCE: Final = "SELECT gateway.advance(%s::uuid, %s::bigint, %s::bigint)"
+
+_FATES_OF_ALL: Final = (
+    "SELECT id::text, fates FROM gateway.lane WHERE id = ANY(%s::uuid[]) AND fates IS NOT NULL"
+)
+
+_MOST_BODIES: Final = 64
+"""Code blocks for rows of several routes that are kept, each about 10 kB."""
+
+_Rows = tuple[Bound, Fence, Sequence[int]]
+"""Rows of one batch: statement and parameters, their fence, and their places in arrival."""
 
 _PASSING: Final = re.compile(PASSING_PATTERN)
 
@@ -68,6 +79,7 @@ class StatementExecutor:
         self._clock = clock
         self._deadline = deadline
         self._suspected: dict[Statement, float] = {}
+        self._bodies: dict[tuple[tuple[Statement, ...], bool, bool], str] = {}
 
     async def store(
         self,
@@ -211,27 +223,130 @@ class StatementExecutor:
         bounds: Sequence[Bound | None],
         fences: Sequence[Fence],
         batches: Sequence[Batch],
-        patient: bool = False,
-    ) -> Rows:
+    ) -> None:
         """
-        Store several batches in one round trip and transaction, or none of them.
+        Store several batches in one round trip and transaction, or none of them; patiently.
 
         @param bounds: C{None} for a batch without rows to store.
-        @param patient: as in L{WriteOptions}.
         @raise RowError: a row is at fault.
         """
-        # The numbers of a stream may alternate between routes, so all marks move first.
-        answer_timeout = self._deadline if patient else self._answer_timeout
         texts = self._follow(connection, stream_marks(batches), fences[0])
         texts += self._storing(connection, bounds, fences, batches)
         try:
-            sql = (self._within if patient else "") + "; ".join(texts)
-            await connection.query(sql, None, self._deadline, answer_timeout)
+            await connection.query(
+                self._within + "; ".join(texts), None, self._deadline, self._deadline
+            )
         except RowError:
-            for statement, _ in filter(None, bounds):
-                self._suspected[statement] = self._clock.seconds() + SUSPECTED_FOR
+            self._suspect(bounds)
             raise
-        return []
+
+    async def run_together(
+        self,
+        connection: Connection,
+        bounds: Sequence[Bound | None],
+        fences: Sequence[Fence],
+        batches: Sequence[Batch],
+        chunks: Sequence[Chunk],
+        *,
+        ordered: bool,
+        patient: bool,
+        blame: Blame = Blame.MOST,
+    ) -> dict[str, str | None]:
+        """
+        Store several batches, each of another route, in one round trip and transaction; rows at
+        fault are left out.
+
+        @param bounds: C{None} for a batch without rows to store.
+        @param chunks: as in L{gateway.model.store.Store.write_together}.
+        @param ordered: whether the order of arrival makes a difference where all rows pass.
+        @param patient: as in L{WriteOptions}.
+        @return: lane -> fates of its rows (see L{gateway.sql.fates}); without those of which all
+            are simply stored.
+        @raise StoreError: nothing is stored; all rows of a batch fail, or the order does not allow
+            more.
+        """
+        answer_timeout = self._deadline if patient else self._answer_timeout
+        rows = [
+            (bound, fence, places)
+            for bound, fence, places in zip(bounds, fences, arrival(batches, chunks), strict=True)
+            if bound is not None
+        ]
+        statements = [bound[0] for bound, _, _ in rows]
+        # The numbers of a stream may alternate between routes, so all marks move first.
+        before = self._follow(connection, stream_marks(batches), fences[0])
+        for batch in batches:
+            before += self._keep_dead_letters(connection, batch)
+        for bound, fence in zip(bounds, fences, strict=True):
+            if bound is None:
+                before.append(_fenced(None, fence, careful=False))
+        fates = filled(_FATES_OF_ALL, ([fence.lane for _, fence, _ in rows],))
+        suspects = bool(self._suspected) and any(map(self._suspects, statements))
+        if not rows or (blame is Blame.MOST and not suspects):
+            within = self._within if patient else ""
+            try:
+                if ordered:
+                    storing = [self._merged(rows, careful=False)]
+                else:
+                    storing = await self._one_behind_the_other(connection, rows)
+                after = [] if all(s.joins for s in statements) else [fates]
+                sql = within + "; ".join([*before, *storing, *after])
+                found = await connection.query(sql, None, self._deadline, answer_timeout)
+                return dict(found) if after else {}
+            except PreparedStatementLost as error:
+                # Refused before anything was done; the block below needs none.
+                connection.sharing.found(error)
+            except (RowError, RouteError, TransientError) as error:
+                if passes(error) or not rows:
+                    raise
+                self._suspect(bounds)
+        refusals = [
+            filled(REMEMBER, (fence.lane, parts_json(batch)))
+            for fence, batch in zip(fences, batches, strict=True)
+            if batch.numbered and batch.count
+        ]
+        storing = [self._merged(rows, careful=True, ordered=ordered)]
+        sql = settings(blame) + self._within + "; ".join([*before, *storing, *refusals, fates])
+        found = await connection.query(sql, None, self._deadline, answer_timeout)
+        return dict(found)
+
+    async def _one_behind_the_other(
+        self, connection: Connection, rows: Sequence[_Rows]
+    ) -> list[str]:
+        """
+        Return the statements that store the rows of several routes.
+
+        Those that wait for others' locks come in one order for all gateways, behind the others.
+        """
+        preparables = [bound[0].preparable for bound, _, _ in rows]
+        prepared = await connection.prepare(filter(None, preparables), self._deadline)
+        texts = []
+        for (statement, values), fence, _ in sorted(rows, key=_lock_order):
+            preparable = statement.preparable
+            if prepared and preparable is not None:
+                fenced = [fence.lane, fence.first, fence.number, *values]
+                texts.append(filled(preparable.execute, fenced))
+            else:
+                texts.append(_fenced((statement, values), fence, careful=False))
+        return texts
+
+    def _merged(self, rows: Sequence[_Rows], *, careful: bool, ordered: bool = True) -> str:
+        """
+        Return the code block that stores the rows of several routes in order of arrival.
+        """
+        statements = tuple([bound[0] for bound, _, _ in rows])
+        key = (statements, careful, ordered)
+        body = self._bodies.get(key)
+        if body is None:
+            if len(self._bodies) >= _MOST_BODIES:
+                self._bodies.clear()
+            body = self._bodies[key] = merged_body(statements, careful=careful, ordered=ordered)
+        values: dict[str, str | int | None] = {}
+        for number, ((_, parameters), fence, places) in enumerate(rows, 1):
+            fenced = [fence.lane, fence.first, fence.number, *parameters]
+            values |= {f"r{number}p{n}": value for n, value in enumerate(fenced, 1)}
+            values[f"r{number}a"] = "{" + ",".join(map(str, places)) + "}"
+            values[f"r{number}t"] = len(places)
+        return filled("DO %s", (filled(body, values),))
 
     async def run_whole(
         self,
@@ -314,6 +429,11 @@ class StatementExecutor:
         """
         for statement in statements:
             self._suspected.pop(statement, None)
+        self._bodies.clear()
+
+    def _suspect(self, bounds: Sequence[Bound | None]) -> None:
+        for statement, _ in filter(None, bounds):
+            self._suspected[statement] = self._clock.seconds() + SUSPECTED_FOR
 
     def _suspects(self, statement: Statement) -> bool:
         suspected = self._suspected.get(statement, 0.0) > self._clock.seconds()
@@ -338,6 +458,11 @@ class StatementExecutor:
             *(body, named(values), sql, after, self._deadline),
             *(before.replace("%%", "%"), answer_timeout),
         )
+
+
+def _lock_order(rows: _Rows) -> tuple[bool, str]:
+    (statement, _), _, _ = rows
+    return not statement.joins, "" if statement.joins else statement.plain or statement.whole
 
 
 def _fenced(bound: Bound | None, fence: Fence, *, careful: bool) -> str:

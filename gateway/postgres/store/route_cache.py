@@ -17,9 +17,10 @@ from twisted.internet.task import deferLater
 
 from gateway.model.batch import Batch, Slice
 from gateway.model.errors import RouteError, RowError, StoreError
+from gateway.model.outcome import Run, refused_rows
 from gateway.model.route import Route
 from gateway.postgres.connect.connection import Connection, RunQuery
-from gateway.postgres.schema.findings import Findings, Problem
+from gateway.postgres.schema.findings import Findings, Problem, Relation
 from gateway.postgres.schema.migrations import create_table, migrate, refuse_newer
 from gateway.postgres.store.catalog import examine
 from gateway.postgres.store.slow_reading_log import SlowReadingLog
@@ -44,21 +45,38 @@ class Definition:
     @ivar since: when its table was examined, in seconds of the reactor's clock.
     @ivar until: when it is to be examined again.
     @ivar passed: slice whose last row was stored; C{None}: none is known.
+    @ivar relation: its table as examined; C{None} where it has none, or is not open.
     """
 
-    __slots__ = ("insert", "passed", "route", "since", "until")
+    __slots__ = ("insert", "passed", "relation", "route", "since", "until")
 
     def __init__(self, route: Route) -> None:
         self.route = route
         self.insert: Insert | None = None
         self.since = self.until = 0.0
         self.passed: Slice | None = None
+        self.relation: Relation | None = None
 
     def close(self) -> None:
         """
         Close the route, so that its table is examined before the next batch.
         """
         self.insert = None
+
+    def note_stored(self, batch: Batch, runs: Sequence[Run]) -> None:
+        """
+        Keep the last row that was stored.
+
+        @param runs: fates of the batch's rows.
+        """
+        if len(runs) == 1:
+            if not refused_rows(runs):
+                self.passed = batch.slices[-1]
+        elif self.passed is None:
+            at_fault = {row for row, _ in refused_rows(runs)}
+            passed = next((n for n in range(batch.count) if n not in at_fault), None)
+            if passed is not None:
+                self.passed = batch.only([passed]).slices[0]
 
 
 class RouteCache:
@@ -151,7 +169,8 @@ class RouteCache:
         """
         await self._begin(connection)
         work = partial(ready, definition.route)
-        insert = (await connection.transaction(work, self._timeout)).sound
+        findings = await connection.transaction(work, self._timeout)
+        insert, definition.relation = findings.sound, findings.relation
         now = self._clock.seconds()
         definition.insert, definition.since, definition.until = insert, now, now + ROUTE_MAX_AGE
         return insert

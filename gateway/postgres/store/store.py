@@ -17,10 +17,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from gateway.config.load import Database
-from gateway.model.batch import Batch, Fence
+from gateway.model.batch import Batch, Chunk, Fence
 from gateway.model.errors import (
-    BatchesRefused,
-    Faults,
     FenceVoid,
     FramesRefused,
     OutcomeUnknown,
@@ -42,6 +40,8 @@ from gateway.postgres.connect.pool import Pool
 from gateway.postgres.store.durability import weaknesses
 from gateway.postgres.store.executor import StatementExecutor, WriteOptions, passes, route_fault
 from gateway.postgres.store.route_cache import Definition, RouteCache
+from gateway.postgres.store.several import BatchBinder
+from gateway.postgres.store.together import TogetherCommit
 from gateway.postgres.store.whole import WholeCommit
 from gateway.sql.block import Blame
 from gateway.sql.fates import VOID, runs_of
@@ -117,14 +117,13 @@ class PostgresStore:
         # Lanes on which a statement was lost. A server that hung may run it when another try has
         # stored the batch, and must then find the lane's row.
         self._doubtful: set[str] = set()
-        self._whole = WholeCommit(
-            *(pool, self._route_cache, self.executor),
-            turn=self._turn,
-            is_sound=self._is_sound,
-            doubtful=self._doubtful,
-            deadline=self._deadline,
-            answer_timeout=self._answer_timeout,
-        )
+        binder = BatchBinder(pool, self._route_cache, self._turn)
+        several: Any = {
+            **{"is_sound": self._is_sound, "doubtful": self._doubtful},
+            **{"deadline": self._deadline, "answer_timeout": self._answer_timeout},
+        }
+        self._whole = WholeCommit(binder, self.executor, **several)
+        self._together = TogetherCommit(binder, self.executor, **several)
 
     async def write(
         self, batch: Batch, fence: Fence, *, patient: bool = False, blame: bool = False
@@ -228,21 +227,8 @@ class PostgresStore:
         if len(written.runs) == 1 and written.runs[0][1] is STORED:
             definition.passed = batch.slices[-1]  # nearly always
         else:
-            self._note(definition, batch, written)
+            definition.note_stored(batch, written.runs)
         return written
-
-    def _note(self, definition: Definition, batch: Batch, written: Written) -> None:
-        """
-        Keep the last row that was stored.
-        """
-        if len(written.runs) == 1:
-            if not refused_rows(written.runs):
-                definition.passed = batch.slices[-1]
-        elif definition.passed is None:
-            at_fault = {row for row, _ in refused_rows(written.runs)}
-            passed = next((n for n in range(batch.count) if n not in at_fault), None)
-            if passed is not None:
-                definition.passed = batch.only([passed]).slices[0]
 
     async def _is_sound(
         self, connection: Connection, insert: Insert, definition: Definition
@@ -303,44 +289,17 @@ class PostgresStore:
         return True
 
     async def write_together(
-        self, batches: Sequence[Batch], fences: Sequence[Fence], *, afresh: bool = False
-    ) -> bool:
-        bounds: list[Bound | None] = []
-        faults: list[Faults] = []
-        written: list[tuple[Definition, Batch]] = []
-        for batch in batches:
-            if not batch.count:
-                bounds.append(None)
-                faults.append([])
-                continue
-            definition = self._definition(batch)
-            written.append((definition, batch))
-            insert = self._fresh(definition)
-            if insert is None:
-                return False  # it is opened when its messages are stored alone
-            try:
-                bounds.append(await self._in_turns(insert.bind(batch.slices), batch.route))
-                faults.append([])
-            except FramesRefused as refused:
-                if refused.by_type and self._route_cache.may_be_old(definition):
-                    return False
-                faults.append(refused.faults)
-        if any(faults):
-            raise BatchesRefused(faults)
-        if not self.executor.joins([bound for bound in bounds if bound is not None]):
-            return False
-        async with self._pool.checkout() as connection:
-            work = self.executor.run_all(connection, bounds, fences, batches, patient=afresh)
-            try:
-                if afresh:
-                    await self._behind_all(fences, connection, work)
-                else:
-                    await self._behind(fences[0], connection, batches[0], work)
-            except (StreamsElsewhere, StreamsUnmoved, StoredBefore):
-                return False  # each batch is then written alone, and gets its own error
-        for definition, batch in written:
-            definition.passed = batch.slices[-1]
-        return True
+        self,
+        batches: Sequence[Batch],
+        fences: Sequence[Fence],
+        chunks: Sequence[Chunk] = (),
+        *,
+        patient: bool = False,
+        afresh: bool = False,
+    ) -> Sequence[Written] | None:
+        if afresh:
+            return await self._together.write_afresh(batches, fences)
+        return await self._together.write(batches, fences, chunks, patient)
 
     async def write_whole(
         self,
@@ -497,21 +456,6 @@ class PostgresStore:
         if not rows:
             return Written([(batch.count, STORED)], False)
         return Written(self._runs(batch, rows[0][0]), False)
-
-    async def _behind_all(
-        self, fences: Sequence[Fence], connection: Connection, work: Awaitable[Rows]
-    ) -> None:
-        """
-        Run statements that move several fences. An earlier try may have moved each of them on its
-        own, so L{StoredBefore} is left to the caller.
-        """
-        try:
-            await work
-        except OutcomeUnknown:
-            self._doubtful.update(fence.lane for fence in fences)
-            raise
-        if connection.warned:
-            await self._confirm(connection, fences[0])
 
     async def _recalled(
         self, connection: Connection, batch: Batch, fence: Fence, reached: int

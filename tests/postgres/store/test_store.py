@@ -30,7 +30,6 @@ from gateway.model.errors import (
     FramesRefused,
     OutcomeUnknown,
     RouteError,
-    RowError,
     StoredPartly,
     StoreError,
     TransientError,
@@ -395,7 +394,7 @@ async def test_a_void_behind_what_is_stored(adapter: Adapter) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_together(adapter: Adapter) -> None:
-    """Several batches are stored all at once or not at all, and once."""
+    """Several batches are stored all at once, and once; rows at fault alone are left out."""
     await adapter.store.probe("messages")
     fences = [Fence(new_lane(), 1), Fence(new_lane(), 1)]
     batches = [batch(b"1", b"2"), batch(b"%s '", peer="p")]
@@ -410,9 +409,14 @@ async def test_together(adapter: Adapter) -> None:
         await adapter.store.write_together([batch(b"3"), batch(b"4", b"\xff")], following)
     assert [[row for row, _ in faults] for faults in refusal.value.faults] == [[], [1]]
     adapter.poison()
-    with pytest.raises(RowError):
-        await adapter.store.write_together([batch(b"3"), batch(b"bad")], following)
-    assert len(adapter.rows()) == 3
+    batches = [batch(b"3"), batch(b"bad", b"4")]
+    both = await adapter.store.write_together(batches, following)
+    assert both is not None
+    for batch_, fence, now in zip(batches, following, both, strict=True):
+        assert await adapter.store.resolve(batch_, fence) == (now.runs, True)
+    answers = [[answer.split(" :")[0] for answer in said([*now.runs])] for now in both]
+    assert answers == [["+OK"], ["-REJ CONSTRAINT sqlstate=23514", "+OK"]]
+    assert [body for _, body in adapter.rows()][3:] == [b"3", b"4"]
 
 
 @pytest.mark.parametrize("place", [0, 1])

@@ -457,7 +457,7 @@ async def test_several_routes_of_a_stream_elsewhere(adapter: Adapter) -> None:
         [at(stream, 1, b"1"), at(Stream("t", ONE, ONE), 1, b"t")],
     ):
         fences = [fence(), fence()]
-        assert await adapter.store.write_together(batches, fences) is False
+        assert await adapter.store.write_together(batches, fences) is None
         assert bodies(adapter) == [b"0"]
         assert await adapter.store.resolve(batches[1], fences[1]) is None
     assert await store(adapter, at(stream, 1, b"1"), fence()) == ["+OK"]

@@ -1,0 +1,173 @@
+"""
+What commits of several batches have in common: how they are bound, and made sure of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final, NamedTuple
+
+from twisted.internet.defer import DeferredLock
+from twisted.internet.interfaces import IReactorTime
+
+from gateway.model.batch import Batch, Fence
+from gateway.model.errors import (
+    BatchesRefused,
+    Faults,
+    FramesRefused,
+    OutcomeUnknown,
+    RouteError,
+    StoreError,
+)
+from gateway.model.route import Route
+from gateway.postgres.connect.connection import Connection
+from gateway.postgres.connect.pool import Pool
+from gateway.postgres.store.route_cache import Definition, RouteCache
+from gateway.sql.statement import Bound
+
+_TOUCH_ALL: Final = (
+    "UPDATE gateway.lane SET moved_at = now() WHERE id = ANY(%s::uuid[])"
+    " RETURNING id::text, number, fates"
+)
+
+
+class BoundBatches(NamedTuple):
+    """
+    Batches with their statements, and a connection to run these.
+
+    @ivar definitions: of the route of each batch; C{None} for one without rows to store.
+    @ivar bounds: statement and parameters of each batch; C{None} for one without rows to store.
+    """
+
+    connection: Connection
+    definitions: Sequence[Definition | None]
+    bounds: Sequence[Bound | None]
+
+
+class BatchBinder:
+    """
+    Binder of batches that are committed together.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        route_cache: RouteCache,
+        turn: Callable[[Route], DeferredLock | None],
+    ) -> None:
+        """
+        @param turn: the lock of a route whose rows may conflict.
+        """
+        self._pool = pool
+        self._clock: IReactorTime = pool.reactor
+        self._route_cache = route_cache
+        self._turn = turn
+
+    @asynccontextmanager
+    async def bound(self, batches: Sequence[Batch]) -> AsyncIterator[BoundBatches]:
+        """
+        Bind the rows of all batches, and hold a connection and the turns of their routes.
+
+        @raise BatchesRefused: some messages hold what their columns cannot.
+        @raise StoreError: a route cannot take messages, see its C{route}, or there is no
+            connection.
+        """
+        definitions = [self._definition(batch) for batch in batches]
+        bounds = await self._bind(batches, definitions)
+        turns = {
+            definition.route.name: turn
+            for definition in definitions
+            if definition is not None and (turn := self._turn(definition.route)) is not None
+        }
+        async with AsyncExitStack() as stack:
+            # In one order: else two commits could wait for each other.
+            for name in sorted(turns):
+                await turns[name].acquire()
+                stack.callback(turns[name].release)
+            connection = await stack.enter_async_context(self._pool.checkout())
+            if bounds is None:
+                for definition in dict.fromkeys(definitions):
+                    if definition is not None and not self._is_fresh(definition):
+                        await self._open(connection, definition)
+                bounds = await self._bind(batches, definitions, examined=True)
+                assert bounds is not None
+            yield BoundBatches(connection, definitions, bounds)
+
+    def _definition(self, batch: Batch) -> Definition | None:
+        """
+        Return the definition under which the messages of a batch were read; C{None} where it has no
+        rows to store.
+        """
+        if not batch.count:
+            return None
+        try:
+            return self._route_cache.definition_of(batch)
+        except RouteError as error:
+            error.route = batch.route
+            raise
+
+    async def _bind(
+        self,
+        batches: Sequence[Batch],
+        definitions: Sequence[Definition | None],
+        examined: bool = False,
+    ) -> list[Bound | None] | None:
+        """
+        Bind the rows of all batches.
+
+        @param examined: whether all tables were examined just now.
+        @return: C{None} where a table has to be examined first.
+        @raise BatchesRefused: some messages hold what their columns cannot.
+        """
+        bounds: list[Bound | None] = []
+        faults: list[Faults] = []
+        for batch, definition in zip(batches, definitions, strict=True):
+            faults.append([])
+            if definition is None:
+                bounds.append(None)
+                continue
+            if definition.insert is None or not (examined or self._is_fresh(definition)):
+                return None
+            try:
+                binding = definition.insert.bind(batch.slices)
+                bounds.append(await self._route_cache.in_turns(binding, batch.route))
+            except FramesRefused as refused:
+                old = refused.by_type and self._route_cache.may_be_old(definition)
+                if old and not examined:
+                    definition.close()
+                    return None
+                faults[-1] = refused.faults
+        if any(faults):
+            raise BatchesRefused(faults)
+        return bounds
+
+    def _is_fresh(self, definition: Definition) -> bool:
+        """Say whether a route is open, and its table was examined recently."""
+        return definition.insert is not None and self._clock.seconds() < definition.until
+
+    async def _open(self, connection: Connection, definition: Definition) -> None:
+        try:
+            await self._route_cache.open(connection, definition)
+        except StoreError as error:
+            error.route = definition.route.name
+            raise
+
+
+async def touch_all(
+    connection: Connection, fences: Sequence[Fence], deadline: float, answer_timeout: float
+) -> dict[str, tuple[int, str | None]]:
+    """
+    Make sure that commits are as durable as they promise to be, see
+    L{gateway.postgres.store.store.PostgresStore}.
+
+    @param deadline: seconds for the statement.
+    @param answer_timeout: seconds after which nobody waits for it.
+    @return: lane -> number and fates of its last batch.
+    @raise OutcomeUnknown: that is not certain yet.
+    """
+    lanes = [fence.lane for fence in fences]
+    rows = await connection.query(_TOUCH_ALL, (lanes,), deadline, answer_timeout)
+    if connection.warned:
+        raise OutcomeUnknown("committed, but not known to be on the synchronous standby")
+    return {lane: (number, fates) for lane, number, fates in rows}
