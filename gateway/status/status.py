@@ -9,9 +9,9 @@ totals only grow while the process runs. Nothing in it is a peer's data or a sec
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Final, Literal
 
-from msgspec import Struct
+from msgspec import Struct, msgpack
 
 
 class Warning(Struct, frozen=True, kw_only=True):
@@ -256,10 +256,11 @@ class CertificateStatus(Struct, frozen=True, kw_only=True):
     expires: float
 
 
-class LaneStatus(Struct, frozen=True, kw_only=True):
+class LaneStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
     Lane: a logical writer with at most one batch in flight.
 
+    @ivar worker: number of the worker that it is in; 0, and not encoded: there are none.
     @ivar waiting: messages queued and in flight.
     @ivar seconds: age of the batch in flight; 0 where there is none.
     """
@@ -267,6 +268,7 @@ class LaneStatus(Struct, frozen=True, kw_only=True):
     number: int
     waiting: int
     seconds: float
+    worker: int = 0
 
 
 class MemoryStatus(Struct, frozen=True, kw_only=True):
@@ -306,8 +308,45 @@ class ProcessStatus(Struct, frozen=True, kw_only=True):
 
 State = Literal["starting", "ready", "draining"]
 
+WorkerState = Literal["starting", "ready", "draining", "away"]
+"""C{starting} until its routes are opened once; C{away}: there is no process now."""
 
-class Status(Struct, frozen=True, kw_only=True):
+
+class WorkerStatus(Struct, frozen=True, kw_only=True):
+    """
+    Status of one worker process.
+
+    @ivar number: from 1 on; its successor has the same.
+    @ivar pid: its process; C{None}: it is away.
+    @ivar started: when this process began; C{None}: it is away.
+    @ivar restarts: processes that were started in place of one that ended.
+    @ivar last_end: how the one before it ended; C{""}: there was none.
+    @ivar read: when it told what follows; C{None}: it has told nothing yet.
+    @ivar messages: frames that it and those before it received.
+    @ivar rows: messages that they stored, without those from the spool.
+    @ivar pools: its share of the connections to the database; empty while it is away.
+    @ivar spool: its own file.
+    """
+
+    number: int
+    state: WorkerState
+    pid: int | None
+    started: float | None
+    restarts: int
+    last_end: str
+    read: float | None = None
+    is_storing: bool = False
+    is_taking: bool = False
+    peers: int = 0
+    messages: int = 0
+    rows: int = 0
+    pools: Sequence[PoolStatus] = ()
+    spool: SpoolStatus | None = None
+    memory: MemoryStatus | None = None
+    process: ProcessStatus | None = None
+
+
+class Status(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
     Status of the whole gateway.
 
@@ -317,6 +356,7 @@ class Status(Struct, frozen=True, kw_only=True):
     @ivar reasons: why not, one line each.
     @ivar time: when it was read.
     @ivar warnings: the gravest first.
+    @ivar workers: its worker processes; empty, and not encoded: one process does it all.
     """
 
     version: str
@@ -341,3 +381,22 @@ class Status(Struct, frozen=True, kw_only=True):
     memory: MemoryStatus
     process: ProcessStatus
     replicas: Sequence[ReplicaStatus] = ()
+    workers: Sequence[WorkerStatus] = ()
+
+
+def encoded(status: Status) -> bytes:
+    """Return a status as bytes, for another process of the same version."""
+    return _ENCODER.encode(status)
+
+
+def decoded(data: bytes) -> Status:
+    """
+    Return the status that L{encoded} was given.
+
+    @raise msgspec.DecodeError: it is none.
+    """
+    return _DECODER.decode(data)
+
+
+_ENCODER: Final = msgpack.Encoder()
+_DECODER: Final = msgpack.Decoder(Status)
