@@ -26,6 +26,7 @@ from gateway.status.status import (
     PoolStatus,
     ProcessStatus,
     QueryStatus,
+    ReplicaStatus,
     RouteState,
     RouteStatus,
     SpoolState,
@@ -91,6 +92,7 @@ FIELDS: Final[Mapping[type[Struct], Fields]] = {
     ),
     StreamsStatus: Fields(totals=("claims", "taken_over", "gaps"), levels=("open", "waiting")),
     QueryStatus: Fields(counted=("answers",), measured=("seconds",)),
+    ReplicaStatus: Fields(totals=("passed_over",)),
     ChannelStatus: Fields(totals=("notifications", "pushes", "gaps"), levels=("subscribers",)),
     MemoryStatus: Fields(levels=("in_flight", "kept", "most")),
     ProcessStatus: Fields(
@@ -102,7 +104,7 @@ FIELDS: Final[Mapping[type[Struct], Fields]] = {
 """Part of the status -> what is added up of it."""
 
 
-def merged(statuses: Mapping[int, Status]) -> Status:
+def merged(statuses: Mapping[int, Status], workers: int = 0) -> Status:
     """
     Return the status of all workers together.
 
@@ -110,11 +112,13 @@ def merged(statuses: Mapping[int, Status]) -> Status:
     the whole gateway out of service for one worker.
 
     @param statuses: number of a worker -> its status; at least one.
+    @param workers: how many there are, where some have told nothing.
     """
     numbers = sorted(statuses)
     found = [statuses[number] for number in numbers]
     first = found[0]
-    if len(found) == 1:
+    workers = max(workers, len(found))
+    if workers == 1:
         return first
 
     def rows(parts: Callable[[Status], Sequence[Any]]) -> list[dict[int, Any]]:
@@ -122,7 +126,7 @@ def merged(statuses: Mapping[int, Status]) -> Status:
         named: defaultdict[str, dict[int, Any]] = defaultdict(dict)
         for number in numbers:
             for part in parts(statuses[number]):
-                named[part.name][number] = part
+                named[_name(part)][number] = part
         return [*named.values()]
 
     spools = {n: spool for n, status in statuses.items() if (spool := status.spool) is not None}
@@ -131,15 +135,15 @@ def merged(statuses: Mapping[int, Status]) -> Status:
         state=min((status.state for status in found), key=_STATES.index),
         is_storing=any(status.is_storing for status in found),
         is_taking=any(status.is_taking for status in found),
-        reasons=_lines({n: statuses[n].reasons for n in numbers}, len(found)),
+        reasons=_lines({n: statuses[n].reasons for n in numbers}, workers),
         time=max(status.time for status in found),
         started=min(status.started for status in found),
-        warnings=_warnings({n: statuses[n].warnings for n in numbers}),
+        warnings=_warnings({n: statuses[n].warnings for n in numbers}, workers),
         peers=sum(status.peers for status in found),
         most_peers=max(status.most_peers for status in found),
         listeners=[_listener(parts) for parts in rows(lambda status: status.listeners)],
-        routes=[_route(parts, len(found)) for parts in rows(lambda status: status.routes)],
-        pools=[_pool(parts, len(found)) for parts in rows(lambda status: status.pools)],
+        routes=[_route(parts, workers) for parts in rows(lambda status: status.routes)],
+        pools=[_pool(parts, workers) for parts in rows(lambda status: status.pools)],
         lanes=[lane for status in found for lane in status.lanes],
         spool=_spool(spools) if spools else None,
         streams=_summed([status.streams for status in found]),
@@ -151,6 +155,7 @@ def merged(statuses: Mapping[int, Status]) -> Status:
             full=any(status.memory.full for status in found),
         ),
         process=process_of([status.process for status in found]),
+        replicas=[_replica(parts, workers) for parts in rows(lambda status: status.replicas)],
     )
 
 
@@ -168,8 +173,8 @@ def resumed(status: Status, before: Status) -> Status:
     """
 
     def rows(now: Sequence[Any], then: Sequence[Any]) -> list[Any]:
-        kept = {part.name: part for part in then}
-        return [_totalled(part, kept[part.name]) if part.name in kept else part for part in now]
+        kept = {_name(part): part for part in then}
+        return [_totalled(part, kept[_name(part)]) if _name(part) in kept else part for part in now]
 
     spool = status.spool
     if spool is not None and before.spool is not None:
@@ -184,6 +189,7 @@ def resumed(status: Status, before: Status) -> Status:
         queries=rows(status.queries, before.queries),
         channels=rows(status.channels, before.channels),
         process=_totalled(status.process, before.process),
+        replicas=rows(status.replicas, before.replicas),
     )
 
 
@@ -220,7 +226,13 @@ def remains(status: Status, reason: str) -> Status:
         channels=[_ended(part) for part in status.channels],
         memory=replace(_ended(status.memory), full=False),
         process=replace(_ended(status.process), reactor_lag=0.0),
+        replicas=[replace(part, is_used=True, reason="", lag=None) for part in status.replicas],
     )
+
+
+def _name(part: Any) -> str:
+    """Return what a part is known by among those of its kind."""
+    return part.full_name if isinstance(part, PoolStatus) else str(part.name)
 
 
 def _listener(parts: Mapping[int, ListenerStatus]) -> ListenerStatus:
@@ -250,6 +262,16 @@ def _pool(parts: Mapping[int, PoolStatus], workers: int) -> PoolStatus:
     )
 
 
+def _replica(parts: Mapping[int, ReplicaStatus], workers: int) -> ReplicaStatus:
+    lags = [part.lag for part in parts.values() if part.lag is not None]
+    return replace(
+        _summed([*parts.values()]),
+        is_used=all(part.is_used for part in parts.values()),
+        reason=_told({number: part.reason for number, part in parts.items()}, workers),
+        lag=max(lags, default=None),
+    )
+
+
 def _spool(parts: Mapping[int, SpoolStatus]) -> SpoolStatus:
     numbers = sorted(parts)
     found = [parts[number] for number in numbers]
@@ -273,7 +295,7 @@ def _certificates(statuses: Iterable[Status]) -> list[CertificateStatus]:
     return [*found.values()]
 
 
-def _warnings(warnings: Mapping[int, Sequence[Warning]]) -> list[Warning]:
+def _warnings(warnings: Mapping[int, Sequence[Warning]], workers: int) -> list[Warning]:
     """Return the warnings of all, each once, the gravest first."""
     who: defaultdict[tuple[str, str, str], list[int]] = defaultdict(list)
     for number, some in warnings.items():
@@ -282,7 +304,7 @@ def _warnings(warnings: Mapping[int, Sequence[Warning]]) -> list[Warning]:
             if number not in numbers:
                 numbers.append(number)
     found = [
-        Warning(code=code, subject=subject, text=_of(numbers, len(warnings)) + text)
+        Warning(code=code, subject=subject, text=_of(numbers, workers) + text)
         for (code, subject, text), numbers in who.items()
     ]
     order = {code: place for place, code in enumerate(CODES)}

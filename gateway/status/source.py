@@ -101,7 +101,7 @@ class StatusSource:
         self.reactor_lags = Histogram(LAGS)
         self.parts = parts
         self._started = parts.wall()
-        self._version = version("txgateway")
+        self._version = gateway_version()
 
     def read(self) -> Status:
         """
@@ -154,7 +154,7 @@ class StatusSource:
                 most=parts.inflight_limit.limit,
                 full=parts.inflight_limit.full,
             ),
-            process=_process(self.reactor_lag, self.reactor_lags),
+            process=process_status(self.reactor_lag, self.reactor_lags),
             replicas=self._replicas(),
         )
 
@@ -305,7 +305,17 @@ def _pool(name: str, pool: Pool, database: str = "") -> PoolStatus:
     )
 
 
-def _process(reactor_lag: float, reactor_lags: Histogram) -> ProcessStatus:
+def gateway_version() -> str:
+    """Return the version of the gateway that is installed."""
+    return version("txgateway")
+
+
+def process_status(reactor_lag: float, reactor_lags: Histogram) -> ProcessStatus:
+    """
+    Return the status of this process.
+
+    @param reactor_lag: longest lag in the last minute, in seconds.
+    """
     usage = resource.getrusage(resource.RUSAGE_SELF)
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return ProcessStatus(

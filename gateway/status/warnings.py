@@ -24,13 +24,21 @@ LATELY: Final = 60.0
 """Seconds for which a flood or a refusal is told."""
 
 CODES: Final = (
-    *("spool-refuses", "database-away", "route-out-of-service", "route-paused", "spooling"),
-    "replica-passed-over",
+    *("spool-refuses", "database-away", "route-out-of-service", "route-paused", "worker-away"),
+    *("spooling", "replica-passed-over"),
     *("slow-commit", "spool-damaged", "spool-nearly-full", "memory-full"),
     *("connections-nearly-full", "files-nearly-full", "reactor-lag", "rate-limit", "refusals"),
     *("certificate-expired", "certificate-expires", "configuration"),
 )
 """Codes of all warnings."""
+
+OF_THE_WHOLE: Final = frozenset(
+    (
+        *("worker-away", "connections-nearly-full", "rate-limit", "refusals"),
+        *("certificate-expired", "certificate-expires", "configuration"),
+    )
+)
+"""Codes of warnings that workers have together, and none of them by itself."""
 
 Growth = Callable[[str], float]
 """Name of a total, as L{totals_of} has it -> its growth in the last minute."""
@@ -40,9 +48,9 @@ def totals_of(status: Status) -> dict[str, float]:
     """
     Return the totals whose history is kept.
 
-    The names are C{listener.NAME.KIND} and C{route.NAME.KIND}; the kinds C{messages}, C{bytes},
-    C{stored}, C{spooled}, C{refused}, C{later} and C{throttled}, and of routes C{rows} and
-    C{commits}.
+    The names are C{listener.NAME.KIND}, C{route.NAME.KIND} and C{worker.NUMBER.KIND}; the kinds
+    C{messages}, C{bytes}, C{stored}, C{spooled}, C{refused}, C{later} and C{throttled}, of routes
+    C{rows} and C{commits}, and of workers C{messages}.
     """
     totals: dict[str, float] = {}
     for listener in status.listeners:
@@ -59,6 +67,8 @@ def totals_of(status: Status) -> dict[str, float]:
             totals[f"{begin}.{kind}"] = sum(
                 count for answer, count in listener.answers.items() if answer.startswith(words)
             )
+    for worker in status.workers:
+        totals[f"worker.{worker.number}.messages"] = worker.messages
     for route in status.routes:
         totals[f"route.{route.name}.rows"] = route.rows
         totals[f"route.{route.name}.commits"] = route.commits
@@ -81,6 +91,35 @@ def warnings_of(
         *_of_certificates(status),
         *(Warning(code="configuration", text=text) for text in remarks),
     ]
+
+
+def warnings_of_workers(
+    status: Status, growth: Growth, lag: float, remarks: Sequence[str]
+) -> list[Warning]:
+    """
+    Return the warnings of a gateway with workers, the gravest first.
+
+    @param status: that of the whole, with the warnings of its workers.
+    @param lag: longest lag in the last minute of the process that accepts for them, in seconds.
+    @param remarks: lines about the configuration, from the start.
+    """
+    found = [
+        *(warning for warning in status.warnings if warning.code not in OF_THE_WHOLE),
+        *_of_workers(status),
+        *_of_connections(status),
+        *_of_lag(lag, "parent"),
+        *_of_peers(status, growth),
+        *_of_certificates(status),
+        *(Warning(code="configuration", text=text) for text in remarks),
+    ]
+    return sorted(found, key=lambda one: CODES.index(one.code) if one.code in CODES else -1)
+
+
+def _of_workers(status: Status) -> Iterator[Warning]:
+    for worker in status.workers:
+        if worker.state == "away":
+            text = f"there is no process now: {worker.last_end}"
+            yield Warning(code="worker-away", subject=f"worker {worker.number}", text=text)
 
 
 def _of_storing(status: Status, slow_commit: float) -> Iterator[Warning]:
@@ -145,6 +184,17 @@ def _of_limits(status: Status) -> Iterator[Warning]:
             code="memory-full",
             text="all peers wait: bytes_in_flight is reached; the database is too slow for them",
         )
+    yield from _of_connections(status)
+    process = status.process
+    if process.open_files > FULL * process.most_files:
+        yield Warning(
+            code="files-nearly-full",
+            text=f"{process.open_files} of {process.most_files} files are open",
+        )
+    yield from _of_lag(process.reactor_lag)
+
+
+def _of_connections(status: Status) -> Iterator[Warning]:
     if status.peers > FULL * status.most_peers:
         yield Warning(
             code="connections-nearly-full",
@@ -157,14 +207,12 @@ def _of_limits(status: Status) -> Iterator[Warning]:
                 subject=listener.name,
                 text=f"{listener.peers} of {listener.most_peers} connections are in use",
             )
-    process = status.process
-    if process.open_files > FULL * process.most_files:
-        yield Warning(
-            code="files-nearly-full",
-            text=f"{process.open_files} of {process.most_files} files are open",
-        )
-    if process.reactor_lag > LAG:
-        yield Warning(code="reactor-lag", text=f"the reactor was {process.reactor_lag:.1f} s late")
+
+
+def _of_lag(lag: float, subject: str = "") -> Iterator[Warning]:
+    if lag > LAG:
+        text = f"the reactor was {lag:.1f} s late"
+        yield Warning(code="reactor-lag", subject=subject, text=text)
 
 
 def _of_peers(status: Status, growth: Growth) -> Iterator[Warning]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import Protocol
 
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred
@@ -21,6 +22,31 @@ from gateway.status.warnings import LATELY, totals_of, warnings_of
 
 _SPOOL_INTERVAL = 2.0
 """Seconds between two looks at the spool's oldest message."""
+
+
+class StatusWatch(Protocol):
+    """
+    Watch over one process or over several, for those who show the status.
+    """
+
+    @property
+    def history(self) -> History:
+        """Totals of the last hour, as L{totals_of} names them."""
+
+    def status(self) -> Status:
+        """Return the status now, as far as it is known, with its warnings."""
+
+    async def fresh_status(self) -> Status:
+        """Return the status now, read anew."""
+
+    def by_worker(self) -> Mapping[int, Status]:
+        """Return the status of each worker that has told one; empty: there are no workers."""
+
+    def is_alive(self) -> bool:
+        """Say whether no process has been silent for long."""
+
+    def recent(self, totals: Mapping[str, float]) -> Recent:
+        """Return the growth of totals in the last minute; C{totals} are those now."""
 
 
 class Watch:
@@ -83,6 +109,18 @@ class Watch:
             self.remarks,
         )
         return replace(status, warnings=found)
+
+    async def fresh_status(self) -> Status:
+        """Return the status now: it is read at each time."""
+        return self.status()
+
+    def by_worker(self) -> Mapping[int, Status]:
+        """Return nothing: this process does it all."""
+        return {}
+
+    def is_alive(self) -> bool:
+        """Say that it lives, for whoever can ask."""
+        return True
 
     def recent(self, totals: Mapping[str, float]) -> Recent:
         """Return the growth of totals in the last minute; C{totals} are those now."""

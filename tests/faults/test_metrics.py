@@ -156,9 +156,10 @@ def shown_expressions() -> list[str]:
 
 
 def alert_expressions() -> list[str]:
-    """All expressions of the alerts."""
+    """All expressions of the alerts, but for those of workers."""
     text = (ROOT / "etc" / "prometheus" / "alerts.yml").read_text()
-    return re.findall(r"^ +expr: (.*)$", text, re.MULTILINE)
+    found = re.findall(r"^ +expr: (.*)$", text, re.MULTILINE)
+    return [expression for expression in found if "gateway_worker_" not in expression]
 
 
 def measured(expression: str) -> str:

@@ -6,8 +6,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from msgspec.structs import replace
+
+from gateway.status.merge import merged
 from gateway.status.prometheus import FATES
-from gateway.status.status import ListenerStatus, ReplicaStatus, Status
+from gateway.status.status import ListenerStatus, ReplicaStatus, Status, WorkerStatus
 from tests.web import made
 from tests.web.made import NOW
 
@@ -67,3 +70,36 @@ def status(routes: int = 2, listeners: int = 2, **changed: Any) -> Status:
             **changed,
         }
     )
+
+
+def with_workers(
+    workers: int = 2, routes: int = 2, listeners: int = 2
+) -> tuple[Status, dict[int, Status]]:
+    """
+    A gateway with workers.
+
+    @return: the status of the whole, and that of each worker.
+    """
+    each = {number: status(routes, listeners) for number in range(1, workers + 1)}
+    found = [
+        WorkerStatus(
+            number=number,
+            state="ready",
+            pid=4711 + number,
+            started=NOW - 60,
+            restarts=number - 1,
+            last_end="killed by signal 9" if number > 1 else "",
+            read=NOW,
+            is_storing=True,
+            is_taking=True,
+            peers=one.peers,
+            messages=1000,
+            rows=990,
+            pools=one.pools,
+            spool=one.spool,
+            memory=one.memory,
+            process=replace(one.process, pid=4711 + number),
+        )
+        for number, one in each.items()
+    ]
+    return replace(merged(each), workers=found), each

@@ -13,18 +13,18 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from gateway.status.prometheus import exposition
+from gateway.status.prometheus import OF_THE_WHOLE, exposition
 from gateway.status.status import CertificateStatus, Warning
 from gateway.status.warnings import CODES
 from tests.installing import Installer
-from tests.status.samples import listener, status
+from tests.status.samples import listener, status, with_workers
 from tests.web.made import NOW, pool, route
 
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0"
 
 LABELS = {
     *("listener", "route", "word", "code", "state", "reason", "database", "query", "outcome", "le"),
-    "version",
+    *("version", "worker"),
 }
 """All labels that the gateway's own metrics may have."""
 
@@ -81,19 +81,66 @@ def test_metrics_have_few_labels() -> None:
 
 def test_promtool_has_nothing_to_say(installer: Installer) -> None:
     """Names, types and texts are as Prometheus' own tool wants them."""
-    said = subprocess.run(
-        [installer.program("promtool"), "check", "metrics"],
-        input=exposition(status(), "")[0],
-        capture_output=True,
-        check=False,
-    )
-    assert (said.returncode, said.stdout, said.stderr) == (0, b"", b"")
+    whole, workers = with_workers()
+    for body in (exposition(status(), "")[0], exposition(whole, "", workers)[0]):
+        said = subprocess.run(
+            [installer.program("promtool"), "check", "metrics"],
+            input=body,
+            capture_output=True,
+            check=False,
+        )
+        assert (said.returncode, said.stdout, said.stderr) == (0, b"", b"")
 
 
 def test_series_have_a_bound() -> None:
     """Fifty routes and fifty listeners that had every answer there is are below 5,000 series."""
     body, _ = exposition(status(routes=50, listeners=50), "")
     assert len(series(body)) <= MOST_SERIES
+    whole, workers = with_workers(4, routes=50, listeners=10)
+    assert len(series(exposition(whole, "", workers)[0])) <= MOST_SERIES
+
+
+def test_workers_have_series_of_their_own() -> None:
+    """Counters and levels tell the worker, and verdicts and histograms are those of the whole; one
+    process has no such label."""
+    whole, workers = with_workers()
+    body, _ = exposition(whole, "", workers)
+    found = families(body)
+    assert "gateway_worker_up" in found
+    for name, family in found.items():
+        if name.startswith("gateway_") and family.samples:
+            labelled = {"worker" in sample.labels for sample in family.samples}
+            assert labelled == {name not in OF_THE_WHOLE}, name
+    for word in ("+OK", "-REJ"):
+        assert sum(
+            sample.value
+            for sample in found["gateway_answers"].samples
+            if sample.labels["word"] == word
+        ) == sum(
+            count
+            for one in whole.listeners
+            for answer, count in one.answers.items()
+            if answer.startswith(word)
+        )
+    one_process = families(exposition(status(), "")[0])
+    assert found.keys() - one_process.keys() == {
+        name for name in found if name.startswith("gateway_worker_")
+    }
+    assert not any("worker" in s.labels for f in one_process.values() for s in f.samples)
+
+
+def test_a_worker_that_is_away() -> None:
+    """It is not up, and has no other series; before any has told, nothing of a pool is told."""
+    whole, workers = with_workers()
+    workers.pop(2)
+    gone = replace(whole.workers[1], pid=None, started=None, read=None, process=None)
+    body, _ = exposition(replace(whole, workers=[whole.workers[0], gone]), "", workers)
+    assert value(body, "gateway_worker_up", worker="2") == 0
+    assert value(body, "gateway_worker_restarts_total", worker="2") == 1
+    assert value(body, "gateway_peers", listener="listener0", worker="1") == 20
+    assert b'worker="2"' not in body.partition(b"gateway_worker_")[0]
+    nothing = replace(whole, pools=(), workers=[gone])
+    assert value(exposition(nothing, "", {})[0], "gateway_worker_up", worker="2") == 0
 
 
 def test_a_histogram_is_cumulative() -> None:
