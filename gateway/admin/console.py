@@ -7,18 +7,19 @@ functions that it was given.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from gateway.admin.grammar import CommandError, Request
 from gateway.admin.page import page
-from gateway.admin.peers import COLUMNS, SLICE, PeerList, query_of
+from gateway.admin.peers import SLICE, PeerQuery, query_of
 from gateway.admin.table import (
+    Column,
+    Row,
     Table,
     cells_of,
     json_of,
@@ -28,17 +29,11 @@ from gateway.admin.table import (
 )
 from gateway.admin.views import VIEWS, Growth, config_table, help_table
 from gateway.config.load import EMBEDDED, Config
-from gateway.model import wording
-from gateway.model.text import closest, printable
+from gateway.model.text import printable
 from gateway.postgres.connect.dsn import public_dsn
 from gateway.status.status import Status
 from gateway.status.warnings import totals_of
-from gateway.status.watch import Watch
-
-UNDER_WAY: Final = 10.0
-"""Seconds that PAUSE waits for commits that are under way."""
-
-_POLL: Final = 0.02
+from gateway.status.watch import StatusWatch
 
 
 class Answer(Protocol):
@@ -69,13 +64,56 @@ class Controls:
         the operator.
     @ivar drain: accepts no more connections, and ends the gateway when its last peer has left.
     @ivar shutdown: stops the gateway as SIGTERM does.
-    @ivar set_level: sets the lowest level of the log.
     """
 
     reload: Callable[[], Awaitable[tuple[bool, Sequence[str]]]]
     drain: Callable[[], None]
     shutdown: Callable[[], None]
-    set_level: Callable[[str], None]
+
+
+class Done(NamedTuple):
+    """
+    What became of an operation.
+
+    @ivar lines: for the operator.
+    @ivar fault: where it failed, if not everywhere; C{""}: nowhere.
+    """
+
+    lines: Sequence[str]
+    fault: str = ""
+
+
+class Operations(Protocol):
+    """
+    Operations on one process or on several.
+    """
+
+    async def operate(self, request: Request) -> Done:
+        """
+        Carry out PAUSE, RESUME, KILL, RECONNECT or SET LOG.
+
+        @raise CommandError: it cannot be carried out.
+        """
+
+
+class Peers(Protocol):
+    """
+    Peers of one process or of several.
+    """
+
+    @property
+    def columns(self) -> Sequence[Column]:
+        """Columns of the rows."""
+
+    def slices(self, query: PeerQuery) -> AsyncIterator[Sequence[Row]]:
+        """
+        Return rows, some at a time, with the reactor's other work in between.
+
+        @raise CommandError: these are not all.
+        """
+
+    async def breathe(self) -> None:
+        """Let the reactor do its other work."""
 
 
 class Console:
@@ -85,15 +123,22 @@ class Console:
 
     _log = Logger()
 
-    def __init__(self, watch: Watch, config: Callable[[], Config], controls: Controls) -> None:
+    def __init__(
+        self,
+        watch: StatusWatch,
+        config: Callable[[], Config],
+        controls: Controls,
+        operations: Operations,
+        peers: Peers,
+    ) -> None:
         """
         @param config: returns the configuration in force.
         """
         self._watch = watch
-        self._parts = parts = watch.parts
         self._config = config
         self._controls = controls
-        self._peers = PeerList(parts.listeners, parts.streams.owners, parts.clock, parts.wall)
+        self._operations = operations
+        self._peers = peers
 
     async def carry_out(self, request: Request, answer: Answer, operator: str) -> None:
         """
@@ -112,12 +157,11 @@ class Console:
         if request.verb == "SHOW":
             await self._show(request, answer)
             return
-        fault = ""
         if request.verb == "RELOAD":
             is_taken, lines = await self._controls.reload()
             fault = "" if is_taken else "not reloaded"
         else:
-            lines = await self._change(request)
+            lines, fault = await self._change(request)
         if request.as_json:
             await answer.write([msgspec.json.encode({"text": line}).decode() for line in lines])
         else:
@@ -131,7 +175,7 @@ class Console:
         if request.subject == "PEERS":
             await self._show_peers(request, answer)
             return
-        status = self._watch.status()
+        status = await self._watch.fresh_status()
         if request.subject == "STATUS":
             if request.as_json:
                 await answer.write([msgspec.json.encode(status).decode()])
@@ -156,124 +200,48 @@ class Console:
             await answer.write(lines_of(table))
 
     async def _show_peers(self, request: Request, answer: Answer) -> None:
-        names = [service.factory.listener for service in self._parts.listeners()]
-        slices = self._peers.slices(query_of(request.options, names))
+        names = [listener.name for listener in self._watch.status().listeners]
+        columns = self._peers.columns
+        slices = self._peers.slices(query_of(request.options, names, columns))
         if request.as_json:
             async for rows in slices:
-                await answer.write([json_of(COLUMNS, row) for row in rows])
+                await answer.write([json_of(columns, row) for row in rows])
             return
-        head = [column.name for column in COLUMNS]
-        widths = widths_of([head], [0] * len(COLUMNS))
+        head = [column.name for column in columns]
+        widths = widths_of([head], [0] * len(columns))
         cells: list[list[str]] = [head]
-        async for rows in slices:
-            some = [cells_of(COLUMNS, row) for row in rows]
-            widths = widths_of(some, widths)
-            cells += some
+        fault: CommandError | None = None
+        try:
+            async for rows in slices:
+                some = [cells_of(columns, row) for row in rows]
+                widths = widths_of(some, widths)
+                cells += some
+        except CommandError as error:  # those that were found are shown all the same
+            fault = error
         for start in range(0, len(cells), SLICE):
             await answer.write(
-                [line_of(COLUMNS, row, widths) for row in cells[start : start + SLICE]]
+                [line_of(columns, row, widths) for row in cells[start : start + SLICE]]
             )
             await self._peers.breathe()
+        if fault is not None:
+            raise fault
 
     # What changes the gateway.
 
-    async def _change(self, request: Request) -> Sequence[str]:
-        if request.verb == "PAUSE":
-            return await self._pause(self._route(request.subject))
-        if request.verb == "RESUME":
-            return self._resume(self._route(request.subject))
-        if request.verb == "KILL":
-            return [self._kill(int(request.subject[:20]))]
-        if request.verb == "RECONNECT":
-            self._parts.pool.renew()
-            self._parts.query_pool.renew()
-            self._parts.queries.renew()
-            return ["connections are replaced; those in use when they are given back"]
-        if request.verb == "SET":
-            return [self._set_level(request.subject)]
-        peers = self._parts.connection_limit.count
+    async def _change(self, request: Request) -> Done:
+        if request.verb not in ("DRAIN", "SHUTDOWN"):
+            return await self._operations.operate(request)
+        peers = self._watch.status().peers
         if request.verb == "DRAIN":
             self._controls.drain()
-            return [
+            line = (
                 f"no more connections are accepted; the gateway ends when its {peers} peers have"
                 " left. SHUTDOWN does not wait for them"
-            ]
-        self._controls.shutdown()
-        return [f"the gateway stops; {peers} peers are disconnected after their answers"]
-
-    def _route(self, name: str) -> str | None:
-        """
-        @raise CommandError: there is no such route.
-        """
-        if not name:
-            return None
-        routes = self._parts.routes()
-        if name not in routes and name not in self._parts.breakers.pauses.routes:
-            near = closest(name, routes)
-            hint = f"did you mean {near}?" if near else f"there are {', '.join(routes)}"
-            raise CommandError(f"no route {printable(name)}; {hint}")
-        return name
-
-    async def _pause(self, route: str | None) -> Sequence[str]:
-        parts = self._parts
-        pauses, spooler, clock = parts.breakers.pauses, parts.spooler, parts.clock
-        under_way = parts.writer.under_way(route)
-        pauses.pause(route)
-        what = _what(route)
-        if spooler is not None and spooler.takes:
-            lines = [f"{what} paused: messages go to the spool, and are answered +QUE"]
-        else:
-            lines = [
-                f"{what} paused: peers wait for their answers, and are not read beyond their window"
-            ]
-        until = clock.seconds() + UNDER_WAY
-
-        def is_busy() -> bool:
-            storing: Iterable[str] = () if spooler is None else spooler.storing
-            return under_way() or (bool(storing) if route is None else route in storing)
-
-        while is_busy():
-            if clock.seconds() >= until:
-                lines.append("what was begun before is still under way; see SHOW LANES")
-                break
-            await deferLater(clock, _POLL)
-        return lines
-
-    def _resume(self, route: str | None) -> Sequence[str]:
-        parts = self._parts
-        pauses = parts.breakers.pauses
-        if route is not None and pauses.is_total:
-            raise CommandError("all routes are paused; RESUME without a route resumes them")
-        if not (pauses.on if route is None else pauses.holds(route)):
-            raise CommandError(
-                "no route is paused" if route is None else f"{_what(route)} not paused"
             )
-        held, rows = parts.writer.held(), {} if parts.spool is None else parts.spool.rows
-        waiting = sum(
-            count
-            for name, count in [*held.items(), *rows.items()]
-            if name == route or (route is None and pauses.holds(name))
-        )
-        pauses.resume(route)
-        return [f"{_what(route)} resumed; {waiting} messages waited"]
-
-    def _kill(self, number: int) -> str:
-        found = self._peers.find(number)
-        if found is None:
-            raise CommandError(f"no peer {number}; see SHOW PEERS")
-        factory, peer = found
-        bye = wording.ENDED_BY_OPERATOR
-        factory.log_close(peer, "operator", bye.text)
-        peer.close_with(bye)
-        return f"peer {number} ({peer.peer_info.name}) is disconnected after its answers"
-
-    def _set_level(self, level: str) -> str:
-        self._controls.set_level(level)
-        return f"the log has lines from {level} on, until a reload or the next start"
-
-
-def _what(route: str | None) -> str:
-    return "all routes are" if route is None else f"route {route} is"
+        else:
+            self._controls.shutdown()
+            line = f"the gateway stops; {peers} peers are disconnected after their answers"
+        return Done([line])
 
 
 def _public(dsn: str) -> str:

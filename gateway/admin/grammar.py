@@ -27,6 +27,7 @@ SUBJECTS: Final[Mapping[str, str]] = {
     "QUERIES": "queries and their answers",
     "CHANNELS": "channels and their subscribers",
     "CERTIFICATES": "certificates, authorities and lists, and when they expire",
+    "WORKERS": "worker processes, how long they run, and how the ones before them ended",
     "CONFIG": "the configuration in force, without secrets",
     "VERSION": "the gateway's version, and since when it runs",
     "HELP": "this",

@@ -31,7 +31,7 @@ def page(status: Status, growth: Growth) -> list[str]:
     """
     parts = (
         *(_wrapped(_head(status)), _listeners(status, growth), _routes(status, growth)),
-        _wrapped(_rest(status)),
+        *(_workers(status, growth), _wrapped(_rest(status))),
     )
     lines: list[str] = []
     for part in parts:
@@ -95,6 +95,27 @@ def _routes(status: Status, growth: Growth) -> list[str]:
             *(count_text(one.dead_letters), count_text(one.spooled + one.held)),
         )
         for one in status.routes
+    ]
+    return lines_of(Table(columns, rows)) if rows else []
+
+
+def _workers(status: Status, growth: Growth) -> list[str]:
+    columns = (
+        *(Column("worker", Kind.ID), Column("state"), Column("pid", Kind.ID)),
+        *(Column("running", Kind.SECONDS), Column("restarts", Kind.COUNT)),
+        *(Column("peers", Kind.COUNT), Column("msg/s", Kind.COUNT)),
+        *(Column("spool", Kind.COUNT), Column("lag", Kind.SECONDS)),
+    )
+    rows: list[Row] = [
+        (
+            *(one.number, one.state, one.pid),
+            None if one.started is None else status.time - one.started,
+            *(count_text(one.restarts), count_text(one.peers)),
+            count_text(growth(f"worker.{one.number}.messages")),
+            count_text(0 if one.spool is None else one.spool.messages),
+            None if one.process is None else one.process.reactor_lag,
+        )
+        for one in status.workers
     ]
     return lines_of(Table(columns, rows)) if rows else []
 

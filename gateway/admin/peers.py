@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from operator import itemgetter
 from typing import Any, Final
@@ -44,6 +44,9 @@ COLUMNS: Final = (
     Column("state"),
 )
 
+COLUMNS_OF_WORKERS: Final = (COLUMNS[0], Column("worker", Kind.ID), *COLUMNS[1:])
+"""Columns where there are several workers."""
+
 _STATES: Final[Mapping[Pause | None, str]] = {
     None: "read",
     Pause.OUTPUT: "takes no answers",
@@ -54,7 +57,7 @@ _STATES: Final[Mapping[Pause | None, str]] = {
 }
 """Why a peer is not read now."""
 
-_ASCENDING: Final = ("id", "listener", "address", "identity", "stream", "state", "since")
+_ASCENDING: Final = ("id", "worker", "listener", "address", "identity", "stream", "state", "since")
 """Columns whose smallest value comes first."""
 
 
@@ -68,6 +71,7 @@ class PeerQuery:
     @ivar column: index of the column to sort by.
     @ivar descending: whether its largest value comes first.
     @ivar limit: C{None}: all.
+    @ivar options: what it was read from.
     """
 
     listener: str = ""
@@ -76,9 +80,12 @@ class PeerQuery:
     column: int = 0
     descending: bool = False
     limit: int | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
-def query_of(options: Mapping[str, str], listeners: Iterable[str]) -> PeerQuery:
+def query_of(
+    options: Mapping[str, str], listeners: Iterable[str], columns: Sequence[Column] = COLUMNS
+) -> PeerQuery:
     """
     Read the options of SHOW PEERS.
 
@@ -97,7 +104,7 @@ def query_of(options: Mapping[str, str], listeners: Iterable[str]) -> PeerQuery:
             raise CommandError(f"address= takes an address, a network or unix: {error}") from None
     sort = options.get("sort", "id").lower()
     name = sort.removeprefix("-")
-    names = [column.name for column in COLUMNS]
+    names = [column.name for column in columns]
     if name not in names:
         raise _no("column", name, names)
     limit = options.get("limit")
@@ -110,7 +117,20 @@ def query_of(options: Mapping[str, str], listeners: Iterable[str]) -> PeerQuery:
         column=names.index(name),
         descending=(name not in _ASCENDING) != sort.startswith("-"),
         limit=None if limit is None else int(limit),
+        options=options,
     )
+
+
+def slices_of(parts: Sequence[Sequence[Row]], query: PeerQuery) -> Iterator[list[Row]]:
+    """
+    Merge rows, as many as a query asks for, and yield some at a time.
+
+    @param parts: each sorted as the query says.
+    """
+    key: Callable[[Row], Any] = itemgetter(query.column)
+    merged = islice(heapq.merge(*parts, key=key, reverse=query.descending), query.limit)
+    while rows := list(islice(merged, SLICE)):
+        yield rows
 
 
 def _no(what: str, name: str, known: Sequence[str]) -> CommandError:
@@ -130,11 +150,15 @@ class PeerList:
         streams: Callable[[], Mapping[int, str]],
         clock: IReactorTime,
         wall: Callable[[], float],
+        worker: int = 0,
     ) -> None:
         """
         @param streams: returns the names of the open streams, by the C{id} of their peers.
         @param wall: seconds since 1970.
+        @param worker: number of the worker that this process is; 0: it does it all.
         """
+        self.columns = COLUMNS_OF_WORKERS if worker else COLUMNS
+        self._begin = (worker,) if worker else ()
         self._listeners = listeners
         self._streams = streams
         self._clock = clock
@@ -149,15 +173,13 @@ class PeerList:
         return None
 
     async def slices(self, query: PeerQuery) -> AsyncIterator[Sequence[Row]]:
-        """Return rows of L{COLUMNS}, some at a time."""
-        key = itemgetter(query.column)
-        descending = query.descending
-        parts: list[list[tuple[Any, ...]]] = []
-        for rows in self._read(query):
-            parts.append(sorted(rows, key=key, reverse=descending))
+        """Return rows, some at a time."""
+        parts: list[Sequence[Row]] = []
+        key: Callable[[Row], Any] = itemgetter(query.column)
+        for unsorted in self._read(query):
+            parts.append(sorted(unsorted, key=key, reverse=query.descending))
             await self.breathe()
-        merged = islice(heapq.merge(*parts, key=key, reverse=descending), query.limit)
-        while rows := list(islice(merged, SLICE)):
+        for rows in slices_of(parts, query):
             yield rows
             await self.breathe()
 
@@ -177,7 +199,11 @@ class PeerList:
             for start in range(0, len(peers), SLICE):
                 now = self._clock.seconds()
                 yield [
-                    _row(factory.listener, peer, streams.get(id(peer), ""), now, offset)
+                    (
+                        peer.id,
+                        *self._begin,
+                        *_row(factory.listener, peer, streams.get(id(peer), ""), now, offset),
+                    )
                     for peer in peers[start : start + SLICE]
                     if peer in factory.peers and _fits(peer, query)
                 ]
@@ -195,8 +221,8 @@ def _row(
 ) -> tuple[Any, ...]:
     info, answers = peer.peer_info, peer.answers
     heard = peer.since if answers.last_read is None else answers.last_read
+    """Return the cells behind those of the peer's ID and worker."""
     return (
-        peer.id,
         listener,
         info.name,
         info.identity or "",

@@ -5,17 +5,19 @@ Views of the status: what SHOW shows, as tables. Pure.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from gateway.admin.grammar import HELP, PEER_FILTERS
 from gateway.admin.table import Column, Kind, Row, Table, Value
-from gateway.status.status import Distribution, ListenerStatus, Status
+from gateway.status.status import Distribution, ListenerStatus, Status, WorkerStatus
 
 Growth = Callable[[str], float]
 """Name of a total, as L{gateway.status.warnings.totals_of} has it -> its growth in a second."""
+
+Part = TypeVar("Part")
 
 WORDS: Final = ("+OK", "+DUP", "+QUE", "-REJ", "-TRY", "-BYE")
 
@@ -93,6 +95,7 @@ def routes(status: Status, growth: Growth) -> Table:
 
 def pool(status: Status, growth: Growth) -> Table:
     columns = _columns(
+        *_worker_column(status),
         *(("pool", _TEXT), ("in_use", _COUNT), ("idle", _COUNT), ("opening", _COUNT)),
         *(("most", _COUNT), ("waiting", _COUNT), ("opened", _COUNT), ("lost", _COUNT)),
         *(("reconnects", _COUNT), ("server", _TEXT), ("trouble", _TEXT)),
@@ -101,35 +104,47 @@ def pool(status: Status, growth: Growth) -> Table:
         columns,
         [
             (
+                *worker,
                 *(one.full_name, one.in_use, one.idle, one.opening, one.most, one.waiting),
                 *(one.opened, one.lost, one.reconnects, one.server, one.trouble),
             )
-            for one in status.pools
+            for worker, one in _by_worker(status, lambda part: part.pools)
         ],
     )
 
 
 def lanes(status: Status, growth: Growth) -> Table:
-    columns = _columns(("lane", _ID), ("waiting", _COUNT), ("seconds", _SECONDS))
-    return Table(columns, [(lane.number, lane.waiting, lane.seconds) for lane in status.lanes])
-
-
-def spool(status: Status, growth: Growth) -> Table:
     columns = _columns(
-        *(("state", _TEXT), ("messages", _COUNT), ("size", _BYTES), ("most", _BYTES)),
-        *(("oldest", _TIME), ("kept", _COUNT), ("drained", _COUNT), ("refused", _COUNT)),
-        *(("damaged", _COUNT), ("path", _TEXT), ("reason", _TEXT)),
+        *_worker_column(status), *(("lane", _ID), ("waiting", _COUNT), ("seconds", _SECONDS))
     )
-    one = status.spool
-    if one is None:
-        return Table(columns, [])
     return Table(
         columns,
         [
             (
+                *((lane.worker,) if status.workers else ()),
+                *(lane.number, lane.waiting, lane.seconds),
+            )
+            for lane in status.lanes
+        ],
+    )
+
+
+def spool(status: Status, growth: Growth) -> Table:
+    columns = _columns(
+        *_worker_column(status),
+        *(("state", _TEXT), ("messages", _COUNT), ("size", _BYTES), ("most", _BYTES)),
+        *(("oldest", _TIME), ("kept", _COUNT), ("drained", _COUNT), ("refused", _COUNT)),
+        *(("damaged", _COUNT), ("path", _TEXT), ("reason", _TEXT)),
+    )
+    return Table(
+        columns,
+        [
+            (
+                *worker,
                 *(one.state, one.messages, one.size, one.most_size, one.oldest, one.kept),
                 *(one.drained, one.refused, one.damaged, one.path, one.reason),
             )
+            for worker, one in _by_worker(status, lambda part: [part.spool] if part.spool else [])
         ],
     )
 
@@ -195,6 +210,70 @@ def version(status: Status, growth: Growth) -> Table:
     )
 
 
+def workers(status: Status, growth: Growth) -> Table:
+    """Return the worker processes; where one process does it all, that one."""
+    columns = _columns(
+        *(("worker", _ID), ("state", _TEXT), ("pid", _ID), ("running", _SECONDS)),
+        *(("restarts", _COUNT), ("peers", _COUNT), ("messages", _COUNT), ("per_second", _COUNT)),
+        *(("rows", _COUNT), ("spooled", _COUNT), ("cpu_seconds", _COUNT), ("memory", _BYTES)),
+        *(("lag", _SECONDS), ("last_end", _TEXT)),
+    )
+    rows: list[Row] = []
+    for one in status.workers or [_only(status)]:
+        process = one.process
+        rows.append(
+            (
+                *(one.number, one.state, one.pid),
+                None if one.started is None else max(0.0, status.time - one.started),
+                *(one.restarts, one.peers, one.messages),
+                round(worker_rate(status, one, growth), 1),
+                *(one.rows, 0 if one.spool is None else one.spool.messages),
+                None if process is None else round(process.cpu_seconds, 1),
+                None if process is None else process.resident,
+                None if process is None else process.reactor_lag,
+                one.last_end,
+            )
+        )
+    return Table(columns, rows)
+
+
+def worker_rate(status: Status, worker: WorkerStatus, growth: Growth) -> float:
+    """Return the messages that a worker received in a second."""
+    if status.workers:
+        return growth(f"worker.{worker.number}.messages")
+    return sum(growth(f"listener.{listener.name}.messages") for listener in status.listeners)
+
+
+def _only(status: Status) -> WorkerStatus:
+    return WorkerStatus(
+        number=1,
+        state=status.state,
+        pid=status.process.pid,
+        started=status.started,
+        restarts=0,
+        last_end="",
+        peers=status.peers,
+        messages=sum(listener.messages for listener in status.listeners),
+        rows=sum(route.rows for route in status.routes),
+        spool=status.spool,
+        process=status.process,
+    )
+
+
+def _worker_column(status: Status) -> Sequence[tuple[str, Kind]]:
+    return (("worker", _ID),) if status.workers else ()
+
+
+def _by_worker(
+    status: Status, parts: Callable[[Status | WorkerStatus], Sequence[Part]]
+) -> Iterator[tuple[Row, Part]]:
+    """Yield the parts of all workers, each with the beginning of its row."""
+    if not status.workers:
+        yield from (((), part) for part in parts(status))
+    for worker in status.workers:
+        yield from (((worker.number,), part) for part in parts(worker))
+
+
 VIEWS: Final[Mapping[str, Callable[[Status, Growth], Table]]] = {
     "STATS": stats,
     "LISTENERS": listeners,
@@ -206,6 +285,7 @@ VIEWS: Final[Mapping[str, Callable[[Status, Growth], Table]]] = {
     "QUERIES": queries,
     "CHANNELS": channels,
     "CERTIFICATES": certificates,
+    "WORKERS": workers,
     "VERSION": version,
 }
 """What SHOW shows of the status."""

@@ -18,6 +18,8 @@ from twisted.internet import reactor as global_reactor
 
 from gateway.access.authenticator import Authenticator, in_threads
 from gateway.admin.console import Console, Controls
+from gateway.admin.operations import LocalOperations
+from gateway.admin.peers import PeerList
 from gateway.admin.sockets import AdminSockets
 from gateway.commit.attempt import retry_delay
 from gateway.commit.circuit_breaker import CircuitBreakers
@@ -157,9 +159,10 @@ def makeService(options: Options) -> IService:
         reload=lambda: reload.apply(),
         drain=lambda: service.drain(),
         shutdown=partial(stop, reactor),
-        set_level=log_observer.set_level,
     )
-    console = Console(watch, lambda: reload.config, controls)
+    peers = PeerList(lambda: listeners, streams.owners, reactor, time.time)
+    operations = LocalOperations(source.parts, peers, log_observer.set_level)
+    console = Console(watch, lambda: reload.config, controls, operations, peers)
     admin = AdminSockets(config.admin, data_dir, console, reactor)
     systemd = Systemd(NotifySocket.of_environment(os.environ), reactor, watch.status)
     service = GatewayService(

@@ -18,6 +18,8 @@ from gateway.status.status import (
     SpoolState,
     SpoolStatus,
     Status,
+    WorkerState,
+    WorkerStatus,
 )
 from gateway.status.warnings import FULL, SOON
 from gateway.web.chart import Layer, chart, peak
@@ -41,6 +43,13 @@ _ROUTE_TONES: Mapping[RouteState, Tone] = {
     "out of service": "bad",
     "paused": "warn",
     "removed": "warn",
+}
+
+_WORKER_TONES: Mapping[WorkerState, Tone] = {
+    "starting": "warn",
+    "ready": "good",
+    "draining": "warn",
+    "away": "bad",
 }
 
 _SPOOL_TONES: Mapping[SpoolState, Tone] = {
@@ -71,6 +80,7 @@ def page(status: Status, traffic: Traffic, machine: str, links: Sequence[str]) -
         ("queries", "Queries", _queries(status)),
         ("channels", "Channels", _channels(status)),
         ("certificates", "Certificates", _certificates(status)),
+        ("workers", "Workers", _workers(status, traffic)),
         ("process", "Process", _process(status)),
     )
     content = joined(
@@ -384,6 +394,43 @@ def _certificates(status: Status) -> Html:
             )
             for one in sorted(status.certificates, key=lambda one: one.expires)
         ),
+    )
+
+
+def _workers(status: Status, traffic: Traffic) -> Html:
+    if not status.workers:
+        return Html("")
+    columns = (
+        *(Column("worker"), Column("state"), Column("peers", True), Column("in /s", True)),
+        *(Column("in, total", True), Column("rows, total", True), Column("in the spool", True)),
+        *(Column("processor time", True), Column("memory", True), Column("lag", True)),
+        *(Column("restarts", True), Column("last hour")),
+    )
+    return table("Workers", columns, (_worker(one, status, traffic) for one in status.workers))
+
+
+def _worker(worker: WorkerStatus, status: Status, traffic: Traffic) -> Sequence[Html]:
+    name = f"worker.{worker.number}.messages"
+    layers = [Layer("good", traffic.hour(name))]
+    process = worker.process
+    where = "no process"
+    if worker.pid is not None and worker.started is not None:
+        where = f"process {worker.pid}, up {span(max(0.0, status.time - worker.started))}"
+    ended = f"<small>{escaped(worker.last_end)}</small>" if worker.last_end else ""
+    none = escaped("none")
+    return (
+        Html(f"{escaped(worker.number)}<small>{escaped(where)}</small>"),
+        state(_WORKER_TONES[worker.state], worker.state),
+        escaped(count(worker.peers)),
+        escaped(rate(traffic.rate(name))),
+        escaped(count(worker.messages)),
+        escaped(count(worker.rows)),
+        escaped(count(0 if worker.spool is None else worker.spool.messages)),
+        none if process is None else escaped(span(process.cpu_seconds)),
+        none if process is None else escaped(size(process.resident)),
+        none if process is None else escaped(span(process.reactor_lag)),
+        Html(f"{count(worker.restarts)}{ended}"),
+        chart(traffic.ages, layers, f"messages, at most {rate(peak(layers))} a second", "spark"),
     )
 
 

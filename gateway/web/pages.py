@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from gateway.model.text import closest
 from gateway.status.prometheus import exposition
-from gateway.status.watch import Watch
+from gateway.status.watch import StatusWatch
 from gateway.web.answer import Answer, Query, text
 from gateway.web.page import page
 from gateway.web.readiness import readiness
@@ -37,7 +37,7 @@ class Pages:
     Answers to all paths of the site.
     """
 
-    def __init__(self, watch: Watch, clock: IReactorTime, machine: str) -> None:
+    def __init__(self, watch: StatusWatch, clock: IReactorTime, machine: str) -> None:
         """
         @param clock: that of the watch.
         @param machine: its name, for the page's title.
@@ -51,7 +51,7 @@ class Pages:
         content = {path: (folder / path[1:]).read_bytes() for path in _FILES}
         self._pages: dict[str, Callable[[Query], Answer]] = {
             "/": self._status_page,
-            "/livez": _always(text(200, "ok")),
+            "/livez": self._liveness,
             "/readyz": lambda query: readiness(watch.status(), query),
             "/status.json": self._status_json,
             "/metrics": self._metrics,
@@ -79,7 +79,13 @@ class Pages:
         return Answer(200, self._page, HTML)
 
     def _metrics(self, query: Query) -> Answer:
-        return Answer(200, *exposition(self._watch.status(), query.accept))
+        watch = self._watch
+        return Answer(200, *exposition(watch.status(), query.accept, watch.by_worker()))
+
+    def _liveness(self, query: Query) -> Answer:
+        if self._watch.is_alive():
+            return text(200, "ok")
+        return text(503, "a worker has given no sign of life for a while")
 
     def _status_json(self, query: Query) -> Answer:
         return Answer(200, msgspec.json.encode(self._watch.status()), "application/json")

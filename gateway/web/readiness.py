@@ -58,6 +58,10 @@ def readiness(status: Status, query: Query) -> Answer:
 def checks_of(status: Status) -> Iterator[Check]:
     """Yield each thing that readiness depends on."""
     yield Check(status.state != "draining", f"gateway: {status.state}")
+    for worker in status.workers:
+        # One is enough to be ready: each is a line, and the last line is the judgement.
+        how = worker.state if worker.is_taking else f"{worker.state}, takes nothing"
+        yield Check(worker.is_taking, f"worker {worker.number}: {how}")
     for pool in status.pools:
         if pool.name == "messages":
             how = "reached" if pool.is_reached else pool.trouble

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from gateway.config.load import Config
 from gateway.config.operator import HTTP_ENDPOINT, OFF, HttpSection
 from gateway.peers.factory import place_name
-from gateway.status.watch import Watch
+from gateway.status.watch import StatusWatch
 from gateway.system.addresses import Networks, address_of
 from gateway.system.listening_reactor import ListeningReactor
 from gateway.tls.contexts import HTTP
@@ -34,7 +34,9 @@ class HttpService:
 
     _log = Logger()
 
-    def __init__(self, section: HttpSection, watch: Watch, tls: TlsRegistry, reactor: Any) -> None:
+    def __init__(
+        self, section: HttpSection, watch: StatusWatch, tls: TlsRegistry, reactor: Any
+    ) -> None:
         """
         @param tls: has the site's contexts, where the section has C{tls}.
         """
