@@ -21,6 +21,8 @@ class ConnectionLimit:
     @ivar count: connections.
     @ivar most: limit of C{count}; may be set at any time.
     @ivar most_alike: limit of connections from one address; may be set at any time.
+    @ivar verdict: where another process counts, the limit that the next connection exceeds by its
+        count, C{""}: none; C{None}: the limits here hold.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class ConnectionLimit:
         self.count = 0
         self.most = most
         self.most_alike = math.inf
+        self.verdict: str | None = None
         self._alike: Counter[Hashable] = Counter()
         self._around = around
 
@@ -60,6 +63,8 @@ class ConnectionLimit:
 
         @return: 0 where there is room.
         """
+        if self.verdict is not None:
+            return (1 if self.verdict else 0, self.verdict)
         largest = (self.count + 1 - self.most, "connections at this listener")
         alike = self._alike[address] + 1 - self.most_alike
         largest = max(largest, (alike, "connections from this address"))

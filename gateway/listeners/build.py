@@ -10,14 +10,11 @@ from typing import Any, Final, NamedTuple
 
 from msgspec.structs import astuple
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import Logger
 
 from gateway.access.authenticator import Authenticator
 from gateway.access.connection_limit import ConnectionLimit
 from gateway.access.peer_info import PeerInfo
-from gateway.access.rates import Allowance, Rates
 from gateway.access.rights import Access
 from gateway.config.changes import REOPENS
 from gateway.config.listener import AUTH_TIMEOUT, MAX_CHUNK, REMEMBER_CHUNKS, Listener
@@ -31,7 +28,7 @@ from gateway.dialects.registry import READERS
 from gateway.dialects.token_first import TokenFirst
 from gateway.formats.registry import format_of
 from gateway.listeners.admission import Admission
-from gateway.listeners.datagram_port import DatagramEndpoint
+from gateway.listeners.hosting import Hosting, OneProcess, allowance_of
 from gateway.listeners.replacement import PortReplacement
 from gateway.listeners.service import ListenerService
 from gateway.listeners.usage_example import example
@@ -41,8 +38,6 @@ from gateway.model.outcome import Words
 from gateway.peers.factory import DatagramSettings, ListenerSettings, PeerFactory, PeerServices
 from gateway.peers.timeouts import Timeouts
 from gateway.system.addresses import Networks
-from gateway.system.endpoint_arguments import split_endpoint
-from gateway.system.listening_reactor import ListeningReactor, ListenOptions
 from gateway.system.socket_options import SocketOptions
 from gateway.tls.registry import TlsRegistry
 from gateway.wire.hl7 import ALL_OF_TWO, Accepted
@@ -87,13 +82,16 @@ class Listeners:
         commands: CommandDialect,
         tls: TlsRegistry,
         authenticator: Authenticator,
+        hosting: Hosting | None = None,
     ) -> None:
         """
         @param connections: most connections of all listeners.
         @param tls: contexts of the listeners that have TLS.
+        @param hosting: where ports and limits come from; C{None}: this process has them.
         """
         self.connection_limit = ConnectionLimit(connections)
         self._reactor = reactor
+        self._hosting = OneProcess(reactor) if hosting is None else hosting
         self._peer_services = services
         self._commands = commands
         self._tls = tls
@@ -137,7 +135,7 @@ class Listeners:
                 service = opened[name] = self._service(config, name, listener)
             elif any(getattr(before, key) != getattr(listener, key) for key in REOPENS):
                 closed[name] = service
-                service = opened[name] = self._reopened(config, listener, service.admission)
+                service = opened[name] = self._reopened(config, name, listener, service.admission)
             services[name] = service
         for name, service in self._services.items():
             if name not in services:
@@ -193,7 +191,7 @@ class Listeners:
         if (before.listeners[name].tls is None) != (listener.tls is None):
             factory.close_all(wording.LISTENER_CLOSES)
         factory.replace_settings(_settings(config, name, listener))
-        factory.replace_rates(Rates(_allowance(listener)))
+        factory.replace_rates(self._hosting.rates(name, allowance_of(listener)))
         dialect = factory.dialect
         if _dialect_keys(before, name) != _dialect_keys(config, name):
             dialect = self._dialect(config, name)
@@ -210,29 +208,22 @@ class Listeners:
             self._peer_services,
             self._dialect(config, name),
             self._access,
-            Rates(_allowance(listener)),
-            ConnectionLimit(around=self.connection_limit),
+            self._hosting.rates(name, allowance_of(listener)),
+            self._hosting.connection_limit(self.connection_limit),
         )
         # What is counted goes on when a listener moves, or comes back.
         peers.counters = self._counters.setdefault(name, peers.counters)
         admission = Admission(peers, self._reactor)
         _let_in(admission, listener)
-        return self._reopened(config, listener, admission)
+        return self._reopened(config, name, listener, admission)
 
     def _reopened(
-        self, config: Config, listener: Listener, admission: Admission
+        self, config: Config, name: str, listener: Listener, admission: Admission
     ) -> ListenerService:
         """
         Make a listener with a port of its own.
         """
-        making = ListeningReactor(self._reactor, listener.endpoint, _made(listener))
-        arguments = split_endpoint(listener.endpoint)
-        endpoint: IStreamServerEndpoint
-        if listener.is_datagram and arguments is not None:
-            made = _made(listener)
-            endpoint = DatagramEndpoint(self._reactor, listener.endpoint, arguments, made)
-        else:
-            endpoint = serverFromString(making, listener.endpoint)
+        endpoint = self._hosting.endpoint(name, listener)
         return ListenerService(
             endpoint, listener.endpoint, admission, example(listener, config.routes)
         )
@@ -322,14 +313,6 @@ def _let_in(admission: Admission, listener: Listener) -> None:
     connection_limit.most_alike = listener.max_connections_per_address or math.inf
 
 
-def _allowance(listener: Listener) -> Allowance:
-    return Allowance(
-        listener.messages_per_second or math.inf,
-        listener.bytes_per_second or math.inf,
-        listener.burst,
-    )
-
-
 def _timeouts(listener: Listener) -> Timeouts:
     asks = listener.asks_proof or listener.shared_key_file is not None
     first = listener.first_frame_timeout or (AUTH_TIMEOUT if asks else math.inf)
@@ -338,17 +321,6 @@ def _timeouts(listener: Listener) -> Timeouts:
         write=listener.write_timeout,
         idle=listener.idle_timeout or math.inf,
         first=first,
-    )
-
-
-def _made(listener: Listener) -> ListenOptions:
-    return ListenOptions(
-        backlog=listener.backlog,
-        reuse_port=listener.reuse_port,
-        send_buffer=listener.send_buffer,
-        receive_buffer=listener.receive_buffer,
-        mode=None if listener.socket_mode is None else int(listener.socket_mode, 8),
-        owner=listener.socket_owner,
     )
 
 

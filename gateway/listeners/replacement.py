@@ -8,20 +8,36 @@ place, is opened when the old ones are closed; if it still cannot, these are ope
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
-from gateway.listeners.service import ListenerService, PortFault
+from gateway.listeners.port import PortFault
+
+
+class ReplaceablePort(Protocol):
+    """
+    Port that may be opened, closed, and opened again.
+    """
+
+    def open_port(self, *, accepts: bool = True) -> PortFault | None:
+        """Open it, and say why that is not possible."""
+
+    def accept(self) -> None:
+        """Accept connections."""
+
+    async def close_port(self) -> None:
+        """Close it."""
 
 
 class PortReplacement:
     """
     Ports that a reload opens and closes.
 
-    @ivar opened: listener -> service whose port is opened.
-    @ivar closed: listener -> service whose port is closed.
+    @ivar opened: listener -> port that is opened.
+    @ivar closed: listener -> port that is closed.
     """
 
     def __init__(
-        self, opened: Mapping[str, ListenerService], closed: Mapping[str, ListenerService]
+        self, opened: Mapping[str, ReplaceablePort], closed: Mapping[str, ReplaceablePort]
     ) -> None:
         self.opened = opened
         self.closed = closed

@@ -4,35 +4,20 @@ Service of one listener.
 
 from __future__ import annotations
 
-import errno
-import shlex
-from typing import Any, NamedTuple
+from typing import Any
 
-from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred
-from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
-from twisted.python.failure import Failure
+from twisted.internet.interfaces import IStreamServerEndpoint
 
+from gateway.config.listener import TlsSection
 from gateway.listeners.admission import Admission
-from gateway.peers.factory import PeerFactory, peer_name
+from gateway.listeners.port import ListenerPort, PortFault, Usage, usage_line
+from gateway.peers.factory import PeerFactory
 from gateway.system.endpoint_arguments import is_datagram
-
-
-class PortFault(NamedTuple):
-    """
-    Reason why a port cannot be opened.
-
-    @ivar is_in_use: whether somebody listens there already.
-    """
-
-    text: str
-    is_in_use: bool
 
 
 class ListenerService:
     """
-    One listener: an endpoint, and the factory for its connections.
+    One listener: its port, and the factory for its connections.
 
     @ivar example: what a peer may send, as an argument of printf(1).
     """
@@ -46,10 +31,8 @@ class ListenerService:
         """
         self.admission = admission
         self.example = example
-        self._endpoint = endpoint
         self._text = text
-        self._port: Any = None
-        self._is_datagram = is_datagram(text)
+        self._port = ListenerPort(endpoint, text, admission, admission.peers.listener)
 
     @property
     def factory(self) -> PeerFactory:
@@ -62,9 +45,7 @@ class ListenerService:
 
         @raise SystemExit: with one line, if it cannot be opened.
         """
-        fault = self.open_port()
-        if fault is not None:
-            raise SystemExit(f"gateway: listener {self.factory.listener!r} {fault.text}")
+        self._port.listen()
 
     def open_port(self, *, accepts: bool = True) -> PortFault | None:
         """
@@ -73,92 +54,42 @@ class ListenerService:
         @param accepts: whether connections are accepted; if not, they wait for L{accept}.
         @return: why it cannot be opened.
         """
-        if self._port is not None:
-            return None
-        results: list[object] = []
-        self._endpoint.listen(self.admission).addBoth(results.append)
-        result = results[0] if results else None
-        if isinstance(result, Failure):
-            reason = result.value
-            if isinstance(reason, CannotListenError):
-                reason = reason.socketError
-            text = getattr(reason, "strerror", None) or reason
-            return PortFault(
-                f"cannot listen on {self._text!r}: {text}",
-                getattr(reason, "errno", None) == errno.EADDRINUSE,
-            )
-        assert IListeningPort.providedBy(result)
-        self._port = result
-        if not accepts:
-            self._port.stopReading()
-        return None
+        return self._port.open_port(accepts=accepts)
 
     def accept(self) -> None:
         """Accept connections."""
-        if self._port is not None:
-            self._port.startReading()
+        self._port.accept()
 
     @property
     def address(self) -> str:
         """C{host:port} or the path of a socket; C{""} while it does not listen."""
-        if self._port is None:
-            return ""
-        address: Any = self._port.getHost()
-        name = getattr(address, "name", None)
-        if name is None:
-            return peer_name(address)
-        return name.decode() if isinstance(name, bytes) else str(name)
+        return self._port.address
 
     @property
     def is_tls(self) -> bool:
         """Whether its peers speak TLS."""
-        return self.admission.tls is not None or self._text.startswith(("ssl:", "tls:"))
+        return self.admission.tls is not None or is_tls_endpoint(self._text)
 
     @property
     def line(self) -> str:
         """Log line: the address of the listener, and a command that uses it."""
-        assert self._port is not None
-        address: Any = self._port.getHost()
-        name, where = getattr(address, "name", None), self.address
-        if name is not None:
-            netcat, secure = f"-U {shlex.quote(where)}", f"-unix {shlex.quote(where)}"
-        else:
-            host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
-            netcat = f"{host} {address.port}"
-            secure = f"-connect {peer_name(IPv4Address('TCP', host, address.port))}"
-        over = ""
-        if self._is_datagram:
-            # OpenBSD's nc waits for answers, unless it is told how long.
-            local = "U" if name is not None else ""
-            call = f"printf {self.example} | nc -u{local} -w1 {netcat.removeprefix('-U ')}"
-            return f"listener {self.factory.listener}: datagrams on {where}; try: {call}"
-        if self.is_tls:
-            over, call = " over TLS", f"openssl s_client -quiet {secure}{self._openssl_options}"
-        elif self.factory.telnet and name is None:
-            call = f"telnet {netcat}"
-        else:
-            call = f"printf {self.example} | nc -N {netcat}"
-        # Nothing that a person types begins with a proxy's header.
-        hint = "through a proxy alone" if self.admission.proxies else f"try: {call}"
-        if not self.example:
-            hint = f"for senders that speak {self.factory.framing}"
-        framing = self.factory.framing
-        return f"listener {self.factory.listener}: {framing} frames{over} on {where}; {hint}"
-
-    @property
-    def _openssl_options(self) -> str:
-        """Options of openssl(1) that the listener requires."""
         tls = None if self.admission.tls is None else self.admission.tls.contexts.section
-        if tls is None or tls.client_ca is None:
-            return ""
-        return " -cert YOURS.pem"
+        usage = Usage(
+            self.factory.listener,
+            self.factory.framing,
+            self.example,
+            is_datagram(self._text),
+            self.is_tls,
+            openssl_options(tls),
+            self.factory.telnet,
+            bool(self.admission.proxies),
+        )
+        host: Any = self._port.host
+        return usage_line(usage, host, self.address)
 
     async def close_port(self) -> None:
         """Close the port, if it is open; it may be opened again."""
-        # A closed port has no address any more, which the status asks for.
-        port, self._port = self._port, None
-        if port is not None:
-            await _maybe(port.stopListening())
+        await self._port.close_port()
 
     async def stop_listening(self) -> None:
         """Close the port, and refuse connections whose admission is under way."""
@@ -166,6 +97,11 @@ class ListenerService:
         await self.close_port()
 
 
-async def _maybe(result: object) -> None:
-    if isinstance(result, Deferred):
-        await result
+def is_tls_endpoint(text: str) -> bool:
+    """Say whether an endpoint string has TLS itself."""
+    return text.startswith(("ssl:", "tls:"))
+
+
+def openssl_options(tls: TlsSection | None) -> str:
+    """Return the options of openssl(1) that a listener requires."""
+    return "" if tls is None or tls.client_ca is None else " -cert YOURS.pem"

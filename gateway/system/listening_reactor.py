@@ -14,7 +14,7 @@ import os
 import re
 import socket
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from twisted.internet.abstract import isIPv6Address
 from twisted.internet.error import CannotListenError
@@ -63,17 +63,67 @@ class ListenOptions:
 DEFAULT_OPTIONS: Final = ListenOptions()
 
 
+class Ports(Protocol):
+    """
+    Maker of ports from sockets that listen; the sockets are the port's from then on.
+    """
+
+    def stream(self, listening: socket.socket, factory: IProtocolFactory) -> IListeningPort:
+        """Return a port on a TCP socket."""
+
+    def local(
+        self, listening: socket.socket, factory: IProtocolFactory, is_ours: bool
+    ) -> IListeningPort:
+        """
+        Return a port on a Unix socket.
+
+        @param is_ours: whether its file is removed at the end.
+        """
+
+
+class ReactorPorts:
+    """
+    Maker of ports that a reactor accepts from.
+    """
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+
+    def stream(self, listening: socket.socket, factory: IProtocolFactory) -> IListeningPort:
+        # The reactor keeps a duplicate; this one is closed here.
+        with listening:
+            adopted: IListeningPort = self._reactor.adoptStreamPort(
+                listening.fileno(), listening.family, factory
+            )
+        return adopted
+
+    def local(
+        self, listening: socket.socket, factory: IProtocolFactory, is_ours: bool
+    ) -> IListeningPort:
+        port = LocalPort(listening, factory, self._reactor, is_ours=is_ours)
+        port.startListening()
+        return port
+
+
 class ListeningReactor:
     """
     Reactor wrapper that makes listening sockets with the options of one listener.
     """
 
-    def __init__(self, reactor: Any, text: str, options: ListenOptions = DEFAULT_OPTIONS) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        text: str,
+        options: ListenOptions = DEFAULT_OPTIONS,
+        ports: Ports | None = None,
+    ) -> None:
         """
         @param text: the endpoint as configured. It tells which values are the operator's, and which
             are the endpoint's own defaults, to be replaced by ours.
+        @param ports: makes the ports; C{None}: the reactor does.
         """
         self._reactor = reactor
+        self._ports = ReactorPorts(reactor) if ports is None else ports
         self._options = options
         self._arguments_given = set(re.findall(r"(?<!\\):(backlog|mode)=", text))
 
@@ -95,7 +145,8 @@ class ListeningReactor:
         options = self._options
         family = socket.AF_INET6 if isIPv6Address(interface) else socket.AF_INET
         try:
-            with socket.socket(family) as listening:
+            listening = socket.socket(family)
+            try:
                 listening.setblocking(False)
                 listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 if options.reuse_port:
@@ -109,11 +160,10 @@ class ListeningReactor:
                     )[0][4]
                 listening.bind(where)
                 listening.listen(self._queue(backlog))
-                # The reactor keeps a duplicate; ours is closed here.
-                adopted: IListeningPort = self._reactor.adoptStreamPort(
-                    listening.fileno(), family, factory
-                )
-                return adopted
+                return self._ports.stream(listening, factory)
+            except OSError:
+                listening.close()
+                raise
         except OSError as error:
             raise CannotListenError(interface, port, error) from None
 
@@ -154,9 +204,7 @@ class ListeningReactor:
             listening.listen(self._queue(backlog))
         except OSError as error:
             raise CannotListenError(None, address, error) from None
-        port = LocalPort(listening, factory, self._reactor, is_ours=True)
-        port.startListening()
-        return port
+        return self._ports.local(listening, factory, True)
 
     def adoptStreamPort(
         self, fileDescriptor: int, addressFamily: int, factory: IProtocolFactory
@@ -168,15 +216,9 @@ class ListeningReactor:
             fault = OSError(errno.EPROTOTYPE, "it is for datagrams: add :type=datagram")
             raise CannotListenError(None, fileDescriptor, fault)
         if addressFamily != socket.AF_UNIX:
-            with listening:
-                self._prepare(listening)
-                adopted: IListeningPort = self._reactor.adoptStreamPort(
-                    fileDescriptor, addressFamily, factory
-                )
-                return adopted
-        port = LocalPort(listening, factory, self._reactor, is_ours=False)
-        port.startListening()
-        return port
+            self._prepare(listening)
+            return self._ports.stream(listening, factory)
+        return self._ports.local(listening, factory, False)
 
     def _prepare(self, listening: socket.socket) -> None:
         """Set the socket options that accepted connections inherit."""

@@ -39,7 +39,6 @@ from gateway.postgres.store.route_cache import Definition
 from gateway.postgres.store.store import PostgresStore
 from gateway.tls.registry import TlsRegistry
 from tests.in_memory import MemoryNotifier, made_up
-from tests.status.samples import status
 
 
 def load(text: str) -> Config:
@@ -185,7 +184,7 @@ class InMemory:
                 spooler=None,
                 watch=watch,
                 http=http,
-                systemd=Systemd(None, Clock(), status),
+                systemd=Systemd(None, Clock(), str),
                 take_log=lambda config: None,
                 room=lambda limits, listeners: (limits.connections, []),
                 warnings=lambda config: [],
@@ -270,7 +269,7 @@ def _listener(service: Any) -> object:
     limit, dialect = factory.connection_limit, factory.dialect
     return {
         "endpoint": service._text,
-        "port": vars(service._endpoint._reactor)["_options"],
+        "port": vars(vars(service._port._endpoint)["_reactor"])["_options"],
         "example": service.example,
         "networks": [
             (networks._unix, networks._four, networks._six)
