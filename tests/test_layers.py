@@ -38,6 +38,7 @@ FLOORS = (
     "status",
     "web",
     "admin",
+    "workers",
     "daemon",
     "client",
     "commands",
@@ -62,6 +63,7 @@ PURE_TOO = (
     *(f"spool.{n}" for n in ("mover", "reader", "record", "salvage")),
     "logs.last_reason",
     *(f"peers.{n}" for n in ("output", "timeouts")),
+    "workers.messages",
     *(f"web.{n}" for n in ("answer", "hosts", "markup", "units")),
     *(f"client.{n}" for n in ("answers", "blocking", "buffer", "dial", "session", "wire")),
 )

@@ -100,6 +100,7 @@ def changes_of(before: Config, after: Config, started: Config, *, has_spool: boo
     ]
     spool = _values("spool", before.spool, after.spool, ["max_bytes", "on_outage"])
     waiting = [
+        *_keys("process", started.process, after.process),
         *_keys("database", started.database, after.database),
         *_databases(started, after),
         *_keys("channels", started.channels, after.channels, ["dsn", "dsn_file"]),

@@ -33,6 +33,7 @@ from gateway.config.operator import (
     resolved_http,
 )
 from gateway.config.paths import ConfigPaths
+from gateway.config.process import ProcessSection
 from gateway.config.query import DEFAULT_QUERIES, QuerySection, queries_of
 from gateway.config.reader import SectionReader
 from gateway.config.route import DEFAULT_ROUTES, RouteSection, knows_reading, routes_of
@@ -147,6 +148,7 @@ class Config(Struct, frozen=True, kw_only=True):
     @ivar handshakes: listener -> what the peers of its forward protocol have to know; from files.
     """
 
+    process: ProcessSection = field(default_factory=ProcessSection)
     database: Database = field(default_factory=Database)
     databases: dict[str, NamedDatabase] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
@@ -248,6 +250,7 @@ def draft(
     data = Variables(environment, reader).replaced("", data)
     reader.check_keys("", data, _SECTIONS)
     config_paths = ConfigPaths(path.parent, credentials)
+    process = reader.section("process", data.get("process", {}), ProcessSection)
     database = reader.section("database", data.get("database", {}), Database) or Database()
     database = config_paths.resolved(reader, "database", database, ["dsn_file"])
     databases = _read_databases(reader, data.get("databases", {}), config_paths)
@@ -310,6 +313,7 @@ def draft(
     if not listeners and not data.get("listeners"):
         reader.note("listeners", "there is none; nobody could connect")
     config = Config(
+        process=process or ProcessSection(),
         database=database,
         databases=databases,
         limits=limits,

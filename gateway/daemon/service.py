@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
@@ -64,6 +64,9 @@ _POLL: Final = 0.02
 
 _LEAVING: Final = 0.1
 """Seconds between looks whether the last peer has left."""
+
+
+_log: Final = Logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,7 @@ class GatewayService(Service):
         operator_warnings: Sequence[str],
         log_observer: LogObserver,
         end: Callable[[int], None],
+        announces: bool = True,
     ) -> None:
         """
         @param data_directory: locked while the gateway runs; C{None} where it is not needed.
@@ -129,6 +133,7 @@ class GatewayService(Service):
         @param operator_warnings: lines to log at the start.
         @param log_observer: of the process's log.
         @param end: ends the process with a status, where only the operator can help.
+        @param announces: whether addresses and the database are logged; a worker's parent does.
         """
         self._clock = clock
         self._data_directory = data_directory
@@ -140,6 +145,7 @@ class GatewayService(Service):
         self._operator_warnings = operator_warnings
         self._log_observer = log_observer
         self._end = end
+        self._announces = announces
         self._pool = parts.pool
         self._store = parts.store
         self._writer = parts.writer
@@ -176,22 +182,12 @@ class GatewayService(Service):
             try:
                 self._spool.open()
             except EmbeddedError as error:
-                raise _ended(error) from None
+                raise ended(error) from None
         dsn = self._dsn
         if self._embedded is not None:
-            dsn = self._start_embedded(self._embedded)
-        else:
-            public = public_dsn(dsn)
-            self._log.info(
-                "database: {where}",
-                event="database-address",
-                where=public or "as the PG* variables say",
-            )
-            self._log.info(
-                "database: open it with: {psql}",
-                event="database-psql",
-                psql=f"psql {shlex.quote(public)}" if public else "psql",
-            )
+            dsn = start_embedded(self._embedded, self._clock)
+        elif self._announces:
+            log_database(dsn)
         for caution in self._operator_warnings:
             self._log.warn("{caution}", event="configuration-warning", caution=caution)
         self._pool.start(dsn)
@@ -202,7 +198,7 @@ class GatewayService(Service):
             self._spool.start()
         if self._spooler is not None:
             self._spooler.start()
-        for listener in self._listeners:
+        for listener in self._listeners if self._announces else ():
             self._log.info(
                 "{_line}",
                 event="listening",
@@ -237,18 +233,12 @@ class GatewayService(Service):
             )
 
     def setServiceParent(self, parent: Any) -> None:
-        # twistd takes the observer of the log from its application, which is made just before.
-        if isinstance(parent, Componentized) and self._log_observer.output is not None:
-            parent.setComponent(ILogObserver, self._log_observer)
+        offer_observer(self._log_observer, parent)
         super().setServiceParent(parent)  # type: ignore[no-untyped-call]
 
     def begin_log_file(self) -> None:
         """Begin a new log file."""
-        if not self._log_observer.reopen():
-            self._log.warn(
-                "SIGUSR1 begins a new log file, and this gateway has none: twistd --logfile",
-                event="no-log-file",
-            )
+        begin_log_file(self._log_observer)
 
     def stopService(self) -> Deferred[None]:
         super().stopService()  # type: ignore[no-untyped-call]
@@ -259,28 +249,12 @@ class GatewayService(Service):
             try:
                 self._data_directory.lock()
             except EmbeddedError as error:
-                raise _ended(error) from None
+                raise ended(error) from None
 
     def _listen(self) -> None:
         for listener in self._listeners:
             listener.listen()
         self._http.listen()
-
-    def _start_embedded(self, embedded: EmbeddedServer) -> str:
-        try:
-            started = embedded.start()
-        except EmbeddedError as error:
-            raise _ended(error) from None
-        embedded.watch(self._clock)
-        self._log.info(
-            "database: embedded PostgreSQL in {data}, {_found}",
-            event="database-embedded",
-            data=embedded.data,
-            was_running=not started,
-            _found="started" if started else "found running",
-        )
-        self._log.info("database: open it with: {psql}", event="database-psql", psql=embedded.psql)
-        return embedded.dsn
 
     @property
     def is_stopping(self) -> bool:
@@ -475,12 +449,76 @@ class GatewayService(Service):
         return True
 
 
-def _ended(error: EmbeddedError) -> SystemExit:
+def ended(error: EmbeddedError) -> SystemExit:
     """Return an exit with one line, even if names of folders have control characters."""
     return SystemExit(f"gateway: {printable(str(error))}")
 
 
-def on_signals(reactor: Any, service: GatewayService, reload: Callable[[], object]) -> None:
+def start_embedded(embedded: EmbeddedServer, clock: IReactorTime) -> str:
+    """
+    Start the embedded server, or find it running, and watch it; return its connection string.
+
+    @raise SystemExit: with one line, where it cannot be started.
+    """
+    try:
+        started = embedded.start()
+    except EmbeddedError as error:
+        raise ended(error) from None
+    embedded.watch(clock)
+    _log.info(
+        "database: embedded PostgreSQL in {data}, {_found}",
+        event="database-embedded",
+        data=embedded.data,
+        was_running=not started,
+        _found="started" if started else "found running",
+    )
+    _log.info("database: open it with: {psql}", event="database-psql", psql=embedded.psql)
+    return embedded.dsn
+
+
+def log_database(dsn: str) -> None:
+    """Log where the database is, without secrets, and how to open it."""
+    public = public_dsn(dsn)
+    _log.info(
+        "database: {where}",
+        event="database-address",
+        where=public or "as the PG* variables say",
+    )
+    _log.info(
+        "database: open it with: {psql}",
+        event="database-psql",
+        psql=f"psql {shlex.quote(public)}" if public else "psql",
+    )
+
+
+def offer_observer(log_observer: LogObserver, parent: object) -> None:
+    """Have twistd use our observer, which it takes from its application."""
+    if isinstance(parent, Componentized) and log_observer.output is not None:
+        parent.setComponent(ILogObserver, log_observer)
+
+
+def begin_log_file(log_observer: LogObserver) -> None:
+    """Begin a new log file."""
+    if not log_observer.reopen():
+        _log.warn(
+            "SIGUSR1 begins a new log file, and this gateway has none: twistd --logfile",
+            event="no-log-file",
+        )
+
+
+class Signalled(Protocol):
+    """
+    Service that signals are for.
+    """
+
+    def force(self) -> None:
+        """Stop without further waiting."""
+
+    def begin_log_file(self) -> None:
+        """Begin a new log file."""
+
+
+def on_signals(reactor: Any, service: Signalled, reload: Callable[[], object]) -> None:
     """
     Install signal handlers: SIGTERM and SIGINT stop the reactor, a second one skips the wait for
     answers; SIGHUP reloads.

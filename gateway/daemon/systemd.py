@@ -52,10 +52,11 @@ class Systemd:
     """
 
     def __init__(
-        self, socket: NotifySocket | None, clock: IReactorTime, status: Callable[[], Status]
+        self, socket: NotifySocket | None, clock: IReactorTime, status: Callable[[], str]
     ) -> None:
         """
         @param socket: C{None} where the gateway is no service of systemd's.
+        @param status: returns the state of the gateway as a line.
         """
         self._socket = socket
         self._clock = clock
@@ -102,7 +103,7 @@ class Systemd:
     def _ready(self) -> None:
         if self._is_stopping:
             return
-        self._line = status_line(self._status())
+        self._line = self._status()
         self._send("READY=1", f"STATUS={self._line}")
         self._later(STATUS_INTERVAL, self._tell_status)
         socket = self._socket
@@ -117,7 +118,7 @@ class Systemd:
     def _tell_status(self) -> None:
         if self._socket is None:
             return
-        line = status_line(self._status())
+        line = self._status()
         if line != self._line:
             self._line = line
             self._send(f"STATUS={line}")

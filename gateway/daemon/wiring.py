@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from twisted.application.service import IService
 from twisted.internet import reactor as global_reactor
 
 from gateway.access.authenticator import Authenticator, in_threads
+from gateway.access.connection_limit import ConnectionLimit
 from gateway.admin.console import Console, Controls
 from gateway.admin.operations import LocalOperations
 from gateway.admin.peers import PeerList
@@ -26,9 +28,18 @@ from gateway.commit.circuit_breaker import CircuitBreakers
 from gateway.commit.inflight_limit import InflightLimit
 from gateway.commit.writer import Writer
 from gateway.config.load import EMBEDDED, Config, Database, Limits
+from gateway.config.process import sum_of_shares
 from gateway.daemon.configuration import Loaded
 from gateway.daemon.embedded import DataDirectory, EmbeddedServer
 from gateway.daemon.options import Options
+from gateway.daemon.parent import (
+    NoOperatorSide,
+    Parent,
+    ParentParts,
+    ParentService,
+    embedded_parts,
+)
+from gateway.daemon.parent import status_line as parent_status_line
 from gateway.daemon.reload import Reload, ReloadParts, dead_letter_routes
 from gateway.daemon.service import (
     GatewayService,
@@ -38,12 +49,13 @@ from gateway.daemon.service import (
     stop,
     use_monotonic_clock,
 )
-from gateway.daemon.systemd import Systemd
+from gateway.daemon.systemd import Systemd, status_line
 from gateway.daemon.unit_pruning import UnitPruning
 from gateway.dialects.command import CommandDialect
 from gateway.dialects.stream_registry import StreamRegistry
 from gateway.dialects.subscriptions import Subscriptions
 from gateway.listeners.build import Listeners
+from gateway.listeners.hosting import Hosting
 from gateway.logs.observer import LogObserver, begin
 from gateway.peers.factory import PeerServices
 from gateway.postgres.connect.connector import Connector
@@ -62,18 +74,57 @@ from gateway.system.notify_socket import NotifySocket
 from gateway.system.regular_file import is_there
 from gateway.tls.registry import TlsRegistry
 from gateway.web.service import HttpService
+from gateway.workers.dispatch import Dispatch
+from gateway.workers.listeners import ParentListeners
 
 
-def makeService(options: Options) -> IService:
+@dataclass(frozen=True, slots=True)
+class Setting:
     """
-    Build the service and all its parts; open no socket.
+    Process that a gateway runs in.
+
+    @ivar loaded: configuration that it starts with.
+    @ivar data_dir: an absolute path.
+    @ivar read: reads the configuration again.
+    @ivar warnings: of the operator, at the start.
+    @ivar warnings_of: returns the warnings about a configuration.
+    @ivar end: ends the process with a status.
+    @ivar announces: whether addresses and the database are logged.
+    @ivar hosting: where listeners have their ports and limits from; C{None}: this process.
+    @ivar leftovers: paths of spools of workers that are no more.
     """
-    reactor = cast(Any, global_reactor)
-    config = options.config
-    log_observer = LogObserver(config.log)
-    if options.parent is not None:
-        begin(log_observer, options.parent)
-    data_dir = Path(options["data-dir"])
+
+    loaded: Loaded
+    data_dir: Path
+    log_observer: LogObserver
+    read: Callable[[], Loaded]
+    warnings: Sequence[str]
+    warnings_of: Callable[[Config], list[str]]
+    room: Callable[[Sequence[Database], Limits, int], tuple[int, list[str]]]
+    end: Callable[[int], None]
+    notify_socket: NotifySocket | None = None
+    announces: bool = True
+    hosting: Hosting | None = None
+    leftovers: Sequence[Path] = ()
+
+
+class Gateway(NamedTuple):
+    """
+    A whole gateway, wired.
+    """
+
+    service: GatewayService
+    reload: Reload
+    console: Console
+    watch: Watch
+
+
+def build(reactor: Any, setting: Setting) -> Gateway:
+    """
+    Build the parts of a gateway; open no socket.
+    """
+    loaded = setting.loaded
+    config, log_observer, data_dir = loaded.config, setting.log_observer, setting.data_dir
     is_embedded = config.database.dsn == EMBEDDED
     connector = Connector.of_process(config.database, reactor)
     pool = Pool(config.database, reactor, retry_delay, connector)
@@ -116,12 +167,12 @@ def makeService(options: Options) -> IService:
         Connector.of_process(config.database, reactor) if own else connector,
     )
     channels = Subscriptions(config.channels.allow, notifications, reactor)
-    authenticator = Authenticator(options.tokens, in_threads(reactor), time.time)
+    authenticator = Authenticator(loaded.tokens, in_threads(reactor), time.time)
     commands = CommandDialect(streams, queries, channels, authenticator)
-    room = partial(_room, [config.database, *config.databases.values()])
+    room = partial(setting.room, [config.database, *config.databases.values()])
     connections, caution = room(config.limits, len(config.listeners))
     tls = TlsRegistry(reactor)
-    tls.replace_contexts(options.contexts)
+    tls.replace_contexts(loaded.contexts)
     listeners = Listeners(
         config,
         reactor,
@@ -130,6 +181,7 @@ def makeService(options: Options) -> IService:
         commands=commands,
         tls=tls,
         authenticator=authenticator,
+        hosting=setting.hosting,
     )
     source = StatusSource(
         StatusParts(
@@ -152,7 +204,7 @@ def makeService(options: Options) -> IService:
             max_spool_bytes=lambda: reload.config.spool.max_bytes,
         )
     )
-    operator_warnings = [*options.operator_warnings, *caution]
+    operator_warnings = [*setting.warnings, *caution]
     watch = Watch(source, operator_warnings, config.log.slow_commit)
     http = HttpService(config.http, watch, tls, reactor)
     controls = Controls(
@@ -164,7 +216,7 @@ def makeService(options: Options) -> IService:
     operations = LocalOperations(source.parts, peers, log_observer.set_level)
     console = Console(watch, lambda: reload.config, controls, operations, peers)
     admin = AdminSockets(config.admin, data_dir, console, reactor)
-    systemd = Systemd(NotifySocket.of_environment(os.environ), reactor, watch.status)
+    systemd = Systemd(setting.notify_socket, reactor, lambda: status_line(watch.status()))
     service = GatewayService(
         Parts(
             pool=pool,
@@ -191,7 +243,8 @@ def makeService(options: Options) -> IService:
         drain_delay=config.limits.drain_delay,
         operator_warnings=operator_warnings,
         log_observer=log_observer,
-        end=partial(end_process, reactor),
+        end=setting.end,
+        announces=setting.announces,
     )
 
     def take_log(config: Config) -> None:
@@ -200,8 +253,8 @@ def makeService(options: Options) -> IService:
 
     take_log(config)
     reload = Reload(
-        Loaded(config, options.tokens, options.contexts),
-        options.load,
+        loaded,
+        setting.read,
         ReloadParts(
             service=service,
             listeners=listeners,
@@ -220,15 +273,107 @@ def makeService(options: Options) -> IService:
             systemd=systemd,
             take_log=take_log,
             room=room,
-            warnings=options.warnings_of,
+            warnings=setting.warnings_of,
         ),
     )
-    on_signals(reactor, service, reload)
+    return Gateway(service, reload, console, watch)
+
+
+def makeService(options: Options) -> IService:
+    """
+    Build the service and all its parts; open no socket.
+    """
+    reactor = cast(Any, global_reactor)
+    log_observer = LogObserver(options.config.log)
+    if options.parent is not None:
+        begin(log_observer, options.parent)
     use_monotonic_clock(reactor)
+    workers = options.config.process.count(len(os.sched_getaffinity(0)))
+    if workers > 1:
+        return _parent(reactor, options, log_observer, workers)
+    gateway = build(
+        reactor,
+        Setting(
+            Loaded(options.config, options.tokens, options.contexts),
+            Path(options["data-dir"]),
+            log_observer,
+            read=options.load,
+            warnings=options.operator_warnings,
+            warnings_of=options.warnings_of,
+            room=room,
+            end=partial(end_process, reactor),
+            notify_socket=NotifySocket.of_environment(os.environ),
+        ),
+    )
+    on_signals(reactor, gateway.service, gateway.reload)
+    return gateway.service
+
+
+def _parent(
+    reactor: Any, options: Options, log_observer: LogObserver, workers: int
+) -> ParentService:
+    """
+    Build the service of the parent of several workers.
+    """
+    config, data_dir = options.config, Path(options["data-dir"])
+    loaded = Loaded(config, options.tokens, options.contexts)
+    parent = Parent(loaded, workers, data_dir, spool_path(config, data_dir))
+    connections, caution = _room_of_workers(config, workers)
+    dispatch = Dispatch(ConnectionLimit(connections), reactor.seconds)
+    listeners = ParentListeners(reactor, config, dispatch)
+    tls = TlsRegistry(reactor)
+    tls.replace_contexts(loaded.contexts)
+    log_observer.take(config.log)
+    systemd = Systemd(
+        NotifySocket.of_environment(os.environ),
+        reactor,
+        lambda: parent_status_line(parent, listeners, dispatch),
+    )
+    directory, embedded = embedded_parts(config, data_dir)
+    service = ParentService(
+        ParentParts(
+            parent=parent,
+            dispatch=dispatch,
+            listeners=listeners,
+            tls=tls,
+            systemd=systemd,
+            operator=NoOperatorSide(),
+            log_observer=log_observer,
+            data_directory=directory,
+            embedded=embedded,
+        ),
+        reactor,
+        [*options.operator_warnings, *caution],
+        partial(end_process, reactor),
+        retry_delay,
+        [] if options.parent is None else reactor_arguments(options.parent),
+    )
+    on_signals(reactor, service, lambda: None)
     return service
 
 
-def _room(databases: Sequence[Database], limits: Limits, listeners: int) -> tuple[int, list[str]]:
+def reactor_arguments(twistd: Mapping[str, Any]) -> list[str]:
+    """Return the name of the reactor that was chosen, if any, for the workers' command line."""
+    name = twistd.get("reactor")
+    return [name] if isinstance(name, str) and name != "default" else []
+
+
+def _room_of_workers(config: Config, workers: int) -> tuple[int, list[str]]:
+    """
+    Return how many connections peers may have, and warnings for the operator.
+    """
+    files = raise_file_limit()
+    own = sum(
+        sum_of_shares(one.pool_max, workers) + sum_of_shares(one.query_connections, workers)
+        for one in (config.database, *config.databases.values())
+    )
+    own = own // workers + 2 + len(config.databases)
+    wanted = -(-config.limits.connections // workers)
+    most, caution = room_for_peers(wanted, files, own, len(config.listeners))
+    return (most * workers if caution else config.limits.connections), caution
+
+
+def room(databases: Sequence[Database], limits: Limits, listeners: int) -> tuple[int, list[str]]:
     """
     Return how many connections peers may have, and warnings for the operator.
     """

@@ -41,20 +41,25 @@ def level_of(event: Event) -> str:
     return name if name in LEVELS else "info"
 
 
-def text_lines(event: Event, package: str) -> Sequence[str]:
+def text_lines(event: Event, package: str, worker: int | None = None) -> Sequence[str]:
     """
     Return the lines of an event for people: one, and its traceback indented.
 
+    @param worker: number of the worker that it is of.
+
     Control characters are escaped, so that no text begins a line or changes a terminal.
     """
-    text = f"{formatTime(event.get('log_time'))} [{package}#{level_of(event)}] {_text(event)}"
+    of = "" if worker is None else f"worker {worker}: "
+    text = f"{formatTime(event.get('log_time'))} [{package}#{level_of(event)}] {of}{_text(event)}"
     traceback = _traceback(event) or ""
     return [text, *(f"\t{printable(line)}" for line in traceback.splitlines())]
 
 
-def json_line(event: Event, package: str) -> str:
+def json_line(event: Event, package: str, worker: int | None = None) -> str:
     """
     Return an event as a JSON object without nested ones, in ASCII.
+
+    @param worker: number of the worker that it is of.
     """
     line: dict[str, object] = {
         "time": _utc(event.get("log_time")),
@@ -63,6 +68,8 @@ def json_line(event: Event, package: str) -> str:
         "event": _name(event),
         "text": _text(event),
     }
+    if worker is not None:
+        line["worker"] = worker
     if isinstance(event.get("event"), str):
         for key, value in event.items():
             if not key.startswith(("log_", "_")) and key not in RESERVED:

@@ -66,8 +66,12 @@ class LogObserver:
 
     _log = Logger()
 
-    def __init__(self, settings: LogSettings) -> None:
+    def __init__(self, settings: LogSettings, worker: int | None = None) -> None:
+        """
+        @param worker: number of this process among the workers; C{None}: it is none of them.
+        """
         self.output: Output | None = None
+        self._worker = worker
         self.take(settings)
 
     def take(self, settings: LogSettings) -> None:
@@ -117,8 +121,11 @@ class LogObserver:
         if _RANKS[level] < namespace.rank:
             return
         package = namespace.package
-        lines = [json_line(event, package)] if self._is_json else text_lines(event, package)
-        self.output.write(level, lines)
+        worker = self._worker
+        if self._is_json:
+            self.output.write(level, [json_line(event, package, worker)])
+        else:
+            self.output.write(level, text_lines(event, package, worker))
 
     def crashed(
         self, kind: type[BaseException], error: BaseException, traceback: TracebackType | None

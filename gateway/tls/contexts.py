@@ -68,10 +68,17 @@ class Contexts:
 
     _log = Logger()
 
-    def __init__(self, section: TlsSection, listener: str, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        section: TlsSection,
+        listener: str,
+        now: Callable[[], float],
+        files: TlsFiles | None = None,
+    ) -> None:
         """
         @param listener: its name in the configuration, or L{HTTP}, for messages.
         @param now: seconds since 1970.
+        @param files: read by another process; C{None}: read them here.
         @raise ConfigError: with every problem, as C{listeners.NAME.tls.KEY: fault and remedy}.
         """
         self.section = section
@@ -79,7 +86,7 @@ class Contexts:
         self._user = "http" if listener == HTTP else f"listener {listener}"
         self._now = now
         self._warned = now()
-        self._load()
+        self._load(files)
 
     def reload(self) -> bool:
         """
@@ -203,16 +210,17 @@ class Contexts:
         """
         return TlsConnection(self._default)
 
-    def _load(self) -> None:
+    def _load(self, given: TlsFiles | None = None) -> None:
         """
         Read the files and build the contexts.
 
+        @param given: files that are read already.
         @raise ConfigError: with every problem.
         """
         where = self.key
         # The stamp first: a change during the read is then noticed later.
         self.stamp = stamp_of(self.section)
-        files = read_files(self.section, where)
+        files = read_files(self.section, where) if given is None else given
         contexts: dict[int, SSL.Context] = {}
 
         def choose(name: bytes | None) -> SSL.Context:

@@ -59,6 +59,8 @@ def is_number(wanted: Any) -> bool:
     """Whether a key takes numbers and nothing else."""
     if get_origin(wanted) in (Literal, dict, list, tuple):
         return False
+    if any(get_origin(part) is Literal for part in get_args(wanted)):
+        return False  # it takes words too
     return wanted in (int, float) or any(is_number(part) for part in get_args(wanted))
 
 

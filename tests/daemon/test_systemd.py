@@ -100,7 +100,9 @@ def test_what_is_told_and_when(manager: Manager) -> None:
     seconds; signs of life twice as often as they are asked for; then the stop, which asks for
     time."""
     clock, now = Clock(), [status()]
-    systemd = Systemd(NotifySocket(str(manager.path), 4.0, os.getpid()), clock, lambda: now[0])
+    systemd = Systemd(
+        NotifySocket(str(manager.path), 4.0, os.getpid()), clock, lambda: status_line(now[0])
+    )
     systemd.start()
     assert manager.told() == []
     clock.advance(0)
@@ -134,7 +136,7 @@ def test_what_is_told_and_when(manager: Manager) -> None:
 def test_a_watchdog_of_another_process(manager: Manager) -> None:
     """A gateway that is not the process which systemd watches shows it no signs of life."""
     clock = Clock()
-    systemd = Systemd(NotifySocket(str(manager.path), 4.0, 1), clock, status)
+    systemd = Systemd(NotifySocket(str(manager.path), 4.0, 1), clock, lambda: status_line(status()))
     systemd.start()
     clock.pump([1] * 20)
     assert [one for one in manager.told() if "WATCHDOG" in one] == []
@@ -144,7 +146,7 @@ def test_a_watchdog_of_another_process(manager: Manager) -> None:
 def test_a_stop_before_it_was_ready(manager: Manager) -> None:
     """What ends before the reactor has turned is never ready."""
     clock = Clock()
-    systemd = Systemd(NotifySocket(str(manager.path)), clock, status)
+    systemd = Systemd(NotifySocket(str(manager.path)), clock, lambda: status_line(status()))
     systemd.start()
     systemd.begin_stop()
     clock.advance(STATUS_INTERVAL)
@@ -155,7 +157,7 @@ def test_a_stop_before_it_was_ready(manager: Manager) -> None:
 def test_no_systemd() -> None:
     """Without one, nothing is told, and nothing waits."""
     clock = Clock()
-    systemd = Systemd(None, clock, status)
+    systemd = Systemd(None, clock, lambda: status_line(status()))
     systemd.start()
     assert reloaded(systemd) == [7]
     systemd.begin_stop()

@@ -1,0 +1,220 @@
+"""
+Dispatch of connections: each goes to the worker that has the fewest.
+
+The parent keeps its copy of a connection until the worker says that it is its own; where the
+worker dies before that, another one gets it, and its peer notices nothing. Limits of connections
+and of addresses are counted here, exactly, for all workers together.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Final, NamedTuple
+
+from twisted.logger import Logger
+
+from gateway.access.connection_limit import ConnectionLimit
+from gateway.config.listener import Listener
+from gateway.system.addresses import Address, Networks, address_of, site_of
+from gateway.workers.messages import Ended, Passed, Taken
+from gateway.workers.processes import SIGN_INTERVAL, Worker
+
+_LATE: Final = 3 * SIGN_INTERVAL
+"""Seconds without a sign of life after which a worker gets none, where another is alive."""
+
+
+class Seat(NamedTuple):
+    """
+    Place of one connection among those that are counted.
+
+    @ivar key: unit that limits of one address count.
+    @ivar refusal: limit that it exceeds; C{""}: none.
+    """
+
+    is_counted: bool
+    key: Hashable
+    refusal: str = ""
+
+
+class Seats:
+    """
+    Limits of one listener's connections.
+
+    @ivar limit: the count.
+    """
+
+    def __init__(self, name: str, around: ConnectionLimit, listener: Listener) -> None:
+        self.name = name
+        self.limit = ConnectionLimit(around=around)
+        self.replace(listener)
+
+    def replace(self, listener: Listener) -> None:
+        """Apply the limits of a new configuration."""
+        self._allow, self._deny = Networks(listener.allow), Networks(listener.deny)
+        self._proxies = Networks(listener.trusted_proxies)
+        self.limit.most = listener.max_connections or inf
+        self.limit.most_alike = listener.max_connections_per_address or inf
+
+    def seat(self, address: Address | None) -> Seat:
+        """Count a connection, unless its worker will refuse it."""
+        if self._proxies:
+            if address not in self._proxies:
+                return Seat(False, None)
+            # For whom the proxy speaks is known to the worker alone, later.
+            key: Hashable = object()
+        else:
+            if address in self._deny or (self._allow and address not in self._allow):
+                return Seat(False, None)
+            key = site_of(address)
+        excess, what = self.limit.excess(key)
+        if excess > 0:
+            return Seat(False, key, what)
+        self.limit.enter(key)
+        return Seat(True, key)
+
+    def leave(self, seat: Seat) -> None:
+        """Count a connection no more."""
+        if seat.is_counted:
+            self.limit.leave(seat.key)
+
+
+@dataclass(slots=True)
+class _Connection:
+    """
+    Connection that a worker has, or is to get.
+
+    @ivar own: this process's copy; C{None} once the worker has taken it.
+    """
+
+    number: int
+    seats: Seats
+    family: int
+    seat: Seat
+    own: socket.socket | None
+    worker: int = 0
+
+
+class Dispatch:
+    """
+    Dispatch of connections to workers.
+
+    @ivar limit: count of all connections.
+    """
+
+    _log = Logger()
+
+    def __init__(self, limit: ConnectionLimit, now: Callable[[], float]) -> None:
+        """
+        @param now: seconds of the clock by which workers give signs of life.
+        """
+        self.limit = limit
+        self._now = now
+        self._next = 0
+        self._turn = 0
+        self._connections: dict[int, _Connection] = {}
+        self._waiting: deque[_Connection] = deque()
+        self._loads: dict[int, int] = {}
+        self._turns: dict[int, int] = {}
+        self._workers: dict[int, Worker] = {}
+
+    def counts(self) -> dict[int, int]:
+        """Return worker -> connections that it has or is to get, for those that serve."""
+        return dict(self._loads)
+
+    @property
+    def count(self) -> int:
+        """Number of connections, those that are refused among them."""
+        return len(self._connections)
+
+    def opened(self, worker: Worker) -> None:
+        """Note that a worker has a channel."""
+        assert worker.channel is not None
+        worker.channel.on_message(Taken, self._taken)
+        worker.channel.on_message(Ended, self._ended)
+
+    def serving(self, worker: Worker) -> None:
+        """Give a worker connections from now on."""
+        self._workers[worker.number] = worker
+        self._loads[worker.number] = 0
+        self._turns[worker.number] = 0
+        waiting, self._waiting = self._waiting, deque()
+        for connection in waiting:
+            self._pass(connection)
+
+    def gone(self, worker: Worker) -> None:
+        """Note that a worker's process is gone: what it has not taken goes to another."""
+        self._workers.pop(worker.number, None)
+        self._loads.pop(worker.number, None)
+        self._turns.pop(worker.number, None)
+        lost = [one for one in self._connections.values() if one.worker == worker.number]
+        for connection in lost:
+            if connection.own is None:
+                self._forget(connection)
+            else:
+                self._pass(connection)
+
+    def accept(self, seats: Seats, own: socket.socket, host: str | None) -> None:
+        """
+        Pass a connection to a worker.
+
+        @param own: it is this object's from now on.
+        @param host: where it comes from; C{None}: a Unix socket.
+        """
+        seat = seats.seat(address_of(host))
+        self._next += 1
+        connection = _Connection(self._next, seats, own.family, seat, own)
+        self._connections[connection.number] = connection
+        self._pass(connection)
+
+    def close(self) -> None:
+        """Close all connections that nobody has taken."""
+        for connection in [one for one in self._connections.values() if one.own is not None]:
+            self._forget(connection)
+        self._waiting.clear()
+
+    def _pass(self, connection: _Connection) -> None:
+        loads = self._loads
+        if not loads:
+            connection.worker = 0
+            self._waiting.append(connection)
+            return
+        late = self._now() - _LATE
+        # Among equals it is whose last one was the longest ago.
+        number = min(
+            loads,
+            key=lambda one: (self._workers[one].sign < late, loads[one], self._turns[one]),
+        )
+        self._turn += 1
+        self._turns[number] = self._turn
+        loads[number] += 1
+        connection.worker = number
+        channel = self._workers[number].channel
+        assert channel is not None and connection.own is not None
+        message = Passed(
+            connection.number, connection.seats.name, connection.family, connection.seat.refusal
+        )
+        channel.send(message, (connection.own.fileno(),))
+
+    def _taken(self, taken: Taken, descriptors: Sequence[int]) -> None:
+        connection = self._connections.get(taken.number)
+        if connection is not None and connection.own is not None:
+            connection.own.close()
+            connection.own = None
+
+    def _ended(self, ended: Ended, descriptors: Sequence[int]) -> None:
+        for number in ended.numbers:
+            connection = self._connections.get(number)
+            if connection is not None:
+                self._forget(connection)
+
+    def _forget(self, connection: _Connection) -> None:
+        del self._connections[connection.number]
+        if connection.own is not None:
+            connection.own.close()
+        if connection.worker in self._loads:
+            self._loads[connection.worker] -= 1
+        connection.seats.leave(connection.seat)

@@ -1,0 +1,177 @@
+"""
+A gateway of several processes, as its peers and its operator see it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support import Database, Gateway, Peer, TemporaryServer, wait_until
+
+
+def workers_of(gateway: Gateway) -> dict[int, int]:
+    """Number of a worker -> its process, for those that serve."""
+    found = {}
+    for child in psutil.Process(gateway.process.pid).children():
+        words = child.cmdline()
+        if "gateway.daemon.worker" in words:
+            number, _, _ = words[words.index("gateway.daemon.worker") + 1].partition("/")
+            found[int(number)] = child.pid
+    return found
+
+
+def peers_of(pid: int) -> int:
+    """Connections of peers that a worker has."""
+    with_peers = psutil.Process(pid).net_connections("inet4")
+    return sum(one.status == psutil.CONN_ESTABLISHED for one in with_peers)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that nobody waits for any more is a zombie at most."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("workers")
+
+
+@pytest.fixture(scope="module")
+def shared(server: TemporaryServer, folder: Path) -> Iterator[tuple[Gateway, Database]]:
+    """A gateway of two workers for many tests, and its database."""
+    with server.create_database() as database:
+        config = folder / "gateway.toml"
+        config.write_text(
+            f"""
+[process]
+workers = 2
+[database]
+dsn = '''{database.dsn}'''
+answer_timeout = 60
+[http]
+endpoint = "off"
+[listeners.lines]
+endpoint = "tcp:0:interface=127.0.0.1"
+route = "messages"
+max_connections = 16
+[listeners.local]
+endpoint = "unix:s"
+route = "messages"
+"""
+        )
+        gateway = Gateway(("--config", str(config)), folder)
+        try:
+            gateway.wait_log("2 of 2 do")
+            gateway.wait_log("worker 1: gateway ready")
+            gateway.wait_log("worker 2: gateway ready")
+            yield gateway, database
+        finally:
+            gateway.end()
+
+
+def test_connections_are_spread_evenly(shared: tuple[Gateway, Database]) -> None:
+    """Each worker has as many as the other, and each peer is answered."""
+    gateway, database = shared
+    with ExitStack() as stack:
+        peers = [gateway.connect() for _ in range(8)]
+        for peer in peers:
+            stack.callback(peer.close)
+            peer.send(b"spread\n")
+        assert [peer.read_lines(1) for peer in peers] == [[b"+OK"]] * 8
+        pids = workers_of(gateway)
+        assert sorted(pids) == [1, 2]
+        assert [peers_of(pid) for pid in pids.values()] == [4, 4]
+    assert database.bodies().count("spread") == 8
+
+
+def test_a_limit_holds_for_all_workers(shared: tuple[Gateway, Database]) -> None:
+    """The seventeenth connection is told which limit it exceeds; when one left, one may come."""
+    gateway, _ = shared
+    with ExitStack() as stack:
+        peers = [gateway.connect() for _ in range(16)]
+        for peer in peers:
+            stack.callback(peer.close)
+            peer.send(b"x\n")
+            peer.read_lines(1)
+        late = gateway.connect()
+        word = late.read_all()
+        assert word.startswith(b"-BYE BUSY") and b"connections at this listener" in word
+        peers[0].close()
+
+        def again() -> bool:
+            peer = gateway.connect()
+            stack.callback(peer.close)
+            peer.send(b"x\n")
+            return peer.read_lines(1) == [b"+OK"]
+
+        wait_until(again, "one more may come")
+
+
+def test_a_unix_socket(shared: tuple[Gateway, Database], folder: Path) -> None:
+    """Its connections are passed as those of TCP are."""
+    peer = Peer(str(folder / "s"))
+    assert peer.ask(b"local\n") == b"+OK\n"
+
+
+def test_a_worker_that_is_killed(shared: tuple[Gateway, Database]) -> None:
+    """Its peers are disconnected, those of the other notice nothing, and a new one serves."""
+    gateway, _ = shared
+    before = workers_of(gateway)
+    peers = [gateway.connect() for _ in range(4)]
+    for peer in peers:
+        peer.send(b"x\n")
+        assert peer.read_lines(1) == [b"+OK"]
+    os.kill(before[2], signal.SIGKILL)
+    gateway.wait_log(rf"worker 2 \(process {before[2]}\) ended after .*: killed by SIGKILL")
+    alive = 0
+    for peer in peers:
+        try:
+            peer.send(b"y\n")
+            alive += peer.read_lines(1) == [b"+OK"]
+        except (AssertionError, ConnectionError):
+            pass
+        peer.close()
+    assert alive == 2
+    wait_until(lambda: workers_of(gateway).get(2) not in (None, before[2]), "a new one")
+    assert workers_of(gateway)[1] == before[1]
+
+
+def test_nobody_outlives_the_parent(start_with: Callable[..., Gateway], database: Database) -> None:
+    """A parent that is killed takes its workers along, also one that stands still, and a new start
+    binds the same port at once."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    sections = f"""
+[process]
+workers = 2
+[http]
+endpoint = "off"
+[listeners.lines]
+endpoint = "tcp:{port}:interface=127.0.0.1"
+route = "messages"
+"""
+    first = start_with(sections)
+    first.wait_log("2 of 2 do")
+    pids = workers_of(first)
+    os.kill(pids[2], signal.SIGSTOP)
+    first.process.kill()
+    first.process.wait()
+    second = start_with(sections)
+    assert not any(map(is_alive, pids.values()))
+    assert second.connect().ask(b"x\n") == b"+OK\n"
+    second.wait_log("2 of 2 do")
+    pids = workers_of(second)
+    assert second.terminate() == 0
+    assert not any(map(is_alive, pids.values()))
+    assert "all 2 workers ended" in second.log
