@@ -21,7 +21,7 @@ from typing import Final
 from gateway.sql.literals import quoted_literal
 from gateway.sql.sqlstate import MISSING, NOBODYS, PASSING_PATTERN, ROW_PATTERN, SLOW_ROW
 from gateway.sql.statement import FENCE_TYPES, ParameterNames, Statement, fence
-from gateway.sql.step import BlockRows, Step, inputs
+from gateway.sql.step import BlockRows, Step
 
 _AT_A_TIME: Final = 16
 """
@@ -88,11 +88,25 @@ class _Variables:
     Names of a part's variables in a block.
 
     @ivar suffix: of the names.
-    @ivar row: SQL of the current row's number in the part, from 1.
+    @ivar grouped: whether C{gw_block} has several rows, as arrays.
+    @ivar several: whether there are several parts.
     """
 
     suffix: str
-    row: str
+    grouped: bool
+    several: bool
+
+    @property
+    def row(self) -> str:
+        """SQL of the current row's number in the part, from 1."""
+        if not self.grouped:
+            return "gw_block.gw_n"
+        return "gw_block.gw_n[gw_i]" if self.several else "gw_base + gw_i"
+
+    def inputs(self, count: int) -> list[str]:
+        """Return the SQL of the current row's inputs."""
+        index = "[gw_i]" if self.grouped else ""
+        return [f"gw_block.c{number}{index}" for number in range(count)]
 
     def declared(self) -> str:
         """Write the declarations."""
@@ -123,25 +137,32 @@ def body(parts: Sequence[Part], *, careful: bool, ordered: bool = True) -> str:
     @param careful: whether rows at fault are left out; else the first one makes the block fail.
     @param ordered: whether the order between parts makes a difference where all rows pass.
     """
-    if len(parts) == 1:
-        variables = [_Variables("", "gw_base + gw_i")]
-        count, rows = parts[0].rows.count, _numbered(parts[0])
-        key, place = "(gw_n - 1)", "gw_n"
-        columns, length = [], "cardinality(gw_block.c0)"
-    else:
-        variables = [
-            _Variables(f"_{number}", "gw_block.gw_n[gw_i]") for number in range(1, len(parts) + 1)
-        ]
-        count, rows = max(part.rows.count for part in parts), _merged(parts)
-        key = place = "gw_p"
-        columns, length = ["gw_r", "gw_n"], "cardinality(gw_block.gw_r)"
-    columns += [f"c{number}" for number in range(count)]
-    arrays = ", ".join(f"array_agg({column} ORDER BY {place}) AS {column}" for column in columns)
-    both = list(zip(parts, variables, strict=True))
+    several = len(parts) > 1
+    both = [
+        (part, _Variables(f"_{number}" if several else "", careful, several))
+        for number, part in enumerate(parts, 1)
+    ]
+    rows = _merged(parts) if several else _numbered(parts[0])
+    place = "gw_p" if several else "gw_n"
     # Not indented: there may be texts of more than one line in the user's SQL.
-    each = _loop(length, [_recording_sql(part.rows.step, names) for part, names in both])
     if careful:
-        each = _tried(both, each, length, ordered)
+        count = max(part.rows.count for part in parts)
+        columns = ["gw_r", "gw_n", *[f"c{number}" for number in range(count)]]
+        arrays = ", ".join(
+            f"array_agg({column} ORDER BY {place}) AS {column}"
+            for column in (columns if several else columns[2:])
+        )
+        key = "gw_p" if several else "(gw_n - 1)"
+        rows = (
+            f"SELECT {arrays} FROM ({rows}) AS gw_numbered"
+            f" GROUP BY {key} / {_AT_A_TIME} ORDER BY {key} / {_AT_A_TIME}"
+        )
+        length = "cardinality(gw_block.c0)"
+        each = _tried(both, length, ordered)
+        each += f"\ngw_base := gw_base + {length};"
+    else:
+        rows = f"SELECT * FROM ({rows}) AS gw_numbered ORDER BY {place}"
+        each = _chosen([_recording_sql(part.rows, names) for part, names in both], "gw_block.gw_r")
     fences = "\n".join(f"    PERFORM {fence(part.places)};" for part in parts)
     ends = "".join(_ended(part, names) for part, names in both)
     return f"""
@@ -160,15 +181,10 @@ DECLARE
     gw_since timestamptz;
     gw_blame text := coalesce(current_setting('{_BLAME}', true), '');
     gw_watch boolean := current_setting('{_WATCH}', true) = 'on';
-{"".join(names.declared() for names in variables)}BEGIN
+{"".join(names.declared() for _, names in both)}BEGIN
 {fences}
-    FOR gw_block IN
-        SELECT {arrays}
-          FROM ({rows}) AS gw_numbered
-         GROUP BY {key} / {_AT_A_TIME} ORDER BY {key} / {_AT_A_TIME}
-    LOOP
+    FOR gw_block IN {rows} LOOP
 {each}
-        gw_base := gw_base + {length};
     END LOOP;
 {ends}END
 """
@@ -196,36 +212,34 @@ def _merged(parts: Sequence[Part]) -> str:
     return " UNION ALL ".join(texts)
 
 
-def _loop(length: str, rows: Sequence[str]) -> str:
+def _chosen(rows: Sequence[str], part: str) -> str:
     """
-    Write the loop over the rows of C{gw_block}.
+    Write what is done for the current row.
 
-    @param rows: what is done for the current row, for each part.
+    @param rows: for the rows of each part.
+    @param part: SQL of the number of the row's part.
     """
-    choice = rows[0]
-    if len(rows) > 1:
-        choice = "".join(
-            f"ELSIF gw_block.gw_r[gw_i] = {number} THEN\n{row}\n"
-            for number, row in enumerate(rows, 1)
-        )
-        choice = f"{choice.removeprefix('ELS')}END IF;"
-    return f"FOR gw_i IN 1 .. {length} LOOP\n{choice}\nEND LOOP;"
+    if len(rows) == 1:
+        return rows[0]
+    choice = "".join(f"ELSIF {part} = {number} THEN\n{row}\n" for number, row in enumerate(rows, 1))
+    return f"{choice.removeprefix('ELS')}END IF;"
 
 
-def _tried(both: Sequence[tuple[Part, _Variables]], each: str, length: str, ordered: bool) -> str:
+def _tried(both: Sequence[tuple[Part, _Variables]], length: str, ordered: bool) -> str:
     """
     Write the SQL that stores the rows of C{gw_block} all together, and each by itself where that
     fails.
 
-    @param each: SQL that stores them one after the other.
+    @param length: SQL of their number.
     """
-    alone = []
+    plainly, alone = [], []
     keep = undo = ""
     for part, names in both:
         step = part.rows.step
+        plainly.append(_recording_sql(part.rows, names))
         refuse = names.placed(_refuse(part.rows.count, step))
         alone.append(
-            f"gw_since := clock_timestamp();\nBEGIN\n{_recording_sql(step, names)}\n{_CHECK}"
+            f"gw_since := clock_timestamp();\nBEGIN\n{plainly[-1]}\n{_CHECK}"
             f"\nEXCEPTION WHEN QUERY_CANCELED THEN\n{names.placed(_SLOW)}"
             f"\nWHEN OTHERS OR ASSERT_FAILURE THEN\n{refuse}\nEND;"
         )
@@ -236,14 +250,20 @@ def _tried(both: Sequence[tuple[Part, _Variables]], each: str, length: str, orde
         if step.ignores:
             keep += names.placed("~repeated := cardinality(~duplicates);\n")
             undo += names.placed("~duplicates := ~duplicates[1:~repeated];\n")
-    together = each
-    if all(part.adds for part, _ in both) and not (ordered and len(both) > 1):
+    several = len(both) > 1
+
+    def loop(rows: Sequence[str]) -> str:
+        choice = _chosen(rows, "gw_block.gw_r[gw_i]")
+        return f"FOR gw_i IN 1 .. {length} LOOP\n{choice}\nEND LOOP;"
+
+    together = loop(plainly)
+    if all(part.adds for part, _ in both) and not (ordered and several):
         together = " ".join(
-            _many(part, number if len(both) > 1 else 0) for number, (part, _) in enumerate(both, 1)
+            _many(part, number if several else 0) for number, (part, _) in enumerate(both, 1)
         )
     return (
         f"{keep}BEGIN\nIF gw_watch THEN RAISE SQLSTATE 'ZG000'; END IF;\n{together}\n{_CHECK}\n"
-        f"{_CATCH}\n{undo}{_loop(length, alone)}\nEND;"
+        f"{_CATCH}\n{undo}{loop(alone)}\nEND;"
     )
 
 
@@ -290,14 +310,15 @@ RAISE;"""
 """At the end of C{statement_timeout}: a row that took most of it is the one."""
 
 
-def _recording_sql(step: Step, names: _Variables) -> str:
+def _recording_sql(rows: BlockRows, names: _Variables) -> str:
     """Write the SQL of L{Step.one}, and what records its result."""
+    step, one = rows.step, rows.step.one(names.inputs(rows.count))
     tell = names.placed("~values := array_append(~values, coalesce(gw_value, 'null'));")
     if step.ignores:
         duplicate = names.placed("~duplicates := array_append(~duplicates, ~row);")
         otherwise = f" ELSE {tell}" if step.returns else ""
-        return f"{step.one}\nIF NOT FOUND THEN {duplicate}{otherwise} END IF;"
-    return f"{step.one}\n{tell}" if step.returns else step.one
+        return f"{one}\nIF NOT FOUND THEN {duplicate}{otherwise} END IF;"
+    return f"{one}\n{tell}" if step.returns else one
 
 
 def _refuse(count: int, step: Step) -> str:
@@ -316,7 +337,7 @@ def _refuse(count: int, step: Step) -> str:
         # PostgreSQL does not say which value it could not read.
         probe = f"""
 IF gw_state ~ '^(22|42)' OR gw_type <> '' THEN
-    gw_row := ARRAY[{", ".join(inputs(count))}];
+    gw_row := ARRAY[{", ".join(_Variables("", True, False).inputs(count))}];
     FOR gw_k IN 1 .. {count} LOOP
         BEGIN
             EXECUTE 'SELECT ' || (ARRAY[{values}])[gw_k] USING gw_row[gw_k];

@@ -1,9 +1,9 @@
 """
 Statement of a route with SQL of the user's own: run for each message, in one round trip.
 
-A code block runs the statement for one row after the other, with the row's values as
-typed variables: PostgreSQL plans it once a batch. Where a row fails, the block that
-leaves out the rows at fault follows, as for tables.
+A code block runs the statement for one row after the other: PostgreSQL plans it once a batch.
+Where a row fails, the block that leaves out the rows at fault follows, as for tables. An INSERT
+that does the same for all rows at once is run like that instead, at a third of the cost.
 """
 
 from __future__ import annotations
@@ -17,8 +17,16 @@ from gateway.model.route import Route, identifier
 from gateway.sql.arrays import Arrays
 from gateway.sql.block import Part, body
 from gateway.sql.parameters import gives_rows, with_places
-from gateway.sql.statement import FENCE_TYPES, Binding, ParameterNames, Statement, named_places
-from gateway.sql.step import BlockRows, Step, inputs
+from gateway.sql.plain_insert import PlainInsert
+from gateway.sql.statement import (
+    FENCE_TYPES,
+    Binding,
+    ParameterNames,
+    Statement,
+    fence,
+    named_places,
+)
+from gateway.sql.step import BlockRows, Step
 
 
 class CustomInsert:
@@ -26,25 +34,49 @@ class CustomInsert:
     Statement of a route with SQL of the user's own, run for each message.
     """
 
-    def __init__(self, route: Route, types: Mapping[str, SqlType], form: Format) -> None:
+    def __init__(
+        self,
+        route: Route,
+        types: Mapping[str, SqlType],
+        form: Format,
+        plain: PlainInsert | None = None,
+    ) -> None:
         """
         @param types: parameter -> its type.
         @param form: reads the fields that the parameters name.
+        @param plain: its SQL, where it may be run for all rows at once.
         @raise RouteError: a value of the configuration does not fit its parameter.
         """
         self._route = route
         self._types = types
         self._arrays = Arrays(route, types, form)
         count = len(route.columns)
-        step = Step(one=self._one(), returns=bool(route.returning), columns=self._arrays.columns)
+        cells = [f"gw_u.c{number}" for number in range(count)]
+        step = Step(
+            one=self._one,
+            many="" if plain is None else self._many(plain, cells, escaped=True),
+            returns=bool(route.returning),
+            columns=self._arrays.columns,
+        )
         rows = BlockRows(step, count, _rows_query)
         part = Part(rows, named_places(len(FENCE_TYPES) + count))
+
+        def text(places: Sequence[str], escaped: bool) -> str:
+            if plain is None:
+                return ""
+            source = _rows_query(places[len(FENCE_TYPES) :])
+            return (
+                f"{self._many(plain, cells, escaped)}"
+                f" FROM {fence(places)} AS gw_fence, ({source}) AS gw_u"
+            )
+
         self.many = Statement(
             types=(*FENCE_TYPES, *["text[]"] * count),
-            prepared="",
-            plain="",
+            prepared=text([f"${n}" for n in range(1, len(part.places) + 1)], False),
+            plain=text(part.places, True),
             block=body([part], careful=True),
-            whole=body([part], careful=False),
+            joins=plain is not None,
+            whole="" if plain is not None else body([part], careful=False),
             rows=rows,
         )
         self.statements = (self.many,)
@@ -57,14 +89,9 @@ class CustomInsert:
         """
         return self.many, (yield from self._arrays.bind(slices))
 
-    def _one(self) -> str:
-        # Every % of the user's text is doubled, so that it is no parameter.
+    def _one(self, inputs: Sequence[str]) -> str:
         names = ParameterNames(True)
-        places = {
-            name: f"({self._types[name].sql_from_text(place, names)})"
-            for name, place in zip(self._route.columns, inputs(len(self._types)), strict=True)
-        }
-        text = with_places(self._route.sql.replace("%%", "%%%%"), places.__getitem__)
+        text = self._filled(self._route.sql, inputs, escaped=True)
         if not gives_rows(self._route.sql):
             return f"{text}\n;"
         if not self._route.returning:
@@ -76,6 +103,24 @@ class CustomInsert:
             f"gw_value := NULL; FOR gw_result IN {text}\nLOOP"
             f" gw_value := coalesce(gw_value, json_build_array({returned})::text); END LOOP;"
         )
+
+    def _many(self, plain: PlainInsert, inputs: Sequence[str], escaped: bool) -> str:
+        """Write the statement for many rows, without its FROM clause."""
+        head = self._filled(plain.head, inputs, escaped)
+        return f"{head} SELECT {self._filled(plain.values, inputs, escaped)}"
+
+    def _filled(self, sql: str, inputs: Sequence[str], escaped: bool) -> str:
+        """
+        Put the inputs of a row into SQL of the user's.
+
+        @param escaped: whether every % of the user's text is doubled, so that it is no parameter.
+        """
+        names = ParameterNames(escaped)
+        places = {
+            name: f"({self._types[name].sql_from_text(place, names)})"
+            for name, place in zip(self._route.columns, inputs, strict=True)
+        }
+        return with_places(sql.replace("%%", "%%%%") if escaped else sql, places.__getitem__)
 
 
 def _rows_query(places: Sequence[str]) -> str:

@@ -15,10 +15,8 @@ class Step:
     """
     SQL that a block runs for its rows.
 
-    Input C{k} of the current row is C{gw_block.ck[gw_i]}, a text.
-
-    @ivar one: statements for the current row; may set C{gw_value}, the values to return,
-        as a JSON array.
+    @ivar one: (SQL of the current row's inputs, all of them texts) -> statements for it, which may
+        set C{gw_value}, the values to return, as a JSON array.
     @ivar many: a statement for several rows, where no row needs an answer of its own; the block
         adds the FROM clause, with the inputs as C{gw_u.c0}, C{gw_u.c1} and so on.
     @ivar ignores: whether a row for which C{one} finds nothing to do is a duplicate.
@@ -26,7 +24,7 @@ class Step:
     @ivar columns: name and type that each input is for, to name the one at fault.
     """
 
-    one: str
+    one: Callable[[Sequence[str]], str]
     many: str = ""
     ignores: bool = False
     returns: bool = False
@@ -47,8 +45,3 @@ class BlockRows:
     step: Step
     count: int
     query: Callable[[Sequence[str]], str]
-
-
-def inputs(count: int) -> list[str]:
-    """Return the SQL of the current row's inputs, for L{Step.one}."""
-    return [f"gw_block.c{number}[gw_i]" for number in range(count)]

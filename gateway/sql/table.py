@@ -29,7 +29,7 @@ from gateway.sql.statement import (
     named_places,
     statement,
 )
-from gateway.sql.step import BlockRows, Step, inputs
+from gateway.sql.step import BlockRows, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class _Insert:
         rows = self._rows
         aliased = ", ".join(f"{name} AS c{number}" for number, name in enumerate(rows.inputs))
         step = Step(
-            one=self._one(inputs(len(rows.inputs))),
+            one=self._one,
             many="" if self._tells else self._some(),
             ignores=self._route.conflict == "ignore",
             returns=bool(self._route.returning),

@@ -12,9 +12,10 @@ from uuid import uuid4
 from gateway.model.errors import RouteError, RowError
 from gateway.model.route import Route
 from gateway.postgres.connect.connection import RunQuery
-from gateway.postgres.schema.findings import Findings, Problem
+from gateway.postgres.schema.findings import Findings, Problem, Relation
 from gateway.postgres.schema.types import sql_types
 from gateway.sql.parameters import foreign_parameter, with_places
+from gateway.sql.plain_insert import plain_insert
 from gateway.sql.route import insert_for
 
 _PARAMETERS: Final = """
@@ -22,6 +23,34 @@ _PARAMETERS: Final = """
 """
 _ARGUMENTS: Final = """
     SELECT proargtypes::oid[]::bigint[] FROM pg_proc WHERE oid = to_regproc(%s)::oid
+"""
+
+# Whether an INSERT of many rows stores what one for each row would, one after the other: nothing
+# that looks at the table is run between two rows, and nothing is checked only behind the last one
+# that an earlier one could fail. PostgreSQL's own functions and operators do not look at tables.
+_UNWATCHED: Final = """
+    SELECT c.oid::bigint
+      FROM pg_class c
+     CROSS JOIN LATERAL (
+           SELECT array_agg(p.relid::oid) || c.oid FROM pg_partition_tree(c.oid) p) AS tree(oids)
+     WHERE c.oid = to_regclass(%s) AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+       AND NOT EXISTS (
+           SELECT FROM pg_class r
+            WHERE r.oid = ANY(oids)
+              AND (r.relkind NOT IN ('r', 'p') OR r.relhasrules OR r.relrowsecurity))
+       AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = ANY(oids) AND NOT tgisinternal)
+       AND NOT EXISTS (
+           SELECT FROM pg_constraint WHERE conrelid = ANY(oids) AND confrelid = ANY(oids))
+       AND NOT EXISTS (
+           SELECT FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+            WHERE a.attrelid = ANY(oids) AND a.attnum > 0 AND t.typtype = 'd')
+       AND NOT EXISTS (
+           SELECT FROM pg_depend d
+            WHERE d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass)
+              AND (d.classid = 'pg_constraint'::regclass AND d.objid IN (
+                       SELECT oid FROM pg_constraint WHERE conrelid = ANY(oids))
+                   OR d.classid = 'pg_attrdef'::regclass AND d.objid IN (
+                       SELECT oid FROM pg_attrdef WHERE adrelid = ANY(oids))))
 """
 
 _CALL_STATEMENT: Final = re.compile(
@@ -48,11 +77,19 @@ async def examine_sql(query: RunQuery, route: Route) -> Findings:
     else:
         oids = await _prepared(query, route)
     types = await sql_types(query, [(oid, -1) for oid in oids])
+    plain = None if route.returning else plain_insert(route.sql)
+    relation = None
+    if plain is not None:
+        unwatched = await query(_UNWATCHED, (plain.table,))
+        if unwatched:
+            relation = Relation(unwatched[0][0], True)
+        else:
+            plain = None
     try:
-        insert = insert_for(route, dict(zip(route.columns, types, strict=True)))
+        insert = insert_for(route, dict(zip(route.columns, types, strict=True)), plain)
     except RouteError as error:
         return Findings(True, None, [Problem("columns", str(error))])
-    return Findings(True, insert, [])
+    return Findings(True, insert, [], relation)
 
 
 async def _prepared(query: RunQuery, route: Route) -> Sequence[int]:

@@ -20,7 +20,6 @@ from gateway.model.errors import (
     RouteError,
     StoreError,
 )
-from gateway.model.route import Route
 from gateway.postgres.connect.connection import Connection
 from gateway.postgres.connect.pool import Pool
 from gateway.postgres.store.route_cache import Definition, RouteCache
@@ -54,7 +53,7 @@ class BatchBinder:
         self,
         pool: Pool,
         route_cache: RouteCache,
-        turn: Callable[[Route], DeferredLock | None],
+        turn: Callable[[Definition], DeferredLock | None],
     ) -> None:
         """
         @param turn: the lock of a route whose rows may conflict.
@@ -78,7 +77,7 @@ class BatchBinder:
         turns = {
             definition.route.name: turn
             for definition in definitions
-            if definition is not None and (turn := self._turn(definition.route)) is not None
+            if definition is not None and (turn := self._turn(definition)) is not None
         }
         async with AsyncExitStack() as stack:
             # In one order: else two commits could wait for each other.

@@ -152,7 +152,7 @@ class PostgresStore:
                 assert insert is not None
                 bound = await self._in_turns(insert.bind(batch.slices), batch.route)
         options = WriteOptions(blame=Blame.PASSING if blame else Blame.MOST, patient=patient)
-        turn = self._turn(definition.route)
+        turn = self._turn(definition)
         if turn is not None:
             await turn.acquire()
         try:
@@ -264,13 +264,15 @@ class PostgresStore:
                     return True
         return False
 
-    def _turn(self, route: Route) -> DeferredLock | None:
+    def _turn(self, definition: Definition) -> DeferredLock | None:
         """
         Return the lock of a route whose rows may conflict: two transactions that touch the same
         rows in different orders deadlock, until PostgreSQL ends one of them a second later. C{None}
         for a route whose rows only come together.
         """
-        if route.conflict == "error" and not route.sql:
+        route = definition.route
+        adds = not route.sql or definition.relation is not None
+        if route.conflict == "error" and adds:
             return None
         return self._turns.setdefault(route.name, DeferredLock())
 

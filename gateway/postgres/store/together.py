@@ -195,4 +195,6 @@ def order_matters(definitions: Sequence[Definition]) -> bool:
 
 def _only_adds(definition: Definition) -> bool:
     route = definition.route
-    return not route.sql and route.conflict == "error" and not route.returning
+    # Of SQL of the user's own only what just adds rows has a table that is known.
+    owned = bool(route.sql) and definition.relation is None
+    return not owned and route.conflict == "error" and not route.returning
