@@ -1,0 +1,356 @@
+"""
+Two routes by turns beside one, and what a route does beside the best statement for it::
+
+    python -m benchmarks.cliffs               # both tables, about 50 seconds
+    python -m benchmarks.cliffs --kinds own   # some kinds of routes
+
+The first table drives the store alone, with one connection: commits of 2,000 messages of five typed
+fields, of one route, of two whose messages alternate, and of such where the database refuses one
+message in a hundred. "In runs" is how these were committed once, a commit for each change of the
+route. The second table has the same rows and as many in a statement, by C{pgbench} and by the
+store. Figures are CPU time of the server's backend and of the process that drives it, which hardly
+depends on what else the machine does, and the time that passed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import psutil
+
+from gateway.commands.reactor import run
+from gateway.config.load import Database as Settings
+from gateway.model.batch import Batch, Chunk, Fence, Origin
+from gateway.model.outcome import refused_rows
+from gateway.model.route import Conflict, Reading, Route, Value
+from gateway.postgres.connect.pool import Pool
+from gateway.postgres.store.store import PostgresStore
+from tests.support import Database, TemporaryServer
+
+COMMIT = 2000
+"""Messages of a commit."""
+
+COMMITS = 20
+IN_RUNS = 300
+"""Messages that are committed in runs."""
+
+PEERS = 8
+"""Peers that a commit's messages come from."""
+
+FIELDS = {
+    "at": "timestamptz",
+    "device": "text",
+    "temp": "float8",
+    "count": "int4",
+    "data": "jsonb",
+}
+
+TABLE = """
+    CREATE TABLE {name} (
+        at timestamptz NOT NULL, device text NOT NULL, temp double precision,
+        count integer CHECK (count >= 0), data jsonb{more}
+    );
+"""
+
+OWN = f"INSERT INTO {{table}} VALUES ({', '.join(f'%({field})s' for field in FIELDS)})"
+
+
+class KindOfRoute(NamedTuple):
+    """
+    Kind of route that is measured.
+
+    @ivar statement: the best statement by hand, with C{{table}} and C{{rows}}, a FROM clause;
+        C{""}: it is not measured.
+    """
+
+    keyed: bool = False
+    conflict: Conflict = "error"
+    returning: tuple[str, ...] = ()
+    own: str = ""
+    statement: str = ""
+
+
+_SET = ", ".join(f"{field} = excluded.{field}" for field in ("at", "temp", "data"))
+_INSERT = "INSERT INTO {table} SELECT * FROM {rows}"
+
+KINDS = {
+    "plain": KindOfRoute(statement=_INSERT),
+    "ignore": KindOfRoute(True, "ignore", statement=f"{_INSERT} ON CONFLICT DO NOTHING"),
+    "update": KindOfRoute(
+        True, "update", statement=f"{_INSERT} ON CONFLICT (device, count) DO UPDATE SET {_SET}"
+    ),
+    "returning": KindOfRoute(returning=("count",), statement=f"{_INSERT} RETURNING count"),
+    "own": KindOfRoute(own=OWN, statement=_INSERT),
+    "own function": KindOfRoute(
+        own=f"SELECT {{table}}_store({', '.join(f'%({field})s' for field in FIELDS)})",
+        statement=f"SELECT {{table}}_store({', '.join(FIELDS)}) FROM {{rows}}",
+    ),
+    "own upsert": KindOfRoute(
+        True,
+        own=f"{OWN} ON CONFLICT (device, count) DO UPDATE SET {_SET}",
+        statement=f"{_INSERT} ON CONFLICT (device, count) DO UPDATE SET {_SET}",
+    ),
+}
+
+FUNCTION = """
+    CREATE FUNCTION {name}_store(timestamptz, text, float8, int, jsonb) RETURNS void LANGUAGE sql
+    AS 'INSERT INTO {name} VALUES ($1, $2, $3, $4, $5)'
+"""
+
+
+def values(number: int, bad: bool) -> tuple[str, str, str, str, str]:
+    at = f"2026-11-21T10:{number // 60 % 60:02}:{number % 60:02}.{number % 1_000_000:06}Z"
+    data = f'{{"battery":{number % 100},"tags":["a","b"]}}'
+    count = "-1" if bad else str(number)
+    return at, f"sensor-{number % 1000}", f"{number / 7:.2f}", count, data
+
+
+def frame(number: int, bad: bool) -> bytes:
+    at, device, temp, count, data = values(number, bad)
+    text = f'{{"at":"{at}","device":"{device}","temp":{temp},"count":{count},"data":{data}}}'
+    return text.encode()
+
+
+def routes_of(name: str, kind: KindOfRoute) -> list[Route]:
+    """Two routes, each with a table of its own."""
+    made = []
+    for letter in "ab":
+        table = f"{'keyed' if kind.keyed else 'free'}_{letter}"
+        made.append(
+            Route(
+                f"{name} {letter}",
+                "" if kind.own else table,
+                {field: Value(field) for field in FIELDS},
+                reading=Reading("json"),
+                conflict=kind.conflict,
+                key=() if kind.conflict == "error" else ("device", "count"),
+                returning=kind.returning,
+                sql=kind.own.format(table=table),
+            )
+        )
+    return made
+
+
+class Cost(NamedTuple):
+    """
+    Cost of messages.
+
+    @ivar server: CPU seconds of the server's backend, for each message.
+    @ivar gateway: CPU seconds of this process, for each message.
+    @ivar seconds: that passed, for each message.
+    """
+
+    server: float
+    gateway: float
+    seconds: float
+
+    def __str__(self) -> str:
+        micro = f"{self.server * 1e6:.1f} + {self.gateway * 1e6:.1f}"
+        return f"{1 / self.seconds:,.0f}/s, {micro} us"
+
+    @property
+    def cpu(self) -> float:
+        return self.server + self.gateway
+
+
+class Bench:
+    """
+    One server, and a store with one connection to it.
+    """
+
+    def __init__(self, reactor: Any, folder: Path, kinds: Sequence[str]) -> None:
+        self.server = TemporaryServer(folder)
+        self.server.start()
+        self.database = Database(self.server.embedded.dsn)
+        for letter in "ab":
+            for name, more in (("free", ""), ("keyed", ", UNIQUE (device, count)")):
+                table = f"{name}_{letter}"
+                self.database.execute(TABLE.format(name=table, more=more))
+                self.database.execute(FUNCTION.format(name=table))
+        self.routes = {name: routes_of(name, KINDS[name]) for name in kinds}
+        every = {route.name: route for both in self.routes.values() for route in both}
+        settings = Settings(dsn=self.database.dsn, pool_min=1, pool_max=1, acquire_timeout=5.0)
+        self.pool = Pool(settings, reactor, lambda attempt: 0.05)
+        self.store = PostgresStore(self.pool, every, settings)
+        self.pool.start(self.database.dsn)
+        self._number = 0
+
+    async def open(self) -> None:
+        await self.store.open_all()
+        async with self.pool.checkout() as connection:
+            ((pid,),) = await connection.query("SELECT pg_backend_pid()", None, 5.0)
+        self._backend = psutil.Process(pid)
+
+    def close(self) -> None:
+        self.pool.close()
+        self.server.stop()
+
+    def empty(self) -> None:
+        self.database.execute("TRUNCATE free_a, free_b, keyed_a, keyed_b")
+        self.database.execute("CHECKPOINT")
+
+    def chunks(self, routes: Sequence[str], count: int, refused: bool) -> list[Chunk]:
+        """Messages of several peers whose routes alternate."""
+        chunks: list[Chunk] = []
+        for place in range(count):
+            bad = refused and place % 100 == 50 + place // 100 % 2
+            origin = Origin(f"p{place * PEERS // count}", "l")
+            name = routes[place % len(routes)]
+            if chunks and len(routes) == 1 and chunks[-1].origin.peer == origin.peer:
+                chunks[-1].frames.append(frame(self._number, bad))
+            else:
+                message = frame(self._number, bad)
+                chunks.append(Chunk(name, [message], origin, 0.0, lambda chunk, runs: None))
+            self._number += 1
+        return chunks
+
+    async def cost(
+        self, name: str, two: bool, refused: bool = False, in_runs: bool = False
+    ) -> Cost:
+        """
+        Measure commits of a kind of route.
+
+        @param two: whether of two routes by turns.
+        @param in_runs: whether each change of the route begins a commit.
+        """
+        self.empty()
+        routes = [route.name for route in self.routes[name]][: 2 if two else 1]
+        count, commits = (IN_RUNS, 1) if in_runs else (COMMIT, COMMITS)
+        work = [self.chunks(routes, count, refused) for _ in range(commits)]
+        lanes = {route: str(uuid4()) for route in routes}
+        numbers = dict.fromkeys(routes, 0)
+        rejected = 0
+        begun = self._times()
+        for chunks in work:
+            batches = Batch.by_route(chunks)
+            if in_runs:
+                batches = Batch.in_order(batches, chunks)
+            fences = []
+            for batch in batches:
+                numbers[batch.route] += 1
+                fences.append(Fence(lanes[batch.route], numbers[batch.route]))
+            if two and not in_runs:
+                written = await self.store.write_together(batches, fences, chunks)
+                if written is None:
+                    raise RuntimeError("they are not stored together")
+            else:
+                written = [
+                    await self.store.write(*both) for both in zip(batches, fences, strict=True)
+                ]
+            rejected += sum(len(refused_rows(each.runs)) for each in written)
+        taken = [after - before for before, after in zip(begun, self._times(), strict=True)]
+        total = count * commits
+        if rejected != (total // 100 if refused else 0):
+            raise RuntimeError(f"{rejected} of {total} messages were refused")
+        return Cost(*[seconds / total for seconds in taken])
+
+    def _times(self) -> tuple[float, float, float]:
+        backend = self._backend.cpu_times()
+        return backend.user + backend.system, time.process_time(), time.monotonic()
+
+    def by_hand(self, name: str, folder: Path) -> float:
+        """
+        Run the best statement for a kind of route by C{pgbench}.
+
+        @return: CPU seconds of the server for each row.
+        """
+        self.empty()
+        script = folder / "script.sql"
+        with script.open("w") as file:
+            for _ in range(COMMITS):
+                rows = [values(self._number + n, False) for n in range(COMMIT)]
+                self._number += COMMIT
+                arrays = ", ".join(
+                    f"'{array_literal(cells)}'::{kind}[]"
+                    for cells, kind in zip(zip(*rows, strict=True), FIELDS.values(), strict=True)
+                )
+                table = "keyed_a" if KINDS[name].keyed else "free_a"
+                text = KINDS[name].statement.format(
+                    table=table, rows=f"unnest({arrays}) AS u({', '.join(FIELDS)})"
+                )
+                file.write(f"{text};\n")
+            file.write("SELECT pg_sleep(3);\n")
+        pgbench = subprocess.Popen(
+            [
+                *(self.server.embedded.binaries / "pgbench", "-n", "-t", "1"),
+                *("-f", script, self.database.dsn),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        asleep = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(3)%'"
+        while not (pids := self.database.column(asleep)):
+            time.sleep(0.1)
+        times = psutil.Process(pids[0]).cpu_times()
+        if pgbench.wait():
+            raise RuntimeError("pgbench failed")
+        return (times.user + times.system) / (COMMIT * COMMITS)
+
+
+def array_literal(cells: Sequence[str]) -> str:
+    quoted = [json.dumps(cell, ensure_ascii=False) for cell in cells]
+    return "{" + ",".join(quoted).replace("'", "''") + "}"
+
+
+async def measure(bench: Bench, folder: Path) -> str:
+    """
+    @return: both tables, in Markdown.
+    """
+    await bench.open()
+    lines = [
+        "| kind of route | one route | two by turns | of one | 1 % refused | of one | in runs |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    ones = {}
+    for name in bench.routes:
+        await bench.cost(name, two=True)
+        one = ones[name] = await bench.cost(name, two=False)
+        two = await bench.cost(name, two=True)
+        refused = await bench.cost(name, two=True, refused=True)
+        runs = await bench.cost(name, two=True, in_runs=True)
+        lines.append(
+            f"| {name} | {one} | {two} | {one.cpu / two.cpu:.2f} | {refused}"
+            f" | {one.cpu / refused.cpu:.2f} | {1 / runs.seconds:,.0f}/s |"
+        )
+        print(lines[-1], file=sys.stderr, flush=True)
+    lines += ["", "| kind of route | by hand | the store | of by hand |", "|---|---:|---:|---:|"]
+    for name, one in ones.items():
+        if KINDS[name].statement:
+            best = bench.by_hand(name, folder)
+            lines.append(
+                f"| {name} | {best * 1e6:.1f} us | {one.server * 1e6:.1f} us"
+                f" | {best / one.server:.2f} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description="Two routes by turns beside one.")
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
+    kinds = parser.parse_args(arguments).kinds
+    with tempfile.TemporaryDirectory(prefix="gateway-cliffs-") as name:
+        folder = Path(name)
+
+        async def work(reactor: Any) -> int:
+            bench = Bench(reactor, folder, kinds)
+            try:
+                print(await measure(bench, folder))
+            finally:
+                bench.close()
+            return 0
+
+        run(work)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
