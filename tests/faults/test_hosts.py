@@ -8,10 +8,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import pytest_twisted
 from psycopg2.extensions import parse_dsn
@@ -335,6 +336,74 @@ async def test_a_server_becomes_read_only(database: Database, other: Database) -
         figures = two.figures
         assert (figures.lost, figures.opened, figures.generation) == (1, 6, 1)
         assert (figures.size, figures.in_use, figures.waiting) == (3, 0, 0)
+
+
+@contextmanager
+def frozen(database: Database) -> Iterator[None]:
+    """All processes of a server are stopped: it takes connections and says nothing."""
+    backend = psutil.Process(database.column("SELECT pg_backend_pid()")[0])
+    postmaster = backend.parent()
+    assert postmaster is not None
+    processes = [postmaster, *postmaster.children(recursive=True)]
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_hangs(database: Database, other: Database) -> None:
+    """
+    Where every connection waits for a server that says nothing any more, one more is tried;
+    it leads to the next host, and the statements that hang end with an unknown outcome long
+    before their own time is over.
+    """
+    with pool(both(other, database), pool_max=2, acquire_timeout=PATIENCE) as two:
+        held = [await two.acquire() for _ in range(2)]
+        assert {connection.server for connection in held} == {held[0].server}
+        with frozen(other):
+            hanging = [
+                Deferred.fromCoroutine(connection.query("SELECT 1", None, PATIENCE))
+                for connection in held
+            ]
+            began = time.monotonic()
+            third = await two.acquire()
+            assert third.server != held[0].server
+            assert time.monotonic() - began < 4 * TIMEOUT
+            for result in hanging:
+                with pytest.raises(OutcomeUnknown):
+                    await result
+        for connection in (*held, third):
+            two.give_back(connection)
+        assert (two.figures.size, two.figures.lost, two.figures.idle) == (1, 2, 1)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_is_slow(database: Database, other: Database) -> None:
+    """
+    Where every connection waits for a server that lives, the one that is tried beside them is
+    closed again: there are no more than C{pool_max} for longer than that takes, and none is lost.
+    """
+    with pool(both(database, other), pool_max=2, acquire_timeout=1.5 * TIMEOUT) as two:
+        held = [await two.acquire() for _ in range(2)]
+        slow = [
+            Deferred.fromCoroutine(connection.query("SELECT pg_sleep(2)", None, PATIENCE))
+            for connection in held
+        ]
+        with pytest.raises(Unavailable, match="every connection of the pool is in use"):
+            await two.acquire()
+        figures = two.figures
+        assert (figures.size, figures.lost, figures.opened) == (2, 0, 2)
+        for result in slow:
+            await result
+        for connection in held:
+            two.give_back(connection)
+        assert two.figures.idle == 2 and not other.column(OURS)
 
 
 @pytest_twisted.ensureDeferred

@@ -200,6 +200,7 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         order. C{None}: txpostgres's observers get them.
     @ivar fault: why it is unusable; C{""} if we closed it without a fault.
     @ivar server: host for messages; C{""} if there is only one.
+    @ivar shares_load: whether other servers of its list may serve the pool at the same time.
     @ivar generation: generation of the pool when it was opened.
     @ivar idle: called once when a late answer, for which nobody waits any longer, has come.
     @ivar reads: whether the current statement must only read, so that an error about a write says
@@ -210,6 +211,7 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
     used_at = 0.0
     fault = ""
     server = ""
+    shares_load = False
     generation = 0
     reads = False
     lost: Callable[[Connection], None] | None = None
@@ -245,6 +247,13 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
     def usable(self) -> bool:
         """True while it is open, as far as is known without a query."""
         return self._connection is not None and not self._connection.closed
+
+    @property
+    def silence(self) -> float:
+        """Seconds for which the server has owed an answer; 0 while nothing is asked."""
+        if self._deadline is None:
+            return 0.0
+        return self._clock.seconds() - (self._deadline - self._timeout)
 
     async def open(self, dsn: str, timeout: float) -> None:
         """

@@ -183,6 +183,8 @@ class ConnectAttempt:
                     if connection is not None:
                         self._connector.remember(listed, place)
                         connection.server = str(place) if len(hosts.walk) > 1 else ""
+                        # Of servers that take writes there is one, of others any number.
+                        connection.shares_load = hosts.shuffled or hosts.passes != (False,)
                         return connection
         raise Unavailable(self._reasons())
 

@@ -10,6 +10,10 @@ A connection that is lost in the middle of a statement puts the others in doubt:
 shutting down, may have become a standby or may have gone silent, and each of them would cost
 another batch to find out. So it ends a generation: idle connections are replaced at once, busy ones
 when they are returned.
+
+A server that hangs, or whose machine is gone, loses no connection for a long time: its statements
+are merely not answered. With several hosts one more connection is opened then, and where it leads
+to another server, that one is the primary now, and all connections to others are closed.
 """
 
 from __future__ import annotations
@@ -130,6 +134,7 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
         self._reconnects = 0
         self._none_left = False
         self._generation = 0
+        self._doubled_at = 0.0
         self._server = ""
         self._waiting = 0
         self._running = False
@@ -230,6 +235,8 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
 
     async def _wait_for_one(self) -> None:
         self._waiting += 1
+        # By then it shows whether a server hangs.
+        look = self._clock.callLater(self._settings.connect_timeout, self._maintain)
         try:
             waiting: Deferred[Any] = self._semaphore.acquire()
             waiting.addTimeout(self._settings.acquire_timeout, self._clock)
@@ -243,6 +250,8 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
             ) from None
         finally:
             self._waiting -= 1
+            if look.active():
+                look.cancel()
 
     def give_back(self, connection: Connection) -> None:
         """
@@ -275,13 +284,28 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
         while True:
             coming = len(self._opening)
             total = self.size + coming
-            if not (total < self.min or (coming < self._waiting and total < self.max)):
+            wanted = total < self.min or (coming < self._waiting and total < self.max)
+            if not wanted and not self._looks_elsewhere():
                 return
             opening = self._connector.begin(self._dsn)
             self._opening.add(opening)
             Deferred.fromCoroutine(self._open(opening)).addErrback(self._bug)
             if self._failures:
                 return  # one at a time until the server is back
+
+    def _looks_elsewhere(self) -> bool:
+        """
+        Say whether to open one connection above C{max}, to see whether another server took over:
+        somebody waits, and none of the connections, to one of several hosts, is answered.
+        """
+        now = self._clock.seconds()
+        patience = self._settings.connect_timeout
+        if not self._waiting or self._opening or now - self._doubled_at < patience:
+            return False
+        if not all(one.server and one.silence >= patience for one in self._busy):
+            return False
+        self._doubled_at = now
+        return bool(self._busy) and not self.connections
 
     async def _open(self, opening: ConnectAttempt) -> None:
         generation = self._generation
@@ -300,7 +324,12 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
             connection.discard()
             self._maintain()
             return
-        connection.generation = generation
+        self._leave_others(connection)
+        if self.size >= self.max:
+            # It was opened to look elsewhere, and found the server of all others: that lives.
+            connection.discard()
+            return
+        connection.generation = self._generation
         connection.sharing = self.sharing
         connection.lost = self._on_lost
         self._failures = 0
@@ -310,6 +339,19 @@ class Pool(txpostgres.ConnectionPool):  # type: ignore[misc]  # txpostgres has n
         self._say_connected(connection)
         self.add(connection)
         self._maintain()
+
+    def _leave_others(self, connection: Connection) -> None:
+        """
+        Close connections to other servers than this one's: it takes writes, so it is the primary.
+
+        What became of their statements is found out as after any loss.
+        """
+        if not connection.server or connection.shares_load:
+            return
+        for other in [*self.connections, *self._busy]:
+            if other.server != connection.server:
+                other.fault = f"{connection.server} has taken over from {other.server}"
+                other.discard()
 
     def _say_connected(self, connection: Connection) -> None:
         where = connection.server
