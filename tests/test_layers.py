@@ -63,7 +63,7 @@ PURE_TOO = (
     *(f"spool.{n}" for n in ("mover", "reader", "record", "salvage")),
     "logs.last_reason",
     *(f"peers.{n}" for n in ("output", "timeouts")),
-    "workers.messages",
+    *(f"workers.{n}" for n in ("messages", "reloading")),
     *(f"web.{n}" for n in ("answer", "hosts", "markup", "units")),
     *(f"client.{n}" for n in ("answers", "blocking", "buffer", "dial", "session", "wire")),
 )

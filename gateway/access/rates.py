@@ -11,10 +11,10 @@ Pure: the caller passes the time.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Final
+from typing import Final, NamedTuple, Protocol
 
 _DUST: Final = 1e-6
 """Part of a message or byte that may be lost to rounding."""
@@ -48,12 +48,60 @@ class Allowance:
         return self.messages < math.inf or self.bytes < math.inf
 
 
+class Lease(NamedTuple):
+    """
+    Part of a bucket that is lent to another process.
+
+    @ivar wait: seconds until there is more, where it is less than was asked for.
+    """
+
+    messages: float
+    bytes: float
+    wait: float
+
+
+class RateBucket(Protocol):
+    """
+    Bucket of one identity, or address, as a throttle uses it.
+    """
+
+    @property
+    def awaits(self) -> bool:
+        """Whether it is not known yet how much may pass: another process was asked."""
+
+    @property
+    def burst(self) -> float:
+        """Length of a burst, in seconds."""
+
+    def take(self, messages: Sequence[bytes], now: float) -> int:
+        """Take messages from the first on, as many as may pass now; return their number."""
+
+    def charge(self, size: int, now: float, messages: int = 0) -> bool:
+        """Take bytes and messages in any case; return whether any are owed now."""
+
+    def wait(self, now: float) -> float:
+        """Return the seconds until another message may pass."""
+
+    def portion(self, seconds: float) -> int:
+        """Return how many messages to process at once."""
+
+    def give_back(self, messages: Sequence[bytes]) -> None:
+        """Put messages back that passed and were not processed."""
+
+    def is_full(self, now: float) -> bool:
+        """Say whether a new one would be equal."""
+
+
 class Bucket:
     """
     Token bucket of one identity, or address.
+
+    @ivar awaits: never.
     """
 
     __slots__ = ("_allowance", "_bytes", "_messages", "_when")
+
+    awaits = False
 
     def __init__(self, allowance: Allowance, now: float) -> None:
         self._allowance = allowance
@@ -116,6 +164,30 @@ class Bucket:
         self._messages += len(messages)
         self._bytes += sum(map(len, messages))
 
+    def lend(self, messages: float, size: float, now: float) -> Lease:
+        """
+        Take messages and bytes for another process, as many as there are.
+        """
+        self._fill(now)
+        lent = max(0.0, min(messages, math.floor(self._messages + _DUST)))
+        lent_bytes = max(0.0, min(size, self._bytes))
+        self._messages -= lent
+        self._bytes -= lent_bytes
+        allowance = self._allowance
+        waits = [0.0]
+        if lent < min(1.0, messages):
+            waits.append((1.0 - self._messages) / allowance.messages)
+        if lent_bytes < min(1.0, size):
+            waits.append((1.0 - self._bytes) / allowance.bytes)
+        return Lease(lent, lent_bytes, max(waits))
+
+    def take_back(self, messages: float, size: float) -> None:
+        """
+        Put back what was lent and not used.
+        """
+        self._messages += messages
+        self._bytes += size
+
     def is_full(self, now: float) -> bool:
         """
         Say whether the bucket is full, so that a new one would be equal.
@@ -140,17 +212,29 @@ class Bucket:
         return max(least, rate * self._allowance.burst)
 
 
+MakeBucket = Callable[[Hashable, Allowance, float], RateBucket]
+"""An identity or an address, what it is allowed, and the time -> its bucket."""
+
+
+def _own_bucket(key: Hashable, allowance: Allowance, now: float) -> RateBucket:
+    return Bucket(allowance, now)
+
+
 class Rates:
     """
     Token buckets of one listener.
     """
 
-    def __init__(self, allowance: Allowance) -> None:
+    def __init__(self, allowance: Allowance, make: MakeBucket | None = None) -> None:
+        """
+        @param make: makes buckets; C{None}: they are of this process alone.
+        """
         self.allowance = allowance
-        self._buckets: dict[Hashable, Bucket] = {}
+        self._make = _own_bucket if make is None else make
+        self._buckets: dict[Hashable, RateBucket] = {}
         self._many = _MIN_BUCKETS
 
-    def bucket(self, key: Hashable, now: float) -> Bucket | None:
+    def bucket(self, key: Hashable, now: float) -> RateBucket | None:
         """
         Return the bucket of an identity or an address; C{None} where nothing is limited.
         """
@@ -160,7 +244,7 @@ class Rates:
         if bucket is None:
             if len(self._buckets) >= self._many:
                 self._forget(now)
-            bucket = self._buckets[key] = Bucket(self.allowance, now)
+            bucket = self._buckets[key] = self._make(key, self.allowance, now)
         return bucket
 
     def _forget(self, now: float) -> None:

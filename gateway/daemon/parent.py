@@ -8,7 +8,7 @@ inside (L{gateway.daemon.worker}).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -37,7 +37,8 @@ from gateway.status.status import State
 from gateway.system.regular_file import is_there
 from gateway.tls.registry import TlsRegistry
 from gateway.workers.dispatch import Dispatch
-from gateway.workers.listeners import ParentListeners
+from gateway.workers.lending import Lender
+from gateway.workers.listeners import ParentListener, ParentListeners
 from gateway.workers.processes import DRAIN, FORCE, Begun, Events, Processes, Worker
 from gateway.workers.start import Configuration, Start, config_of_worker, contents_of, pack
 
@@ -119,26 +120,30 @@ class Parent:
         self.dsn = loaded.config.database.dsn
         self.state: State = "starting"
         self.leftovers: Mapping[int, Sequence[Path]] = {}
+        self._begun: dict[int, Loaded] = {}
 
     def configuration(
-        self, number: int, loaded: Loaded, listeners: ParentListeners
+        self, number: int, loaded: Loaded, listeners: Iterable[ParentListener]
     ) -> tuple[Configuration, list[int]]:
         """
         Return a configuration for a worker, and the descriptors that go with it.
         """
-        sockets = listeners.datagram_sockets() if number == 1 else {}
+        present = list(listeners)
+        own = {one.name: one.datagram_socket for one in present if number == 1}
+        sockets = {name: found for name, found in own.items() if found is not None}
         config = config_of_worker(loaded.config, number, self.workers, self.dsn, self.first_spool)
         configuration = Configuration(
             config,
             loaded.tokens,
             contents_of(loaded.contexts),
-            listeners.addresses(),
+            {one.name: one.address for one in present},
             tuple(sockets),
         )
-        return configuration, [own.fileno() for own in sockets.values()]
+        return configuration, [found.fileno() for found in sockets.values()]
 
     def begun(self, number: int, listeners: ParentListeners) -> Begun:
         """Return what a worker begins with."""
+        self._begun[number] = self.loaded
         configuration, descriptors = self.configuration(number, self.loaded, listeners)
         start = Start(
             number,
@@ -150,6 +155,10 @@ class Parent:
         )
         return Begun(pack(start), descriptors)
 
+    def is_current(self, number: int) -> bool:
+        """Say whether a worker began with the configuration that is in force now."""
+        return self._begun.get(number) is self.loaded
+
 
 @dataclass(frozen=True, slots=True)
 class ParentParts:
@@ -159,9 +168,11 @@ class ParentParts:
     @ivar data_directory: locked while the gateway runs; C{None} where it is not needed.
     @ivar embedded: C{None} where the configuration names a server.
     @ivar tls: watches the files of certificates.
+    @ivar lender: lends rates to the workers.
     """
 
     parent: Parent
+    lender: Lender
     dispatch: Dispatch
     listeners: ParentListeners
     tls: TlsRegistry
@@ -211,7 +222,7 @@ class ParentService(Service):
             reactor,
             self._parent.workers,
             lambda number: self._parent.begun(number, parts.listeners),
-            Events(parts.dispatch.opened, self._serving, self._gone, self._unusable),
+            Events(self._opened, self._serving, self._gone, self._unusable),
             backoff,
             lambda: parts.log_observer.output,
             arguments,
@@ -265,7 +276,15 @@ class ParentService(Service):
 
     # The workers.
 
+    def _opened(self, worker: Worker) -> None:
+        self.parts.dispatch.opened(worker)
+        assert worker.channel is not None
+        self.parts.lender.serve(worker.channel)
+
     def _serving(self, worker: Worker) -> None:
+        if not self._parent.is_current(worker.number):
+            self.processes.kill(worker.number, "the configuration changed while it started")
+            return
         self.parts.dispatch.serving(worker)
         if self.is_stopping:
             return

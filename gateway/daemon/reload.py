@@ -25,7 +25,7 @@ from gateway.access.tokens import Token
 from gateway.commit.circuit_breaker import CircuitBreakers
 from gateway.commit.inflight_limit import InflightLimit
 from gateway.commit.writer import Writer
-from gateway.config.changes import Changes, changes_of, new_places
+from gateway.config.changes import Changes, changes_of
 from gateway.config.load import Config, Limits
 from gateway.daemon.configuration import Loaded
 from gateway.daemon.service import GatewayService
@@ -49,6 +49,8 @@ GONE: Final = (
 )
 STOPS: Final = "the gateway stops"
 
+_log: Final = Logger()
+
 STAYS: Final = "the configuration from before stays in force"
 
 
@@ -62,6 +64,19 @@ class ReloadOutcome(NamedTuple):
 
     taken: bool
     lines: Sequence[str]
+
+
+class Prepared(NamedTuple):
+    """
+    New configuration that is checked, and what is ready for it.
+
+    @ivar notes: lines for the operator.
+    """
+
+    loaded: Loaded
+    changes: Changes
+    new: NewListeners
+    notes: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +155,24 @@ class Reload:
             self._turn.release()
 
     async def _apply(self) -> ReloadOutcome:
+        try:
+            prepared = await self._prepare(self._read)
+        except ConfigError as error:
+            return refuse(error.problems)
+        return self.take(prepared)
+
+    async def prepare(self, loaded: Loaded) -> Prepared:
+        """
+        Check a configuration and prepare everything for it; to be followed by L{take} or L{undo}.
+
+        @raise ConfigError: with every problem; nothing is changed.
+        """
+        return await self._prepare(lambda: loaded)
+
+    async def _prepare(self, read: Callable[[], Loaded]) -> Prepared:
         ports: PortReplacement | None = None
         try:
-            loaded = self._read()
+            loaded = read()
             if self.config.access is not None and loaded.config.access is None:
                 raise ConfigError([GONE])
             changes = changes_of(
@@ -151,8 +181,6 @@ class Reload:
                 self._started,
                 has_spool=self._parts.spool is not None,
             )
-            if places := new_places(self._started, loaded.config):
-                raise ConfigError(places)
             problems, notes = await self._check(loaded.config, changes)
             new = self._parts.listeners.prepare(loaded.config)
             ports = new.ports
@@ -162,16 +190,34 @@ class Reload:
             if problems:
                 raise ConfigError(problems)
         except ConfigError as error:
-            return self._refuse([*error.problems, *await self._undo(ports)])
+            raise ConfigError([*error.problems, *await self._undo(ports)]) from None
         except Exception:  # noqa: BLE001 - whatever is in a file, it must not end the gateway
             self._log.failure(
                 "not reloaded: the configuration could not be prepared", event="reload-unread"
             )
             faults = await self._undo(ports)
-            return self._refuse(["a fault of the gateway, which its log has", *faults])
-        lines = [*changes.lines, *self._file_changes(loaded)]
+            raise ConfigError(["a fault of the gateway, which its log has", *faults]) from None
+        return Prepared(loaded, changes, new, notes)
+
+    async def undo(self, prepared: Prepared) -> None:
+        """
+        Give up what was prepared.
+        """
+        await self._undo(prepared.new.ports)
+
+    def take(self, prepared: Prepared, announces: bool = True) -> ReloadOutcome:
+        """
+        Take over what was prepared.
+
+        @param announces: whether what changed is logged.
+        """
+        loaded, changes, new, notes = prepared
+        lines = [
+            *changes.lines,
+            *file_changes(self._tokens, self._contexts, loaded),
+        ]
         try:
-            notes += self._take(loaded, changes, new)
+            notes = [*notes, *self._take(loaded, changes, new)]
         except Exception:  # noqa: BLE001 - a bug in one part must not go unsaid
             # Part of it may be in force, so a later reload must not drop its [access].
             self.config = loaded.config
@@ -182,11 +228,8 @@ class Reload:
             )
             self._log.error("{_broken}", event="reload-incomplete", _broken=broken)
             return ReloadOutcome(False, [broken])
-        for line in lines:
-            self._log.info("reload: {change}", event="reload-change", change=line)
-        for line in (*notes, *changes.waiting):
-            self._log.warn("reload: {remark}", event="reload-remark", remark=line)
-        self._log.info("configuration reloaded; connections live on", event="reloaded")
+        if announces:
+            log_reload(lines, [*notes, *changes.waiting])
         return ReloadOutcome(True, [*lines, *notes, *changes.waiting] or ["nothing changed"])
 
     async def _undo(self, ports: PortReplacement | None) -> list[str]:
@@ -196,12 +239,6 @@ class Reload:
         if ports is None:
             return []
         return await ports.undo(reopens=not self._parts.service.is_stopping)
-
-    def _refuse(self, problems: Sequence[str]) -> ReloadOutcome:
-        for problem in problems:
-            self._log.error("not reloaded: {problem}", event="reload-problem", problem=problem)
-        self._log.error("{_stays}", event="reload-refused", _stays=STAYS)
-        return ReloadOutcome(False, problems)
 
     async def _check(self, config: Config, changes: Changes) -> tuple[list[str], list[str]]:
         """
@@ -223,20 +260,6 @@ class Reload:
             # They may read a table that is still to be created.
             return problems, faults
         return [*problems, *faults], []
-
-    def _file_changes(self, loaded: Loaded) -> list[str]:
-        """
-        Return a line for what changed in the files of tokens and certificates.
-        """
-        lines = []
-        tokens = loaded.tokens or {}
-        if tokens != self._tokens:
-            lines.append(f"access.tokens: {_token_changes(self._tokens, tokens)}")
-        for name, contexts in loaded.contexts.items():
-            before = self._contexts.get(name)
-            if before is not None and _is_renewed(before, contexts):
-                lines.append(f"listener {name}: certificates read again, for new connections")
-        return lines
 
     def _take(self, loaded: Loaded, changes: Changes, new: NewListeners) -> list[str]:
         """
@@ -286,6 +309,50 @@ class Reload:
             for name in changes.removed_routes
             if rows.get(name)
         ]
+
+
+def refuse(problems: Sequence[str]) -> ReloadOutcome:
+    """
+    Log that a reload is refused, and why.
+    """
+    for problem in problems:
+        _log.error("not reloaded: {problem}", event="reload-problem", problem=problem)
+    _log.error("{_stays}", event="reload-refused", _stays=STAYS)
+    return ReloadOutcome(False, list(problems))
+
+
+def log_reload(lines: Sequence[str], remarks: Sequence[str]) -> None:
+    """
+    Log what a reload changed.
+
+    @param remarks: lines for the operator.
+    """
+    for line in lines:
+        _log.info("reload: {change}", event="reload-change", change=line)
+    for line in remarks:
+        _log.warn("reload: {remark}", event="reload-remark", remark=line)
+    _log.info("configuration reloaded; connections live on", event="reloaded")
+
+
+def file_changes(
+    tokens: Mapping[str, Token], contexts: Mapping[str, Contexts], loaded: Loaded
+) -> list[str]:
+    """
+    Return a line for what changed in the files of tokens and certificates.
+
+    @param tokens: in force.
+    @param contexts: likewise.
+    @param loaded: the new configuration.
+    """
+    lines = []
+    new = loaded.tokens or {}
+    if new != tokens:
+        lines.append(f"access.tokens: {_token_changes(tokens, new)}")
+    for name, renewed in loaded.contexts.items():
+        before = contexts.get(name)
+        if before is not None and _is_renewed(before, renewed):
+            lines.append(f"listener {name}: certificates read again, for new connections")
+    return lines
 
 
 def dead_letter_routes(config: Config) -> frozenset[str]:

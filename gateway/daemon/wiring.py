@@ -49,6 +49,7 @@ from gateway.daemon.service import (
     stop,
     use_monotonic_clock,
 )
+from gateway.daemon.shared_reload import SharedReload, SharedReloadParts
 from gateway.daemon.systemd import Systemd, status_line
 from gateway.daemon.unit_pruning import UnitPruning
 from gateway.dialects.command import CommandDialect
@@ -75,6 +76,7 @@ from gateway.system.regular_file import is_there
 from gateway.tls.registry import TlsRegistry
 from gateway.web.service import HttpService
 from gateway.workers.dispatch import Dispatch
+from gateway.workers.lending import Lender
 from gateway.workers.listeners import ParentListeners
 
 
@@ -92,6 +94,7 @@ class Setting:
     @ivar announces: whether addresses and the database are logged.
     @ivar hosting: where listeners have their ports and limits from; C{None}: this process.
     @ivar leftovers: paths of spools of workers that are no more.
+    @ivar watches_files: whether files of certificates are looked at.
     """
 
     loaded: Loaded
@@ -106,6 +109,7 @@ class Setting:
     announces: bool = True
     hosting: Hosting | None = None
     leftovers: Sequence[Path] = ()
+    watches_files: bool = True
 
 
 class Gateway(NamedTuple):
@@ -117,6 +121,7 @@ class Gateway(NamedTuple):
     reload: Reload
     console: Console
     watch: Watch
+    tls: TlsRegistry
 
 
 def build(reactor: Any, setting: Setting) -> Gateway:
@@ -171,7 +176,7 @@ def build(reactor: Any, setting: Setting) -> Gateway:
     commands = CommandDialect(streams, queries, channels, authenticator)
     room = partial(setting.room, [config.database, *config.databases.values()])
     connections, caution = room(config.limits, len(config.listeners))
-    tls = TlsRegistry(reactor)
+    tls = TlsRegistry(reactor, watches=setting.watches_files)
     tls.replace_contexts(loaded.contexts)
     listeners = Listeners(
         config,
@@ -276,7 +281,7 @@ def build(reactor: Any, setting: Setting) -> Gateway:
             warnings=setting.warnings_of,
         ),
     )
-    return Gateway(service, reload, console, watch)
+    return Gateway(service, reload, console, watch, tls)
 
 
 def makeService(options: Options) -> IService:
@@ -330,9 +335,11 @@ def _parent(
         lambda: parent_status_line(parent, listeners, dispatch),
     )
     directory, embedded = embedded_parts(config, data_dir)
+    remarks = [*options.operator_warnings, *caution]
     service = ParentService(
         ParentParts(
             parent=parent,
+            lender=Lender(reactor, config),
             dispatch=dispatch,
             listeners=listeners,
             tls=tls,
@@ -343,12 +350,22 @@ def _parent(
             embedded=embedded,
         ),
         reactor,
-        [*options.operator_warnings, *caution],
+        remarks,
         partial(end_process, reactor),
         retry_delay,
         [] if options.parent is None else reactor_arguments(options.parent),
     )
-    on_signals(reactor, service, lambda: None)
+    reload = SharedReload(
+        options.load,
+        SharedReloadParts(
+            service=service,
+            room=lambda config: _room_of_workers(config, workers),
+            warnings=options.warnings_of,
+        ),
+        remarks,
+    )
+    tls.on_change(reload.renew_certificates)
+    on_signals(reactor, service, reload)
     return service
 
 

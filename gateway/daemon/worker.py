@@ -11,22 +11,25 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, Final
 
+import msgspec
 from twisted.application.reactors import installReactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger, globalLogBeginner
 
-from gateway.access.rates import Rates
+from gateway.access.rates import Allowance, Bucket, RateBucket
 from gateway.config.load import Config, Database, Limits
 from gateway.logs.observer import LogObserver
+from gateway.model.errors import ConfigError
 from gateway.system.file_limit import raise_file_limit
 from gateway.system.lock import LockFile, LockHeld
 from gateway.workers.channel import Channel, ChannelError
+from gateway.workers.lending import LentBucket
 from gateway.workers.log import ChannelOutput
 from gateway.workers.processes import (
     ALIVE,
@@ -39,7 +42,8 @@ from gateway.workers.processes import (
     STOP,
 )
 from gateway.workers.receiving import Receiver
-from gateway.workers.start import Start, unpack
+from gateway.workers.reloading import CERTIFICATES, PREPARE, TAKE, UNDO, Report
+from gateway.workers.start import Configuration, Start, contexts_of, unpack
 
 _PDEATHSIG: Final = 1
 """Option of prctl(2): a signal for the end of the parent."""
@@ -52,6 +56,8 @@ _IGNORED: Final = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 
 _log: Final = Logger()
 
+_encode: Final = msgspec.msgpack.Encoder().encode
+
 
 class WorkerProcess:
     """
@@ -62,11 +68,16 @@ class WorkerProcess:
         self._reactor = reactor
         self._channel = channel
         self._gateway: Any = None
-        self._receiver = Receiver(reactor, channel, lambda _, allowance: Rates(allowance))
+        self._receiver = Receiver(reactor, channel, self._make_bucket)
+        self._prepared: Any = None
         self._sign = LoopingCall(channel.push, ALIVE)
         self._sign.clock = reactor
         self._stopping = False
         channel.serve(BEGIN, self._begin)
+        channel.serve(PREPARE, self._prepare)
+        channel.serve(TAKE, self._take)
+        channel.serve(UNDO, self._undo)
+        channel.on_push(CERTIFICATES, self._renew)
         channel.on_push(STOP, lambda _: self._stop())
         channel.on_push(FORCE, lambda _: self._force())
         channel.on_push(DRAIN, lambda _: self._drain())
@@ -111,6 +122,7 @@ class WorkerProcess:
                 announces=False,
                 hosting=self._receiver,
                 leftovers=start.leftovers,
+                watches_files=False,
             ),
         )
         _await_spool(given.config)
@@ -123,6 +135,49 @@ class WorkerProcess:
         if start.is_draining:
             self._drain()
         return b""
+
+    def _make_bucket(
+        self, listener: str, key: Hashable, allowance: Allowance, now: float
+    ) -> RateBucket:
+        if not allowance.limited:
+            return Bucket(allowance, now)
+        return LentBucket(self._reactor, self._channel, listener, key, allowance)
+
+    # A reload, in three steps: see gateway.daemon.shared_reload.
+
+    async def _prepare(self, payload: bytes, descriptors: Sequence[int]) -> bytes:
+        from gateway.daemon.configuration import Loaded
+
+        given: Configuration = unpack(payload)
+        self._receiver.place({}, given.datagrams, descriptors)
+        loaded = Loaded(given.config, given.tokens, given.contexts())
+        try:
+            self._prepared = await self._gateway.reload.prepare(loaded)
+        except ConfigError as error:
+            return _encode(Report(problems=error.problems))
+        return _encode(Report())
+
+    async def _take(self, payload: bytes, descriptors: Sequence[int]) -> bytes:
+        given: Configuration = unpack(payload)
+        self._receiver.place(given.addresses, given.datagrams, descriptors)
+        prepared, self._prepared = self._prepared, None
+        if prepared is None:
+            # It was started meanwhile, with the configuration that was in force then.
+            return _encode(Report(problems=("nothing was prepared",)))
+        outcome = self._gateway.reload.take(prepared, announces=False)
+        if not outcome.taken:
+            return _encode(Report(problems=tuple(outcome.lines)))
+        return _encode(Report(notes=tuple(prepared.notes)))
+
+    async def _undo(self, payload: bytes, descriptors: Sequence[int]) -> bytes:
+        prepared, self._prepared = self._prepared, None
+        if prepared is not None:
+            await self._gateway.reload.undo(prepared)
+        return _encode(Report())
+
+    def _renew(self, payload: bytes) -> None:
+        if self._gateway is not None:
+            self._gateway.tls.renew(contexts_of(unpack(payload)))
 
     def _end(self, status: int) -> None:
         self._channel.push(END, b"see the line before")

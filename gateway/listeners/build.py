@@ -28,7 +28,7 @@ from gateway.dialects.registry import READERS
 from gateway.dialects.token_first import TokenFirst
 from gateway.formats.registry import format_of
 from gateway.listeners.admission import Admission
-from gateway.listeners.hosting import Hosting, OneProcess, allowance_of
+from gateway.listeners.hosting import Hosting, OneProcess
 from gateway.listeners.replacement import PortReplacement
 from gateway.listeners.service import ListenerService
 from gateway.listeners.usage_example import example
@@ -191,7 +191,7 @@ class Listeners:
         if (before.listeners[name].tls is None) != (listener.tls is None):
             factory.close_all(wording.LISTENER_CLOSES)
         factory.replace_settings(_settings(config, name, listener))
-        factory.replace_rates(self._hosting.rates(name, allowance_of(listener)))
+        factory.replace_rates(self._hosting.rates(name, listener))
         dialect = factory.dialect
         if _dialect_keys(before, name) != _dialect_keys(config, name):
             dialect = self._dialect(config, name)
@@ -208,7 +208,7 @@ class Listeners:
             self._peer_services,
             self._dialect(config, name),
             self._access,
-            self._hosting.rates(name, allowance_of(listener)),
+            self._hosting.rates(name, listener),
             self._hosting.connection_limit(self.connection_limit),
         )
         # What is counted goes on when a listener moves, or comes back.

@@ -36,7 +36,7 @@ class Hosting(Protocol):
         @param around: the count of all connections.
         """
 
-    def rates(self, name: str, allowance: Allowance) -> Rates:
+    def rates(self, name: str, listener: Listener) -> Rates:
         """Return the rate limits of a listener's peers."""
 
 
@@ -60,8 +60,8 @@ class OneProcess:
     def connection_limit(self, around: ConnectionLimit) -> ConnectionLimit:
         return ConnectionLimit(around=around)
 
-    def rates(self, name: str, allowance: Allowance) -> Rates:
-        return Rates(allowance)
+    def rates(self, name: str, listener: Listener) -> Rates:
+        return Rates(allowance_of(listener))
 
 
 def listen_options(listener: Listener) -> ListenOptions:

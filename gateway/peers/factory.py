@@ -16,7 +16,7 @@ from twisted.logger import Logger
 
 from gateway.access.connection_limit import ConnectionLimit
 from gateway.access.peer_info import PeerCertificate, PeerInfo
-from gateway.access.rates import Allowance, Bucket, Rates
+from gateway.access.rates import Allowance, Bucket, RateBucket, Rates
 from gateway.access.rights import NOTHING, Access, Rights
 from gateway.commit.inflight_limit import InflightLimit
 from gateway.commit.writer import OnSettled, PeerSource, Writer
@@ -344,7 +344,7 @@ class PeerFactory(Factory):
 
     def throttle(self, peer_info: PeerInfo, resume: Callable[[], None]) -> Throttle | None:
         now = self.clock.seconds()
-        bucket: Bucket | None
+        bucket: RateBucket | None
         if self.awaits_proof(peer_info) and self.rates.allowance.limited:
             # A bucket of its own: a peer without a token must not use up that of peers with one.
             bucket = Bucket(self.rates.allowance, now)

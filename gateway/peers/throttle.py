@@ -16,7 +16,7 @@ from typing import Final
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from gateway.access.rates import Bucket
+from gateway.access.rates import RateBucket
 from gateway.metrics.counters import ListenerCounters
 from gateway.model import wording
 from gateway.model.outcome import Outcome
@@ -31,6 +31,10 @@ long each time, up to what C{-TRY RATE} asks it to wait at least.
 """
 
 
+_LEASE: Final = 0.002
+"""Seconds between looks whether another process has said how much may pass."""
+
+
 class Throttle:
     """
     Throttle of one peer.
@@ -43,7 +47,7 @@ class Throttle:
 
     def __init__(
         self,
-        bucket: Bucket,
+        bucket: RateBucket,
         clock: IReactorTime,
         resume: Callable[[], None],
         counters: ListenerCounters,
@@ -76,7 +80,7 @@ class Throttle:
     @property
     def stalls(self) -> bool:
         """Whether kept messages have to wait longer."""
-        return self._call is not None and not self.refuses
+        return self._call is not None and (not self.refuses or self._bucket.awaits)
 
     def limit_frames(self, frames: list[bytes], held: deque[bytes]) -> list[bytes]:
         """
@@ -94,7 +98,7 @@ class Throttle:
             return over
         self._hold(now)
         del frames[passed:]
-        if self.refuses and not passed:
+        if self.refuses and not passed and not self._bucket.awaits:
             # A pause no longer than a burst does not reduce the rate below its limit.
             longest = max(PAUSE, min(LONGEST_PAUSE, self._bucket.burst))
             self._pause = min(longest, 2 * self._pause)
@@ -136,8 +140,11 @@ class Throttle:
 
     def _hold(self, now: float) -> None:
         if self._call is None:
-            self._counters.throttled += 1
-            pause = max(self._pause, self._bucket.wait(now))
+            if self._bucket.awaits:
+                pause = _LEASE
+            else:
+                self._counters.throttled += 1
+                pause = max(self._pause, self._bucket.wait(now))
             self._call = self._clock.callLater(pause, self._over)
 
     def _over(self) -> None:

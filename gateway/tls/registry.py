@@ -45,11 +45,15 @@ class TlsRegistry:
     TLS of all listeners that have it, and the watch of their files.
     """
 
-    def __init__(self, clock: IReactorTime, interval: float = INTERVAL) -> None:
+    def __init__(
+        self, clock: IReactorTime, interval: float = INTERVAL, watches: bool = True
+    ) -> None:
         """
         @param interval: seconds between two looks at the files.
+        @param watches: whether files are looked at; else another process does, see L{renew}.
         """
         self._clock = clock
+        self._watches = watches
         self._listeners: dict[str, ListenerTls] = {}
         self._watch = CertificateWatch(clock, interval, lambda: self._changed())
         self._changed: Callable[[], None] = lambda: None
@@ -66,6 +70,13 @@ class TlsRegistry:
             else:
                 self._listeners[name] = ListenerTls(listener_contexts, self._clock)
         self._watch.watch([listener_tls.contexts for listener_tls in self._listeners.values()])
+
+    def renew(self, contexts: Mapping[str, Contexts]) -> None:
+        """
+        Use contexts whose changed files another process has read.
+        """
+        self.replace_contexts(contexts)
+        self._changed()
 
     def on_change(self, call: Callable[[], None]) -> None:
         """
@@ -94,7 +105,8 @@ class TlsRegistry:
         """
         Start to watch the files, and warn of certificates that soon expire.
         """
-        self._watch.start()
+        if self._watches:
+            self._watch.start()
 
     def stop(self) -> None:
         self._watch.stop()

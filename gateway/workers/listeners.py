@@ -7,7 +7,7 @@ The parent binds all of them; what a peer says is the workers' affair.
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -103,6 +103,7 @@ class ParentListener:
     ) -> None:
         self.name = name
         self.seats = seats
+        self.is_datagram = listener.is_datagram
         endpoint: IStreamServerEndpoint
         if listener.is_datagram:
             endpoint = _DatagramSockets(reactor, listener)
@@ -168,13 +169,22 @@ class NewParentListeners(NamedTuple):
     Listeners of a new configuration, until it is taken over.
 
     @ivar listeners: by name; those that stay as they are the ones in force.
+    @ivar removed: listeners for datagrams that are no more. A worker has their sockets too, so
+        that closing them makes no room for others.
     @ivar notes: lines about what needs a restart.
     """
 
     config: Config
     listeners: Mapping[str, ParentListener]
     ports: PortReplacement
+    removed: Sequence[ParentListener]
     notes: list[str]
+
+    async def close(self) -> None:
+        """Close the ports that are no more."""
+        await self.ports.close()
+        for listener in self.removed:
+            await listener.close_port()
 
 
 class ParentListeners:
@@ -220,15 +230,6 @@ class ParentListeners:
         for listener in self:
             await listener.close_port()
 
-    def addresses(self) -> dict[str, Address]:
-        """Return listener -> where its port is."""
-        return {listener.name: listener.address for listener in self}
-
-    def datagram_sockets(self) -> dict[str, socket.socket]:
-        """Return listener -> its socket for datagrams."""
-        found = {listener.name: listener.datagram_socket for listener in self}
-        return {name: own for name, own in found.items() if own is not None}
-
     def log_addresses(self, names: Iterable[str] | None = None) -> None:
         """
         Log where listeners are, and a command for each.
@@ -268,7 +269,10 @@ class ParentListeners:
         for name, present in self._listeners.items():
             if name not in listeners:
                 closed[name] = present
-        return NewParentListeners(config, listeners, PortReplacement(opened, closed), notes)
+        removed = [one for one in closed.values() if one.is_datagram]
+        replaced = {name: one for name, one in closed.items() if not one.is_datagram}
+        ports = PortReplacement(opened, replaced)
+        return NewParentListeners(config, listeners, ports, removed, notes)
 
     def take(self, new: NewParentListeners) -> None:
         """Take over prepared listeners whose ports are open."""

@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from twisted.internet import defer
@@ -30,10 +31,11 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from gateway.access.connection_limit import ConnectionLimit
-from gateway.access.rates import Allowance, Rates
+from gateway.access.rates import Allowance, RateBucket, Rates
 from gateway.config.listener import Listener
 from gateway.listeners.admission import Admission
 from gateway.listeners.datagram_port import DatagramPort
+from gateway.listeners.hosting import allowance_of
 from gateway.system.datagram_socket import DatagramSocket
 from gateway.workers.channel import Channel
 from gateway.workers.messages import Ended, Passed, Taken
@@ -42,8 +44,8 @@ from gateway.workers.start import Address
 _SYSTEMD: Final = re.compile(r"(^|:)systemd:.*")
 """A socket of systemd's, which the parent has: its place in an endpoint string."""
 
-RatesOf = Callable[[str, Allowance], Rates]
-"""A listener and what its peers are allowed -> their rate limits."""
+MakeListenersBucket = Callable[[str, Hashable, Allowance, float], RateBucket]
+"""A listener, and what L{Rates} knows of a bucket -> that bucket."""
 
 
 class Receiver:
@@ -53,10 +55,10 @@ class Receiver:
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, channel: Channel, rates: RatesOf) -> None:
+    def __init__(self, reactor: Any, channel: Channel, make_bucket: MakeListenersBucket) -> None:
         self._reactor = reactor
         self._channel = channel
-        self._rates = rates
+        self._make_bucket = make_bucket
         self._factories: dict[str, list[IProtocolFactory]] = {}
         self._sockets: dict[str, socket.socket] = {}
         self._addresses: dict[str, Address] = {}
@@ -100,9 +102,12 @@ class Receiver:
         limit.verdict = around.verdict = ""
         return limit
 
-    def rates(self, name: str, allowance: Allowance) -> Rates:
+    def rates(self, name: str, listener: Listener) -> Rates:
         """Return the rate limits of a listener's peers."""
-        return self._rates(name, allowance)
+        allowance = allowance_of(listener)
+        if listener.is_datagram:
+            return Rates(allowance)  # one worker has all of them
+        return Rates(allowance, partial(self._make_bucket, name))
 
     # For ports.
 

@@ -68,10 +68,7 @@ class Configuration:
 
     def contexts(self) -> dict[str, Contexts]:
         """Build the TLS contexts of the listeners."""
-        return {
-            name: Contexts(section, name, time.time, files)
-            for name, (section, files) in self.tls.items()
-        }
+        return contexts_of(self.tls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +94,14 @@ class Start:
 def contents_of(contexts: Mapping[str, Contexts]) -> dict[str, tuple[TlsSection, TlsFiles]]:
     """Return the TLS of listeners, and the content of its files."""
     return {name: (one.section, one.files) for name, one in contexts.items() if name != HTTP}
+
+
+def contexts_of(contents: Mapping[str, tuple[TlsSection, TlsFiles]]) -> dict[str, Contexts]:
+    """Build the TLS contexts of listeners from the content of their files."""
+    return {
+        name: Contexts(section, name, time.time, files)
+        for name, (section, files) in contents.items()
+    }
 
 
 def config_of_worker(
@@ -165,7 +170,7 @@ class _Pickler(pickle.Pickler):
         return NotImplemented
 
 
-def pack(value: Start | Configuration) -> bytes:
+def pack(value: object) -> bytes:
     """Return a value as bytes for the channel."""
     file = io.BytesIO()
     _Pickler(file, pickle.HIGHEST_PROTOCOL).dump(value)

@@ -80,6 +80,14 @@ route = "messages"
             gateway.end()
 
 
+@pytest.fixture
+def free_port() -> int:
+    """A port that nobody has."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
+
+
 def test_connections_are_spread_evenly(shared: tuple[Gateway, Database]) -> None:
     """Each worker has as many as the other, and each peer is answered."""
     gateway, database = shared
@@ -147,18 +155,16 @@ def test_a_worker_that_is_killed(shared: tuple[Gateway, Database]) -> None:
     assert workers_of(gateway)[1] == before[1]
 
 
-def test_nobody_outlives_the_parent(start_with: Callable[..., Gateway], database: Database) -> None:
+def test_nobody_outlives_the_parent(start_with: Callable[..., Gateway], free_port: int) -> None:
     """A parent that is killed takes its workers along, also one that stands still, and a new start
     binds the same port at once."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     sections = f"""
 [process]
 workers = 2
 [http]
 endpoint = "off"
 [listeners.lines]
-endpoint = "tcp:{port}:interface=127.0.0.1"
+endpoint = "tcp:{free_port}:interface=127.0.0.1"
 route = "messages"
 """
     first = start_with(sections)
@@ -175,3 +181,72 @@ route = "messages"
     assert second.terminate() == 0
     assert not any(map(is_alive, pids.values()))
     assert "all 2 workers ended" in second.log
+
+
+RELOADED = """
+[process]
+workers = 2
+[http]
+endpoint = "off"
+[listeners.lines]
+endpoint = "tcp:{port}:interface=127.0.0.1"
+route = "messages"
+{line}
+[listeners.fast]
+endpoint = "tcp:0:interface=127.0.0.1"
+route = "messages"
+messages_per_second = 50
+burst = 1.0
+{tls}
+[routes.messages]
+table = "messages"
+create = true
+"""
+
+
+def test_a_reload_is_for_all_or_none(
+    start_with: Callable[..., Gateway], tmp_path: Path, free_port: int
+) -> None:
+    """All workers take a new configuration over, one that is started later too; a wrong one
+    changes nothing; peers stay connected."""
+    gateway = start_with(RELOADED.format(port=free_port, line="", tls=""))
+    gateway.wait_log("2 of 2 do")
+    config = tmp_path / "gateway.toml"
+    first = config.read_text()
+    peers = [gateway.connect() for _ in range(2)]
+
+    def longest() -> list[bytes]:
+        """What each worker says to a line of 3,000 bytes."""
+        return [gateway.connect().ask(b"x" * 3000 + b"\n")[:4] for _ in range(2)]
+
+    assert longest() == [b"+OK\n"] * 2
+    config.write_text(first.replace("create = true", "columns = { nope = '@frame' }"))
+    gateway.process.send_signal(signal.SIGHUP)
+    gateway.wait_log("not reloaded: .*nope")
+    config.write_text(first.replace("[listeners.fast]", "max_frame = 1000\n[listeners.fast]"))
+    gateway.process.send_signal(signal.SIGHUP)
+    gateway.wait_log("configuration reloaded")
+    assert longest() == [b"-REJ"] * 2
+    for number, pid in workers_of(gateway).items():
+        if number == 2:
+            os.kill(pid, signal.SIGKILL)
+            gateway.wait_log(rf"worker 2 \(process {pid}\) ended(.|\n)* worker 2 .*; 2 of 2 do")
+    assert longest() == [b"-REJ"] * 2
+    assert gateway.log.count("configuration reloaded") == 1
+    peers[0].send(b"x\n")
+    assert peers[0].readable(10)
+
+
+def test_a_rate_holds_for_all_workers(start_with: Callable[..., Gateway], free_port: int) -> None:
+    """Peers of one address in two workers together get the rate and its burst, and no more."""
+    gateway = start_with(RELOADED.format(port=free_port, line="", tls=""))
+    gateway.wait_log("2 of 2 do")
+    peers = [gateway.connect("fast") for _ in range(4)]
+    for peer in peers:
+        peer.send(b"m\n" * 100)
+    answers = [answer for peer in peers for answer in peer.read_lines(100)]
+    assert set(answers) >= {b"+OK"}
+    stored = answers.count(b"+OK")
+    # A burst, and what a moment brings meanwhile; some may be lent to the other worker.
+    assert 45 <= stored < 120, stored
+    assert all(answer.startswith((b"+OK", b"-TRY RATE")) for answer in answers)
