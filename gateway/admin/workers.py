@@ -24,6 +24,7 @@ from gateway.admin.grammar import CommandError, Request
 from gateway.admin.peers import COLUMNS_OF_WORKERS, PeerList, PeerQuery, query_of, slices_of
 from gateway.admin.table import Column, Row
 from gateway.model.errors import GatewayError
+from gateway.status.merge import lines_of_workers
 from gateway.status.status import encoded
 from gateway.status.watch import Watch
 from gateway.status.workers import STATUS, Workers
@@ -299,18 +300,10 @@ def _together(results: Mapping[int, _Result]) -> Done:
     @param results: by the number of the worker.
     @raise CommandError: none of them is good.
     """
-    faults = {number: result.fault for number, result in results.items() if result.fault}
+    faults = {n: [result.fault] for n, result in results.items() if result.fault}
     if results and len(faults) == len(results):
-        raise CommandError("; ".join(_once(faults, len(results))))
-    lines: list[str] = []
-    for place in range(max((len(result.lines) for result in results.values()), default=0)):
-        said = {n: r.lines[place] for n, r in results.items() if place < len(r.lines)}
-        lines += _once(said, len(results))
-    return Done(lines, "; ".join(f"worker {number}: {fault}" for number, fault in faults.items()))
-
-
-def _once(texts: Mapping[int, str], workers: int) -> list[str]:
-    """Return what all say alike once, and else what each says with its number."""
-    if len(texts) == workers and len(set(texts.values())) == 1:
-        return [next(iter(texts.values()))]
-    return [f"worker {number}: {text}" for number, text in texts.items()]
+        raise CommandError("; ".join(lines_of_workers(faults, len(results))))
+    lines = {number: result.lines for number, result in results.items()}
+    return Done(
+        lines_of_workers(lines, len(results)), "; ".join(lines_of_workers(faults, len(results)))
+    )

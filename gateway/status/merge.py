@@ -135,7 +135,7 @@ def merged(statuses: Mapping[int, Status], workers: int = 0) -> Status:
         state=min((status.state for status in found), key=_STATES.index),
         is_storing=any(status.is_storing for status in found),
         is_taking=any(status.is_taking for status in found),
-        reasons=_lines({n: statuses[n].reasons for n in numbers}, workers),
+        reasons=lines_of_workers({n: statuses[n].reasons for n in numbers}, workers),
         time=max(status.time for status in found),
         started=min(status.started for status in found),
         warnings=_warnings({n: statuses[n].warnings for n in numbers}, workers),
@@ -311,8 +311,12 @@ def _warnings(warnings: Mapping[int, Sequence[Warning]], workers: int) -> list[W
     return sorted(found, key=lambda one: order.get(one.code, len(order)))
 
 
-def _lines(lines: Mapping[int, Sequence[str]], workers: int) -> list[str]:
-    """Return the lines of all, each once, with the names of their workers."""
+def lines_of_workers(lines: Mapping[int, Sequence[str]], workers: int) -> list[str]:
+    """
+    Return the lines of all workers, each once, with the numbers of those that tell it.
+
+    @param workers: how many there are; what all of them tell has no numbers.
+    """
     who: defaultdict[str, list[int]] = defaultdict(list)
     for number, some in lines.items():
         for line in dict.fromkeys(some):
@@ -322,7 +326,7 @@ def _lines(lines: Mapping[int, Sequence[str]], workers: int) -> list[str]:
 
 def _told(texts: Mapping[int, str], workers: int) -> str:
     """Return what some workers tell as one text."""
-    return "; ".join(_lines({n: [text] for n, text in texts.items() if text}, workers))
+    return "; ".join(lines_of_workers({n: [text] for n, text in texts.items() if text}, workers))
 
 
 def _of(numbers: Sequence[int], workers: int) -> str:
