@@ -8,10 +8,10 @@ import base64
 import json
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from gateway.commands.file_options import config_option, data_dir_option, databa
 from gateway.commands.reactor import run
 from gateway.commit.attempt import retry_delay
 from gateway.config.load import EMBEDDED, Config
+from gateway.config.process import spool_number
 from gateway.daemon.configuration import read_config
 from gateway.daemon.embedded import DataDirectory, EmbeddedServer
 from gateway.daemon.process_title import hide
@@ -56,11 +57,18 @@ _STREAMS: Final = 3
 class SpoolPlace:
     """
     Location of a spool, and its configuration.
+
+    @ivar is_one_of_several: whether the gateway has more: those of its workers.
     """
 
     config: Config
     data_dir: Path
     path: Path
+    is_one_of_several: bool = False
+
+
+Places = Callable[[], Sequence[SpoolPlace]]
+"""Returns the spools of a gateway, in the order of their workers; at least one."""
 
 
 @click.group(name="spool")
@@ -84,7 +92,7 @@ def spool_command(
     list --records tells.
     """
 
-    def place() -> SpoolPlace:
+    def places() -> Sequence[SpoolPlace]:
         try:
             if database is not None:
                 hide(database)
@@ -92,11 +100,25 @@ def spool_command(
         except ConfigError as error:
             raise click.ClickException(str(error)) from None
         folder = data_dir.absolute()
-        return SpoolPlace(
-            read, folder, spool_path(read, folder) if path is None else path.absolute()
-        )
+        found = spools_of(spool_path(read, folder)) if path is None else [path.absolute()]
+        return [SpoolPlace(read, folder, one, len(found) > 1) for one in found]
 
-    context.obj = place
+    context.obj = places
+
+
+def spools_of(first: Path) -> list[Path]:
+    """
+    Return the spools that are there, in the order of their workers: also of those that are no more.
+
+    @param first: path of worker 1's, or of the only one; it is returned where there is none.
+    """
+    try:
+        beside = [*first.parent.iterdir()]
+    except OSError:
+        return [first]  # whoever reads it says why that cannot be
+    numbers = {path: number for path in beside if (number := spool_number(first, path))}
+    others = sorted(numbers, key=numbers.__getitem__)
+    return [first, *others] if is_there(first) or not others else others
 
 
 _ids = click.argument("ids", nargs=-1, metavar="[ID]...")
@@ -112,7 +134,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="One JSON object a 
 @_json
 @click.pass_obj
 def list_waiting(
-    where: Callable[[], SpoolPlace],
+    where: Places,
     route: str | None,
     stream: str | None,
     records: bool,
@@ -122,19 +144,23 @@ def list_waiting(
 
     Of what is put aside, so that others pass it, also for each stream.
     """
-    place = where()
+    places = where()
     selection = Selection(route=route, stream=stream)
-    waiting = _read_spool(place, lambda reader: summed_up(reader.records(), selection, records))
-    if not waiting:
-        _see_that_it_may_be(place, selection)
-    if as_json:
-        for one in waiting:
-            click.echo(json.dumps(_waiting_as_json(one)))
-        return
-    if waiting:
-        _print_waiting(waiting)
-    total = sum(one.messages for one in waiting)
-    click.echo(f"{total} messages wait in {place.path}")
+    found: list[tuple[SpoolPlace, list[WaitingSummary]]] = [
+        (place, _read_spool(place, lambda reader: summed_up(reader.records(), selection, records)))
+        for place in places
+    ]
+    if not any(waiting for _, waiting in found):
+        _see_that_it_may_be(places[0], selection)
+    for place, waiting in found:
+        if as_json:
+            for one in waiting:
+                click.echo(json.dumps(_of(place) | _waiting_as_json(one)))
+            continue
+        if waiting:
+            _print_waiting(waiting)
+        total = sum(one.messages for one in waiting)
+        click.echo(f"{total} messages wait in {place.path}")
 
 
 @spool_command.command()
@@ -147,7 +173,7 @@ def list_waiting(
 @_json
 @click.pass_obj
 def show(
-    where: Callable[[], SpoolPlace],
+    where: Places,
     ids: tuple[str, ...],
     route: str | None,
     stream: str | None,
@@ -160,22 +186,34 @@ def show(
     if raw and as_json:
         raise click.UsageError("--raw and --json are two ways to show them")
     selection = _selection(ids, route, stream)
-    place = where()
+    spools = where()
+    _see_that_ids_are_of_one(spools, selection)
+    matched: list[int] = []
+    shown: list[tuple[SpoolPlace, Message]] = []
+    left = skip
+    for place in spools:
 
-    def chosen(reader: SpoolReader) -> tuple[set[int], list[Message]]:
-        places: set[int] = set()
-        return places, [*islice(_messages(reader, selection, places), skip, skip + limit)]
+        def chosen(reader: SpoolReader) -> list[Message]:
+            nonlocal left
+            places: set[int] = set()
+            found = _messages(reader, selection, places)
+            left -= sum(1 for _ in islice(found, left))
+            some = [*islice(found, limit - len(shown))]
+            matched.extend(places)
+            return some
 
-    places, messages = _read_spool(place, chosen)
-    if len(messages) < limit:
-        _see_that_there_is(place, selection, places)
-    for number, message in enumerate(messages):
+        shown.extend((place, message) for message in _read_spool(place, chosen))
+        if len(shown) == limit:
+            break
+    if len(shown) < limit:
+        _see_that_there_is(spools, selection, matched)
+    for number, (place, message) in enumerate(shown):
         if raw:
             sys.stdout.buffer.write(message.frame)
         elif as_json:
-            click.echo(json.dumps(_message_as_json(message)))
+            click.echo(json.dumps(_of(place) | _message_as_json(message)))
         else:
-            click.echo(("\n" if number else "") + _message_text(message))
+            click.echo(("\n" if number else "") + _message_text(place, message))
 
 
 @spool_command.command(name="move-to-dead-letters")
@@ -186,7 +224,7 @@ def show(
 @click.option("--reason", default="moved by its operator", show_default=True)
 @click.pass_obj
 def move(
-    where: Callable[[], SpoolPlace],
+    where: Places,
     ids: tuple[str, ...],
     route: str | None,
     stream: str | None,
@@ -202,20 +240,28 @@ def move(
     selection = _selection(ids, route, stream, everything)
     if not reason.strip() or "\0" in reason:
         raise click.BadParameter("say why, in some words", param_hint="--reason")
-    place = where()
-    with closing(_open_spool(place)) as file:
-        for remark in file.remarks:
-            click.echo(f"spool: {printable(remark)}", err=True)
-        _see_that_there_is(place, selection, _places(file, selection))
+    spools = where()
+    _see_that_ids_are_of_one(spools, selection)
+    with ExitStack() as stack:
+        files = [(place, stack.enter_context(closing(_open_spool(place)))) for place in spools]
+        for _, file in files:
+            for remark in file.remarks:
+                click.echo(f"spool: {printable(remark)}", err=True)
+        matched = {place.path: _places(file, selection) for place, file in files}
+        _see_that_there_is(spools, selection, [*chain.from_iterable(matched.values())])
 
         async def work(reactor: Any) -> int:
-            try:
-                moved = await _move(place, file, selection, reason, reactor)
-            except (StoreError, SpoolError, EmbeddedError) as error:
-                what = f"database: {error}" if isinstance(error, StoreError) else str(error)
-                click.echo(f"{what}; what is not moved yet is still in the spool", err=True)
-                return 1
-            click.echo(_moved_text(moved))
+            for place, file in files:
+                if not matched[place.path]:
+                    continue
+                try:
+                    moved = await _move(place, file, selection, reason, reactor)
+                except (StoreError, SpoolError, EmbeddedError) as error:
+                    what = f"database: {error}" if isinstance(error, StoreError) else str(error)
+                    click.echo(f"{what}; what is not moved yet is still in the spool", err=True)
+                    return 1
+                begin = f"{place.path}: " if place.is_one_of_several else ""
+                click.echo(begin + _moved_text(moved))
             return 0
 
         run(work)
@@ -262,19 +308,31 @@ def _messages(reader: SpoolReader, selection: Selection, places: set[int]) -> It
                 yield from messages(record.place, part)
 
 
-def _see_that_there_is(place: SpoolPlace, selection: Selection, places: Collection[int]) -> None:
+def _see_that_ids_are_of_one(spools: Sequence[SpoolPlace], selection: Selection) -> None:
+    """
+    End the command if records are named by ID, and there are several spools that may have them.
+    """
+    if selection.places and len(spools) > 1:
+        names = " or ".join(f"--spool {place.path}" for place in spools)
+        raise click.UsageError(f"each spool has IDs of its own; say which one: {names}")
+
+
+def _see_that_there_is(
+    spools: Sequence[SpoolPlace], selection: Selection, places: Collection[int]
+) -> None:
     """
     End the command if nothing is selected, or an ID does not exist.
 
     @param places: places of the records that the selection matched.
     """
+    paths = " and ".join(str(place.path) for place in spools)
     for missing in sorted({*selection.places} - {*places}):
-        raise click.ClickException(f"there is no such record {id_of(missing)} in {place.path}")
+        raise click.ClickException(f"there is no such record {id_of(missing)} in {paths}")
     if not places:
-        _see_that_it_may_be(place, selection)
+        _see_that_it_may_be(spools[0], selection)
         of = "" if selection.route is None else f" of route {selection.route!r}"
         of += "" if selection.stream is None else f" of stream {selection.stream!r}"
-        raise click.ClickException(f"nothing{of} waits in {place.path}")
+        raise click.ClickException(f"nothing{of} waits in {paths}")
 
 
 def _see_that_it_may_be(place: SpoolPlace, selection: Selection) -> None:
@@ -446,6 +504,11 @@ def _waiting_as_json(waiting: WaitingSummary) -> dict[str, object]:
     }
 
 
+def _of(place: SpoolPlace) -> dict[str, object]:
+    """Return the file of something that waits, where there are several."""
+    return {"spool": str(place.path)} if place.is_one_of_several else {}
+
+
 def _about(message: Message) -> dict[str, object]:
     origin, refusal = message.origin, message.refusal
     return {
@@ -469,10 +532,10 @@ def _message_as_json(message: Message) -> dict[str, object]:
         return {**_about(message), "base64": base64.b64encode(message.frame).decode()}
 
 
-def _message_text(message: Message) -> str:
+def _message_text(place: SpoolPlace, message: Message) -> str:
     lines = [
         f"{name:<12}{'' if value is None else printable(str(value))}"
-        for name, value in _about(message).items()
+        for name, value in (_of(place) | _about(message)).items()
     ]
     text = printable(message.frame.decode("utf-8", "backslashreplace"))
     return "\n".join([*lines, f"{'message':<12}{len(message.frame)} bytes", text])

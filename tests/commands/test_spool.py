@@ -68,9 +68,14 @@ class Spooling:
     def __init__(self, database: Database, folder: Path) -> None:
         self.database = database
         self.folder = folder
-        self.path = folder / "kept" / "spool.db"
+        self.first = self.path = folder / "kept" / "spool.db"
         self.config = folder / "gateway.toml"
         self.configure(database.dsn)
+
+    def of_worker(self, number: int) -> Path:
+        """Have what follows put into the spool of a worker; return its path."""
+        self.path = self.first.with_name(f"spool-{number}.db" if number > 1 else "spool.db")
+        return self.path
 
     def configure(self, dsn: str) -> None:
         self.config.write_text(_CONFIG.format(dsn=dsn.replace("'", "")))
@@ -219,6 +224,46 @@ def entry(name: str, count: int, size: int, reason: str) -> dict[str, object]:
         "damaged": 0,
         "reason": reason,
     }
+
+
+def test_spools_of_workers(spool: Spooling) -> None:
+    """Those of all workers are listed, shown and moved, each with its path; an ID needs it."""
+    spool.put(b"one", b"two")
+    second, tenth = spool.of_worker(2), spool.of_worker(10)
+    for path in (tenth, second):
+        spool.path = path
+        spool.put(path.stem.encode(), route="other")
+    (spool.first.parent / "spool-x.db").write_bytes(b"")
+    status, out, err = spool.run("list")
+    assert (status, err) == (0, "")
+    assert [line for line in out.splitlines() if " wait in " in line] == [
+        f"2 messages wait in {spool.first}",
+        f"1 messages wait in {second}",
+        f"1 messages wait in {tenth}",
+    ]
+    assert [entry["spool"] for entry in spool.listed()] == [*map(str, (spool.first, second, tenth))]
+    assert spool.waiting == ["one", "two", "spool-2", "spool-10"]
+    status, out, err = spool.run("show", "--skip", "1", "--limit", "2", "--raw")
+    assert (status, out, err) == (0, "twospool-2", "")
+    status, out, err = spool.run("show", "1")
+    assert status == 2 and f"--spool {spool.first} or --spool {second}" in err
+    of_second = json.loads(spool.run("show", "--route", "other", "--limit", "1", "--json")[1])
+    assert of_second.pop("spool") == str(second)
+    alone = forking.run(
+        [str(BIN / "gateway"), "spool", "--spool", str(second), "show", "1", "--json"],
+        capture_output=True,
+        check=True,
+    )
+    assert json.loads(alone.stdout) == of_second
+    assert spool.move("--route", "other").splitlines() == [
+        f"{second}: 1 messages are dead letters now",
+        f"{tenth}: 1 messages are dead letters now",
+    ]
+    assert spool.letters == ["spool-2", "spool-10"] and spool.waiting == ["one", "two"]
+    status, out, err = spool.run("move-to-dead-letters", "--route", "other")
+    assert status == 1 and f"nothing of route 'other' waits in {spool.first} and {second}" in err
+    spool.first.unlink()
+    assert "spool-2.db" in spool.run("list")[1] and "spool.db" not in spool.run("list")[1]
 
 
 def test_list_of_nothing(spool: Spooling) -> None:

@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from gateway.status.history import History
 from gateway.status.status import Status, Warning
 from gateway.web.chart import Layer, chart
 from gateway.web.page import page
 from gateway.web.traffic import Traffic
+from tests.status.samples import with_workers
 from tests.web import made
 
 VOID = {"meta", "link", "path", "rect"}
@@ -100,6 +102,18 @@ def test_tables_say_what_they_are() -> None:
     for tag, attributes in parsed.tags:
         if tag == "svg":
             assert attributes.get("aria-label") or attributes.get("aria-hidden") == "true"
+
+
+def test_workers_have_a_table() -> None:
+    """Each worker has a row with its process, its part and how the one before it ended, one that
+    is away too; without workers there is no such section."""
+    whole, _ = with_workers(3)
+    gone = replace(whole.workers[2], state="away", pid=None, started=None, process=None)
+    status = replace(whole, workers=[*whole.workers[:2], gone])
+    parsed = Parsed(render(status))
+    for text in ("process 4712, up 1 min", "killed by signal 9", "no process", "away"):
+        assert text in parsed.text, text
+    assert 'id="workers"' in render(status) and 'id="workers"' not in render(made.status())
 
 
 HOSTILE = "<script>alert(1)</script>\"'&\x1b[31m\u202e\n"

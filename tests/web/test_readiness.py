@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from gateway.status.status import Status
 from gateway.web.answer import Query
 from gateway.web.readiness import readiness
+from tests.status.samples import with_workers
 from tests.web import made
 
 AWAY = "the database cannot be reached: refused"
@@ -111,3 +112,14 @@ def test_unknown_arguments() -> None:
 def test_lines_stay_lines() -> None:
     """A reason with a line feed in it is one line."""
     assert ask(made.status(reasons=["a\nb"]))[1] == "ok\na\\nb\n"
+
+
+def test_each_worker_is_a_check() -> None:
+    """One that takes messages is enough; what each does is a line with verbose."""
+    whole, _ = with_workers(2)
+    away = replace(whole.workers[1], state="away", pid=None, is_taking=False)
+    status = replace(whole, workers=[whole.workers[0], away], reasons=["worker 2: away"])
+    assert ask(status) == (200, "ok\nworker 2: away\n")
+    code, body = ask(status, verbose="")
+    assert code == 200 and body.endswith("\nready\n")
+    assert "[+] worker 1: ready\n[-] worker 2: away, takes nothing\n" in body
