@@ -77,10 +77,12 @@ class Done(NamedTuple):
 
     @ivar lines: for the operator.
     @ivar fault: where it failed, if not everywhere; C{""}: nowhere.
+    @ivar waited: messages that waited for it, to be told with the last line; C{None}: none could.
     """
 
     lines: Sequence[str]
     fault: str = ""
+    waited: int | None = None
 
 
 class Operations(Protocol):
@@ -161,7 +163,10 @@ class Console:
             is_taken, lines = await self._controls.reload()
             fault = "" if is_taken else "not reloaded"
         else:
-            lines, fault = await self._change(request)
+            done = await self._change(request)
+            lines, fault = done.lines, done.fault
+            if done.waited is not None and lines:
+                lines = [*lines[:-1], f"{lines[-1]}; {done.waited} messages waited"]
         if request.as_json:
             await answer.write([msgspec.json.encode({"text": line}).decode() for line in lines])
         else:
@@ -231,7 +236,7 @@ class Console:
     async def _change(self, request: Request) -> Done:
         if request.verb not in ("DRAIN", "SHUTDOWN"):
             return await self._operations.operate(request)
-        peers = self._watch.status().peers
+        peers = (await self._watch.fresh_status()).peers
         if request.verb == "DRAIN":
             self._controls.drain()
             line = (

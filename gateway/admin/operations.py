@@ -43,13 +43,13 @@ class LocalOperations:
 
         @raise CommandError: it cannot be carried out.
         """
+        if request.verb == "RESUME":
+            return self._resume(self._route(request.subject))
         return Done(await self._lines(request))
 
     async def _lines(self, request: Request) -> Sequence[str]:
         if request.verb == "PAUSE":
             return await self._pause(self._route(request.subject))
-        if request.verb == "RESUME":
-            return self._resume(self._route(request.subject))
         if request.verb == "KILL":
             return [self._kill(int(request.subject[:20]))]
         if request.verb == "RECONNECT":
@@ -98,7 +98,7 @@ class LocalOperations:
             await deferLater(clock, _POLL)
         return lines
 
-    def _resume(self, route: str | None) -> Sequence[str]:
+    def _resume(self, route: str | None) -> Done:
         parts = self._parts
         pauses = parts.breakers.pauses
         if route is not None and pauses.is_total:
@@ -114,7 +114,7 @@ class LocalOperations:
             if name == route or (route is None and pauses.holds(name))
         )
         pauses.resume(route)
-        return [f"{_what(route)} resumed; {waiting} messages waited"]
+        return Done([f"{_what(route)} resumed"], waited=waiting)
 
     def _kill(self, number: int) -> str:
         found = self._peers.find(number)

@@ -43,7 +43,8 @@ _WORKERS: Final = 1000
 
 Result = TypeVar("Result")
 
-Question = Callable[[bytes], Awaitable[bytes]]
+Question = Callable[[bytes, Sequence[int]], Awaitable[bytes]]
+"""What was asked, with descriptors, of which there are none -> the answer."""
 
 
 class _Result(Struct, frozen=True, array_like=True):
@@ -51,10 +52,12 @@ class _Result(Struct, frozen=True, array_like=True):
     Answer of a worker to an operation.
 
     @ivar fault: why it was not carried out; C{""}: it was.
+    @ivar waited: messages that waited for it there; C{None}: none could.
     """
 
     lines: Sequence[str]
     fault: str = ""
+    waited: int | None = None
 
 
 _pack: Final = msgspec.msgpack.encode
@@ -80,34 +83,30 @@ class WorkerAnswers:
         watch: Watch,
         operations: Operations,
         peers: PeerList,
-        listeners: Callable[[], Sequence[str]],
     ) -> None:
-        """
-        @param listeners: returns the names of the listeners.
-        """
         self._watch = watch
         self._operations = operations
         self._peers = peers
-        self._listeners = listeners
 
     def questions(self) -> Mapping[str, Question]:
         """Return what is answered, by name."""
         return {STATUS: self._status, OPERATE: self._operate, PEERS: self._show_peers}
 
-    async def _status(self, payload: bytes) -> bytes:
+    async def _status(self, payload: bytes, descriptors: Sequence[int]) -> bytes:
         return encoded(self._watch.status())
 
-    async def _operate(self, payload: bytes) -> bytes:
+    async def _operate(self, payload: bytes, descriptors: Sequence[int]) -> bytes:
         try:
             done = await self._operations.operate(msgspec.msgpack.decode(payload, type=Request))
         except CommandError as error:
             return _pack(_Result((), str(error)))
-        return _pack(_Result(done.lines, done.fault))
+        return _pack(_Result(done.lines, done.fault, done.waited))
 
-    async def _show_peers(self, payload: bytes) -> bytes:
+    async def _show_peers(self, payload: bytes, descriptors: Sequence[int]) -> bytes:
         options = msgspec.msgpack.decode(payload, type=dict[str, str])
         try:
-            query = query_of(options, self._listeners(), self._peers.columns)
+            listeners = [one.name for one in self._watch.status().listeners]
+            query = query_of(options, listeners, self._peers.columns)
         except CommandError:
             return _pack([])  # a reload has just taken the listener away
         found: list[Row] = []
@@ -138,6 +137,12 @@ class StandingOrders(NamedTuple):
             *(Request("SET", level, {}, False) for level in levels),
         ]
 
+    def since(self, before: StandingOrders) -> list[Request]:
+        """Return what a worker has to be told that was given others before."""
+        is_over = before.is_total and not self.is_total
+        gone = [""] if is_over else sorted(before.routes - self.routes)
+        return [*(Request("RESUME", route, {}, False) for route in gone), *self.requests()]
+
     def after(self, request: Request) -> StandingOrders:
         """Return what they are after an operation."""
         route = request.subject
@@ -163,8 +168,14 @@ class WorkerOperations:
     @ivar standing: what workers that are started later are told.
     """
 
-    def __init__(self, workers: Workers, clock: IReactorTime) -> None:
+    def __init__(
+        self, workers: Workers, clock: IReactorTime, set_level: Callable[[str], None]
+    ) -> None:
+        """
+        @param set_level: sets the lowest level of this process's own log.
+        """
         self.standing = StandingOrders()
+        self._set_level = set_level
         self._workers = workers
         self._clock = clock
 
@@ -190,18 +201,26 @@ class WorkerOperations:
             self.standing = before
             raise
         self.standing = self.standing.after(request)
-        away = [life.number for life in self._workers.lives() if life.pid is None]
+        if request.verb == "SET":
+            self._set_level(request.subject)
+        away = [life.number for life in self._workers.lives() if not life.is_serving]
         if not away or request.verb == "RECONNECT":
             return done
-        later = [f"worker {number} is away, and told when it is back" for number in away]
-        return Done([*done.lines, *later], done.fault)
+        later = [f"worker {number} does not serve now, and is told when it does" for number in away]
+        return Done([*later, *done.lines], done.fault, done.waited)
 
-    async def welcome(self, number: int) -> None:
+    async def welcome(self, number: int, given: StandingOrders) -> None:
         """
-        Give a worker that was started its standing orders.
+        Tell a worker that was started the standing orders, all at once.
+
+        @param given: those that it was started with.
         """
-        for request in self.standing.requests():
-            await self._ask(number, request)
+        if given != self.standing:
+            await _all([self._ask(number, request) for request in self.standing.since(given)])
+
+    def forget_level(self) -> None:
+        """Forget the level of the log, as a reload does."""
+        self.standing = self.standing._replace(level="")
 
     async def _kill(self, request: Request) -> Done:
         number = int(request.subject[:20]) % _WORKERS
@@ -214,7 +233,11 @@ class WorkerOperations:
 
     def _there(self) -> list[tuple[int, int]]:
         """Return number and process of each worker that is there."""
-        return [(life.number, life.pid) for life in self._workers.lives() if life.pid is not None]
+        return [
+            (life.number, life.pid)
+            for life in self._workers.lives()
+            if life.pid is not None and life.is_serving
+        ]
 
     async def _ask(self, number: int, request: Request) -> _Result:
         try:
@@ -304,6 +327,9 @@ def _together(results: Mapping[int, _Result]) -> Done:
     if results and len(faults) == len(results):
         raise CommandError("; ".join(lines_of_workers(faults, len(results))))
     lines = {number: result.lines for number, result in results.items()}
+    waited = [result.waited for result in results.values() if result.waited is not None]
     return Done(
-        lines_of_workers(lines, len(results)), "; ".join(lines_of_workers(faults, len(results)))
+        lines_of_workers(lines, len(results)),
+        "; ".join(lines_of_workers(faults, len(results))),
+        sum(waited) if waited else None,
     )

@@ -12,16 +12,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from gateway.admin.grammar import Request
 from gateway.config.load import EMBEDDED, Config, Limits
 from gateway.daemon.configuration import Loaded
 from gateway.daemon.embedded import DataDirectory, EmbeddedServer
+from gateway.daemon.operator_side import OperatorSide
 from gateway.daemon.service import (
     begin_log_file,
     ended,
@@ -49,54 +51,6 @@ _LEAVING: Final = 0.1
 
 _GOODBYE: Final = 10.0
 """Seconds that workers have beyond C{drain_timeout} before they are killed."""
-
-
-class OperatorSide(Protocol):
-    """
-    The operator's sockets: console, health, metrics and status of all processes.
-    """
-
-    def listen_http(self) -> None:
-        """Open the site's port; do nothing if it is open."""
-
-    def listen(self) -> None:
-        """Open the console's sockets."""
-
-    def start(self) -> None:
-        """Log where they are, and begin to look at the workers."""
-
-    def reload(self, config: Config) -> None:
-        """Apply a new configuration."""
-
-    async def stop(self) -> None:
-        """Close the console."""
-
-    async def stop_http(self) -> None:
-        """Close the site, as the last thing of all."""
-
-
-class NoOperatorSide:
-    """
-    Operator's side that has no sockets.
-    """
-
-    def listen_http(self) -> None:
-        """Do nothing."""
-
-    def listen(self) -> None:
-        """Do nothing."""
-
-    def start(self) -> None:
-        """Do nothing."""
-
-    def reload(self, config: Config) -> None:
-        """Do nothing."""
-
-    async def stop(self) -> None:
-        """Do nothing."""
-
-    async def stop_http(self) -> None:
-        """Do nothing."""
 
 
 class Parent:
@@ -141,8 +95,15 @@ class Parent:
         )
         return configuration, [found.fileno() for found in sockets.values()]
 
-    def begun(self, number: int, listeners: ParentListeners) -> Begun:
-        """Return what a worker begins with."""
+    def begun(
+        self, number: int, listeners: ParentListeners, accepted: int, orders: Sequence[Request]
+    ) -> Begun:
+        """
+        Return what a worker begins with.
+
+        @param accepted: connections that all workers have had until now.
+        @param orders: what the operator has said that holds for it too.
+        """
         self._begun[number] = self.loaded
         configuration, descriptors = self.configuration(number, self.loaded, listeners)
         start = Start(
@@ -152,6 +113,8 @@ class Parent:
             self.data_dir,
             self.leftovers.get(number, ()),
             self.state == "draining",
+            accepted,
+            orders,
         )
         return Begun(pack(start), descriptors)
 
@@ -221,7 +184,7 @@ class ParentService(Service):
         self.processes = Processes(
             reactor,
             self._parent.workers,
-            lambda number: self._parent.begun(number, parts.listeners),
+            self._begun,
             Events(self._opened, self._serving, self._gone, self._unusable),
             backoff,
             lambda: parts.log_observer.output,
@@ -276,6 +239,11 @@ class ParentService(Service):
 
     # The workers.
 
+    def _begun(self, number: int) -> Begun:
+        parts = self.parts
+        accepted, orders = parts.dispatch.accepted, parts.operator.orders(number)
+        return self._parent.begun(number, parts.listeners, accepted, orders)
+
     def _opened(self, worker: Worker) -> None:
         self.parts.dispatch.opened(worker)
         assert worker.channel is not None
@@ -285,6 +253,7 @@ class ParentService(Service):
         if not self._parent.is_current(worker.number):
             self.processes.kill(worker.number, "the configuration changed while it started")
             return
+        self.parts.operator.welcome(worker.number)
         self.parts.dispatch.serving(worker)
         if self.is_stopping:
             return
@@ -373,6 +342,7 @@ class ParentService(Service):
 
     def _begin_drain(self) -> None:
         self._parent.state = "draining"
+        self.parts.operator.begin_stop()
         self.processes.push(DRAIN)
 
     async def _stop(self) -> None:

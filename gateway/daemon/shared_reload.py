@@ -159,7 +159,7 @@ class SharedReload:
         parts.tls.replace_contexts(loaded.contexts)
         parts.log_observer.take(config.log)
         parts.lender.replace(config)
-        parts.operator.reload(config)
+        parts.operator.reload(config, remarks)
         service.replace_limits(config.limits)
         taken = await self._ask_all(
             TAKE, lambda number: self._packed(number, loaded, new), prepared.numbers

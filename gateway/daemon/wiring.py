@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -23,6 +24,7 @@ from gateway.admin.console import Console, Controls
 from gateway.admin.operations import LocalOperations
 from gateway.admin.peers import PeerList
 from gateway.admin.sockets import AdminSockets
+from gateway.admin.workers import ids_of
 from gateway.commit.attempt import retry_delay
 from gateway.commit.circuit_breaker import CircuitBreakers
 from gateway.commit.inflight_limit import InflightLimit
@@ -31,14 +33,9 @@ from gateway.config.load import EMBEDDED, Config, Database, Limits
 from gateway.config.process import sum_of_shares
 from gateway.daemon.configuration import Loaded
 from gateway.daemon.embedded import DataDirectory, EmbeddedServer
+from gateway.daemon.operator_side import OperatorSide, WorkersAsSeen
 from gateway.daemon.options import Options
-from gateway.daemon.parent import (
-    NoOperatorSide,
-    Parent,
-    ParentParts,
-    ParentService,
-    embedded_parts,
-)
+from gateway.daemon.parent import Parent, ParentParts, ParentService, embedded_parts
 from gateway.daemon.parent import status_line as parent_status_line
 from gateway.daemon.reload import Reload, ReloadParts, dead_letter_routes
 from gateway.daemon.service import (
@@ -95,6 +92,8 @@ class Setting:
     @ivar hosting: where listeners have their ports and limits from; C{None}: this process.
     @ivar leftovers: paths of spools of workers that are no more.
     @ivar watches_files: whether files of certificates are looked at.
+    @ivar worker: number of the worker that it is; 0: it does it all.
+    @ivar accepted: connections that all workers have had until now.
     """
 
     loaded: Loaded
@@ -110,6 +109,8 @@ class Setting:
     hosting: Hosting | None = None
     leftovers: Sequence[Path] = ()
     watches_files: bool = True
+    worker: int = 0
+    accepted: int = 0
 
 
 class Gateway(NamedTuple):
@@ -119,9 +120,10 @@ class Gateway(NamedTuple):
 
     service: GatewayService
     reload: Reload
-    console: Console
     watch: Watch
     tls: TlsRegistry
+    operations: LocalOperations
+    peers: PeerList
 
 
 def build(reactor: Any, setting: Setting) -> Gateway:
@@ -182,7 +184,10 @@ def build(reactor: Any, setting: Setting) -> Gateway:
         config,
         reactor,
         connections=connections,
-        services=PeerServices(writer, inflight_limit, reactor, time.time, channels),
+        services=PeerServices(
+            *(writer, inflight_limit, reactor, time.time, channels),
+            ids_of(setting.worker, setting.accepted) if setting.worker else count(1),
+        ),
         commands=commands,
         tls=tls,
         authenticator=authenticator,
@@ -217,7 +222,7 @@ def build(reactor: Any, setting: Setting) -> Gateway:
         drain=lambda: service.drain(),
         shutdown=partial(stop, reactor),
     )
-    peers = PeerList(lambda: listeners, streams.owners, reactor, time.time)
+    peers = PeerList(lambda: listeners, streams.owners, reactor, time.time, setting.worker)
     operations = LocalOperations(source.parts, peers, log_observer.set_level)
     console = Console(watch, lambda: reload.config, controls, operations, peers)
     admin = AdminSockets(config.admin, data_dir, console, reactor)
@@ -281,7 +286,7 @@ def build(reactor: Any, setting: Setting) -> Gateway:
             warnings=setting.warnings_of,
         ),
     )
-    return Gateway(service, reload, console, watch, tls)
+    return Gateway(service, reload, watch, tls, operations, peers)
 
 
 def makeService(options: Options) -> IService:
@@ -336,6 +341,21 @@ def _parent(
     )
     directory, embedded = embedded_parts(config, data_dir)
     remarks = [*options.operator_warnings, *caution]
+    operator = OperatorSide(
+        lambda: parent.loaded.config,
+        data_dir,
+        reactor,
+        tls,
+        WorkersAsSeen(lambda: service.processes, reactor),
+        dispatch,
+        Controls(
+            reload=lambda: reload.apply(),
+            drain=lambda: service.drain(),
+            shutdown=partial(stop, reactor),
+        ),
+        log_observer.set_level,
+        remarks,
+    )
     service = ParentService(
         ParentParts(
             parent=parent,
@@ -344,7 +364,7 @@ def _parent(
             listeners=listeners,
             tls=tls,
             systemd=systemd,
-            operator=NoOperatorSide(),
+            operator=operator,
             log_observer=log_observer,
             data_directory=directory,
             embedded=embedded,

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import Hashable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, Final
@@ -23,6 +24,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger, globalLogBeginner
 
 from gateway.access.rates import Allowance, Bucket, RateBucket
+from gateway.admin.grammar import CommandError, Request
 from gateway.config.load import Config, Database, Limits
 from gateway.logs.observer import LogObserver
 from gateway.model.errors import ConfigError
@@ -123,8 +125,11 @@ class WorkerProcess:
                 hosting=self._receiver,
                 leftovers=start.leftovers,
                 watches_files=False,
+                worker=start.number,
+                accepted=start.accepted,
             ),
         )
+        await self._serve_operator(start.orders)
         _await_spool(given.config)
         service = self._gateway.service
         try:
@@ -178,6 +183,20 @@ class WorkerProcess:
     def _renew(self, payload: bytes) -> None:
         if self._gateway is not None:
             self._gateway.tls.renew(contexts_of(unpack(payload)))
+
+    async def _serve_operator(self, orders: Sequence[Request]) -> None:
+        """
+        Carry out what the operator has said before, and answer what the parent's console asks.
+        """
+        from gateway.admin.workers import WorkerAnswers
+
+        gateway = self._gateway
+        for order in orders:
+            with suppress(CommandError):  # its route was removed since
+                await gateway.operations.operate(order)
+        answers = WorkerAnswers(gateway.watch, gateway.operations, gateway.peers)
+        for name, question in answers.questions().items():
+            self._channel.serve(name, question)
 
     def _end(self, status: int) -> None:
         self._channel.push(END, b"see the line before")

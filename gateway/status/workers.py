@@ -56,6 +56,7 @@ class WorkerLife(NamedTuple):
     @ivar started: when this process began, in seconds since 1970; C{None}: there is none now.
     @ivar restarts: processes that were started in place of one that ended.
     @ivar last_end: how the one before it ended; C{""}: there was none.
+    @ivar is_serving: whether it gets connections.
     """
 
     number: int
@@ -63,6 +64,7 @@ class WorkerLife(NamedTuple):
     started: float | None
     restarts: int
     last_end: str
+    is_serving: bool = True
 
 
 class Workers(Protocol):

@@ -126,6 +126,11 @@ class Dispatch:
         return dict(self._loads)
 
     @property
+    def accepted(self) -> int:
+        """Number of connections that were accepted since the start."""
+        return self._next
+
+    @property
     def count(self) -> int:
         """Number of connections, those that are refused among them."""
         return len(self._connections)

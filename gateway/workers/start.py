@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 from msgspec.structs import replace
 
 from gateway.access.tokens import Token
+from gateway.admin.grammar import Request
 from gateway.config.listener import TlsSection
 from gateway.config.load import Config
 from gateway.config.operator import OFF, AdminSection
@@ -81,6 +82,8 @@ class Start:
     @ivar data_dir: an absolute path.
     @ivar leftovers: paths of spools of workers that are no more, to be stored by this one.
     @ivar is_draining: whether the gateway stops.
+    @ivar accepted: connections that all workers have had until now, for the IDs of its peers.
+    @ivar orders: what the operator has said that holds for it too.
     """
 
     number: int
@@ -89,6 +92,8 @@ class Start:
     data_dir: Path
     leftovers: Sequence[Path] = ()
     is_draining: bool = False
+    accepted: int = 0
+    orders: Sequence[Request] = ()
 
 
 def contents_of(contexts: Mapping[str, Contexts]) -> dict[str, tuple[TlsSection, TlsFiles]]:

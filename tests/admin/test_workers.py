@@ -73,7 +73,7 @@ class LocalStub:
             return Done([f"route {route} is paused"])
         if request.verb == "RESUME":
             self.paused.discard(route)
-            return Done([f"route {route} is resumed; {self.waiting} messages waited"])
+            return Done([f"route {route} is resumed"], waited=self.waiting)
         return Done([f"{request.text} is done"])
 
     async def slices(self, query: PeerQuery) -> AsyncIterator[Sequence[Row]]:
@@ -124,7 +124,10 @@ class Workers:
         self.asked = Counter[int]()
 
     def lives(self) -> Sequence[WorkerLife]:
-        return [WorkerLife(number, pid, made.NOW, 0, "") for number, pid in self.pids.items()]
+        return [
+            WorkerLife(number, pid, made.NOW, 0, "", is_serving=pid is not None)
+            for number, pid in self.pids.items()
+        ]
 
     async def ask(self, number: int, name: str, payload: bytes) -> bytes:
         self.asked[number] += 1
@@ -134,10 +137,10 @@ class Workers:
             self.pids[number] = None
             raise StoreError("the process is gone")
         stub = self.stubs[number]
-        watching: Any = Watching(made.status())
+        watching: Any = Watching(made.status(listeners=[made.listener("lines")]))
         peers: Any = stub
-        answers = WorkerAnswers(watching, stub, peers, lambda: ["lines"])
-        return await answers.questions()[name](payload)
+        answers = WorkerAnswers(watching, stub, peers)
+        return await answers.questions()[name](payload, ())
 
 
 def result_of(coroutine: Coroutine[Any, Any, Result]) -> Result:
@@ -163,18 +166,16 @@ def clock() -> Clock:
 
 @pytest.fixture
 def operations(workers: Workers, clock: Clock) -> WorkerOperations:
-    return WorkerOperations(workers, clock)
+    return WorkerOperations(workers, clock, lambda level: None)
 
 
 def test_what_all_say_alike_is_said_once(workers: Workers, operations: WorkerOperations) -> None:
     """A command is carried out everywhere, and the answers differ only where they do."""
     assert result_of(operations.operate(parse("PAUSE orders"))) == Done(["route orders is paused"])
     assert all(stub.paused == {"orders"} for stub in workers.stubs.values())
-    workers.stubs[2].waiting = 7
-    assert result_of(operations.operate(parse("RESUME orders"))).lines == [
-        "workers 1, 3: route orders is resumed; 0 messages waited",
-        "worker 2: route orders is resumed; 7 messages waited",
-    ]
+    workers.stubs[1].waiting = workers.stubs[2].waiting = 7
+    done = result_of(operations.operate(parse("RESUME orders")))
+    assert done == Done(["route orders is resumed"], waited=14)
     assert operations.standing == StandingOrders()
 
 
@@ -190,13 +191,13 @@ def test_where_one_fails(workers: Workers, operations: WorkerOperations) -> None
     workers.dying.add(2)
     done = result_of(operations.operate(parse("PAUSE orders")))
     assert done.lines == [
+        "worker 2 does not serve now, and is told when it does",
         "workers 1, 3: route orders is paused",
-        "worker 2 is away, and told when it is back",
     ]
     assert done.fault == "worker 2: the process is gone"
     workers.dying.clear()
     workers.pids[2] = 202
-    result_of(operations.welcome(2))
+    result_of(operations.welcome(2, StandingOrders()))
     assert workers.stubs[2].paused == {"orders"}
 
 
@@ -221,9 +222,17 @@ def test_standing_orders(workers: Workers, operations: WorkerOperations) -> None
     """Pauses and the level of the log hold for a worker that is started later, as they are then."""
     for command in ("PAUSE orders", "PAUSE readings", "SET LOG debug", "RESUME orders"):
         result_of(operations.operate(parse(command)))
+    started_with = operations.standing
     workers.stubs[1] = LocalStub(1, 0)
-    result_of(operations.welcome(1))
+    result_of(operations.welcome(1, StandingOrders()))
     assert workers.stubs[1].done == ["PAUSE readings", "SET LOG debug"]
+    workers.stubs[1].done.clear()
+    result_of(operations.welcome(1, started_with))
+    assert not workers.stubs[1].done
+    operations.standing = operations.standing.after(parse("RESUME readings"))
+    operations.forget_level()
+    result_of(operations.welcome(1, started_with))
+    assert workers.stubs[1].done == ["RESUME readings"]
     total = StandingOrders().after(parse("PAUSE orders")).after(parse("PAUSE"))
     assert [request.text for request in total.requests()] == ["PAUSE orders", "PAUSE"]
     assert total.after(parse("RESUME")) == StandingOrders()
@@ -326,7 +335,7 @@ def test_a_change_that_fails_somewhere(
         result_of(
             console(workers, clock, operations).carry_out(parse("SET LOG warn"), written, "me")
         )
-    assert written.lines[0] == "workers 1, 2: SET LOG warn is done"
+    assert written.lines[1:] == ["workers 1, 2: SET LOG warn is done"]
 
 
 def test_views_of_workers() -> None:
