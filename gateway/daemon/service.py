@@ -50,6 +50,7 @@ from gateway.postgres.connect.notifications import Notifications
 from gateway.postgres.connect.pool import Pool
 from gateway.postgres.queries.placed import PlacedQueries
 from gateway.postgres.store.store import PostgresStore
+from gateway.spool.leftover import Leftovers
 from gateway.spool.outage_spool import OutageSpool
 from gateway.spool.queue import Spool
 from gateway.status.watch import Watch
@@ -76,6 +77,7 @@ class Parts:
 
     @ivar spool: C{None} where messages are refused while the database is away.
     @ivar spooler: writes messages to the spool, and stores them from there.
+    @ivar leftovers: spools of workers that are no more.
     @ivar notifications: connection for LISTEN.
     @ivar tls: of the listeners.
     @ivar watch: tells the status.
@@ -92,6 +94,7 @@ class Parts:
     listeners: Listeners
     spool: Spool | None
     spooler: OutageSpool | None
+    leftovers: Leftovers
     notifications: Notifications
     tls: TlsRegistry
     watch: Watch
@@ -153,6 +156,7 @@ class GatewayService(Service):
         self._listeners = parts.listeners
         self._spool = parts.spool
         self._spooler = parts.spooler
+        self._leftovers = parts.leftovers
         self._notifications = parts.notifications
         self._tls = parts.tls
         self._watch = parts.watch
@@ -198,6 +202,7 @@ class GatewayService(Service):
             self._spool.start()
         if self._spooler is not None:
             self._spooler.start()
+        self._leftovers.start()
         for listener in self._listeners if self._announces else ():
             self._log.info(
                 "{_line}",
@@ -300,7 +305,7 @@ class GatewayService(Service):
                 self._log.warn(
                     "database: {weakness}", event="database-not-durable", weakness=weakness
                 )
-            if self._spool is None or not self._spool.messages:
+            if not self._leftovers and (self._spool is None or not self._spool.messages):
                 # Records in the spool may need one of those lanes.
                 await self._store.close_abandoned_lanes()
 
@@ -387,6 +392,7 @@ class GatewayService(Service):
                 opening.cancel()
         if self._spooler is not None:
             self._spooler.begin_stop()
+        self._leftovers.begin_stop()
         if drained and self._pool.size:
             closing = Deferred.fromCoroutine(self._store.close_lanes(self._writer.lanes))
             closing.addErrback(lambda failure: failure.trap(StoreError))
@@ -401,6 +407,7 @@ class GatewayService(Service):
                 )
         if self._spooler is not None:
             await self._spooler.stop()
+        await self._leftovers.stop()
         if self._spool is not None:
             await self._spool.close()
         await self._admin.stop()

@@ -30,7 +30,7 @@ from gateway.commit.circuit_breaker import CircuitBreakers
 from gateway.commit.inflight_limit import InflightLimit
 from gateway.commit.writer import Writer
 from gateway.config.load import EMBEDDED, Config, Database, Limits
-from gateway.config.process import sum_of_shares
+from gateway.config.process import spool_number, sum_of_shares
 from gateway.daemon.configuration import Loaded
 from gateway.daemon.embedded import DataDirectory, EmbeddedServer
 from gateway.daemon.operator_side import OperatorSide, WorkersAsSeen
@@ -63,6 +63,7 @@ from gateway.postgres.queries.placed import PlacedQueries
 from gateway.postgres.queries.service import query_pool
 from gateway.postgres.store.store import PostgresStore
 from gateway.spool.file import SpoolFile
+from gateway.spool.leftover import LeftoverParts, Leftovers
 from gateway.spool.outage_spool import OutageSpool
 from gateway.spool.queue import OwnThread, Spool
 from gateway.status.source import StatusParts, StatusSource
@@ -155,6 +156,11 @@ def build(reactor: Any, setting: Setting) -> Gateway:
             streams.missing,
             takes=config.spool.on_outage == "spool",
         )
+    leftovers = Leftovers(
+        setting.leftovers,
+        config.spool.max_bytes,
+        LeftoverParts(store, breakers, reactor, retry_delay, streams.missing),
+    )
     writer = Writer(
         store,
         reactor,
@@ -236,6 +242,7 @@ def build(reactor: Any, setting: Setting) -> Gateway:
             listeners=listeners,
             spool=spool,
             spooler=spooler,
+            leftovers=leftovers,
             notifications=notifications,
             tls=tls,
             watch=watch,
@@ -313,6 +320,7 @@ def makeService(options: Options) -> IService:
             room=room,
             end=partial(end_process, reactor),
             notify_socket=NotifySocket.of_environment(os.environ),
+            leftovers=leftover_spools(options.config, Path(options["data-dir"]), 1),
         ),
     )
     on_signals(reactor, gateway.service, gateway.reload)
@@ -340,6 +348,8 @@ def _parent(
         lambda: parent_status_line(parent, listeners, dispatch),
     )
     directory, embedded = embedded_parts(config, data_dir)
+    left = leftover_spools(config, data_dir, workers)
+    parent.leftovers = {number: left[number - 1 :: workers] for number in range(1, workers + 1)}
     remarks = [*options.operator_warnings, *caution]
     operator = OperatorSide(
         lambda: parent.loaded.config,
@@ -424,6 +434,17 @@ def spool_path(config: Config, data_dir: Path) -> Path:
     """
     path = data_dir / "spool.db" if config.spool.path is None else Path(config.spool.path)
     return path.absolute()
+
+
+def leftover_spools(config: Config, data_dir: Path, workers: int) -> list[Path]:
+    """
+    Return the paths of spools of workers that are no more.
+
+    @param workers: that there are now.
+    """
+    first = spool_path(config, data_dir)
+    numbers = {path: spool_number(first, path) or 0 for path in first.parent.glob("*")}
+    return sorted(path for path, number in numbers.items() if number > workers)
 
 
 def _spool(config: Config, data_dir: Path) -> Spool | None:

@@ -250,3 +250,48 @@ def test_a_rate_holds_for_all_workers(start_with: Callable[..., Gateway], free_p
     # A burst, and what a moment brings meanwhile; some may be lent to the other worker.
     assert 45 <= stored < 120, stored
     assert all(answer.startswith((b"+OK", b"-TRY RATE")) for answer in answers)
+
+
+def test_spools_of_workers(
+    start_with: Callable[..., Gateway],
+    start_gateway: Callable[..., Gateway],
+    database: Database,
+    tmp_path: Path,
+) -> None:
+    """What workers keep in an outage is stored by their successors, and by the one process that
+    is left where there are fewer; its spool is removed then."""
+    section = """
+[process]
+workers = 3
+[http]
+endpoint = "off"
+[listeners.lines]
+endpoint = "tcp:0:interface=127.0.0.1"
+route = "messages"
+"""
+    config = tmp_path / "away.toml"
+    config.write_text(
+        f"[database]\ndsn = 'host=/nonexistent dbname=x'\nacquire_timeout = 0.2\n{section}"
+    )
+    away = start_gateway("--config", str(config), until="3 of 3 do")
+    peers = [away.connect() for _ in range(3)]
+    for number, peer in enumerate(peers):
+        peer.send(b"%d\n" % number)
+    assert [peer.read_lines(1)[0].partition(b" ")[0] for peer in peers] == [b"+QUE"] * 3
+    pids = workers_of(away)
+    os.kill(pids[3], signal.SIGKILL)
+    away.wait_log("worker 3: spool: 1 messages in .*spool-3.db are stored first")
+    assert away.terminate() == 0
+    files = [tmp_path / "gateway-data" / name for name in ("spool-2.db", "spool-3.db")]
+    assert all(file.exists() for file in files)
+    # Two are left: worker 1 takes the third one's.
+    two = start_with(section.replace("3", "2"))
+    two.wait_log("worker 1: spool: .*spool-3.db of a worker that is no more is empty, and removed")
+    wait_until(lambda: len(database.bodies()) == 3, "all are stored")
+    assert not files[1].exists()
+    assert two.terminate() == 0
+    one = start_with(section.replace("3", "1"))
+    one.wait_log("spool: .*spool-2.db of a worker that is no more is empty, and removed")
+    assert not files[0].exists()
+    assert sorted(database.bodies()) == ["0", "1", "2"]
+    assert one.terminate() == 0
