@@ -5,6 +5,7 @@ The C{gateway} command.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import asdict
 from importlib import import_module
@@ -85,6 +86,7 @@ def check(file: Path, data_dir: Path, imports: bool) -> None:
     from gateway.config.load import EMBEDDED
     from gateway.daemon.configuration import load, operator_warnings_of
     from gateway.daemon.embedded import EmbeddedServer
+    from gateway.daemon.worker_advice import connections_line
 
     try:
         config, _, tls = load(str(file), imports=imports)
@@ -99,6 +101,9 @@ def check(file: Path, data_dir: Path, imports: bool) -> None:
         for warning in contexts.warnings():
             click.echo(f"warning: {contexts.key}: {warning}")
     dsn = config.database.dsn
+    workers = config.process.count(len(os.sched_getaffinity(0)))
+    if workers > 1:
+        click.echo(connections_line(config, workers))
     for caution in operator_warnings_of(config, str(file)):
         click.echo(f"warning: {caution}")
     if dsn == EMBEDDED:

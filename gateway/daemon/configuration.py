@@ -32,6 +32,7 @@ from gateway.config.load import (
 from gateway.config.secrets import mode_of, with_secrets
 from gateway.config.toml import tables_of
 from gateway.daemon.security_warnings import operator_warnings
+from gateway.daemon.worker_advice import worker_warnings
 from gateway.formats.python import load_function, name_fault
 from gateway.model.errors import ConfigError
 from gateway.postgres.connect.connector import outside_of_process
@@ -132,7 +133,10 @@ def operator_warnings_of(config: Config, path: str | None, overridden: bool = Fa
     @param overridden: whether the connection string comes from the command line.
     """
     file = None if path is None or overridden else Path(path).absolute()
-    return operator_warnings(config, outside_of_process(), mode_of, file, _credentials())
+    return [
+        *operator_warnings(config, outside_of_process(), mode_of, file, _credentials()),
+        *worker_warnings(config),
+    ]
 
 
 def endpoint_fault(endpoint: str) -> str | None:
