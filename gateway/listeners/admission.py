@@ -8,9 +8,12 @@ A refused connection gets the reason if the listener has no TLS, and is closed s
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any, Final
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
@@ -43,6 +46,8 @@ class Admission(Factory):
 
     @ivar peers: factory of admitted peers.
     @ivar tls: C{None}: the listener has no TLS.
+    @ivar reserve: counts a transport by its address where another process does, and tells the limit
+        that it exceeds, C{""} for none; C{None}: this process counts.
     """
 
     noisy = False
@@ -73,6 +78,7 @@ class Admission(Factory):
         self.deny = Networks(()) if deny is None else deny
         self.proxies = Networks(()) if proxies is None else proxies
         self.tls = tls
+        self.reserve: Callable[[Any, Hashable], Deferred[str]] | None = None
         self._turned_away = 0
         self._closed = False
 
@@ -96,13 +102,29 @@ class Admission(Factory):
         connection_limit.enter(nobody)
         return ProxyHeader(
             self._clock,
-            lambda source: self._enter(peer_info if source is None else _behind(source)),
+            lambda source, what: self._enter(
+                peer_info if source is None else _behind(source), what
+            ),
             partial(self.peers.log_refusal, peer_info.name, "proxy"),
             partial(connection_limit.leave, nobody),
+            self._reserved,
         )
 
-    def _enter(self, peer_info: PeerInfo) -> Protocol | None:
+    def _reserved(self, transport: Any, source: ProxiedAddress | None) -> Deferred[str] | None:
+        """Have a connection counted by its address, where another process does that."""
+        alike = self.peers.connection_limit.most_alike
+        if self.reserve is None or source is None or alike == math.inf:
+            return None
+        peer_info = _behind(source)
+        if self.address_refusal(peer_info) is not None:
+            return None
+        return self.reserve(transport, peer_info.site)
+
+    def _enter(self, peer_info: PeerInfo, exceeded: str = "") -> Protocol | None:
+        """@param exceeded: limit of connections that it exceeds, as another process counts."""
         refusal = self._refusal(peer_info)
+        if refusal is None and exceeded:
+            refusal = wording.too_many(exceeded)
         if refusal is None:
             return self._let_in(peer_info) if self.tls is None else self._shake(self.tls, peer_info)
         return self._keep_out(peer_info, refusal)

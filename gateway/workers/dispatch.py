@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from math import inf
 from typing import Final, NamedTuple
 
+import msgspec
 from twisted.logger import Logger
 
 from gateway.access.connection_limit import ConnectionLimit
 from gateway.config.listener import Listener
 from gateway.system.addresses import Address, Networks, address_of, site_of
-from gateway.workers.messages import Ended, Passed, Taken
+from gateway.workers.messages import RESERVE, Ended, Passed, Reserved, Taken
 from gateway.workers.processes import SIGN_INTERVAL, Worker
 
 _LATE: Final = 3 * SIGN_INTERVAL
@@ -70,6 +71,18 @@ class Seats:
             if address in self._deny or (self._allow and address not in self._allow):
                 return Seat(False, None)
             key = site_of(address)
+        return self._seat_of(key)
+
+    def reseat(self, seat: Seat, site: str) -> Seat:
+        """
+        Count a connection by the address for which a proxy speaks.
+
+        @param seat: what it was counted as until now.
+        """
+        self.leave(seat)
+        return self._seat_of(site)
+
+    def _seat_of(self, key: Hashable) -> Seat:
         excess, what = self.limit.excess(key)
         if excess > 0:
             return Seat(False, key, what)
@@ -140,6 +153,7 @@ class Dispatch:
         assert worker.channel is not None
         worker.channel.on_message(Taken, self._taken)
         worker.channel.on_message(Ended, self._ended)
+        worker.channel.serve(RESERVE, self._reserve)
 
     def serving(self, worker: Worker) -> None:
         """Give a worker connections from now on."""
@@ -209,6 +223,14 @@ class Dispatch:
         if connection is not None and connection.own is not None:
             connection.own.close()
             connection.own = None
+
+    async def _reserve(self, payload: bytes, descriptors: Sequence[int]) -> bytes:
+        asked = msgspec.msgpack.decode(payload, type=Reserved)
+        connection = self._connections.get(asked.number)
+        if connection is None:
+            return b""  # it has ended meanwhile
+        connection.seat = connection.seats.reseat(connection.seat, asked.site)
+        return connection.seat.refusal.encode()
 
     def _ended(self, ended: Ended, descriptors: Sequence[int]) -> None:
         for number in ended.numbers:

@@ -89,6 +89,23 @@ class Ended(Struct, frozen=True, tag=6, array_like=True):
     numbers: list[int]
 
 
+RESERVE: Final = "reserve"
+"""Name of the question to count a connection by another address: L{Reserved}."""
+
+
+class Reserved(Struct, frozen=True, array_like=True):
+    """
+    Connection for whose peer a proxy speaks.
+
+    @ivar number: of the connection.
+    @ivar site: address, or network, that limits count by, as text.
+    """
+
+    number: int
+    listener: str
+    site: str
+
+
 Message = Ask | Answer | Push | Passed | Taken | Ended
 
 _encode: Final = msgspec.msgpack.Encoder().encode

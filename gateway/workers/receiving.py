@@ -15,8 +15,10 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
+import msgspec
 from twisted.internet import defer
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
@@ -38,7 +40,7 @@ from gateway.listeners.datagram_port import DatagramPort
 from gateway.listeners.hosting import allowance_of
 from gateway.system.datagram_socket import DatagramSocket
 from gateway.workers.channel import Channel
-from gateway.workers.messages import Ended, Passed, Taken
+from gateway.workers.messages import RESERVE, Ended, Passed, Reserved, Taken
 from gateway.workers.start import Address
 
 _SYSTEMD: Final = re.compile(r"(^|:)systemd:.*")
@@ -114,6 +116,9 @@ class Receiver:
     def open(self, name: str, factory: IProtocolFactory) -> ReceivingPort:
         """Return a port that gives a listener's connections to a factory."""
         factory.doStart()
+        admission = _admission_of(factory)
+        if admission is not None:
+            admission.reserve = partial(self._reserve, name)
         port = ReceivingPort(self, name, factory)
         port.startReading()
         return port
@@ -173,25 +178,26 @@ class Receiver:
         if transport is None:
             self._note_end(passed.number)
         else:
+            transport.number = passed.number
             _on_end(transport, lambda: self._note_end(passed.number))
 
     def _connect(self, passed: Passed, descriptor: int, factory: IProtocolFactory) -> Any:
-        limit = self._limit_of(factory)
-        if limit is None:
+        admission = _admission_of(factory)
+        if admission is None:
             return self._reactor.adoptStreamConnection(descriptor, passed.family, factory)
+        limit = admission.peers.connection_limit
         limit.verdict = passed.refusal
         try:
             return self._reactor.adoptStreamConnection(descriptor, passed.family, factory)
         finally:
             limit.verdict = ""
 
-    def _limit_of(self, factory: Any) -> ConnectionLimit | None:
-        """Return the count of the listener whose admission a factory leads to."""
-        while not isinstance(factory, Admission):
-            factory = getattr(factory, "wrappedFactory", None)
-            if factory is None:
-                return None
-        return factory.peers.connection_limit
+    def _reserve(self, name: str, transport: Any, site: Hashable) -> Deferred[str]:
+        """Have the parent count a connection by the address for which a proxy speaks."""
+        asked = Reserved(transport.number, name, f"{type(site).__name__} {site}")
+        answer = self._channel.ask(RESERVE, msgspec.msgpack.encode(asked))
+        # Without a parent this process ends.
+        return answer.addCallback(bytes.decode)
 
     def _note_end(self, number: int) -> None:
         if not self._ended:
@@ -201,6 +207,13 @@ class Receiver:
     def _send_ended(self) -> None:
         ended, self._ended = self._ended, []
         self._channel.send(Ended(ended))
+
+
+def _admission_of(factory: Any) -> Admission | None:
+    """Return the admission that a listener's factory is, or wraps."""
+    while factory is not None and not isinstance(factory, Admission):
+        factory = getattr(factory, "wrappedFactory", None)
+    return factory
 
 
 def _on_end(transport: Any, call: Callable[[], None]) -> None:

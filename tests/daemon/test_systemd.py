@@ -172,7 +172,9 @@ class Service:
     @ivar port: of the socket that systemd holds.
     """
 
-    def __init__(self, folder: Path, manager: Manager, dsn: str, endpoint: str) -> None:
+    def __init__(
+        self, folder: Path, manager: Manager, dsn: str, endpoint: str, workers: int = 1
+    ) -> None:
         self._folder = folder
         self._manager = manager
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=4096)
@@ -180,6 +182,7 @@ class Service:
         self._config = folder / "gateway.toml"
         self._config.write_text(
             f"[database]\ndsn = '''{dsn}'''\n[http]\nendpoint = 'off'\n"
+            f"[process]\nworkers = {workers}\n"
             f'[listeners.lines]\nroute = "messages"\nendpoint = "{endpoint}"\n'
         )
         self.process: subprocess.Popen[bytes] | None = None
@@ -235,16 +238,16 @@ class Service:
         self._socket.close()
 
 
-Run = Callable[[str, str], Service]
+Run = Callable[..., Service]
 
 
 @pytest.fixture
 def run(tmp_path: Path, manager: Manager) -> Iterator[Run]:
-    """Runs a gateway as a service with a connection string and an endpoint."""
+    """Runs a gateway as a service with a connection string, an endpoint, and workers."""
     services: list[Service] = []
 
-    def run(dsn: str, endpoint: str) -> Service:
-        services.append(Service(tmp_path, manager, dsn, endpoint))
+    def run(dsn: str, endpoint: str, workers: int = 1) -> Service:
+        services.append(Service(tmp_path, manager, dsn, endpoint, workers))
         services[-1].start()
         return services[-1]
 
@@ -268,6 +271,22 @@ def test_a_service_without_its_database(run: Run, manager: Manager) -> None:
     assert service.stop() == 0
     manager.wait("^STOPPING=1$")
     manager.wait("^EXTEND_TIMEOUT_USEC=")
+
+
+def test_a_service_of_several_workers(run: Run, manager: Manager, database: Database) -> None:
+    """The parent alone tells systemd of it, and accepts at systemd's socket; a worker that stands
+    still is no business of the watchdog's."""
+    service = run(database.dsn, "systemd:domain=INET:index=0", 2)
+    assert service.process is not None
+    assert [Peer(service.port).ask(b"x\n") for _ in range(4)] == [b"+OK\n"] * 4
+    wait_until(lambda: manager.told().count("WATCHDOG=1") >= 2, "signs of life")
+    service.process.send_signal(signal.SIGHUP)
+    manager.wait("^RELOADING=1 MONOTONIC_USEC=")
+    manager.wait("^READY=1$")
+    assert "configuration reloaded" in service.log
+    assert service.stop() == 0
+    manager.wait("^STOPPING=1$")
+    assert len([one for one in manager.told() if one.startswith("READY=1")]) == 2
 
 
 def test_a_gateway_that_hangs_shows_no_sign_of_life(

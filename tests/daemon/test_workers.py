@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.issuer import Issuer
 from tests.support import Database, Gateway, Peer, TemporaryServer, wait_until
 
 
@@ -48,7 +50,36 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shared(server: TemporaryServer, folder: Path) -> Iterator[tuple[Gateway, Database]]:
+def issuer(folder: Path) -> Issuer:
+    return Issuer(folder)
+
+
+def show(issuer: Issuer, folder: Path) -> int:
+    """Give the gateway another certificate; return its serial number."""
+    issued = issuer.issue("localhost")
+    new = folder / "server.new"
+    new.write_bytes(issued.file.read_bytes())
+    new.rename(folder / "server.pem")
+    return issued.certificate.serial_number
+
+
+def shown(gateway: Gateway, issuer: Issuer) -> int:
+    """Send a line over TLS; return the serial number of the certificate that was shown."""
+    context = ssl.create_default_context(cafile=str(issuer.file))
+    peer = Peer(gateway.port("secure"))
+    peer.socket = context.wrap_socket(peer.socket, server_hostname="localhost")
+    peer.send(b"secure\n")
+    assert peer.read_lines(1) == [b"+OK"]
+    certificate = peer.socket.getpeercert()
+    peer.close()
+    assert certificate is not None
+    return int(str(certificate["serialNumber"]), 16)
+
+
+@pytest.fixture(scope="module")
+def shared(
+    server: TemporaryServer, folder: Path, issuer: Issuer
+) -> Iterator[tuple[Gateway, Database]]:
     """A gateway of two workers for many tests, and its database."""
     with server.create_database() as database:
         config = folder / "gateway.toml"
@@ -68,8 +99,28 @@ max_connections = 16
 [listeners.local]
 endpoint = "unix:s"
 route = "messages"
+[listeners.secure]
+endpoint = "tcp:0:interface=127.0.0.1"
+route = "messages"
+tls = {{ certificate = "server.pem" }}
+[listeners.behind]
+endpoint = "tcp:0:interface=127.0.0.1"
+route = "messages"
+trusted_proxies = ["127.0.0.0/8"]
+max_connections_per_address = 2
+[listeners.wrapped]
+endpoint = "haproxy:tcp:0:interface=127.0.0.1"
+route = "messages"
+[listeners.datagrams]
+endpoint = "udp:0:interface=127.0.0.1"
+route = "messages"
+[routes.messages]
+table = "messages"
+create = true
+dead_letter = true
 """
         )
+        show(issuer, folder)
         gateway = Gateway(("--config", str(config)), folder)
         try:
             gateway.wait_log("2 of 2 do")
@@ -132,6 +183,34 @@ def test_a_unix_socket(shared: tuple[Gateway, Database], folder: Path) -> None:
     assert peer.ask(b"local\n") == b"+OK\n"
 
 
+def test_a_proxy_before_the_listener(shared: tuple[Gateway, Database]) -> None:
+    """Connections are counted by the address that the proxy names, over all workers."""
+    gateway, _ = shared
+    with ExitStack() as stack:
+
+        def answer(address: str, listener: str = "behind") -> bytes:
+            peer = gateway.connect(listener)
+            stack.callback(peer.close)
+            peer.send(b"PROXY TCP4 %s 192.0.2.1 5000 8000\r\nproxied\n" % address.encode())
+            return peer.read_lines(1)[0]
+
+        answers = [answer("203.0.113.9") for _ in range(4)]
+        assert answers[:2] == [b"+OK"] * 2
+        assert all(one.startswith(b"-BYE BUSY") for one in answers[2:])
+        assert b"connections from this address" in answers[2]
+        assert answer("203.0.113.10") == b"+OK"
+        assert [answer("203.0.113.9", "wrapped") for _ in range(3)] == [b"+OK"] * 3
+
+
+def test_datagrams(shared: tuple[Gateway, Database]) -> None:
+    """They are read by the first worker."""
+    gateway, database = shared
+    port = int(gateway.wait_log(r"listener datagrams: datagrams on 127.0.0.1:(\d+)")[1])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.sendto(b"datagram", ("127.0.0.1", port))
+    wait_until(lambda: "datagram" in database.bodies(), "it is stored")
+
+
 def test_a_worker_that_is_killed(shared: tuple[Gateway, Database]) -> None:
     """Its peers are disconnected, those of the other notice nothing, and a new one serves."""
     gateway, _ = shared
@@ -153,6 +232,24 @@ def test_a_worker_that_is_killed(shared: tuple[Gateway, Database]) -> None:
     assert alive == 2
     wait_until(lambda: workers_of(gateway).get(2) not in (None, before[2]), "a new one")
     assert workers_of(gateway)[1] == before[1]
+
+
+@pytest.mark.long
+def test_a_worker_that_stands_still(
+    shared: tuple[Gateway, Database], issuer: Issuer, folder: Path
+) -> None:
+    """It is killed and replaced; meanwhile others serve, and a certificate that is renewed is
+    shown by all, the one that came later too."""
+    gateway, _ = shared
+    before = shown(gateway, issuer)
+    assert shown(gateway, issuer) == before
+    pid = workers_of(gateway)[1]
+    os.kill(pid, signal.SIGSTOP)
+    renewed = show(issuer, folder)
+    gateway.wait_log(rf"worker 1 \(process {pid}\) is killed: no sign of life for 10 s")
+    gateway.wait_log(rf"worker 1 \(process {pid}\) ended(.|\n)* worker 1 .* serves; 2 of 2 do")
+    assert [shown(gateway, issuer) for _ in range(4)] == [renewed] * 4
+    assert not is_alive(pid)
 
 
 def test_nobody_outlives_the_parent(start_with: Callable[..., Gateway], free_port: int) -> None:

@@ -266,7 +266,8 @@ class Entrance:
         self.transport = transport
         self.protocol.makeConnection(self.transport)  # type: ignore[no-untyped-call]
 
-    def build(self, source: ProxiedAddress | None) -> Inner | None:
+    def build(self, source: ProxiedAddress | None, exceeded: str) -> Inner | None:
+        assert not exceeded
         self.built.append(source)
         return self.inner if self.takes else None
 
