@@ -29,6 +29,7 @@ import psutil
 
 from gateway.commands.reactor import run
 from gateway.config.load import Database as Settings
+from gateway.model.arrival import in_order
 from gateway.model.batch import Batch, Chunk, Fence, Origin
 from gateway.model.outcome import refused_rows
 from gateway.model.route import Conflict, Reading, Route, Value
@@ -233,7 +234,7 @@ class Bench:
         for chunks in work:
             batches = Batch.by_route(chunks)
             if in_runs:
-                batches = Batch.in_order(batches, chunks)
+                batches = in_order(batches, chunks)
             fences = []
             for batch in batches:
                 numbers[batch.route] += 1

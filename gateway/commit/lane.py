@@ -32,6 +32,7 @@ from gateway.commit.multi_route import MultiRouteCommit
 from gateway.commit.units import UnitCommit
 from gateway.metrics.counters import ABANDONED, NOT_STORED, SPOOLED
 from gateway.model import wording
+from gateway.model.arrival import in_order
 from gateway.model.batch import MAX_BATCH_BYTES, MAX_BATCH_ROWS, Batch, Chunk, Fence, Refusal, Slice
 from gateway.model.errors import (
     Faults,
@@ -135,7 +136,7 @@ class Lane:
                     continue
                 batches = Batch.by_route(chunks)
                 if len(batches) > 1:
-                    batches = Batch.in_order(await self._together.commit(batches, chunks), chunks)
+                    batches = in_order(await self._together.commit(batches, chunks), chunks)
                 if len(batches) == 1:
                     await self._commit(batches[0])
                 else:
@@ -163,8 +164,10 @@ class Lane:
             size += chunk.size
             if (chunk.part is None) is not (first.part is None):
                 break  # units have commits of their own
-            if chunk.part is not None and chunk.part.place:
+            if chunk.part is not None and chunk.part.group:
                 pass  # the unit that was begun
+            elif chunk.read is not None and chunk.read is chunks[-1].read:
+                pass  # the read that was begun: no commit may have its later messages alone
             elif rows > MAX_BATCH_ROWS or size > MAX_BATCH_BYTES:
                 break
             elif chunk.generation != first.generation:
@@ -184,6 +187,12 @@ class Lane:
             return chunks  # it leads them
         holds = self._context.breakers.pauses.holds
         paused = {id(c.part.unit) for c in chunks if c.part is not None and holds(c.route)}
+        # Of a read that was cut by routes waits what is behind the first message that does.
+        first_held: dict[int, int] = {}
+        for chunk in chunks:
+            if chunk.read is not None and holds(chunk.route):
+                place = chunk.place(0)
+                first_held[id(chunk.read)] = min(place, first_held.get(id(chunk.read), place))
         begun: set[int] = set()
         waiting: set[int] = set()
         passing: list[Chunk] = []
@@ -191,6 +200,8 @@ class Lane:
         for chunk in chunks:
             origin = id(chunk.origin)
             waits = holds(chunk.route) or (chunk.part is not None and id(chunk.part.unit) in paused)
+            if chunk.read is not None and id(chunk.read) in first_held:
+                waits = waits or chunk.place(-1) > first_held[id(chunk.read)]
             if origin in waiting or waits:
                 waiting.add(origin)
                 held.append(chunk)

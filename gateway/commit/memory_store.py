@@ -395,7 +395,7 @@ class MemoryStore:
         row = 0
         for part in batch.slices:
             stream = part.chunk.stream
-            for number in range(part.first, part.last + 1):
+            for number in part.numbers:
                 fate = fates[row]
                 row += 1
                 if stream is None or stream.loose or not isinstance(fate, Outcome):

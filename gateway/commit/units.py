@@ -17,6 +17,7 @@ others it could keep a half.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import replace
 from typing import Final
@@ -27,6 +28,7 @@ from gateway.commit.attempt import Attempt, Known, NextStep, retry_delay
 from gateway.commit.lane_context import LaneContext
 from gateway.metrics.counters import SPOOLED
 from gateway.model import wording
+from gateway.model.arrival import in_order
 from gateway.model.batch import Batch, Chunk, Fence, Refusal, Slice
 from gateway.model.errors import (
     BatchesRefused,
@@ -316,7 +318,7 @@ class _Group:
         self.batches, self._keys = [], []
         for unit in dict.fromkeys(keys):
             own = [batch for batch, key in zip(before, keys, strict=True) if key is unit]
-            self._add(unit, Batch.in_order(own, chunks))
+            self._add(unit, in_order(own, chunks))
         self._number()
         return True
 
@@ -409,12 +411,12 @@ class _Group:
 
         @param cuts: messages that are refused and not kept.
         """
-        first: dict[Unit, tuple[int, int, Outcome]] = {}
+        first: dict[Unit, tuple[int, Outcome]] = {}
         for chunk, row, outcome in cuts:
             assert chunk.part is not None
-            unit, cut = chunk.part.unit, (chunk.part.place, row, outcome)
-            if unit not in first or cut[:2] < first[unit][:2]:
-                first[unit] = cut
+            unit, place = chunk.part.unit, chunk.place(row)
+            if unit not in first or place < first[unit][0]:
+                first[unit] = place, outcome
         if not first:
             return
         for place, batch in enumerate(self.batches):
@@ -459,22 +461,21 @@ def _different(chunks: Sequence[Chunk]) -> Sequence[Sequence[Chunk]]:
     return parts
 
 
-def _before(piece: Slice, cuts: dict[Unit, tuple[int, int, Outcome]]) -> Sequence[Slice]:
+def _before(piece: Slice, cuts: dict[Unit, tuple[int, Outcome]]) -> Sequence[Slice]:
     """
     Return what of a slice comes before the cut of its unit; settle the rest.
+
+    @param cuts: unit -> place of the message that is refused, and why.
     """
     chunk, start, stop = piece
-    assert chunk.part is not None
+    assert chunk.part is not None and chunk.places is not None
     cut = cuts.get(chunk.part.unit)
     if cut is None:
         return [piece]
-    place, row, outcome = cut
-    if chunk.part.place < place and chunk.part.unit.key is None:
-        return [piece]
-    end = start
-    if chunk.part.place == place and chunk.part.unit.key is None:
-        end = min(max(row, start), stop)
-    if end < stop and chunk.part.place == place and start <= row < stop:
+    place, outcome = cut
+    row = bisect_left(chunk.places, place)
+    end = start if chunk.part.unit.key is not None else min(max(row, start), stop)
+    if end <= row < stop and chunk.places[row] == place:
         if end < row:
             chunk.settle(end, row, wording.BEHIND_REFUSED)
         chunk.settle(row, row + 1, outcome)

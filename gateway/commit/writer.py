@@ -25,12 +25,12 @@ from gateway.commit.inflight_limit import InflightLimit
 from gateway.commit.lane import Lane
 from gateway.commit.pauses import HeldChunks
 from gateway.commit.slow_commit_log import SlowCommitLog
-from gateway.dialects.base import UnitChunk
 from gateway.logs.last_reason import LastReason
 from gateway.metrics.counters import ABANDONED, NOT_STORED, STORED, WRITTEN_AGAIN, RouteCounters
 from gateway.model import wording
 from gateway.model.batch import Batch, Chunk, Origin
 from gateway.model.errors import OutcomeUnknown, StoreError
+from gateway.model.grouping import Group, GroupedRead, in_runs, placed
 from gateway.model.outcome import Outcome, Run, Word
 from gateway.model.store import Spooler, Store
 from gateway.model.stream import Stream
@@ -103,30 +103,79 @@ class PeerSource:
             limit.exceeded()
         lane.queue(chunk)
 
+    def submit_groups(
+        self,
+        groups: Sequence[Group],
+        token: object,
+        stream: Stream | None = None,
+        first: int = 0,
+    ) -> None:
+        """
+        Submit messages of one read that was cut by routes; they are stored in their order.
+
+        The callback is called once, with a L{GroupedRead} of the token and the fates of all
+        messages, in order.
+
+        @param groups: one or more, of one route each.
+        @param token: of the L{GroupedRead}.
+        @param stream: that all of them are numbered in, from C{first} on.
+        """
+        writer = self._writer
+        groups = placed(groups)
+        pauses = writer.breakers.pauses
+        spooler = writer.spooler
+        waits = pauses.on and any(pauses.holds(group.route) for group in groups)
+        if waits and not (spooler is not None and spooler.takes):
+            groups = in_runs(groups)  # what came before the first that waits need not wait
+        read = GroupedRead(token, groups)
+        if stream is not None:
+            stream.note_submitted(first, sum([len(group.frames) for group in groups]))
+        now = writer.wall_clock()
+        chunks = [
+            Chunk(
+                *(group.route, group.frames, self._origin, now, self._settled_group, number),
+                *(stream, first, group.refusal, writer.generation, group.places, read),
+            )
+            for number, group in enumerate(groups)
+        ]
+        self._submit_all(chunks, MESSAGE)
+
     def submit_unit(
-        self, parts: Sequence[UnitChunk], settled: OnUnitSettled, key: str | None = None
+        self, groups: Sequence[Group], settled: OnUnitSettled, key: str | None = None
     ) -> None:
         """
         Submit messages that are stored together or not at all.
 
-        @param parts: one or more, in the order they were sent.
+        @param groups: one or more.
         @param settled: called with the fates of all messages, maybe before this returns.
         @param key: see L{gateway.model.unit.unit_key}.
         """
         writer = self._writer
-        unit = Unit(len(parts), settled, key, writer.dead_letters)
+        groups = placed(groups)
+        unit = Unit([group.places for group in groups], settled, key, writer.dead_letters)
         now = writer.wall_clock()
         chunks = []
-        limit = writer.inflight_limit
-        for place, (route, frames, refusal) in enumerate(parts):
-            part = UnitPart(unit, place)
+        for number, group in enumerate(groups):
             chunk = Chunk(
-                *(route, frames, self._origin, now, self._settled, part, None, 0, refusal),
-                writer.generation,
+                *(group.route, group.frames, self._origin, now, self._settled_group),
+                refusal=group.refusal,
+                generation=writer.generation,
+                places=group.places,
             )
-            chunk.part = part
+            chunk.part = UnitPart(unit, number)
             chunks.append(chunk)
-            limit.used += chunk.size + UNIT_MESSAGE * len(frames)
+        self._submit_all(chunks, UNIT_MESSAGE)
+
+    def _submit_all(self, chunks: Sequence[Chunk], message: int) -> None:
+        """
+        Submit chunks that are committed together.
+
+        @param message: bytes that each of their messages counts for beside its payload.
+        """
+        writer = self._writer
+        limit = writer.inflight_limit
+        for chunk in chunks:
+            limit.used += chunk.size + message * len(chunk.frames)
         lane = self._lane
         if lane is None:
             lane = self._lane = writer.choose_lane()
@@ -146,8 +195,28 @@ class PeerSource:
             del writer.sources[id(self._origin)]
         self._answered(chunk.token, runs)
         limit = writer.inflight_limit
-        weight = MESSAGE if chunk.part is None else UNIT_MESSAGE
-        limit.used -= chunk.size + weight * len(chunk.frames)
+        limit.used -= chunk.size + MESSAGE * len(chunk.frames)
+        writer.in_flight -= 1
+        if limit.full:
+            limit.eased()
+
+    def _settled_group(self, chunk: Chunk, runs: list[Run]) -> None:
+        writer = self._writer
+        self._in_flight -= 1
+        if not self._in_flight:
+            self._lane = None
+            del writer.sources[id(self._origin)]
+        message = MESSAGE
+        if chunk.part is not None:
+            message = UNIT_MESSAGE
+            chunk.part.unit.settle(chunk.part.group, runs)
+        elif chunk.read is not None:
+            assert isinstance(chunk.token, int)
+            fates = chunk.read.fates.settle(chunk.token, runs)
+            if fates is not None:
+                self._answered(chunk.read, fates)
+        limit = writer.inflight_limit
+        limit.used -= chunk.size + message * len(chunk.frames)
         writer.in_flight -= 1
         if limit.full:
             limit.eased()

@@ -23,8 +23,9 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from gateway.dialects.base import Dialect, FrameReader, OnAnswer, Peer, UnitChunk, Work, turned_away
+from gateway.dialects.base import Dialect, FrameReader, OnAnswer, Peer, Work, turned_away
 from gateway.model import wording
+from gateway.model.grouping import Group, places_by
 from gateway.model.outcome import Acknowledged, Outcome, Run, Word, is_kept
 from gateway.model.route import Reading
 from gateway.wire.forward_handshake import HandshakeSecrets
@@ -283,36 +284,39 @@ class AcknowledgingDialect:
         return isinstance(other, AcknowledgingDialect) and other._reader is self._reader
 
 
-def _parts(
-    works: Sequence[Work], messages: list[bytes], oversize: Collection[int]
-) -> list[UnitChunk]:
+def _parts(works: Sequence[Work], messages: list[bytes], oversize: Collection[int]) -> list[Group]:
     """
-    Cut messages into parts of one route or refusal each, in order.
+    Cut messages into groups of one route or refusal each.
 
     @param works: as a dialect of messages has read all of them.
     """
-    if len(works) == 1 and not works[0].gaps and not oversize:
+    if len(works) == 1 and not (works[0].gaps or works[0].groups or oversize):
         route = works[0].route
         begins = range(0, len(messages), _TOGETHER)
-        return [UnitChunk(route, messages[begin : begin + _TOGETHER]) for begin in begins]
-    parts: list[UnitChunk] = []
-    position = 0
+        return [Group(route, messages[begin : begin + _TOGETHER]) for begin in begins]
+    ways: list[tuple[str, Outcome | None]] = []
     for work in works:
-        gaps = dict(work.gaps)
-        for place in range(work.count):
-            refusal = gaps.get(place)
-            if refusal is None and position in oversize:
-                refusal = wording.TOO_LONG
-            route = "" if place in gaps else work.route
-            last = parts[-1] if parts else None
-            if (
-                last is not None
-                and last.route == route
-                and last.refusal is refusal
-                and len(last.frames) < _TOGETHER
-            ):
-                last.frames.append(messages[position])
-            else:
-                parts.append(UnitChunk(route, [messages[position]], refusal))
-            position += 1
-    return parts
+        ways += _ways(work)
+    for place in oversize:
+        route, refusal = ways[place]
+        ways[place] = route, refusal or wording.TOO_LONG
+    groups = []
+    for (route, refusal), places in places_by(ways).items():
+        for begin in range(0, len(places), _TOGETHER):
+            part = places[begin : begin + _TOGETHER]
+            groups.append(Group(route, [messages[place] for place in part], refusal, part))
+    return groups
+
+
+def _ways(work: Work) -> list[tuple[str, Outcome | None]]:
+    """Return the route of each message of some work, or C{""} and why it has none."""
+    ways: list[tuple[str, Outcome | None]] = [(work.route, None)] * len(work.messages)
+    if work.groups:
+        ways = [("", None)] * sum([len(group.frames) for group in work.groups])
+        for group in work.groups:
+            for place in group.places:
+                ways[place] = group.route, group.refusal
+    if not work.gaps:
+        return ways
+    gaps, waiting = dict(work.gaps), iter(ways)
+    return [("", gaps[place]) if place in gaps else next(waiting) for place in range(work.count)]

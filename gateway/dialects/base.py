@@ -4,17 +4,18 @@ Dialects: interfaces that turn frames into work for the writer, and into answers
 Plain: every frame is a message for the listener's route. Command: every frame begins
 with a verb (L{gateway.dialects.command}). A dialect turns the frames of one read into
 L{Work}, as few pieces as possible: consecutive messages for one route are one piece,
-whatever stands between.
+whatever stands between, and so are messages for several routes that come by turns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from gateway.access.peer_info import PeerInfo
 from gateway.access.rights import Rights
+from gateway.model.grouping import Group
 from gateway.model.outcome import Fate, Outcome, Run
 from gateway.model.stream import Stream
 from gateway.model.unit import OnUnitSettled
@@ -27,18 +28,6 @@ Request = Callable[[OnAnswer], None]
 """Something that takes its time; begun when everything before it is answered."""
 
 
-class UnitChunk(NamedTuple):
-    """
-    Consecutive messages of a unit that have one route.
-
-    @ivar refusal: why none of them is to be stored, where that is known from the start.
-    """
-
-    route: str
-    frames: list[bytes]
-    refusal: Outcome | None = None
-
-
 @dataclass(slots=True)
 class Work:
     """
@@ -46,6 +35,8 @@ class Work:
 
     @ivar route: route of the messages.
     @ivar messages: to be stored, in order; maybe none.
+    @ivar groups: in place of C{messages} and C{route}: those of several routes, with their places
+        among all messages of the work.
     @ivar gaps: answers known at once: (position among the frames, answer), ascending.
     @ivar tags: the tag that each answer repeats, one for each frame; C{None}: there are none.
     @ivar closes: whether the connection ends after these answers.
@@ -65,11 +56,13 @@ class Work:
     refusal: Outcome | None = None
     request: Request | None = None
     rest: Sequence[bytes] = ()
+    groups: Sequence[Group] = ()
 
     @property
     def count(self) -> int:
         """Number of frames, and so of answers."""
-        return len(self.messages) + len(self.gaps) + (self.request is not None)
+        grouped = sum([len(group.frames) for group in self.groups]) if self.groups else 0
+        return len(self.messages) + grouped + len(self.gaps) + (self.request is not None)
 
 
 class AnswerCounts(Protocol):
@@ -134,12 +127,12 @@ class Peer(Protocol):
         """Close the connection with an outcome, when everything in flight is answered."""
 
     def submit_unit(
-        self, parts: Sequence[UnitChunk], settled: OnUnitSettled, key: str | None = None
+        self, groups: Sequence[Group], settled: OnUnitSettled, key: str | None = None
     ) -> None:
         """
         Submit messages that are stored together or not at all, see L{gateway.model.unit}.
 
-        @param parts: one or more.
+        @param groups: one or more.
         @param settled: called with the fates of all their messages, maybe before this returns. What
             comes behind the first one that is neither stored nor kept is not stored.
         """

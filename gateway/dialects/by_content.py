@@ -2,10 +2,10 @@
 Dialect of routing by content: every frame is a message, and one of its fields chooses the route.
 
 Strategy: the messages of a read are read by their format in one go, for that one field,
-and each value that occurs among them is looked up once. Consecutive messages for one route
-are one piece of work. Nothing is reordered: a peer's messages are stored in the order it
-sent them, whatever their routes, so a peer that changes the route with each message has
-each stored by itself.
+and each value that occurs among them is looked up once. The messages of a route are one piece of
+work, or one group of it where routes come by turns (L{gateway.dialects.by_route}). Nothing is
+reordered: a peer's messages are stored in the order it sent them, whatever their routes, or all at
+once, where nobody sees an order.
 
 Values compare as text: of JSON a string's characters, or a number, C{true} or C{false} as
 it is written. Objects and arrays are no text, so no route takes them.
@@ -14,20 +14,17 @@ it is written. Objects and arrays are no text, so no route takes them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 
 import msgspec
 
 from gateway.columns.kind import excerpt
 from gateway.columns.structured import scalar
 from gateway.dialects.base import FrameReader, Peer, RightsHolder, Work, turned_away
+from gateway.dialects.by_route import Way, works_by_route
 from gateway.formats.fields import Cells, Format, Tokens
 from gateway.model import wording
 from gateway.model.outcome import Outcome
 from gateway.wire.framing import OVERSIZE
-
-_Way = str | Outcome
-"""Route of a message, or the answer to it where it has none."""
 
 _NONE: Mapping[str, Outcome] = {}
 
@@ -59,7 +56,7 @@ class ContentDialect:
         self._routes = dict(routes)
         self._fallback = fallback
         self.routes = tuple(dict.fromkeys([*routes.values(), *([fallback] if fallback else [])]))
-        self._missing: _Way = fallback or wording.no_route_field(field)
+        self._missing: Way = fallback or wording.no_route_field(field)
 
     def reader(self, peer: RightsHolder) -> FrameReader:
         denied = [name for name in self.routes if name.encode() not in peer.rights.routes]
@@ -92,9 +89,9 @@ class ContentDialect:
         first = ways[0]
         if isinstance(first, str) and ways.count(first) == len(ways):
             return [Work(first, frames)]
-        return _works(frames, ways)
+        return works_by_route(frames, ways)
 
-    def _ways(self, messages: Sequence[bytes]) -> list[_Way]:
+    def _ways(self, messages: Sequence[bytes]) -> list[Way]:
         """Return the route or the answer of each message."""
         fields = self._format.parse_frames(messages)
         cells = fields.cells[self._field]
@@ -106,12 +103,12 @@ class ContentDialect:
             ways[row] = self._fallback or fault
         return ways
 
-    def _way_of(self, text: str | None) -> _Way:
+    def _way_of(self, text: str | None) -> Way:
         if text is None:
             return self._missing
         return self._routes.get(text) or self._unknown(text)
 
-    def _way_of_token(self, token: str | None) -> _Way:
+    def _way_of_token(self, token: str | None) -> Way:
         """Return the route or the answer for a value, given as a JSON token."""
         if token is None or token == "null":
             return self._missing
@@ -122,7 +119,7 @@ class ContentDialect:
         except msgspec.DecodeError:
             return self._unknown(token)  # not UTF-8
 
-    def _unknown(self, value: str) -> _Way:
+    def _unknown(self, value: str) -> Way:
         return self._fallback or wording.no_route_value(self._field, excerpt(value))
 
 
@@ -158,24 +155,3 @@ def _comparable(cells: Cells) -> Sequence[str | None]:
     # What is not UTF-8 becomes an escape that JSON does not have, and so equals nothing.
     joined = _BETWEEN.encode().join(cells.values).decode(errors="backslashreplace")
     return joined.split(_BETWEEN)
-
-
-def _works(frames: list[bytes], ways: Sequence[_Way]) -> list[Work]:
-    """Group frames into as few pieces of work as their order allows."""
-    works: list[Work] = []
-    work = Work("")
-    begin = position = 0
-    for way, run in groupby(ways):
-        end = position + len(list(run))
-        if isinstance(way, str):
-            if work.messages and work.route != way:
-                works.append(work)
-                work = Work("")
-                begin = position
-            work.route = way
-            work.messages += frames[position:end]
-        else:
-            work.gaps += [(place - begin, way) for place in range(position, end)]
-        position = end
-    works.append(work)
-    return works

@@ -24,6 +24,7 @@ from twisted.python.failure import Failure
 from gateway.access.authenticator import Authenticator, Proof
 from gateway.access.rights import NOTHING
 from gateway.dialects.base import FrameReader, OnAnswer, Peer, Request, Work, turned_away
+from gateway.dialects.by_route import joined, works_by_route
 from gateway.dialects.command_parser import (
     MAX_STREAM,
     MAX_TAG,
@@ -128,7 +129,9 @@ class Conversation:
 
     def read(self, frames: list[bytes], oversize: bool) -> list[Work]:
         alike = self._alike(frames)
-        return [alike] if alike is not None else self._read_each(frames)
+        if alike is not None:
+            return [alike]
+        return self._by_turns(frames) or self._read_each(frames)
 
     def _alike(self, frames: list[bytes]) -> Work | None:
         """
@@ -161,6 +164,36 @@ class Conversation:
             return None
         return Work(route, payloads)
 
+    def _by_turns(self, frames: list[bytes]) -> list[Work]:
+        """
+        Read frames that all are messages, for several routes.
+
+        @return: nothing where they are anything else.
+        """
+        if len(frames) < 2 or not frames[0].startswith(b"PUT "):
+            return []
+        parts = [frame.split(b" ", 2) for frame in frames]
+        if set(map(len, parts)) != {3}:
+            return []
+        verbs, names, payloads = zip(*parts, strict=True)
+        routes = self._peer.rights.routes
+        known = {name: routes.get(name, "") for name in set(names)}
+        if set(verbs) != {b"PUT"} or not all(known.values()):
+            return []
+        stream, first = self._stream, 0
+        messages = [*payloads]
+        if stream is None:
+            if any(map(_marked, messages)):
+                return []
+        else:
+            first = stream.next
+            heads = [b"#%d " % number for number in range(first, first + len(frames))]
+            if stream.ended or not all(map(bytes.startswith, messages, heads)):
+                return []
+            stream.take_all(first, len(frames))
+            messages = [m[len(head) :] for m, head in zip(messages, heads, strict=True)]
+        return works_by_route(messages, [known[name] for name in names], stream, first)
+
     def _read_each(self, frames: list[bytes]) -> list[Work]:
         works: list[Work] = []
         work = Work("", tags=[])
@@ -189,7 +222,7 @@ class Conversation:
                 works.append(work)
                 work = Work("", tags=[tag], request=request, rest=frames[position + 1 :])
                 break
-        works.append(work)
+        works = [*joined([*works, work])]
         for work in works:
             if work.tags is not None and not any(work.tags):
                 work.tags = None

@@ -3,7 +3,8 @@ Chunks (messages of one peer) and batches (rows of one commit).
 
 A L{Chunk} holds the messages that one read of one peer brought for one route, a L{Batch} the slices
 of chunks that one statement stores. There is no object for a message: only its C{bytes} in the list
-of frames, and its place in a run of equal outcomes. Strategy: no I/O. L{gateway.commit.writer}
+of frames, its place in a run of equal outcomes, and where a read was cut by routes
+(L{gateway.model.grouping}) its place in that. Strategy: no I/O. L{gateway.commit.writer}
 decides when a batch is stored, a store whether.
 """
 
@@ -16,6 +17,7 @@ from math import inf
 from operator import itemgetter, not_
 from typing import Final, NamedTuple
 
+from gateway.model.grouping import GroupedRead
 from gateway.model.outcome import Fate, Outcome, Returned, Run, Word, part
 from gateway.model.stream import Stream, digests_of
 from gateway.model.unit import UnitPart
@@ -55,7 +57,11 @@ class Chunk:
     @ivar size: payload bytes.
     @ivar token: object by which the submitter knows the chunk.
     @ivar stream: stream that the messages are numbered in.
-    @ivar first: the number of the first of them; those of the others follow.
+    @ivar first: the number of the first of them, or of the first of its read where that was cut by
+        routes; those of the others follow.
+    @ivar places: places of the messages in their read or unit, where that was cut by routes;
+        C{None}: from 0 on.
+    @ivar read: the read that was cut by routes; C{None}: none was.
     @ivar refusal: why all of them are refused, where that is known from the start: they only
         use their numbers up.
     @ivar generation: number of the configuration that it was read under; 0: no peer's.
@@ -64,7 +70,8 @@ class Chunk:
 
     __slots__ = (
         *("_answered", "_left", "_runs", "_series", "first", "frames", "generation"),
-        *("origin", "part", "received_at", "refusal", "route", "size", "stream", "token"),
+        *("origin", "part", "places", "read", "received_at", "refusal", "route", "size", "stream"),
+        "token",
     )
 
     def __init__(
@@ -79,11 +86,14 @@ class Chunk:
         first: int = 0,
         refusal: Outcome | None = None,
         generation: int = 0,
+        places: Sequence[int] | None = None,
+        read: GroupedRead | None = None,
     ) -> None:
         """
         @param route: the route's name.
         @param frames: one or more.
         @param received_at: seconds since the epoch.
+        @param read: that was cut by routes: its caller has told the stream of all its numbers.
         @param answered: called once, when the fate of the last message is known,
             with the fates of all in order.
         """
@@ -97,11 +107,15 @@ class Chunk:
         self.first = first
         self.refusal = refusal
         self.generation = generation
+        self.places = places
+        self.read = read
         self.part: UnitPart | None = None
         if stream is not None:
             # A message of the same read may have failed already, and set the stream back before it.
-            self._series = stream.series if first < stream.next or stream.loose else -1
-            stream.note_submitted(first, len(frames))
+            valid = self.number(0) < stream.next or stream.loose
+            self._series = stream.series if valid else -1
+            if read is None:
+                stream.note_submitted(first, len(frames))
         self._answered = answered
         self._left = len(frames)
         self._runs: list[tuple[int, int, Fate]] = []
@@ -111,7 +125,7 @@ class Chunk:
         self._runs.append((start, stop, fate))
         self._left -= stop - start
         if self.stream is not None:
-            self.stream.settle(self.first, self.first + start, stop - start, fate)
+            self.stream.settle(self.first, Slice(self, start, stop).numbers, fate)
         if not self._left:
             runs = self._runs
             if len(runs) == 1:
@@ -119,6 +133,14 @@ class Chunk:
                 return
             runs.sort(key=lambda run: run[0])
             self._answered(self, [(stop - start, fate) for start, stop, fate in runs])
+
+    def place(self, row: int) -> int:
+        """Return the place of a message in its read."""
+        return row if self.places is None else self.places[row]
+
+    def number(self, row: int) -> int:
+        """Return the number of a message, where it has one."""
+        return self.first + self.place(row)
 
     @property
     def void(self) -> bool:
@@ -158,12 +180,33 @@ class Slice(NamedTuple):
     @property
     def first(self) -> int:
         """The number of the first message, where it has one."""
-        return self.chunk.first + self.start
+        return self.chunk.number(self.start)
 
     @property
     def last(self) -> int:
         """The number of the last message, where it has one."""
-        return self.chunk.first + self.stop - 1
+        return self.chunk.number(self.stop - 1)
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        """The numbers of the messages, where they have some, ascending; a range in most cases."""
+        chunk, start, stop = self
+        first, places = chunk.first, chunk.places
+        if places is None:
+            return range(first + start, first + stop)
+        return [first + place for place in places[start:stop]]
+
+    def consecutive(self) -> Sequence[Slice]:
+        """Cut into slices whose messages have consecutive numbers; it is one in most cases."""
+        chunk, start, stop = self
+        if chunk.places is None or chunk.stream is None:
+            return (self,)
+        numbers = self.numbers
+        pieces: list[Slice] = []
+        for row in range(start, stop):
+            if row + 1 == stop or numbers[row + 1 - start] != numbers[row - start] + 1:
+                pieces.append(Slice(chunk, start if not pieces else pieces[-1].stop, row + 1))
+        return pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +252,7 @@ class Refusal(NamedTuple):
     @property
     def number(self) -> int:
         """The message's number in its stream, where it has one."""
-        return self.chunk.first + self.row
+        return self.chunk.number(self.row)
 
     @property
     def stream(self) -> Stream | None:
@@ -299,37 +342,6 @@ class Batch:
         for chunk in chunks:
             routes.setdefault(chunk.route, []).append(chunk)
         return [cls.of(of_route) for of_route in routes.values()]
-
-    @classmethod
-    def in_order(cls, batches: Sequence[Batch], chunks: Sequence[Chunk]) -> list[Batch]:
-        """
-        Regroup the rows of batches so that each peer's order is kept across routes.
-
-        @param chunks: all chunks of these rows, in the order in which they were received.
-        """
-        places = {id(chunk): place for place, chunk in enumerate(chunks)}
-        pieces: list[Slice | Refusal] = []
-        for batch in batches:
-            pieces += batch.slices
-            pieces += batch.refusals
-        # A Slice and a Refusal both begin with a chunk and a row of it.
-        pieces.sort(key=lambda piece: (places[id(piece[0])], piece[1]))
-        groups: list[tuple[str, list[Slice], list[Refusal]]] = []
-        # Origin -> index of the batch of its last message: later ones go there or behind.
-        reached: dict[int, int] = {}
-        for piece in pieces:
-            route, origin = piece.chunk.route, id(piece.chunk.origin)
-            place = reached.get(origin, 0)
-            while place < len(groups) and groups[place][0] != route:
-                place += 1
-            if place == len(groups):
-                groups.append((route, [], []))
-            if isinstance(piece, Slice):
-                groups[place][1].append(piece)
-            else:
-                groups[place][2].append(piece)
-            reached[origin] = place
-        return [cls(*parts) for parts in groups]
 
     def settle(self, runs: Sequence[Run]) -> None:
         """
@@ -551,8 +563,8 @@ def stream_marks(batches: Sequence[Batch]) -> list[StreamMark]:
         for piece in batch.slices:
             stream = piece.chunk.stream
             if stream is not None:
-                key = (stream.name, stream.epoch)
-                pieces.setdefault(key, []).append((piece.first, piece.frames, None, stream))
+                parts = pieces.setdefault((stream.name, stream.epoch), [])
+                parts += [(run.first, run.frames, None, stream) for run in piece.consecutive()]
         for refusal in batch.refusals:
             stream = refusal.stream
             if stream is not None:

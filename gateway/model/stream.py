@@ -174,31 +174,33 @@ class Stream:
     # Called by chunks.
 
     def note_submitted(self, first: int, count: int) -> None:
-        """Note that a chunk is submitted whose numbers begin with C{first}."""
+        """Note that messages of one read are submitted whose numbers begin with C{first}."""
         self._pending[first] = count
         if first == self._begun + 1:  # else it is void already
             self._begun += count
 
-    def settle(self, chunk: int, first: int, count: int, fate: Fate) -> None:
+    def settle(self, read: int, numbers: Sequence[int], fate: Fate) -> None:
         """
-        Record the fate of some messages of a chunk.
+        Record the fate of some messages that were submitted together.
 
-        @param chunk: the first number of the chunk.
+        @param read: the first number of all of these.
+        @param numbers: one or more, ascending.
         """
         if fate.word in (Word.TRY, Word.BYE):
-            self.back_to(first)
+            self.back_to(numbers[0])
             if fate.word is Word.BYE:
                 # Its fate is not known here, nor whether all before it is still stored.
                 self.sure = False
         elif fate.word is Word.REJ and isinstance(fate, Outcome):
-            for number in range(first, min(first + count, self.next)):
-                self.refusals[number] = fate
+            for number in numbers:
+                if number < self.next:
+                    self.refusals[number] = fate
             self._forget()
-        left = self._pending.get(chunk, 0) - count
+        left = self._pending.get(read, 0) - len(numbers)
         if left > 0:
-            self._pending[chunk] = left
+            self._pending[read] = left
         else:
-            self._pending.pop(chunk, None)
+            self._pending.pop(read, None)
             if not self._pending and self.idle is not None:
                 self.idle()
 

@@ -16,6 +16,7 @@ from hashlib import blake2b
 from typing import Final
 from uuid import UUID
 
+from gateway.model.grouping import GroupFates
 from gateway.model.outcome import Run
 
 _VERSION: Final = 8
@@ -32,47 +33,47 @@ class Unit:
     @ivar dead_letters: routes whose refused messages are kept.
     """
 
-    __slots__ = ("_left", "_runs", "_settled", "dead_letters", "key")
+    __slots__ = ("_fates", "_settled", "dead_letters", "key")
 
     def __init__(
         self,
-        parts: int,
+        places: Sequence[Sequence[int]],
         settled: OnUnitSettled,
         key: str | None = None,
         dead_letters: frozenset[str] = frozenset(),
     ) -> None:
         """
-        @param parts: number of chunks that it consists of, one or more.
+        @param places: places in the unit of the messages of each of its chunks.
         @param key: as L{unit_key} makes it.
         """
         self.key = key
         self.dead_letters = dead_letters
         self._settled = settled
-        self._left = parts
-        self._runs: list[Sequence[Run]] = [()] * parts
+        self._fates = GroupFates(places)
 
-    def settle(self, place: int, runs: Sequence[Run]) -> None:
+    def settle(self, group: int, runs: Sequence[Run]) -> None:
         """
         Record the fates of one chunk's messages; each is settled once.
 
-        @param place: of the chunk in the unit, from 0.
+        @param group: number of the chunk in the unit, from 0.
         """
-        self._runs[place] = runs
-        self._left -= 1
-        if not self._left:
-            self._settled([run for runs in self._runs for run in runs])
+        fates = self._fates.settle(group, runs)
+        if fates is not None:
+            self._settled(fates)
 
 
 class UnitPart:
     """
-    Place of a chunk in its unit.
+    Chunk of a unit.
+
+    @ivar group: its number in the unit, from 0.
     """
 
-    __slots__ = ("place", "unit")
+    __slots__ = ("group", "unit")
 
-    def __init__(self, unit: Unit, place: int) -> None:
+    def __init__(self, unit: Unit, group: int) -> None:
         self.unit = unit
-        self.place = place
+        self.group = group
 
 
 def unit_key(*parts: bytes) -> str:

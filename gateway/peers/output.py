@@ -161,7 +161,7 @@ class AnswerQueue:
             slot.series = work.stream.series
         slot.is_request = work.request is not None
         slot.since = self.last_read = self._seconds()
-        slot.runs = None if work.messages or slot.is_request else []
+        slot.runs = None if work.messages or work.groups or slot.is_request else []
         self._slots.append(slot)
         self.unanswered += slot.count
         return slot

@@ -1,14 +1,13 @@
 """
 Protocol of one peer's connection: bytes in, frames to the writer, answers out in order.
 
-Strategy: the bytes of one read become one list of frames, one submission for
-each route in it, and one write of all its answers, in the order of the frames
-(L{gateway.peers.output}).
+Strategy: the bytes of one read become one list of frames, one submission with a chunk for each
+route in it, and one write of all its answers, in their order (L{gateway.peers.output}).
 
-Reading pauses while the peer has C{window} unanswered frames, while it does not
-read its answers, and while the whole gateway is at its limit. Bytes read
-beyond the window stay as they came, uncut, so the window is a strict one. Bytes that are kept
-for the peer and wait for it count into that limit (L{gateway.commit.inflight_limit}).
+Reading pauses while the peer has C{window} unanswered frames, while it does not read its answers,
+and while the whole gateway is at its limit. Bytes read beyond the window stay as they came, uncut,
+so the window is a strict one. Bytes that are kept for the peer and wait for it count into that
+limit (L{gateway.commit.inflight_limit}).
 """
 
 from __future__ import annotations
@@ -27,12 +26,13 @@ from zope.interface import implementer
 from gateway.access.peer_info import PeerInfo
 from gateway.access.rights import NOTHING, Rights
 from gateway.dialects.acknowledging import AcknowledgingDialect, AcknowledgingReader
-from gateway.dialects.base import Dialect, Request, UnitChunk, Work
+from gateway.dialects.base import Dialect, Request, Work
 from gateway.metrics.counters import kind_of
 from gateway.model import wording
 from gateway.model.errors import ForeignError, FramingError
+from gateway.model.grouping import Group, GroupedRead
 from gateway.model.outcome import STORED, Code, Fate, Outcome, Run, Word, goodbye
-from gateway.model.unit import OnUnitSettled, UnitPart
+from gateway.model.unit import OnUnitSettled
 from gateway.peers.closing import Closing
 from gateway.peers.context import ListenerContext
 from gateway.peers.output import AnswerQueue, Output, Slot
@@ -181,9 +181,8 @@ class PeerProtocol(Protocol):
         else:
             payload = 0
             self._seen |= HEARD
-        large = framing.pending > _FREE
-        if large is not self._large:
-            self._large = large
+        if (framing.pending > _FREE) is not self._large:
+            self._large = not self._large
         if throttle is not None:
             uncharged -= framing.pending if framing.more else 0
             throttle.charge(len(data) + uncharged - payload)
@@ -269,11 +268,10 @@ class PeerProtocol(Protocol):
 
     def _update_reading(self) -> None:
         if self._phase is not Phase.OPEN:
-            # After the end of the stream there is nothing to read; a reader put
-            # back would only find the same end again.
+            # After the end of the stream a reader would only find the same end again.
             return
-        before, reason = self._paused, self._reason_to_pause()
-        self._paused = reason
+        before = self._paused
+        reason = self._paused = self._reason_to_pause()
         if reason is None:
             if before is not None:
                 self.transport.resumeProducing()
@@ -311,6 +309,8 @@ class PeerProtocol(Protocol):
             self.source.submit(
                 *(work.route, work.messages, slot), *(work.stream, work.first, work.refusal)
             )
+        elif work.groups:
+            self.source.submit_groups(work.groups, slot, work.stream, work.first)
         elif work.request is not None:
             self._request = work.request
             self._asking = slot
@@ -319,14 +319,16 @@ class PeerProtocol(Protocol):
             if self._throttle is not None:
                 self._throttle.give_back(work.rest)
 
-    def settled(self, slot: object, runs: Sequence[Run]) -> None:
+    def settled(self, token: object, runs: Sequence[Run]) -> None:
         """Set the fates of a slot's messages, and write what is due."""
-        if isinstance(slot, UnitPart):
-            slot.unit.settle(slot.place, runs)
-            return
+        slot = token
+        if isinstance(token, GroupedRead):
+            slot = token.token
+            for route, of_route in token.by_route:
+                self._note(route, of_route)
         assert isinstance(slot, Slot)
         slot.runs = runs
-        if (len(runs) > 1 or runs[0][1] is not STORED) and not slot.is_request:
+        if slot is token and (len(runs) > 1 or runs[0][1] is not STORED) and not slot.is_request:
             self._note(slot.route, runs)
         self._advance()
 
@@ -366,11 +368,10 @@ class PeerProtocol(Protocol):
                 self._output.write(due)
             asking = self._asking
             if asking is not None:
-                request, self._request = self._request, None
                 # No request is begun for a peer that does not read its answers.
-                if request is None or not answers.next_is(asking) or self._output.blocked:
-                    self._request = request
+                if self._request is None or not answers.next_is(asking) or self._output.blocked:
                     break
+                request, self._request = self._request, None
                 request(partial(self._answered, asking))
             elif self._held or self._framing.more:
                 room = self._context.window - answers.unanswered
@@ -554,15 +555,15 @@ class PeerProtocol(Protocol):
     # Called by its dialect.
 
     def submit_unit(
-        self, parts: Sequence[UnitChunk], settled: OnUnitSettled, key: str | None = None
+        self, groups: Sequence[Group], settled: OnUnitSettled, key: str | None = None
     ) -> None:
-        count = sum([len(part.frames) for part in parts])
+        count = sum([len(group.frames) for group in groups])
         self._context.counters.messages += count
         self.frames += count
         if self._throttle is not None:
             self._throttle.charge_messages(max(0, count - self._charged))
             self._charged = max(0, self._charged - count)
-        self.source.submit_unit(parts, settled, key)
+        self.source.submit_unit(groups, settled, key)
 
     def acknowledge(self, payload: bytes, runs: Sequence[Run], since: float) -> None:
         self.answers.count(runs, since)

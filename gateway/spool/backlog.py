@@ -100,10 +100,11 @@ class SpoolBacklog:
 
 
 def _parts(batch: Batch) -> Iterator[tuple[str, str, int, int]]:
-    for part in batch.slices:
-        stream = part.chunk.stream
+    for piece in batch.slices:
+        stream = piece.chunk.stream
         if stream is not None:
-            yield stream.name, stream.epoch, part.first, part.last
+            for part in piece.consecutive():
+                yield stream.name, stream.epoch, part.first, part.last
     for refusal in batch.refusals:
         stream = refusal.stream
         if stream is not None:

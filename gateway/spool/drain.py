@@ -509,7 +509,7 @@ def _without_stored(
             continue
         first_left = piece.stop
         for row in range(piece.start, piece.stop):
-            number = piece.chunk.first + row
+            number = piece.chunk.number(row)
             if stream_position.current and number > stream_position.mark:
                 first_left = row
                 break

@@ -91,7 +91,7 @@ def messages(place: int, batch: Batch) -> Iterator[Message]:
     for piece in batch.slices:
         chunk, stream = piece.chunk, piece.chunk.stream
         name, epoch = (None, "") if stream is None else (stream.name, stream.epoch)
-        for number, frame in enumerate(piece.frames, piece.first):
+        for number, frame in zip(piece.numbers, piece.frames, strict=True):
             about = (chunk.origin, chunk.received_at, name, epoch, number)
             yield Message(place, batch.route, *about, None, frame)
     for refusal in batch.refusals:

@@ -226,7 +226,7 @@ def _refusals(batch: Batch, reason: str) -> Sequence[Refusal]:
     faults: list[tuple[int, Outcome]] = []
     for piece in batch.slices:
         stream = piece.chunk.stream
-        for number in range(piece.first, piece.last + 1):
+        for number in piece.numbers:
             text = reason if stream is None else f"{reason} (#{number} of stream {stream.name})"
             faults.append((len(faults), refused(Code.DATA, text)))
     whole = batch.refuse(faults, dead_letter=True)

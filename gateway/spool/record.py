@@ -120,7 +120,11 @@ class RecordGroup(NamedTuple):
 
 def pack(batch: Batch) -> bytes:
     """Pack the rows of a batch, refused ones too, as one value."""
-    parts = [_pack_chunk(part.chunk, part.frames, part.first) for part in batch.slices]
+    parts = [
+        _pack_chunk(part.chunk, part.frames, part.first)
+        for piece in batch.slices
+        for part in piece.consecutive()
+    ]
     for refusal in batch.refusals:
         chunk = refusal.chunk
         part = _pack_chunk(chunk, [chunk.frames[refusal.row]], refusal.number)

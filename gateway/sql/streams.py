@@ -66,12 +66,15 @@ def parts_json(batch: Batch) -> str:
     """
     parts = []
     row = 1
-    for part in batch.slices:
-        stream = part.chunk.stream
-        rows = part.stop - part.start
+    for piece in batch.slices:
+        stream = piece.chunk.stream
         if stream is not None and not stream.loose:
-            parts.append([stream.name, row, part.first, rows])
-        row += rows
+            begin = row - piece.start
+            parts += [
+                [stream.name, begin + part.start, part.first, part.stop - part.start]
+                for part in piece.consecutive()
+            ]
+        row += piece.stop - piece.start
     return json.dumps(parts)
 
 

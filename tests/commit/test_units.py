@@ -16,12 +16,12 @@ from gateway.commit.circuit_breaker import CircuitBreakers
 from gateway.commit.inflight_limit import InflightLimit
 from gateway.commit.memory_store import MemoryStore
 from gateway.commit.writer import PeerSource, Writer
-from gateway.dialects.base import UnitChunk
 from gateway.model import wording
 from gateway.model.batch import Origin
 from gateway.model.errors import OutcomeUnknown, TransientError, Unavailable
+from gateway.model.grouping import Group
 from gateway.model.outcome import Outcome, Run, Word, is_kept
-from gateway.model.unit import UnitPart, unit_key
+from gateway.model.unit import unit_key
 
 KEY = unit_key(b"a chunk")
 
@@ -56,7 +56,7 @@ class Bench:
 
     def send(self, *parts: tuple[str, Sequence[bytes]], key: str | None = None) -> None:
         """One peer sends one unit."""
-        chunks = [UnitChunk(route, list(frames)) for route, frames in parts]
+        chunks = [Group(route, list(frames)) for route, frames in parts]
         self.source().submit_unit(chunks, self.told.append, key)
 
     @property
@@ -73,11 +73,8 @@ class Bench:
 
 
 def settle(plain: list[Run], token: object, runs: list[Run]) -> None:
-    """Do with fates what the protocol of a connection does."""
-    if isinstance(token, UnitPart):
-        token.unit.settle(token.place, runs)
-    else:
-        plain += runs
+    """Keep fates of messages that are in no unit."""
+    plain += runs
 
 
 def test_one_commit_over_all_routes() -> None:
@@ -131,9 +128,9 @@ def test_refused_ones_are_kept() -> None:
 def test_a_message_refused_from_the_start() -> None:
     """It is kept like others, or ends its unit; without a route it is never kept."""
     long = [
-        UnitChunk("a", [b"1"]),
-        UnitChunk("a", [b"2"], wording.TOO_LONG),
-        UnitChunk("a", [b"3"]),
+        Group("a", [b"1"]),
+        Group("a", [b"2"], wording.TOO_LONG),
+        Group("a", [b"3"]),
     ]
     for dead_letters, words in (
         (frozenset({"a"}), ["+OK", "-REJ", "+OK"]),
@@ -143,7 +140,7 @@ def test_a_message_refused_from_the_start() -> None:
         bench.source().submit_unit(long, bench.told.append)
         assert bench.words == [words]
         assert len(bench.store.dead_letters) == len(dead_letters)
-    nowhere = [UnitChunk("a", [b"1"]), UnitChunk("", [b"2"], wording.no_route_field("x"))]
+    nowhere = [Group("a", [b"1"]), Group("", [b"2"], wording.no_route_field("x"))]
     bench = Bench(dead_letters=frozenset({"a"}))
     bench.source().submit_unit(nowhere, bench.told.append)
     assert bench.words == [["+OK", "-REJ"]] and not is_kept(bench.told[0][1][1])
@@ -327,7 +324,7 @@ def test_any_units(
     bench = Bench(dead_letters=frozenset(dead_letters), held=True)
     bench.store.poison = {b"bad"}
     for number, unit in enumerate(units):
-        chunks = [UnitChunk(route, [b"%d %s" % (number, body)]) for route, body in unit]
+        chunks = [Group(route, [b"%d %s" % (number, body)]) for route, body in unit]
         key = unit_key(b"%d" % number) if keyed else None
         bench.source(str(number)).submit_unit(chunks, bench.told.append, key)
     while bench.store.waiting_writes:

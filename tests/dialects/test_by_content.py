@@ -29,36 +29,59 @@ def dialect(fallback: str | None = None, field: str = "type", **reading: object)
     return ContentDialect(form, field, ROUTES, fallback)
 
 
+def messages_of(work: Work) -> list[tuple[str, bytes]]:
+    """The route of each message to be stored, and what it is, in order."""
+    found = {
+        place: (group.route, frame)
+        for group in work.groups
+        for place, frame in zip(group.places, group.frames, strict=True)
+    }
+    assert [*found] == [] or sorted(found) == [*range(len(found))]
+    return [found[place] for place in sorted(found)] or [(work.route, m) for m in work.messages]
+
+
 def fates(works: list[Work]) -> list[tuple[str, bytes]]:
     """For each frame where it goes and what it is, or its answer."""
     found = []
     for work in works:
         gaps = dict(work.gaps)
-        messages = iter(work.messages)
+        messages = iter(messages_of(work))
         for place in range(work.count):
             if place in gaps:
                 found.append((bytes(gaps[place]).decode(), b""))
             else:
-                found.append((work.route, next(messages)))
+                found.append(next(messages))
         assert work.tags is None and not work.closes
     return found
 
 
 def test_values_choose_routes() -> None:
-    """What goes to one route in a row is one piece, and no piece is more than that."""
+    """What goes to one route in a row is one piece of work."""
     frames = [
         b'{"type":"temperature","n":1}',
         b'{"n":2,"type":"humidity"}',
         b'{"type":"alarm"}',
-        b'{"type":"temperature"}',
     ]
     works = dialect().read(frames, False)
     assert [(work.route, work.messages) for work in works] == [
         ("readings", frames[:2]),
         ("alarms", frames[2:3]),
-        ("readings", frames[3:]),
     ]
     assert not any(work.gaps for work in works)
+
+
+def test_routes_by_turns_are_one_piece() -> None:
+    """Messages for several routes by turns are one piece, with a group for each route, and each
+    message keeps its place among those that have one."""
+    kinds = [b"temperature", b"no", b"alarm", b"humidity", b"7", b"alarm"]
+    frames = [b'{"type":"%s"}' % kind for kind in kinds]
+    (work,) = dialect().read(frames, False)
+    assert [(group.route, group.places) for group in work.groups] == [
+        ("readings", [0, 2]),
+        ("alarms", [1, 4]),
+        ("sevens", [3]),
+    ]
+    assert [place for place, _ in work.gaps] == [1] and work.count == 6 and not work.messages
 
 
 @pytest.mark.parametrize("oversize", [False, True])

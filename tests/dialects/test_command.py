@@ -52,6 +52,29 @@ def test_puts_in_a_row_are_one_piece() -> None:
     assert (second.route, second.messages, second.tags) == ("other", [b"c"], None)
 
 
+def test_puts_by_turns_are_one_piece() -> None:
+    """What goes to several routes by turns is submitted at once too, whatever stands between."""
+    frames = [b"PUT messages a", b"PUT other b", b"PUT messages c"]
+    (work,) = conversation().read(frames, False)
+    assert [(group.route, group.frames, group.places) for group in work.groups] == [
+        ("messages", [b"a", b"c"], [0, 2]),
+        ("other", [b"b"], [1]),
+    ]
+    assert work.count == 3 and work.tags is None
+    first, second = conversation().read([frames[0], b"@1 PING", *frames[1:], b"SYNC"], False)
+    assert first.groups == work.groups and answers(first) == ["+OK"]
+    assert [place for place, _ in first.gaps] == [1] and first.tags == [b"", b"@1", b"", b""]
+    assert second.request is not None
+
+
+def test_numbers_go_over_routes_by_turns() -> None:
+    """Numbered messages for several routes are one submission, those of no route too."""
+    lines = [b"PUT %s #%d m" % (b"messages" if n % 2 else b"other", n) for n in range(1, 5)]
+    bench, said = talk(b"HELLO s", *lines, b"PUT no #5 m", b"PUT other #6 m")
+    assert [answer.split(b" ")[0] for answer in said[1:]] == [b"+OK"] * 4 + [b"-REJ", b"+OK"]
+    assert bench.store.writes == [5] and bench.store.streams["s"].mark == 6
+
+
 def test_many_puts_make_one_list() -> None:
     """Messages for one route are cut at once, and read as one by one."""
     frames = [b"PUT messages m%d" % n for n in range(1000)]

@@ -7,6 +7,7 @@ from __future__ import annotations
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from gateway.model.arrival import in_order
 from gateway.model.batch import Batch, Chunk, Fence, Origin
 from gateway.model.outcome import (
     STORED,
@@ -305,7 +306,7 @@ def test_refused_rows_keep_their_place_among_routes() -> None:
     by_route = Batch.by_route(chunks)
     assert [batch.route for batch in by_route] == ["a", "", "b"]
     again = [batch.refuse([(1, BAD)]) if batch.route == "a" else batch for batch in by_route]
-    ordered = Batch.in_order([batch for batch in again if batch is not None], chunks)
+    ordered = in_order([batch for batch in again if batch is not None], chunks)
     assert [batch.route for batch in ordered] == ["a", "", "b", "a", ""]
     assert [(move.first, move.last) for batch in ordered for move in batch.moves] == [
         *((1, 1), (2, 2), (3, 3), (4, 5), (6, 6))

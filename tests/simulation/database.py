@@ -482,11 +482,11 @@ def _numbers_of(batches: Sequence[Batch]) -> dict[bytes, tuple[str, str, int]]:
     for batch in batches:
         for piece in batch.slices:
             stream = piece.chunk.stream
-            for place, body in enumerate(piece.frames):
+            for number, body in zip(piece.numbers, piece.frames, strict=True):
                 if stream is None:
                     found[body] = batch.route, "", 0
                 else:
-                    found[body] = batch.route, stream.name, piece.first + place
+                    found[body] = batch.route, stream.name, number
     return found
 
 

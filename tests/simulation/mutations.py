@@ -184,7 +184,7 @@ MUTATIONS: Final = (
         [
             Replacement(
                 "model/batch.py",
-                "self._series = stream.series if first < stream.next or stream.loose else -1",
+                "self._series = stream.series if valid else -1",
                 "self._series = stream.series",
             )
         ],
@@ -252,8 +252,8 @@ MUTATIONS: Final = (
         [
             Replacement(
                 "commit/multi_route.py",
-                "stored = await context.store.resolve(batches[0], fences[0]) is not None",
-                "stored = False",
+                "                if first is None:\n                    break\n",
+                "                break\n",
             )
         ],
     ),

@@ -20,7 +20,6 @@ from gateway.commit.circuit_breaker import CircuitBreakers
 from gateway.commit.inflight_limit import InflightLimit
 from gateway.commit.memory_store import KeptStream, MemoryStore
 from gateway.commit.writer import PeerSource, Writer
-from gateway.dialects.base import UnitChunk
 from gateway.model.batch import MAX_BATCH_ROWS, Batch, Chunk, Fence, Origin
 from gateway.model.errors import (
     FenceVoid,
@@ -31,10 +30,11 @@ from gateway.model.errors import (
     TransientError,
     Unavailable,
 )
+from gateway.model.grouping import Group
 from gateway.model.outcome import Code, Outcome, Run, refused
 from gateway.model.store import Written
 from gateway.model.stream import Stream, digests_of
-from gateway.model.unit import UnitPart, unit_key
+from gateway.model.unit import unit_key
 from gateway.spool.file import SpoolFile
 from gateway.spool.outage_spool import OutageSpool
 from gateway.spool.queue import OwnThread, Spool
@@ -82,14 +82,11 @@ class Bench:
         return self.writer.source(Origin(name, "lines"), self._answered)
 
     def _answered(self, token: object, runs: list[Run]) -> None:
-        if isinstance(token, UnitPart):
-            token.unit.settle(token.place, runs)
-            return
         self.answers += said(runs)
 
     def send_unit(self, *parts: tuple[str, list[bytes]], key: str | None = None) -> None:
         """Have one peer send messages that are stored together."""
-        chunks = [UnitChunk(route, frames) for route, frames in parts]
+        chunks = [Group(route, frames) for route, frames in parts]
         self.source().submit_unit(chunks, lambda runs: self.answers.extend(said(runs)), key)
 
     @property
