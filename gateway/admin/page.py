@@ -143,6 +143,8 @@ def _rest(status: Status) -> Iterator[str]:
             f"spool          {spool.state}, {spool.messages:,} messages{oldest};"
             f" {bytes_text(spool.size)} of {bytes_text(spool.most_size)}"
         )
+    for old in status.left_spools:
+        yield f"spool left     {old.state}, {old.messages:,} messages in {printable(old.path)}"
     streams = status.streams
     if streams.claims:
         yield f"streams        {streams.open} open, {streams.waiting} waiting, {streams.gaps} gaps"

@@ -12,7 +12,7 @@ import msgspec
 
 from gateway.admin.grammar import HELP, PEER_FILTERS
 from gateway.admin.table import Column, Kind, Row, Table, Value
-from gateway.status.status import Distribution, ListenerStatus, Status, WorkerStatus
+from gateway.status.status import Distribution, ListenerStatus, SpoolStatus, Status, WorkerStatus
 
 Growth = Callable[[str], float]
 """Name of a total, as L{gateway.status.warnings.totals_of} has it -> its growth in a second."""
@@ -144,7 +144,7 @@ def spool(status: Status, growth: Growth) -> Table:
                 *(one.state, one.messages, one.size, one.most_size, one.oldest, one.kept),
                 *(one.drained, one.refused, one.damaged, one.path, one.reason),
             )
-            for worker, one in _by_worker(status, lambda part: [part.spool] if part.spool else [])
+            for worker, one in _by_worker(status, _spools)
         ],
     )
 
@@ -262,6 +262,10 @@ def _only(status: Status) -> WorkerStatus:
 
 def _worker_column(status: Status) -> Sequence[tuple[str, Kind]]:
     return (("worker", _ID),) if status.workers else ()
+
+
+def _spools(part: Status | WorkerStatus) -> Sequence[SpoolStatus]:
+    return [*([] if part.spool is None else [part.spool]), *part.left_spools]
 
 
 def _by_worker(

@@ -217,6 +217,7 @@ def build(reactor: Any, setting: Setting) -> Gateway:
             tls=tls,
             spool=spool,
             spooler=spooler,
+            leftovers=leftovers,
             max_spool_bytes=lambda: reload.config.spool.max_bytes,
         )
     )

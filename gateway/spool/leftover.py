@@ -50,6 +50,20 @@ class LeftoverParts(NamedTuple):
     missing: Callable[[str, str], None]
 
 
+class LeftoverSpool(NamedTuple):
+    """
+    Spool that is left, for the status.
+
+    @ivar spool: C{None}: it cannot be read now; likewise C{spooler}.
+    @ivar reason: why not.
+    """
+
+    path: Path
+    spool: Spool | None
+    spooler: OutageSpool | None
+    reason: str
+
+
 class Leftovers:
     """
     Spools that are left from workers of before.
@@ -64,6 +78,10 @@ class Leftovers:
     def __bool__(self) -> bool:
         """Whether any is left."""
         return any(not spool.is_done for spool in self._spools)
+
+    def present(self) -> Sequence[LeftoverSpool]:
+        """Return those that are not done with."""
+        return [spool.as_seen() for spool in self._spools if not spool.is_done]
 
     def start(self) -> None:
         """Begin to store what is in them."""
@@ -96,12 +114,17 @@ class _Leftover:
         self._max_bytes = max_bytes
         self._parts = parts
         self._reason = LastReason()
+        self._fault = "it is not opened yet"
         self._running: Deferred[None] | None = None
         self._opened: tuple[Spool, OutageSpool] | None = None
 
     def start(self) -> None:
         self._running = Deferred.fromCoroutine(self._run())
         self._running.addErrback(self._failed)
+
+    def as_seen(self) -> LeftoverSpool:
+        spool, spooler = (None, None) if self._opened is None else self._opened
+        return LeftoverSpool(self._path, spool, spooler, self._fault)
 
     def begin_stop(self) -> None:
         if self._opened is not None:
@@ -138,6 +161,7 @@ class _Leftover:
         try:
             spool.open()
         except EmbeddedError as error:
+            self._fault = str(error)
             if self._reason.note(str(error)):
                 self._log.warn(
                     "spool: {path} of a worker that is no more is not stored yet: {reason}",

@@ -146,6 +146,7 @@ def merged(statuses: Mapping[int, Status], workers: int = 0) -> Status:
         pools=[_pool(parts, workers) for parts in rows(lambda status: status.pools)],
         lanes=[lane for status in found for lane in status.lanes],
         spool=_spool(spools) if spools else None,
+        left_spools=[spool for status in found for spool in status.left_spools],
         streams=_summed([status.streams for status in found]),
         queries=[_summed([*parts.values()]) for parts in rows(lambda status: status.queries)],
         channels=[_summed([*parts.values()]) for parts in rows(lambda status: status.channels)],
@@ -200,10 +201,12 @@ def remains(status: Status, reason: str) -> Status:
 
     @param reason: why nothing is stored from there now.
     """
-    spool = status.spool
-    if spool is not None:
-        kept = spool.messages > 0
-        spool = replace(spool, state="keeping" if kept else "empty", reason=reason if kept else "")
+
+    def waiting(spool: SpoolStatus) -> SpoolStatus:
+        if not spool.messages:
+            return replace(spool, state="empty", reason="")
+        return replace(spool, state="keeping", reason=reason)
+
     return replace(
         status,
         state="starting",
@@ -220,7 +223,8 @@ def remains(status: Status, reason: str) -> Status:
         ],
         pools=[replace(_ended(part), trouble="") for part in status.pools],
         lanes=(),
-        spool=spool,
+        spool=None if status.spool is None else waiting(status.spool),
+        left_spools=[waiting(spool) for spool in status.left_spools],
         streams=_ended(status.streams),
         queries=[_ended(part) for part in status.queries],
         channels=[_ended(part) for part in status.channels],

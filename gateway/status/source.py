@@ -27,6 +27,7 @@ from gateway.metrics.counters import LAGS, Answer, Histogram, RouteCounters
 from gateway.model.route import Route
 from gateway.postgres.connect.pool import Pool
 from gateway.postgres.queries.placed import PlacedQueries
+from gateway.spool.leftover import Leftovers, LeftoverSpool
 from gateway.spool.outage_spool import OutageSpool
 from gateway.spool.queue import Spool
 from gateway.status.health import health_of
@@ -62,6 +63,7 @@ class StatusParts:
     @ivar routes: the configured routes by name; a callable, since a reload replaces them.
     @ivar listeners: the listeners; a callable for the same reason.
     @ivar spool: C{None} where there is none; with it C{spooler}.
+    @ivar leftovers: spools of workers that are no more.
     @ivar max_spool_bytes: limit of the spool's size; a callable for the same reason.
     """
 
@@ -81,6 +83,7 @@ class StatusParts:
     tls: TlsRegistry
     spool: Spool | None
     spooler: OutageSpool | None
+    leftovers: Leftovers
     max_spool_bytes: Callable[[], int]
 
 
@@ -134,6 +137,7 @@ class StatusSource:
                 for number, (load, age) in enumerate(parts.writer.loads(), 1)
             ],
             spool=spool,
+            left_spools=tuple(map(self._left_spool, parts.leftovers.present())),
             streams=self._streams(),
             queries=[
                 QueryStatus(
@@ -175,7 +179,9 @@ class StatusSource:
     def _routes(self) -> list[RouteStatus]:
         parts = self.parts
         closed, pauses, held = parts.breakers.closed, parts.breakers.pauses, parts.writer.held()
-        rows = {} if parts.spool is None else parts.spool.rows
+        rows = Counter[str]({} if parts.spool is None else parts.spool.rows)
+        for left in parts.leftovers.present():
+            rows.update({} if left.spool is None else left.spool.rows)
         dead_letters = Counter() if parts.spool is None else parts.spool.counters.dead_letters
         found = []
         routes = parts.routes()
@@ -236,6 +242,39 @@ class StatusSource:
             drained=counters.drained,
             refused=counters.refused,
             takes=spooler.takes,
+        )
+
+    def _left_spool(self, left: LeftoverSpool) -> SpoolStatus:
+        spool, spooler = left.spool, left.spooler
+        most = self.parts.max_spool_bytes()
+        if spool is None or spooler is None:
+            return SpoolStatus(
+                path=str(left.path),
+                state="keeping",
+                reason=left.reason,
+                messages=0,
+                size=0,
+                most_size=most,
+                oldest=None,
+                damaged=0,
+                kept=0,
+                drained=0,
+                refused=0,
+                takes=False,
+            )
+        return SpoolStatus(
+            path=spool.path,
+            state=("draining" if spooler.is_draining else "keeping") if spool.messages else "empty",
+            reason=spooler.keeping,
+            messages=spool.messages,
+            size=spool.size,
+            most_size=most,
+            oldest=None,
+            damaged=spool.damaged,
+            kept=0,
+            drained=spool.counters.drained,
+            refused=0,
+            takes=False,
         )
 
     def _streams(self) -> StreamsStatus:

@@ -326,6 +326,7 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
     @ivar rows: messages that they stored, without those from the spool.
     @ivar pools: its share of the connections to the database; empty while it is away.
     @ivar spool: its own file.
+    @ivar left_spools: those of workers that are no more which it stores.
     """
 
     number: int
@@ -342,6 +343,7 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
     rows: int = 0
     pools: Sequence[PoolStatus] = ()
     spool: SpoolStatus | None = None
+    left_spools: Sequence[SpoolStatus] = ()
     memory: MemoryStatus | None = None
     process: ProcessStatus | None = None
 
@@ -356,6 +358,8 @@ class Status(Struct, frozen=True, kw_only=True, omit_defaults=True):
     @ivar reasons: why not, one line each.
     @ivar time: when it was read.
     @ivar warnings: the gravest first.
+    @ivar left_spools: spools of workers that are no more, until they are empty; not encoded where
+        there are none.
     @ivar workers: its worker processes; empty, and not encoded: one process does it all.
     """
 
@@ -381,6 +385,7 @@ class Status(Struct, frozen=True, kw_only=True, omit_defaults=True):
     memory: MemoryStatus
     process: ProcessStatus
     replicas: Sequence[ReplicaStatus] = ()
+    left_spools: Sequence[SpoolStatus] = ()
     workers: Sequence[WorkerStatus] = ()
 
 

@@ -155,6 +155,11 @@ def _of_storing(status: Status, slow_commit: float) -> Iterator[Warning]:
             )
     if spool is not None and spool.state in ("keeping", "draining"):
         yield Warning(code="spooling", text=_spooling(spool))
+    for left in status.left_spools:
+        if left.state != "empty":
+            why = f": {left.reason}" if left.reason else ""
+            text = f"{left.messages} messages of a worker that is no more wait in {left.path}{why}"
+            yield Warning(code="spooling", text=text)
     slow = [lane.seconds for lane in status.lanes if lane.seconds > slow_commit]
     if slow:
         count = f"{len(slow)} commits take" if len(slow) > 1 else "a commit takes"

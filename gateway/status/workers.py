@@ -329,6 +329,7 @@ def _worker(life: WorkerLife, reading: _Reading | None, status: Status | None) -
             messages=sum(listener.messages for listener in status.listeners),
             rows=sum(route.rows for route in status.routes),
             spool=status.spool,
+            left_spools=status.left_spools,
         )
     if status is None or reading is None:
         return found

@@ -75,7 +75,7 @@ def page(status: Status, traffic: Traffic, machine: str, links: Sequence[str]) -
         ("listeners", "Listeners", _listeners(status, traffic)),
         ("routes", "Routes", _routes(status, traffic)),
         ("database", "Database", _database(status)),
-        ("spool", "Spool", _spool(status.spool, status.time)),
+        ("spool", "Spool", joined((_spool(status.spool, status.time), _left(status)))),
         ("streams", "Streams", _streams(status)),
         ("queries", "Queries", _queries(status)),
         ("channels", "Channels", _channels(status)),
@@ -310,6 +310,15 @@ def _spool(spool: SpoolStatus | None, now: float) -> Html:
             ("refused", escaped(count(spool.refused))),
             ("damaged", escaped(count(spool.damaged))),
         )
+    )
+
+
+def _left(status: Status) -> Html:
+    """Return a line for each spool of a worker that is no more."""
+    return joined(
+        f"<p>{state(_SPOOL_TONES[left.state], left.state)} {count(left.messages)} messages of a"
+        f" worker that is no more, in {escaped(left.path)}</p>"
+        for left in status.left_spools
     )
 
 

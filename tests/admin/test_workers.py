@@ -356,6 +356,10 @@ def test_views_of_workers() -> None:
     (only,) = rows("WORKERS", made.status())
     assert only[:3] == (1, "ready", 4711)
     assert rows("SPOOL", made.status(spool=None)) == []
+    left = made.spool(state="keeping", messages=7, path="/spool-9.db")
+    status = made.status(left_spools=[left])
+    assert [row[:2] for row in rows("SPOOL", status)] == [("empty", 0), ("keeping", 7)]
+    assert any("7 messages in /spool-9.db" in line for line in page(status, lambda name: 0.0))
 
 
 def test_the_page_has_a_row_for_each_worker() -> None:

@@ -4,6 +4,7 @@ A gateway of several processes, as its peers and its operator see it.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from gateway.admin.client import AdminClient
 from tests.issuer import Issuer
 from tests.support import Database, Gateway, Peer, TemporaryServer, wait_until
 
@@ -381,6 +383,23 @@ route = "messages"
     assert away.terminate() == 0
     files = [tmp_path / "gateway-data" / name for name in ("spool-2.db", "spool-3.db")]
     assert all(file.exists() for file in files)
+    config.write_text(config.read_text().replace("workers = 3", "workers = 2"))
+    away = start_gateway("--config", str(config), until="2 of 2 do")
+    with AdminClient(Path(away.wait_log(r"admin: console on (\S+);")[1])) as console:
+
+        def shown() -> list[tuple[int, str, int]]:
+            rows = map(json.loads, console.ask("SHOW SPOOL --json"))
+            return [(row["worker"], Path(row["path"]).name, row["messages"]) for row in rows]
+
+        wait_until(
+            lambda: shown() == [(1, "spool.db", 1), (1, "spool-3.db", 1), (2, "spool-2.db", 1)],
+            "what the third one left is listed",
+        )
+        (page,) = console.ask("SHOW STATUS --json")
+        assert "of a worker that is no more wait in" in page
+        (route,) = map(json.loads, console.ask("SHOW ROUTES --json"))
+        assert route["spooled"] == 3
+    assert away.terminate() == 0
     # Two are left: worker 1 takes the third one's.
     two = start_with(section.replace("3", "2"))
     two.wait_log("worker 1: spool: .*spool-3.db of a worker that is no more is empty, and removed")

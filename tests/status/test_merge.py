@@ -122,6 +122,7 @@ STATUSES: st.SearchStrategy[Status] = st.builds(
         st.builds(LaneStatus, number=NUMBERS, waiting=NUMBERS, seconds=st.floats(0, 9)), max_size=2
     ),
     spool=st.none() | SPOOLS,
+    left_spools=st.lists(SPOOLS, max_size=1),
     streams=st.builds(StreamsStatus, **numbers("open", "waiting", "claims", "taken_over", "gaps")),
     queries=QUERIES,
     memory=st.builds(MemoryStatus, **numbers("in_flight", "kept", "most"), full=st.booleans()),

@@ -113,6 +113,8 @@ def test_workers_have_a_table() -> None:
     parsed = Parsed(render(status))
     for text in ("process 4712, up 1 min", "killed by signal 9", "no process", "away"):
         assert text in parsed.text, text
+    left = made.spool(state="keeping", messages=7, path="/spool-9.db")
+    assert "no more, in /spool-9.db" in render(made.status(left_spools=[left]))
     assert 'id="workers"' in render(status) and 'id="workers"' not in render(made.status())
 
 
