@@ -12,7 +12,6 @@ of its statements while it runs.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -118,13 +117,9 @@ class _Variables:
         lines += [f"    gw_{name}{self.suffix} text;\n" for name in ("suspect", "suspicion")]
         return "".join(lines)
 
-    def placed(self, text: str) -> str:
-        """Put the names and the number of the row into a text with C{~name} and C{~row}."""
-        text = text.replace("~row", self.row)
-        return _VARIABLE.sub(lambda match: f"gw_{match[1]}{self.suffix}", text)
-
-
-_VARIABLE: Final = re.compile("~([a-z]+)")
+    def __call__(self, name: str) -> str:
+        """Return the name of a variable that each part has."""
+        return f"gw_{name}{self.suffix}"
 
 
 def body(parts: Sequence[Part], *, careful: bool, ordered: bool = True) -> str:
@@ -237,19 +232,21 @@ def _tried(both: Sequence[tuple[Part, _Variables]], length: str, ordered: bool) 
     for part, names in both:
         step = part.rows.step
         plainly.append(_recording_sql(part.rows, names))
-        refuse = names.placed(_refuse(part.rows.count, step))
+        refuse = _refuse(names, part.rows.count, step)
         alone.append(
             f"gw_since := clock_timestamp();\nBEGIN\n{plainly[-1]}\n{_CHECK}"
-            f"\nEXCEPTION WHEN QUERY_CANCELED THEN\n{names.placed(_SLOW)}"
+            f"\nEXCEPTION WHEN QUERY_CANCELED THEN\n{_slow(names)}"
             f"\nWHEN OTHERS OR ASSERT_FAILURE THEN\n{refuse}\nEND;"
         )
         # Variables do not go back with a subtransaction.
         if step.returns:
-            keep += names.placed("~told := cardinality(~values);\n")
-            undo += names.placed("~values := ~values[1:~told];\n")
+            told, kept = names("values"), names("told")
+            keep += f"{kept} := cardinality({told});\n"
+            undo += f"{told} := {told}[1:{kept}];\n"
         if step.ignores:
-            keep += names.placed("~repeated := cardinality(~duplicates);\n")
-            undo += names.placed("~duplicates := ~duplicates[1:~repeated];\n")
+            told, kept = names("duplicates"), names("repeated")
+            keep += f"{kept} := cardinality({told});\n"
+            undo += f"{told} := {told}[1:{kept}];\n"
     several = len(both) > 1
 
     def loop(rows: Sequence[str]) -> str:
@@ -287,46 +284,54 @@ def _ended(part: Part, names: _Variables) -> str:
     Write the end of a part: it fails where none of its rows is good, or what became of its rows is
     kept.
     """
-    return names.placed(f"""\
-    IF ~suspect IS NOT NULL AND cardinality(~refused) = {part.total or "gw_base"} THEN
-        RAISE EXCEPTION USING ERRCODE = ~suspect, MESSAGE = ~suspicion;
+    refused = names("refused")
+    lists = {kind: names(kind) for kind in ("duplicates", "refused", "values")}
+    told = " + ".join(f"cardinality({name})" for name in lists.values())
+    json = " || ',' || ".join(
+        f"'\"{kind}\":[' || array_to_string({name}, ',') || ']'" for kind, name in lists.items()
+    )
+    return f"""\
+    IF {names("suspect")} IS NOT NULL AND cardinality({refused}) = {part.total or "gw_base"} THEN
+        RAISE EXCEPTION
+            USING ERRCODE = {names("suspect")}, MESSAGE = {names("suspicion")};
     END IF;
-    IF cardinality(~values) + cardinality(~duplicates) + cardinality(~refused) > 0 THEN
-        PERFORM gateway.remember({part.places[0]}::{FENCE_TYPES[0]},
-            '{{"duplicates":[' || array_to_string(~duplicates, ',')
-            || '],"refused":[' || array_to_string(~refused, ',')
-            || '],"values":[' || array_to_string(~values, ',') || ']}}');
+    IF {told} > 0 THEN
+        PERFORM gateway.remember({part.places[0]}::{FENCE_TYPES[0]}, '{{' || {json} || '}}');
     END IF;
-""")
+"""
 
 
-_SLOW: Final = f"""
+def _slow(names: _Variables) -> str:
+    """
+    Write the SQL for the end of C{statement_timeout}: a row that took most of it is the one.
+    """
+    return f"""
 IF gw_watch AND 2000 * extract(epoch FROM clock_timestamp() - gw_since)
    >= (SELECT setting::bigint FROM pg_settings WHERE name = 'statement_timeout')
 THEN
-    RAISE EXCEPTION 'this row took too long' USING ERRCODE = '{SLOW_ROW}', DETAIL = ~row;
+    RAISE EXCEPTION 'this row took too long' USING ERRCODE = '{SLOW_ROW}', DETAIL = {names.row};
 END IF;
 RAISE;"""
-"""At the end of C{statement_timeout}: a row that took most of it is the one."""
 
 
 def _recording_sql(rows: BlockRows, names: _Variables) -> str:
     """Write the SQL of L{Step.one}, and what records its result."""
     step, one = rows.step, rows.step.one(names.inputs(rows.count))
-    tell = names.placed("~values := array_append(~values, coalesce(gw_value, 'null'));")
+    values, duplicates = names("values"), names("duplicates")
+    tell = f"{values} := array_append({values}, coalesce(gw_value, 'null'));"
     if step.ignores:
-        duplicate = names.placed("~duplicates := array_append(~duplicates, ~row);")
+        duplicate = f"{duplicates} := array_append({duplicates}, {names.row});"
         otherwise = f" ELSE {tell}" if step.returns else ""
         return f"{one}\nIF NOT FOUND THEN {duplicate}{otherwise} END IF;"
     return f"{one}\n{tell}" if step.returns else one
 
 
-def _refuse(count: int, step: Step) -> str:
+def _refuse(variables: _Variables, count: int, step: Step) -> str:
     """
-    Write the SQL that records why a row is left out, or raises the error if no row is at fault, for
-    L{_Variables.placed}.
+    Write the SQL that records why a row is left out, or raises the error if no row is at fault.
     """
-    names = ParameterNames(True)
+    names, row = ParameterNames(True), variables.row
+    refused, suspect, suspicion = map(variables, ("refused", "suspect", "suspicion"))
     probe = ""
     if step.columns:
         columns = ", ".join(quoted_literal(names(column)) for column, _ in step.columns)
@@ -337,7 +342,7 @@ def _refuse(count: int, step: Step) -> str:
         # PostgreSQL does not say which value it could not read.
         probe = f"""
 IF gw_state ~ '^(22|42)' OR gw_type <> '' THEN
-    gw_row := ARRAY[{", ".join(_Variables("", True, False).inputs(count))}];
+    gw_row := ARRAY[{", ".join(variables.inputs(count))}];
     FOR gw_k IN 1 .. {count} LOOP
         BEGIN
             EXECUTE 'SELECT ' || (ARRAY[{values}])[gw_k] USING gw_row[gw_k];
@@ -362,16 +367,16 @@ gw_column := NULL;{probe}
 IF (gw_state !~ {quoted_literal(ROW_PATTERN)} OR gw_state = '{MISSING}') AND gw_column IS NULL
    AND gw_blame <> '{Blame.ALL.name}'
 THEN
-    ~suspect := coalesce(~suspect, gw_state);
-    ~suspicion := coalesce(~suspicion, gw_text);
+    {suspect} := coalesce({suspect}, gw_state);
+    {suspicion} := coalesce({suspicion}, gw_text);
     IF gw_state ~ {quoted_literal(PASSING_PATTERN)} AND gw_blame <> '{Blame.PASSING.name}'
-       OR cardinality(~refused) = ~row - 1 AND ~row > {_MOST_SUSPECTS}
+       OR cardinality({refused}) = {row} - 1 AND {row} > {_MOST_SUSPECTS}
     THEN
         RAISE;
     END IF;
 END IF;
-~refused := array_append(~refused,
-    json_build_array(~row, gw_state, gw_column, gw_text)::text);"""
+{refused} := array_append({refused},
+    json_build_array({row}, gw_state, gw_column, gw_text)::text);"""
 
 
 def merged_body(statements: Sequence[Statement], *, careful: bool, ordered: bool) -> str:

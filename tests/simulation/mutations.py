@@ -218,6 +218,22 @@ MUTATIONS: Final = (
         ],
     ),
     Mutation(
+        "together-guessed",
+        "of an open commit of several routes only the first one's refusals are looked up",
+        [
+            Replacement(
+                "commit/multi_route.py",
+                "                    await context.store.resolve(batch, fence)\n",
+                "                    Written([(batch.count, STORED)], True)\n",
+            )
+        ],
+    ),
+    Mutation(
+        "together-first-fence",
+        "a late commit of several routes is stored though one of them was stored by itself",
+        [Replacement("commit/memory_store.py", "if known:", "if before[0] is not None:")],
+    ),
+    Mutation(
         "unknown-guessed",
         "a batch whose fate is open is written again behind another fence",
         [
