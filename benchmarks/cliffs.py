@@ -1,15 +1,17 @@
 """
 Two routes by turns beside one, and what a route does beside the best statement for it::
 
-    python -m benchmarks.cliffs               # both tables, about 50 seconds
+    python -m benchmarks.cliffs               # the store, about 50 seconds
+    python -m benchmarks.cliffs --gateway     # whole gateways, as long
     python -m benchmarks.cliffs --kinds own   # some kinds of routes
 
 The first table drives the store alone, with one connection: commits of 2,000 messages of five typed
 fields, of one route, of two whose messages alternate, and of such where the database refuses one
 message in a hundred. "In runs" is how these were committed once, a commit for each change of the
 route. The second table has the same rows and as many in a statement, by C{pgbench} and by the
-store. Figures are CPU time of the server's backend and of the process that drives it, which hardly
-depends on what else the machine does, and the time that passed.
+store. With C{--gateway} eight connections send to a gateway whose listener routes by a field, with
+a thousand messages under way each. Figures are CPU time of the server and of the process that
+drives it, which hardly depends on what else the machine does, and the time that passed.
 """
 
 from __future__ import annotations
@@ -20,13 +22,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
 
 import psutil
 
+from benchmarks.routes import Talk, seconds_of
 from gateway.commands.reactor import run
 from gateway.config.load import Database as Settings
 from gateway.model.arrival import in_order
@@ -35,7 +39,7 @@ from gateway.model.outcome import refused_rows
 from gateway.model.route import Conflict, Reading, Route, Value
 from gateway.postgres.connect.pool import Pool
 from gateway.postgres.store.store import PostgresStore
-from tests.support import Database, TemporaryServer
+from tests.support import Database, Gateway, TemporaryServer
 
 COMMIT = 2000
 """Messages of a commit."""
@@ -91,11 +95,11 @@ KINDS = {
     ),
     "returning": KindOfRoute(returning=("count",), statement=f"{_INSERT} RETURNING count"),
     "own": KindOfRoute(own=OWN, statement=_INSERT),
-    "own function": KindOfRoute(
+    "own-function": KindOfRoute(
         own=f"SELECT {{table}}_store({', '.join(f'%({field})s' for field in FIELDS)})",
         statement=f"SELECT {{table}}_store({', '.join(FIELDS)}) FROM {{rows}}",
     ),
-    "own upsert": KindOfRoute(
+    "own-upsert": KindOfRoute(
         True,
         own=f"{OWN} ON CONFLICT (device, count) DO UPDATE SET {_SET}",
         statement=f"{_INSERT} ON CONFLICT (device, count) DO UPDATE SET {_SET}",
@@ -117,7 +121,11 @@ def values(number: int, bad: bool) -> tuple[str, str, str, str, str]:
 
 def frame(number: int, bad: bool) -> bytes:
     at, device, temp, count, data = values(number, bad)
-    text = f'{{"at":"{at}","device":"{device}","temp":{temp},"count":{count},"data":{data}}}'
+    side = "ab"[number % 2]
+    text = (
+        f'{{"side":"{side}","at":"{at}","device":"{device}","temp":{temp},"count":{count},'
+        f'"data":{data}}}'
+    )
     return text.encode()
 
 
@@ -128,7 +136,7 @@ def routes_of(name: str, kind: KindOfRoute) -> list[Route]:
         table = f"{'keyed' if kind.keyed else 'free'}_{letter}"
         made.append(
             Route(
-                f"{name} {letter}",
+                f"{name}-{letter}",
                 "" if kind.own else table,
                 {field: Value(field) for field in FIELDS},
                 reading=Reading("json"),
@@ -139,6 +147,17 @@ def routes_of(name: str, kind: KindOfRoute) -> list[Route]:
             )
         )
     return made
+
+
+def make_tables(database: Database) -> None:
+    for letter in "ab":
+        for name, more in (("free", ""), ("keyed", ", UNIQUE (device, count)")):
+            table = f"{name}_{letter}"
+            database.execute(TABLE.format(name=table, more=more))
+            database.execute(FUNCTION.format(name=table))
+
+
+EMPTY = "TRUNCATE free_a, free_b, keyed_a, keyed_b"
 
 
 class Cost(NamedTuple):
@@ -172,11 +191,7 @@ class Bench:
         self.server = TemporaryServer(folder)
         self.server.start()
         self.database = Database(self.server.embedded.dsn)
-        for letter in "ab":
-            for name, more in (("free", ""), ("keyed", ", UNIQUE (device, count)")):
-                table = f"{name}_{letter}"
-                self.database.execute(TABLE.format(name=table, more=more))
-                self.database.execute(FUNCTION.format(name=table))
+        make_tables(self.database)
         self.routes = {name: routes_of(name, KINDS[name]) for name in kinds}
         every = {route.name: route for both in self.routes.values() for route in both}
         settings = Settings(dsn=self.database.dsn, pool_min=1, pool_max=1, acquire_timeout=5.0)
@@ -196,7 +211,7 @@ class Bench:
         self.server.stop()
 
     def empty(self) -> None:
-        self.database.execute("TRUNCATE free_a, free_b, keyed_a, keyed_b")
+        self.database.execute(EMPTY)
         self.database.execute("CHECKPOINT")
 
     def chunks(self, routes: Sequence[str], count: int, refused: bool) -> list[Chunk]:
@@ -302,6 +317,139 @@ def array_literal(cells: Sequence[str]) -> str:
     return "{" + ",".join(quoted).replace("'", "''") + "}"
 
 
+CONFIG = """
+[database]
+dsn = '''{dsn}'''
+{sections}
+"""
+
+LISTENERS = """
+[listeners.{name}]
+endpoint = "tcp:0:interface=127.0.0.1"
+route = "{name}-a"
+window = 1000
+[listeners.{name}-turns]
+endpoint = "tcp:0:interface=127.0.0.1"
+route_by = "side"
+window = 1000
+[listeners.{name}-turns.routes]
+a = "{name}-a"
+b = "{name}-b"
+"""
+
+ROUTE = """
+[routes.{route.name}]
+format = "json"
+conflict = "{route.conflict}"
+{keys}
+[routes.{route.name}.columns]
+{columns}
+"""
+
+MESSAGES = 40_000
+"""Messages of one measurement of a gateway."""
+
+
+def configuration(dsn: str, routes: Mapping[str, Sequence[Route]]) -> str:
+    sections = ""
+    for name, both in routes.items():
+        sections += LISTENERS.format(name=name)
+        for route in both:
+            keys = {"table": route.table, "key": list(route.key), "sql": route.sql}
+            keys["returning"] = list(route.returning)
+            sections += ROUTE.format(
+                route=route,
+                keys="\n".join(f"{key} = {json.dumps(kept)}" for key, kept in keys.items() if kept),
+                columns="\n".join(f'{field} = "{field}"' for field in FIELDS),
+            )
+    return CONFIG.format(dsn=dsn, sections=sections)
+
+
+class GatewayBench:
+    """
+    One server, and a gateway with two listeners for each kind of route.
+    """
+
+    def __init__(self, folder: Path, kinds: Sequence[str]) -> None:
+        self.server = TemporaryServer(folder)
+        self.server.start()
+        self.database = Database(self.server.embedded.dsn)
+        make_tables(self.database)
+        config = folder / "gateway.toml"
+        routes = {name: routes_of(name, KINDS[name]) for name in kinds}
+        config.write_text(configuration(self.database.dsn, routes))
+        self.gateway = Gateway(("--config", str(config)), folder)
+        self.gateway.wait_ready()
+        (pid,) = self.database.column(
+            "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'"
+        )
+        self._postmaster = psutil.Process(psutil.Process(pid).ppid())
+        self._process = psutil.Process(self.gateway.process.pid)
+        self._number = 0
+
+    def close(self) -> None:
+        self.gateway.end()
+        self.server.stop()
+
+    def cost(self, name: str, two: bool, refused: bool = False) -> Cost:
+        """
+        Measure a kind of route.
+
+        @param two: whether two routes by turns.
+        """
+        self.database.execute(EMPTY)
+        self.database.execute("CHECKPOINT")
+        share = MESSAGES // PEERS
+        loads = []
+        for _ in range(PEERS):
+            frames = [
+                frame(self._number + n, refused and n % 100 == 50 + n // 100 % 2)
+                for n in range(share)
+            ]
+            self._number += share
+            loads.append(b"".join([message + b"\n" for message in frames]))
+        port = self.gateway.port(f"{name}-turns" if two else name)
+        peers = [Talk(port, load, share) for load in loads]
+        before = self._times()
+        seconds = seconds_of(peers)
+        taken = [after - begun for begun, after in zip(before, self._times(), strict=True)]
+        rejected = sum(peer.refused for peer in peers)
+        if rejected != (MESSAGES // 100 if refused else 0):
+            raise RuntimeError(f"{rejected} messages were refused")
+        return Cost(*[each / MESSAGES for each in [*taken, seconds]])
+
+    def _times(self) -> tuple[float, float]:
+        server = 0.0
+        for child in self._postmaster.children():
+            with suppress(psutil.NoSuchProcess):
+                if "gateway" in child.cmdline()[0]:
+                    times = child.cpu_times()
+                    server += times.user + times.system
+        times = self._process.cpu_times()
+        return server, times.user + times.system
+
+
+def measure_gateway(bench: GatewayBench, kinds: Sequence[str]) -> str:
+    """
+    @return: the table, in Markdown.
+    """
+    lines = [
+        "| kind of route | one route | two by turns | of one | 1 % refused | of one |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for name in kinds:
+        bench.cost(name, two=True)
+        one = bench.cost(name, two=False)
+        two = bench.cost(name, two=True)
+        refused = bench.cost(name, two=True, refused=True)
+        lines.append(
+            f"| {name} | {one} | {two} | {one.cpu / two.cpu:.2f} | {refused}"
+            f" | {one.cpu / refused.cpu:.2f} |"
+        )
+        print(lines[-1], file=sys.stderr, flush=True)
+    return "\n".join(lines) + "\n"
+
+
 async def measure(bench: Bench, folder: Path) -> str:
     """
     @return: both tables, in Markdown.
@@ -337,9 +485,18 @@ async def measure(bench: Bench, folder: Path) -> str:
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Two routes by turns beside one.")
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
-    kinds = parser.parse_args(arguments).kinds
+    parser.add_argument("--gateway", action="store_true", help="measure whole gateways")
+    options = parser.parse_args(arguments)
+    kinds = options.kinds
     with tempfile.TemporaryDirectory(prefix="gateway-cliffs-") as name:
         folder = Path(name)
+        if options.gateway:
+            gateway = GatewayBench(folder, kinds)
+            try:
+                print(measure_gateway(gateway, kinds))
+            finally:
+                gateway.close()
+            return 0
 
         async def work(reactor: Any) -> int:
             bench = Bench(reactor, folder, kinds)

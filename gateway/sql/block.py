@@ -75,11 +75,6 @@ class Part:
     arrival: str = ""
     total: str = ""
 
-    @property
-    def adds(self) -> bool:
-        """Whether its rows may be stored in any order among those of other parts."""
-        return bool(self.rows.step.many)
-
 
 @dataclass(frozen=True, slots=True)
 class _Variables:
@@ -254,7 +249,8 @@ def _tried(both: Sequence[tuple[Part, _Variables]], length: str, ordered: bool) 
         return f"FOR gw_i IN 1 .. {length} LOOP\n{choice}\nEND LOOP;"
 
     together = loop(plainly)
-    if all(part.adds for part, _ in both) and not (ordered and several):
+    tells = any(part.rows.step.many is None for part, _ in both)
+    if not tells and not (ordered and several):
         together = " ".join(
             _many(part, number if several else 0) for number, (part, _) in enumerate(both, 1)
         )
@@ -270,13 +266,16 @@ def _many(part: Part, number: int) -> str:
 
     @param number: of the part; 0: it is the only one.
     """
+    assert part.rows.step.many is not None
     names = [f"c{number}" for number in range(part.rows.count)]
+    row = [f"gw_u.{name}" for name in names]
     where = ""
     if number:
         names.append("gw_r")
         where = f" WHERE gw_u.gw_r = {number}"
     arrays = ", ".join(f"gw_block.{name}" for name in names)
-    return f"{part.rows.step.many} FROM unnest({arrays}) AS gw_u({', '.join(names)}){where};"
+    source = f"unnest({arrays}) AS gw_u({', '.join(names)}){where}"
+    return f"{part.rows.step.many(row, source)};"
 
 
 def _ended(part: Part, names: _Variables) -> str:

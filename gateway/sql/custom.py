@@ -9,6 +9,7 @@ that does the same for all rows at once is run like that instead, at a third of 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from gateway.columns.kind import SqlType
 from gateway.formats.fields import Format
@@ -51,10 +52,9 @@ class CustomInsert:
         self._types = types
         self._arrays = Arrays(route, types, form)
         count = len(route.columns)
-        cells = [f"gw_u.c{number}" for number in range(count)]
         step = Step(
             one=self._one,
-            many="" if plain is None else self._many(plain, cells, escaped=True),
+            many=None if plain is None else partial(self._many, plain, escaped=True),
             returns=bool(route.returning),
             columns=self._arrays.columns,
         )
@@ -64,11 +64,9 @@ class CustomInsert:
         def text(places: Sequence[str], escaped: bool) -> str:
             if plain is None:
                 return ""
-            source = _rows_query(places[len(FENCE_TYPES) :])
-            return (
-                f"{self._many(plain, cells, escaped)}"
-                f" FROM {fence(places)} AS gw_fence, ({source}) AS gw_u"
-            )
+            rows = _rows_query(places[len(FENCE_TYPES) :])
+            source = f"{fence(places)} AS gw_fence, ({rows}) AS gw_u"
+            return self._many(plain, [f"gw_u.c{n}" for n in range(count)], source, escaped)
 
         self.many = Statement(
             types=(*FENCE_TYPES, *["text[]"] * count),
@@ -104,10 +102,10 @@ class CustomInsert:
             f" gw_value := coalesce(gw_value, json_build_array({returned})::text); END LOOP;"
         )
 
-    def _many(self, plain: PlainInsert, inputs: Sequence[str], escaped: bool) -> str:
-        """Write the statement for many rows, without its FROM clause."""
-        head = self._filled(plain.head, inputs, escaped)
-        return f"{head} SELECT {self._filled(plain.values, inputs, escaped)}"
+    def _many(self, plain: PlainInsert, row: Sequence[str], source: str, escaped: bool) -> str:
+        """Write the statement for many rows."""
+        head = self._filled(plain.head, row, escaped)
+        return f"{head} SELECT {self._filled(plain.values, row, escaped)} FROM {source}"
 
     def _filled(self, sql: str, inputs: Sequence[str], escaped: bool) -> str:
         """

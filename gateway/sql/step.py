@@ -17,15 +17,15 @@ class Step:
 
     @ivar one: (SQL of the current row's inputs, all of them texts) -> statements for it, which may
         set C{gw_value}, the values to return, as a JSON array.
-    @ivar many: a statement for several rows, where no row needs an answer of its own; the block
-        adds the FROM clause, with the inputs as C{gw_u.c0}, C{gw_u.c1} and so on.
+    @ivar many: (SQL of a row's inputs, what stands behind FROM) -> a statement for several rows;
+        C{None}: each row needs an answer of its own.
     @ivar ignores: whether a row for which C{one} finds nothing to do is a duplicate.
     @ivar returns: whether there are values to return.
     @ivar columns: name and type that each input is for, to name the one at fault.
     """
 
     one: Callable[[Sequence[str]], str]
-    many: str = ""
+    many: Callable[[Sequence[str], str], str] | None = None
     ignores: bool = False
     returns: bool = False
     columns: Sequence[tuple[str, SqlType]] = ()

@@ -99,7 +99,7 @@ class _Insert:
         aliased = ", ".join(f"{name} AS c{number}" for number, name in enumerate(rows.inputs))
         step = Step(
             one=self._one,
-            many="" if self._tells else self._some(),
+            many=None if self._tells else self._some,
             ignores=self._route.conflict == "ignore",
             returns=bool(self._route.returning),
             columns=rows.columns,
@@ -112,8 +112,8 @@ class _Insert:
 
     @property
     def _tells(self) -> bool:
-        """Whether rows need answers of their own, or rows of one key must be stored in turn."""
-        return self._route.conflict != "error" or bool(self._route.returning)
+        """Whether rows need answers of their own."""
+        return self._route.conflict == "ignore" or bool(self._route.returning)
 
     def _into(self) -> str:
         return f"INSERT INTO {self._table} ({', '.join(self._columns)})"
@@ -133,9 +133,10 @@ class _Insert:
             text += f" RETURNING json_build_array({returned})::text INTO gw_value"
         return f"{text};"
 
-    def _some(self) -> str:
-        names = [f"gw_u.c{number}" for number in range(len(self._rows.inputs))]
-        return f"{self._into()} SELECT {', '.join(self._rows.values(names, self._names, True))}"
+    def _some(self, row: Sequence[str], source: str) -> str:
+        # Where two rows would update the same one, PostgreSQL refuses this; they go in turn.
+        values = ", ".join(self._rows.values(row, self._names, True))
+        return f"{self._into()} SELECT {values} FROM {source}{self._on_conflict()}"
 
     def _returned_texts(self) -> list[str]:
         """Return the returned columns as text."""
