@@ -23,6 +23,7 @@ from gateway.postgres.connect.dsn import dsn_fault
 from gateway.postgres.queries.catalog import examine_query
 from gateway.postgres.schema.findings import Findings
 from gateway.postgres.schema.migrations import refuse_newer, up_to_date
+from gateway.postgres.schema.placement import examine_placement
 from gateway.postgres.store.catalog import examine
 from gateway.postgres.store.trial import try_messages
 from gateway.sql.literals import Values
@@ -242,6 +243,9 @@ async def _check_route(query: RunQuery, route: Route, complete: bool, report: Ch
             await query("DEALLOCATE gateway_check", None)
     target = table_identifier(route.table) if route.table else "its sql"
     report.notes.append(f"{where}: {target} takes {', '.join(route.columns)}")
+    if route.table and findings.relation is not None:
+        placement = await examine_placement(query, route, findings.relation.oid)
+        report.notes += [f"{where}: {remark}" for remark in placement.remarks]
     return True
 
 

@@ -7,9 +7,9 @@ Used before a route is opened and by C{gateway check}, so that both report the s
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from gateway.columns.kind import SqlType
 from gateway.model.errors import RouteError
@@ -25,6 +25,7 @@ from gateway.model.route import (
 from gateway.postgres.connect.connection import RunQuery
 from gateway.postgres.schema.custom_sql import examine_sql
 from gateway.postgres.schema.findings import Findings, Problem, Relation
+from gateway.postgres.schema.placement import examine_placement, missing_in_key
 from gateway.postgres.schema.types import sql_types
 from gateway.sql.route import insert_for
 
@@ -138,7 +139,9 @@ async def _examine_table(query: RunQuery, route: Route) -> Findings:
         for c in columns.values()
         if c.required and not c.computed and c.name not in route.columns
     ]
-    problems += _key_problems(name, kind, route, columns, await query(_KEYS, (oid,)))
+    if route.conflict != "error" and columns.keys() >= {*route.key}:
+        problems += await _index_problems(query, name, oid, kind, route)
+        problems += _key_problems(name, route, columns)
     for column in route.returning:
         table_column = columns.get(column)
         if table_column is None:
@@ -196,26 +199,37 @@ def _column_problem(
     return ""
 
 
-def _key_problems(
-    name: str,
-    kind: str,
-    route: Route,
-    columns: Mapping[str, TableColumn],
-    indexes: Sequence[Sequence[Any]],
+async def _index_problems(
+    query: RunQuery, name: str, oid: int, kind: str, route: Route
 ) -> list[Problem]:
-    if route.conflict == "error" or not columns.keys() >= {*route.key}:
-        return []
-    problems = []
+    """
+    Return what is wrong with the unique index that C{key} needs.
+
+    @param kind: its pg_class.relkind. Of a view only its table has indexes.
+    """
     key = ", ".join(map(identifier, route.key))
-    # Of a view only its table has indexes.
-    if kind in ("r", "p") and {*route.key} not in [{*index} for (index,) in indexes]:
-        problems.append(
-            Problem(
-                "key",
-                f"{name} has no unique index on ({key}); run CREATE UNIQUE INDEX ON {name} ({key})",
-            )
+    if kind == "f":
+        text = (
+            f"{name} is a foreign table, for which PostgreSQL knows no key; leave conflict and key"
+            " out, and end a statement of your own (sql) with ON CONFLICT DO NOTHING"
         )
-    problems += [
+        return [Problem("conflict", text)]
+    indexes = await query(_KEYS, (oid,))
+    if kind not in ("r", "p") or {*route.key} in [{*index} for (index,) in indexes]:
+        return []
+    text = f"{name} has no unique index on ({key}); run CREATE UNIQUE INDEX ON {name} ({key})"
+    placement = await examine_placement(query, route, oid)
+    missing = ", ".join(map(identifier, missing_in_key(placement, route.key)))
+    if missing:
+        text = (
+            f"{name} {placement.why}, so that no unique index can be without {missing}: add it to"
+            f" key, and run CREATE UNIQUE INDEX ON {name} ({key}, {missing})"
+        )
+    return [Problem("key", text)]
+
+
+def _key_problems(name: str, route: Route, columns: Mapping[str, TableColumn]) -> list[Problem]:
+    problems = [
         Problem("key", _not_granted(name, "SELECT", column))
         for column in route.key
         if not columns[column].selectable
