@@ -100,11 +100,11 @@ def _row_pattern() -> str:
 ROW_PATTERN: Final = _row_pattern()
 """L{ErrorKind.ROW}, as a regular expression of PostgreSQL's."""
 
-PASSING_PATTERN: Final = "^(40|53|55P03|55006|57014)"
+PASSING_PATTERN: Final = "^(08|40|53|55P03|55006|57014|57P0[1-3])"
 """
 SQLSTATEs of errors that may befall any row and mostly pass by themselves (a deadlock, a full disk,
-a lock), as a regular expression of PostgreSQL's and Python's. The statement is tried again before a
-row is blamed.
+a lock, a foreign table's server that starts again), as a regular expression of PostgreSQL's and
+Python's. The statement is tried again before a row is blamed.
 """
 
 NOBODYS: Final = ("53100", "55P03")
