@@ -341,9 +341,8 @@ async def test_a_server_becomes_read_only(database: Database, other: Database) -
 @contextmanager
 def frozen(database: Database) -> Iterator[None]:
     """All processes of a server are stopped: it takes connections and says nothing."""
-    backend = psutil.Process(database.column("SELECT pg_backend_pid()")[0])
-    postmaster = backend.parent()
-    assert postmaster is not None
+    (data,) = database.column("SHOW data_directory")
+    postmaster = psutil.Process(int((Path(data) / "postmaster.pid").read_text().split()[0]))
     processes = [postmaster, *postmaster.children(recursive=True)]
     for process in processes:
         with suppress(psutil.NoSuchProcess):
