@@ -209,7 +209,7 @@ class Reload:
         """
         Take over what was prepared.
 
-        @param announces: whether what changed is logged.
+        @param announces: whether what changed is logged; a worker's parent does.
         """
         loaded, changes, new, notes = prepared
         lines = [
@@ -217,7 +217,7 @@ class Reload:
             *file_changes(self._tokens, self._contexts, loaded),
         ]
         try:
-            notes = [*notes, *self._take(loaded, changes, new)]
+            notes = [*notes, *self._take(loaded, changes, new, announces)]
         except Exception:  # noqa: BLE001 - a bug in one part must not go unsaid
             # Part of it may be in force, so a later reload must not drop its [access].
             self.config = loaded.config
@@ -261,7 +261,9 @@ class Reload:
             return problems, faults
         return [*problems, *faults], []
 
-    def _take(self, loaded: Loaded, changes: Changes, new: NewListeners) -> list[str]:
+    def _take(
+        self, loaded: Loaded, changes: Changes, new: NewListeners, announces: bool
+    ) -> list[str]:
         """
         Take everything over; return notes for the operator.
         """
@@ -285,7 +287,7 @@ class Reload:
             parts.spool.replace_limit(config.spool.max_bytes)
         parts.queries.replace(config.queries, changes.queries)
         parts.channels.replace_allowed(config.channels.allow)
-        parts.listeners.take(new)
+        parts.listeners.take(new, announces)
         if config.limits.bytes_in_flight != parts.inflight_limit.limit:
             parts.inflight_limit.replace_limit(config.limits.bytes_in_flight)
         self.config, self._contexts = config, loaded.contexts

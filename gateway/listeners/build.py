@@ -142,10 +142,12 @@ class Listeners:
                 closed[name] = service
         return NewListeners(config, services, PortReplacement(opened, closed))
 
-    def take(self, new: NewListeners) -> None:
+    def take(self, new: NewListeners, announces: bool = True) -> None:
         """
         Take over prepared listeners whose ports are open. Peers of a listener that stays are
         connected on, if they still have any right.
+
+        @param announces: whether the addresses of new ones are logged.
         """
         config, before = new.config, self._config
         kept = {id(service.admission) for service in new.services.values()}
@@ -172,7 +174,7 @@ class Listeners:
                 "a port could not be closed", event="port-not-closed", failure=failure
             )
         )
-        for name in new.ports.opened:
+        for name in new.ports.opened if announces else ():
             service = new.services[name]
             self._log.info(
                 "{_line}",

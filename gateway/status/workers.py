@@ -40,7 +40,7 @@ STATUS: Final = "status"
 _ASK_EVERY: Final = 1.0
 """Seconds between two questions to each worker."""
 
-_PATIENCE: Final = 2.0
+PATIENCE: Final = 2.0
 """Seconds that whoever wants a fresh status waits for workers that do not answer."""
 
 SILENT: Final = 10.0
@@ -182,7 +182,7 @@ class WorkersWatch:
             for life in self._workers.lives()
             if life.pid is not None
         ]
-        await DeferredList(readings).addTimeout(_PATIENCE, self._clock)
+        await DeferredList(readings).addTimeout(PATIENCE, self._clock)
         return self.status()
 
     def by_worker(self) -> Mapping[int, Status]:

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from gateway.admin.client import AdminClient, Refused
+from gateway.status.workers import PATIENCE as PATIENCE_WITH_WORKERS
 from tests import forking
 from tests.forking import BIN
 from tests.support import Database, Gateway, Peer, TemporaryServer, wait_until
@@ -98,6 +100,16 @@ class Whole:
     def status(self) -> Any:
         return json.loads(self.gateway.get("/status.json")[1])
 
+    def refresh(self) -> None:
+        """Have all workers asked, so that what HTTP shows is of now."""
+
+        def have_answered() -> bool:
+            since = time.monotonic()
+            self.ask("SHOW STATS")
+            return time.monotonic() - since < 0.9 * PATIENCE_WITH_WORKERS
+
+        wait_until(have_answered, "all workers have answered")
+
     def pids(self) -> dict[int, int]:
         """Number of a worker -> its process, of those that serve."""
         return {
@@ -159,6 +171,7 @@ def whole(shared: Whole) -> Iterator[Whole]:
 def test_all_figures_agree(whole: Whole) -> None:
     """What was sent over both workers is what the console, the metrics, the page, the JSON and the
     tables say of it, with the label of a worker and without."""
+    whole.refresh()
     before = whole.total("gateway_answers_total", listener="lines")
     refused_before = whole.total("gateway_answers_total", listener="json", word="-REJ")
     lines = whole.peers("lines", 4)
@@ -170,11 +183,8 @@ def test_all_figures_agree(whole: Whole) -> None:
         peer.send(b'{"n": "x"}\n')
         assert peer.read_lines(1)[0].startswith(b"-REJ DATA")
     sent = before + 12
-
-    def scraped() -> bool:
-        return whole.total("gateway_answers_total", listener="lines") == sent
-
-    wait_until(scraped, "the metrics")
+    whole.refresh()
+    assert whole.total("gateway_answers_total", listener="lines") == sent
     assert whole.total("gateway_answers_total", listener="json", word="-REJ") == (
         refused_before + 2
     )
@@ -271,7 +281,7 @@ def test_no_figure_goes_back(whole: Whole) -> None:
     whole.peers("lines", 4)
     whole.leave()
     wait_until(lambda: whole.total("gateway_worker_up") == 2, "both have told their status")
-    whole.ask("SHOW STATS")  # which asks the workers, so that the metrics are of now
+    whole.refresh()
     answers = whole.total("gateway_answers_total", listener="lines")
     messages = whole.total("gateway_messages_received_total", listener="lines")
     rows = [row["rows"] for row in whole.rows("SHOW WORKERS")]
@@ -318,6 +328,32 @@ def test_the_level_of_the_log(whole: Whole) -> None:
         "connections are replaced; those in use when they are given back"
     ]
     assert whole.rows("SHOW CONFIG")
+
+
+def test_a_reload_by_the_console(whole: Whole) -> None:
+    """All workers have what it brought, it is logged once, and the level that was set is over; a
+    file that cannot be used is refused, and its problem is the answer."""
+    path = whole.gateway.cwd / "gateway.toml"
+    text = path.read_text()
+    whole.ask("SET LOG warn")
+    more = '[listeners.more]\nendpoint = "tcp:0:interface=127.0.0.1"\nroute = "messages"\n'
+    path.write_text(f"{text}{more}max_connections = 7\n")
+    assert whole.ask("RELOAD") == ["listener more: added, tcp:0:interface=127.0.0.1"]
+    assert len(re.findall("listener more: line frames", whole.gateway.log)) == 1
+    whole.peers("more", 4)
+    (row,) = (row for row in whole.rows("SHOW LISTENERS") if row["listener"] == "more")
+    assert (row["peers"], row["most"]) == (4, 7)
+    assert [row["peers"] for row in whole.rows("SHOW WORKERS")] == [2, 2]
+    path.write_text("nonsense")
+    with pytest.raises(Refused, match="not reloaded"):
+        whole.ask("RELOAD")
+    path.write_text(text)
+    (said,) = whole.ask("RELOAD")
+    assert said.startswith("listener more: removed")
+    wait_until(
+        lambda: "more" not in [row["listener"] for row in whole.rows("SHOW LISTENERS")],
+        "it is gone",
+    )
 
 
 def test_drain_ends_all(start_with: Callable[[str], Gateway]) -> None:
