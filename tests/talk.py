@@ -70,7 +70,7 @@ _TALLY: Final = _LOOSE.compiled("tally").pattern
 _OPENED: Final = rb"\+OK seq=%b epoch=" + _LOOSE.compiled("epoch").pattern
 _SEQ: Final = re.compile(rb".*\+OK seq=(\d+) epoch=(\S+)", re.DOTALL)
 _HELLO: Final = re.compile(rb"(?i:HELLO) (\S+)")
-_PUT_OFF: Final = rb"-TRY GAP retry=\d+(?: taken=true)? :" + _LINE
+_PUT_OFF: Final = rb"-TRY GAP retry=\d+(?: seq=\d+)?(?: taken=true)? :" + _LINE
 
 
 _compiled = lru_cache(maxsize=256)(re.compile)
@@ -258,6 +258,8 @@ class Judge:
                 return rb"\+OK|" + _refused(b"DENIED"), False
             case b"PING":
                 return _echoed(rest), False
+            case b"RELAY":
+                return rb"\+OK", False
             case b"HELP":
                 asked, _, route = rest.partition(b" ")
                 if asked and route and route.decode("latin-1") not in ROUTES:

@@ -103,6 +103,7 @@ def changes_of(before: Config, after: Config, started: Config, *, has_spool: boo
         *_keys("process", started.process, after.process),
         *_keys("database", started.database, after.database),
         *_databases(started, after),
+        *_relay(started, after),
         *_keys("channels", started.channels, after.channels, ["dsn", "dsn_file"]),
         *_keys("spool", started.spool, after.spool, ["path"]),
         *_keys("http", started.http, after.http, ["endpoint"]),
@@ -126,6 +127,15 @@ def changes_of(before: Config, after: Config, started: Config, *, has_spool: boo
         [name for name, what in routes.items() if what == "removed"],
         [name for name, what in queries.items() if what != "removed"],
     )
+
+
+def _relay(started: Config, after: Config) -> Iterator[str]:
+    """Yield what of [relay] has to wait."""
+    if started.relay is None or after.relay is None:
+        if started.relay is not after.relay:
+            yield "relay"
+    else:
+        yield from _keys("relay", started.relay, after.relay)
 
 
 def _definitions(

@@ -36,6 +36,7 @@ from gateway.config.paths import ConfigPaths
 from gateway.config.process import ProcessSection
 from gateway.config.query import DEFAULT_QUERIES, QuerySection, queries_of
 from gateway.config.reader import SectionReader
+from gateway.config.relay import RelaySection, check_edge, relay_of
 from gateway.config.route import DEFAULT_ROUTES, RouteSection, knows_reading, routes_of
 from gateway.config.toml import tables_of
 from gateway.config.units import IN_BYTES, IN_SECONDS, Bytes, Count, Seconds
@@ -145,12 +146,14 @@ class Config(Struct, frozen=True, kw_only=True):
     """
     Whole configuration.
 
+    @ivar relay: the centre that stores the messages in place of C{database}; mostly C{None}.
     @ivar handshakes: listener -> what the peers of its forward protocol have to know; from files.
     """
 
     process: ProcessSection = field(default_factory=ProcessSection)
     database: Database = field(default_factory=Database)
     databases: dict[str, NamedDatabase] = field(default_factory=dict)
+    relay: RelaySection | None = None
     limits: Limits = field(default_factory=Limits)
     spool: SpoolSection = field(default_factory=SpoolSection)
     channels: ChannelsSection = field(default_factory=ChannelsSection)
@@ -269,6 +272,7 @@ def draft(
     admin = resolved_admin(admin, config_paths)
     check_admin(reader, admin, endpoint_fault)
     log = reader.section("log", data.get("log", {}), LogSection) or LogSection()
+    relay = relay_of(data, reader, config_paths)
     access = None
     if "access" in data:
         access = reader.section("access", data["access"], AccessSection)
@@ -286,7 +290,7 @@ def draft(
     if "listeners" not in data:
         listeners = dict(DEFAULT_LISTENERS)
     _check_pool(reader, "database", database)
-    routes = routes_of(sections, reader)
+    routes = routes_of(sections, reader, stores=relay is None)
     query_sections = reader.sections("queries", data.get("queries", {}), QuerySection)
     queries = queries_of(query_sections, reader)
     _check_places(reader, databases, data.get("databases", {}), queries)
@@ -310,12 +314,15 @@ def draft(
             )
     if access is not None or "access" not in data:
         check_access(reader, access, listeners, route_names, query_names, channels.allow)
+    if relay is not None:
+        check_edge(reader, data, listeners, route_names)
     if not listeners and not data.get("listeners"):
         reader.note("listeners", "there is none; nobody could connect")
     config = Config(
         process=process or ProcessSection(),
         database=database,
         databases=databases,
+        relay=relay,
         limits=limits,
         spool=spool,
         channels=channels,

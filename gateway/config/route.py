@@ -116,12 +116,23 @@ _DEFAULT: Final[Mapping[str, Any]] = {"body": FRAME, "peer": "@peer"}
 DEFAULT_ROUTES: Final = {"messages": RouteSection(table="messages", create=True)}
 
 
-def routes_of(sections: Mapping[str, RouteSection], reader: SectionReader) -> dict[str, Route]:
+def routes_of(
+    sections: Mapping[str, RouteSection], reader: SectionReader, stores: bool = True
+) -> dict[str, Route]:
     """
     Parse all routes, by name. Problems are noted in C{reader}; the result is not usable then.
+
+    @param stores: whether this gateway stores their messages; else another one does, and a route
+        is its name and maybe a format.
     """
     routes = {}
     for name, section in sections.items():
+        if not stores:
+            reading = _reading(reader, f"routes.{name}", section)
+            zone, samples = _zone(reader, name, section), _samples(reader, name, section)
+            whole = {"body": Value(FRAME)}
+            routes[name] = _parse_route(name, RouteSection(), whole, reading, zone, samples)
+            continue
         if section.sql is None and reader.is_sure(f"routes.{name}.sql"):
             _check_table(reader, name, section)
         routes[name] = _one_route(reader, name, section)

@@ -174,7 +174,9 @@ def _datagram_fault(endpoint: EndpointArguments) -> str | None:
 
 def _drafted(path: str | None, database: str | None) -> Draft:
     config, problems = Draft(default_config(), []) if path is None else _read_file(path)
-    if database is not None:
+    if database is not None and config.relay is not None:
+        problems.append("--database: an edge has no database; leave it out, or [relay]")
+    elif database is not None:
         config = replace(config, database=replace(config.database, dsn=database, dsn_file=None))
     config, more = with_secrets(config)
     return Draft(config, [*problems, *(_problem_of_file(path, problem) for problem in more)])

@@ -36,6 +36,7 @@ from gateway.listeners.replacement import PortReplacement
 from gateway.model.errors import ConfigError, StoreError
 from gateway.postgres.queries.placed import PlacedQueries
 from gateway.postgres.store.store import PostgresStore
+from gateway.relay.store import RelayStore
 from gateway.spool.outage_spool import OutageSpool
 from gateway.spool.queue import Spool
 from gateway.status.watch import Watch
@@ -94,7 +95,7 @@ class ReloadParts:
 
     service: GatewayService
     listeners: Listeners
-    store: PostgresStore
+    store: PostgresStore | RelayStore
     writer: Writer
     breakers: CircuitBreakers
     queries: PlacedQueries

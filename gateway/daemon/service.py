@@ -36,6 +36,7 @@ from gateway.admin.sockets import AdminSockets
 from gateway.commit.attempt import retry_delay
 from gateway.commit.writer import Writer
 from gateway.config.load import Limits
+from gateway.daemon.backend import AnyPool, AnyStore
 from gateway.daemon.embedded import DataDirectory, EmbeddedServer
 from gateway.daemon.systemd import Systemd
 from gateway.daemon.unit_pruning import UnitPruning
@@ -47,9 +48,8 @@ from gateway.model.errors import EmbeddedError, SchemaNewer, StoreError
 from gateway.model.text import printable
 from gateway.postgres.connect.dsn import public_dsn
 from gateway.postgres.connect.notifications import Notifications
-from gateway.postgres.connect.pool import Pool
 from gateway.postgres.queries.placed import PlacedQueries
-from gateway.postgres.store.store import PostgresStore
+from gateway.relay.store import RelayStore
 from gateway.spool.leftover import Leftovers
 from gateway.spool.outage_spool import OutageSpool
 from gateway.spool.queue import Spool
@@ -87,8 +87,8 @@ class Parts:
     @ivar unit_pruning: forgets units that were remembered for long enough.
     """
 
-    pool: Pool
-    store: PostgresStore
+    pool: AnyPool
+    store: AnyStore
     writer: Writer
     queries: PlacedQueries
     listeners: Listeners
@@ -188,7 +188,9 @@ class GatewayService(Service):
             except EmbeddedError as error:
                 raise ended(error) from None
         dsn = self._dsn
-        if self._embedded is not None:
+        if isinstance(self._store, RelayStore):
+            self._store.start()
+        elif self._embedded is not None:
             dsn = start_embedded(self._embedded, self._clock)
         elif self._announces:
             log_database(dsn)
@@ -410,6 +412,8 @@ class GatewayService(Service):
         await self._leftovers.stop()
         if self._spool is not None:
             await self._spool.close()
+        if isinstance(self._store, RelayStore):
+            self._store.close()
         await self._admin.stop()
         self._watch.stop()
         if self._embedded is not None:

@@ -20,6 +20,7 @@ from gateway.dialects.acknowledging import AcknowledgingDialect
 from gateway.listeners.build import Listeners
 from gateway.model.errors import StoreError
 from gateway.postgres.store.store import PostgresStore
+from gateway.relay.store import RelayStore
 
 _PERIOD: Final = 600.0
 """Seconds between two looks: a look reads all that is remembered."""
@@ -32,7 +33,9 @@ class UnitPruning:
 
     _log = Logger()
 
-    def __init__(self, store: PostgresStore, listeners: Listeners, clock: IReactorTime) -> None:
+    def __init__(
+        self, store: PostgresStore | RelayStore, listeners: Listeners, clock: IReactorTime
+    ) -> None:
         self._store = store
         self._listeners = listeners
         self._clock = clock

@@ -31,6 +31,7 @@ from gateway.commit.inflight_limit import InflightLimit
 from gateway.commit.writer import Writer
 from gateway.config.load import EMBEDDED, Config, Database, Limits
 from gateway.config.process import spool_number, sum_of_shares
+from gateway.daemon.backend import backend_of
 from gateway.daemon.configuration import Loaded
 from gateway.daemon.embedded import DataDirectory, EmbeddedServer
 from gateway.daemon.operator_side import OperatorSide, WorkersAsSeen
@@ -58,10 +59,8 @@ from gateway.logs.observer import LogObserver, begin
 from gateway.peers.factory import PeerServices
 from gateway.postgres.connect.connector import Connector
 from gateway.postgres.connect.notifications import Notifications
-from gateway.postgres.connect.pool import Pool
 from gateway.postgres.queries.placed import PlacedQueries
 from gateway.postgres.queries.service import query_pool
-from gateway.postgres.store.store import PostgresStore
 from gateway.spool.file import SpoolFile
 from gateway.spool.leftover import LeftoverParts, Leftovers
 from gateway.spool.outage_spool import OutageSpool
@@ -133,17 +132,22 @@ def build(reactor: Any, setting: Setting) -> Gateway:
     """
     loaded = setting.loaded
     config, log_observer, data_dir = loaded.config, setting.log_observer, setting.data_dir
-    is_embedded = config.database.dsn == EMBEDDED
+    is_embedded = config.database.dsn == EMBEDDED and config.relay is None
     connector = Connector.of_process(config.database, reactor)
-    pool = Pool(config.database, reactor, retry_delay, connector)
-    store = PostgresStore(pool, config.routes, config.database)
+    spool = _spool(config, data_dir)
+    backend = backend_of(config, data_dir, connector, reactor, spools=spool is not None)
+    pool, store = backend.pool, backend.store
     share = query_pool(config.database, reactor, retry_delay, connector)
     queries = PlacedQueries(
-        config.queries, config.database, config.databases, share, pool, retry_delay
+        config.queries,
+        config.database,
+        config.databases,
+        share,
+        backend.primary(share),
+        retry_delay,
     )
     inflight_limit = InflightLimit(config.limits.bytes_in_flight)
     breakers = CircuitBreakers(store, reactor, retry_delay)
-    spool = _spool(config, data_dir)
     streams = StreamRegistry(store, None if spool is None else spool.backlog)
     spooler = None
     if spool is not None:
@@ -253,7 +257,7 @@ def build(reactor: Any, setting: Setting) -> Gateway:
             unit_pruning=UnitPruning(store, listeners, reactor),
         ),
         clock=reactor,
-        data_directory=DataDirectory(data_dir) if is_embedded else None,
+        data_directory=DataDirectory(data_dir) if is_embedded or config.relay else None,
         embedded=EmbeddedServer(data_dir) if is_embedded else None,
         dsn=config.database.dsn,
         channels_dsn=config.channels.dsn,

@@ -13,7 +13,7 @@ The grammar is in C{docs/protocol.md}.
 from __future__ import annotations
 
 import re
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from operator import methodcaller
 from typing import Any, Final
 
@@ -47,6 +47,8 @@ _MESSAGE_NUMBER: Final = re.compile(rb"#([1-9][0-9]{0,18}) ")
 
 _SEEN: Final = re.compile(rb"seen=(0|[1-9][0-9]{0,17})(?: epoch=([0-9A-Za-z-]{1,64}))?")
 
+_RELAY: Final = re.compile(rb"[0-9A-Za-z-]{1,64}")
+
 _marked = methodcaller("startswith", b"#")
 
 _UNPROVEN: Final = (b"AUTH", b"PING", b"HELP", b"QUIT")
@@ -71,7 +73,16 @@ class CommandDialect:
         queries: Queries,
         channels: Subscriptions,
         authenticator: Authenticator,
+        max_stream: int = MAX_STREAM,
+        relay_path: Callable[[], Sequence[str]] = tuple,
     ) -> None:
+        """
+        @param max_stream: longest name of a stream, in bytes.
+        @param relay_path: identifiers of the edges that this gateway's messages go over, itself the
+            first; none where it stores them itself.
+        """
+        self.max_stream = max_stream
+        self.relay_path = relay_path
         self.streams = streams
         self.queries = queries
         self.channels = channels
@@ -338,7 +349,16 @@ class Conversation:
                 return self._sync
             case b"AUTH":
                 return self._auth(rest)
+            case b"RELAY":
+                return self._relay(rest)
         return wording.unknown_verb(abbreviated(verb))
+
+    def _relay(self, rest: bytes) -> Outcome:
+        """Tell an edge over which others its messages go on from here."""
+        if not _RELAY.fullmatch(rest):
+            return wording.RELAY_SYNTAX
+        path = ",".join(self._offer.relay_path())
+        return Outcome(Word.OK, values=f"path={path}" if path else "")
 
     def _call(self, rest: bytes) -> Outcome | Request:
         name, _, arguments = rest.partition(b" ")
@@ -361,9 +381,9 @@ class Conversation:
 
     def _hello(self, rest: bytes) -> Outcome | Request:
         word, more, seen_text = rest.partition(b" ")
-        name, known = decode_name(word, MAX_STREAM), _SEEN.fullmatch(seen_text)
+        name, known = decode_name(word, self._offer.max_stream), _SEEN.fullmatch(seen_text)
         if name is None:
-            return wording.takes_a_stream(MAX_STREAM)
+            return wording.takes_a_stream(self._offer.max_stream)
         if more and known is None:
             return wording.SEEN_SYNTAX
         if not self._peer.rights.may_open(name):

@@ -30,6 +30,7 @@ _USAGES: Final[Mapping[str, tuple[str, str]]] = {
     "PING": ("PING [text]", "answer the text"),
     "QUIET": ("QUIET", "say no +OK to PUT any more"),
     "SYNC": ("SYNC", "say how many were kept, refused, and to be sent again since the last"),
+    "RELAY": ("RELAY id", "for a gateway that relays here: +OK path=ID,ID: where it goes on to"),
     "HELP": ("HELP [verb]", "this; HELP PUT route: whether that route may be used"),
     "QUIT": ("QUIT", "answer everything, then close"),
 }

@@ -10,6 +10,7 @@ Programs match on the words before the text, never on the text (C{docs/protocol.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from gateway.model.outcome import RETRY_AFTER, Code, Outcome, Word, goodbye, refused, try_later
@@ -106,6 +107,9 @@ def not_offered(channel: str, hint: str) -> Outcome:
 NO_AUTH: Final = refused(Code.QUERY, "AUTH is not offered by this gateway; try HELP")
 AUTH_SYNTAX: Final = refused(Code.FORMAT, "AUTH takes a token")
 CALL_SYNTAX: Final = refused(Code.FORMAT, "CALL takes a query and maybe its arguments in JSON")
+RELAY_SYNTAX: Final = refused(
+    Code.FORMAT, "RELAY takes an identifier: 1 to 64 letters, digits and hyphens"
+)
 PING_SYNTAX: Final = refused(Code.DATA, "PING takes text in UTF-8")
 PUT_SYNTAX: Final = refused(Code.FORMAT, "PUT takes a route, a space and a payload")
 NO_STREAM: Final = refused(Code.FORMAT, "a number needs a stream; say HELLO stream first")
@@ -202,17 +206,21 @@ STREAM_UNKNOWN: Final = try_later(
 )
 
 
-def stream_not_so_far(text: str) -> Outcome:
+def stream_not_so_far(text: str, mark: int | None = None) -> Outcome:
     """
     Refuse HELLO of a peer that has seen more than there is.
 
     @param text: how far the stream is.
+    @param mark: the same, where it is known.
     """
-    return try_later(
-        Code.GAP,
-        f"the stream has not come as far as it was answered ({text}): the rest may wait in"
-        " another gateway's spool",
-        RETRY_AFTER,
+    return replace(
+        try_later(
+            Code.GAP,
+            f"the stream has not come as far as it was answered ({text}): the rest may wait in"
+            " another gateway's spool",
+            RETRY_AFTER,
+        ),
+        values="" if mark is None else f"seq={mark}",
     )
 
 

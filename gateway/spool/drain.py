@@ -444,7 +444,7 @@ class Drain:
 
         They must not be lost in a crash: they alone stay in the spool until they are dead letters.
         """
-        (record,) = parcel.records
+        record = parcel.records[0]
         bad = parcel.batch.only([row for row, _ in faults])
         refusals = [
             Refusal(piece.chunk, piece.start, outcome, dead_letter=True, counts=False)

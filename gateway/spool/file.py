@@ -343,9 +343,15 @@ class SpoolFile:
         self._next += 1
         self._insert(Record(place << PARTS, route, lane, number or place, rows, payload, stream))
 
-    def replace(self, record: Record, pieces: Sequence[Record]) -> None:
-        """Replace a record by others."""
-        self.remove([record])
+    def replace(
+        self, record: Record, pieces: Sequence[Record], behind: Sequence[Record] = ()
+    ) -> None:
+        """
+        Replace a record by others.
+
+        @param behind: records that are removed with it.
+        """
+        self.remove([record, *behind])
         for piece in pieces:
             self._insert(piece)
 

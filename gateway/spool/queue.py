@@ -248,13 +248,14 @@ class Spool:
 
     async def replace(self, parcel: RecordGroup, pieces: Sequence[Record]) -> None:
         """
-        Replace a record by others, durably.
+        Replace the records of a parcel by others, durably.
 
-        @param parcel: of one record.
+        @param pieces: the first of them takes the place of the parcel's first record.
         """
-        (record,) = parcel.records
-        await self._ask(lambda file: file.replace(record, pieces))
-        self.counters.drained += record.rows - sum(piece.rows for piece in pieces)
+        record, *behind = parcel.records
+        await self._ask(lambda file: file.replace(record, pieces, behind))
+        before = sum(one.rows for one in parcel.records)
+        self.counters.drained += before - sum(piece.rows for piece in pieces)
         self.backlog.remove(parcel.batch)
         for piece in pieces:
             self.backlog.put(unpack([piece]).batch)

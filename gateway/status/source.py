@@ -27,6 +27,7 @@ from gateway.metrics.counters import LAGS, Answer, Histogram, RouteCounters
 from gateway.model.route import Route
 from gateway.postgres.connect.pool import Pool
 from gateway.postgres.queries.placed import PlacedQueries
+from gateway.relay.upstream import Upstream
 from gateway.spool.leftover import Leftovers, LeftoverSpool
 from gateway.spool.outage_spool import OutageSpool
 from gateway.spool.queue import Spool
@@ -73,7 +74,7 @@ class StatusParts:
     listeners: Callable[[], Iterable[ListenerService]]
     connection_limit: ConnectionLimit
     inflight_limit: InflightLimit
-    pool: Pool
+    pool: Pool | Upstream
     query_pool: Pool
     writer: Writer
     breakers: CircuitBreakers
@@ -326,7 +327,7 @@ def _listener(service: ListenerService) -> ListenerStatus:
     )
 
 
-def _pool(name: str, pool: Pool, database: str = "") -> PoolStatus:
+def _pool(name: str, pool: Pool | Upstream, database: str = "") -> PoolStatus:
     figures = pool.figures
     return PoolStatus(
         name=name,

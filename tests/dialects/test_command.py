@@ -305,9 +305,11 @@ DOWN = b"-TRY DOWN retry=1 :the database cannot be asked how far the stream is"
 
 
 def gap(why: bytes) -> bytes:
+    mark = why.partition(b"#")[2]
+    seq = b" seq=" + mark if mark else b""
     return (
-        b"-TRY GAP retry=1 :the stream has not come as far as it was answered (%b): the rest may"
-        b" wait in another gateway's spool" % why
+        b"-TRY GAP retry=1%b :the stream has not come as far as it was answered (%b): the rest may"
+        b" wait in another gateway's spool" % (seq, why)
     )
 
 
@@ -592,3 +594,12 @@ def test_many_requests_at_once_are_read_once() -> None:
     bench.peer.dataReceived(b"SYNC\n" * 5000)
     assert bench.said == b"+OK ok=0 rej=0 try=0\n" * 5000
     assert seen < 4 * 5000
+
+
+def test_relay_tells_where_messages_go_on_to() -> None:
+    """An edge hears over which other edges its messages go on; the centre itself tells of none."""
+    bench = Bench(routes=ROUTES)
+    bench.peer.dataReceived(b"RELAY a-1\nRELAY\nRELAY a b\n")
+    first, *others = bench.transport.value().splitlines()
+    assert first == b"+OK"
+    assert [other[:12] for other in others] == [b"-REJ FORMAT "] * 2

@@ -31,8 +31,11 @@ class Loader(threading.Thread):
     @ivar connections: the first number sent over each connection.
     """
 
-    def __init__(self, number: int, port: int, window: int, reconnect: bool) -> None:
+    def __init__(
+        self, number: int, port: int, window: int, reconnect: bool, pause: float = 0.0
+    ) -> None:
         """
+        @param pause: seconds to wait after each answered piece.
         @param reconnect: whether to go on with new numbers after the connection was lost.
         """
         super().__init__(daemon=True)
@@ -44,6 +47,7 @@ class Loader(threading.Thread):
         self._port = port
         self._window = window
         self._reconnect = reconnect
+        self._pause = pause
         self._sent = 0
         self._stop_asked = threading.Event()
 
@@ -75,6 +79,8 @@ class Loader(threading.Thread):
                 for _ in range(min(piece, self._sent - due)):
                     self._note(due, peer.read_lines(1)[0])
                     due += 1
+                if self._pause:
+                    self._stop_asked.wait(self._pause)
                 if len(self.refused) > refusals:
                     # "Send it again later": we are less patient than we are asked to be.
                     self._stop_asked.wait(0.05)
@@ -118,13 +124,14 @@ class Load:
         first: int = 0,
         window: int = 200,
         reconnect: bool = False,
+        pause: float = 0.0,
     ) -> None:
         """
         @param where: a gateway, or the port of lines on 127.0.0.1.
         @param first: number of the first peer; no two peers may share one.
         """
         port = where if isinstance(where, int) else where.port("lines")
-        self.loaders = [Loader(first + n, port, window, reconnect) for n in range(peers)]
+        self.loaders = [Loader(first + n, port, window, reconnect, pause) for n in range(peers)]
         for loader in self.loaders:
             loader.start()
 

@@ -198,7 +198,8 @@ def test_queued_at_one_gateway(sites: tuple[Site, Site], database: Database) -> 
     assert (
         b.talk(f"HELLO s seen=3 epoch={epoch}", put(4))
         == [
-            "-TRY GAP retry=1 :the stream has not come as far as it was answered (it is at #1):"
+            "-TRY GAP retry=1 seq=1 :the stream has not come as far as it was answered (it is at"
+            " #1):"
             " the rest may wait in another gateway's spool"
         ]
         * 2
@@ -294,7 +295,7 @@ def test_set_back_under_a_stream(sites: tuple[Site, Site], database: Database) -
     peer.close()
     for site in (a, b):
         said = site.talk(f"HELLO s seen=4 epoch={epoch}")[0]
-        assert said.startswith("-TRY GAP retry=1 :") and "it is at #2" in said
+        assert said.startswith("-TRY GAP retry=1 seq=2 :") and "it is at #2" in said
     assert epoch_of(b.talk("HELLO s")[0], 2) != epoch
     assert database.bodies() == ["m1", "m2"]
 

@@ -159,8 +159,10 @@ class MemorySpoolFile(SpoolFile):
         records[place] = Record(place, route, lane, number or count, rows, payload, stream)
         self._begun = count + 1, records
 
-    def replace(self, record: Record, pieces: Sequence[Record]) -> None:
-        self.remove([record])
+    def replace(
+        self, record: Record, pieces: Sequence[Record], behind: Sequence[Record] = ()
+    ) -> None:
+        self.remove([record, *behind])
         for piece in pieces:
             assert piece.place not in self._kept, "two records have one place"
             self._kept[piece.place] = piece

@@ -1,0 +1,1 @@
+"""Relay: another gateway, the centre, as the store of this one, which is at the edge."""
