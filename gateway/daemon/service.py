@@ -296,7 +296,8 @@ class GatewayService(Service):
         """
         if not await self._open_all():
             return
-        self._watch.state = "ready"
+        if self._watch.state == "starting":  # else it is drained already
+            self._watch.state = "ready"
         self._log.info("gateway ready", event="ready")
         self._unit_pruning.start()
         # Objects that exist now stay; the garbage collector need not visit them again.

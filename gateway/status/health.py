@@ -5,9 +5,12 @@ Health of the gateway: whether what peers send is stored, spooled or neither.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from gateway.status.status import PoolStatus, RouteStatus, SpoolStatus, State, Status
+
+STOPS: Final = "draining: the gateway stops"
+"""Why a gateway that is drained takes nothing."""
 
 
 class Health(NamedTuple):
@@ -39,7 +42,7 @@ def health_of(
     takes = spool is not None and spool.takes
     reasons = []
     if state == "draining":
-        reasons.append("draining: the gateway stops")
+        reasons.append(STOPS)
     # Before anything was asked it counts as reached: the first messages wait for a connection.
     if not pool.is_reached:
         reasons.append(f"the database cannot be reached: {pool.trouble}")

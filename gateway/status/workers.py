@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 
 from gateway.metrics.counters import LAGS, Histogram
 from gateway.model.errors import GatewayError
+from gateway.status.health import STOPS
 from gateway.status.history import INTERVAL, History, Recent
 from gateway.status.merge import merged, process_of, remains, resumed
 from gateway.status.reactor_lag import ReactorLag
@@ -238,13 +239,16 @@ class WorkersWatch:
         own = process_status(self._lag.longest, self._lags)
         limits = self._limits()
         is_draining = self.state == "draining"
-        draining = ["draining: the gateway stops"] if is_draining else []
+        reasons = [*whole.reasons, *starting]
+        if is_draining:
+            # All of them are drained then, and say so too.
+            reasons = [STOPS, *(reason for reason in reasons if not reason.endswith(STOPS))]
         return replace(
             whole,
             version=self._version,
             state="draining" if is_draining else whole.state,
             is_taking=whole.is_taking and not is_draining,
-            reasons=[*dict.fromkeys([*draining, *whole.reasons, *starting])],
+            reasons=reasons,
             time=self._wall(),
             started=self._started,
             most_peers=limits.most,

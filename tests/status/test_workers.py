@@ -190,7 +190,13 @@ def test_one_worker_is_enough(two: Two) -> None:
     status = two.watch.status()
     assert status.is_taking and status.is_storing
     assert status.reasons == ["worker 2: the database is away"]
+    two.workers.tell(1, 10, state="draining", reasons=["draining: the gateway stops"])
+    two.seconds(1)
     two.watch.state = "draining"
+    assert two.watch.status().reasons == [
+        "draining: the gateway stops",
+        "worker 2: the database is away",
+    ]
     assert not two.watch.status().is_taking and two.watch.status().state == "draining"
 
 
