@@ -21,6 +21,7 @@ from gateway.admin.grammar import Request
 from gateway.admin.sockets import AdminSockets
 from gateway.admin.workers import StandingOrders, WorkerOperations, WorkerPeers
 from gateway.config.load import Config
+from gateway.status.source import certificates_of
 from gateway.status.workers import PeerLimits, WorkerLife, WorkersWatch
 from gateway.tls.registry import TlsRegistry
 from gateway.web.service import HttpService
@@ -96,7 +97,10 @@ class OperatorSide:
             }
             return PeerLimits(int(dispatch.limit.most), own)
 
-        self.watch = WorkersWatch(workers, reactor, time.time, remarks, limits)
+        self.watch = WorkersWatch(
+            *(workers, reactor, time.time, remarks, limits),
+            certificates=lambda: certificates_of(tls),
+        )
         self._operations = WorkerOperations(workers, reactor, set_level)
         self._given: dict[int, StandingOrders] = {}
         peers = WorkerPeers(workers, reactor)

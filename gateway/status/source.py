@@ -149,10 +149,7 @@ class StatusSource:
                 for name, counters in parts.queries.counters.items()
             ],
             channels=self._channels(),
-            certificates=[
-                CertificateStatus(listener=listener, kind=kind, subject=subject, expires=expires)
-                for listener, kind, subject, expires in parts.tls.expiries()
-            ],
+            certificates=certificates_of(parts.tls),
             memory=MemoryStatus(
                 in_flight=parts.inflight_limit.used,
                 kept=parts.inflight_limit.kept,
@@ -348,6 +345,14 @@ def _pool(name: str, pool: Pool | Upstream, database: str = "") -> PoolStatus:
 def gateway_version() -> str:
     """Return the version of the gateway that is installed."""
     return version("txgateway")
+
+
+def certificates_of(tls: TlsRegistry) -> list[CertificateStatus]:
+    """Return the certificates, authorities and lists of all listeners and of the site."""
+    return [
+        CertificateStatus(listener=listener, kind=kind, subject=subject, expires=expires)
+        for listener, kind, subject, expires in tls.expiries()
+    ]
 
 
 def process_status(reactor_lag: float, reactor_lags: Histogram) -> ProcessStatus:

@@ -26,6 +26,7 @@ from gateway.status.merge import merged, process_of, remains, resumed
 from gateway.status.reactor_lag import ReactorLag
 from gateway.status.source import gateway_version, process_status
 from gateway.status.status import (
+    CertificateStatus,
     MemoryStatus,
     State,
     Status,
@@ -130,10 +131,12 @@ class WorkersWatch:
         wall: Callable[[], float],
         remarks: Sequence[str],
         limits: Callable[[], PeerLimits],
+        certificates: Callable[[], Sequence[CertificateStatus]],
     ) -> None:
         """
         @param wall: seconds since 1970.
         @param limits: returns the limits of connections in force.
+        @param certificates: returns those of all listeners and of the site, which no worker has.
         """
         self.history = History()
         self.state: State = "ready"
@@ -142,6 +145,7 @@ class WorkersWatch:
         self._clock = clock
         self._wall = wall
         self._limits = limits
+        self._certificates = certificates
         self._started = wall()
         self._version = gateway_version()
         self._readings: dict[int, _Reading] = {}
@@ -252,6 +256,7 @@ class WorkersWatch:
             time=self._wall(),
             started=self._started,
             most_peers=limits.most,
+            certificates=self._certificates(),
             listeners=[
                 replace(listener, most_peers=limits.listeners.get(listener.name))
                 for listener in whole.listeners

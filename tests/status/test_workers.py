@@ -78,6 +78,7 @@ class Two:
             lambda: made.NOW + self.clock.seconds(),
             ["the remark"],
             lambda: PeerLimits(100, {"lines": 50}),
+            lambda: made.status().certificates,
         )
 
     def messages(self) -> int:
@@ -101,6 +102,7 @@ def test_the_whole(two: Two) -> None:
     assert [(one.number, one.pid, one.messages) for one in status.workers] == [
         *((1, 101, 10), (2, 102, 20))
     ]
+    assert status.certificates == made.status().certificates
     assert {lane.worker for lane in status.lanes} == {1, 2}
     assert [one.text for one in status.warnings if one.code == "configuration"] == ["the remark"]
     assert list(two.watch.by_worker()) == [1, 2]
