@@ -17,33 +17,15 @@ import psutil
 import pytest
 
 from gateway.admin.client import AdminClient
+from tests.faults.workers import is_alive, workers_of
 from tests.issuer import Issuer
 from tests.support import Database, Gateway, Peer, TemporaryServer, wait_until
-
-
-def workers_of(gateway: Gateway) -> dict[int, int]:
-    """Number of a worker -> its process, for those that serve."""
-    found = {}
-    for child in psutil.Process(gateway.process.pid).children():
-        words = child.cmdline()
-        if "gateway.daemon.worker" in words:
-            number, _, _ = words[words.index("gateway.daemon.worker") + 1].partition("/")
-            found[int(number)] = child.pid
-    return found
 
 
 def peers_of(pid: int) -> int:
     """Connections of peers that a worker has."""
     with_peers = psutil.Process(pid).net_connections("inet4")
     return sum(one.status == psutil.CONN_ESTABLISHED for one in with_peers)
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that nobody waits for any more is a zombie at most."""
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 @pytest.fixture(scope="module")
