@@ -35,6 +35,7 @@ from gateway.commands.reactor import run
 from gateway.config.load import Database as Settings
 from gateway.model.arrival import in_order
 from gateway.model.batch import Batch, Chunk, Fence, Origin
+from gateway.model.grouping import Group, GroupedRead, placed
 from gateway.model.outcome import refused_rows
 from gateway.model.route import Conflict, Reading, Route, Value
 from gateway.postgres.connect.pool import Pool
@@ -45,8 +46,8 @@ COMMIT = 2000
 """Messages of a commit."""
 
 COMMITS = 20
-IN_RUNS = 300
-"""Messages that are committed in runs."""
+IN_RUNS = 400
+"""Messages, all of one peer, that are committed in runs."""
 
 PEERS = 8
 """Peers that a commit's messages come from."""
@@ -214,19 +215,33 @@ class Bench:
         self.database.execute(EMPTY)
         self.database.execute("CHECKPOINT")
 
-    def chunks(self, routes: Sequence[str], count: int, refused: bool) -> list[Chunk]:
-        """Messages of several peers whose routes alternate."""
+    def chunks(
+        self, routes: Sequence[str], count: int, refused: bool, peers: int = PEERS
+    ) -> list[Chunk]:
+        """Messages of several peers whose routes alternate, a read of each."""
         chunks: list[Chunk] = []
-        for place in range(count):
-            bad = refused and place % 100 == 50 + place // 100 % 2
-            origin = Origin(f"p{place * PEERS // count}", "l")
-            name = routes[place % len(routes)]
-            if chunks and len(routes) == 1 and chunks[-1].origin.peer == origin.peer:
-                chunks[-1].frames.append(frame(self._number, bad))
-            else:
-                message = frame(self._number, bad)
-                chunks.append(Chunk(name, [message], origin, 0.0, lambda chunk, runs: None))
-            self._number += 1
+        share = count // peers
+        for peer in range(peers):
+            origin = Origin(f"p{peer}", "l")
+            bad = [
+                refused and n % 100 == 50 + n // 100 % 2
+                for n in range(peer * share, (peer + 1) * share)
+            ]
+            frames = [frame(self._number + n, bad[n]) for n in range(share)]
+            self._number += share
+            step = len(routes)
+            groups = placed(
+                [
+                    Group(route, frames[n::step], None, [*range(n, share, step)])
+                    for n, route in enumerate(routes)
+                ]
+            )
+            read = GroupedRead(None, groups)
+            for route, own, _, places in groups:
+                chunk = Chunk(route, own, origin, 0.0, lambda chunk, runs: None)
+                if len(groups) > 1:
+                    chunk.places, chunk.read = places, read
+                chunks.append(chunk)
         return chunks
 
     async def cost(
@@ -241,7 +256,8 @@ class Bench:
         self.empty()
         routes = [route.name for route in self.routes[name]][: 2 if two else 1]
         count, commits = (IN_RUNS, 1) if in_runs else (COMMIT, COMMITS)
-        work = [self.chunks(routes, count, refused) for _ in range(commits)]
+        peers = 1 if in_runs else PEERS
+        work = [self.chunks(routes, count, refused, peers) for _ in range(commits)]
         lanes = {route: str(uuid4()) for route in routes}
         numbers = dict.fromkeys(routes, 0)
         rejected = 0
