@@ -195,6 +195,11 @@ class WorkerOperations:
         while asked := [key for key in self._there() if key not in results]:
             answers = [self._ask(number, request) for number, _ in asked]
             results |= dict(zip(asked, await _all(answers), strict=True))
+        if request.verb in ("RESUME", "SET"):
+            # Of one that died meanwhile only its successor counts. After a PAUSE its last commit
+            # may still be under way.
+            there = self._there()
+            results = {k: result for k, result in results.items() if k in there or not result.fault}
         try:
             done = _together({number: result for (number, _), result in results.items()})
         except CommandError:

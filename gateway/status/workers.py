@@ -200,10 +200,14 @@ class WorkersWatch:
         return found
 
     def is_alive(self) -> bool:
-        """Say whether each worker that is there told its status lately."""
+        """
+        Say whether each worker that serves told its status lately.
+
+        One that starts may take its time, and its parent knows how much.
+        """
         now = self._clock.seconds()
         for life in self._workers.lives():
-            if life.pid is None:
+            if life.pid is None or not life.is_serving:
                 continue
             reading = self._readings.get(life.number)
             has_told = reading is not None and reading.pid == life.pid
@@ -297,7 +301,7 @@ class WorkersWatch:
     def _ask_all(self) -> None:
         now = self._clock.seconds()
         lives = [life for life in self._workers.lives() if life.pid is not None]
-        keys = [(life.number, life.pid) for life in lives]
+        keys = [(life.number, life.pid) for life in lives if life.is_serving]
         self._first_seen = {key: self._first_seen.get(key, now) for key in keys}
         for life in lives:
             if life not in self._asking:

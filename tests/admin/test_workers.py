@@ -201,6 +201,17 @@ def test_where_one_fails(workers: Workers, operations: WorkerOperations) -> None
     assert workers.stubs[2].paused == {"orders"}
 
 
+def test_where_one_dies_meanwhile(workers: Workers, operations: WorkerOperations) -> None:
+    """To resume is no fault then: its successor is told."""
+    workers.dying.add(2)
+    done = result_of(operations.operate(parse("RESUME orders")))
+    assert done.lines == [
+        "worker 2 does not serve now, and is told when it does",
+        "route orders is resumed",
+    ]
+    assert (done.fault, done.waited) == ("", 0)
+
+
 def test_one_that_is_started_meanwhile(
     workers: Workers, operations: WorkerOperations, clock: Clock
 ) -> None:
@@ -333,9 +344,9 @@ def test_a_change_that_fails_somewhere(
     written = Written()
     with pytest.raises(CommandError, match=r"^worker 3: the process is gone$"):
         result_of(
-            console(workers, clock, operations).carry_out(parse("SET LOG warn"), written, "me")
+            console(workers, clock, operations).carry_out(parse("PAUSE orders"), written, "me")
         )
-    assert written.lines[1:] == ["workers 1, 2: SET LOG warn is done"]
+    assert written.lines[1:] == ["workers 1, 2: route orders is paused"]
 
 
 def test_views_of_workers() -> None:

@@ -215,6 +215,12 @@ def test_a_silent_worker(two: Two) -> None:
     assert not two.watch.is_alive()
     two.workers.end(2)
     assert two.watch.is_alive()
+    two.workers.known[2] = WorkerLife(2, 202, made.NOW, 1, ENDED, is_serving=False)
+    two.seconds(30)
+    assert two.watch.is_alive()  # it starts, on a busy machine
+    two.workers.begin(2, 202, 1)
+    two.seconds(1)
+    assert two.watch.is_alive()
 
 
 def test_a_fresh_status(two: Two) -> None:
