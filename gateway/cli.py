@@ -83,6 +83,7 @@ def check(file: Path, data_dir: Path, imports: bool) -> None:
     """
     # Imported here: only this command needs the database.
     from gateway.commands.check import PROBLEMS, check_database, sample_problems
+    from gateway.commands.check_centre import check_centre
     from gateway.config.load import EMBEDDED
     from gateway.daemon.configuration import load, operator_warnings_of
     from gateway.daemon.embedded import EmbeddedServer
@@ -106,7 +107,7 @@ def check(file: Path, data_dir: Path, imports: bool) -> None:
         click.echo(connections_line(config, workers))
     for caution in operator_warnings_of(config, str(file)):
         click.echo(f"warning: {caution}")
-    if dsn == EMBEDDED:
+    if dsn == EMBEDDED and config.relay is None:
         server = EmbeddedServer(data_dir.absolute())
         if not server.running:
             problems = sample_problems(config.routes.values(), imports)
@@ -119,7 +120,10 @@ def check(file: Path, data_dir: Path, imports: bool) -> None:
         dsn = server.dsn
 
     async def work(reactor: Any) -> int:
-        findings = await check_database(config, dsn, reactor, imports)
+        if config.relay is not None:
+            findings = await check_centre(config, reactor)
+        else:
+            findings = await check_database(config, dsn, reactor, imports)
         for note in findings.notes:
             click.echo(note)
         for problem in (*findings.problems, *findings.unasked):

@@ -185,7 +185,9 @@ def build(reactor: Any, setting: Setting) -> Gateway:
     )
     channels = Subscriptions(config.channels.allow, notifications, reactor)
     authenticator = Authenticator(loaded.tokens, in_threads(reactor), time.time)
-    commands = CommandDialect(streams, queries, channels, authenticator)
+    commands = CommandDialect(
+        *(streams, queries, channels, authenticator, backend.max_stream, backend.relay_path)
+    )
     room = partial(setting.room, [config.database, *config.databases.values()])
     connections, caution = room(config.limits, len(config.listeners))
     tls = TlsRegistry(reactor, watches=setting.watches_files)

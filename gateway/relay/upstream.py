@@ -162,7 +162,7 @@ class Upstream:
         """
         await self.connected()
         try:
-            return await self._open(self._place)
+            return await self.open(self._place)
         except LinkError as error:
             raise Unavailable(f"the centre {self.endpoint}: {error}") from None
 
@@ -213,7 +213,13 @@ class Upstream:
 
     # The endpoint in use.
 
-    async def _open(self, place: int) -> Link:
+    async def open(self, place: int) -> Link:
+        """
+        Open a link to one of the endpoints.
+
+        @param place: its index.
+        @raise LinkError: it cannot be used.
+        """
         self._opening += 1
         try:
             link = Link(
@@ -286,7 +292,7 @@ class Upstream:
         troubles = []
         for place, endpoint in enumerate(self._settings.endpoints):
             try:
-                link = await self._open(place)
+                link = await self.open(place)
             except LinkError as error:
                 troubles.append(f"{endpoint}: {error}")
                 continue
@@ -356,7 +362,7 @@ class Upstream:
         """Go back to an endpoint before the one in use, if one works."""
         for place in range(self._place):
             try:
-                link = await self._open(place)
+                link = await self.open(place)
             except LinkError:
                 continue
             self._use(place, link)

@@ -52,6 +52,8 @@ EDGE: Final = """
 [relay]
 endpoints = ["tcp:127.0.0.1:{port}"]
 stream = "edge-7"
+[spool]
+on_outage = "{outage}"
 [http]
 endpoint = "off"
 [listeners.lines]
@@ -192,7 +194,10 @@ class RelaySoak:
     A server, a centre, a line, an edge; peers, and what becomes of their messages.
     """
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, spools: bool) -> None:
+        """
+        @param spools: whether the edge has a spool.
+        """
         self._chance = random.Random(seed)
         self._seed = seed
         (folder / "server").mkdir()
@@ -205,7 +210,7 @@ class RelaySoak:
         self._folders = {name: folder / name for name in ("centre", "edge")}
         texts = {
             "centre": CENTRE.format(dsn=self.database.dsn, port=port),
-            "edge": EDGE.format(port=self._line.port),
+            "edge": EDGE.format(port=self._line.port, outage="spool" if spools else "refuse"),
         }
         for name, text in texts.items():
             self._folders[name].mkdir()
@@ -412,12 +417,12 @@ class RelaySoak:
         self._server.stop()
 
 
-def soak(messages: int, peers: int, seed: int, least: int) -> Verdict:
+def soak(messages: int, peers: int, seed: int, least: int, spools: bool = True) -> Verdict:
     """
     Send so many messages while everything breaks, then see what became of the promise.
     """
     with tempfile.TemporaryDirectory(prefix="gateway-relay-") as folder:
-        running = RelaySoak(Path(folder), seed)
+        running = RelaySoak(Path(folder), seed, spools)
         try:
             return running.run(messages, peers, least)
         finally:
@@ -430,8 +435,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--peers", type=int, default=10)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--faults", type=int, default=60, help="at least so many; 0: none")
+    parser.add_argument("--no-spool", action="store_false", dest="spools", help="at the edge")
     options = parser.parse_args(arguments)
-    verdict = soak(options.messages, options.peers, options.seed, options.faults)
+    verdict = soak(options.messages, options.peers, options.seed, options.faults, options.spools)
     print(
         "| numbered | without numbers | of the numbered +QUE | lost | doubled | out of order"
         " | dead letters | seconds | seed |"
