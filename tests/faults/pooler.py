@@ -267,42 +267,36 @@ class OwnPooler(Program):
         return str(psycopg2.extensions.make_dsn(dsn, host="127.0.0.1", port=self.port))
 
 
-_INI: Final = """
-[databases]
-* = host={host} port={port} user={user}
-[pgbouncer]
-listen_addr =
-listen_port = 6432
-unix_socket_dir = {folder}
-auth_type = any
-pool_mode = {mode}
-default_pool_size = {sessions}
-max_client_conn = 200
-server_login_retry = 0.1
-logfile = {folder}/pgbouncer.log
-"""
+INI: Final = Path(__file__).parents[2] / "etc" / "pgbouncer.ini"
 
 
 class PgBouncer:
     """
-    The real one, on a Unix socket.
+    The real one, on a Unix socket, with C{etc/pgbouncer.ini}.
     """
 
-    def __init__(self, dsn: str, sessions: int, mode: str, folder: Path) -> None:
+    def __init__(
+        self, dsn: str, sessions: int, mode: str, folder: Path, program: str = "pgbouncer"
+    ) -> None:
         self._folder = folder / "pgbouncer"
         self._folder.mkdir(mode=0o700)
         parts = psycopg2.extensions.parse_dsn(dsn)
         ini = self._folder / "pgbouncer.ini"
-        ini.write_text(
-            _INI.format(
-                **{key: parts[key] for key in ("host", "port", "user")},
-                folder=self._folder,
-                sessions=sessions,
-                mode=mode,
-            )
-        )
+        text = INI.read_text()
+        for old, new in (
+            ("metrics = host=127.0.0.1 port=5000", "* = host={host} port={port} user={user}"),
+            ("listen_addr = 127.0.0.1", f"listen_addr =\nunix_socket_dir = {self._folder}"),
+            ("auth_type = scram-sha-256", "auth_type = any"),
+            ("auth_file = /etc/pgbouncer/userlist.txt", f"logfile = {self._folder}/log"),
+            ("pool_mode = transaction", f"pool_mode = {mode}"),
+            ("default_pool_size = 40", f"default_pool_size = {sessions}"),
+            ("server_login_retry = 1", "server_login_retry = 0.1"),
+        ):
+            assert f"\n{old}\n" in text, old
+            text = text.replace(f"\n{old}\n", f"\n{new.format(**parts)}\n")
+        ini.write_text(text)
         self._process = subprocess.Popen(
-            as_other_user(["pgbouncer", "-q", ini]), stderr=subprocess.DEVNULL
+            as_other_user([program, "-q", ini]), stderr=subprocess.DEVNULL
         )
         socket = self._folder / ".s.PGSQL.6432"
         wait_until(socket.exists, "pgbouncer listens")

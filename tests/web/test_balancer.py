@@ -34,6 +34,7 @@ drain_delay = 3.0
 [listeners.lines]
 endpoint = "tcp:0:interface=127.0.0.1"
 route = "messages"
+trusted_proxies = ["127.0.0.0/8"]
 """
 
 
