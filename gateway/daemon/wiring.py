@@ -159,6 +159,7 @@ def build(reactor: Any, setting: Setting) -> Gateway:
             retry_delay,
             streams.missing,
             takes=config.spool.on_outage == "spool",
+            answer_timeout=config.database.answer_timeout,
         )
     leftovers = Leftovers(
         setting.leftovers,

@@ -74,12 +74,15 @@ class OutageSpool:
         backoff: Callable[[int], float],
         missing: Callable[[str, str], None],
         takes: bool = True,
+        answer_timeout: float = 5.0,
     ) -> None:
         """
         @param backoff: failed attempts -> seconds to wait.
         @param missing: called with a stream and its epoch of which a message is missing that the
             spool has not got.
         @param takes: whether new batches may be put; else the present ones are stored, no more.
+        @param answer_timeout: seconds without a parcel stored after which new batches wait for the
+            end of the spool no longer.
         """
         self._spool = spool
         self._store = store
@@ -88,6 +91,7 @@ class OutageSpool:
         self._clock = clock
         self._backoff = backoff
         self._takes = takes
+        self._answer_timeout = answer_timeout
         self._drain = Drain(spool, store, clock, backoff, missing)
         self._parked: dict[str, float] = {}
         self._passed: set[str] = set()
@@ -264,9 +268,17 @@ class OutageSpool:
         ):
             turn: Deferred[None] = Deferred()
             self._waiting.append(turn)
+            stall = self._clock.callLater(self._answer_timeout, self._stall)
             await turn
+            if stall.active():
+                stall.cancel()
         if self._flowing:
             self._credit -= SHARE * rows
+
+    def _stall(self) -> None:
+        """Have new batches put, since the store hangs: those who wait have waited long enough."""
+        self._flowing = False
+        self._release()
 
     def _release(self) -> None:
         waiting, self._waiting = self._waiting, []

@@ -1,8 +1,8 @@
 """
 The files of etc/ that docs/scaling.md names, with the programs that they are for.
 
-The file of HAProxy in front is in C{tests/web/test_balancer.py}; those of Patroni and HAProxy behind
-need a cluster, which starts in a quarter of a minute: C{python -m tests.faults.patroni}.
+The file of HAProxy in front is in C{tests/web/test_balancer.py}; those of Patroni and of HAProxy
+behind need a cluster, which starts in a quarter of a minute: C{python -m tests.faults.patroni}.
 """
 
 from __future__ import annotations

@@ -53,7 +53,9 @@ class Bench:
     A writer with a spool, on a store whose outages the test makes.
     """
 
-    def __init__(self, file: SpoolFile, store: MemoryStore, takes: bool) -> None:
+    def __init__(
+        self, file: SpoolFile, store: MemoryStore, takes: bool, answer_timeout: float
+    ) -> None:
         self.store = store
         self.missing: list[str] = []
         self.breakers = CircuitBreakers(store, reactor, lambda attempt: 0.01)
@@ -66,6 +68,7 @@ class Bench:
             lambda attempt: 0.01,
             lambda stream, epoch: self.missing.append(stream),
             takes,
+            answer_timeout,
         )
         self.writer = Writer(
             store,
@@ -116,8 +119,9 @@ async def opened(
     takes: bool = True,
     max_bytes: int = 1 << 26,
     kind: type[SpoolFile] = SpoolFile,
+    answer_timeout: float = PATIENCE,
 ) -> AsyncIterator[Bench]:
-    bench = Bench(kind(path / "spool.db", max_bytes), store, takes)
+    bench = Bench(kind(path / "spool.db", max_bytes), store, takes, answer_timeout)
     bench.spool.open()
     bench.spool.start()
     bench.spooler.start()
@@ -220,6 +224,35 @@ async def test_what_comes_while_it_is_stored_goes_behind(tmp_path: Path) -> None
         assert words.count("+QUE") >= 5, "answered while the spool was stored"
         assert sent < 60, "and it ended"
         assert bench.bodies == frames * sent
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_store_that_hangs_again(tmp_path: Path) -> None:
+    """Who waits for the last of the spool is answered +QUE when the store says nothing any more."""
+    store = Outage()
+    hanging: list[Deferred[None]] = []
+
+    async def hang() -> None:
+        if bench.bodies:
+            hanging.append(Deferred())
+            await hanging[-1]
+
+    async with opened(tmp_path, store, answer_timeout=0.1) as bench:
+        source = bench.source()
+        store.away = True
+        frames = [b"%d" % n for n in range(MAX_BATCH_ROWS)]
+        for some in (frames, [b"a"]):
+            source.submit("r", some, None)
+            await bench.answered(len(some))
+        store.before = hang
+        store.away = False
+        await bench.until(lambda: hanging)
+        source.submit("r", [b"b"], None)
+        assert await bench.answered(1) == ["+QUE"]
+        store.before = None
+        hanging[0].callback(None)
+        await bench.emptied()
+        assert bench.bodies == [*frames, b"a", b"b"]
 
 
 @pytest_twisted.ensureDeferred
