@@ -65,6 +65,8 @@ def _lost_message_warnings(config: Config) -> Iterator[str]:
     """
     Warn of listeners that neither answer nor keep a refused message, or whose senders drop it.
     """
+    if config.relay is not None:
+        return  # the centre keeps what is refused, or not
     for name, listener in config.listeners.items():
         silent = listener.is_datagram or Words.configured(listener.ack, listener.nak).silent
         if listener.dialect == "relp":
@@ -121,6 +123,10 @@ def _secret_files(config: Config, file: PurePath | None) -> Iterator[tuple[str, 
     ]
     for name, place in config.databases.items():
         dsns.append((dsn_key_of(name, place), place.dsn, place.dsn_file))
+    if config.relay is not None:
+        for key in ("token_file", "key"):
+            if (path := getattr(config.relay, key)) is not None:
+                yield f"relay.{key}", path
     for key, dsn, dsn_file in dsns:
         if dsn_file is not None:
             yield key, dsn_file

@@ -301,7 +301,7 @@ class _Sending:
             self._rows += len(messages)
             self._bytes += size
             link._write(link._conversation.put(route, first, messages, self._ended))
-        if not self._ahead:
+        if not self._ahead and not self.done.called:
             self.done.callback(Sent(self._runs, self._settled, self._put_off, link._farewell))
 
     def _ended(self, request: Request) -> None:

@@ -44,6 +44,7 @@ from gateway.postgres.schema.migrations import migrations
 from gateway.postgres.store.durability import weaknesses_of
 from gateway.postgres.store.route_cache import AT_A_TIME, in_turns
 from gateway.postgres.store.store import PostgresStore
+from gateway.relay.store import RelayStore
 from gateway.sql.statement import Binding, Bound, Statement
 from tests.in_memory import said
 from tests.support import Database
@@ -56,8 +57,8 @@ def sources(**columns: str) -> dict[str, Value]:
 
 MESSAGES = Route("messages", "messages", sources(body="@frame", peer="@peer"), {**DEFAULT_COLUMNS})
 
-# mypy holds that both are what the port says.
-_adapters: tuple[type[Store], ...] = (MemoryStore, PostgresStore)
+# mypy holds that all are what the port says; tests/relay has the suite of the last.
+_adapters: tuple[type[Store], ...] = (MemoryStore, PostgresStore, RelayStore)
 
 
 class Adapter(Protocol):
