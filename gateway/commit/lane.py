@@ -29,6 +29,7 @@ from twisted.python.failure import Failure
 from gateway.commit.attempt import Attempt, Known, NextStep, retry_delay
 from gateway.commit.lane_context import LaneContext
 from gateway.commit.multi_route import MultiRouteCommit
+from gateway.commit.pauses import ends_of_reads
 from gateway.commit.units import UnitCommit
 from gateway.metrics.counters import ABANDONED, NOT_STORED, SPOOLED
 from gateway.model import wording
@@ -187,12 +188,7 @@ class Lane:
             return chunks  # it leads them
         holds = self._context.breakers.pauses.holds
         paused = {id(c.part.unit) for c in chunks if c.part is not None and holds(c.route)}
-        # Of a read that was cut by routes waits what is behind the first message that does.
-        first_held: dict[int, int] = {}
-        for chunk in chunks:
-            if chunk.read is not None and holds(chunk.route):
-                place = chunk.place(0)
-                first_held[id(chunk.read)] = min(place, first_held.get(id(chunk.read), place))
+        ends = ends_of_reads(chunks, holds)
         begun: set[int] = set()
         waiting: set[int] = set()
         passing: list[Chunk] = []
@@ -200,8 +196,8 @@ class Lane:
         for chunk in chunks:
             origin = id(chunk.origin)
             waits = holds(chunk.route) or (chunk.part is not None and id(chunk.part.unit) in paused)
-            if chunk.read is not None and id(chunk.read) in first_held:
-                waits = waits or chunk.place(-1) > first_held[id(chunk.read)]
+            if chunk.read is not None and id(chunk.read) in ends:
+                waits = waits or chunk.place(0) >= ends[id(chunk.read)]
             if origin in waiting or waits:
                 waiting.add(origin)
                 held.append(chunk)

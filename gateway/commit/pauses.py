@@ -10,7 +10,7 @@ such a chunk waits behind it, for any route, so that its order is kept.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from twisted.logger import Logger
@@ -123,6 +123,37 @@ class HeldChunks:
         for chunk in self._chunks:
             counts[chunk.route] += len(chunk.frames)
         return counts
+
+
+def ends_of_reads(chunks: Sequence[Chunk], holds: Callable[[str], bool]) -> Mapping[int, int]:
+    """
+    Return, by the C{id} of each read that was cut by routes and has to wait in part, the place from
+    which on it waits.
+
+    A chunk waits as a whole, and with it what its peer sent behind its first message: so the place
+    is before all chunks that have a message behind it.
+
+    @param holds: says whether a route is paused.
+    """
+    reads: dict[int, list[Chunk]] = {}
+    for chunk in chunks:
+        if chunk.read is not None:
+            reads.setdefault(id(chunk.read), []).append(chunk)
+    ends: dict[int, int] = {}
+    for read, of_read in reads.items():
+        held = [chunk.place(0) for chunk in of_read if holds(chunk.route)]
+        if not held:
+            continue
+        end = min(held)
+        for chunk in sorted(of_read, key=_last_place, reverse=True):
+            if chunk.place(-1) >= end:
+                end = min(end, chunk.place(0))
+        ends[read] = end
+    return ends
+
+
+def _last_place(chunk: Chunk) -> int:
+    return chunk.place(-1)
 
 
 def _what(route: str | None) -> str:

@@ -142,6 +142,20 @@ def test_a_pause_in_the_middle_of_a_read() -> None:
     assert bench.words == {0: ["+OK"] * 3, 1: ["+OK"] * 3}
 
 
+def test_a_pause_behind_routes_by_turns() -> None:
+    """Where a route is paused while a read waits, nothing of that is stored before what its peer
+    sent earlier, however its routes overlap."""
+    bench = Bench(held=True)
+    bench.send("p", 0, [("a", b"0")])
+    bench.send("q", 1, [(route, b"%d" % n) for n, route in enumerate("dbcbac", 1)])
+    bench.breakers.pauses.pause("a")
+    bench.commit_all()
+    assert bench.bodies == [b"0", b"1"] and 1 not in bench.words
+    bench.breakers.pauses.resume("a")
+    bench.commit_all()
+    assert bench.bodies == [b"%d" % n for n in range(7)] and bench.words[1] == ["+OK"] * 6
+
+
 def test_a_read_that_waits_is_given_back_whole() -> None:
     """When the gateway stops, all of a read that waits is to be sent again, in order."""
     bench = Bench(held=True)

@@ -19,7 +19,7 @@ from gateway.commit.writer import PeerSource, Writer
 from gateway.model import wording
 from gateway.model.batch import Origin
 from gateway.model.errors import OutcomeUnknown, TransientError, Unavailable
-from gateway.model.grouping import Group
+from gateway.model.grouping import Group, places_by
 from gateway.model.outcome import Outcome, Run, Word, is_kept
 from gateway.model.unit import unit_key
 
@@ -313,9 +313,10 @@ def test_a_paused_route_holds_the_whole_unit() -> None:
     ),
     st.sets(st.sampled_from("ab")),
     st.booleans(),
+    st.booleans(),
 )
 def test_any_units(
-    units: list[list[tuple[str, bytes]]], dead_letters: set[str], keyed: bool
+    units: list[list[tuple[str, bytes]]], dead_letters: set[str], keyed: bool, cut: bool
 ) -> None:
     """
     Each message has one fate; those told as stored are, those told as kept are dead letters,
@@ -323,16 +324,29 @@ def test_any_units(
     """
     bench = Bench(dead_letters=frozenset(dead_letters), held=True)
     bench.store.poison = {b"bad"}
+    told: dict[int, list[Run]] = {}
     for number, unit in enumerate(units):
-        chunks = [Group(route, [b"%d %s" % (number, body)]) for route, body in unit]
+        bodies = [b"%d.%d %s" % (number, place, body) for place, (_, body) in enumerate(unit)]
+        groups = [Group(route, [body]) for (route, _), body in zip(unit, bodies, strict=True)]
+        if cut:
+            routes = places_by([route for route, _ in unit])
+            groups = [
+                Group(route, [bodies[place] for place in places], None, places)
+                for route, places in routes.items()
+            ]
         key = unit_key(b"%d" % number) if keyed else None
-        bench.source(str(number)).submit_unit(chunks, bench.told.append, key)
+        source = bench.source(str(number))
+        source.submit_unit(groups, partial(told.__setitem__, number), key)
     while bench.store.waiting_writes:
         bench.store.commit()
-    assert len(bench.told) == len(units)
+    assert len(told) == len(units)
     stored, kept = 0, 0
-    for runs in bench.told:
+    for number, runs in told.items():
         fates = [fate for count, fate in runs for _ in range(count)]
+        assert [fate.word is Word.OK for fate in fates] == [
+            b"%d.%d %s" % (number, place, body) in bench.bodies
+            for place, (_, body) in enumerate(units[number])
+        ]
         first = next((n for n, fate in enumerate(fates) if not is_kept(fate)), None)
         if first is not None:
             assert not any(map(is_kept, fates[first:]))

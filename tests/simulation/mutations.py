@@ -356,6 +356,62 @@ MUTATIONS: Final = (
             )
         ],
     ),
+    # Reads that are cut by routes.
+    Mutation(
+        "read-half-paused",
+        "of a read that was cut by routes only messages of a paused route wait",
+        [
+            Replacement(
+                "commit/lane.py",
+                "waits = waits or chunk.place(0) >= ends[id(chunk.read)]",
+                "pass",
+            )
+        ],
+    ),
+    Mutation(
+        "read-by-route",
+        "where the routes of a read are committed one by one, each has all its messages at once",
+        [
+            Replacement(
+                "model/arrival.py",
+                "if chunk.places is None or isinstance(chunk.places, range):",
+                "if True:",
+            )
+        ],
+    ),
+    Mutation(
+        "read-in-rows",
+        "messages of a read that was cut by routes have the numbers of their rows",
+        [
+            Replacement(
+                "model/batch.py",
+                "return row if self.places is None else self.places[row]",
+                "return row",
+            )
+        ],
+    ),
+    Mutation(
+        "read-counted-by-chunks",
+        "a stream is told of the chunks of a read, and not of all its numbers",
+        [
+            Replacement(
+                "commit/writer.py",
+                "stream.note_submitted(first, sum([len(group.frames) for group in groups]))",
+                "stream.note_submitted(first, len(groups[0].frames))",
+            )
+        ],
+    ),
+    Mutation(
+        "read-spooled-in-a-row",
+        "a record of a read that was cut by routes has its numbers in a row",
+        [
+            Replacement(
+                "spool/record.py",
+                "        for part in piece.consecutive()\n",
+                "        for part in (piece,)\n",
+            )
+        ],
+    ),
     # What the simulator found while these rules were built.
     Mutation(
         "spool-unasked",

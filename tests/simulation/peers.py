@@ -27,6 +27,10 @@ RETRY = 1.0
 """Seconds that a peer waits before it goes on after an end or a C{-TRY}, in the end."""
 
 
+AT_ONCE = (1, 2, 3, 3, 6)
+"""Messages that a peer sends at once: of three or more the routes may come by turns."""
+
+
 class Asked(NamedTuple):
     """
     What a peer waits to have answered.
@@ -240,7 +244,7 @@ class StreamPeer:
             self._end(quietly=random.random() < 0.4)
         elif self._greeted and not self._again:
             self._send_again()
-            self._send(random.randint(1, 3))
+            self._send(random.choice(AT_ONCE))
 
     def settle(self) -> None:
         connection = self._link.current
@@ -451,7 +455,7 @@ class PlainPeer:
         elif connection.ended or random.random() < 0.05:
             self._end()
         else:
-            self._send(random.randint(1, 3))
+            self._send(random.choice(AT_ONCE))
 
     def settle(self) -> None:
         connection = self._link.current
