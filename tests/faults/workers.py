@@ -236,7 +236,8 @@ class WorkersSoak:
             return
         pid = self._chance.choice(list(pids.values()))
         os.kill(pid, signal.SIGSTOP)
-        wait_until(lambda: not is_alive(pid), "a worker that stands still is killed", 30)
+        # One that has just been started has a minute.
+        wait_until(lambda: not is_alive(pid), "a worker that stands still is killed", 90)
 
     # How it ends.
 
