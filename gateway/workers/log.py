@@ -43,5 +43,10 @@ def write_lines(output: Output, payload: bytes) -> None:
     """
     Write lines that a worker sent.
     """
+    output.write(*lines_of(payload))
+
+
+def lines_of(payload: bytes) -> tuple[str, Sequence[str]]:
+    """Return the level and the lines that a worker sent."""
     sent = msgspec.msgpack.decode(payload, type=_Lines)
-    output.write(sent.level, sent.lines)
+    return sent.level, sent.lines

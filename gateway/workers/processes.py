@@ -22,12 +22,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessDone, ProcessTerminated
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import ProcessProtocol
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
 from gateway.logs.output import Output
 from gateway.workers.channel import Channel, ChannelError
-from gateway.workers.log import LOG, write_lines
+from gateway.workers.log import LOG, lines_of, write_lines
 
 ALIVE: Final = "alive"
 """Name of the push that is a worker's sign of life."""
@@ -240,17 +240,22 @@ class Processes:
         channel.on_push(LOG, self._write)
         channel.on_push(END, lambda payload: self._unusable(worker, payload.decode()))
         process = _Process(worker, channel, self._gone, self._printed)
-        with its, Path(os.devnull).open("rb", buffering=0) as nothing:
-            transport = self._reactor.spawnProcess(
-                process,
-                sys.executable,
-                [
-                    *(sys.executable, "-P", "-m", "gateway.daemon.worker"),
-                    *(f"{number}/{len(self.workers)}", *self._arguments),
-                ],
-                env=_environment(os.environ),
-                childFDs={0: nothing.fileno(), 1: "r", 2: "r", CHANNEL_FILE: its.fileno()},
-            )
+        try:
+            with its, Path(os.devnull).open("rb", buffering=0) as nothing:
+                transport = self._reactor.spawnProcess(
+                    process,
+                    sys.executable,
+                    [
+                        *(sys.executable, "-P", "-m", "gateway.daemon.worker"),
+                        *(f"{number}/{len(self.workers)}", *self._arguments),
+                    ],
+                    env=_environment(os.environ),
+                    childFDs={0: nothing.fileno(), 1: "r", 2: "r", CHANNEL_FILE: its.fileno()},
+                )
+        except OSError as error:
+            channel.close()
+            self._not_started(worker, error)
+            return
         now = self._reactor.seconds()
         worker.state, worker.pid, worker.channel = "starting", transport.pid, channel
         worker.since = worker.sign = now
@@ -263,6 +268,20 @@ class Processes:
             lambda failure: self._not_begun(worker, failure),
         )
 
+    def _not_started(self, worker: Worker, error: OSError) -> None:
+        """Try again: the system has no room for another process, or no descriptors."""
+        worker.failures += 1
+        worker.last_end = error.strerror or str(error)
+        self._log.error(
+            "worker {worker} cannot be started, trying again: {reason}",
+            event="worker-not-started",
+            worker=worker.number,
+            reason=worker.last_end,
+        )
+        self._starts[worker.number] = self._reactor.callLater(
+            self._backoff(worker.failures), self._start, worker.number
+        )
+
     def _serves(self, worker: Worker, channel: Channel) -> None:
         if self._stopping or worker.channel is not channel:
             return
@@ -273,6 +292,8 @@ class Processes:
         failure.trap(ChannelError)
         if worker.channel is not None and worker.channel.is_open:
             self._unusable(worker, str(failure.value))
+            # It is of no use, and is started again.
+            self.kill(worker.number, str(failure.value))
 
     def _unusable(self, worker: Worker, reason: str) -> None:
         """Note that a worker cannot start, or go on, until the operator has helped."""
@@ -287,6 +308,11 @@ class Processes:
         output = self._output()
         if output is not None:
             write_lines(output, payload)
+            return
+        # twistd uses another observer.
+        level, lines = lines_of(payload)
+        for line in lines:
+            self._log.emit(LogLevel.lookupByName(level), "{printed}", printed=line)
 
     def _printed(self, number: int, line: str) -> None:
         self._log.warn(
