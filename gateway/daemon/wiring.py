@@ -451,7 +451,10 @@ def leftover_spools(config: Config, data_dir: Path, workers: int) -> list[Path]:
     @param workers: that there are now.
     """
     first = spool_path(config, data_dir)
-    numbers = {path: spool_number(first, path) or 0 for path in first.parent.glob("*")}
+    try:
+        numbers = {path: spool_number(first, path) or 0 for path in first.parent.iterdir()}
+    except OSError:
+        return []  # what is wrong with the folder is told when the spool is opened
     return sorted(path for path, number in numbers.items() if number > workers)
 
 
