@@ -142,23 +142,20 @@ def test_a_limit_holds_for_all_workers(shared: tuple[Gateway, Database]) -> None
     """The seventeenth connection is told which limit it exceeds; when one left, one may come."""
     gateway, _ = shared
     with ExitStack() as stack:
-        peers = [gateway.connect() for _ in range(16)]
-        for peer in peers:
-            stack.callback(peer.close)
-            peer.send(b"x\n")
-            peer.read_lines(1)
-        late = gateway.connect()
-        word = late.read_all()
-        assert word.startswith(b"-BYE BUSY") and b"connections at this listener" in word
-        peers[0].close()
 
-        def again() -> bool:
+        def enter() -> Peer | None:
+            """One more peer, unless it is refused."""
             peer = gateway.connect()
             stack.callback(peer.close)
             peer.send(b"x\n")
-            return peer.read_lines(1) == [b"+OK"]
+            return peer if peer.read_lines(1) == [b"+OK"] else None
 
-        wait_until(again, "one more may come")
+        # Those of the test before may just be leaving.
+        peers = [wait_until(enter, "one may come") for _ in range(16)]
+        word = gateway.connect().read_all()
+        assert word.startswith(b"-BYE BUSY") and b"connections at this listener" in word
+        peers[0].close()
+        wait_until(enter, "one more may come")
 
 
 def test_a_unix_socket(shared: tuple[Gateway, Database], folder: Path) -> None:

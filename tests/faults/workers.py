@@ -65,6 +65,9 @@ CREATE TABLE others (LIKE messages INCLUDING ALL);
 CREATE TABLE plain (id bigserial PRIMARY KEY, peer text, body text)
 """
 
+_ORPHANS: Final = 15.0
+"""Seconds after which a worker without a parent is an orphan."""
+
 _BODIES: Final = "SELECT body FROM messages UNION ALL SELECT body FROM others"
 
 
@@ -213,6 +216,9 @@ class WorkersSoak:
         self._gateway.process.kill()
         self._gateway.process.wait()
         self._gateway = self._start()
+        until = time.monotonic() + _ORPHANS
+        while any(map(is_alive, pids.values())) and time.monotonic() < until:
+            time.sleep(0.02)  # one that was just started notices it when it has imported all
         self._verdict.orphans += sum(map(is_alive, pids.values()))
 
     def _cut_off(self) -> None:
