@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
+from msgspec.structs import replace
 from twisted.internet import reactor as global_reactor
 
 from gateway.commit.attempt import retry_delay
-from gateway.config.load import Config
+from gateway.config.load import Config, Database
 from gateway.dialects.command_parser import MAX_STREAM
 from gateway.postgres.connect.connector import Connector
 from gateway.postgres.connect.pool import Pool
@@ -53,6 +54,11 @@ class Backend(NamedTuple):
     def relay_path(self) -> Sequence[str]:
         """Return the identifiers of the edges that messages go over from here on."""
         return () if self.upstream is None else self.upstream.path
+
+    def databases(self, config: Config) -> Sequence[Database]:
+        """Return all databases, each with the connections that it may take of this process."""
+        home = replace(config.database, pool_max=self.most)
+        return [home, *config.databases.values()]
 
     def primary(self, share: Pool) -> Pool:
         """

@@ -189,7 +189,7 @@ def build(reactor: Any, setting: Setting) -> Gateway:
     commands = CommandDialect(
         *(streams, queries, channels, authenticator, backend.max_stream, backend.relay_path)
     )
-    room = partial(setting.room, [config.database, *config.databases.values()])
+    room = partial(setting.room, backend.databases(config))
     connections, caution = room(config.limits, len(config.listeners))
     tls = TlsRegistry(reactor, watches=setting.watches_files)
     tls.replace_contexts(loaded.contexts)

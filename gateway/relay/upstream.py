@@ -149,8 +149,13 @@ class Upstream:
             reconnects=max(0, self._connects - 1),
             generation=self.generation,
             trouble=self._trouble,
-            server=self.endpoint if self._watching is not None else "",
+            server=self._server(),
         )
+
+    def _server(self) -> str:
+        if self._watching is None:
+            return ""
+        return f"{self.endpoint}, round trip {self.round_trip * 1000:.1f} ms"
 
     # Links.
 
