@@ -56,6 +56,7 @@ class LocalOperations:
             self._parts.pool.renew()
             self._parts.query_pool.renew()
             self._parts.queries.renew()
+            self._parts.databases.renew()
             return ["connections are replaced; those in use when they are given back"]
         assert request.verb == "SET", request.verb
         return [self._set_level(request.subject)]

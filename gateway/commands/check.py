@@ -11,12 +11,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from gateway.commands.shards import Shapes, shape_of, shard_problems
 from gateway.config.load import Config, Database, NamedDatabase, dsn_key_of
 from gateway.formats.registry import format_of
 from gateway.model.errors import RouteError, RowError, SchemaNewer, StoreError
 from gateway.model.outcome import Word
 from gateway.model.query import Query
-from gateway.model.route import Route, table_identifier
+from gateway.model.route import HOME, Route, table_identifier
 from gateway.postgres.connect.connection import Connection, Rows, RunQuery
 from gateway.postgres.connect.connector import Connector
 from gateway.postgres.connect.dsn import dsn_fault
@@ -25,6 +26,7 @@ from gateway.postgres.schema.findings import Findings
 from gateway.postgres.schema.migrations import refuse_newer, up_to_date
 from gateway.postgres.schema.placement import examine_placement
 from gateway.postgres.store.catalog import examine
+from gateway.postgres.store.databases import routes_in
 from gateway.postgres.store.trial import try_messages
 from gateway.sql.literals import Values
 
@@ -126,12 +128,15 @@ def databases_of(config: Config, dsn: str) -> list[CheckedDatabase]:
     queries = config.queries.values()
     # What a standby answers, its primary must be able to answer too.
     home_queries = [q for q in queries if q.database is None or q.database in replicas]
-    routes = list(config.routes.values())
+    routes = list(routes_in(config.routes, HOME).values())
     found = [CheckedDatabase("database", home, dsn, home.dsn_key, routes, home_queries, True)]
     for name, one in config.databases.items():
         theirs = [query for query in queries if query.database == name]
         where = f"databases.{name}"
-        found.append(CheckedDatabase(where, one, one.dsn, dsn_key_of(name, one), [], theirs, False))
+        routes = list(routes_in(config.routes, name).values())
+        found.append(
+            CheckedDatabase(where, one, one.dsn, dsn_key_of(name, one), routes, theirs, False)
+        )
     return found
 
 
@@ -145,13 +150,21 @@ async def check_database(
     @param imports: whether functions of routes may be imported, to try samples.
     """
     report = CheckReport()
+    shapes: Shapes = {}
     for one in databases_of(config, dsn):
-        await _check_one(config, one, reactor, imports, report)
+        await _check_one(config, one, reactor, imports, report, shapes)
+    for route in config.routes.values():
+        report.problems += shard_problems(route, shapes)
     return report
 
 
 async def _check_one(
-    config: Config, one: CheckedDatabase, reactor: Any, imports: bool, report: CheckReport
+    config: Config,
+    one: CheckedDatabase,
+    reactor: Any,
+    imports: bool,
+    report: CheckReport,
+    shapes: Shapes,
 ) -> None:
     settings = one.settings
     timeout = settings.statement_timeout
@@ -179,6 +192,8 @@ async def _check_one(
             complete = await _check_schema(query, one.where, report)
         for route in one.routes:
             sound = await _check_route(query, route, complete, report)
+            if route.table:
+                shapes[route.name] = await shape_of(query, route.table)
             if sound and _tries_samples(route, imports, report):
                 await _check_samples(connection, one, route, reactor.seconds(), report)
         for configured in one.queries:

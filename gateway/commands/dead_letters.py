@@ -14,6 +14,7 @@ from gateway.commands.database import DatabaseAccess, database_options
 from gateway.commands.terminal_text import visible
 from gateway.config.load import Config
 from gateway.model.errors import RouteError
+from gateway.model.route import by_database
 from gateway.postgres.connect.connection import Connection
 from gateway.postgres.store.dead_letter import DeadLetter, DeadLetters, DeadLetterSelection, Gone
 
@@ -180,7 +181,7 @@ async def _replayed(letters: DeadLetters, letter: DeadLetter, config: Config) ->
     """
     Replay one dead letter; return why it is not stored.
     """
-    route = config.routes.get(letter.route)
+    route = by_database(config.routes).get(letter.route)
     if route is None:
         return f"there is no route {letter.route!r} in the configuration"
     try:
@@ -194,7 +195,7 @@ async def _missing(letters: DeadLetters, choice: DeadLetterSelection, config: Co
     Return an error if a named route or ID has no dead letter, where that must be a mistake.
     """
     route = choice.route
-    if route not in (None, *config.routes) and not await letters.count(
+    if route not in (None, *by_database(config.routes)) and not await letters.count(
         DeadLetterSelection(route=route)
     ):
         return f"there is no route {route!r} in the configuration, and no dead letter of one"

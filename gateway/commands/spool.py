@@ -28,11 +28,13 @@ from gateway.daemon.embedded import DataDirectory, EmbeddedServer
 from gateway.daemon.process_title import hide
 from gateway.daemon.wiring import spool_path
 from gateway.model.errors import ConfigError, EmbeddedError, SpoolError, StoreError
+from gateway.model.route import HOME
 from gateway.model.text import printable
 from gateway.postgres.connect.connector import Connector
 from gateway.postgres.connect.dsn import dsn_fault
 from gateway.postgres.connect.pool import Pool
 from gateway.postgres.schema.migrations import migrate, refuse_newer
+from gateway.postgres.store.databases import Databases, routes_in
 from gateway.postgres.store.store import PostgresStore
 from gateway.spool.file import SpoolFile
 from gateway.spool.inventory import (
@@ -422,8 +424,14 @@ async def _moved(
     pool = Pool(settings, reactor, retry_delay, connector)
     pool.start(dsn)
     try:
-        store = PostgresStore(pool, place.config.routes, settings)
-        return await Mover(file, store, reason).move(selection)
+        routes = place.config.routes
+        home = PostgresStore(pool, routes_in(routes, HOME), settings)
+        databases = Databases(home, place.config, reactor, retry_delay)
+        databases.start()
+        try:
+            return await Mover(file, databases.store, reason).move(selection)
+        finally:
+            databases.close()
     finally:
         pool.close()
 

@@ -184,7 +184,8 @@ class Lane:
         @return: those to be committed now. Where a peer has some of these, what of it has to wait
             is queued again; all that another peer has here leaves the lane.
         """
-        if (spooler := self._context.spooler) is not None and spooler.takes:
+        spooler = self._context.spooler
+        if spooler is not None and spooler.takes and not self._context.is_spread:
             return chunks  # it leads them
         holds = self._context.breakers.pauses.holds
         paused = {id(c.part.unit) for c in chunks if c.part is not None and holds(c.route)}
@@ -259,7 +260,13 @@ class Lane:
             whole = left.pop()
             if whole is None or (part := whole.without_void() if whole.numbered else whole) is None:
                 continue
-            if (
+            if self._context.is_spread and spooler is not None and part.numbered:
+                # Those without numbers may be spooled, the others may not.
+                numbered, others = part.parted(part.streams)
+                if numbered is not None and others is not None:
+                    left += [others, numbered]
+                    continue
+            elif (
                 spooler is not None
                 and spooler.may_lead
                 and (waiting := spooler.waiting_streams(part))
@@ -330,7 +337,8 @@ class Lane:
         @raise RowError: some row is at fault; nothing is stored.
         """
         context, route = self._context, batch.route
-        clock, spooler, breakers = context.clock, context.spooler, context.breakers
+        clock, breakers = context.clock, context.breakers
+        spooler = context.spooler_of(batch.numbered) if batch.numbered else context.spooler
         started = clock.seconds()
         fence = self._fences[route]
         attempt: Attempt | None = None  # none before the first error, and mostly there is none
@@ -339,7 +347,7 @@ class Lane:
             if sure and (closed := breakers.answers.get(route)) is not None:
                 return [(batch.count, closed)]
             if spooler is not None and spooler.may_lead and spooler.leads(batch):
-                attempt = attempt or context.attempt(started)
+                attempt = attempt or context.attempt(started, numbered=batch.numbered)
                 outcome = await self._spool(batch, fence, attempt, "")
                 if outcome is not None:
                     return [(batch.count, outcome)]
@@ -360,7 +368,7 @@ class Lane:
                 if not sure:
                     context.counters[route].resolved[ABANDONED] += 1
                 raise
-            attempt = attempt or context.attempt(started)
+            attempt = attempt or context.attempt(started, numbered=batch.numbered)
             step = context.note_failure(attempt, route, trouble)
             if attempt.failures == 1:
                 self._move_gathered()
@@ -386,7 +394,7 @@ class Lane:
         @raise StoreError: it still may be.
         """
         store = self._context.store
-        patient = self._context.spooler is None
+        patient = self._context.spooler_of(batch.numbered) is None
         blame = attempt.failures > 0 and attempt.blames(self._context.clock.seconds())
         try:
             return await store.write(batch, fence, patient=patient, blame=blame)

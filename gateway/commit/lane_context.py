@@ -26,6 +26,7 @@ class LaneContext(Protocol):
 
     @ivar spooler: the spool; C{None} where messages are refused while the database is away.
     @ivar dead_letters: routes whose refused messages are kept.
+    @ivar is_spread: whether streams are over several databases.
     @ivar new_id: makes up UUIDs of lanes.
     @ivar counters: route -> counters of its batches; made for a route that has none.
     """
@@ -36,13 +37,22 @@ class LaneContext(Protocol):
     spooler: Spooler | None
     dead_letters: frozenset[str]
     new_id: Callable[[], str]
+    is_spread: bool
     counters: defaultdict[str, RouteCounters]
 
-    def attempt(self, started: float) -> Attempt:
+    def attempt(self, started: float, *, numbered: bool) -> Attempt:
         """
         Return the state of a commit that fails.
 
         @param started: when its first try began, in seconds of the clock.
+        @param numbered: whether some of its rows have numbers in a stream.
+        """
+
+    def spooler_of(self, numbered: bool) -> Spooler | None:
+        """
+        Return the spool for a batch; C{None}: its messages are refused where the store is away.
+
+        @param numbered: whether some of its rows have numbers in a stream.
         """
 
     def note_failure(

@@ -34,7 +34,8 @@ from gateway.model.errors import (
     TransientError,
 )
 from gateway.model.outcome import STORED, Fate, Outcome, Run, Word, refused_rows, row_refused
-from gateway.model.store import Claim, Seen, Spooled, Written, first_of, reached
+from gateway.model.route import HOME
+from gateway.model.store import Claim, Seen, Spooled, SpreadPosition, Written, first_of, reached
 from gateway.model.stream import DIGEST
 from gateway.model.stream_marks import StreamPosition
 from gateway.model.unit import is_unit_key
@@ -47,6 +48,8 @@ class KeptStream:
     State of a stream.
 
     @ivar digests: number -> checksum of the message.
+    @ivar marks: for a stream over several databases, what their marks were at the last write;
+        C{None}: this one has all.
     """
 
     claim: str = ""
@@ -54,6 +57,7 @@ class KeptStream:
     mark: int = 0
     refusals: dict[int, Outcome] = field(default_factory=dict)
     digests: dict[int, bytes] = field(default_factory=dict)
+    marks: dict[str, int] | None = None
 
 
 class MemoryStore:
@@ -73,11 +77,18 @@ class MemoryStore:
     @ivar lost_replies: how many of the next writes commit, but raise L{OutcomeUnknown}.
     """
 
-    def __init__(self, held: bool = False, word: Callable[[], str] = lambda: str(uuid4())) -> None:
+    def __init__(
+        self,
+        held: bool = False,
+        word: Callable[[], str] = lambda: str(uuid4()),
+        database: str = HOME,
+    ) -> None:
         """
         @param word: makes up epochs and claims.
+        @param database: name of the database, where there are several.
         """
         self._word = word
+        self._database = database
         self.rows: list[tuple[Origin, bytes]] = []
         self.writes: list[int] = []
         self.poison: set[bytes] = set()
@@ -300,6 +311,8 @@ class MemoryStore:
         if self.failures:
             raise self.failures.popleft()
         kept = self.streams.get(name) or KeptStream()
+        if kept.marks is not None:
+            raise TransientError("the stream is spread over several databases", "55006")
         epoch = kept.epoch
         begun = [key for key, waiting in spooled.items() if waiting and waiting[0][0] == 1]
         if not epoch and not kept.mark and len(begun) == 1:
@@ -315,6 +328,22 @@ class MemoryStore:
         kept.epoch = epoch or self._word()
         kept.claim = self._word()
         return Claim(kept.claim, kept.epoch, kept.mark, dict(kept.refusals))
+
+    async def spread_position(self, stream: str) -> SpreadPosition:
+        if self.failures:
+            raise self.failures.popleft()
+        kept = self.streams.get(stream) or KeptStream()
+        return SpreadPosition(kept.claim, kept.epoch, kept.mark, dict(kept.marks or {}), {})
+
+    async def claim_spread(self, stream: str, claim: str, epoch: str | None) -> SpreadPosition:
+        if self.failures:
+            raise self.failures.popleft()
+        kept = self.streams.setdefault(stream, KeptStream())
+        if kept.marks is None or (epoch is not None and epoch != kept.epoch):
+            kept.marks = {}
+        kept.claim = claim
+        kept.epoch = epoch or kept.epoch or self._word()
+        return SpreadPosition(claim, kept.epoch, kept.mark, dict(kept.marks), dict(kept.refusals))
 
     async def try_out(self, batch: Batch) -> bool:
         bad = self.poison | self.odd
@@ -368,7 +397,12 @@ class MemoryStore:
             claimed = claim is None or (kept is not None and claim == kept.claim)
             current = kept is None or epoch == "" or kept.epoch in ("", epoch)
             mark = 0 if kept is None else kept.mark
-            if kept is None or not (claimed and current and mark == move.first - 1):
+            is_next = mark == move.first - 1
+            if (marks := move.stream.marks) is not None:
+                is_next = mark == marks.get(self._database, 0) and mark < move.first
+            elif claim is None and kept is not None and kept.marks is not None:
+                current = False
+            if kept is None or not (claimed and current and is_next):
                 known = {} if kept is None or claim is not None else kept.digests
                 digests = b"".join(
                     known.get(n, bytes(DIGEST)) for n in range(move.first, move.last + 1)
@@ -382,6 +416,8 @@ class MemoryStore:
             kept = self.streams.setdefault(move.stream.name, KeptStream())
             kept.epoch = kept.epoch or move.stream.epoch
             kept.mark = move.last
+            if move.stream.marks is not None:
+                kept.marks = {**move.stream.marks, self._database: move.last}
             kept.refusals |= move.refused
             for place, number in enumerate(range(move.first, move.last + 1)):
                 kept.digests[number] = move.digests[place * DIGEST : (place + 1) * DIGEST]

@@ -79,7 +79,8 @@ class MultiRouteCommit:
                 ]
                 continue
             except OutcomeUnknown as error:
-                return await self._resolve(batches, fences, context.attempt(started), error)
+                attempt = context.attempt(started, numbered=any(b.numbered for b in batches))
+                return await self._resolve(batches, fences, attempt, error)
             except StoreError:
                 break
             if written is None:

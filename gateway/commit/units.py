@@ -115,7 +115,9 @@ class UnitCommit:
                 if not alone and sure:
                     return False
                 if group.is_spoolable:
-                    if await self._spool(group, attempt or context.attempt(started), ""):
+                    if await self._spool(
+                        group, attempt or context.attempt(started, numbered=False), ""
+                    ):
                         return True
                 elif sure:
                     group.fail(wording.UNIT_NOT_SPOOLED)
@@ -142,7 +144,7 @@ class UnitCommit:
             bound = spooler is not None and not group.is_spoolable
             if not alone and sure and (bound or isinstance(trouble, (RouteError, RowError))):
                 return False
-            attempt = attempt or context.attempt(started)
+            attempt = attempt or context.attempt(started, numbered=False)
             outcome = await self._next(group, attempt, trouble)
             if outcome is not None:
                 group.fail(outcome)

@@ -140,6 +140,11 @@ class PeerSource:
         ]
         self._submit_all(chunks, MESSAGE)
 
+    @property
+    def in_flight(self) -> int:
+        """Number of chunks that are submitted and not yet settled."""
+        return self._in_flight
+
     def submit_unit(
         self, groups: Sequence[Group], settled: OnUnitSettled, key: str | None = None
     ) -> None:
@@ -234,6 +239,7 @@ class PeerSource:
     def wait(self, held: HeldChunks) -> None:
         """Have what the peer sends from now on wait behind what is held of it."""
         self._lane = held
+        self._writer.sources[id(self._origin)] = self
 
 
 class Writer:
@@ -245,6 +251,7 @@ class Writer:
     @ivar counters: route -> counters of its batches.
     @ivar slow_commits: log of commits that take long.
     @ivar dead_letters: routes whose refused messages are kept.
+    @ivar is_spread: whether streams are over several databases.
     @ivar generation: number of the configuration in force, from 1; L{Chunk.generation}.
     """
 
@@ -262,6 +269,10 @@ class Writer:
         dead_letters: frozenset[str] = frozenset(),
         answer_timeout: float = 5.0,
         new_id: Callable[[], str] = lambda: str(uuid4()),
+        *,
+        counters: defaultdict[str, RouteCounters] | None = None,
+        slow_commits: SlowCommitLog | None = None,
+        is_spread: bool = False,
     ) -> None:
         """
         @param clock: monotonic; for waiting before a retry.
@@ -273,7 +284,12 @@ class Writer:
         @param answer_timeout: seconds after which a batch whose reply was lost goes into the spool
             too.
         @param new_id: makes up UUIDs of lanes.
+        @param counters: those of several writers.
+        @param slow_commits: that of several writers.
+        @param is_spread: whether streams are over several databases: then no numbered message is
+            spooled, since what is behind it may be stored in another database meanwhile.
         """
+        self.is_spread = is_spread
         self.store = store
         self.clock = clock
         self.wall_clock = wall_clock
@@ -285,8 +301,10 @@ class Writer:
         self.sources: dict[int, PeerSource] = {}
         self.in_flight = 0
         self.generation = 1
-        self.counters = defaultdict[str, RouteCounters](RouteCounters)
-        self.slow_commits = SlowCommitLog(clock)
+        self.counters = (
+            defaultdict[str, RouteCounters](RouteCounters) if counters is None else counters
+        )
+        self.slow_commits = slow_commits or SlowCommitLog(clock)
         self.inflight_limit = inflight_limit
         self._failing = defaultdict[str, LastReason](LastReason)
         self._held = HeldChunks()
@@ -403,8 +421,11 @@ class Writer:
         for lane in [self.sources[origin].send_on(theirs) for origin, theirs in chunks_of.items()]:
             lane.begin()
 
-    def attempt(self, started: float) -> Attempt:
-        return Attempt(started, self.answer_timeout, self.spooler is not None)
+    def attempt(self, started: float, *, numbered: bool) -> Attempt:
+        return Attempt(started, self.answer_timeout, self.spooler_of(numbered) is not None)
+
+    def spooler_of(self, numbered: bool) -> Spooler | None:
+        return None if numbered and self.is_spread else self.spooler
 
     def note_failure(
         self, attempt: Attempt, route: str, error: StoreError, others: Sequence[str] = ()

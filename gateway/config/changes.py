@@ -15,7 +15,7 @@ from gateway.access.grants import AccessSection
 from gateway.config.listener import Listener
 from gateway.config.load import Config
 from gateway.model.query import Query
-from gateway.model.route import Route
+from gateway.model.route import HOME, Route
 
 AT_ONCE: Final = (
     *("allow", "deny", "trusted_proxies", "max_connections", "max_connections_per_address"),
@@ -173,16 +173,28 @@ def _databases(started: Config, after: Config) -> Iterator[str]:
             yield f"databases.{name}"
 
 
-def new_places(started: Config, after: Config) -> list[str]:
+def moved_places(before: Config, started: Config, after: Config) -> list[str]:
     """
-    Return a problem for each query that is to be answered by a database that the gateway was not
-    started with.
+    Return a problem for each query or route that is to have a database that the gateway was not
+    started with, and for each route whose messages would be stored elsewhere from now on: what is
+    in flight, or in the spool, may be stored where they were.
     """
-    return [
+    problems = [
         f"queries.{query.name}.database: [databases.{query.database}] is new, and needs a restart"
         for query in after.queries.values()
         if query.database is not None and query.database not in started.databases
     ]
+    for route in after.routes.values():
+        key = f"routes.{route.name}.{'shards' if route.shards else 'database'}"
+        problems += [
+            f"{key}: [databases.{name}] is new, and needs a restart"
+            for name in route.places
+            if name != HOME and name not in started.databases
+        ]
+        old = before.routes.get(route.name)
+        if old is not None and (old.places, old.shard_by) != (route.places, route.shard_by):
+            problems.append(f"{key}: another database needs a restart")
+    return problems
 
 
 def _channels(before: Config, after: Config) -> Iterator[str]:

@@ -43,16 +43,13 @@ from gateway.config.units import IN_BYTES, IN_SECONDS, Bytes, Count, Seconds
 from gateway.config.variables import Variables
 from gateway.model.errors import ConfigError
 from gateway.model.query import Query
-from gateway.model.route import Route
+from gateway.model.route import HOME, Route, by_database
 from gateway.model.text import meant
 from gateway.system.endpoint_text import EndpointFault
 from gateway.wire.forward_handshake import HandshakeSecrets
 from gateway.wire.protocols import PROTOCOLS
 
 EMBEDDED: Final = "embedded"
-
-HOME: Final = "database"
-"""Name of C{[database]} where databases are told apart; none of C{[databases]} has it."""
 
 MAX_TIMEOUT: Final = 2_147_483
 """Seconds that PostgreSQL's C{statement_timeout} can say: it counts milliseconds in 32 bits."""
@@ -293,7 +290,7 @@ def draft(
     routes = routes_of(sections, reader, stores=relay is None)
     query_sections = reader.sections("queries", data.get("queries", {}), QuerySection)
     queries = queries_of(query_sections, reader)
-    _check_places(reader, databases, data.get("databases", {}), queries)
+    _check_places(reader, databases, _keys_of(data.get("databases")), queries, routes)
     reading = {name: route for name, route in routes.items() if knows_reading(reader, name)}
     used: dict[str, str] = {}
     for name, listener in listeners.items():
@@ -305,6 +302,7 @@ def draft(
                 f"listeners.{name}.framing",
                 f"is what {listener.dialect} brings itself; leave it out",
             )
+        _check_units(reader, name, listener, routes)
         if not reader.is_sure(f"listeners.{name}.endpoint"):
             continue
         other = used.setdefault(listener.endpoint, name)
@@ -369,22 +367,63 @@ def _check_pool(reader: SectionReader, where: str, database: Database) -> None:
 def _check_places(
     reader: SectionReader,
     databases: Mapping[str, NamedDatabase],
-    tables: Any,
+    known: Sequence[str],
     queries: Mapping[str, Query],
+    routes: Mapping[str, Route],
 ) -> None:
-    """Note queries that name no database."""
-    known = _keys_of(tables)
+    """
+    Note queries and routes that name no database, or one that cannot be used for them.
+
+    @param known: names of all databases, those with problems too.
+    """
     for query in queries.values():
-        if query.database is not None and query.database not in known:
+        if query.database is None:
+            continue
+        if query.database not in known:
             reader.note(f"queries.{query.name}.database", _no_database(query.database, known))
             continue
-        place = databases.get(query.database or "")
+        place = databases.get(query.database)
         if not query.read_only and place is not None and place.is_replica:
             reader.note(
                 f"queries.{query.name}.read_only",
                 f"a query that writes cannot be answered by {query.database}, a standby"
                 " (max_lag); leave out its database",
             )
+    for route in routes.values():
+        key = f"routes.{route.name}.{'shards' if route.shards else 'database'}"
+        for name in route.places:
+            if name != HOME and name not in known:
+                reader.note(key, _no_database(name, known))
+            elif (place := databases.get(name)) is not None and place.is_replica:
+                reader.note(key, f"{name} is a standby (max_lag), in which nothing can be stored")
+        for name in by_database({route.name: route}):
+            if name != route.name and name in routes:
+                reader.note(
+                    f"routes.{name}",
+                    f"is the name by which a shard of {route.name} is known; give it another one",
+                )
+
+
+def _check_units(
+    reader: SectionReader, name: str, listener: Listener, routes: Mapping[str, Route]
+) -> None:
+    """
+    Note a listener whose messages come in units that would be stored in several databases.
+    """
+    if listener.dialect not in PROTOCOLS:
+        return
+    names = dict.fromkeys(
+        [*([listener.route] if listener.route else []), *(listener.routes or {}).values()]
+    )
+    places = dict.fromkeys(p for n in names if n in routes for p in routes[n].places)
+    if len(places) > 1:
+        key = "routes" if listener.routes else "route"
+        reader.note(
+            f"listeners.{name}.{key}",
+            f"leads into several databases ({', '.join(places)}): what {listener.dialect}"
+            " acknowledges together is stored together, which one database alone can do; have the"
+            " routes of one listener in one database",
+        )
 
 
 def _no_database(name: str, known: Sequence[str]) -> str:

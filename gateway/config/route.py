@@ -21,6 +21,7 @@ from gateway.model.route import (
     CONSTANT,
     DEFAULT_COLUMNS,
     FRAME,
+    HOME,
     METADATA,
     SOURCES,
     Conflict,
@@ -75,6 +76,9 @@ class RouteSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     @ivar create_columns: column -> SQL type, for C{create}.
     @ivar dead_letter: whether refused messages are kept in C{gateway.dead_letter}.
     @ivar samples: messages that the route must take, for C{gateway check}; see L{sample_of}.
+    @ivar database: name of one of C{[databases]} that has the table; C{None}: C{[database]}.
+    @ivar shard_by: in place of it, a field whose value chooses among C{shards}.
+    @ivar shards: names of the databases.
     """
 
     table: str | None = None
@@ -94,6 +98,9 @@ class RouteSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     create_columns: dict[str, str] | None = None
     dead_letter: bool = False
     samples: list[str] = field(default_factory=list)
+    database: str | None = None
+    shard_by: str | None = None
+    shards: list[str] | None = None
 
 
 _FORMAT_OF_KEY: Final = {
@@ -157,6 +164,7 @@ def _one_route(reader: SectionReader, name: str, section: RouteSection) -> Route
     if reader.is_sure(f"routes.{name}.sql"):
         _check_conflict(reader, name, section, given)
     samples = _samples(reader, name, section)
+    _check_shards(reader, name, section, columns, reading)
     zone = _zone(reader, name, section)
     route = _parse_route(name, section, columns, reading, zone, samples)
     sure = len(reader.problems) == before and reader.is_sure_within(f"routes.{name}")
@@ -201,7 +209,46 @@ def _parse_route(
         section.sql or "",
         zone,
         samples,
+        None if section.database == HOME else section.database,
+        section.shard_by or "",
+        tuple(section.shards or ()),
     )
+
+
+def _check_shards(
+    reader: SectionReader,
+    name: str,
+    section: RouteSection,
+    columns: Mapping[str, Value],
+    reading: Reading,
+) -> None:
+    """Note what is wrong with the keys that spread a route over several databases."""
+    where = f"routes.{name}"
+    by, shards = section.shard_by, section.shards
+    if by is None and shards is None:
+        return
+    if shards is None:
+        reader.note(f"{where}.shards", "is missing: the databases among which shard_by chooses")
+    elif len(shards) < 2 or len(set(shards)) < len(shards):
+        reader.note(f"{where}.shards", "must name two or more databases, each once")
+    if section.database is not None:
+        reader.note(f"{where}.database", "goes with neither shard_by nor shards; leave it out")
+    if by is None:
+        reader.note(f"{where}.shard_by", "is missing: the field whose value chooses among shards")
+        return
+    if reading.format == "text":
+        reader.note(f"{where}.shard_by", "a text message has no fields; the route needs a format")
+    elif by in SOURCES:
+        reader.note(f"{where}.shard_by", f"{by!r} is no field of a message")
+    elif (fault := field_fault(reading, by)) is not None:
+        reader.note(f"{where}.shard_by", f"{by!r} {fault}")
+    of_key = [columns[column].source for column in section.key if column in columns]
+    if section.key and by not in of_key:
+        reader.note(
+            f"{where}.shard_by",
+            f"{by!r} is no field of the key {section.key}: rows with one key could be in"
+            " several databases",
+        )
 
 
 def _reading(reader: SectionReader, where: str, section: RouteSection) -> Reading:

@@ -15,8 +15,10 @@ from twisted.internet import reactor as global_reactor
 from gateway.commit.attempt import retry_delay
 from gateway.config.load import Config, Database
 from gateway.dialects.command_parser import MAX_STREAM
+from gateway.model.route import HOME
 from gateway.postgres.connect.connector import Connector
 from gateway.postgres.connect.pool import Pool
+from gateway.postgres.store.databases import routes_in
 from gateway.postgres.store.store import PostgresStore
 from gateway.relay.ledger import Ledger
 from gateway.relay.names import longest_stream
@@ -81,7 +83,7 @@ def backend_of(
     most = config.database.pool_max
     if config.relay is None:
         pool = Pool(config.database, reactor, retry_delay, connector)
-        store = PostgresStore(pool, config.routes, config.database)
+        store = PostgresStore(pool, routes_in(config.routes, HOME), config.database)
         return Backend(pool, store, None, MAX_STREAM, most)
     edge = config.relay.stream
     most += MAX_STREAMS + 1

@@ -24,19 +24,21 @@ from gateway.access.authenticator import Authenticator
 from gateway.access.tokens import Token
 from gateway.commit.circuit_breaker import CircuitBreakers
 from gateway.commit.inflight_limit import InflightLimit
+from gateway.commit.placed_writer import PlacedWriter
 from gateway.commit.writer import Writer
-from gateway.config.changes import Changes, changes_of
+from gateway.config.changes import Changes, changes_of, moved_places
 from gateway.config.load import Config, Limits
 from gateway.daemon.configuration import Loaded
 from gateway.daemon.service import GatewayService
+from gateway.daemon.storing import dead_letter_routes
 from gateway.daemon.systemd import Systemd
 from gateway.dialects.subscriptions import Subscriptions
 from gateway.listeners.build import Listeners, NewListeners
 from gateway.listeners.replacement import PortReplacement
 from gateway.model.errors import ConfigError, StoreError
+from gateway.model.route import by_database
 from gateway.postgres.queries.placed import PlacedQueries
-from gateway.postgres.store.store import PostgresStore
-from gateway.relay.store import RelayStore
+from gateway.postgres.store.databases import Databases
 from gateway.spool.outage_spool import OutageSpool
 from gateway.spool.queue import Spool
 from gateway.status.watch import Watch
@@ -95,8 +97,8 @@ class ReloadParts:
 
     service: GatewayService
     listeners: Listeners
-    store: PostgresStore | RelayStore
-    writer: Writer
+    store: Databases
+    writer: Writer | PlacedWriter
     breakers: CircuitBreakers
     queries: PlacedQueries
     channels: Subscriptions
@@ -182,6 +184,8 @@ class Reload:
                 self._started,
                 has_spool=self._parts.spool is not None,
             )
+            if places := moved_places(self.config, self._started, loaded.config):
+                raise ConfigError(places)
             problems, notes = await self._check(loaded.config, changes)
             new = self._parts.listeners.prepare(loaded.config)
             ports = new.ports
@@ -297,7 +301,7 @@ class Reload:
 
     def _take_routes(self, config: Config, changes: Changes) -> list[str]:
         parts = self._parts
-        changed = [*changes.routes, *changes.removed_routes]
+        changed = _inner_names([*changes.routes, *changes.removed_routes], self.config, config)
         until = parts.writer.generation
         oldest = parts.writer.begin_generation(changed, dead_letter_routes(config))
         parts.store.replace_routes(config.routes, changed, until, oldest)
@@ -358,13 +362,6 @@ def file_changes(
     return lines
 
 
-def dead_letter_routes(config: Config) -> frozenset[str]:
-    """
-    Return the names of routes whose refused messages are kept.
-    """
-    return frozenset(route.name for route in config.routes.values() if route.dead_letter)
-
-
 def _token_changes(before: Mapping[str, Token], after: Mapping[str, Token]) -> str:
     counts = {
         "added": len(after.keys() - before.keys()),
@@ -376,3 +373,11 @@ def _token_changes(before: Mapping[str, Token], after: Mapping[str, Token]) -> s
 
 def _is_renewed(before: Contexts, after: Contexts) -> bool:
     return before.section == after.section and before.stamp != after.stamp
+
+
+def _inner_names(names: Sequence[str], before: Config, after: Config) -> list[str]:
+    """Return the names of routes, with those of the inner ones of sharded routes."""
+    inner = dict.fromkeys(names)
+    for routes in (before.routes, after.routes):
+        inner |= dict.fromkeys(by_database({n: routes[n] for n in names if n in routes}))
+    return [*inner]

@@ -14,7 +14,6 @@ import os
 import shlex
 import signal
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -34,9 +33,10 @@ from twisted.python.failure import Failure
 
 from gateway.admin.sockets import AdminSockets
 from gateway.commit.attempt import retry_delay
+from gateway.commit.placed_writer import PlacedWriter
 from gateway.commit.writer import Writer
 from gateway.config.load import Limits
-from gateway.daemon.backend import AnyPool, AnyStore
+from gateway.daemon.backend import AnyPool
 from gateway.daemon.embedded import DataDirectory, EmbeddedServer
 from gateway.daemon.systemd import Systemd
 from gateway.daemon.unit_pruning import UnitPruning
@@ -49,6 +49,7 @@ from gateway.model.text import printable
 from gateway.postgres.connect.dsn import public_dsn
 from gateway.postgres.connect.notifications import Notifications
 from gateway.postgres.queries.placed import PlacedQueries
+from gateway.postgres.store.databases import Databases
 from gateway.relay.store import RelayStore
 from gateway.spool.leftover import Leftovers
 from gateway.spool.outage_spool import OutageSpool
@@ -88,8 +89,8 @@ class Parts:
     """
 
     pool: AnyPool
-    store: AnyStore
-    writer: Writer
+    store: Databases
+    writer: Writer | PlacedWriter
     queries: PlacedQueries
     listeners: Listeners
     spool: Spool | None
@@ -197,6 +198,7 @@ class GatewayService(Service):
         for caution in self._operator_warnings:
             self._log.warn("{caution}", event="configuration-warning", caution=caution)
         self._pool.start(dsn)
+        self._store.start()
         self._queries.start(dsn)
         own = self._channels_dsn
         self._notifications.start(dsn if own is None else own)
@@ -401,7 +403,7 @@ class GatewayService(Service):
             closing.addErrback(lambda failure: failure.trap(StoreError))
             # Where it fails or takes too long, some rows of a few bytes stay behind.
             await self._within(_GOODBYE, lambda: closing.called)
-        for close in (self._queries.close, self._pool.close):
+        for close in (self._queries.close, self._store.close, self._pool.close):
             try:
                 close()
             except Exception:  # noqa: BLE001 - what follows has to be closed all the same
@@ -583,18 +585,3 @@ def end_process(reactor: Any, status: int) -> None:
 
     atexit.register(leave)
     reactor.stop()
-
-
-def use_monotonic_clock(reactor: Any) -> None:
-    """
-    Make the reactor's timers independent of the time of day.
-
-    Twisted's follow C{time.time()}: a clock that is set back by an hour would make every timer an
-    hour late, one set forward would expire every timeout at once.
-    """
-    if reactor.seconds is time.monotonic:
-        return
-    ahead = time.monotonic() - reactor.seconds()
-    for call in reactor.getDelayedCalls():
-        call.delay(ahead)
-    reactor.seconds = time.monotonic

@@ -19,8 +19,7 @@ from twisted.python.failure import Failure
 from gateway.dialects.acknowledging import AcknowledgingDialect
 from gateway.listeners.build import Listeners
 from gateway.model.errors import StoreError
-from gateway.postgres.store.store import PostgresStore
-from gateway.relay.store import RelayStore
+from gateway.postgres.store.databases import Databases
 
 _PERIOD: Final = 600.0
 """Seconds between two looks: a look reads all that is remembered."""
@@ -33,9 +32,7 @@ class UnitPruning:
 
     _log = Logger()
 
-    def __init__(
-        self, store: PostgresStore | RelayStore, listeners: Listeners, clock: IReactorTime
-    ) -> None:
+    def __init__(self, store: Databases, listeners: Listeners, clock: IReactorTime) -> None:
         self._store = store
         self._listeners = listeners
         self._clock = clock

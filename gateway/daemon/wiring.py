@@ -28,26 +28,26 @@ from gateway.admin.workers import ids_of
 from gateway.commit.attempt import retry_delay
 from gateway.commit.circuit_breaker import CircuitBreakers
 from gateway.commit.inflight_limit import InflightLimit
-from gateway.commit.writer import Writer
 from gateway.config.load import EMBEDDED, Config, Database, Limits
 from gateway.config.process import spool_number, sum_of_shares
 from gateway.daemon.backend import backend_of
 from gateway.daemon.configuration import Loaded
 from gateway.daemon.embedded import DataDirectory, EmbeddedServer
+from gateway.daemon.monotonic_clock import use_monotonic_clock
 from gateway.daemon.operator_side import OperatorSide, WorkersAsSeen
 from gateway.daemon.options import Options
 from gateway.daemon.parent import Parent, ParentParts, ParentService, embedded_parts
 from gateway.daemon.parent import status_line as parent_status_line
-from gateway.daemon.reload import Reload, ReloadParts, dead_letter_routes
+from gateway.daemon.reload import Reload, ReloadParts
 from gateway.daemon.service import (
     GatewayService,
     Parts,
     end_process,
     on_signals,
     stop,
-    use_monotonic_clock,
 )
 from gateway.daemon.shared_reload import SharedReload, SharedReloadParts
+from gateway.daemon.storing import build_writer
 from gateway.daemon.systemd import Systemd, status_line
 from gateway.daemon.unit_pruning import UnitPruning
 from gateway.dialects.command import CommandDialect
@@ -56,11 +56,13 @@ from gateway.dialects.subscriptions import Subscriptions
 from gateway.listeners.build import Listeners
 from gateway.listeners.hosting import Hosting
 from gateway.logs.observer import LogObserver, begin
+from gateway.model.route import by_database
 from gateway.peers.factory import PeerServices
 from gateway.postgres.connect.connector import Connector
 from gateway.postgres.connect.notifications import Notifications
 from gateway.postgres.queries.placed import PlacedQueries
 from gateway.postgres.queries.service import query_pool
+from gateway.postgres.store.databases import Databases
 from gateway.spool.file import SpoolFile
 from gateway.spool.leftover import LeftoverParts, Leftovers
 from gateway.spool.outage_spool import OutageSpool
@@ -136,7 +138,9 @@ def build(reactor: Any, setting: Setting) -> Gateway:
     connector = Connector.of_process(config.database, reactor)
     spool = _spool(config, data_dir)
     backend = backend_of(config, data_dir, connector, reactor, spools=spool is not None)
-    pool, store = backend.pool, backend.store
+    pool = backend.pool
+    databases = Databases(backend.store, config, reactor, retry_delay)
+    store = databases.store
     share = query_pool(config.database, reactor, retry_delay, connector)
     queries = PlacedQueries(
         config.queries,
@@ -148,7 +152,9 @@ def build(reactor: Any, setting: Setting) -> Gateway:
     )
     inflight_limit = InflightLimit(config.limits.bytes_in_flight)
     breakers = CircuitBreakers(store, reactor, retry_delay)
-    streams = StreamRegistry(store, None if spool is None else spool.backlog)
+    streams = StreamRegistry(
+        store, None if spool is None else spool.backlog, spread=databases.places is not None
+    )
     spooler = None
     if spool is not None:
         spooler = OutageSpool(
@@ -160,23 +166,15 @@ def build(reactor: Any, setting: Setting) -> Gateway:
             streams.missing,
             takes=config.spool.on_outage == "spool",
             answer_timeout=config.database.answer_timeout,
+            places=databases.places,
+            is_away=databases.is_route_away,
         )
     leftovers = Leftovers(
         setting.leftovers,
         config.spool.max_bytes,
         LeftoverParts(store, breakers, reactor, retry_delay, streams.missing),
     )
-    writer = Writer(
-        store,
-        reactor,
-        config.database.pool_max,
-        inflight_limit,
-        time.time,
-        breakers,
-        spooler,
-        dead_letter_routes(config),
-        config.database.answer_timeout,
-    )
+    writer = build_writer(config, reactor, databases, inflight_limit, breakers, spooler)
     own = config.channels.dsn is not None
     notifications = Notifications(
         config.database,
@@ -210,13 +208,14 @@ def build(reactor: Any, setting: Setting) -> Gateway:
         StatusParts(
             clock=reactor,
             wall=time.time,
-            routes=lambda: reload.config.routes,
+            routes=lambda: by_database(reload.config.routes),
             listeners=lambda: listeners,
             connection_limit=listeners.connection_limit,
             inflight_limit=inflight_limit,
             pool=pool,
             query_pool=share,
             writer=writer,
+            databases=databases,
             breakers=breakers,
             streams=streams,
             queries=queries,
@@ -244,7 +243,7 @@ def build(reactor: Any, setting: Setting) -> Gateway:
     service = GatewayService(
         Parts(
             pool=pool,
-            store=store,
+            store=databases,
             writer=writer,
             queries=queries,
             listeners=listeners,
@@ -257,7 +256,7 @@ def build(reactor: Any, setting: Setting) -> Gateway:
             http=http,
             admin=admin,
             systemd=systemd,
-            unit_pruning=UnitPruning(store, listeners, reactor),
+            unit_pruning=UnitPruning(databases, listeners, reactor),
         ),
         clock=reactor,
         data_directory=DataDirectory(data_dir) if is_embedded or config.relay else None,
@@ -283,7 +282,7 @@ def build(reactor: Any, setting: Setting) -> Gateway:
         ReloadParts(
             service=service,
             listeners=listeners,
-            store=store,
+            store=databases,
             writer=writer,
             breakers=breakers,
             queries=queries,

@@ -97,7 +97,7 @@ class WorkerProcess:
         """
         # It imports all other parts, which takes most of a start.
         from gateway.daemon.configuration import Loaded
-        from gateway.daemon.service import use_monotonic_clock
+        from gateway.daemon.monotonic_clock import use_monotonic_clock
         from gateway.daemon.wiring import Setting, build
 
         start: Start = unpack(payload)

@@ -48,10 +48,15 @@ class StreamRegistry:
 
     _log = Logger()
 
-    def __init__(self, store: Store, backlog: Backlog | None = None) -> None:
+    def __init__(
+        self, store: Store, backlog: Backlog | None = None, *, spread: bool = False
+    ) -> None:
         """
         @param backlog: numbers that wait in the spool; C{None} where there is none.
+        @param spread: whether streams are over several databases: then no stream is opened without
+            asking all of them.
         """
+        self._spread = spread
         self.counters = StreamCounters()
         self._store = store
         self._backlog = backlog
@@ -137,7 +142,9 @@ class StreamRegistry:
                 stream=name,
                 reason=str(error),
             )
-            known = None if seen is None else _known(before, waiting, seen.number)
+            known = None
+            if seen is not None and not self._spread:
+                known = _known(before, waiting, seen.number)
             if seen is None or known is None:
                 return wording.STREAM_UNKNOWN
             epoch, last = known
@@ -229,7 +236,7 @@ def _claimed(name: str, claim: Claim, waiting: Waiting | None) -> Stream:
     if waiting is not None:
         numbers = waiting.numbers
         last = reached(last, sorted([*numbers.get(claim.epoch, ()), *numbers.get("", ())]))
-    return Stream(name, claim.epoch, claim.claim, last, claim.refusals)
+    return Stream(name, claim.epoch, claim.claim, last, claim.refusals, marks=claim.marks)
 
 
 def _known(before: Stream | None, waiting: Waiting | None, seen: int) -> tuple[str, int] | None:

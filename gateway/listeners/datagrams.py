@@ -21,6 +21,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from gateway.access.peer_info import PeerInfo
 from gateway.access.rights import Rights
+from gateway.commit.placed_writer import PlacedSource
 from gateway.commit.writer import MESSAGE, PeerSource
 from gateway.dialects.base import Dialect, FrameReader
 from gateway.dialects.by_content import ContentDialect
@@ -91,7 +92,7 @@ class _Source:
 
     __slots__ = ("address", "in_flight", "name", "submits")
 
-    submits: PeerSource
+    submits: PeerSource | PlacedSource
 
     def __init__(self, address: Address, name: str) -> None:
         self.address = address

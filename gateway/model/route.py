@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import tzinfo
 from typing import Final, Literal
+
+HOME: Final = "database"
+"""Name of C{[database]} where databases are told apart; none of C{[databases]} has it."""
 
 FormatName = Literal[
     "text",
@@ -114,6 +117,10 @@ class Route:
     @ivar timezone: time zone of times that name none; C{None}: local for syslog, UTC for all
         others.
     @ivar samples: messages that it must take, for C{gateway check}; no part of what it is.
+    @ivar database: name of one of C{[databases]} that holds its table; C{None}: C{[database]}.
+    @ivar shard_by: field whose value chooses among C{shards}; C{""}: it has none.
+    @ivar shards: names of databases that hold a table each; messages are stored by the inner
+        routes that L{by_database} makes.
     """
 
     name: str
@@ -128,6 +135,14 @@ class Route:
     sql: str = ""
     timezone: tzinfo | None = None
     samples: tuple[bytes, ...] = field(default=(), compare=False)
+    database: str | None = None
+    shard_by: str = ""
+    shards: tuple[str, ...] = ()
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Names of the databases in which it stores."""
+        return self.shards or (self.database or HOME,)
 
     @property
     def fields(self) -> list[str]:
@@ -144,6 +159,27 @@ class Route:
         RETURNING gives its values.
         """
         return [column for column in self.columns if column not in self.key] or [*self.key[:1]]
+
+
+def inner_name(route: str, database: str) -> str:
+    """Return the name of the inner route that stores a sharded route's messages in a database."""
+    return f"{route}@{database}"
+
+
+def by_database(routes: Mapping[str, Route]) -> dict[str, Route]:
+    """
+    Return routes with an inner one for each shard in place of those that have shards, so that each
+    stores in one database.
+    """
+    found: dict[str, Route] = {}
+    for name, route in routes.items():
+        if not route.shards:
+            found[name] = route
+        for shard in route.shards:
+            inner = inner_name(name, shard)
+            place = None if shard == HOME else shard
+            found[inner] = replace(route, name=inner, database=place, shard_by="", shards=())
+    return found
 
 
 def identifier(name: str) -> str:

@@ -36,11 +36,31 @@ class Claim(NamedTuple):
     @ivar epoch: the stream's current epoch.
     @ivar mark: the number up to which everything is settled in the database.
     @ivar refusals: number -> the outcome of a message that was refused.
+    @ivar marks: for a stream over several databases: the last number that each has itself.
     """
 
     claim: str
     epoch: str
     mark: int
+    refusals: Mapping[int, Outcome]
+    marks: Mapping[str, int] | None = None
+
+
+class SpreadPosition(NamedTuple):
+    """
+    Position of a stream over several databases in one of them.
+
+    @ivar claim: the word of its last claim there; C{""}: it is not known there.
+    @ivar epoch: its epoch there; C{""}: it is not known there.
+    @ivar mark: the last number that this database has stored itself, or refused.
+    @ivar marks: database -> what its mark was when this one was written last.
+    @ivar refusals: number -> the outcome of a message that was refused there.
+    """
+
+    claim: str
+    epoch: str
+    mark: int
+    marks: Mapping[str, int]
     refusals: Mapping[int, Outcome]
 
 

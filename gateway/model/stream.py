@@ -51,12 +51,14 @@ class Stream:
     @ivar ended: whether nothing more is taken.
     @ivar sure: whether outcomes known here may be told where the database cannot be asked.
     @ivar loose: whether this is no claim, but messages that a claim left in the spool.
+    @ivar marks: for a stream over several databases: the last number that each has itself; kept by
+        the store. C{None}: one database has all.
     @ivar idle: called whenever everything submitted has met its fate.
     """
 
     __slots__ = (
         *("_begun", "_pending", "_answered_series", "claim", "ended", "epoch", "idle", "loose"),
-        *("name", "next", "refusals", "series", "sure"),
+        *("marks", "name", "next", "refusals", "series", "sure"),
     )
 
     def __init__(
@@ -67,6 +69,7 @@ class Stream:
         last: int = 0,
         refusals: Mapping[int, Outcome] | None = None,
         loose: bool = False,
+        marks: Mapping[str, int] | None = None,
     ) -> None:
         """
         @param last: the last number that is settled.
@@ -78,6 +81,7 @@ class Stream:
         self.series = 0
         self.refusals = dict(refusals or {})
         self.loose = loose
+        self.marks = None if marks is None else dict(marks)
         self.ended = False
         self.sure = True
         self.idle: Callable[[], None] | None = None

@@ -14,6 +14,7 @@ from twisted.internet.interfaces import (
 from gateway.access.peer_info import PeerInfo
 from gateway.access.rights import Rights
 from gateway.commit.inflight_limit import InflightLimit
+from gateway.commit.placed_writer import PlacedSource
 from gateway.commit.writer import OnSettled, PeerSource
 from gateway.dialects.base import Dialect
 from gateway.dialects.subscriptions import Subscriptions
@@ -55,7 +56,7 @@ class ListenerContext(Protocol[AnyPeer]):
         @param say: sends bytes that answer no frame, as those to Telnet's commands.
         """
 
-    def source(self, peer_info: PeerInfo, answered: OnSettled) -> PeerSource:
+    def source(self, peer_info: PeerInfo, answered: OnSettled) -> PeerSource | PlacedSource:
         """Make the source of a peer's messages."""
 
     def throttle(self, peer_info: PeerInfo, resume: Callable[[], None]) -> Throttle | None:

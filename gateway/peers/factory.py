@@ -19,6 +19,7 @@ from gateway.access.peer_info import PeerCertificate, PeerInfo
 from gateway.access.rates import Allowance, Bucket, RateBucket, Rates
 from gateway.access.rights import NOTHING, Access, Rights
 from gateway.commit.inflight_limit import InflightLimit
+from gateway.commit.placed_writer import PlacedSource, PlacedWriter
 from gateway.commit.writer import OnSettled, PeerSource, Writer
 from gateway.dialects.acknowledging import AcknowledgingDialect
 from gateway.dialects.base import Dialect
@@ -101,7 +102,7 @@ class PeerServices:
     @ivar ids: the numbers by which peers are known to the operator.
     """
 
-    writer: Writer
+    writer: Writer | PlacedWriter
     inflight_limit: InflightLimit
     clock: IReactorTime
     wall: Callable[[], float]
@@ -337,7 +338,7 @@ class PeerFactory(Factory):
         )
         return TelnetFraming(framing, say) if self.telnet else framing
 
-    def source(self, peer_info: PeerInfo, answered: OnSettled) -> PeerSource:
+    def source(self, peer_info: PeerInfo, answered: OnSettled) -> PeerSource | PlacedSource:
         return self.writer.source(
             Origin(peer_info.name, self.listener, peer_info.identity), answered
         )

@@ -27,6 +27,7 @@ from twisted.python.failure import Failure
 
 from gateway.commit.attempt import RETRY_FOR, TransientFailures
 from gateway.commit.circuit_breaker import CircuitBreakers
+from gateway.commit.places import Places
 from gateway.logs.last_reason import LastReason
 from gateway.model.batch import MAX_BATCH_ROWS, Batch, Fence
 from gateway.model.errors import (
@@ -75,6 +76,8 @@ class OutageSpool:
         missing: Callable[[str, str], None],
         takes: bool = True,
         answer_timeout: float = 5.0,
+        places: Places | None = None,
+        is_away: Callable[[str], bool] = lambda route: False,
     ) -> None:
         """
         @param backoff: failed attempts -> seconds to wait.
@@ -83,7 +86,10 @@ class OutageSpool:
         @param takes: whether new batches may be put; else the present ones are stored, no more.
         @param answer_timeout: seconds without a parcel stored after which new batches wait for the
             end of the spool no longer.
+        @param places: which route is in which database, where there are several.
+        @param is_away: says of a route whether its database is known to be out of reach.
         """
+        self._places, self._is_away = places, is_away
         self._spool = spool
         self._store = store
         self._breakers = breakers
@@ -213,7 +219,10 @@ class OutageSpool:
             return True
         if not rows and not self._taking:
             return False
-        return route in rows or self._backlog > 0
+        if route in rows or self._places is None:
+            return route in rows or self._backlog > 0
+        coming = [name for name, count in self._coming.items() if count]
+        return not all(map(self._is_passed, self._places.beside(route, [*rows, *coming])))
 
     def _behind(self, batch: Batch) -> Collection[str]:
         backlog = self._spool.backlog
@@ -259,7 +268,10 @@ class OutageSpool:
 
     def _is_passed(self, route: str) -> bool:
         """Say whether a route's records stay while others are stored."""
-        return route in self._parked or self._pauses.holds(route)
+        return route in self._parked or self._is_stopped(route)
+
+    def _is_stopped(self, route: str) -> bool:
+        return self._pauses.holds(route) or self._is_away(route)
 
     async def _turn(self, rows: int) -> None:
         """Wait until so many messages may be put into the spool while it is stored."""
@@ -313,9 +325,8 @@ class OutageSpool:
                 parcel = await self._spool.next(end, self._closed(), self._drain.waiting_streams())
                 continue
             # The next one is read while this one is stored.
-            coming = Deferred.fromCoroutine(
-                self._spool.next(parcel.end, self._closed(), self._drain.waiting_streams())
-            )
+            behind = self._spool.next(parcel.end, self._closed(), self._drain.waiting_streams())
+            coming = Deferred.fromCoroutine(behind)
             try:
                 stored = await self._attempt(parcel)
             except BaseException:
@@ -338,9 +349,8 @@ class OutageSpool:
         place = first.places[0]
         if first.batch.count > _SMALL_PARCEL or place <= self._apart:
             return None
-        parcels = await self._spool.several(
-            place - 1, self._closed(), self._drain.waiting_streams()
-        )
+        left_out = self._drain.waiting_streams()
+        parcels = await self._spool.several(place - 1, self._closed(), left_out)
         routes = frozenset(parcel.batch.route for parcel in parcels)
         if len(parcels) < 2 or any(map(self._pauses.holds, routes)):
             return None
@@ -368,7 +378,9 @@ class OutageSpool:
             route
             for route, until in self._parked.items()
             if until > now or route in self._breakers.answers
-        }.union(route for route in self._spool.rows if self._pauses.holds(route))
+        }.union(
+            route for route in self._spool.rows if self._pauses.holds(route) or self._is_away(route)
+        )
         return self._passed
 
     async def _attempt(self, parcel: RecordGroup) -> bool:
@@ -385,9 +397,8 @@ class OutageSpool:
             await self._drain.store_parcel(parcel)
         except (RouteError, TransientError) as error:
             # An error of one route, as far as is known: others need not wait for it.
-            self._failing.setdefault(route, TransientFailures()).count_failure(
-                self._clock.seconds()
-            )
+            failures = self._failing.setdefault(route, TransientFailures())
+            failures.count_failure(self._clock.seconds())
             if isinstance(error, RouteError):
                 self._breakers.trip(route, error)
             else:
@@ -403,6 +414,9 @@ class OutageSpool:
             self._say_away(str(error))
             if isinstance(error, OutcomeUnknown) and now - self._trouble_since > RETRY_FOR:
                 self._park(route)
+            elif self._places is not None:
+                for other in self._places.beside(route, self._spool.rows):
+                    self._park(other)
             else:
                 await self._pause()
         except CancelledError:
@@ -461,7 +475,7 @@ class OutageSpool:
         """Wait until there may be something to store."""
         self._flowing = False
         self._release()
-        if not self._backlog:
+        if not self._backlog and not any(map(self._is_away, self._spool.rows)):
             self._say_done()
         if not self._spool.messages:
             self._parked.clear()

@@ -21,6 +21,10 @@ FOLLOW: Final = (
     "SELECT gateway.follow(%s::uuid, %s::bigint, %s::text[], %s::uuid[], %s::text[],"
     " %s::bigint[], %s::bigint[], %s::bytea[], %s::jsonb, %s::bigint)"
 )
+FOLLOW_SPREAD: Final = (
+    "SELECT gateway.follow_spread(%s::uuid, %s::bigint, %s::text[], %s::uuid[], %s::text[],"
+    " %s::bigint[], %s::bigint[], %s::bigint[], %s::jsonb[], %s::jsonb)"
+)
 REMEMBER: Final = "SELECT gateway.remember_refusals(%s::uuid, %s::jsonb)"
 CLAIM_STREAM: Final = (
     "SELECT claim::text, now_epoch::text, mark, refusals::text"
@@ -28,13 +32,17 @@ CLAIM_STREAM: Final = (
 )
 
 
+SPREAD_POSITION: Final = (
+    "SELECT coalesce(claim, ''), coalesce(epoch, ''), mark, marks FROM gateway.spread_position(%s)"
+)
+CLAIM_SPREAD: Final = (
+    "SELECT now_epoch, mark, marks, refusals::text"
+    " FROM gateway.claim_spread(%s, %s::uuid, %s::uuid, %s)"
+)
+
+
 def follow_values(fence: Fence, moves: Sequence[StreamMark]) -> Sequence[Any]:
     """Return the parameters of L{FOLLOW}."""
-    refused = {
-        move.stream.name: {str(number): answer_of(o) for number, o in move.refused.items()}
-        for move in moves
-        if move.refused
-    }
     return (
         fence.lane,
         fence.first,
@@ -44,8 +52,44 @@ def follow_values(fence: Fence, moves: Sequence[StreamMark]) -> Sequence[Any]:
         _array([str(move.first) for move in moves]),
         _array([str(move.last) for move in moves]),
         _array([f'"\\\\x{move.digests.hex()}"' for move in moves]),
-        json.dumps(refused),
+        _refused(moves),
         KEPT_DIGESTS,
+    )
+
+
+def follow_spread_values(fence: Fence, moves: Sequence[StreamMark], database: str) -> Sequence[Any]:
+    """
+    Return the parameters of L{FOLLOW_SPREAD}.
+
+    @param database: in which it is run.
+    """
+    befores, marks = [], []
+    for move in moves:
+        of_all = move.stream.marks or {}
+        befores.append(str(of_all.get(database, 0)))
+        marks.append(quoted_element(json.dumps({**of_all, database: move.last})))
+    return (
+        fence.lane,
+        fence.first,
+        _array([quoted_element(move.stream.name) for move in moves]),
+        _array([move.stream.claim or "NULL" for move in moves]),
+        _array([move.stream.epoch or '""' for move in moves]),
+        _array(befores),
+        _array([str(move.first) for move in moves]),
+        _array([str(move.last) for move in moves]),
+        _array(marks),
+        _refused(moves),
+    )
+
+
+def _refused(moves: Sequence[StreamMark]) -> str:
+    """Return the refusals of streams, by name and number."""
+    return json.dumps(
+        {
+            move.stream.name: {str(number): answer_of(o) for number, o in move.refused.items()}
+            for move in moves
+            if move.refused
+        }
     )
 
 

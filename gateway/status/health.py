@@ -29,7 +29,7 @@ class Health(NamedTuple):
 
 def health_of(
     state: State,
-    pool: PoolStatus,
+    pools: Sequence[PoolStatus],
     routes: Sequence[RouteStatus],
     spool: SpoolStatus | None,
 ) -> Health:
@@ -37,8 +37,13 @@ def health_of(
     Judge the health.
 
     An outage of the database is none of the gateway while the spool takes what comes: a balancer
-    that looks at C{/readyz} must not take every gateway out of service for it.
+    that looks at C{/readyz} must not take every gateway out of service for it. One of several
+    databases counts as a route that is out of service does.
+
+    @param pools: that of C{[database]} for messages first.
     """
+    pool = pools[0]
+    reached = {one.database: one.is_reached for one in pools if one.name == "messages"}
     takes = spool is not None and spool.takes
     reasons = []
     if state == "draining":
@@ -46,11 +51,18 @@ def health_of(
     # Before anything was asked it counts as reached: the first messages wait for a connection.
     if not pool.is_reached:
         reasons.append(f"the database cannot be reached: {pool.trouble}")
+    reasons += [
+        f"database {one.database} cannot be reached: {one.trouble}"
+        for one in pools[1:]
+        if one.name == "messages" and not one.is_reached
+    ]
     serving = [route for route in routes if route.state not in ("out of service", "removed")]
     reasons += [fault for route in routes if (fault := route_fault(route))]
     # A gateway may have queries and channels only.
     is_serving = bool(serving) or not routes
-    is_storing = pool.is_reached and (not routes or any(r.state != "paused" for r in serving))
+    is_storing = any(r.state != "paused" and reached.get(r.database, True) for r in serving)
+    if not routes:
+        is_storing = pool.is_reached
     if spool is not None and spool.state in ("keeping", "refusing"):
         is_storing = False
         reasons.append(

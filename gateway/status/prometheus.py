@@ -23,8 +23,8 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from gateway.config.load import HOME
 from gateway.metrics.counters import ABANDONED, NOT_STORED, SPOOLED, STORED, WRITTEN_AGAIN
+from gateway.model.route import HOME
 from gateway.status.families import Sample, counter, gauge, histogram, single, states
 from gateway.status.status import (
     ListenerStatus,

@@ -19,6 +19,7 @@ from gateway.access.connection_limit import ConnectionLimit
 from gateway.commit.circuit_breaker import CircuitBreakers
 from gateway.commit.inflight_limit import InflightLimit
 from gateway.commit.pauses import PAUSED
+from gateway.commit.placed_writer import PlacedWriter
 from gateway.commit.writer import Writer
 from gateway.dialects.stream_registry import StreamRegistry
 from gateway.dialects.subscriptions import Subscriptions
@@ -27,6 +28,7 @@ from gateway.metrics.counters import LAGS, Answer, Histogram, RouteCounters
 from gateway.model.route import Route
 from gateway.postgres.connect.pool import Pool
 from gateway.postgres.queries.placed import PlacedQueries
+from gateway.postgres.store.databases import Databases
 from gateway.relay.upstream import Upstream
 from gateway.spool.leftover import Leftovers, LeftoverSpool
 from gateway.spool.outage_spool import OutageSpool
@@ -76,7 +78,8 @@ class StatusParts:
     inflight_limit: InflightLimit
     pool: Pool | Upstream
     query_pool: Pool
-    writer: Writer
+    writer: Writer | PlacedWriter
+    databases: Databases
     breakers: CircuitBreakers
     streams: StreamRegistry
     queries: PlacedQueries
@@ -113,11 +116,13 @@ class StatusSource:
         """
         parts = self.parts
         pools = [_pool("messages", parts.pool), _pool("queries", parts.query_pool)]
+        for name, other in parts.databases.others.items():
+            pools.append(_pool("messages", other, name))
         for name, place in parts.queries.places.items():
             pools.append(_pool("queries", place.pool, name))
         routes = self._routes()
         spool = self._spool(pools[0].is_reached)
-        health = health_of(self.state, pools[0], routes, spool)
+        health = health_of(self.state, pools, routes, spool)
         limit = parts.connection_limit
         return Status(
             version=self._version,
@@ -210,6 +215,7 @@ class StatusSource:
                     dead_letters=counters.dead_letters + dead_letters[name],
                     spooled=rows.get(name, 0),
                     held=held.get(name, 0),
+                    database=(routes[name].database or "") if name in routes else "",
                 )
             )
         return found

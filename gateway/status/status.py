@@ -88,6 +88,7 @@ class RouteStatus(Struct, frozen=True, kw_only=True):
     @ivar unresolved: batches of which it is not known now whether they are stored.
     @ivar resolved: batches that were such, by what became of them.
     @ivar spooled: messages of it that wait in the spool.
+    @ivar database: name of the one of C{[databases]} that it stores in; C{""}: C{[database]}.
     @ivar held: messages of it whose peers wait, since it is paused and there is no spool.
     """
 
@@ -105,6 +106,7 @@ class RouteStatus(Struct, frozen=True, kw_only=True):
     dead_letters: int
     spooled: int
     held: int
+    database: str = ""
 
 
 class PoolStatus(Struct, frozen=True, kw_only=True):

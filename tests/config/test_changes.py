@@ -12,7 +12,7 @@ from gateway.config.changes import (
     REOPENS,
     Changes,
     changes_of,
-    new_places,
+    moved_places,
 )
 from gateway.config.listener import Listener
 from gateway.config.load import Config, load_config
@@ -138,7 +138,7 @@ def test_more_databases() -> None:
         "databases.one.pool_max: not taken over, needs a restart",
         "databases.two: not taken over, needs a restart",
     ]
-    assert new_places(load(before), load(after)) == [
+    assert moved_places(load(before), load(before), load(after)) == [
         "queries.q.database: [databases.two] is new, and needs a restart"
     ]
-    assert not new_places(load(before), load(before))
+    assert not moved_places(load(before), load(before), load(before))

@@ -744,3 +744,60 @@ def test_problems_of_more_databases() -> None:
         "queries.b.read_only: a query that writes cannot be answered by other, a standby"
         " (max_lag); leave out its database",
     ]
+
+
+def test_problems_of_shards() -> None:
+    """Wrong shards and databases of routes, and units over several databases, are told."""
+    found = problems(
+        """
+        [databases.one]
+        dsn = ""
+        [databases.replica]
+        dsn = ""
+        max_lag = 1
+        [routes.a]
+        table = "t"
+        shard_by = "x"
+        shards = ["one"]
+        database = "one"
+        [routes.b]
+        table = "t"
+        format = "json"
+        shards = ["one", "other"]
+        [routes.c]
+        table = "t"
+        format = "json"
+        key = ["k"]
+        conflict = "ignore"
+        shard_by = "x"
+        shards = ["one", "database"]
+        columns = { k = "y" }
+        [routes.d]
+        table = "t"
+        database = "replica"
+        [routes.e]
+        table = "t"
+        format = "json"
+        shard_by = "x"
+        shards = ["one", "database"]
+        dead_letter = true
+        columns = { k = "y" }
+        [listeners.l]
+        endpoint = "tcp:1"
+        dialect = "beats"
+        route = "e"
+        """
+    )
+    assert [line.removeprefix("/etc/g.toml: ") for line in found] == [
+        "routes.a.shards: must name two or more databases, each once",
+        "routes.a.database: goes with neither shard_by nor shards; leave it out",
+        "routes.a.shard_by: a text message has no fields; the route needs a format",
+        "routes.b.shard_by: is missing: the field whose value chooses among shards",
+        "routes.c.shard_by: 'x' is no field of the key ['k']: rows with one key could be in several"
+        " databases",
+        "routes.b.shards: there is no [databases.other]; there is one, replica",
+        "routes.d.database: replica is a standby (max_lag), in which nothing can be stored",
+        "listeners.l.route: leads into several databases (one, database): what beats acknowledges"
+        " together is stored together, which one database alone can do; have the routes of one"
+        " listener in one database",
+    ]

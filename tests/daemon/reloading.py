@@ -24,7 +24,8 @@ from gateway.commit.memory_store import MemoryStore
 from gateway.commit.writer import Writer
 from gateway.config.load import Config, load_config
 from gateway.daemon.configuration import Loaded, endpoint_fault
-from gateway.daemon.reload import Reload, ReloadOutcome, ReloadParts, dead_letter_routes
+from gateway.daemon.reload import Reload, ReloadOutcome, ReloadParts
+from gateway.daemon.storing import dead_letter_routes
 from gateway.daemon.systemd import Systemd
 from gateway.dialects.command import CommandDialect
 from gateway.dialects.stream_registry import StreamRegistry
@@ -35,6 +36,7 @@ from gateway.model.errors import ConfigError, Unavailable
 from gateway.model.store import Written
 from gateway.peers.factory import PeerServices
 from gateway.postgres.queries.placed import PlacedQueries
+from gateway.postgres.store.databases import Databases
 from gateway.postgres.store.route_cache import Definition
 from gateway.postgres.store.store import PostgresStore
 from gateway.tls.registry import TlsRegistry
@@ -80,6 +82,7 @@ class Away:
     def __init__(self, reactor: Any) -> None:
         self.reactor = reactor
         self.size = 0
+        self.name = "database"
 
     def start(self, dsn: str) -> None:
         """Nothing comes of it."""
@@ -172,7 +175,7 @@ class InMemory:
             ReloadParts(
                 service=service,
                 listeners=self.listeners,
-                store=self.routes,
+                store=Databases(self.routes, config, self.reactor, lambda attempt: 0.5),
                 writer=self.writer,
                 breakers=breakers,
                 queries=self.queries,

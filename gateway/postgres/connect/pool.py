@@ -28,9 +28,10 @@ from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 from txpostgres import txpostgres
 
-from gateway.config.load import HOME, Database
+from gateway.config.load import Database
 from gateway.logs.last_reason import LastReason
 from gateway.model.errors import StoreError, Unavailable
+from gateway.model.route import HOME
 from gateway.postgres.connect.connection import Connection, SessionSharing
 from gateway.postgres.connect.connector import ConnectAttempt, Connector
 

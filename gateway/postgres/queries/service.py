@@ -24,12 +24,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from gateway.columns.kind import Misfit, excerpt
-from gateway.config.load import HOME, Database
+from gateway.config.load import Database
 from gateway.metrics.counters import QueryCounters
 from gateway.model import wording
 from gateway.model.errors import OutcomeUnknown, RouteError, StoreError, Unavailable
 from gateway.model.outcome import Code, Outcome, Word, refused
 from gateway.model.query import OnOutcome, Query
+from gateway.model.route import HOME
 from gateway.model.text import meant
 from gateway.postgres.connect.connection import Connection
 from gateway.postgres.connect.connector import Connector

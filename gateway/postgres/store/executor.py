@@ -16,6 +16,7 @@ from gateway.model.arrival import arrival
 from gateway.model.batch import Batch, Chunk, Fence, StreamMark, stream_marks
 from gateway.model.errors import Faults, RouteError, RowError, StoreError, TransientError
 from gateway.model.outcome import refused_rows
+from gateway.model.route import HOME
 from gateway.postgres.connect.connection import Connection, Rows, RunQuery
 from gateway.postgres.connect.driver_errors import PreparedStatementLost, SlowRow, StoredBefore
 from gateway.postgres.store.dead_letter import KEEP_DEAD_LETTERS, dead_letter_values
@@ -24,7 +25,14 @@ from gateway.sql.fates import FATES_OF, runs_of
 from gateway.sql.literals import filled
 from gateway.sql.sqlstate import CANCELLED, MISSING, PASSING_PATTERN
 from gateway.sql.statement import Bound, Statement, named
-from gateway.sql.streams import FOLLOW, REMEMBER, follow_values, parts_json
+from gateway.sql.streams import (
+    FOLLOW,
+    FOLLOW_SPREAD,
+    REMEMBER,
+    follow_spread_values,
+    follow_values,
+    parts_json,
+)
 
 _ADVANCE: Final = "SELECT gateway.advance(%s::uuid, %s::bigint, %s::bigint)"
 
@@ -66,14 +74,21 @@ class StatementExecutor:
     """
 
     def __init__(
-        self, clock: IReactorTime, deadline: float, answer_timeout: float, lock_timeout: float
+        self,
+        clock: IReactorTime,
+        deadline: float,
+        answer_timeout: float,
+        lock_timeout: float,
+        database: str = HOME,
     ) -> None:
         """
         @param deadline: timeout of each statement in seconds, after which its connection is closed.
         @param answer_timeout: seconds after which the caller stops waiting for it.
         @param lock_timeout: seconds to wait for others' locks, so that such a wait does not count
             as a slow row.
+        @param database: name of the database.
         """
+        self._database = database
         self._answer_timeout = answer_timeout
         self._within = f"SELECT set_config('lock_timeout', '{int(lock_timeout * 1000)}ms', true); "
         self._clock = clock
@@ -204,7 +219,15 @@ class StatementExecutor:
     ) -> list[str]:
         if not moves:
             return []
-        return [filled(FOLLOW, follow_values(fence, moves))]
+        spread = [move for move in moves if move.stream.marks is not None]
+        texts = []
+        if spread:
+            values = follow_spread_values(fence, spread, self._database)
+            texts.append(filled(FOLLOW_SPREAD, values))
+            moves = [move for move in moves if move.stream.marks is None]
+        if moves:
+            texts.append(filled(FOLLOW, follow_values(fence, moves)))
+        return texts
 
     def _keep_dead_letters(self, connection: Connection, batch: Batch) -> list[str]:
         if not (batch.refusals and batch.dead_letters):

@@ -31,7 +31,7 @@ from gateway.model.errors import (
 )
 from gateway.model.outcome import STORED, Run, refused_rows, row_refused
 from gateway.model.route import Route
-from gateway.model.store import Claim, Seen, Spooled, Written
+from gateway.model.store import Claim, Seen, Spooled, SpreadPosition, Written
 from gateway.model.stream import KEPT_REFUSALS
 from gateway.model.unit import is_unit_key
 from gateway.postgres.connect.connection import Connection, Rows
@@ -48,7 +48,13 @@ from gateway.sql.fates import VOID, runs_of
 from gateway.sql.literals import Values
 from gateway.sql.sqlstate import CANCELLED, TIMEOUT_MESSAGE
 from gateway.sql.statement import Binding, Bound, Insert
-from gateway.sql.streams import CLAIM_STREAM, refusals_of, stream_positions_of
+from gateway.sql.streams import (
+    CLAIM_SPREAD,
+    CLAIM_STREAM,
+    SPREAD_POSITION,
+    refusals_of,
+    stream_positions_of,
+)
 
 DEADLINE_MARGIN = 5.0
 """
@@ -99,19 +105,20 @@ class PostgresStore:
     Store that writes batches through a pool.
 
     @ivar executor: executor of its statements.
+    @ivar pool: its connections.
     """
 
     _log = Logger()
 
     def __init__(self, pool: Pool, routes: Mapping[str, Route], settings: Database) -> None:
-        self._pool = pool
+        self.pool = self._pool = pool
         self._clock: IReactorTime = pool.reactor
         self._deadline = settings.statement_timeout + DEADLINE_MARGIN
         self._route_cache = RouteCache(routes, pool.reactor, self._deadline)
         self._answer_timeout = settings.answer_timeout
         lock_timeout = min(self._answer_timeout, _LOCKED * settings.statement_timeout)
         self.executor = StatementExecutor(
-            pool.reactor, self._deadline, self._answer_timeout, lock_timeout
+            pool.reactor, self._deadline, self._answer_timeout, lock_timeout, pool.name
         )
         self._turns: dict[str, DeferredLock] = {}
         # Lanes on which a statement was lost. A server that hung may run it when another try has
@@ -376,6 +383,22 @@ class PostgresStore:
                 connection, CLAIM_STREAM, values
             )
         return Claim(claim, now_epoch, mark, refusals_of(refusals))
+
+    async def spread_position(self, stream: str) -> SpreadPosition:
+        async with self._pool.checkout() as connection:
+            rows = await self._query(connection, SPREAD_POSITION, (stream,))
+        if not rows or rows[0][2] is None:
+            return SpreadPosition("", "", 0, {}, {})
+        claim, epoch, mark, marks = rows[0]
+        return SpreadPosition(claim, epoch, mark, marks, {})
+
+    async def claim_spread(self, stream: str, claim: str, epoch: str | None) -> SpreadPosition:
+        async with self._pool.checkout() as connection:
+            values = (stream, claim, epoch, KEPT_REFUSALS)
+            ((now_epoch, mark, marks, refusals),) = await self._query(
+                connection, CLAIM_SPREAD, values
+            )
+        return SpreadPosition(claim, now_epoch, mark, marks, refusals_of(refusals))
 
     async def durability(self) -> list[str]:
         """
