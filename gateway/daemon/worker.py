@@ -248,11 +248,15 @@ def _await_spool(config: Config) -> None:
             return
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(parent: int) -> None:
     """
     Have the kernel kill this process when its parent is gone, even while it stands still.
+
+    @param parent: its process.
     """
     ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)  # it was gone before that, and what it sent may still be read
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -260,15 +264,15 @@ def main(arguments: Sequence[str]) -> None:
     Run a worker until its parent says that it stops, or is gone.
 
     @param arguments: its number and how many there are, such as C{2/4}, for those who list
-        processes; then the name of the reactor, if not the usual one.
+        processes; the process of the parent; the name of the reactor, if not the usual one.
     """
     for name in _IGNORED:
         signal.signal(getattr(signal, name), signal.SIG_IGN)
-    _die_with_parent()
+    _die_with_parent(int(arguments[1]))
     own = socket.socket(fileno=CHANNEL_FILE)
     own.set_inheritable(False)
-    if len(arguments) > 1:
-        installReactor(arguments[1])
+    if len(arguments) > 2:
+        installReactor(arguments[2])
     from twisted.internet import reactor
 
     running: Any = reactor

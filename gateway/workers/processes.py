@@ -247,7 +247,8 @@ class Processes:
                     sys.executable,
                     [
                         *(sys.executable, "-P", "-m", "gateway.daemon.worker"),
-                        *(f"{number}/{len(self.workers)}", *self._arguments),
+                        *(f"{number}/{len(self.workers)}", str(os.getpid())),
+                        *self._arguments,
                     ],
                     env=_environment(os.environ),
                     childFDs={0: nothing.fileno(), 1: "r", 2: "r", CHANNEL_FILE: its.fileno()},
