@@ -45,6 +45,7 @@ from gateway.logs.last_reason import LastReason
 from gateway.logs.observer import LogObserver
 from gateway.model import wording
 from gateway.model.errors import EmbeddedError, SchemaNewer, StoreError
+from gateway.model.route import HOME
 from gateway.model.text import printable
 from gateway.postgres.connect.dsn import public_dsn
 from gateway.postgres.connect.notifications import Notifications
@@ -152,6 +153,7 @@ class GatewayService(Service):
         self._announces = announces
         self._pool = parts.pool
         self._store = parts.store
+        self._home = parts.store.stores[HOME]
         self._writer = parts.writer
         self._queries = parts.queries
         self._listeners = parts.listeners
@@ -189,8 +191,8 @@ class GatewayService(Service):
             except EmbeddedError as error:
                 raise ended(error) from None
         dsn = self._dsn
-        if isinstance(self._store, RelayStore):
-            self._store.start()
+        if isinstance(self._home, RelayStore):
+            self._home.start()
         elif self._embedded is not None:
             dsn = start_embedded(self._embedded, self._clock)
         elif self._announces:
@@ -415,8 +417,8 @@ class GatewayService(Service):
         await self._leftovers.stop()
         if self._spool is not None:
             await self._spool.close()
-        if isinstance(self._store, RelayStore):
-            self._store.close()
+        if isinstance(self._home, RelayStore):
+            self._home.close()
         await self._admin.stop()
         self._watch.stop()
         if self._embedded is not None:
