@@ -58,9 +58,12 @@ MUTATIONS: Final = (
         [
             Replacement(
                 "dialects/stream_registry.py",
-                "known = None if seen is None else _known(before, waiting, seen.number)\n"
+                "            if seen is not None and not self._spread:\n"
+                "                known = _known(before, waiting, seen.number)\n"
                 "            if seen is None or known is None:",
-                "known = _known(before, waiting, 0 if seen is None else seen.number)\n"
+                "            if not self._spread:\n"
+                "                number = 0 if seen is None else seen.number\n"
+                "                known = _known(before, waiting, number)\n"
                 "            if known is None:",
             ),
             Replacement(
@@ -88,8 +91,8 @@ MUTATIONS: Final = (
         [
             Replacement(
                 "commit/memory_store.py",
-                "current and mark == move.first - 1)",
-                "current and (mark == move.first - 1 or (claim is None and mark < move.first)))",
+                "is_next = mark == move.first - 1\n",
+                "is_next = mark == move.first - 1 or (claim is None and mark < move.first)\n",
             )
         ],
     ),
