@@ -240,11 +240,11 @@ class Usage:
     objects: int
 
 
-MOST_GROWTH: Final = Usage(memory=3 * 1024 * 1024, descriptors=4, timers=4, objects=480)
+MOST_GROWTH: Final = Usage(memory=3 * 1024 * 1024, descriptors=4, timers=8, objects=480)
 """
 Between two rounds, however many lie between them, and each with 240 peers: the allocator's slack;
-two connections to the database, of two files each; a timer of each listener, and one; what is
-remembered of some peers, of which one object each would be 960 in the shortest run.
+two connections to the database, of two files each; a timer of each listener and connection, and
+one; what is remembered of some peers, of which one object each would be 960 in the shortest run.
 """
 
 
