@@ -4,12 +4,15 @@ SQL of the user's own that only inserts a row of its parameters, and may run for
 Such a statement run for each message in turn, and an INSERT of all their rows in the same order,
 store the same, as long as nothing looks at the table in between: see
 L{gateway.postgres.schema.custom_sql}. Strategy: the text is taken only where every token of it is
-understood; all else is run for each message.
+understood; all else is run for each message. A constant that is read when the statement is
+prepared, and would be another one later (C{'now'}), is not taken either.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 _TOKEN: Final = re.compile(
@@ -19,6 +22,15 @@ _TOKEN: Final = re.compile(
     """,
     re.S | re.X,
 )
+
+_OF_ITS_TIME: Final = re.compile(
+    r"(?<![a-z])(?:now|today|tomorrow|yesterday)(?![a-z])", re.IGNORECASE
+)
+"""
+Special values of dates and times in a constant.
+
+@see: PostgreSQL documentation, section 8.5.1.4 "Special Values".
+"""
 
 _WORDS: Final = {"INSERT": "I", "INTO": "O", "VALUES": "V", "TRUE": "L", "FALSE": "L", "NULL": "L"}
 
@@ -36,11 +48,13 @@ class PlainInsert(NamedTuple):
     @ivar head: C{INSERT INTO}, the table, and maybe its columns.
     @ivar table: as it is written.
     @ivar values: what is between the parentheses of C{VALUES}.
+    @ivar casts: types that values are cast to, as they are written.
     """
 
     head: str
     table: str
     values: str
+    casts: Sequence[str]
 
 
 def plain_insert(sql: str) -> PlainInsert | None:
@@ -50,14 +64,15 @@ def plain_insert(sql: str) -> PlainInsert | None:
     """
     tokens = [token for token in _TOKEN.finditer(sql) if not token["blank"]]
     shape = _SHAPE.fullmatch("".join(map(_letter, tokens)))
-    if shape is None:
+    if shape is None or any(token["text"] and _OF_ITS_TIME.search(token[0]) for token in tokens):
         return None
 
     def text(part: str) -> str:
         first, last = tokens[shape.start(part)], tokens[shape.end(part) - 1]
         return sql[first.start() : last.end()]
 
-    return PlainInsert(text("head"), text("table"), text("values"))
+    casts = [after[0] for token, after in pairwise(tokens) if token["cast"]]
+    return PlainInsert(text("head"), text("table"), text("values"), casts)
 
 
 def _letter(token: re.Match[str]) -> str:

@@ -20,7 +20,7 @@ from tests.support import Database
 def test_a_plain_insert() -> None:
     """It is known whatever blanks, names, constants and casts it is written with."""
     assert plain_insert("insert INTO t VALUES (%(a)s)") == PlainInsert(
-        "insert INTO t", "t", "%(a)s"
+        "insert INTO t", "t", "%(a)s", []
     )
     sql = """INSERT INTO "S" . "t""x" (a, "b c")
         VALUES ( %(a)s::numeric::text, -1.5 , 'it''s 100%%; VALUES (', null, %(b c)s ) ;"""
@@ -28,7 +28,9 @@ def test_a_plain_insert() -> None:
         'INSERT INTO "S" . "t""x" (a, "b c")',
         '"S" . "t""x"',
         "%(a)s::numeric::text, -1.5 , 'it''s 100%%; VALUES (', null, %(b c)s",
+        ["numeric", "text"],
     )
+    assert plain_insert("INSERT INTO t VALUES (%(a)s, 'unknown nowhere')") is not None
 
 
 @pytest.mark.parametrize(
@@ -50,6 +52,9 @@ def test_a_plain_insert() -> None:
         "WITH x AS (SELECT 1) INSERT INTO t VALUES (%(a)s)",
         "SELECT f(%(a)s)",
         "INSERT INTO t VALUES ()",
+        "INSERT INTO t VALUES (%(a)s, 'now')",
+        "INSERT INTO t VALUES (%(a)s, ' Today 10:00'::timestamptz)",
+        "INSERT INTO t VALUES (%(a)s, '[yesterday,tomorrow)')",
     ],
 )
 def test_what_is_run_for_each_message(sql: str) -> None:
@@ -57,13 +62,13 @@ def test_what_is_run_for_each_message(sql: str) -> None:
     assert plain_insert(sql) is None
 
 
-def own(table: str) -> Route:
+def own(table: str, note: str = "'%%s'") -> Route:
     return Route(
         "r",
         "",
         {"k": Value("k"), "v": Value("v")},
         reading=Reading("json"),
-        sql=f"INSERT INTO {table} (k, v, note) VALUES (%(k)s, %(v)s, '%%s')",
+        sql=f"INSERT INTO {table} (k, v, note) VALUES (%(k)s, %(v)s, {note})",
     )
 
 
@@ -75,6 +80,9 @@ WATCHED = {
     "itself": "ALTER TABLE t ADD FOREIGN KEY (note) REFERENCES t (k)",
     "policy": "ALTER TABLE t ENABLE ROW LEVEL SECURITY",
     "domain": "CREATE DOMAIN d AS int; ALTER TABLE t ADD d d",
+    "domains": "CREATE DOMAIN d AS int; ALTER TABLE t ADD d d[]",
+    "row": "CREATE TYPE d AS (a int); ALTER TABLE t ADD d d",
+    "cast": 'CREATE DOMAIN "a d" AS text',
     "default": (
         "CREATE FUNCTION f() RETURNS int STABLE LANGUAGE sql AS 'SELECT count(*)::int FROM t';"
         "ALTER TABLE t ADD seen int DEFAULT f()"
@@ -100,7 +108,8 @@ async def test_what_may_look_at_the_table(database: Database, change: str) -> No
             "ALTER TABLE t ALTER note SET DEFAULT NULL; INSERT INTO t (k) VALUES ('%s')"
         )
     frames = [json.dumps({"k": k, "v": v}).encode() for k, v in [("a", 1), ("b", 9), ("c", 2)]]
-    with postgres(database, own("t")) as adapter:
+    note = """'%%s'::"a d\"""" if change == "cast" else "'%%s'"
+    with postgres(database, own("t", note)) as adapter:
         await adapter.postgres.open_all()
         definition = adapter.postgres._route_cache.current["r"]
         assert definition.insert is not None
@@ -116,3 +125,18 @@ async def test_what_may_look_at_the_table(database: Database, change: str) -> No
     stored = database.execute("SELECT k, v, note FROM t WHERE v IS NOT NULL ORDER BY id")
     assert answers == ["+OK", "-REJ", "+OK"]
     assert stored == [("a", 1, "%s"), ("c", 2, "%s")]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_time_of_each_commit(database: Database) -> None:
+    """A constant that means the present is another one in each commit, however often the statement
+    was run on a connection before."""
+    database.execute("CREATE TABLE t (k text, v int, note timestamptz)")
+    with postgres(database, own("t", "'now'")) as adapter:
+        lane = new_lane()
+        for number in (1, 2):
+            frames = [b'{"k": "a", "v": 1}', b'{"k": "b", "v": 2}']
+            chunk = Chunk("r", frames, Origin("p", "l"), 0.0, lambda chunk, runs: None)
+            written = await adapter.store.write(Batch.of([chunk]), Fence(lane, number))
+            assert said([*written.runs]) == ["+OK", "+OK"]
+    assert database.column("SELECT count(DISTINCT note) FROM t") == [2]

@@ -27,7 +27,8 @@ _ARGUMENTS: Final = """
 
 # Whether an INSERT of many rows stores what one for each row would, one after the other: nothing
 # that looks at the table is run between two rows, and nothing is checked only behind the last one
-# that an earlier one could fail. PostgreSQL's own functions and operators do not look at tables.
+# that an earlier one could fail. PostgreSQL's own functions and operators do not look at tables; a
+# domain's check may, also where the domain is in an array, a range or a row.
 _UNWATCHED: Final = """
     SELECT c.oid::bigint
       FROM pg_class c
@@ -42,8 +43,13 @@ _UNWATCHED: Final = """
        AND NOT EXISTS (
            SELECT FROM pg_constraint WHERE conrelid = ANY(oids) AND confrelid = ANY(oids))
        AND NOT EXISTS (
-           SELECT FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
-            WHERE a.attrelid = ANY(oids) AND a.attnum > 0 AND t.typtype = 'd')
+           SELECT FROM (
+                  SELECT atttypid FROM pg_attribute WHERE attrelid = ANY(oids) AND attnum > 0
+                  UNION ALL SELECT to_regtype(name)::oid FROM unnest(%s::text[]) AS casts(name)
+                  ) AS named(oid)
+             JOIN pg_type t ON t.oid = named.oid
+             JOIN pg_type e ON e.oid IN (t.oid, t.typelem)
+            WHERE e.typtype NOT IN ('b', 'e') AND e.typnamespace <> 'pg_catalog'::regnamespace)
        AND NOT EXISTS (
            SELECT FROM pg_depend d
             WHERE d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass)
@@ -80,7 +86,7 @@ async def examine_sql(query: RunQuery, route: Route) -> Findings:
     plain = None if route.returning else plain_insert(route.sql)
     relation = None
     if plain is not None:
-        unwatched = await query(_UNWATCHED, (plain.table,))
+        unwatched = await query(_UNWATCHED, (plain.table, list(plain.casts)))
         if unwatched:
             relation = Relation(unwatched[0][0], True)
         else:
