@@ -24,7 +24,7 @@ from gateway.model.outcome import Listing, Outcome
 from gateway.model.query import Query
 from gateway.model.route import identifier
 from gateway.sql.parameters import gives_rows, halves, with_places
-from gateway.sql.statement import ParameterNames, Preparable, named_places
+from gateway.sql.statement import ParameterNames, Preparable, is_of_its_time, named_places
 
 MOST_BYTES_OF_MANY: Final = 1024 * 1024
 """Most bytes of the answers of several calls; with more, the calls are answered one by one."""
@@ -73,6 +73,7 @@ class CallStatement:
     @ivar prepared: the text with C{$1}, C{$2}, ... for PREPARE.
     @ivar plain: the text with C{%(p1)s}, C{%(p2)s}, ... for sessions that cannot keep a
         prepared statement.
+    @ivar lasts: as in L{Preparable}.
     @ivar preparable: both of them.
     """
 
@@ -80,10 +81,11 @@ class CallStatement:
     types: tuple[str, ...]
     prepared: str
     plain: str
+    lasts: bool
     preparable: Preparable = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        found = Preparable(self.types, self.prepared, self.plain)
+        found = Preparable(self.types, self.prepared, self.plain, self.lasts)
         object.__setattr__(self, "preparable", found)
 
     def bind(self, calls: Sequence[Sequence[str]]) -> list[str]:
@@ -118,6 +120,7 @@ def call_statement(
             query, kinds, form, columns, [f"${n}" for n in range(1, len(types) + 1)], False
         ),
         _statement_sql(query, kinds, form, columns, named_places(len(types)), True),
+        not is_of_its_time(query.sql),
     )
 
 

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
 
+from gateway.sql.statement import is_of_its_time
+
 _TOKEN: Final = re.compile(
     r"""
     (?P<blank>\s+) | (?P<parameter>%\([^()]*\)s) | (?P<text>'(?:[^']|'')*')
@@ -22,15 +24,6 @@ _TOKEN: Final = re.compile(
     """,
     re.S | re.X,
 )
-
-_OF_ITS_TIME: Final = re.compile(
-    r"(?<![a-z])(?:now|today|tomorrow|yesterday)(?![a-z])", re.IGNORECASE
-)
-"""
-Special values of dates and times in a constant.
-
-@see: PostgreSQL documentation, section 8.5.1.4 "Special Values".
-"""
 
 _WORDS: Final = {"INSERT": "I", "INTO": "O", "VALUES": "V", "TRUE": "L", "FALSE": "L", "NULL": "L"}
 
@@ -64,7 +57,7 @@ def plain_insert(sql: str) -> PlainInsert | None:
     """
     tokens = [token for token in _TOKEN.finditer(sql) if not token["blank"]]
     shape = _SHAPE.fullmatch("".join(map(_letter, tokens)))
-    if shape is None or any(token["text"] and _OF_ITS_TIME.search(token[0]) for token in tokens):
+    if shape is None or any(token["text"] and is_of_its_time(token[0]) for token in tokens):
         return None
 
     def text(part: str) -> str:

@@ -8,6 +8,7 @@ because every row has to come through it: no row is stored unless it moved.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -18,6 +19,25 @@ from gateway.sql.step import BlockRows
 
 FENCE_TYPES: Final = ("uuid", "bigint", "bigint")
 """Parameters of C{gateway.advance}: a lane, and the first and the last of its batches."""
+
+_OF_ITS_TIME: Final = re.compile(
+    r"(?<![a-z])(?:now(?!\s*\()|today|tomorrow|yesterday)(?![a-z])", re.IGNORECASE
+)
+"""
+Special values of dates and times; not the function C{now()}, which is called each time.
+
+@see: PostgreSQL documentation, section 8.5.1.4 "Special Values".
+"""
+
+
+def is_of_its_time(text: str) -> bool:
+    """
+    Say whether SQL of the user's may have a constant such as C{'today'}: a prepared statement would
+    keep the time when it was prepared.
+
+    A name that looks like one counts, too: quotes cannot be told from comments at a glance.
+    """
+    return bool(_OF_ITS_TIME.search(text))
 
 
 class Preparable:
@@ -31,11 +51,12 @@ class Preparable:
     @ivar prepare: SQL that prepares it, once in a session.
     @ivar execute: SQL that runs it there, with C{%s} for each parameter.
     @ivar plain: the text with C{%(p1)s}, C{%(p2)s}, ... for sessions that cannot keep it.
+    @ivar lasts: whether it means the same later; else no session is to keep it.
     """
 
-    __slots__ = ("execute", "name", "plain", "prepare")
+    __slots__ = ("execute", "lasts", "name", "plain", "prepare")
 
-    def __init__(self, types: Sequence[str], prepared: str, plain: str) -> None:
+    def __init__(self, types: Sequence[str], prepared: str, plain: str, lasts: bool = True) -> None:
         """
         @param types: SQL types of the parameters.
         @param prepared: the text with C{$1}, C{$2}, ...
@@ -46,6 +67,7 @@ class Preparable:
         self.prepare = f"PREPARE {self.name}{kinds} AS {prepared}"
         self.execute = f"EXECUTE {self.name}{places}"
         self.plain = plain
+        self.lasts = lasts
 
 
 @dataclass(frozen=True, slots=True)

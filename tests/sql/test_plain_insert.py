@@ -12,6 +12,7 @@ import pytest_twisted
 from gateway.model.batch import Batch, Chunk, Fence, Origin
 from gateway.model.route import Reading, Route, Value
 from gateway.sql.plain_insert import PlainInsert, plain_insert
+from gateway.sql.statement import is_of_its_time
 from tests.in_memory import said
 from tests.postgres.store.test_store import new_lane, postgres
 from tests.support import Database
@@ -60,6 +61,13 @@ def test_a_plain_insert() -> None:
 def test_what_is_run_for_each_message(sql: str) -> None:
     """Anything that is not understood, or could look at the table."""
     assert plain_insert(sql) is None
+
+
+def test_what_means_the_present() -> None:
+    """It is known whatever stands around it; a call of now() and longer words are none of it."""
+    assert is_of_its_time("SELECT 'now'")
+    assert is_of_its_time("WHERE at > $x$Yesterday$x$ AND at < now()")
+    assert not is_of_its_time("SELECT now(), NOW (), 'unknown', nowhere")
 
 
 def own(table: str, note: str = "'%%s'") -> Route:

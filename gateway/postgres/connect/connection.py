@@ -331,7 +331,8 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
     ) -> Rows:
         """
         Run a statement: prepared, which is done once in each session since planning a small one
-        costs more than running it, or as plain text where a pooler shares sessions.
+        costs more than running it, or as plain text where a pooler shares sessions or it does not
+        last.
 
         @param before: statements in front of it, each with its C{;}, without parameters and with
             each percent sign doubled.
@@ -339,7 +340,7 @@ class Connection(txpostgres.Connection):  # type: ignore[misc]  # txpostgres has
         @return: the rows of the statement.
         @raise StoreError: as for L{query}.
         """
-        if self.sharing.prepares:
+        if self.sharing.prepares and statement.lasts:
             try:
                 if statement.name not in self.prepared:
                     await self.query(statement.prepare, None, timeout, answer_timeout)

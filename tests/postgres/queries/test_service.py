@@ -147,6 +147,16 @@ async def end_sleeper(database: Database) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_constants_that_mean_the_present(tables: Database) -> None:
+    """They are of each call, and not of the first one on a connection."""
+    for sql in ("SELECT 'now'::timestamptz AS at", "SELECT %(n)s AS n, timestamptz ' Now ' AS at"):
+        with asking(tables, Query("q", sql, {"n": NUMBER} if "%" in sql else {})) as asker:
+            arguments = b'{"n": 1}' if "%" in sql else b""
+            said = [(await asker.ask("q", arguments))[0]["at"] for _ in range(3)]
+            assert len(set(said)) == 3
+
+
+@pytest_twisted.ensureDeferred
 async def test_arguments(tables: Database) -> None:
     """By name, by position, or left out; what does not fit is refused before it is asked."""
     query = Query(
