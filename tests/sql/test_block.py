@@ -190,6 +190,7 @@ class Alone:
 
     def __init__(self, store: Any, clock: Any) -> None:
         self.store, self.clock, self.spooler = store, clock, None
+        self.is_spread = False
         self.dead_letters: frozenset[str] = frozenset()
         self.new_id = new_lane
         self.counters = defaultdict[str, RouteCounters](RouteCounters)
