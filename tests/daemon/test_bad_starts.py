@@ -335,3 +335,14 @@ def test_whether_something_is_there(tmp_path: Path) -> None:
     assert is_there(tmp_path / "file") and is_there(tmp_path / "link")
     assert not is_there(tmp_path / "none") and not is_there(tmp_path / "file" / "x")
     assert tool("spool", "--spool", str(tmp_path / "none"), "list").returncode == 1
+
+
+def test_a_stop_while_routes_are_opened(tmp_path: Path) -> None:
+    """It is no fault: nothing of it is told but the stop."""
+    gateway = Gateway(("--database", "host=127.0.0.1 port=1", *LISTEN), tmp_path)
+    try:
+        gateway.wait_log("database: cannot connect")
+        assert gateway.terminate() == 0
+        assert "Traceback" not in gateway.log, gateway.log
+    finally:
+        gateway.end()

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.python.failure import Failure
 
 from gateway.commit.placed_store import PlacedStore
 from gateway.commit.places import Places
@@ -195,7 +196,15 @@ class Databases:
                 return error
 
         asked = [Deferred.fromCoroutine(outcome(ask(store))) for store in self.stores.values()]
-        return dict(zip(self.stores, await gatherResults(asked), strict=True))
+        results = {}
+        # Not gatherResults, which hides that it was cancelled, as at a stop.
+        for name, (good, result) in zip(
+            self.stores, await DeferredList(asked, consumeErrors=True), strict=True
+        ):
+            if isinstance(result, Failure) and not good:
+                result.raiseException()
+            results[name] = result
+        return results
 
 
 def routes_in(routes: Mapping[str, Route], database: str) -> dict[str, Route]:
