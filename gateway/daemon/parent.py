@@ -181,6 +181,7 @@ class ParentService(Service):
         self._forced = False
         self._is_unusable = False
         self._started = reactor.seconds()
+        parts.dispatch.on_filled(self._accept)
         self.processes = Processes(
             reactor,
             self._parent.workers,
@@ -257,7 +258,7 @@ class ParentService(Service):
         self.parts.dispatch.serving(worker)
         if self.is_stopping:
             return
-        self.parts.listeners.accept(True)
+        self._accept()
         serving = len(self.processes.serving())
         self._log.info(
             "worker {worker} (process {pid}) serves; {serving} of {workers} do",
@@ -275,6 +276,11 @@ class ParentService(Service):
         if not self.processes.serving():
             self.parts.listeners.accept(False)
         self.parts.dispatch.gone(worker)
+
+    def _accept(self) -> None:
+        """Accept connections where there is a worker that takes them."""
+        takes = not self.parts.dispatch.is_full and bool(self.processes.serving())
+        self.parts.listeners.accept(takes)
 
     def _unusable(self, reason: str) -> None:
         if not self._is_unusable:

@@ -31,6 +31,7 @@ from gateway.daemon.reload import (
 )
 from gateway.model.errors import ConfigError
 from gateway.workers.channel import ChannelError
+from gateway.workers.dispatch import Room
 from gateway.workers.listeners import NewParentListeners
 from gateway.workers.reloading import CERTIFICATES, PREPARE, TAKE, UNDO, Report
 from gateway.workers.start import contents_of, pack
@@ -59,7 +60,7 @@ class SharedReloadParts:
     """
 
     service: ParentService
-    room: Callable[[Config], tuple[int, list[str]]]
+    room: Callable[[Config], tuple[Room, list[str]]]
     warnings: Callable[[Config], list[str]]
 
 
@@ -151,8 +152,8 @@ class SharedReload:
         # From here on a worker that is started gets the new one.
         parent.loaded = loaded
         parts.listeners.take(new)
-        connections, remarks = self._parts.room(config)
-        parts.dispatch.limit.most = connections
+        room, remarks = self._parts.room(config)
+        parts.dispatch.replace_room(room)
         remarks = [*self._parts.warnings(config), *remarks]
         notes = [f"warning: {remark}" for remark in remarks if remark not in self._remarks]
         self._remarks = remarks

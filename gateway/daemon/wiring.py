@@ -19,7 +19,6 @@ from twisted.application.service import IService
 from twisted.internet import reactor as global_reactor
 
 from gateway.access.authenticator import Authenticator, in_threads
-from gateway.access.connection_limit import ConnectionLimit
 from gateway.admin.console import Console, Controls
 from gateway.admin.operations import LocalOperations
 from gateway.admin.peers import PeerList
@@ -69,12 +68,12 @@ from gateway.spool.outage_spool import OutageSpool
 from gateway.spool.queue import OwnThread, Spool
 from gateway.status.source import StatusParts, StatusSource
 from gateway.status.watch import Watch
-from gateway.system.file_limit import raise_file_limit, room_for_peers
+from gateway.system.file_limit import raise_file_limit, room_for_peers, room_in_process
 from gateway.system.notify_socket import NotifySocket
 from gateway.system.regular_file import is_there
 from gateway.tls.registry import TlsRegistry
 from gateway.web.service import HttpService
-from gateway.workers.dispatch import Dispatch
+from gateway.workers.dispatch import Dispatch, Room
 from gateway.workers.lending import Lender
 from gateway.workers.listeners import ParentListeners
 
@@ -343,8 +342,8 @@ def _parent(
     config, data_dir = options.config, Path(options["data-dir"])
     loaded = Loaded(config, options.tokens, options.contexts)
     parent = Parent(loaded, workers, data_dir, spool_path(config, data_dir))
-    connections, caution = _room_of_workers(config, workers)
-    dispatch = Dispatch(ConnectionLimit(connections), reactor.seconds)
+    room, caution = _room_of_workers(config, workers)
+    dispatch = Dispatch(room, reactor.seconds)
     listeners = ParentListeners(reactor, config, dispatch)
     tls = TlsRegistry(reactor)
     tls.replace_contexts(loaded.contexts)
@@ -412,7 +411,7 @@ def reactor_arguments(twistd: Mapping[str, Any]) -> list[str]:
     return [name] if isinstance(name, str) and name != "default" else []
 
 
-def _room_of_workers(config: Config, workers: int) -> tuple[int, list[str]]:
+def _room_of_workers(config: Config, workers: int) -> tuple[Room, list[str]]:
     """
     Return how many connections peers may have, and warnings for the operator.
     """
@@ -422,9 +421,9 @@ def _room_of_workers(config: Config, workers: int) -> tuple[int, list[str]]:
         for one in (config.database, *config.databases.values())
     )
     own = own // workers + 2 + len(config.databases)
-    wanted = -(-config.limits.connections // workers)
-    most, caution = room_for_peers(wanted, files, own, len(config.listeners))
-    return (most * workers if caution else config.limits.connections), caution
+    listeners = len(config.listeners)
+    most, caution = room_for_peers(config.limits.connections, files, own, listeners, workers)
+    return Room(most, room_in_process(files, own, listeners)), caution
 
 
 def room(databases: Sequence[Database], limits: Limits, listeners: int) -> tuple[int, list[str]]:

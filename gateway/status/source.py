@@ -368,13 +368,19 @@ def process_status(reactor_lag: float, reactor_lags: Histogram) -> ProcessStatus
     @param reactor_lag: longest lag in the last minute, in seconds.
     """
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    most_files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    try:
+        resident = int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
+        open_files = len(list(Path("/proc/self/fd").iterdir()))
+    except OSError:
+        # No file can be opened any more, which is the very thing to be shown.
+        resident, open_files = usage.ru_maxrss * 1024, most_files
     return ProcessStatus(
         pid=os.getpid(),
         cpu_seconds=usage.ru_utime + usage.ru_stime,
-        resident=pages * _PAGE,
-        open_files=len(list(Path("/proc/self/fd").iterdir())),
-        most_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        resident=resident,
+        open_files=open_files,
+        most_files=most_files,
         reactor_lag=reactor_lag,
         reactor_lags=_distribution(reactor_lags),
     )

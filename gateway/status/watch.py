@@ -127,8 +127,8 @@ class Watch:
         return self.history.recent(LATELY, self._clock.seconds(), totals)
 
     def _sample(self) -> None:
-        self.history.add(self._clock.seconds(), totals_of(self._source.read()))
         self._sampling = self._clock.callLater(INTERVAL, self._sample)
+        self.history.add(self._clock.seconds(), totals_of(self._source.read()))
 
     def _look_at_spool(self) -> None:
         spool = self._source.parts.spool

@@ -309,8 +309,8 @@ class WorkersWatch:
         self._calls[self._ask_all] = self._clock.callLater(_ASK_EVERY, self._ask_all)
 
     def _sample(self) -> None:
-        self.history.add(self._clock.seconds(), totals_of(self._whole()))
         self._calls[self._sample] = self._clock.callLater(INTERVAL, self._sample)
+        self.history.add(self._clock.seconds(), totals_of(self._whole()))
 
 
 def _away(life: WorkerLife) -> str:

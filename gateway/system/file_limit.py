@@ -29,20 +29,32 @@ def raise_file_limit() -> int:
     return hard
 
 
+def room_in_process(files: int, database_connections: int, listeners: int) -> int:
+    """
+    Return how many connections of peers fit into one process.
+
+    @param files: most that may be open.
+    @param database_connections: at most; a broken one may be open beside its successor.
+    """
+    return max(1, files - 2 * database_connections - listeners - _OWN_FILES)
+
+
 def room_for_peers(
-    wanted: int, files: int, database_connections: int, listeners: int
+    wanted: int, files: int, database_connections: int, listeners: int, workers: int = 1
 ) -> tuple[int, list[str]]:
     """
     Return how many connections peers may have, and warnings for the operator.
 
     @param wanted: connections.
-    @param files: most that may be open.
-    @param database_connections: at most; a broken one may be open beside its successor.
+    @param files: most that may be open in each process; other parameters as for
+        L{room_in_process}.
+    @param workers: processes that peers are connected to.
     """
-    room = max(1, files - 2 * database_connections - listeners - _OWN_FILES)
+    room = workers * room_in_process(files, database_connections, listeners)
     if room >= wanted:
         return wanted, []
+    whose = "this process" if workers == 1 else f"each of {workers} workers"
     return room, [
-        f"limits.connections: {wanted} are more than fit into the {files} files that this process"
+        f"limits.connections: {wanted} are more than fit into the {files} files that {whose}"
         f" may open: at most {room}; raise LimitNOFILE= of the service, or ulimit -Hn"
     ]

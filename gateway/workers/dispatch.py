@@ -27,6 +27,15 @@ from gateway.workers.processes import SIGN_INTERVAL, Worker
 _LATE: Final = 3 * SIGN_INTERVAL
 """Seconds without a sign of life after which a worker gets none, where another is alive."""
 
+_MOST_UNTAKEN: Final = 64
+"""
+Connections that wait to be taken by all workers together: each holds two descriptors of the
+parent, which needs others to start a worker. A worker that lives takes its own within milliseconds.
+"""
+
+_LEAST_UNTAKEN: Final = 4
+"""The same of each worker at least."""
+
 
 class Seat(NamedTuple):
     """
@@ -95,6 +104,18 @@ class Seats:
             self.limit.leave(seat.key)
 
 
+class Room(NamedTuple):
+    """
+    Limits of all connections.
+
+    @ivar most: of all workers together.
+    @ivar each: of one worker, which must keep files for itself also while the others are away.
+    """
+
+    most: int
+    each: int
+
+
 @dataclass(slots=True)
 class _Connection:
     """
@@ -116,23 +137,36 @@ class Dispatch:
     Dispatch of connections to workers.
 
     @ivar limit: count of all connections.
+    @ivar is_full: whether so many connections wait for each worker that none should be accepted.
     """
 
     _log = Logger()
 
-    def __init__(self, limit: ConnectionLimit, now: Callable[[], float]) -> None:
+    def __init__(self, room: Room, now: Callable[[], float]) -> None:
         """
         @param now: seconds of the clock by which workers give signs of life.
         """
-        self.limit = limit
+        self.limit = ConnectionLimit(room.most)
+        self._each = room.each
+        self.is_full = False
         self._now = now
+        self._filled: Callable[[], None] = lambda: None
         self._next = 0
         self._turn = 0
         self._connections: dict[int, _Connection] = {}
         self._waiting: deque[_Connection] = deque()
         self._loads: dict[int, int] = {}
         self._turns: dict[int, int] = {}
+        self._untaken: dict[int, int] = {}
         self._workers: dict[int, Worker] = {}
+
+    def on_filled(self, call: Callable[[], None]) -> None:
+        """Have a function called when C{is_full} has changed."""
+        self._filled = call
+
+    def replace_room(self, room: Room) -> None:
+        """Apply the limits of a new configuration."""
+        self.limit.most, self._each = room
 
     def counts(self) -> dict[int, int]:
         """Return worker -> connections that it has or is to get, for those that serve."""
@@ -160,21 +194,25 @@ class Dispatch:
         self._workers[worker.number] = worker
         self._loads[worker.number] = 0
         self._turns[worker.number] = 0
+        self._untaken[worker.number] = 0
         waiting, self._waiting = self._waiting, deque()
         for connection in waiting:
             self._pass(connection)
+        self._note_filling()
 
     def gone(self, worker: Worker) -> None:
         """Note that a worker's process is gone: what it has not taken goes to another."""
         self._workers.pop(worker.number, None)
         self._loads.pop(worker.number, None)
         self._turns.pop(worker.number, None)
+        self._untaken.pop(worker.number, None)
         lost = [one for one in self._connections.values() if one.worker == worker.number]
         for connection in lost:
             if connection.own is None:
                 self._forget(connection)
             else:
                 self._pass(connection)
+        self._note_filling()
 
     def accept(self, seats: Seats, own: socket.socket, host: str | None) -> None:
         """
@@ -188,6 +226,7 @@ class Dispatch:
         connection = _Connection(self._next, seats, own.family, seat, own)
         self._connections[connection.number] = connection
         self._pass(connection)
+        self._note_filling()
 
     def close(self) -> None:
         """Close all connections that nobody has taken."""
@@ -201,28 +240,59 @@ class Dispatch:
             connection.worker = 0
             self._waiting.append(connection)
             return
-        late = self._now() - _LATE
+        late, most = self._now() - _LATE, self._most_untaken
         # Among equals it is whose last one was the longest ago.
         number = min(
             loads,
-            key=lambda one: (self._workers[one].sign < late, loads[one], self._turns[one]),
+            key=lambda one: (
+                self._workers[one].sign < late or self._untaken[one] >= most,
+                *(loads[one], self._turns[one]),
+            ),
         )
         self._turn += 1
         self._turns[number] = self._turn
+        refusal = connection.seat.refusal
+        if not refusal and loads[number] >= self._each:
+            refusal = "connections"
         loads[number] += 1
+        self._untaken[number] += 1
         connection.worker = number
         channel = self._workers[number].channel
         assert channel is not None and connection.own is not None
-        message = Passed(
-            connection.number, connection.seats.name, connection.family, connection.seat.refusal
-        )
-        channel.send(message, (connection.own.fileno(),))
+        message = Passed(connection.number, connection.seats.name, connection.family, refusal)
+        try:
+            channel.send(message, (connection.own.fileno(),))
+        except OSError as error:
+            # No descriptor is left; nothing was read from it, so its peer may come again.
+            self._log.warn(
+                "listener {listener}: a connection is closed that could not be passed: {reason}",
+                event="pass-failed",
+                listener=connection.seats.name,
+                reason=error.strerror,
+            )
+            self._forget(connection)
+
+    @property
+    def _most_untaken(self) -> int:
+        """Connections that may wait to be taken by each worker."""
+        return max(_LEAST_UNTAKEN, _MOST_UNTAKEN // max(1, len(self._loads)))
+
+    def _note_filling(self) -> None:
+        most = self._most_untaken
+        if self.is_full:
+            most //= 2
+        least = min(self._untaken.values(), default=0)
+        if (least >= most) is not self.is_full:
+            self.is_full = not self.is_full
+            self._filled()
 
     def _taken(self, taken: Taken, descriptors: Sequence[int]) -> None:
         connection = self._connections.get(taken.number)
         if connection is not None and connection.own is not None:
             connection.own.close()
             connection.own = None
+            self._untaken[connection.worker] -= 1
+            self._note_filling()
 
     async def _reserve(self, payload: bytes, descriptors: Sequence[int]) -> bytes:
         asked = msgspec.msgpack.decode(payload, type=Reserved)
@@ -240,8 +310,9 @@ class Dispatch:
 
     def _forget(self, connection: _Connection) -> None:
         del self._connections[connection.number]
-        if connection.own is not None:
-            connection.own.close()
         if connection.worker in self._loads:
             self._loads[connection.worker] -= 1
+            self._untaken[connection.worker] -= connection.own is not None
+        if connection.own is not None:
+            connection.own.close()
         connection.seats.leave(connection.seat)

@@ -234,7 +234,11 @@ class Processes:
     def _start(self, number: int) -> None:
         self._starts.pop(number, None)
         worker = self.workers[number]
-        own, its = socket.socketpair()
+        try:
+            own, its = socket.socketpair()
+        except OSError as error:
+            self._not_started(worker, error)
+            return
         channel = Channel(self._reactor, own, lambda: None)
         channel.on_push(ALIVE, lambda _: self._note_sign(worker))
         channel.on_push(LOG, self._write)

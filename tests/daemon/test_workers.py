@@ -233,6 +233,50 @@ def test_a_worker_that_stands_still(
     assert not is_alive(pid)
 
 
+def test_more_connect_than_the_parent_has_files(server: TemporaryServer, tmp_path: Path) -> None:
+    """While the workers stand still; then others are started in their place, and serve."""
+    with server.create_database() as database, ExitStack() as stack:
+        (tmp_path / "gateway.toml").write_text(
+            f"""
+[process]
+workers = 2
+[database]
+dsn = '''{database.dsn}'''
+pool_max = 2
+query_connections = 2
+[http]
+endpoint = "tcp:0:interface=127.0.0.1"
+[listeners.lines]
+endpoint = "tcp:0:interface=127.0.0.1"
+route = "messages"
+[routes.messages]
+table = "messages"
+create = true
+"""
+        )
+        few = ("bash", "-c", 'ulimit -n 260; exec "$0" "$@"')
+        gateway = Gateway(("--config", "gateway.toml"), tmp_path, few)
+        stack.callback(gateway.end)
+        gateway.wait_log("at most 246; raise")
+        gateway.wait_log("2 of 2 do")
+        pids = workers_of(gateway).values()
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        for _ in range(300):
+            stack.callback(gateway.connect().close)
+        wait_until(lambda: len(gateway_files(gateway)) > 70, "they are accepted")
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        gateway.wait_log("ended after (.|\n)*2 of 2 do")
+        assert gateway.get("/livez")[0] == 200
+    assert "Traceback" not in gateway.log, gateway.log[gateway.log.index("Traceback")-400:][:4000]
+
+
+def gateway_files(gateway: Gateway) -> list[Path]:
+    """Descriptors of the parent."""
+    return list(Path(f"/proc/{gateway.process.pid}/fd").iterdir())
+
+
 def test_nobody_outlives_the_parent(start_with: Callable[..., Gateway], free_port: int) -> None:
     """A parent that is killed takes its workers along, also one that stands still, and a new start
     binds the same port at once."""
