@@ -226,22 +226,25 @@ def _tried(both: Sequence[tuple[Part, _Variables]], length: str, ordered: bool) 
     keep = undo = ""
     for part, names in both:
         step = part.rows.step
+        # Variables do not go back with a subtransaction.
+        keep_part = undo_part = ""
+        if step.returns:
+            told, kept = names("values"), names("told")
+            keep_part += f"{kept} := cardinality({told});\n"
+            undo_part += f"{told} := {told}[1:{kept}];\n"
+        if step.ignores:
+            told, kept = names("duplicates"), names("repeated")
+            keep_part += f"{kept} := cardinality({told});\n"
+            undo_part += f"{told} := {told}[1:{kept}];\n"
+        keep += keep_part
+        undo += undo_part
         plainly.append(_recording_sql(part.rows, names))
-        refuse = _refuse(names, part.rows.count, step)
+        refuse = undo_part + _refuse(names, part.rows.count, step)
         alone.append(
-            f"gw_since := clock_timestamp();\nBEGIN\n{plainly[-1]}\n{_CHECK}"
+            f"gw_since := clock_timestamp();\n{keep_part}BEGIN\n{plainly[-1]}\n{_CHECK}"
             f"\nEXCEPTION WHEN QUERY_CANCELED THEN\n{_slow(names)}"
             f"\nWHEN OTHERS OR ASSERT_FAILURE THEN\n{refuse}\nEND;"
         )
-        # Variables do not go back with a subtransaction.
-        if step.returns:
-            told, kept = names("values"), names("told")
-            keep += f"{kept} := cardinality({told});\n"
-            undo += f"{told} := {told}[1:{kept}];\n"
-        if step.ignores:
-            told, kept = names("duplicates"), names("repeated")
-            keep += f"{kept} := cardinality({told});\n"
-            undo += f"{told} := {told}[1:{kept}];\n"
     several = len(both) > 1
 
     def loop(rows: Sequence[str]) -> str:

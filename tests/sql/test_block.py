@@ -208,6 +208,27 @@ class Alone:
         self.errors.append(failure)
 
 
+@pytest.mark.parametrize("kind", ["table", "ignore", "own"])
+@pytest_twisted.ensureDeferred
+async def test_values_of_a_row_that_a_deferred_constraint_refuses(
+    database: Database, kind: str
+) -> None:
+    """They are told to nobody: each message behind it gets those of its own row."""
+    database.execute(
+        "CREATE TABLE p (v int PRIMARY KEY); INSERT INTO p SELECT generate_series(1, 9);"
+        "CREATE TABLE t (k text UNIQUE, v int REFERENCES p DEFERRABLE INITIALLY DEFERRED)"
+    )
+    route = kv(
+        "ignore" if kind == "ignore" else "error",
+        ("k", "v"),
+        f"{OWN} RETURNING k, v" if kind == "own" else "",
+    )
+    rows = [("a", 1), ("b", 0), ("c", 2), ("d", 0), ("e", 3)]
+    refused = "-REJ CONSTRAINT sqlstate=23503"
+    found = await answers(database, route, *rows)
+    assert found == ["+OK k=a v=1", refused, "+OK k=c v=2", refused, "+OK k=e v=3"]
+
+
 @pytest_twisted.ensureDeferred
 async def test_refused_when_nobody_can_say_which(database: Database) -> None:
     """Rows refused at the very end of their transaction are found by halves, alone at last."""
