@@ -20,11 +20,21 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from gateway.model.batch import Refusal
-from gateway.model.errors import EmbeddedError
+from gateway.model.errors import EmbeddedError, Unavailable
+
+_RESERVE: Final = 1024 * 1024
+"""
+Bytes that file and log have in advance: a spool that filled the disk could never be emptied if the
+numbers of what leaves it could not be noted.
+"""
+
+_LOG_PAGES: Final = 64
+"""Pages of 4 KiB in the log after which SQLite copies them to the file; much less than that."""
 
 _SCHEMA: Final = """
     CREATE TABLE IF NOT EXISTS binding (
@@ -97,6 +107,7 @@ class Ledger:
             database.executescript(
                 f"PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; {_SCHEMA}"
             )
+            _reserve(database)
             bindings = database.execute(
                 "SELECT lane, number, first_number, stream, epoch, first, rows FROM binding"
             ).fetchall()
@@ -116,9 +127,13 @@ class Ledger:
         @param streams: those that the next process may go on with.
         """
         if self._database is not None:
-            self._write("INSERT OR REPLACE INTO stream VALUES (?, ?, ?)", streams)
-            self._database.close()
-            self._database = None
+            try:
+                # What cannot be noted is as after a kill: others take their place.
+                with suppress(Unavailable):
+                    self._write("INSERT OR REPLACE INTO stream VALUES (?, ?, ?)", streams)
+            finally:
+                self._database.close()
+                self._database = None
 
     def bind(self, binding: Binding) -> None:
         """Note a binding, durably."""
@@ -172,14 +187,30 @@ class Ledger:
         """
         Run a statement for each row, in one transaction.
 
-        @raise sqlite3.Error: nothing is written.
+        @raise Unavailable: nothing is written.
         """
-        assert self._database is not None
-        self._database.execute("BEGIN IMMEDIATE")
+        database = self._database
+        assert database is not None
         try:
-            self._database.executemany(sql, rows)
-            self._database.execute("COMMIT")
-        except sqlite3.Error:
-            if self._database.in_transaction:
-                self._database.execute("ROLLBACK")
-            raise
+            database.execute("BEGIN IMMEDIATE")
+            database.executemany(sql, rows)
+            database.execute("COMMIT")
+        except sqlite3.Error as error:
+            if database.in_transaction:
+                database.execute("ROLLBACK")
+            text = f"the relay's file {self.path} cannot be written: {error}"
+            raise Unavailable(text) from None
+
+
+def _reserve(database: sqlite3.Connection) -> None:
+    """Have space in the file and its log, as far as there is any."""
+    database.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
+    try:
+        database.execute("CREATE TABLE reserve (bytes BLOB)")
+        database.execute("INSERT INTO reserve VALUES (zeroblob(?))", (_RESERVE,))
+        database.execute("PRAGMA wal_checkpoint")
+    except sqlite3.Error:
+        pass  # a full disk: the file has its space from an earlier start, mostly
+    finally:
+        with suppress(sqlite3.Error):
+            database.execute("DROP TABLE IF EXISTS reserve")

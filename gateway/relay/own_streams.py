@@ -9,6 +9,7 @@ too (L{gateway.relay.ledger}), and others take another stream.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 
 from gateway.model.batch import Fence, Slice
@@ -118,22 +119,23 @@ class OwnStreams:
 
     async def forget_inherited(self) -> None:
         """Forget the bindings of an earlier process, since the spool holds nothing."""
-        lanes, self._inherited = self._inherited, set()
-        for key in [key for key in self._bound if key[0] in lanes]:
-            del self._bound[key]
+        lanes = self._inherited
         if lanes:
             await self._thread.run(partial(self._ledger.release, sorted(lanes)))
+        self._inherited = set()
+        for key in [key for key in self._bound if key[0] in lanes]:
+            del self._bound[key]
 
     async def close_lanes(self, lanes: Sequence[str]) -> None:
         """Forget lanes that will never be used again; those of an earlier process stay."""
         closed = set(lanes) - self._inherited
         used = {key[0] for key in (*self._done, *self._bound)} & closed
+        if used:
+            await self._thread.run(partial(self._ledger.release, sorted(used)))
         for key in [key for key in self._done if key[0] in used]:
             del self._done[key]
         for key in [key for key in self._bound if key[0] in used]:
             del self._bound[key]
-        if used:
-            await self._thread.run(partial(self._ledger.release, sorted(used)))
 
     def fates_of(self, fence: Fence) -> Sequence[Run] | None:
         """Return the fates of a batch from the spool that is settled."""
@@ -182,6 +184,8 @@ class OwnStreams:
             self._bound[key] = bound
         else:
             try:
+                if not bound.noted and from_spool:
+                    await self._note(key, bound)
                 await self._ready(bound.carrier, bound)
             except Unavailable as error:
                 raise OutcomeUnknown(str(error)) from None
@@ -204,7 +208,7 @@ class OwnStreams:
         self._give_back(bound.carrier)
         refused = all(map(_is_of_route, bound.fates))
         if bound.noted and (refused or not from_spool):
-            await self._thread.run(partial(self._ledger.release_one, *key))
+            await self._release(key)
         if refused:
             fate = bound.fates[0][1]
             assert isinstance(fate, Outcome)
@@ -223,9 +227,7 @@ class OwnStreams:
         is_elsewhere = sent.put_off is not None and sent.put_off.code == "GAP"
         if error is not None and not bound.settled and not bound.in_doubt:
             del self._bound[key]
-            if bound.noted:
-                await self._thread.run(partial(self._ledger.release_one, *key))
-            if is_elsewhere:
+            if (bound.noted and not await self._release(key)) or is_elsewhere:
                 bound.carrier.close()  # another one takes its place
             else:
                 self._give_back(bound.carrier)
@@ -233,7 +235,9 @@ class OwnStreams:
         if error is None or is_elsewhere:
             bound.carrier.close()
         if not bound.noted and self._spools:
-            await self._note(key, bound)
+            # Where that fails it is tried again before the messages are sent again.
+            with suppress(Unavailable):
+                await self._note(key, bound)
         in_doubt, bound.in_doubt = bound.in_doubt, True
         if in_doubt and isinstance(error, RouteError):
             return error  # it is all that is in the way
@@ -277,6 +281,14 @@ class OwnStreams:
             carrier.close()  # how far an earlier process used it is known to the ledger only
         else:
             self._free.append(carrier)
+
+    async def _release(self, key: Key) -> bool:
+        """Forget the binding of a batch; return whether the ledger has, too."""
+        try:
+            await self._thread.run(partial(self._ledger.release_one, *key))
+        except Unavailable:
+            return False  # a later process forgets it, when its spool is empty
+        return True
 
     async def _note(self, key: Key, bound: Bound) -> None:
         carrier = bound.carrier

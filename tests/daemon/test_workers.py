@@ -269,7 +269,9 @@ create = true
             os.kill(pid, signal.SIGKILL)
         gateway.wait_log("ended after (.|\n)*2 of 2 do")
         assert gateway.get("/livez")[0] == 200
-    assert "Traceback" not in gateway.log, gateway.log[gateway.log.index("Traceback")-400:][:4000]
+    assert "Traceback" not in gateway.log, gateway.log[gateway.log.index("Traceback") - 400 :][
+        :4000
+    ]
 
 
 def gateway_files(gateway: Gateway) -> list[Path]:

@@ -4,7 +4,9 @@ A centre in memory: a whole gateway of commands behind the links of an edge's st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import resource
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -132,3 +134,14 @@ def edge_of(centre: MemoryCentre, folder: Path, spools: bool = True) -> RelaySto
     )
     store.start()
     return store
+
+
+@contextmanager
+def no_more_than(size: int) -> Iterator[None]:
+    """Have no file grow beyond a size in bytes, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from gateway.model.batch import Chunk, Origin, Refusal
-from gateway.model.errors import EmbeddedError
+from gateway.model.errors import EmbeddedError, Unavailable
 from gateway.model.outcome import Code, refused
 from gateway.relay.ledger import Binding, Ledger, OwnStream
+from tests.relay.centre import no_more_than
 
 
 def refusal(frame: bytes) -> Refusal:
@@ -55,3 +56,20 @@ def test_a_file_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "relay.db").write_bytes(b"no database" * 100)
     with pytest.raises(EmbeddedError, match="cannot be used"):
         Ledger(tmp_path / "relay.db").open()
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    """There is room in advance to note what leaves a spool that filled the disk; where there is
+    none left nothing is noted, and that is told."""
+    path = tmp_path / "relay.db"
+    ledger = Ledger(path)
+    ledger.open()
+    bindings = [Binding("a", number, number, "e:w-1", "x", number, 1) for number in range(1, 500)]
+    with no_more_than(max(file.stat().st_size for file in tmp_path.iterdir())):
+        for binding in bindings:
+            ledger.bind(binding)
+    with no_more_than(0), pytest.raises(Unavailable, match=r"relay.db cannot be written: "):
+        ledger.release(["a"])
+    with no_more_than(0):
+        ledger.close([OwnStream("e:w-3", "z", 7)])
+    assert Ledger(path).open() == (bindings, [])

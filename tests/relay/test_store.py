@@ -16,7 +16,7 @@ from gateway.model.errors import OutcomeUnknown, RouteError, StreamsElsewhere, U
 from gateway.model.outcome import STORED, Word
 from gateway.model.store import Claim, Seen
 from gateway.model.stream import Stream
-from tests.relay.centre import MemoryCentre, edge_of
+from tests.relay.centre import MemoryCentre, edge_of, no_more_than
 
 Result = TypeVar("Result")
 
@@ -102,6 +102,29 @@ def test_a_centre_that_is_away(centre: MemoryCentre, tmp_path: Path) -> None:
     assert now(edge.resolve(batch(b"a"), Fence("l", 1))) is None
     with pytest.raises(Unavailable):
         now(edge.claim_stream("s", None, {}))
+
+
+def test_a_full_disk_at_the_edge(centre: MemoryCentre, tmp_path: Path) -> None:
+    """What comes from the spool is not sent before its numbers are noted; and what is stored at the
+    centre is stored, whatever can be noted of it."""
+    edge = edge_of(centre, tmp_path)
+    lost, fence = batch(b"a"), Fence("l", 1)
+    with no_more_than(0), pytest.raises(Unavailable, match="cannot be written"):
+        now(edge.write(lost, fence, patient=True))
+    assert centre.bodies == []
+    centre.loses_answers = 1
+    with pytest.raises(OutcomeUnknown):
+        now(edge.write(lost, fence, patient=True))
+    centre.loses_answers = 1
+    with pytest.raises(OutcomeUnknown):
+        now(edge.write(batch(b"b"), Fence("m", 1)))
+    with no_more_than(0):
+        assert now(edge.write(batch(b"b"), Fence("m", 1))).runs == [(1, STORED)]
+        assert now(edge.write(lost, fence, patient=True)).runs == [(1, STORED)]
+        with pytest.raises(Unavailable):
+            now(edge.close_lanes(["l"]))
+    now(edge.close_lanes(["l"]))
+    assert centre.bodies == [b"a", b"b"]
 
 
 def test_an_unknown_route(centre: MemoryCentre, tmp_path: Path) -> None:
