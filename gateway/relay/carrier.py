@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Protocol
 
+from twisted.internet.defer import DeferredLock
+
 from gateway.client.answers import Answer
 from gateway.model.errors import GatewayError, Unavailable
 from gateway.model.stream import KEPT_REFUSALS
@@ -69,6 +71,8 @@ class Carrier:
     @ivar used_at: when it was used last, in seconds of the clock.
     @ivar busy: how many calls use it now.
     @ivar claim: word of the claim that its messages are written under, for a peer's stream.
+    @ivar turn: held by the one who opens it or sends on it, for a peer's stream: messages that are
+        sent behind a HELLO, before its answer, get into an epoch that they may not be of.
     """
 
     def __init__(self, name: str, links: Links, epoch: str | None = None, settled: int = 0) -> None:
@@ -78,6 +82,7 @@ class Carrier:
         self.used_at = 0.0
         self.busy = 0
         self.claim: str | None = None
+        self.turn = DeferredLock()
         self._links = links
         self._link: Link | None = None
 

@@ -7,7 +7,8 @@ before, so sending again is always right, by whatever process.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from operator import attrgetter
 from typing import Final, NamedTuple
 
@@ -83,9 +84,19 @@ class PeerStreams:
     async def claim(self, name: str, seen: Seen | None, spooled: Spooled) -> Claim:
         """Claim a stream, as L{gateway.model.store.Store.claim_stream} says."""
         carrier = self._carrier_of(name)
+        async with self._turn(carrier):
+            return await self._claim(carrier, seen, spooled)
+
+    @asynccontextmanager
+    async def _turn(self, carrier: Carrier) -> AsyncIterator[None]:
+        """Be the only one who uses a stream."""
         carrier.busy += 1
         try:
-            return await self._claim(carrier, seen, spooled)
+            await carrier.turn.acquire()
+            try:
+                yield
+            finally:
+                carrier.turn.release()
         finally:
             carrier.busy -= 1
             carrier.used_at = self._clock.seconds()
@@ -199,17 +210,13 @@ class PeerStreams:
         Settle the messages of one stream; return their fates, in the order of their numbers.
         """
         carrier = self._carrier_of(name)
-        carrier.busy += 1
-        try:
+        async with self._turn(carrier):
             first = pieces[0].first
             position = await self._position(carrier, pieces[0].stream, first)
             if position is not None:
                 raise StreamsElsewhere({name: position})
             segments = [piece.segment for piece in pieces]
             sent = await carrier.send(segments)
-        finally:
-            carrier.busy -= 1
-            carrier.used_at = self._clock.seconds()
         left = behind(segments, sent.settled)
         if not left:
             return fates_of(sent.runs, again=False)

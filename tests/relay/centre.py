@@ -63,6 +63,11 @@ class _Line:
             self.transport.clear()
             self.abort()
             return
+        if not centre.is_late:
+            self.bring_answers()
+
+    def bring_answers(self) -> None:
+        """Bring what the centre has answered to the edge."""
         answers = self.transport.value()
         self.transport.clear()
         if answers:
@@ -81,6 +86,7 @@ class MemoryCentre:
 
     @ivar loses_answers: how many of the next writes of messages arrive, and have no answer.
     @ivar loses_requests: whether connections are cut before anything arrives.
+    @ivar is_late: whether answers wait for L{MemoryCentre.catch_up}.
     @ivar is_away: whether no connection can be made.
     """
 
@@ -92,13 +98,21 @@ class MemoryCentre:
         self.busy = 0
         self.loses_answers = 0
         self.loses_requests = False
+        self.is_late = False
         self.is_away = False
+        self._lines: list[_Line] = []
         self._routes = routes
 
     @property
     def bodies(self) -> list[bytes]:
         """All messages that are stored, in their order."""
         return [body for _, body in self.bench.store.rows]
+
+    def catch_up(self) -> None:
+        """Bring all answers that wait, and have no others wait."""
+        self.is_late = False
+        for line in self._lines:
+            line.bring_answers()
 
     async def connected(self) -> None:
         if self.is_away:
@@ -107,7 +121,9 @@ class MemoryCentre:
     async def link(self) -> Link:
         await self.connected()
         link = Link(cast(Any, None), "line", Clock(), self.generation)
-        link._connection = cast(Any, _Line(self, link))
+        line = _Line(self, link)
+        self._lines.append(line)
+        link._connection = cast(Any, line)
         link.is_open = True
         return link
 

@@ -167,6 +167,29 @@ def test_numbers_of_peers_are_the_centres(centre: MemoryCentre, tmp_path: Path) 
     assert centre.bodies == [b"1", b"x", b"y", b"3"]
 
 
+@pytest.mark.parametrize("loose", [False, True])
+def test_a_claim_under_way(centre: MemoryCentre, tmp_path: Path, loose: bool) -> None:
+    """What is left of the claim before, or in the spool, does not get into the new epoch meanwhile,
+    in which the same number is another message's."""
+    edge = edge_of(centre, tmp_path)
+    before = claimed(now(edge.claim_stream("s", None, {})))
+    now(edge.write(numbered(before, b"1"), Fence("l", 1)))
+    stream = Stream("s", before.epoch, None, loose=True) if loose else before
+    centre.is_late = True
+    claiming = Deferred.fromCoroutine(edge.claim_stream("s", None, {}))
+    late = Deferred.fromCoroutine(
+        edge.write(batch(b"old", stream=stream, first=2), Fence("m", 1), patient=loose)
+    )
+    centre.catch_up()
+    refusals: list[Any] = []
+    late.addErrback(refusals.append)
+    claims: list[Claim] = []
+    claiming.addCallback(claims.append)
+    assert refusals and refusals[0].check(StreamsElsewhere)
+    assert now(edge.write(numbered(claimed(claims[0]), b"2"), Fence("l", 2))).runs == [(1, STORED)]
+    assert centre.bodies == [b"1", b"2"]
+
+
 def test_numbered_messages_from_the_spool(centre: MemoryCentre, tmp_path: Path) -> None:
     """They are stored when they are next in their epoch; where some before them are missing, or the
     epoch is over, the store says so."""
