@@ -50,11 +50,27 @@ def database_options(command: Callable[..., None]) -> Callable[..., None]:
                 read = read_config(None if config is None else str(config), database)
             except ConfigError as error:
                 raise click.ClickException(str(error)) from None
+            if database is None:
+                refuse_edge(read)
             run(lambda reactor: _connected(read, data_dir.absolute(), reactor, work))
 
         command(*arguments, access=access, **options)
 
     return with_access
+
+
+def refuse_edge(config: Config) -> None:
+    """
+    Refuse the configuration of an edge.
+
+    @raise click.ClickException: it is one.
+    """
+    if config.relay is not None:
+        raise click.ClickException(
+            "this is the configuration of an edge ([relay]), which has no database: do this at the"
+            " centre; what that refused after +QUE is in the table dead_letter of the edge's"
+            " relay.db"
+        )
 
 
 async def _connected(config: Config, data_dir: Path, reactor: Any, work: DatabaseWork) -> int:

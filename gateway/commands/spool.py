@@ -18,6 +18,7 @@ from typing import Any, Final
 import click
 from msgspec.structs import replace
 
+from gateway.commands.database import refuse_edge
 from gateway.commands.file_options import config_option, data_dir_option, database_option
 from gateway.commands.reactor import run
 from gateway.commit.attempt import retry_delay
@@ -386,6 +387,7 @@ async def _move(
     place: SpoolPlace, file: SpoolFile, selection: Selection, reason: str, reactor: Any
 ) -> Moved:
     settings = place.config.database
+    refuse_edge(place.config)
     if settings.dsn != EMBEDDED:
         connector = Connector.of_process(settings, reactor)
         fault = dsn_fault(settings.dsn, connector.outside)

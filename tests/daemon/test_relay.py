@@ -189,6 +189,14 @@ def test_an_outage_of_the_centre(pair: Pair, database: Database) -> None:
     assert told == b"+QUE\n+QUE\n+QUE\n"
     edge.process.kill()
     edge.process.wait()
+    for command in (
+        ("dead-letters", "--config", "gateway.toml", "list"),
+        ("routes", "--config", "gateway.toml", "show", "short"),
+        ("spool", "--config", "gateway.toml", "move-to-dead-letters", "--all"),
+    ):
+        outcome = tool(*command, cwd=edge.cwd)
+        assert outcome.returncode == 1
+        assert "is the configuration of an edge ([relay]), which has no database" in outcome.stderr
     edge = pair.start_edge()
     pair.start_centre()
     edge.wait_log("spool: empty")
