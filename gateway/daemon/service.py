@@ -192,7 +192,7 @@ class GatewayService(Service):
                 raise ended(error) from None
         dsn = self._dsn
         if isinstance(self._home, RelayStore):
-            self._home.start()
+            self._home.start(0 if self._spool is None else self._spool.messages)
         elif self._embedded is not None:
             dsn = start_embedded(self._embedded, self._clock)
         elif self._announces:

@@ -87,10 +87,13 @@ class OwnStream(NamedTuple):
 class Ledger:
     """
     File of an edge.
+
+    @ivar is_new: whether there was none when it was opened.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.is_new = False
         self._database: sqlite3.Connection | None = None
 
     def open(self) -> tuple[Sequence[Binding], Sequence[OwnStream]]:
@@ -101,7 +104,8 @@ class Ledger:
         @raise EmbeddedError: it cannot be used.
         """
         try:
-            if not self.path.exists():
+            self.is_new = not self.path.exists()
+            if self.is_new:
                 os.close(os.open(self.path, os.O_CREAT | os.O_WRONLY, 0o600))
             database = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
             database.executescript(

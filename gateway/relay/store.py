@@ -71,16 +71,25 @@ class RelayStore:
 
     # Life.
 
-    def start(self) -> None:
+    def start(self, spooled: int = 0) -> None:
         """
         Open the ledger, and log where messages go; blocks.
 
+        @param spooled: messages that an earlier process has left in the spool.
         @raise SystemExit: the ledger cannot be used; with one line.
         """
         try:
             self._own.restore(*self._ledger.open())
         except EmbeddedError as error:
             raise SystemExit(f"gateway: {printable(str(error))}") from None
+        if self._ledger.is_new and spooled:
+            self._log.warn(
+                "relay: {path} was not there, but {count} messages are in the spool: those that"
+                " were on their way to the centre before may be stored twice",
+                event="relay-file-missing",
+                path=str(self._ledger.path),
+                count=spooled,
+            )
         self.dead_letters = self._ledger.dead_letters()
         self._thread.start()
         self._is_open = True

@@ -136,7 +136,9 @@ class MemoryCentre:
         return await (await self.link()).ask(payload)
 
 
-def edge_of(centre: MemoryCentre, folder: Path, spools: bool = True) -> RelayStore:
+def edge_of(
+    centre: MemoryCentre, folder: Path, spools: bool = True, spooled: int = 0
+) -> RelayStore:
     """An edge's store, on what an earlier one has left in the folder."""
     store = RelayStore(
         cast(Any, centre),
@@ -148,7 +150,7 @@ def edge_of(centre: MemoryCentre, folder: Path, spools: bool = True) -> RelaySto
         spools=spools,
         new_id=made_up(),
     )
-    store.start()
+    store.start(spooled)
     return store
 
 

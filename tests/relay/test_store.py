@@ -17,6 +17,7 @@ from gateway.model.outcome import STORED, Word
 from gateway.model.store import Claim, Seen
 from gateway.model.stream import Stream
 from tests.relay.centre import MemoryCentre, edge_of, no_more_than
+from tests.support import logged
 
 Result = TypeVar("Result")
 
@@ -125,6 +126,15 @@ def test_a_full_disk_at_the_edge(centre: MemoryCentre, tmp_path: Path) -> None:
             now(edge.close_lanes(["l"]))
     now(edge.close_lanes(["l"]))
     assert centre.bodies == [b"a", b"b"]
+
+
+def test_a_file_that_was_deleted(centre: MemoryCentre, tmp_path: Path) -> None:
+    """What it knew of messages in the spool is lost, which is told."""
+    with logged() as events:
+        edge_of(centre, tmp_path, spooled=2).close()
+        edge_of(centre, tmp_path, spooled=2).close()
+    missing = [event for event in events if event.get("event") == "relay-file-missing"]
+    assert [event["count"] for event in missing] == [2]
 
 
 def test_an_unknown_route(centre: MemoryCentre, tmp_path: Path) -> None:
