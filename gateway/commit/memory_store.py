@@ -197,6 +197,7 @@ class MemoryStore:
         self,
         batches: Sequence[Batch],
         fences: Sequence[Fence],
+        chunks: Sequence[Chunk] = (),
         *,
         patient: bool = False,
         blame: bool = False,

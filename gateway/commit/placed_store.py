@@ -102,6 +102,7 @@ class PlacedStore:
         self,
         batches: Sequence[Batch],
         fences: Sequence[Fence],
+        chunks: Sequence[Chunk] = (),
         *,
         patient: bool = False,
         blame: bool = False,
@@ -109,7 +110,7 @@ class PlacedStore:
         if self._is_mixed(batches):
             raise TransientError("a unit's messages are of several databases", "")
         await self._store(batches[0].route).write_whole(
-            batches, fences, patient=patient, blame=blame
+            batches, fences, chunks, patient=patient, blame=blame
         )
 
     async def resolve(self, batch: Batch, fence: Fence) -> Written | None:

@@ -34,6 +34,7 @@ from gateway.model.errors import (
     BatchesRefused,
     BatchesStored,
     Faults,
+    OrderMatters,
     RouteError,
     RowError,
     SpoolError,
@@ -125,8 +126,15 @@ class UnitCommit:
             blame = attempt is not None and attempt.blames(clock.seconds())
             try:
                 await context.store.write_whole(
-                    group.batches, group.fences, patient=spooler is None, blame=blame
+                    *(group.batches, group.fences, group.chunks),
+                    patient=spooler is None,
+                    blame=blame,
                 )
+            except OrderMatters:
+                if not alone and sure and not group.is_cut:
+                    return False
+                group.put_in_order()
+                continue
             except BatchesRefused as refused:
                 if refused.by_database and group.put_in_order():
                     continue
@@ -246,6 +254,7 @@ class _Group:
     @ivar units: the chunks of each unit.
     @ivar batches: what is left to be stored.
     @ivar fences: of each batch.
+    @ivar is_cut: whether messages were taken out of it, and settled.
     """
 
     def __init__(self, chunks: Sequence[Chunk], lane: MutableMapping[str, Fence]) -> None:
@@ -269,7 +278,7 @@ class _Group:
         for unit in sorted((u for u in units if u.key is not None), key=lambda u: u.key or ""):
             self._add(unit, Batch.by_route(units[unit]))
         self._number()
-        self._ordered = False
+        self._ordered = self.is_cut = False
 
     @property
     def dead_letters(self) -> frozenset[str]:
@@ -277,6 +286,13 @@ class _Group:
         part = self.units[0][0].part
         assert part is not None
         return part.unit.dead_letters
+
+    @property
+    def chunks(self) -> Sequence[Chunk]:
+        """All chunks in the order in which they were received; none: the batches are in it."""
+        if self._ordered or len(self.batches) < 2:
+            return ()
+        return [chunk for unit in self.units for chunk in unit]
 
     @property
     def is_spoolable(self) -> bool:
@@ -312,9 +328,11 @@ class _Group:
 
         @return: C{False} where that changes nothing.
         """
-        if self._ordered or len({batch.route for batch in self.batches}) < 2:
+        if self._ordered:
             return False
         self._ordered = True
+        if len({batch.route for batch in self.batches}) < 2:
+            return False
         chunks = [chunk for unit in self.units for chunk in unit]
         before, keys = self.batches, self._keys
         self.batches, self._keys = [], []
@@ -421,6 +439,7 @@ class _Group:
                 first[unit] = place, outcome
         if not first:
             return
+        self.is_cut = True
         for place, batch in enumerate(self.batches):
             slices: list[Slice] = []
             refusals: list[Refusal] = []

@@ -240,6 +240,15 @@ class BatchesRefused(PeerError):
         self.by_database = by_database
 
 
+class OrderMatters(PeerError):
+    """
+    Rows have to be stored in the order in which they arrived, which that of their batches is not.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("the order of arrival matters")
+
+
 class BatchesStored(PeerError):
     """
     Some of the batches were stored before, by another try or gateway; the others are not stored.

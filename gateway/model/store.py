@@ -190,6 +190,7 @@ class Store(Protocol):
         self,
         batches: Sequence[Batch],
         fences: Sequence[Fence],
+        chunks: Sequence[Chunk] = (),
         *,
         patient: bool = False,
         blame: bool = False,
@@ -203,9 +204,13 @@ class Store(Protocol):
         the first fence of a lane has moved, nothing is stored of any batch on that lane: an earlier
         try stored all of it, maybe cut in another way.
 
+        @param chunks: all chunks of their rows, in the order in which they were received, where the
+            batches are in another one.
         @param patient: as in L{write}.
         @param blame: as in L{write}.
         @raise gateway.model.errors.BatchesRefused: some rows can never be stored; nothing is.
+        @raise gateway.model.errors.OrderMatters: it failed, and rows at fault can only be found by
+            batches that are in order; nothing is stored.
         @raise gateway.model.errors.BatchesStored: some batches were stored before; nothing is
             stored by this call.
         @raise gateway.model.errors.StoreError: as for L{write}, with the route where one is known.

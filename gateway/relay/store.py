@@ -217,6 +217,7 @@ class RelayStore:
         self,
         batches: Sequence[Batch],
         fences: Sequence[Fence],
+        chunks: Sequence[Chunk] = (),
         *,
         patient: bool = False,
         blame: bool = False,

@@ -17,8 +17,8 @@ from gateway.commit.inflight_limit import InflightLimit
 from gateway.commit.memory_store import MemoryStore
 from gateway.commit.writer import PeerSource, Writer
 from gateway.model import wording
-from gateway.model.batch import Origin
-from gateway.model.errors import OutcomeUnknown, TransientError, Unavailable
+from gateway.model.batch import Batch, Chunk, Fence, Origin
+from gateway.model.errors import OrderMatters, OutcomeUnknown, TransientError, Unavailable
 from gateway.model.grouping import Group, places_by
 from gateway.model.outcome import Outcome, Run, Word, is_kept
 from gateway.model.unit import unit_key
@@ -360,3 +360,28 @@ def test_any_units(
     if len(wanted) == sum(map(len, units)):
         assert stored + kept == len(wanted)
     assert not bench.writer.in_flight and not bench.inflight_limit.used
+
+
+class InOrder(MemoryStore):
+    """Refuses batches that are not in order of arrival."""
+
+    async def write_whole(
+        self,
+        batches: Sequence[Batch],
+        fences: Sequence[Fence],
+        chunks: Sequence[Chunk] = (),
+        *,
+        patient: bool = False,
+        blame: bool = False,
+    ) -> None:
+        if chunks:
+            raise OrderMatters
+        await super().write_whole(batches, fences)
+
+
+def test_batches_that_are_in_order_of_arrival() -> None:
+    """A unit over several routes is cut anew where the store needs its messages in order."""
+    unit = Bench(InOrder())
+    unit.send(("a", [b"1"]), ("b", [b"2"]), ("a", [b"3"]))
+    assert unit.words == [["+OK", "+OK", "+OK"]]
+    assert unit.bodies == [b"1", b"2", b"3"]

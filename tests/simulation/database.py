@@ -395,6 +395,7 @@ class SimulatedStore:
         self,
         batches: Sequence[Batch],
         fences: Sequence[Fence],
+        chunks: Sequence[Chunk] = (),
         *,
         patient: bool = False,
         blame: bool = False,

@@ -377,17 +377,23 @@ class StatementExecutor:
         bounds: Sequence[Bound | None],
         fences: Sequence[Fence],
         batches: Sequence[Batch],
+        chunks: Sequence[Chunk] = (),
         patient: bool = False,
     ) -> Rows:
         """
         Store several batches, of any routes, in one round trip and transaction, or none of them.
 
         @param bounds: C{None} for a batch without rows to store.
+        @param chunks: of their rows, where these are to be stored in order of arrival; none: the
+            batches are stored one behind the other.
         @param patient: as in L{WriteOptions}.
         @raise RowError: a row is at fault, or rows have to be stored one by one.
         """
         answer_timeout = self._deadline if patient else self._answer_timeout
-        texts = self._storing(connection, bounds, fences, batches)
+        if chunks:
+            texts = self._in_order(connection, bounds, fences, batches, chunks)
+        else:
+            texts = self._storing(connection, bounds, fences, batches)
         sql = (self._within if patient else "") + "; ".join(texts)
         await connection.query(sql, None, self._deadline, answer_timeout)
         return []
@@ -405,6 +411,26 @@ class StatementExecutor:
             texts += self._keep_dead_letters(connection, batch)
             texts.append(_fenced(bound, fence, careful=False))
         return texts
+
+    def _in_order(
+        self,
+        connection: Connection,
+        bounds: Sequence[Bound | None],
+        fences: Sequence[Fence],
+        batches: Sequence[Batch],
+        chunks: Sequence[Chunk],
+    ) -> list[str]:
+        """Return the statements that store batches in order of arrival, with their dead letters."""
+        texts: list[str] = []
+        rows: list[_Rows] = []
+        places = arrival(batches, chunks)
+        for bound, fence, batch, of_batch in zip(bounds, fences, batches, places, strict=True):
+            texts += self._keep_dead_letters(connection, batch)
+            if bound is None:
+                texts.append(_fenced(None, fence, careful=False))
+            else:
+                rows.append((bound, fence, of_batch))
+        return [*texts, self._merged(rows, careful=False)]
 
     async def run_apart(
         self,

@@ -1,5 +1,6 @@
 """
-What commits of several batches have in common: how they are bound, and made sure of.
+What commits of several batches have in common: how they are bound, and made sure of, and whether
+their order can be seen.
 """
 
 from __future__ import annotations
@@ -170,3 +171,31 @@ async def touch_all(
     if connection.warned:
         raise OutcomeUnknown("committed, but not known to be on the synchronous standby")
     return {lane: (number, fates) for lane, number, fates in rows}
+
+
+def order_matters(definitions: Sequence[Definition]) -> bool:
+    """
+    Say whether anybody can see in which order the rows of batches are stored in one commit.
+
+    @param definitions: of each batch.
+
+    Nobody can where rows are only added. Where they are added or left out by what is in a table, or
+    tell what it made of them, nobody can if no other route has to do with that table.
+    """
+    if len(definitions) < 2 or all(_only_adds(definition) for definition in definitions):
+        return False
+    relations = [definition.relation for definition in definitions]
+    oids = [relation.oid for relation in relations if relation is not None and relation.simple]
+    if len(oids) < len(relations):
+        return True
+    return any(
+        oids.count(oid) > 1 and not _only_adds(definition)
+        for oid, definition in zip(oids, definitions, strict=True)
+    )
+
+
+def _only_adds(definition: Definition) -> bool:
+    route = definition.route
+    # Of SQL of the user's own only what just adds rows has a table that is known.
+    owned = bool(route.sql) and definition.relation is None
+    return not owned and route.conflict == "error" and not route.returning

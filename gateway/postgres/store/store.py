@@ -314,11 +314,12 @@ class PostgresStore:
         self,
         batches: Sequence[Batch],
         fences: Sequence[Fence],
+        chunks: Sequence[Chunk] = (),
         *,
         patient: bool = False,
         blame: bool = False,
     ) -> None:
-        await self._whole.write(batches, fences, patient=patient, blame=blame)
+        await self._whole.write(batches, fences, chunks, patient=patient, blame=blame)
 
     async def resolve(self, batch: Batch, fence: Fence) -> Written | None:
         async with self._pool.checkout() as connection:

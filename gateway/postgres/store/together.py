@@ -20,7 +20,12 @@ from gateway.postgres.connect.connection import Connection
 from gateway.postgres.connect.driver_errors import StoredBefore, StreamsUnmoved
 from gateway.postgres.store.executor import StatementExecutor, passes
 from gateway.postgres.store.route_cache import Definition
-from gateway.postgres.store.several import BatchBinder, BoundBatches, touch_all
+from gateway.postgres.store.several import (
+    BatchBinder,
+    BoundBatches,
+    order_matters,
+    touch_all,
+)
 from gateway.postgres.store.whole import IsSound
 from gateway.sql.block import Blame
 from gateway.sql.fates import VOID, runs_of
@@ -172,29 +177,3 @@ def _runs(batch: Batch, fates: str | None, definition: Definition | None) -> lis
     if fates is None or definition is None:
         return [(batch.count, STORED)]
     return runs_of(fates, batch.count, definition.route.returning)
-
-
-def order_matters(definitions: Sequence[Definition]) -> bool:
-    """
-    Say whether anybody can see in which order rows of different routes are stored in one commit.
-
-    Nobody can where rows are only added. Where they are added or left out by what is in a table, or
-    tell what it made of them, nobody can if no other route has to do with that table.
-    """
-    if len(definitions) < 2 or all(_only_adds(definition) for definition in definitions):
-        return False
-    relations = [definition.relation for definition in definitions]
-    oids = [relation.oid for relation in relations if relation is not None and relation.simple]
-    if len(oids) < len(relations):
-        return True
-    return any(
-        oids.count(oid) > 1 and not _only_adds(definition)
-        for oid, definition in zip(oids, definitions, strict=True)
-    )
-
-
-def _only_adds(definition: Definition) -> bool:
-    route = definition.route
-    # Of SQL of the user's own only what just adds rows has a table that is known.
-    owned = bool(route.sql) and definition.relation is None
-    return not owned and route.conflict == "error" and not route.returning

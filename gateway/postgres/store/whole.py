@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from gateway.model.batch import Batch, Fence
+from gateway.model.batch import Batch, Chunk, Fence
 from gateway.model.errors import (
     BatchesRefused,
     BatchesStored,
     Faults,
     FenceVoid,
+    OrderMatters,
     OutcomeUnknown,
     RouteError,
     RowError,
@@ -35,7 +36,7 @@ from gateway.postgres.store.executor import (
     route_fault,
 )
 from gateway.postgres.store.route_cache import Definition
-from gateway.postgres.store.several import BatchBinder, touch_all
+from gateway.postgres.store.several import BatchBinder, order_matters, touch_all
 from gateway.sql.block import Blame
 from gateway.sql.fates import VOID
 from gateway.sql.sqlstate import CANCELLED, TIMEOUT_MESSAGE
@@ -71,13 +72,23 @@ class WholeCommit:
         self._answer_timeout = answer_timeout
 
     async def write(
-        self, batches: Sequence[Batch], fences: Sequence[Fence], *, patient: bool, blame: bool
+        self,
+        batches: Sequence[Batch],
+        fences: Sequence[Fence],
+        chunks: Sequence[Chunk],
+        *,
+        patient: bool,
+        blame: bool,
     ) -> None:
         """
         Store all batches, see L{gateway.model.store.Store.write_whole}.
         """
         async with self._binder.bound(batches) as (connection, definitions, bounds):
-            await self._write(connection, batches, fences, definitions, bounds, patient, blame)
+            if not (chunks and order_matters([d for d in definitions if d is not None])):
+                chunks = ()
+            await self._write(
+                *(connection, batches, fences, chunks, definitions, bounds, patient, blame)
+            )
         for definition, batch in zip(definitions, batches, strict=True):
             if definition is not None:
                 definition.passed = batch.slices[-1]
@@ -87,6 +98,7 @@ class WholeCommit:
         connection: Connection,
         batches: Sequence[Batch],
         fences: Sequence[Fence],
+        chunks: Sequence[Chunk],
         definitions: Sequence[Definition | None],
         bounds: Sequence[Bound | None],
         patient: bool,
@@ -94,11 +106,13 @@ class WholeCommit:
     ) -> None:
         try:
             try:
-                await self._executor.run_whole(connection, bounds, fences, batches, patient)
+                await self._executor.run_whole(connection, bounds, fences, batches, chunks, patient)
             except (RowError, RouteError, TransientError) as error:
                 slow = error.sqlstate == CANCELLED
                 if not connection.usable or (passes(error) and not slow and not blame):
                     raise
+                if chunks:
+                    raise OrderMatters from error
                 await self._apart(connection, batches, fences, definitions, bounds, blame, slow)
         except StoredBefore:
             raise await self._stored_before(connection, fences) from None

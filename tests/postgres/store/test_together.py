@@ -15,13 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.model.batch import Batch, Chunk, Fence, Origin
-from gateway.model.errors import RouteError
+from gateway.model.errors import OrderMatters, RouteError
 from gateway.model.outcome import STORED
 from gateway.model.route import Conflict, Reading, Route, Value
 from gateway.model.stream import Stream
 from gateway.postgres.schema.findings import Relation
 from gateway.postgres.store.route_cache import Definition
-from gateway.postgres.store.together import order_matters
+from gateway.postgres.store.several import order_matters
 from tests.in_memory import said
 from tests.postgres.store.test_store import PostgresAdapter, new_lane, postgres
 from tests.support import Database
@@ -257,3 +257,28 @@ def test_where_order_matters() -> None:
     assert order_matters([plain, definition("ignore", 2, simple=False)])
     assert order_matters([definition("plain", simple=False), ignore])
     assert order_matters([definition("told"), plain])
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_unit_in_order(adapter: PostgresAdapter) -> None:
+    """What is stored as a whole, or not at all, is stored in order of arrival where that can be
+    seen; rows at fault are only looked for in batches that have that order."""
+    rows = [(("update", "own", "ignore", "plain")[n % 4], str(n % 5), n) for n in range(40)]
+    await one_by_one(adapter, rows)
+    expected = held(adapter.database)
+    empty(adapter.database)
+    chunks = chunks_of(rows)
+    batches = Batch.by_route(chunks)
+    await adapter.store.write_whole(batches, [Fence(new_lane(), 1) for _ in batches], chunks)
+    assert held(adapter.database) == expected
+    # Two batches of one route, those of the later chunks first, as units with a key may be.
+    first, second = chunks_of([("update", "x", 1)]), chunks_of([("update", "x", 2)])
+    batches = [Batch.of(second), Batch.of(first)]
+    fences = [Fence(new_lane(), 1) for _ in batches]
+    await adapter.store.write_whole(batches, fences, [*first, *second])
+    assert adapter.database.column("SELECT v FROM keyed WHERE k = 'x'") == [2]
+    bad = chunks_of([("update", "y", 1), ("ignore", "y", 2), ("update", "z", 100)])
+    batches = Batch.by_route(bad)
+    with pytest.raises(OrderMatters):
+        await adapter.store.write_whole(batches, [Fence(new_lane(), 1) for _ in batches], bad)
+    assert adapter.database.column("SELECT v FROM keyed WHERE k = 'y'") == []
