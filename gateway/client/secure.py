@@ -157,10 +157,14 @@ def _block(path: Path, pattern: re.Pattern[bytes]) -> bytes:
 def _trust_root(tls: object) -> Any:
     if not isinstance(tls, (str, os.PathLike)):
         return tls
+    from OpenSSL.crypto import Error
     from twisted.internet.ssl import Certificate, trustRootFromCertificates
 
     path = Path(tls)
     blocks = _CERTIFICATE.findall(path.read_bytes())
     if not blocks:
         raise ValueError(f"{path}: no certificate in PEM form in it")
-    return trustRootFromCertificates([Certificate.loadPEM(pem) for pem in blocks])
+    try:
+        return trustRootFromCertificates([Certificate.loadPEM(pem) for pem in blocks])
+    except Error:
+        raise ValueError(f"{path}: a certificate in it is damaged") from None

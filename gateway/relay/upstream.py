@@ -285,13 +285,18 @@ class Upstream:
     async def _run(self) -> None:
         failures = 0
         while True:
-            link = await self._first_that_works()
-            if link is None:
-                failures += 1
-                await deferLater(self._reactor, self._backoff(failures))
-                continue
-            failures = 0
-            await self._watch(link)
+            try:
+                link = await self._first_that_works()
+                if link is not None:
+                    failures = 0
+                    await self._watch(link)
+                    continue
+            except CancelledError:
+                raise
+            except Exception:  # noqa: BLE001 - a bug must not leave the edge without a centre for ever
+                self._bug(Failure())
+            failures += 1
+            await deferLater(self._reactor, self._backoff(failures))
 
     async def _first_that_works(self) -> Link | None:
         troubles = []

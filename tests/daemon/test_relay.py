@@ -221,7 +221,8 @@ def test_tls_and_tokens(pair: Pair) -> None:
     (edge_folder / "edge-7.token").touch(0o600)
     (edge_folder / "edge-7.token").write_text(secret)
     (edge_folder / "ca.pem").write_bytes(issuer.pem)
-    pair.start_centre(GRANTS, TLS_CENTRE).wait_ready()
+    first = pair.start_centre(GRANTS, TLS_CENTRE)
+    first.wait_ready()
     text = EDGE.replace('"tcp:127.0.0.1:{port}"', '"tls:localhost:{port}"')
     text = text.replace('"edge-7"', '"edge-7"\ntoken_file = "edge-7.token"\nca = "ca.pem"')
     edge = pair.start_edge(text)
@@ -236,6 +237,16 @@ def test_tls_and_tokens(pair: Pair) -> None:
     (edge_folder / "edge-7.token").write_text("wrong.token")
     checked = tool("check", "gateway.toml", cwd=edge_folder)
     assert checked.returncode == 3 and "-BYE AUTH" in checked.stderr, checked
+    # What is wrong with a file is told, and what is mended is used.
+    (edge_folder / "edge-7.token").write_text(secret)
+    empty = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+    (edge_folder / "ca.pem").write_bytes(empty)
+    first.terminate()
+    edge.wait_log("ca.pem: a certificate in it is damaged")
+    (edge_folder / "ca.pem").write_bytes(issuer.pem)
+    pair.start_centre(GRANTS, TLS_CENTRE).wait_ready()
+    edge.wait_log("cannot be reached(.|\n)*connected to the centre")
+    assert edge.connect().ask(b"two\n") in (b"+OK\n", b"+QUE\n")
 
 
 def test_endpoints_in_order(pair: Pair, database: Database) -> None:
