@@ -4,6 +4,7 @@ Run schedules until one breaks a rule of the promise, or until stopped.
     python -m tests.simulation                          # from a seed of the time of day, on and on
     python -m tests.simulation --first 1 --schedules 100000
     python -m tests.simulation --seconds 600
+    python -m tests.simulation --spread                 # those with two databases alone
     python -m tests.simulation --seed 4711              # this one, with its trace
 
 Prints the seed and the trace of what it finds, and exits with 1.
@@ -19,6 +20,7 @@ from typing import Final
 from twisted.logger import globalLogBeginner
 
 from tests.simulation.run import Result, run, run_all
+from tests.simulation.schedule import SPREAD
 
 _EVERY: Final = 10.0
 """Seconds between two lines about how far it is."""
@@ -28,6 +30,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation")
     parser.add_argument("--seed", type=int, help="run this one, and print its trace")
     parser.add_argument("--first", type=int, help="the first seed")
+    parser.add_argument("--spread", action="store_true", help="those with two databases alone")
     parser.add_argument("--schedules", type=int, default=0, help="so many; 0: any number")
     parser.add_argument("--seconds", type=float, default=0.0, help="for so long; 0: for ever")
     parser.add_argument("--verbose", action="store_true", help="print each seed with its digest")
@@ -39,8 +42,10 @@ def main(arguments: list[str]) -> int:
         show(result)
         return int(bool(result.finding))
     first = int(time.time()) * 1000 if options.first is None else options.first
+    step = SPREAD if options.spread else 1
+    first -= first % step
     started = said = time.monotonic()
-    for count, result in enumerate(run_all(first), 1):
+    for count, result in enumerate(run_all(first, step), 1):
         if options.verbose:
             print(result.seed, result.digest)
         if result.finding:

@@ -10,7 +10,7 @@ happen to the database: it is away, or set back to what it was before.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -30,7 +30,8 @@ from gateway.model.errors import (
     TransientError,
     Unavailable,
 )
-from gateway.model.store import Claim, Seen, Spooled, Written
+from gateway.model.route import HOME
+from gateway.model.store import Claim, Seen, Spooled, SpreadPosition, Written
 from gateway.sql.joined import TextFormat
 from tests.simulation.messages import POISON
 from tests.simulation.world import World
@@ -124,6 +125,8 @@ class Database:
     One database that several gateways use.
 
     @ivar memory: what it holds.
+    @ivar all: the databases of the schedule; this is one of them.
+    @ivar routes: those whose tables are here.
     @ivar table: its messages, in the order of their commits.
     @ivar held: how often each body is in a table.
     @ivar dead: how often each is among the dead letters.
@@ -135,10 +138,13 @@ class Database:
     @ivar away: whether it cannot be reached.
     """
 
-    def __init__(self, world: World, chances: Chances) -> None:
+    def __init__(self, world: World, chances: Chances, name: str = HOME) -> None:
         self.world = world
+        self.name = name
+        self.all: Sequence[Database] = (self,)
+        self.routes: Collection[str] = ()
         self.chances = chances
-        self.memory = MemoryStore(word=world.new_id)
+        self.memory = MemoryStore(word=world.new_id, database=name)
         self.memory.poison.add(POISON)
         self.table: list[Row] = []
         self.held: dict[bytes, int] = {}
@@ -150,7 +156,6 @@ class Database:
         self.frozen: list[Statement] = []
         self.away = False
         self.snapshots: list[Snapshot] = []
-        self._commits = 0
 
     # Statements.
 
@@ -177,7 +182,7 @@ class Database:
         """Execute a statement, and tell its sender."""
         self.waiting.remove(statement)
         result = self.execute(statement)
-        self.world.note(f"database: {statement.text}: {told(result)}")
+        self.world.note(f"{self.name}: {statement.text}: {told(result)}")
         statement.tell(result)
 
     def lose(self, statement: Statement, how: str) -> None:
@@ -196,14 +201,14 @@ class Database:
             text = told(self.execute(statement))
         elif how == "frozen":
             self.frozen.append(statement)
-        self.world.note(f"database: {statement.text}: {text}, connection lost")
+        self.world.note(f"{self.name}: {statement.text}: {text}, connection lost")
         return OutcomeUnknown("the connection was lost")
 
     def thaw(self, statement: Statement) -> None:
         """Execute a statement that nobody waits for."""
         self.frozen.remove(statement)
         result = self.execute(statement)
-        self.world.note(f"database: late: {statement.text}: {told(result)}")
+        self.world.note(f"{self.name}: late: {statement.text}: {told(result)}")
 
     async def send(
         self,
@@ -224,7 +229,7 @@ class Database:
         drawn = self.world.random.random()
         if drawn < chances.prompt:
             result = self.execute(statement)
-            self.world.note(f"database: {text}: {told(result)}")
+            self.world.note(f"{self.name}: {text}: {told(result)}")
             if isinstance(result, Failure):
                 result.raiseException()
             return result
@@ -237,9 +242,9 @@ class Database:
             raise self._lost(statement, "frozen")
         drawn -= chances.frozen
         if drawn < chances.transient:
-            self.world.note(f"database: {text}: deadlock detected")
+            self.world.note(f"{self.name}: {text}: deadlock detected")
             raise TransientError("deadlock detected", "40P01")
-        self.world.note(f"database: {text}: sent")
+        self.world.note(f"{self.name}: {text}: sent")
         self.waiting.append(statement)
         statement.timer = store.clock.callLater(ANSWER_TIMEOUT, self.lose, statement, "frozen")
         assert statement.done is not None
@@ -268,13 +273,19 @@ class Database:
             self.dead[body] = self.dead.get(body, 0) + 1
         if not new:
             return
-        self._commits += 1
-        commit = self._commits
+        commit = self.world.next_commit()
         numbers = _numbers_of(batches)
-        before = {row.stream: row.number for row in self.table}
+        before: dict[str, int] = {}
+        # A database that was set back has an earlier claim again, whose statements may still come.
+        is_whole = not any(database.setbacks for database in self.all)
+        for database in self.all if is_whole else (self,):
+            for stream, number in {row.stream: row.number for row in database.table}.items():
+                before[stream] = max(number, before.get(stream, 0))
         for _, body in new:
             route, stream, number = numbers[body]
             self.table.append(Row(commit, route, body, stream, number))
+            if route not in self.routes:
+                self.findings.append(f"P1: {body!r} of {route} is stored in {self.name}")
             self.held[body] = self.held.get(body, 0) + 1
             if self.held[body] > 1:
                 self.findings.append(f"P1: {body!r} is stored twice")
@@ -340,6 +351,8 @@ class SimulatedStore:
 
     @ivar cut_off: whether it cannot reach the database.
     """
+
+    _noticed = False
 
     def __init__(self, name: str, database: Database, clock: Clock) -> None:
         """
@@ -429,6 +442,24 @@ class SimulatedStore:
         )
         return claim
 
+    async def spread_position(self, stream: str) -> SpreadPosition:
+        position: SpreadPosition = await self._send(
+            f"position of {stream}", lambda memory: memory.spread_position(stream)
+        )
+        return position
+
+    async def claim_spread(self, stream: str, claim: str, epoch: str | None) -> SpreadPosition:
+        position: SpreadPosition = await self._send(
+            f"claim {stream} by {claim[-4:]} in epoch {None if epoch is None else epoch[-4:]}",
+            lambda memory: memory.claim_spread(stream, claim, epoch),
+        )
+        return position
+
+    @property
+    def is_away(self) -> bool:
+        """Whether it knows that it cannot reach the database."""
+        return self._noticed and (self.cut_off or self._database.away)
+
     async def try_out(self, batch: Batch) -> bool:
         passes: bool = await self._send(
             f"try out {_shown(batch)}", lambda memory: memory.try_out(batch)
@@ -456,7 +487,8 @@ class SimulatedStore:
         batches: Sequence[Batch] = (),
         fence: Fence | None = None,
     ) -> Any:
-        if self.cut_off or self.closed or self._database.away:
+        self._noticed = self.cut_off or self._database.away
+        if self._noticed or self.closed:
             raise Unavailable("the database cannot be reached")
         try:
             return await self._database.send(self, f"{self._name} {text}", call, batches, fence)
@@ -510,6 +542,11 @@ def told(result: object) -> str:
     if isinstance(result, Claim):
         refused = f" refused {sorted(result.refusals)}" if result.refusals else ""
         return f"claim={result.claim[-4:]} epoch={result.epoch[-4:]} mark={result.mark}{refused}"
+    if isinstance(result, SpreadPosition):
+        return (
+            f"claim={result.claim[-4:]} epoch={result.epoch[-4:]} mark={result.mark}"
+            f" marks={dict(result.marks)}"
+        )
     return "done" if result is None else str(result)
 
 

@@ -43,11 +43,14 @@ class Replacement(NamedTuple):
 class Mutation(NamedTuple):
     """
     A rule that is taken out.
+
+    @ivar spread: whether it is one of several databases.
     """
 
     name: str
     text: str
     replacements: Sequence[Replacement]
+    spread: bool = False
 
 
 MUTATIONS: Final = (
@@ -469,6 +472,172 @@ MUTATIONS: Final = (
             )
         ],
     ),
+    # Several databases.
+    Mutation(
+        "spread-loss-unseen",
+        "what the others have noted of a database that was set back is not looked at",
+        [Replacement("commit/placed_store.py", "positions[database].mark < mark", "False")],
+        spread=True,
+    ),
+    Mutation(
+        "spread-noted-alone",
+        "a database notes its own mark alone",
+        [
+            Replacement(
+                "commit/memory_store.py",
+                "kept.marks = {**move.stream.marks, self._database: move.last}",
+                "kept.marks = {self._database: move.last}",
+            )
+        ],
+        spread=True,
+    ),
+    Mutation(
+        "spread-mark-anywhere",
+        "a number is stored wherever the mark of its database is behind",
+        [
+            Replacement(
+                "commit/memory_store.py",
+                "is_next = mark == marks.get(self._database, 0) and mark < move.first",
+                "is_next = mark < move.first",
+            )
+        ],
+        spread=True,
+    ),
+    Mutation(
+        "spread-claim-at-home",
+        "a stream is claimed at home alone",
+        [
+            Replacement(
+                "commit/placed_store.py",
+                "lambda store: store.claim_spread(name, word, home.epoch), but=HOME",
+                "lambda store: store.spread_position(name), but=HOME",
+            ),
+            Replacement(
+                "commit/memory_store.py",
+                "claimed = claim is None or (kept is not None and claim == kept.claim)",
+                "kept = kept or KeptStream(marks={})\n"
+                "            claimed = (\n"
+                "                claim is None\n"
+                "                or claim == kept.claim\n"
+                '                or self._database != "database"\n'
+                "            )",
+            ),
+            Replacement(
+                "commit/memory_store.py",
+                'kept.epoch in ("", epoch)\n',
+                'kept.epoch in ("", epoch) or claimed\n',
+            ),
+        ],
+        spread=True,
+    ),
+    Mutation(
+        "spread-epoch-at-home",
+        "a new epoch begins at home alone",
+        [
+            Replacement(
+                "commit/placed_store.py",
+                "store.claim_spread(name, word, home.epoch)",
+                "store.claim_spread(name, word, None)",
+            )
+        ],
+        spread=True,
+    ),
+    Mutation(
+        "spread-seen-before-claim",
+        "how far a stream is is looked at before it is claimed, and not after",
+        [
+            Replacement(
+                "commit/placed_store.py",
+                "        _check_seen(claimed, seen)\n        refusals",
+                "        refusals",
+            )
+        ],
+        spread=True,
+    ),
+    Mutation(
+        "spread-reached-alone",
+        "a database that cannot be reached is not asked how far a stream is",
+        [
+            Replacement(
+                "commit/placed_store.py",
+                "            if isinstance(result, StoreError):\n                raise result\n"
+                "        return dict(zip(names, results, strict=True))",
+                "            pass\n"
+                "        both = zip(names, results, strict=True)\n"
+                "        return {n: r for n, r in both if not isinstance(r, StoreError)}",
+            ),
+            Replacement(
+                "commit/placed_store.py",
+                "        for database in self._stores:\n"
+                "            self._check_reached(database)\n",
+                "        self._check_reached(HOME)\n",
+            ),
+            Replacement(
+                "commit/placed_store.py",
+                "positions[HOME].epoch):",
+                'getattr(positions.get(HOME), "epoch", seen.epoch)):',
+            ),
+            Replacement(
+                "commit/placed_store.py",
+                "reached = max(position.mark for position in positions.values())",
+                "reached = max([position.mark for position in positions.values()] or [0])",
+            ),
+        ],
+        spread=True,
+    ),
+    Mutation(
+        "spread-out-of-turn",
+        "a number is stored while one before it is on its way into another database",
+        [
+            Replacement(
+                "commit/placed_writer.py",
+                "if not waiting and self._turn in (None, database):",
+                "if True:",
+            )
+        ],
+        spread=True,
+    ),
+    Mutation(
+        "spread-spooled",
+        "a number is spooled, and those behind it are stored in another database",
+        [
+            Replacement(
+                "commit/writer.py",
+                "return None if numbered and self.is_spread else self.spooler",
+                "return self.spooler",
+            ),
+            Replacement(
+                "commit/lane.py",
+                "if self._context.is_spread and spooler is not None and part.numbered:",
+                "if False:",
+            ),
+        ],
+        spread=True,
+    ),
+    Mutation(
+        "spread-loss-for-ever",
+        "what was lost in an earlier epoch is told in every one",
+        [
+            Replacement(
+                "commit/memory_store.py",
+                "if kept.marks is None or (epoch is not None and epoch != kept.epoch):",
+                "if kept.marks is None:",
+            )
+        ],
+        spread=True,
+    ),
+    Mutation(
+        "spread-mixed",
+        "records of several databases are stored in that of the first",
+        [
+            Replacement(
+                "commit/placed_store.py",
+                "return len({self._places.database_of(batch.route) for batch in batches}) > 1",
+                "return False",
+            )
+        ],
+        spread=True,
+    ),
 )
 
 
@@ -509,8 +678,9 @@ def run(mutation: Mutation) -> tuple[str, int]:
             if text.count(old) != 1:
                 raise SystemExit(f"{mutation.name}: {text.count(old)} times in {file}: {old}")
             path.write_text(text.replace(old, new))
+        seeds = ["--first", "1", "--seconds", f"{SECONDS}", *["--spread"] * mutation.spread]
         done = subprocess.run(
-            [sys.executable, "-m", "tests.simulation", "--first", "1", "--seconds", f"{SECONDS}"],
+            [sys.executable, "-m", "tests.simulation", *seeds],
             cwd=copy,
             env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": folder},
             stdout=subprocess.PIPE,

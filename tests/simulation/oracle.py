@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from tests.simulation.connection import Connection
 from tests.simulation.database import Database
+from tests.simulation.layout import Layout
 from tests.simulation.messages import Fault, Message
 from tests.simulation.process import Gateway
 from tests.simulation.world import Finding
@@ -24,13 +25,13 @@ class Oracle:
     @ivar promised: those that are to be found somewhere, by their bodies.
     """
 
-    def __init__(self, database: Database, gateways: Sequence[Gateway]) -> None:
+    def __init__(self, layout: Layout, gateways: Sequence[Gateway]) -> None:
         self.messages: dict[bytes, Message] = {}
         self.promised: dict[bytes, Message] = {}
         self._numbers: dict[bytes, int] = {}
         self._turns: dict[bytes, tuple[Connection, int]] = {}
         self._sendings = 0
-        self._database = database
+        self._layout = layout
         self._gateways = gateways
 
     def made(self, message: Message) -> None:
@@ -65,9 +66,8 @@ class Oracle:
         if message.fault is not None:
             return
         self.promised[message.body] = message
-        database = self._database
         body = message.body
-        if database.setbacks or body in database.held or body in database.dead:
+        if self._layout.setbacks or self._layout.holds(body):
             return
         for each in self._gateways:
             if each.name == gateway and body in each.disk.bodies:
@@ -85,13 +85,13 @@ class Oracle:
 
         @raise Finding: it is not.
         """
-        database = self._database
-        if database.findings:
-            raise Finding(database.findings[0])
-        held, dead, lost = database.held, database.dead, database.lost
+        databases = self._layout.databases.values()
+        for database in databases:
+            if database.findings:
+                raise Finding(database.findings[0])
         spooled: set[bytes] | None = None
         for body, message in self.promised.items():
-            if body in held or body in dead or body in lost:
+            if any(body in d.held or body in d.dead or body in d.lost for d in databases):
                 continue
             if spooled is None:
                 spooled = self._spooled()
@@ -104,8 +104,12 @@ class Oracle:
         return set().union(*[gateway.disk.bodies for gateway in self._gateways])
 
     def _is_refused(self, message: Message) -> bool:
-        kept = self._database.memory.streams.get(message.peer)
-        return kept is not None and self._numbers.get(message.body, 0) in kept.refusals
+        number = self._numbers.get(message.body, 0)
+        return any(
+            number in database.memory.streams[message.peer].refusals
+            for database in self._layout.databases.values()
+            if message.peer in database.memory.streams
+        )
 
     def check_end(self, exact: Sequence[str]) -> None:
         """
@@ -115,7 +119,10 @@ class Oracle:
             dead letters.
         @raise Finding: it has not.
         """
-        database = self._database
+        for database in self._layout.databases.values():
+            self._check_end_of(database, exact)
+
+    def _check_end_of(self, database: Database, exact: Sequence[str]) -> None:
         for body in sorted(database.dead):
             message = self.messages[body]
             if message.peer in exact and message.fault is None:
@@ -135,7 +142,7 @@ class Oracle:
         See that all good messages of a peer are stored in the order in which it made them.
         """
         stored: dict[int, list[int]] = {}
-        for row in self._database.table:
+        for row in self._layout.table:
             message = self.messages[row.body]
             if message.peer == peer:
                 stored.setdefault(row.commit, []).append(message.index)
@@ -158,7 +165,7 @@ class Oracle:
         @raise Finding: they are not.
         """
         last: dict[tuple[Connection, str], tuple[int, bytes]] = {}
-        for row in self._database.table:
+        for row in self._layout.table:
             if row.body in self._turns and row.body in self.promised:
                 connection, turn = self._turns[row.body]
                 before, body = last.get((connection, row.route), (0, b""))
@@ -172,14 +179,13 @@ class Oracle:
         What was promised, and lost by a database that was set back. The dead letter of a
         message may be lost alone, which nobody can be told of: its number is used up.
         """
-        database = self._database
         spooled = self._spooled()
+        lost = set().union(*[each.lost for each in self._layout.databases.values()])
         return [
             message
             for body, message in self.promised.items()
             if message.fault is None
-            and body in database.lost
-            and body not in database.held
-            and body not in database.dead
+            and body in lost
+            and not self._layout.holds(body)
             and body not in spooled
         ]

@@ -9,16 +9,16 @@ they have left; those of kind C{b2} with new messages. Plain peers send without 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from tests.simulation.connection import Connection
-from tests.simulation.messages import Fault, Message, message
+from tests.simulation.layout import Layout
+from tests.simulation.messages import Message
 from tests.simulation.oracle import Oracle
-from tests.simulation.process import DEAD_LETTERS, ROUTES, Gateway
+from tests.simulation.process import Gateway
+from tests.simulation.sending import Connecting, Making
 from tests.simulation.world import Finding, World
-
-_FAULTS = (Fault.POISON, Fault.POISON, Fault.NOT_TEXT, Fault.NO_ROUTE)
 
 PATIENCE = 12
 """GAPs in a row that a peer hears, after everything is mended, before it takes them as final."""
@@ -35,6 +35,7 @@ class Asked(NamedTuple):
     """
     What a peer waits to have answered.
 
+    @ivar number: 0 for HELLO, and for a message without one.
     @ivar message: C{None} for HELLO.
     """
 
@@ -76,110 +77,6 @@ class Peer(Protocol):
         """Do what brings it to its end."""
 
 
-class _Making:
-    """
-    Makes the messages of one peer.
-
-    @ivar left: how many are still to be made.
-    """
-
-    def __init__(self, name: str, world: World, oracle: Oracle, count: int, faults: float) -> None:
-        self.left = count
-        self._made = 0
-        self._name = name
-        self._world = world
-        self._oracle = oracle
-        self._faults = faults
-
-    def make(self) -> Message:
-        """Make the next message."""
-        random = self._world.random
-        fault = random.choice(_FAULTS) if random.random() < self._faults else None
-        made = message(self._name, self._made, random.choice(ROUTES), fault)
-        self._made += 1
-        self.left -= 1
-        self._oracle.made(made)
-        return made
-
-    def make_kept(self) -> Message:
-        """Make a message that is stored, or kept as a dead letter."""
-        random = self._world.random
-        fault = random.choice(_FAULTS[:3]) if random.random() < self._faults else None
-        route = random.choice(ROUTES if fault is None else sorted(DEAD_LETTERS))
-        made = message(self._name, self._made, route, fault)
-        self._made += 1
-        self._oracle.made(made)
-        return made
-
-
-class _Connecting:
-    """
-    The connections of one peer.
-
-    @ivar current: that it uses; C{None}: none.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        world: World,
-        gateways: Sequence[Gateway],
-        connections: list[Connection],
-        heard: Callable[[list[bytes]], None],
-        units: bool = False,
-    ) -> None:
-        """
-        @param units: whether the peer sends units.
-        """
-        self.current: Connection | None = None
-        self._units = units
-        self._name = name
-        self._world = world
-        self._gateways = gateways
-        self._connections = connections
-        self._heard = heard
-
-    def connect(self) -> bool:
-        """
-        @return: whether there is a gateway to connect to.
-        """
-        open_ = [gateway for gateway in self._gateways if gateway.open]
-        if not open_:
-            return False
-        gateway = self._world.random.choice(open_)
-        assert gateway.process is not None
-        connection = Connection(gateway.name, self._name)
-        connection.heard = self._hear(connection)
-        gateway.process.connect(connection, self._units)
-        self._connections.append(connection)
-        self.current = connection
-        self._world.note(f"{self._name} connects to {gateway.name}")
-        return True
-
-    def _hear(self, connection: Connection) -> Callable[[list[bytes]], None]:
-        def heard(lines: list[bytes]) -> None:
-            # Nobody reads what is said to a connection that was given up.
-            if self.current is connection:
-                text = " | ".join(line.decode("ascii", "backslashreplace") for line in lines)
-                self._world.note(f"{self._name} hears {text}")
-                self._heard(lines)
-
-        return heard
-
-    def give_up(self, quietly: bool) -> None:
-        """
-        Use the connection no more.
-
-        @param quietly: whether it stays open all the same.
-        """
-        assert self.current is not None
-        how = "turns away from" if quietly else "leaves"
-        self._world.note(f"{self._name} {how} {self.current.gateway}")
-        if not quietly:
-            self.current.leave()
-        self.current = None
-
-
 class StreamPeer:
     """
     A peer with a numbered stream.
@@ -196,20 +93,19 @@ class StreamPeer:
         oracle: Oracle,
         gateways: Sequence[Gateway],
         connections: list[Connection],
-        set_back: Callable[[], bool],
+        layout: Layout,
     ) -> None:
-        """
-        @param set_back: whether the database was set back.
-        """
         self.name = name
         self.kind = habits.kind
         self.heard_gap = False
         self._habits = habits
         self._world = world
         self._oracle = oracle
-        self._set_back = set_back
-        self._making = _Making(name, world, oracle, habits.messages, habits.faults)
-        self._link = _Connecting(name, world, gateways, connections, self._hear)
+        self._layout = layout
+        self._making = Making(name, world, oracle, layout.routes, habits.messages, habits.faults)
+        self._link = Connecting(name, world, gateways, connections, self._hear)
+        # Without numbers, before HELLO.
+        self._loose = Making(f"{name}-loose", world, oracle, layout.routes, 5, habits.faults)
         # Everything up to this number is settled, as far as the peer knows.
         self._base = 0
         # Without an answer, from the number behind on.
@@ -223,6 +119,11 @@ class StreamPeer:
         # its messages numbers anew that others may still have in a spool elsewhere.
         self._plain = self._renumbered = False
         self._again = False
+        # Times that it said HELLO without what it has seen; how often a database had been set back
+        # when it said HELLO last; and when it said that which was answered last, as far as that
+        # still says something.
+        self._plains = self._begun_at = 0
+        self._trusted: int | None = None
         self._asked: deque[Asked] = deque()
         self._gaps = 0
         self._rests_until = 0.0
@@ -276,6 +177,10 @@ class StreamPeer:
         """Whether HELLO was answered, and the stream is open."""
         return self._greeted
 
+    def _set_back(self) -> bool:
+        """Say whether a database was set back."""
+        return self._layout.setbacks > 0
+
     @property
     def _lost(self) -> bool:
         return self.heard_gap and self._set_back()
@@ -285,6 +190,7 @@ class StreamPeer:
         if not self._link.connect():
             return
         assert self._link.current is not None
+        self._send_loose()
         line = f"HELLO {self.name}"
         self._plain = plain
         self._renumbered = self._renumbered or (plain and self._set_back())
@@ -294,6 +200,12 @@ class StreamPeer:
                 line += f" epoch={self._epoch}"
         self._link.current.send(line.encode())
         self._asked.append(Asked(0, None))
+        self._plains += plain
+        self._begun_at = self._layout.setbacks
+        if plain:
+            self._trusted = None
+        elif self._layout.places is not None and self._world.chance(0.3):
+            self._send(2)  # it does not wait to hear how far its stream is
 
     def _end(self, quietly: bool = False) -> None:
         self._link.give_up(quietly)
@@ -313,6 +225,15 @@ class StreamPeer:
             number = self._base + self._sent
             self._numbers[number] = message
             self._say(number, message)
+
+    def _send_loose(self) -> None:
+        """Send messages before HELLO, without numbers, where there are several databases."""
+        while self._layout.places is not None and self._loose.left and self._world.chance(0.3):
+            assert self._link.current is not None
+            message = self._loose.make()
+            line = b"PUT %s %s" % (message.route.encode(), message.body)
+            self._link.current.send(line)
+            self._asked.append(Asked(0, message))
 
     def _send_again(self) -> None:
         """Send what is settled, or some of it: it does not look at what HELLO has told."""
@@ -359,6 +280,8 @@ class StreamPeer:
         if word != b"-TRY":
             raise Finding(f"{self.name} hears {word!r} {rest!r} to HELLO")
         if rest.startswith(b"GAP"):
+            if self._layout.places is not None and self._trusted == self._layout.setbacks:
+                raise Finding(f"needless: {self.name} hears {rest!r}, and nothing is lost since")
             self.heard_gap = True
             self._gaps += 1
         self._end()
@@ -386,8 +309,19 @@ class StreamPeer:
             del self._numbers[number]
         if self.kind == "b2":
             self._kept.clear()
+        if self.kind == "a" and self._plains <= 1:
+            # An earlier one that nobody waits for may still begin an epoch.
+            self._trusted = self._begun_at
+        if self._sent and new:
+            self._end()  # part of what it sent was stored before
 
     def _answered(self, number: int, message: Message, word: bytes, line: bytes) -> None:
+        if not number:
+            if word == b"-REJ":
+                self._oracle.refused(message, line)
+            elif word != b"-TRY":
+                self._oracle.promise(message)
+            return
         if word == b"-TRY":
             self._again = True
             self._rests_until = self._world.now + RETRY
@@ -431,14 +365,15 @@ class PlainPeer:
         oracle: Oracle,
         gateways: Sequence[Gateway],
         connections: list[Connection],
+        layout: Layout,
         count: int,
         faults: float,
     ) -> None:
         self.name = name
         self._world = world
         self._oracle = oracle
-        self._making = _Making(name, world, oracle, count, faults)
-        self._link = _Connecting(name, world, gateways, connections, self._hear)
+        self._making = Making(name, world, oracle, layout.routes, count, faults)
+        self._link = Connecting(name, world, gateways, connections, self._hear)
         self._kept: deque[Message] = deque()
         self._asked: deque[Message] = deque()
         self._rests_until = 0.0
@@ -524,6 +459,7 @@ class UnitPeer:
         oracle: Oracle,
         gateways: Sequence[Gateway],
         connections: list[Connection],
+        layout: Layout,
         count: int,
         faults: float,
     ) -> None:
@@ -533,8 +469,8 @@ class UnitPeer:
         self.name = name
         self._world = world
         self._oracle = oracle
-        self._making = _Making(name, world, oracle, 0, faults)
-        self._link = _Connecting(name, world, gateways, connections, self._hear, units=True)
+        self._making = Making(name, world, oracle, layout.unit_routes, 0, faults)
+        self._link = Connecting(name, world, gateways, connections, self._hear, units=True)
         self.units: deque[tuple[bytes, list[Message]]] = deque()
         for number in range(count):
             unit = [self._making.make_kept() for _ in range(world.random.randint(1, 4))]
@@ -547,14 +483,15 @@ class UnitPeer:
     def done(self) -> bool:
         return not self.units
 
-    def check_whole(self, held: Collection[bytes], dead: Collection[bytes]) -> None:
+    def check_whole(self, holds: Callable[[bytes], bool]) -> None:
         """
         See that the database has all of a unit, stored or as dead letters, or nothing.
 
+        @param holds: says whether it has a message.
         @raise Finding: it has a part.
         """
         for unit in self._all:
-            found = [each for each in unit if each.body in held or each.body in dead]
+            found = [each for each in unit if holds(each.body)]
             if found and len(found) < len(unit):
                 raise Finding(f"a part: of {unit[0]} to {unit[-1]} there is {found[0]} alone")
 

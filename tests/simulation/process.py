@@ -5,6 +5,7 @@ L{gateway.daemon.tap} does it, on a simulated database, disk, clock and network.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Final
 
@@ -17,14 +18,20 @@ from gateway.access.rights import Access
 from gateway.commit.attempt import retry_delay
 from gateway.commit.circuit_breaker import CircuitBreakers
 from gateway.commit.inflight_limit import InflightLimit
+from gateway.commit.placed_store import PlacedStore
+from gateway.commit.placed_writer import PlacedWriter
+from gateway.commit.slow_commit_log import SlowCommitLog
 from gateway.commit.writer import Writer
 from gateway.dialects.command import CommandDialect
 from gateway.dialects.stream_registry import StreamRegistry
 from gateway.dialects.subscriptions import Subscriptions
+from gateway.metrics.counters import RouteCounters
 from gateway.model import wording
 from gateway.model.errors import StoreError
 from gateway.model.outcome import Code, Words, refused
 from gateway.model.query import OnOutcome
+from gateway.model.route import HOME
+from gateway.model.store import Store
 from gateway.peers.factory import ListenerSettings, PeerFactory, PeerServices
 from gateway.peers.protocol import PeerProtocol
 from gateway.spool.outage_spool import OutageSpool
@@ -32,17 +39,12 @@ from gateway.spool.queue import Spool
 from tests.in_memory import MemoryNotifier
 from tests.simulation.connection import Connection
 from tests.simulation.database import ANSWER_TIMEOUT, Database, SimulatedStore
+from tests.simulation.layout import DEAD_LETTERS, Layout
 from tests.simulation.spool_file import Disk, DiskThread, MemorySpoolFile
 from tests.simulation.units import UnitFactory, unit_dialect
 from tests.simulation.world import World
 
-ROUTES: Final = ("one", "two")
-
-DEAD_LETTERS: Final = frozenset({"two"})
-"""Routes whose refused messages are kept."""
-
 _ADDRESS: Final = IPv4Address("TCP", "127.0.0.1", 4000)
-_ACCESS: Final = Access(None, ROUTES)
 
 _POLL: Final = 0.5
 _DRAIN: Final = 10.0
@@ -67,7 +69,7 @@ class Process:
         self,
         name: str,
         world: World,
-        database: Database,
+        layout: Layout,
         disk: Disk,
         lanes: int,
         window: int,
@@ -80,7 +82,14 @@ class Process:
         """
         self._world = world
         self.clock = clock = world.clock()
-        self.store = store = SimulatedStore(name, database, clock)
+        self.stores = stores = {
+            each.name: SimulatedStore(name, each, clock) for each in layout.databases.values()
+        }
+        places = layout.places
+        self.store: Store = stores[HOME]
+        if places is not None:
+            self.store = PlacedStore(stores, places, self._is_away, world.new_id)
+        store = self.store
         self.file = MemorySpoolFile(disk)
         self.thread = DiskThread(world, prompt)
         jitter = world.random.random
@@ -90,37 +99,42 @@ class Process:
 
         self.breakers = breakers = CircuitBreakers(store, clock, pause)
         self.spool = spool = Spool(self.file, self.thread, world.new_id)
-        self.streams = streams = StreamRegistry(store, spool.backlog)
+        self.streams = streams = StreamRegistry(store, spool.backlog, spread=places is not None)
         self.spooler = spooler = OutageSpool(
-            *(spool, store, breakers, clock, pause, streams.missing), takes=world.chance(0.8)
+            *(spool, store, breakers, clock, pause, streams.missing),
+            takes=world.chance(0.8),
+            places=places,
+            is_away=lambda route: places is not None and self._is_away(places.database_of(route)),
         )
         inflight_limit = InflightLimit(1_000_000)
-        self.writer = Writer(
-            *(
-                store,
-                clock,
-                lanes,
-                inflight_limit,
-                lambda: world.now,
-                breakers,
-                spooler,
-                DEAD_LETTERS,
-            ),
-            *(ANSWER_TIMEOUT, world.new_id),
-        )
+        counters = defaultdict[str, RouteCounters](RouteCounters)
+        slow_commits = SlowCommitLog(clock)
+        writers = {
+            each: Writer(
+                *(store, clock, lanes, inflight_limit, lambda: world.now, breakers, spooler),
+                *(DEAD_LETTERS, ANSWER_TIMEOUT, world.new_id),
+                counters=counters,
+                slow_commits=slow_commits,
+                is_spread=places is not None,
+            )
+            for each in stores
+        }
+        self.writer: Writer | PlacedWriter = writers[HOME]
+        if places is not None:
+            self.writer = PlacedWriter(writers, places, counters, slow_commits)
         channels = Subscriptions((), MemoryNotifier(), clock)
         authenticator = Authenticator({}, lambda work, done: done(work()), lambda: world.now)
         self._factory = PeerFactory(
             ListenerSettings("lines", "line", Words(), max_frame=100, window=window),
             PeerServices(self.writer, inflight_limit, clock, lambda: world.now, channels),
             CommandDialect(streams, _NoQueries(), channels, authenticator),
-            _ACCESS,
+            Access(None, layout.routes),
         )
         self._unit_factory = UnitFactory(
             ListenerSettings("units", "line", Words(b"", b""), max_frame=1000, window=window),
             PeerServices(self.writer, inflight_limit, clock, lambda: world.now, channels),
-            unit_dialect(clock, ROUTES),
-            _ACCESS,
+            unit_dialect(clock, layout.unit_routes),
+            Access(None, layout.unit_routes),
         )
         self.connections: list[tuple[Connection, PeerProtocol]] = []
         self.stopping: Deferred[None] | None = None
@@ -140,6 +154,9 @@ class Process:
         self.connections.append((connection, protocol))
         protocol.makeConnection(connection)  # type: ignore[no-untyped-call]
 
+    def _is_away(self, database: str) -> bool:
+        return self.stores[database].is_away
+
     @property
     def quiet(self) -> bool:
         """Whether nothing that was submitted waits for its answer."""
@@ -158,7 +175,8 @@ class Process:
         self.file.close()
         for connection, _ in self.connections:
             connection.die(heard=random.random() < 0.5)
-        self.store.closed = True
+        for store in self.stores.values():
+            store.closed = True
         self._ended()
 
     def stop(self, ended: Callable[[], None]) -> None:
@@ -184,7 +202,8 @@ class Process:
             closing = Deferred.fromCoroutine(self.store.close_lanes(self.writer.lanes))
             closing.addErrback(lambda failure: failure.trap(StoreError))
             await self._within(1.0, lambda: closing.called)
-        self.store.close()
+        for store in self.stores.values():
+            store.close()
         await self.spooler.stop()
         await self.spool.close()
         self._ended()
@@ -206,11 +225,11 @@ class Gateway:
     A gateway that is started again and again on the same spool.
 
     @ivar process: its present life; C{None} while it is down.
-    @ivar cut_off: whether it cannot reach the database.
+    @ivar cut_off: databases that it cannot reach.
     """
 
     def __init__(
-        self, name: str, world: World, database: Database, lanes: int, window: int, prompt: float
+        self, name: str, world: World, layout: Layout, lanes: int, window: int, prompt: float
     ) -> None:
         """
         @param lanes: as for L{Process}, and so are the next two.
@@ -218,9 +237,9 @@ class Gateway:
         self.name = name
         self.disk = Disk()
         self.process: Process | None = None
-        self.cut_off = False
+        self.cut_off: list[Database] = []
         self._world = world
-        self._database = database
+        self._layout = layout
         self._lanes = lanes
         self._window = window
         self._prompt = prompt
@@ -238,9 +257,10 @@ class Gateway:
         """Begin a new life."""
         self._world.note(f"{self.name} starts")
         self.disk.find(unflushed=self._world.chance(0.5))
-        ends = (self._world, self._database, self.disk)
+        ends = (self._world, self._layout, self.disk)
         life = Process(self.name, *ends, self._lanes, self._window, self._prompt)
-        life.store.cut_off = self.cut_off
+        for database in self.cut_off:
+            life.stores[database.name].cut_off = True
         self.process = life
         # What is collected while the schedule runs would run its coroutines' ends.
         self._lives.append(life)
@@ -251,7 +271,8 @@ class Gateway:
         self._world.note(f"{self.name} is killed")
         process, self.process = self.process, None
         process.kill()
-        self._database.sever(process.store, told=False)
+        for name, database in self._layout.databases.items():
+            database.sever(process.stores[name], told=False)
 
     @property
     def is_paused(self) -> bool:
@@ -280,11 +301,18 @@ class Gateway:
         self._world.note(f"{self.name} has stopped")
         self.process = None
 
-    def cut(self, off: bool) -> None:
-        """Cut it off from the database, or end that."""
-        self._world.note(f"{self.name} {'is cut off' if off else 'reaches the database again'}")
-        self.cut_off = off
+    def cut(self, database: Database) -> None:
+        """Cut it off from a database."""
+        self._world.note(f"{self.name} is cut off from {database.name}")
+        self.cut_off.append(database)
         if self.process is not None:
-            self.process.store.cut_off = off
-            if off:
-                self._database.sever(self.process.store)
+            store = self.process.stores[database.name]
+            store.cut_off = True
+            database.sever(store)
+
+    def reach(self, database: Database) -> None:
+        """End its being cut off."""
+        self._world.note(f"{self.name} reaches {database.name} again")
+        self.cut_off.remove(database)
+        if self.process is not None:
+            self.process.stores[database.name].cut_off = False

@@ -42,9 +42,11 @@ def run(seed: int) -> Result:
     return Result(seed, finding, schedule.world.trace, schedule.digest)
 
 
-def run_all(first: int) -> Iterator[Result]:
+def run_all(first: int, step: int = 1) -> Iterator[Result]:
     """
     Run schedules for as long as they are asked for.
+
+    @param step: from each seed to the next one.
 
     What they leave is collected between them, never within one: a coroutine that is
     collected runs its C{finally}, and when that is would be no matter of the seed.
@@ -56,8 +58,8 @@ def run_all(first: int) -> Iterator[Result]:
         seed = first
         while True:
             yield run(seed)
-            seed += 1
-            if not (seed - first) % _COLLECT:
+            seed += step
+            if not (seed - first) // step % _COLLECT:
                 gc.collect()
     finally:
         gc.enable()

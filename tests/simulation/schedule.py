@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from hashlib import sha256
 from typing import Final
 
@@ -17,16 +18,20 @@ from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import provider
 
 from tests.simulation.connection import Connection
-from tests.simulation.database import Chances, Database
+from tests.simulation.database import Chances, Database, Statement
+from tests.simulation.layout import SECOND, Layout, spread_routes
 from tests.simulation.oracle import Oracle
 from tests.simulation.peers import Habits, PlainPeer, StreamPeer, UnitPeer
-from tests.simulation.process import ROUTES, Gateway
+from tests.simulation.process import Gateway
 from tests.simulation.world import Finding, World
 
 ROUNDS: Final = 400
 """Rounds after which what is not at its end, everything being mended, never will be."""
 
-Event = Callable[[], None]
+SPREAD: Final = 3
+"""Every how many seeds there is a schedule with two databases."""
+
+Event = Callable[[], object]
 
 
 class Schedule:
@@ -48,24 +53,27 @@ class Schedule:
         # or one in which statements often fail for reasons that pass, and many such peers.
         mood = draw.choice(("", "", "", "hectic", "hectic", "stuck", "stuck", "troubled"))
         hectic, stuck, troubled = (mood == each for each in ("hectic", "stuck", "troubled"))
-        self.database = Database(world, self._drawn_chances(mood))
+        databases = [Database(world, self._drawn_chances(mood))]
+        routes = None
+        if not seed % SPREAD:
+            databases.append(Database(world, self._drawn_chances(mood), SECOND))
+            routes = spread_routes(draw)
+        self.layout = layout = Layout(databases, routes)
+        self._databases = databases
         lanes = draw.choice((1, 2, 2, 3))
         window = draw.choice((2, 4) if troubled else (8, 8, 2))
         disk_prompt = draw.choice((0.5, 0.9, 1.0))
         self.gateways = [
-            Gateway(f"g{number}", world, self.database, lanes, window, disk_prompt)
+            Gateway(f"g{number}", world, layout, lanes, window, disk_prompt)
             for number in range(draw.choice((1, 2, 2, 2, 3)))
         ]
         self.connections: list[Connection] = []
         self._prompt_network = 0.95 if hectic else draw.choice((0.5, 0.9))
-        self.oracle = oracle = Oracle(self.database, self.gateways)
+        self.oracle = oracle = Oracle(layout, self.gateways)
         faulty = draw.choice((0.2, 0.4) if hectic else (0.0, 0.0, 0.15, 0.4))
-        ends = (self.gateways, self.connections)
+        ends = (self.gateways, self.connections, layout)
         self.streams = [
-            StreamPeer(
-                *(f"s{number}", self._drawn_habits(hectic, faulty), world, oracle, *ends),
-                lambda: self.database.setbacks > 0,
-            )
+            StreamPeer(f"s{number}", self._drawn_habits(hectic, faulty), world, oracle, *ends)
             for number in range(draw.choice((0, 1) if troubled else (1, 1, 2, 3)))
         ]
         most, plain = 6, (1, 1, 2) if stuck else (0, 1)
@@ -131,6 +139,8 @@ class Schedule:
         found: list[Event] = [first[mood]] * 2 if mood in first else []
         for kind, most in draw.sample(kinds, draw.choice((1, 2, 2, 3, 4, 6))):
             found += [kind] * draw.randint(1, most)
+        if self.layout.places is not None and draw.random() < 0.4:
+            found += [self._set_back] * 6
         return found
 
     # Running.
@@ -154,6 +164,9 @@ class Schedule:
         try:
             names = " ".join(f"{peer.name}:{getattr(peer, 'kind', 'p')}" for peer in self.peers)
             world.note(f"{len(self.gateways)} gateways, peers {names}")
+            if self.layout.places is not None:
+                inner = ", ".join(f"{name}: {at.name}" for name, at in self.layout.inner.items())
+                world.note(f"routes {inner}")
             for gateway in self.gateways:
                 gateway.start()
             for _ in range(self._steps):
@@ -178,7 +191,7 @@ class Schedule:
             raise Finding(f"a bug: {bugs[0]}")
         self.oracle.check()
         for peer in self.unitary:
-            peer.check_whole(self.database.held, self.database.dead)
+            peer.check_whole(self.layout.holds)
 
     @property
     def digest(self) -> str:
@@ -237,8 +250,12 @@ class Schedule:
         self.world.note(f"{connection.gateway} loses its connection of {connection.peer}")
         connection.lose()
 
+    def _some_database(self) -> Database:
+        databases = self._databases
+        return databases[0] if len(databases) == 1 else self.world.random.choice(databases)
+
     def _database_acts(self) -> None:
-        draw, database = self.world.random, self.database
+        draw, database = self.world.random, self._some_database()
         working = [g for g in self.gateways if g.process is not None and g.process.thread.waiting]
         if database.frozen and draw.random() < 0.15:
             database.thaw(draw.choice(database.frozen))
@@ -282,48 +299,51 @@ class Schedule:
             self.world.random.choice(up).stop()
 
     def _cut(self) -> None:
-        near = [gateway for gateway in self.gateways if not gateway.cut_off]
+        database = self._some_database()
+        near = [gateway for gateway in self.gateways if database not in gateway.cut_off]
         if near:
-            self.world.random.choice(near).cut(True)
+            self.world.random.choice(near).cut(database)
 
     def _outage(self) -> None:
-        self._lose_connections()
-        self.database.away = True
-        self.world.note("the database is away")
+        database = self._some_database()
+        self._lose_connections(database)
+        database.away = True
+        self.world.note(f"{database.name} is away")
 
-    def _lose_connections(self) -> None:
+    def _lose_connections(self, database: Database) -> None:
         for gateway in self._up():
             assert gateway.process is not None
-            self.database.sever(gateway.process.store)
+            database.sever(gateway.process.stores[database.name])
 
     def _fail_over(self) -> None:
-        self.world.note("the database fails over")
-        self._lose_connections()
+        database = self._some_database()
+        self.world.note(f"{database.name} fails over")
+        self._lose_connections(database)
 
     def _set_back(self) -> None:
-        database, draw = self.database, self.world.random
+        database, draw = self._some_database(), self.world.random
         if not database.snapshots or draw.random() < 0.4:
             self._faults.append(self._set_back)
             database.take_snapshot()
-            self.world.note("a backup is taken")
+            self.world.note(f"a backup of {database.name} is taken")
             return
-        self._lose_connections()
+        self._lose_connections(database)
         which = draw.randrange(len(database.snapshots))
         database.set_back(which)
         gone = ", ".join(sorted(body.decode("ascii", "replace") for body in database.lost))
-        self.world.note(f"the database is set back, without {gone}")
+        self.world.note(f"{database.name} is set back, without {gone}")
         if draw.random() < 0.5:
             database.frozen.clear()
 
     def _close_route(self) -> None:
-        route = self.world.random.choice(ROUTES)
-        self.database.memory.closed.add(route)
+        route = self.world.random.choice(tuple(self.layout.inner))
+        self.layout.inner[route].memory.closed.add(route)
         self.world.note(f"route {route} is out of service")
 
     def _pause(self) -> None:
         if up := [gateway for gateway in self.gateways if gateway.open]:
             draw = self.world.random
-            draw.choice(up).pause(draw.choice((*ROUTES, None)))
+            draw.choice(up).pause(draw.choice((*self.layout.inner, None)))
 
     def _fill_disk(self) -> None:
         gateway = self.world.random.choice(self.gateways)
@@ -337,12 +357,11 @@ class Schedule:
 
     def _recover(self) -> None:
         """End one of the faults."""
-        draw, world, database = self.world.random, self.world, self.database
+        draw, world = self.world.random, self.world
         ends: list[Event] = [g.start for g in self.gateways if g.process is None]
-        ends += [lambda g=g: g.cut(False) for g in self.gateways if g.cut_off]  # type: ignore[misc]
-        if database.away:
-            ends.append(self._end_outage)
-        ends += [lambda r=r: self._open_route(r) for r in sorted(database.memory.closed)]  # type: ignore[misc]
+        ends += [partial(g.reach, database) for g in self.gateways for database in g.cut_off]
+        ends += [partial(self._end_outage, each) for each in self._databases if each.away]
+        ends += [partial(self._open_route, route) for route in self.layout.closed]
         ends += [gateway.resume for gateway in self.gateways if gateway.is_paused]
         full = [gateway for gateway in self.gateways if gateway.disk.full]
         if ends:
@@ -351,12 +370,12 @@ class Schedule:
             full[0].disk.full = False
             world.note(f"the disk of {full[0]} has room again")
 
-    def _end_outage(self) -> None:
-        self.database.away = False
-        self.world.note("the database is back")
+    def _end_outage(self, database: Database) -> None:
+        database.away = False
+        self.world.note(f"{database.name} is back")
 
     def _open_route(self, route: str) -> None:
-        self.database.memory.closed.discard(route)
+        self.layout.inner[route].memory.closed.discard(route)
         self.world.note(f"route {route} is mended")
 
     # The end.
@@ -365,31 +384,33 @@ class Schedule:
         """
         End all faults: from now on all goes well.
         """
-        world, database = self.world, self.database
+        world = self.world
         world.note("everything is mended")
         self._mended = True
-        self._end_outage()
-        for route in sorted(database.memory.closed):
+        for database in self._databases:
+            self._end_outage(database)
+        for route in self.layout.closed:
             self._open_route(route)
         for gateway in self.gateways:
             gateway.disk.full = False
-            if gateway.cut_off:
-                gateway.cut(False)
+            for database in list(gateway.cut_off):
+                gateway.reach(database)
             if gateway.is_paused:
                 gateway.resume()
             if gateway.disk.failing:
                 gateway.disk.failing = False
-        database.chances = Chances(1.0, 0.0, 0.0, 0.0)
-        for statement in list(database.frozen):
-            if world.chance(0.7):
-                database.thaw(statement)
-        database.frozen.clear()
+        for database in self._databases:
+            database.chances = Chances(1.0, 0.0, 0.0, 0.0)
+            for statement in list(database.frozen):
+                if world.chance(0.7):
+                    database.thaw(statement)
+            database.frozen.clear()
 
     def _round(self) -> None:
         """
         Let everything go on for a while.
         """
-        world, database = self.world, self.database
+        world = self.world
         for gateway in self.gateways:
             process = gateway.process
             if process is None:
@@ -398,8 +419,11 @@ class Schedule:
                 self._work(gateway)
             elif process.spool._broken and process.stopping is None:
                 gateway.stop()  # its operator has been told to start it again
-        for statement in list(database.waiting):
-            database.finish(statement)
+        for database in self._databases:
+            for statement in list(database.waiting):
+                # What the one before was waited for may have ended the wait for this one.
+                if statement in database.waiting:
+                    database.finish(statement)
         for connection in list(self.connections):
             if connection.deliverable:
                 self._deliver(connection, len(connection.sent))
@@ -409,12 +433,16 @@ class Schedule:
                 self._lose(connection)
         for peer in self.peers:
             peer.settle()
-        busy = database.waiting or any(c.deliverable or c.unheard for c in self.connections)
+        busy = self._waiting or any(c.deliverable or c.unheard for c in self.connections)
         if not busy:
             world.advance(min(world.next_timer() or 0.5, 0.5))
 
+    @property
+    def _waiting(self) -> list[Statement]:
+        return [statement for each in self._databases for statement in each.waiting]
+
     def _at_end(self) -> bool:
-        if not all(peer.done for peer in self.peers) or self.database.waiting:
+        if not all(peer.done for peer in self.peers) or self._waiting:
             return False
         for gateway in self.gateways:
             process = gateway.process
@@ -433,7 +461,7 @@ class Schedule:
         process = gateway.process
         assert process is not None
         held = process.spooler._drain.held
-        return self.database.setbacks > 0 and all(
+        return self.layout.setbacks > 0 and all(
             stream in held and held[stream].tries > 3 for stream in process.spool.aside
         )
 
@@ -449,14 +477,14 @@ class Schedule:
                     f" spool {process.spool.rows} {process.spool.aside}"
                     f" held {process.spooler._drain.held}, stopping={process.stopping is not None}"
                 )
-        found += [f"waiting: {statement.text}" for statement in self.database.waiting]
+        found += [f"waiting: {statement.text}" for statement in self._waiting]
         return "; ".join(found)
 
     def _check_end(self, bugs: list[str]) -> None:
         oracle = self.oracle
         exact = [peer.name for peer in self.plain]
         exact += [peer.name for peer in self.unitary]
-        if not self.database.setbacks:
+        if not self.layout.setbacks:
             whole = [peer.name for peer in self.streams if peer.kind == "a"]
             exact += whole
             for name in whole:

@@ -38,7 +38,7 @@ class World:
         self.now = 0.0
         self.trace: list[str] = []
         self._clocks: list[Clock] = []
-        self._ids = 0
+        self._ids = self._commits = 0
         self._counted = 0
 
     def note(self, text: str) -> None:
@@ -67,6 +67,11 @@ class World:
         """Make up a UUID."""
         self._ids += 1
         return f"00000000-0000-4000-8000-{self._ids:012x}"
+
+    def next_commit(self) -> int:
+        """Number a commit, in whatever database, from 1."""
+        self._commits += 1
+        return self._commits
 
     def clock(self) -> Clock:
         """Make a clock for a process that begins now."""
