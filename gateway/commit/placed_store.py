@@ -216,10 +216,11 @@ def _check_seen(positions: Mapping[str, SpreadPosition], seen: Seen | None) -> N
     if seen is None:
         return
     reached = max(position.mark for position in positions.values())
-    is_lost = any(
-        database in positions and positions[database].mark < mark
+    lost = [
+        f"database {database} was at #{mark} and is at #{positions[database].mark}"
         for position in positions.values()
         for database, mark in position.marks.items()
-    )
-    if reached < seen.number or is_lost or seen.epoch not in ("", positions[HOME].epoch):
-        raise StreamBehind(str(reached))
+        if database in positions and positions[database].mark < mark
+    ]
+    if reached < seen.number or lost or seen.epoch not in ("", positions[HOME].epoch):
+        raise StreamBehind(str(reached), lost[0] if lost else "")

@@ -257,6 +257,8 @@ def _known(before: Stream | None, waiting: Waiting | None, seen: int) -> tuple[s
 
 
 def _not_there(behind: StreamBehind, seen: Seen | None) -> Outcome:
+    if behind.lost:
+        return wording.stream_set_back(behind.lost)
     if seen is not None and int(str(behind)) >= seen.number:
         return wording.stream_renewed(f"it is at #{behind}")
     return wording.stream_not_so_far(f"it is at #{behind}", int(str(behind)))

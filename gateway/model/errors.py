@@ -181,7 +181,13 @@ class StreamBehind(GatewayError):
 
     The rest may wait in another gateway's spool, or the database was set back. Its text is for
     the peer.
+
+    @ivar lost: where one of several databases is known to have been set back: what it had, and has.
     """
+
+    def __init__(self, text: str, lost: str = "") -> None:
+        super().__init__(text)
+        self.lost = lost
 
 
 class TransientError(StoreError):

@@ -224,6 +224,19 @@ def stream_not_so_far(text: str, mark: int | None = None) -> Outcome:
     )
 
 
+def stream_set_back(text: str) -> Outcome:
+    """
+    Refuse HELLO of a peer of whose stream a database has lost some.
+
+    @param text: what it had, and has.
+    """
+    return try_later(
+        Code.GAP,
+        f"some of what was answered is gone: a database was set back to an older state ({text})",
+        RETRY_AFTER,
+    )
+
+
 def stream_renewed(text: str) -> Outcome:
     """
     Answer who has numbers of an epoch that is over: the stream has come so far, in another one.
