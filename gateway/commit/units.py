@@ -86,8 +86,8 @@ class UnitCommit:
             group = _Group(alike, self._fences)
             if not await self._commit(group):
                 # A route of one unit must not stop the others.
-                for unit in group.units:
-                    await self._commit(_Group(unit, self._fences))
+                for part in group.apart():
+                    await self._commit(part)
 
     async def _commit(self, group: _Group) -> bool:
         """
@@ -131,7 +131,7 @@ class UnitCommit:
                     blame=blame,
                 )
             except OrderMatters:
-                if not alone and sure and not group.is_cut:
+                if not alone and sure:
                     return False
                 group.put_in_order()
                 continue
@@ -254,7 +254,6 @@ class _Group:
     @ivar units: the chunks of each unit.
     @ivar batches: what is left to be stored.
     @ivar fences: of each batch.
-    @ivar is_cut: whether messages were taken out of it, and settled.
     """
 
     def __init__(self, chunks: Sequence[Chunk], lane: MutableMapping[str, Fence]) -> None:
@@ -278,7 +277,7 @@ class _Group:
         for unit in sorted((u for u in units if u.key is not None), key=lambda u: u.key or ""):
             self._add(unit, Batch.by_route(units[unit]))
         self._number()
-        self._ordered = self.is_cut = False
+        self._ordered = False
 
     @property
     def dead_letters(self) -> frozenset[str]:
@@ -302,6 +301,22 @@ class _Group:
     def is_keyed(self, place: int) -> bool:
         """Say whether a batch is of a unit with a key."""
         return self._keys[place] is not None
+
+    def apart(self) -> Sequence[_Group]:
+        """Part what is left into groups of one unit each, in the order of the units."""
+        groups = []
+        for chunks in self.units:
+            group = _Group(chunks, self._lane)
+            assert chunks[0].part is not None
+            unit = chunks[0].part.unit
+            group.batches, group._keys = [], []
+            parts = [_of_unit(batch, unit) for batch in self.batches]
+            left = [part for part in parts if part.count or part.refusals]
+            group._add(unit if unit.key is not None else None, left)
+            group._ordered = self._ordered
+            group._number()
+            groups.append(group)
+        return groups
 
     def _add(self, unit: Unit | None, batches: Sequence[Batch]) -> None:
         self.batches += batches
@@ -439,7 +454,6 @@ class _Group:
                 first[unit] = place, outcome
         if not first:
             return
-        self.is_cut = True
         for place, batch in enumerate(self.batches):
             slices: list[Slice] = []
             refusals: list[Refusal] = []
@@ -457,6 +471,20 @@ class _Group:
         self.batches = [self.batches[place] for place in places]
         self.fences = [self.fences[place] for place in places]
         self._keys = [self._keys[place] for place in places]
+
+
+def _of_unit(batch: Batch, unit: Unit) -> Batch:
+    """Return the rows of a batch that are of a unit."""
+
+    def is_of_unit(piece: Slice | Refusal) -> bool:
+        part = piece.chunk.part
+        return part is not None and part.unit is unit
+
+    return Batch(
+        batch.route,
+        [piece for piece in batch.slices if is_of_unit(piece)],
+        [refusal for refusal in batch.refusals if is_of_unit(refusal)],
+    )
 
 
 def _different(chunks: Sequence[Chunk]) -> Sequence[Sequence[Chunk]]:

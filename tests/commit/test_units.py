@@ -385,3 +385,19 @@ def test_batches_that_are_in_order_of_arrival() -> None:
     unit.send(("a", [b"1"]), ("b", [b"2"]), ("a", [b"3"]))
     assert unit.words == [["+OK", "+OK", "+OK"]]
     assert unit.bodies == [b"1", b"2", b"3"]
+
+
+def test_apart_after_a_refusal() -> None:
+    """Messages that were settled before their units are committed one by one are not settled
+    again: what is stored behind that is told as it is."""
+    bench = Bench(MemoryStore(True))
+    bench.store.closed.add("b")
+    bench.send(("a", [b"0"]))
+    bench.send(("a", [b"1", b"\xff", b"2"]))
+    bench.send(("b", [b"3"]))
+    for _ in range(10):
+        if bench.store.waiting_writes:
+            bench.store.commit()
+        bench.clock.advance(0.1)
+    assert bench.words == [["+OK"], ["+OK", "-REJ", "-TRY"], ["-TRY"]]
+    assert bench.bodies == [b"0", b"1"]
