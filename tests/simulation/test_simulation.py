@@ -23,8 +23,8 @@ from tests.simulation.mutations import MUTATIONS
 from tests.simulation.run import run_all
 from tests.simulation.spool_file import Disk, MemorySpoolFile
 
-SCHEDULES = 2500
-"""At a hundred and fifty a second or more, as one core does, these are fifteen seconds."""
+SCHEDULES = 1500
+"""At a hundred and fifty a second or more, as one core does, these are ten seconds."""
 
 LANE = "00000000-0000-4000-8000-000000000001"
 
