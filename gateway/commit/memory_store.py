@@ -336,9 +336,13 @@ class MemoryStore:
         kept = self.streams.get(stream) or KeptStream()
         return SpreadPosition(kept.claim, kept.epoch, kept.mark, dict(kept.marks or {}), {})
 
-    async def claim_spread(self, stream: str, claim: str, epoch: str | None) -> SpreadPosition:
+    async def claim_spread(
+        self, stream: str, claim: str, before: str, epoch: str | None
+    ) -> SpreadPosition:
         if self.failures:
             raise self.failures.popleft()
+        if stream in self.streams and self.streams[stream].claim != before:
+            raise TransientError("another connection has opened the stream", "40001")
         kept = self.streams.setdefault(stream, KeptStream())
         if kept.marks is None or (epoch is not None and epoch != kept.epoch):
             kept.marks = {}

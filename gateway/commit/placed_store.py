@@ -9,7 +9,8 @@ A numbered stream is over all of them (C{gateway/postgres/schema/0007_spread.sql
 given to a store only when all before it are settled (L{gateway.commit.writer}), so that the stream
 is as far as the database that is furthest. It is claimed at home first, whose claim decides: a
 claim is good if it is still the one at home after every other database has it. A later one then
-comes to all of them later, and a statement of the earlier one is refused wherever it is late.
+comes to all of them later, and a statement of the earlier one is refused wherever it is late. So is
+a claim that is late itself: each replaces the one that was there when it was begun, or none.
 """
 
 from __future__ import annotations
@@ -40,14 +41,17 @@ class SpreadStore(Store, Protocol):
         @raise StoreError: that cannot be told now.
         """
 
-    async def claim_spread(self, stream: str, claim: str, epoch: str | None) -> SpreadPosition:
+    async def claim_spread(
+        self, stream: str, claim: str, before: str, epoch: str | None
+    ) -> SpreadPosition:
         """
         Make a stream the caller's in this database; whatever others want to store for it here is
         refused from now on.
 
         @param claim: a word made up for the claim.
+        @param before: the claim that it replaces; C{""}: none.
         @param epoch: C{None}: the one that it has, or a new one.
-        @raise StoreError: that cannot be done now.
+        @raise StoreError: that cannot be done now, or another claim is there; nothing is changed.
         """
 
 
@@ -129,13 +133,15 @@ class PlacedStore:
             raise Unavailable("some of its messages are in the spool, and are stored first")
         for database in self._stores:
             self._check_reached(database)
-        positions = await self._of_all(lambda store: store.spread_position(name))
+        positions = await self._of_all(lambda _, store: store.spread_position(name))
         _check_seen(positions, seen)
         word = self._new_id()
         epoch = self._new_id() if seen is None else None
-        home = await self._stores[HOME].claim_spread(name, word, epoch)
+        before = {database: position.claim for database, position in positions.items()}
+        home = await self._stores[HOME].claim_spread(name, word, before[HOME], epoch)
         claimed = await self._of_all(
-            lambda store: store.claim_spread(name, word, home.epoch), but=HOME
+            lambda database, store: store.claim_spread(name, word, before[database], home.epoch),
+            but=HOME,
         )
         now = await self._stores[HOME].spread_position(name)
         if now.claim != word:
@@ -156,7 +162,7 @@ class PlacedStore:
         return await self._store(batch.route).try_out(batch)
 
     async def close_lanes(self, lanes: Sequence[str]) -> None:
-        await self._of_all(lambda store: store.close_lanes(lanes))
+        await self._of_all(lambda _, store: store.close_lanes(lanes))
 
     def _store(self, route: str) -> SpreadStore:
         database = self._places.database_of(route)
@@ -183,16 +189,19 @@ class PlacedStore:
                         marks[database] = max(marks.get(database, 0), move.last)
 
     async def _of_all(
-        self, ask: Callable[[SpreadStore], Any], but: str | None = None
+        self, ask: Callable[[str, SpreadStore], Any], but: str | None = None
     ) -> dict[str, Any]:
         """
         Ask all databases side by side.
 
+        @param ask: (name of the database, its store) -> what to wait for.
         @param but: one that is left out.
         @raise StoreError: of the first that failed, when all have answered.
         """
         names = [name for name in self._stores if name != but]
-        asked = [Deferred.fromCoroutine(_outcome_of(ask(self._stores[name]))) for name in names]
+        asked = [
+            Deferred.fromCoroutine(_outcome_of(ask(name, self._stores[name]))) for name in names
+        ]
         results = await gatherResults(asked)
         for result in results:
             if isinstance(result, StoreError):

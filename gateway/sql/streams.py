@@ -37,7 +37,7 @@ SPREAD_POSITION: Final = (
 )
 CLAIM_SPREAD: Final = (
     "SELECT now_epoch, mark, marks, refusals::text"
-    " FROM gateway.claim_spread(%s, %s::uuid, %s::uuid, %s)"
+    " FROM gateway.claim_spread(%s, %s::uuid, %s::uuid, %s::uuid, %s)"
 )
 
 

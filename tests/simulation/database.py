@@ -448,10 +448,12 @@ class SimulatedStore:
         )
         return position
 
-    async def claim_spread(self, stream: str, claim: str, epoch: str | None) -> SpreadPosition:
+    async def claim_spread(
+        self, stream: str, claim: str, before: str, epoch: str | None
+    ) -> SpreadPosition:
         position: SpreadPosition = await self._send(
             f"claim {stream} by {claim[-4:]} in epoch {None if epoch is None else epoch[-4:]}",
-            lambda memory: memory.claim_spread(stream, claim, epoch),
+            lambda memory: memory.claim_spread(stream, claim, before, epoch),
         )
         return position
 

@@ -509,8 +509,8 @@ MUTATIONS: Final = (
         [
             Replacement(
                 "commit/placed_store.py",
-                "lambda store: store.claim_spread(name, word, home.epoch), but=HOME",
-                "lambda store: store.spread_position(name), but=HOME",
+                "store.claim_spread(name, word, before[database], home.epoch),",
+                "store.spread_position(name),",
             ),
             Replacement(
                 "commit/memory_store.py",
@@ -536,8 +536,8 @@ MUTATIONS: Final = (
         [
             Replacement(
                 "commit/placed_store.py",
-                "store.claim_spread(name, word, home.epoch)",
-                "store.claim_spread(name, word, None)",
+                "store.claim_spread(name, word, before[database], home.epoch)",
+                "store.claim_spread(name, word, before[database], None)",
             )
         ],
         spread=True,

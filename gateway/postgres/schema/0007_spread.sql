@@ -24,11 +24,12 @@ COMMENT ON FUNCTION gateway.spread_position(text) IS
 -- Make a stream the caller's in this database: whatever others still want to store for it here is
 -- refused.
 --
--- claim: the word of the claim, the same in all databases. epoch: NULL: the one it has, or a new
--- one; in another one nothing counts as lost that was lost before.
+-- claim: the word of the claim, the same in all databases. before: the claim that it replaces; where
+-- another one has come since, this one is late, maybe by hours, and nothing is changed. epoch: NULL:
+-- the one it has, or a new one; in another one nothing counts as lost that was lost before.
 
 CREATE FUNCTION gateway.claim_spread(
-    stream text, claim uuid, epoch uuid, kept bigint,
+    stream text, claim uuid, before uuid, epoch uuid, kept bigint,
     OUT now_epoch text, OUT mark bigint, OUT marks jsonb, OUT refusals jsonb)
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
@@ -42,8 +43,12 @@ BEGIN
            marks = CASE WHEN claim_spread.epoch IS DISTINCT FROM s.epoch
                          AND claim_spread.epoch IS NOT NULL
                         THEN '{}' ELSE coalesce(s.marks, '{}') END
+     WHERE s.claim IS NOT DISTINCT FROM claim_spread.before
     RETURNING s.epoch::text, s.mark, s.marks
          INTO claim_spread.now_epoch, claim_spread.mark, claim_spread.marks;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'another connection has opened the stream' USING ERRCODE = '40001';
+    END IF;
     DELETE FROM gateway.refusal r
      WHERE r.stream = claim_spread.stream AND r.number < claim_spread.mark - claim_spread.kept;
     claim_spread.refusals := (
@@ -52,7 +57,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION gateway.claim_spread(text, uuid, uuid, bigint) IS
+COMMENT ON FUNCTION gateway.claim_spread(text, uuid, uuid, uuid, bigint) IS
     'Makes a stream over several databases its caller''s in this one, and tells how far it is here.';
 
 -- Move streams over the numbers of a commit in this database, as gateway.follow where one database

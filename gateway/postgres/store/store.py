@@ -393,9 +393,11 @@ class PostgresStore:
         claim, epoch, mark, marks = rows[0]
         return SpreadPosition(claim, epoch, mark, marks, {})
 
-    async def claim_spread(self, stream: str, claim: str, epoch: str | None) -> SpreadPosition:
+    async def claim_spread(
+        self, stream: str, claim: str, before: str, epoch: str | None
+    ) -> SpreadPosition:
         async with self._pool.checkout() as connection:
-            values = (stream, claim, epoch, KEPT_REFUSALS)
+            values = (stream, claim, before or None, epoch, KEPT_REFUSALS)
             ((now_epoch, mark, marks, refusals),) = await self._query(
                 connection, CLAIM_SPREAD, values
             )

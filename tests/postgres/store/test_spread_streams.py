@@ -11,7 +11,7 @@ import pytest
 import pytest_twisted
 
 from gateway.commit.placed_store import SpreadStore
-from gateway.model.errors import StoreError
+from gateway.model.errors import StoreError, TransientError
 from gateway.model.route import HOME
 from gateway.model.store import Seen, SpreadPosition
 from gateway.model.stream import Stream
@@ -56,7 +56,7 @@ async def test_a_database_keeps_its_own_mark_and_those_of_all(adapter: Adapter) 
     """A write moves the mark over numbers that are elsewhere, and notes the marks of all."""
     await ready(adapter)
     assert await spread(adapter).spread_position("s") == SpreadPosition("", "", 0, {}, {})
-    assert await spread(adapter).claim_spread("s", FIRST, ONE) == SpreadPosition(
+    assert await spread(adapter).claim_spread("s", FIRST, "", ONE) == SpreadPosition(
         *(FIRST, ONE, 0, {}, {})
     )
     stream = stream_of(FIRST, ONE, **{HOME: 0, "b": 2})
@@ -65,17 +65,31 @@ async def test_a_database_keeps_its_own_mark_and_those_of_all(adapter: Adapter) 
     position = SpreadPosition(FIRST, ONE, 4, marks, {})
     assert await spread(adapter).spread_position("s") == position
     # Another claim keeps what was noted; in another epoch nothing counts that was noted before.
-    again = await spread(adapter).claim_spread("s", SECOND, None)
+    again = await spread(adapter).claim_spread("s", SECOND, FIRST, None)
     assert again == position._replace(claim=SECOND)
-    anew = await spread(adapter).claim_spread("s", FIRST, TWO)
+    anew = await spread(adapter).claim_spread("s", FIRST, SECOND, TWO)
     assert anew == SpreadPosition(FIRST, TWO, 4, {}, {})
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_claim_that_comes_late_changes_nothing(adapter: Adapter) -> None:
+    """One that was begun before another one came is refused, whatever its epoch."""
+    await ready(adapter)
+    await spread(adapter).claim_spread("s", FIRST, "", ONE)
+    stream = stream_of(FIRST, ONE, **{HOME: 0, "b": 2})
+    assert await store(adapter, at(stream, 3, b"c"), fence()) == ["+OK"]
+    position = await spread(adapter).spread_position("s")
+    for before in ("", SECOND):
+        with pytest.raises(TransientError, match="another connection has opened the stream"):
+            await spread(adapter).claim_spread("s", SECOND, before, TWO)
+    assert await spread(adapter).spread_position("s") == position
 
 
 @pytest_twisted.ensureDeferred
 async def test_what_is_not_where_it_should_be_is_not_stored(adapter: Adapter) -> None:
     """Only the last claim stores, in its epoch, from where this database is, and forwards."""
     await ready(adapter)
-    await spread(adapter).claim_spread("s", FIRST, ONE)
+    await spread(adapter).claim_spread("s", FIRST, "", ONE)
     await store(adapter, at(stream_of(FIRST, ONE, **{HOME: 0}), 3, b"c"), fence())
     for stream, first, is_claimed, is_current in (
         (stream_of(SECOND, ONE, **{HOME: 3}), 4, False, True),
@@ -94,7 +108,7 @@ async def test_what_is_not_where_it_should_be_is_not_stored(adapter: Adapter) ->
 async def test_a_gateway_with_one_database_is_refused(adapter: Adapter) -> None:
     """A stream that is spread cannot be claimed as if one database had all, nor stored so."""
     await ready(adapter)
-    await spread(adapter).claim_spread("s", FIRST, ONE)
+    await spread(adapter).claim_spread("s", FIRST, "", ONE)
     for seen in (None, Seen(0, ONE)):
         with pytest.raises(StoreError, match="several databases"):
             await claimed(adapter, "s", seen)
