@@ -88,9 +88,7 @@ class ConsoleProtocol(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._factory.consoles.pop(self, None)
-        self._is_gone = True
-        self._lines.clear()
-        self._go_on()
+        self.stopProducing()
 
     def dataReceived(self, data: bytes) -> None:
         if self._is_refused:
@@ -125,6 +123,9 @@ class ConsoleProtocol(Protocol):
         self._go_on()
 
     def stopProducing(self) -> None:
+        # The connection is lost; what was asked before is not to be carried out for nobody.
+        self._is_gone = True
+        self._lines.clear()
         self._go_on()
 
     def _go_on(self) -> None:

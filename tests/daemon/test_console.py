@@ -19,6 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import psutil
 import pytest
 
 from gateway.admin.client import AdminClient, NoGateway, Refused
@@ -421,7 +422,14 @@ def test_a_console_that_does_not_read(start_with: Start) -> None:
     peer.send(b"one\n")
     assert peer.read_lines(1) == [b"+OK"]
     assert rows(gateway, "SHOW STATUS")[0]["process"]["resident"] < memory + (16 << 20)
+    process = psutil.Process(gateway.process.pid)
+    used = process.cpu_times().user
     deaf.close()
+    # Nobody is there any more for whom the thousands that were read would be carried out.
+    assert ask(gateway, "SHOW VERSION")
+    peer.send(b"two\n")
+    assert peer.read_lines(1) == [b"+OK"]
+    assert process.cpu_times().user - used < 1
 
 
 def test_a_socket_that_is_left_over(start_with: Start) -> None:
