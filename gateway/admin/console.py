@@ -73,7 +73,7 @@ class Controls:
 
 class Done(NamedTuple):
     """
-    What became of an operation.
+    Outcome of an operation.
 
     @ivar lines: for the operator.
     @ivar fault: where it failed, if not everywhere; C{""}: nowhere.

@@ -15,11 +15,12 @@ a claim that is late itself: each replaces the one that was there when it was be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 from uuid import uuid4
 
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.python.failure import Failure
 
 from gateway.commit.places import Places
 from gateway.model.batch import Batch, Chunk, Fence
@@ -198,23 +199,44 @@ class PlacedStore:
         @param but: one that is left out.
         @raise StoreError: of the first that failed, when all have answered.
         """
-        names = [name for name in self._stores if name != but]
-        asked = [
-            Deferred.fromCoroutine(_outcome_of(ask(name, self._stores[name]))) for name in names
-        ]
-        results = await gatherResults(asked)
-        for result in results:
-            if isinstance(result, StoreError):
-                raise result
-        return dict(zip(names, results, strict=True))
+        asked = {name: ask(name, store) for name, store in self._stores.items() if name != but}
+        results = await side_by_side(asked)
+        raise_first(results)
+        return results
 
 
-async def _outcome_of(work: Any) -> Any:
+async def side_by_side(work: Mapping[str, Coroutine[Any, Any, Any]]) -> dict[str, Any]:
+    """
+    Run a coroutine for each of several databases; in place of a result there may be a
+    L{StoreError}.
+    """
+    running = [Deferred.fromCoroutine(_outcome_of(one)) for one in work.values()]
+    results = {}
+    # Not gatherResults, which hides that it was cancelled, as at a stop.
+    for name, (good, result) in zip(
+        work, await DeferredList(running, consumeErrors=True), strict=True
+    ):
+        if isinstance(result, Failure) and not good:
+            result.raiseException()
+        results[name] = result
+    return results
+
+
+async def _outcome_of(work: Coroutine[Any, Any, Any]) -> Any:
     """Return what a coroutine returns, or the L{StoreError} that it raises."""
     try:
         return await work
     except StoreError as error:
         return error
+
+
+def raise_first(results: Mapping[str, Any]) -> None:
+    """
+    @raise StoreError: the first among results of L{side_by_side}.
+    """
+    for result in results.values():
+        if isinstance(result, StoreError):
+            raise result
 
 
 def _check_seen(positions: Mapping[str, SpreadPosition], seen: Seen | None) -> None:

@@ -560,11 +560,14 @@ MUTATIONS: Final = (
         [
             Replacement(
                 "commit/placed_store.py",
-                "            if isinstance(result, StoreError):\n                raise result\n"
-                "        return dict(zip(names, results, strict=True))",
-                "            pass\n"
-                "        both = zip(names, results, strict=True)\n"
+                "        raise_first(results)\n        return results",
+                "        both = results.items()\n"
                 "        return {n: r for n, r in both if not isinstance(r, StoreError)}",
+            ),
+            Replacement(
+                "commit/placed_store.py",
+                "before = {database: position.claim for",
+                'before = dict.fromkeys(self._stores, "") | {database: position.claim for',
             ),
             Replacement(
                 "commit/placed_store.py",

@@ -67,7 +67,7 @@ for one statement (C{citus.max_adaptive_executor_pool_size}).
 @dataclass(frozen=True, slots=True)
 class Placement:
     """
-    Where the rows of a table are.
+    Placement of the rows of a table.
 
     @ivar remarks: what a person should know, one line each.
     @ivar required: columns that each unique index must contain; empty: none.

@@ -10,10 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred, DeferredList
-from twisted.python.failure import Failure
-
-from gateway.commit.placed_store import PlacedStore
+from gateway.commit.placed_store import PlacedStore, raise_first, side_by_side
 from gateway.commit.places import Places
 from gateway.config.load import Config
 from gateway.model.errors import SchemaNewer, StoreError, Unavailable
@@ -147,15 +144,15 @@ class Databases:
 
         @raise StoreError: some are not deleted.
         """
-        _raise_first(await self._of_all(lambda store: store.close_lanes(lanes)))
+        raise_first(await self._of_all(lambda store: store.close_lanes(lanes)))
 
     async def close_abandoned_lanes(self) -> None:
         """Delete the lanes of gateways that ended without a clean stop."""
-        _raise_first(await self._of_all(lambda store: store.close_abandoned_lanes()))
+        raise_first(await self._of_all(lambda store: store.close_abandoned_lanes()))
 
     async def forget_units(self, seconds: float) -> None:
         """Forget units that were stored longer ago than that."""
-        _raise_first(await self._of_all(lambda store: store.forget_units(seconds)))
+        raise_first(await self._of_all(lambda store: store.forget_units(seconds)))
 
     # Reloads.
 
@@ -188,23 +185,7 @@ class Databases:
 
     async def _of_all(self, ask: Callable[[HomeStore], Any]) -> dict[str, Any]:
         """Ask all side by side; in place of a result there may be a L{StoreError}."""
-
-        async def outcome(work: Any) -> Any:
-            try:
-                return await work
-            except StoreError as error:
-                return error
-
-        asked = [Deferred.fromCoroutine(outcome(ask(store))) for store in self.stores.values()]
-        results = {}
-        # Not gatherResults, which hides that it was cancelled, as at a stop.
-        for name, (good, result) in zip(
-            self.stores, await DeferredList(asked, consumeErrors=True), strict=True
-        ):
-            if isinstance(result, Failure) and not good:
-                result.raiseException()
-            results[name] = result
-        return results
+        return await side_by_side({name: ask(store) for name, store in self.stores.items()})
 
 
 def routes_in(routes: Mapping[str, Route], database: str) -> dict[str, Route]:
@@ -214,9 +195,3 @@ def routes_in(routes: Mapping[str, Route], database: str) -> dict[str, Route]:
         for name, route in by_database(routes).items()
         if (route.database or HOME) == database
     }
-
-
-def _raise_first(results: Mapping[str, Any]) -> None:
-    for result in results.values():
-        if isinstance(result, StoreError):
-            raise result

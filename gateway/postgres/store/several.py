@@ -5,8 +5,9 @@ their order can be seen.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from twisted.internet.defer import DeferredLock
@@ -23,8 +24,9 @@ from gateway.model.errors import (
 )
 from gateway.postgres.connect.connection import Connection
 from gateway.postgres.connect.pool import Pool
+from gateway.postgres.store.executor import StatementExecutor
 from gateway.postgres.store.route_cache import Definition, RouteCache
-from gateway.sql.statement import Bound
+from gateway.sql.statement import Bound, Insert
 
 _TOUCH_ALL: Final = (
     "UPDATE gateway.lane SET moved_at = now() WHERE id = ANY(%s::uuid[])"
@@ -154,23 +156,51 @@ class BatchBinder:
             raise
 
 
-async def touch_all(
-    connection: Connection, fences: Sequence[Fence], deadline: float, answer_timeout: float
-) -> dict[str, tuple[int, str | None]]:
-    """
-    Make sure that commits are as durable as they promise to be, see
-    L{gateway.postgres.store.store.PostgresStore}.
+IsSound = Callable[[Connection, Insert, Definition], Awaitable[bool]]
+"""Says whether a row that was stored before could be stored again."""
 
-    @param deadline: seconds for the statement.
-    @param answer_timeout: seconds after which nobody waits for it.
-    @return: lane -> number and fates of its last batch.
-    @raise OutcomeUnknown: that is not certain yet.
+
+@dataclass(frozen=True, slots=True)
+class CommitParts:
     """
-    lanes = [fence.lane for fence in fences]
-    rows = await connection.query(_TOUCH_ALL, (lanes,), deadline, answer_timeout)
-    if connection.warned:
-        raise OutcomeUnknown("committed, but not known to be on the synchronous standby")
-    return {lane: (number, fates) for lane, number, fates in rows}
+    Parts of a store that commits of several batches work with.
+
+    @ivar doubtful: gets the lanes on which a statement was lost.
+    @ivar deadline: seconds for a statement.
+    @ivar answer_timeout: seconds after which nobody waits for it.
+    """
+
+    binder: BatchBinder
+    executor: StatementExecutor
+    is_sound: IsSound
+    doubtful: set[str]
+    deadline: float
+    answer_timeout: float
+
+    async def sound(self, connection: Connection, definition: Definition) -> bool:
+        """Say whether a row of the route that was stored before could be stored again."""
+        insert = definition.insert
+        return insert is not None and await self.is_sound(connection, insert, definition)
+
+    def note_lost(self, fences: Sequence[Fence]) -> None:
+        """Note that the reply to a statement that moves these was lost."""
+        self.doubtful.update(fence.lane for fence in fences)
+
+    async def touch(
+        self, connection: Connection, fences: Sequence[Fence]
+    ) -> dict[str, tuple[int, str | None]]:
+        """
+        Make sure that commits are as durable as they promise to be, see
+        L{gateway.postgres.store.store.PostgresStore}.
+
+        @return: lane -> number and fates of its last batch.
+        @raise OutcomeUnknown: that is not certain yet.
+        """
+        lanes = [fence.lane for fence in fences]
+        rows = await connection.query(_TOUCH_ALL, (lanes,), self.deadline, self.answer_timeout)
+        if connection.warned:
+            raise OutcomeUnknown("committed, but not known to be on the synchronous standby")
+        return {lane: (number, fates) for lane, number, fates in rows}
 
 
 def order_matters(definitions: Sequence[Definition]) -> bool:

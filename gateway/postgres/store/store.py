@@ -40,7 +40,7 @@ from gateway.postgres.connect.pool import Pool
 from gateway.postgres.store.durability import weaknesses
 from gateway.postgres.store.executor import StatementExecutor, WriteOptions, passes, route_fault
 from gateway.postgres.store.route_cache import Definition, RouteCache
-from gateway.postgres.store.several import BatchBinder
+from gateway.postgres.store.several import BatchBinder, CommitParts
 from gateway.postgres.store.together import TogetherCommit
 from gateway.postgres.store.whole import WholeCommit
 from gateway.sql.block import Blame
@@ -125,12 +125,16 @@ class PostgresStore:
         # stored the batch, and must then find the lane's row.
         self._doubtful: set[str] = set()
         binder = BatchBinder(pool, self._route_cache, self._turn)
-        several: Any = {
-            **{"is_sound": self._is_sound, "doubtful": self._doubtful},
-            **{"deadline": self._deadline, "answer_timeout": self._answer_timeout},
-        }
-        self._whole = WholeCommit(binder, self.executor, **several)
-        self._together = TogetherCommit(binder, self.executor, **several)
+        parts = CommitParts(
+            binder,
+            self.executor,
+            self._is_sound,
+            self._doubtful,
+            self._deadline,
+            self._answer_timeout,
+        )
+        self._whole = WholeCommit(parts)
+        self._together = TogetherCommit(parts)
 
     async def write(
         self, batch: Batch, fence: Fence, *, patient: bool = False, blame: bool = False

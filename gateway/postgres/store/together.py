@@ -18,15 +18,13 @@ from gateway.model.outcome import STORED, Run
 from gateway.model.store import Written
 from gateway.postgres.connect.connection import Connection
 from gateway.postgres.connect.driver_errors import StoredBefore, StreamsUnmoved
-from gateway.postgres.store.executor import StatementExecutor, passes
+from gateway.postgres.store.executor import passes
 from gateway.postgres.store.route_cache import Definition
 from gateway.postgres.store.several import (
-    BatchBinder,
     BoundBatches,
+    CommitParts,
     order_matters,
-    touch_all,
 )
-from gateway.postgres.store.whole import IsSound
 from gateway.sql.block import Blame
 from gateway.sql.fates import VOID, runs_of
 
@@ -36,25 +34,8 @@ class TogetherCommit:
     Writer of batches of several routes that are stored in one commit.
     """
 
-    def __init__(
-        self,
-        binder: BatchBinder,
-        executor: StatementExecutor,
-        *,
-        is_sound: IsSound,
-        doubtful: set[str],
-        deadline: float,
-        answer_timeout: float,
-    ) -> None:
-        """
-        @param doubtful: gets the lanes on which a statement was lost.
-        """
-        self._binder = binder
-        self._executor = executor
-        self._is_sound = is_sound
-        self._doubtful = doubtful
-        self._deadline = deadline
-        self._answer_timeout = answer_timeout
+    def __init__(self, parts: CommitParts) -> None:
+        self._parts = parts
 
     async def write(
         self,
@@ -66,18 +47,18 @@ class TogetherCommit:
         """
         Store all batches, see L{gateway.model.store.Store.write_together}.
         """
-        async with self._binder.bound(batches) as bound:
+        async with self._parts.binder.bound(batches) as bound:
             connection, definitions, _ = bound
             try:
                 fates = await self._run(bound, batches, fences, chunks, patient)
                 if connection.warned:
-                    await self._touch(connection, fences)
+                    await self._parts.touch(connection, fences)
             except StreamsUnmoved:
                 return None
             except StoredBefore:
                 return await self._stored_before(connection, batches, fences, definitions)
             except OutcomeUnknown:
-                self._doubtful.update(fence.lane for fence in fences)
+                self._parts.note_lost(fences)
                 raise
         everything = []
         for batch, fence, definition in zip(batches, fences, definitions, strict=True):
@@ -93,17 +74,17 @@ class TogetherCommit:
         """
         Store all batches, see C{afresh} at L{gateway.model.store.Store.write_together}.
         """
-        async with self._binder.bound(batches) as (connection, definitions, bounds):
-            if not self._executor.joins([bound for bound in bounds if bound is not None]):
+        async with self._parts.binder.bound(batches) as (connection, definitions, bounds):
+            if not self._parts.executor.joins([bound for bound in bounds if bound is not None]):
                 return None
             try:
-                await self._executor.run_all(connection, bounds, fences, batches)
+                await self._parts.executor.run_all(connection, bounds, fences, batches)
                 if connection.warned:
-                    await self._touch(connection, fences)
+                    await self._parts.touch(connection, fences)
             except (StreamsUnmoved, StoredBefore):
                 return None
             except OutcomeUnknown:
-                self._doubtful.update(fence.lane for fence in fences)
+                self._parts.note_lost(fences)
                 raise
         for batch, definition in zip(batches, definitions, strict=True):
             if definition is not None:
@@ -128,7 +109,7 @@ class TogetherCommit:
         """
         connection, definitions, bounds = bound
         run = partial(
-            self._executor.run_together,
+            self._parts.executor.run_together,
             *(connection, bounds, fences, batches, chunks),
             ordered=order_matters([d for d in definitions if d is not None]),
             patient=patient,
@@ -139,10 +120,7 @@ class TogetherCommit:
             if not connection.usable or passes(error):
                 raise
             for definition in definitions:
-                if definition is None:
-                    continue
-                insert = definition.insert
-                if insert is None or not await self._is_sound(connection, insert, definition):
+                if definition is not None and not await self._parts.sound(connection, definition):
                     raise
         return await run(blame=Blame.ALL)
 
@@ -156,7 +134,7 @@ class TogetherCommit:
         """
         Return the result of an earlier try; C{None} where it was not of all these batches.
         """
-        numbers = await self._touch(connection, fences)
+        numbers = await self._parts.touch(connection, fences)
         if numbers.get(fences[0].lane) == (fences[0].number, VOID):
             raise FenceVoid(fences[0].number)
         everything = []
@@ -166,11 +144,6 @@ class TogetherCommit:
                 return None
             everything.append(Written(_runs(batch, fates, definition), True))
         return everything
-
-    async def _touch(
-        self, connection: Connection, fences: Sequence[Fence]
-    ) -> dict[str, tuple[int, str | None]]:
-        return await touch_all(connection, fences, self._deadline, self._answer_timeout)
 
 
 def _runs(batch: Batch, fates: str | None, definition: Definition | None) -> list[Run]:

@@ -8,7 +8,7 @@ rolled back and they are reported, so that what is committed is always the whole
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 from gateway.model.batch import Batch, Chunk, Fence
 from gateway.model.errors import (
@@ -29,21 +29,17 @@ from gateway.model.unit import is_unit_key
 from gateway.postgres.connect.connection import Connection
 from gateway.postgres.connect.driver_errors import SlowRow, StoredBefore
 from gateway.postgres.store.executor import (
-    StatementExecutor,
     WholeFailed,
     WholeRefused,
     passes,
     route_fault,
 )
 from gateway.postgres.store.route_cache import Definition
-from gateway.postgres.store.several import BatchBinder, order_matters, touch_all
+from gateway.postgres.store.several import CommitParts, order_matters
 from gateway.sql.block import Blame
 from gateway.sql.fates import VOID
 from gateway.sql.sqlstate import CANCELLED, TIMEOUT_MESSAGE
-from gateway.sql.statement import Bound, Insert
-
-IsSound = Callable[[Connection, Insert, Definition], Awaitable[bool]]
-"""Says whether a row that was stored before could be stored again."""
+from gateway.sql.statement import Bound
 
 
 class WholeCommit:
@@ -51,25 +47,8 @@ class WholeCommit:
     Writer of batches that are stored together or not at all.
     """
 
-    def __init__(
-        self,
-        binder: BatchBinder,
-        executor: StatementExecutor,
-        *,
-        is_sound: IsSound,
-        doubtful: set[str],
-        deadline: float,
-        answer_timeout: float,
-    ) -> None:
-        """
-        @param doubtful: gets the lanes on which a statement was lost.
-        """
-        self._binder = binder
-        self._executor = executor
-        self._is_sound = is_sound
-        self._doubtful = doubtful
-        self._deadline = deadline
-        self._answer_timeout = answer_timeout
+    def __init__(self, parts: CommitParts) -> None:
+        self._parts = parts
 
     async def write(
         self,
@@ -83,7 +62,7 @@ class WholeCommit:
         """
         Store all batches, see L{gateway.model.store.Store.write_whole}.
         """
-        async with self._binder.bound(batches) as (connection, definitions, bounds):
+        async with self._parts.binder.bound(batches) as (connection, definitions, bounds):
             if not (chunks and order_matters([d for d in definitions if d is not None])):
                 chunks = ()
             await self._write(
@@ -106,7 +85,9 @@ class WholeCommit:
     ) -> None:
         try:
             try:
-                await self._executor.run_whole(connection, bounds, fences, batches, chunks, patient)
+                await self._parts.executor.run_whole(
+                    connection, bounds, fences, batches, chunks, patient
+                )
             except (RowError, RouteError, TransientError) as error:
                 slow = error.sqlstate == CANCELLED
                 if not connection.usable or (passes(error) and not slow and not blame):
@@ -117,10 +98,10 @@ class WholeCommit:
         except StoredBefore:
             raise await self._stored_before(connection, fences) from None
         except OutcomeUnknown:
-            self._doubtful.update(fence.lane for fence in fences)
+            self._parts.note_lost(fences)
             raise
         if connection.warned:
-            await self._touch(connection, fences)
+            await self._parts.touch(connection, fences)
 
     async def _apart(
         self,
@@ -141,7 +122,7 @@ class WholeCommit:
         blames = [Blame.PASSING if blame else Blame.MOST] * len(batches)
         while True:
             try:
-                await self._executor.run_apart(
+                await self._parts.executor.run_apart(
                     connection, bounds, fences, batches, blames, watch=watch
                 )
                 return
@@ -155,7 +136,7 @@ class WholeCommit:
             if isinstance(error, SlowRow):
                 faults: list[Faults] = [[] for _ in batches]
                 faults[place] = [(error.row, row_refused(TIMEOUT_MESSAGE, CANCELLED))]
-                if not error.row and not await self._sound(connection, definition):
+                if not error.row and not await self._parts.sound(connection, definition):
                     raise _about(batches[place], TransientError(TIMEOUT_MESSAGE, CANCELLED))
                 raise BatchesRefused(faults, by_database=True)
             if isinstance(error, TransientError) and error.sqlstate == CANCELLED and not watch:
@@ -165,21 +146,17 @@ class WholeCommit:
                 raise error
             if blames[place] is Blame.ALL or (passes(error) and blames[place] is Blame.MOST):
                 raise _about(batches[place], error)
-            sound = await self._sound(connection, definition)
+            sound = await self._parts.sound(connection, definition)
             fault = route_fault(error, sound=sound, passed=definition.passed is not None)
             if fault is not None:
                 raise _about(batches[place], fault)
             blames[place] = Blame.ALL
 
-    async def _sound(self, connection: Connection, definition: Definition) -> bool:
-        insert = definition.insert
-        return insert is not None and await self._is_sound(connection, insert, definition)
-
     async def _stored_before(self, connection: Connection, fences: Sequence[Fence]) -> Exception:
         """
         Find out which batches were stored before, and make sure of it.
         """
-        numbers = await self._touch(connection, fences)
+        numbers = await self._parts.touch(connection, fences)
         places = []
         for place, fence in enumerate(fences):
             number, fates = numbers.get(fence.lane, (0, None))
@@ -192,11 +169,6 @@ class WholeCommit:
         if not places:
             return TransientError("a batch that was stored before is not known any more", "40001")
         return BatchesStored(places)
-
-    async def _touch(
-        self, connection: Connection, fences: Sequence[Fence]
-    ) -> dict[str, tuple[int, str | None]]:
-        return await touch_all(connection, fences, self._deadline, self._answer_timeout)
 
 
 def _about(batch: Batch, error: StoreError) -> StoreError:
